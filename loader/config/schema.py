@@ -1,0 +1,96 @@
+"""The config as plain typed data: the names a user types, and their defaults.
+
+Guarantees: these records know neither Hydra nor OmegaConf; once parsed (`loader.config.parse`), every field has the
+type written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class CheckpointConfig:
+    """Where weights come from, and how far the file is trusted."""
+
+    path: str = ""
+    key: str | None = None
+    format: str = "auto"
+    sha256: str | None = None
+    allow_globals: list[str] = field(default_factory=list)
+    trust: bool = False
+    mmap: bool = True
+    check: str = "crc"
+
+
+@dataclass(slots=True)
+class RuleConfig:
+    """One key rule; exactly one of strip, add, rename, regex, drop and keep is set."""
+
+    strip: str | None = None
+    add: str | None = None
+    rename: str | None = None
+    regex: str | None = None
+    drop: str | None = None
+    keep: str | None = None
+    to: str | None = None
+    anywhere: bool = False
+    enabled: bool = True
+    optional: bool = False
+
+
+@dataclass(slots=True)
+class PartConfig:
+    """One part: its checkpoint settings (what it leaves unset comes from `checkpoint`) and its own rules."""
+
+    checkpoint: CheckpointConfig
+    rules: dict[str, RuleConfig]
+
+
+@dataclass(slots=True)
+class AllowConfig:
+    """Globs over full model and file keys that may stay without a partner."""
+
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ExpectConfig:
+    """What the dummy forward pass must give."""
+
+    shape: list[int] | None = None
+    finite: bool = True
+
+
+@dataclass(slots=True)
+class VerifyConfig:
+    """How a loaded model is verified."""
+
+    input: Any = None
+    forward: bool = True
+    expect: ExpectConfig = field(default_factory=ExpectConfig)
+    golden: str | None = "auto"
+    record: bool = False
+    rtol: float | None = None
+    atol: float | None = None
+
+
+@dataclass(slots=True)
+class JobConfig:
+    """One job, fully resolved."""
+
+    mode: str = "load"
+    model: Mapping[str, Any] | None = None
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    rules: dict[str, RuleConfig] = field(default_factory=dict)
+    parts: dict[str, PartConfig] = field(default_factory=dict)
+    allow: AllowConfig = field(default_factory=AllowConfig)
+    device: str = "auto"
+    dtype: str | None = None
+    seed: int = 0
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
+    trusted_targets: list[str] | None = None

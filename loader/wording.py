@@ -1,0 +1,65 @@
+"""How names, lists and sizes are written in messages.
+
+Guarantees: text that comes from a file or a command line is made harmless for a terminal before it is shown (no
+control, bidirectional or surrogate characters) and is cut to a bounded length; lists name at most a few entries and
+count the rest.
+"""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+_LONGEST_NAME = 80
+_MOST_NAMES = 5
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def safe_text(text: object, longest: int = _LONGEST_NAME) -> str:
+    """Writes a name that may come from a hostile file so that it cannot act on a terminal."""
+    raw = str(text)
+    shown = "".join(c if unicodedata.category(c) not in _UNPRINTABLE else _escape(c) for c in raw[: longest + 1])
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def listing(names: Iterable[object], most: int = _MOST_NAMES) -> str:
+    """Names the first few and counts the rest: ``a, b, c and 4 more``."""
+    shown = [safe_text(name) for name in names]
+    if len(shown) <= most:
+        return ", ".join(shown)
+    return f"{', '.join(shown[:most])} and {len(shown) - most} more"
+
+
+def closest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Returns the known names that look like a mistyped one, best first."""
+    return difflib.get_close_matches(name, sorted(known), n=most, cutoff=0.6)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns `` (did you mean 'x'?)``, or nothing where no known name is close."""
+    near = closest(name, known, most=1)
+    return f" (did you mean '{safe_text(near[0])}'?)" if near else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """Writes a number with its noun: ``1 key``, ``1,200 keys``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def size(nbytes: float) -> str:
+    """Writes a number of bytes in decimal units: ``1.5 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(nbytes) < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} TB"
+
+
+def shape(dimensions: Sequence[int] | None) -> str:
+    """Writes a shape as torch users do: ``[10, 784]``; None is a shape not fixed yet."""
+    return "[not fixed yet]" if dimensions is None else f"[{', '.join(map(str, dimensions))}]"
