@@ -152,7 +152,7 @@ class Checkpoint(Protocol):
     """Size of all its files."""
 
     def verify(self, entries: Iterable[TensorEntry]) -> None:
-        """Compares the checksums of the bytes that these tensors need; raises CheckpointError naming what is damaged."""
+        """Compares the checksums of the bytes that these tensors need; CheckpointError names what is damaged."""
         ...
 
     def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:

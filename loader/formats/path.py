@@ -1,0 +1,123 @@
+"""From the path a user writes to a file on this machine.
+
+Guarantees: `~` and `pkg://` are resolved, a relative path starts at the working directory, and a path that leads
+nowhere is answered with the absolute path that was tried and the names in that folder that look like it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+from pathlib import Path, PurePosixPath
+
+from loader.errors import CheckpointError
+from loader.wording import closest, listing, safe_text
+
+_PACKAGE = "pkg://"
+_LONGEST_PATH = 400
+_MOST_ENTRIES = 10_000
+"""A folder with more entries than this is not searched for close names."""
+
+
+def resolve_path(text: str | Path) -> Path:
+    """Finds the file or folder that a config names.
+
+    Args:
+        text: A path, `~` allowed; `pkg://package.name/sub/file` is a file inside an installed package.
+
+    Returns:
+        The absolute path; something is there.
+
+    Raises:
+        CheckpointError: Nothing is there, or the text is no path.
+    """
+    typed = str(text)
+    if not typed or "\0" in typed:
+        raise CheckpointError(
+            f"checkpoint.path is {typed!r:.60}; the path of a file was expected", "checkpoint.path=FILE"
+        )
+    if typed.startswith(_PACKAGE):
+        path = _in_package(typed)
+    elif "://" in typed:
+        raise CheckpointError(
+            f"checkpoint.path is {shown_path(typed)}, a URL; a file on this machine was expected",
+            "download the file first, then give its path: checkpoint.path=FILE",
+        )
+    else:
+        path = Path(os.path.abspath(os.path.expanduser(typed)))  # noqa: PTH100, PTH111  # pathlib raises on an unknown user
+    if not os.path.lexists(path):
+        raise missing_file(path, typed)
+    return path
+
+
+def shown_path(path: str | Path) -> str:
+    """Writes a path for a message, whole unless it is absurdly long."""
+    return safe_text(path, longest=_LONGEST_PATH)
+
+
+def missing_file(path: Path, typed: str = "") -> CheckpointError:
+    """Says what was looked for and which names in that folder are close."""
+    origin = f" (checkpoint.path is {shown_path(typed)})" if typed and typed != str(path) else ""
+    parent = next((folder for folder in path.parents if folder.is_dir()), path.parent)
+    message = f"no such file: {shown_path(path)}{origin}"
+    if parent != path.parent:
+        message += f"; the folder {shown_path(path.parent)} does not exist either"
+    near = closest(path.name, _names_in(parent)) if parent == path.parent else []
+    if near:
+        message += f"; close names there: {listing(near)}"
+    return CheckpointError(message, _advice(path, near))
+
+
+def _advice(path: Path, near: list[str]) -> str:
+    from loader.examples.names import COMMAND, EXAMPLE_FILES  # noqa: PLC0415  # only a missing file needs it
+
+    if path.name in EXAMPLE_FILES:
+        return f"{COMMAND} {shlex.quote(shown_path(path.parent))}   # writes the example files"
+    return f"checkpoint.path={shown_path(path.parent / near[0])}" if near else "checkpoint.path=FILE"
+
+
+def _names_in(folder: Path) -> list[str]:
+    names: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                names.append(entry.name)
+                if len(names) > _MOST_ENTRIES:
+                    return []
+    except OSError:
+        return []  # a folder that cannot be listed has no close names to offer
+    return names
+
+
+def _in_package(typed: str) -> Path:
+    package, _, inside = typed.removeprefix(_PACKAGE).partition("/")
+    parts = PurePosixPath(inside).parts
+    if not package or not parts or ".." in parts or PurePosixPath(inside).is_absolute():
+        raise CheckpointError(
+            f"checkpoint.path is {shown_path(typed)}; pkg://package.name/folder/file was expected",
+            "checkpoint.path=pkg://PACKAGE/FILE",
+        )
+    for folder in _package_folders(package, typed):
+        path = folder.joinpath(*parts)
+        if os.path.lexists(path):
+            return path
+    return folder.joinpath(*parts)
+
+
+def _package_folders(package: str, typed: str) -> list[Path]:
+    # find_spec runs the package's parents, not the package: a path alone is no reason to import torch.
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise _no_package(package, typed) from error
+    if spec is None or not spec.submodule_search_locations:
+        raise _no_package(package, typed)
+    return [Path(folder) for folder in spec.submodule_search_locations]
+
+
+def _no_package(package: str, typed: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint.path is {shown_path(typed)}, and there is no package '{safe_text(package)}' on the Python path",
+        f"pip install the package, or set PYTHONPATH to the folder that holds {safe_text(package.partition('.')[0])}/",
+    )

@@ -1,0 +1,232 @@
+"""A bounded reader of zip archives.
+
+Guarantees: what an archive declares is believed only after it was checked against the file's real size and against its
+other declarations: members neither overlap nor share a name, lie inside the file, and inflate to exactly the
+declared size. Nothing is ever extracted to disk.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from loader.errors import CheckpointError
+from loader.formats.file import CheckpointFile
+from loader.formats.path import shown_path
+from loader.wording import safe_text
+
+STORED, DEFLATED = 0, 8
+LOCAL_SIGNATURE = b"PK\x03\x04"
+_END = struct.Struct("<4s4H2LH")
+_END64_LOCATOR = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_ENTRY = struct.Struct("<4s6H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+_LONGEST_COMMENT = 0xFFFF
+_IN_ZIP64 = 0xFFFFFFFF
+_SIZES_FOLLOW = 0x0008
+_ENCRYPTED = 0x0001
+_UTF8 = 0x0800
+_CHUNK = 1 << 20
+_BEST_RATIO = 1032
+"""Deflate cannot do better; whoever declares more lies."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One file inside an archive."""
+
+    name: str
+    flags: int
+    method: int
+    crc32: int
+    packed: int
+    """Bytes it takes in the archive."""
+    size: int
+    """Bytes it holds."""
+    header: int
+    """Where its local header stands."""
+    limit: int = 0
+    """Where the next member's header, or the table of contents, begins."""
+
+
+class Archive:
+    """The table of contents of a zip file.
+
+    Args:
+        file: The opened file.
+
+    Raises:
+        CheckpointError: It is cut off, or its declarations contradict each other or the file.
+    """
+
+    def __init__(self, file: CheckpointFile) -> None:
+        self.file = file
+        self._path = shown_path(file.path)
+        count, size, start = self._find_directory()
+        entries = list(self._entries(file.pread(start, size), count))
+        self.members = self._unique(entries)
+        self._check_places(entries, start)
+        self.has_checksums = any(member.crc32 for member in entries if member.size)
+        """False where the writer left every checksum 0, that is, computed none."""
+
+    def locate(self, member: Member) -> int:
+        """Finds where a member's bytes begin, and checks that its local header agrees with the table of contents."""
+        name = member.name.encode("utf-8" if member.flags & _UTF8 else "cp437")
+        raw = self.file.pread(member.header, _LOCAL.size + len(name))
+        signature, _, flags, method, _, _, _, packed, size, name_length, extra_length = _LOCAL.unpack_from(raw)
+        start = member.header + _LOCAL.size + name_length + extra_length
+        agrees = signature == LOCAL_SIGNATURE and method == member.method and raw[_LOCAL.size :] == name
+        if agrees and name_length == len(name) and not flags & _SIZES_FOLLOW:
+            agrees = packed in {member.packed, _IN_ZIP64} and size in {member.size, _IN_ZIP64}
+        if not agrees or name_length != len(name):
+            raise self.damaged(f"the header of '{safe_text(member.name)}' contradicts the archive's table of contents")
+        if start + member.packed > member.limit:
+            raise self.damaged(f"'{safe_text(member.name)}' overlaps what follows it")
+        return start
+
+    def read(self, name: str, most: int) -> bytes:
+        """Reads one whole member.
+
+        Args:
+            name: Its full name; it must be there.
+            most: Refuse it where it declares more bytes than this.
+        """
+        member = self.members[name]
+        if member.size > most:
+            raise self.damaged(f"'{safe_text(name)}' declares {member.size:,} bytes; at most {most:,} were expected")
+        start = self.locate(member)
+        if member.method == STORED:
+            return self.file.pread(start, member.size)
+        return b"".join(self.inflate(member, start))
+
+    def inflate(self, member: Member, start: int) -> Iterator[bytes]:
+        """Unpacks a deflated member piece by piece, never further than its declared size."""
+        unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+        done = 0
+        for offset in range(0, member.packed, _CHUNK):
+            pending = self.file.pread(start + offset, min(_CHUNK, member.packed - offset))
+            while pending:
+                try:
+                    piece = unpacker.decompress(pending, min(_CHUNK, member.size - done + 1))
+                except zlib.error as error:
+                    raise self.damaged(f"'{safe_text(member.name)}' cannot be unpacked ({error})") from error
+                done += len(piece)
+                if done > member.size or (not piece and unpacker.eof):
+                    raise self._wrong_size(member)
+                yield piece
+                pending = unpacker.unconsumed_tail
+        if done != member.size or not unpacker.eof:
+            raise self._wrong_size(member)
+
+    def damaged(self, what: str) -> CheckpointError:
+        """What to raise where the archive contradicts itself."""
+        return CheckpointError(f"{self._path} is damaged: {what}", "copy or download the file again")
+
+    def _wrong_size(self, member: Member) -> CheckpointError:
+        return self.damaged(f"'{safe_text(member.name)}' does not unpack to the {member.size:,} bytes it declares")
+
+    def _find_directory(self) -> tuple[int, int, int]:
+        """Entries, bytes and place of the table of contents."""
+        tail_start = max(0, self.file.size - _END.size - _LONGEST_COMMENT)
+        tail = self.file.pread(tail_start, self.file.size - tail_start)
+        place = tail.rfind(b"PK\x05\x06")
+        if place < 0 or place + _END.size > len(tail):
+            raise CheckpointError(
+                f"{self._path} is cut off: {self.file.size:,} bytes are there, and a zip file's table of contents, "
+                "which stands at its end, is missing",
+                "copy or download the file again; it may also still be being written",
+            )
+        _, disk, _, _, count, size, start, comment = _END.unpack_from(tail, place)
+        if place + _END.size + comment != len(tail) or disk not in {0, 0xFFFF}:
+            raise self.damaged("something follows the end of the zip archive")
+        end = tail_start + place
+        if 0xFFFF in {count, disk} or _IN_ZIP64 in {size, start}:
+            count, size, start, end = self._find_directory64(end)
+        if start + size != end:
+            raise self.damaged(
+                f"its table of contents is declared at bytes {start:,} to {start + size:,}; it ends at {end:,}"
+            )
+        return count, size, start
+
+    def _find_directory64(self, end: int) -> tuple[int, int, int, int]:
+        if end < _END64_LOCATOR.size + _END64.size:
+            raise self.damaged("the second half of its table of contents is missing")
+        locator = self.file.pread(end - _END64_LOCATOR.size, _END64_LOCATOR.size)
+        signature, _, place, _ = _END64_LOCATOR.unpack(locator)
+        if signature != b"PK\x06\x07" or place + _END64.size > end:
+            raise self.damaged("the second half of its table of contents is missing")
+        fields = _END64.unpack(self.file.pread(place, _END64.size))
+        if fields[0] != b"PK\x06\x06":
+            raise self.damaged("the second half of its table of contents is not where it should be")
+        return fields[7], fields[8], fields[9], place
+
+    def _entries(self, directory: bytes, count: int) -> Iterator[Member]:
+        position, found = 0, 0
+        try:
+            while position < len(directory):
+                fields = _ENTRY.unpack_from(directory, position)
+                signature, _, _, flags, method, _, _, crc32, packed, size, name_length, extra_length, comment_length = (
+                    fields[:13]
+                )
+                if signature != b"PK\x01\x02":
+                    break
+                header = fields[16]
+                name_at = position + _ENTRY.size
+                extra_at = name_at + name_length
+                name = directory[name_at:extra_at].decode("utf-8" if flags & _UTF8 else "cp437")
+                if packed == _IN_ZIP64 or size == _IN_ZIP64 or header == _IN_ZIP64:
+                    extra = directory[extra_at : extra_at + extra_length]
+                    size, packed, header = _zip64_sizes(extra, size, packed, header)
+                yield Member(name, flags, method, crc32, packed, size, header)
+                position = extra_at + extra_length + comment_length
+                found += 1
+        except (struct.error, UnicodeDecodeError) as error:
+            raise self.damaged("its table of contents cannot be read") from error
+        if position != len(directory) or found != count:
+            raise self.damaged(f"its table of contents declares {count:,} members; {found:,} can be read")
+
+    def _unique(self, entries: list[Member]) -> dict[str, Member]:
+        members = {member.name: member for member in entries}
+        if len(members) != len(entries):
+            seen: set[str] = set()
+            twice = next(m.name for m in entries if m.name in seen or seen.add(m.name))  # type: ignore[func-returns-value]
+            raise self.damaged(f"two members have the name '{safe_text(twice)}'")
+        return members
+
+    def _check_places(self, entries: list[Member], end: int) -> None:
+        by_place = sorted(entries, key=lambda member: member.header)
+        limits = [member.header for member in by_place[1:]]
+        for member, limit in zip(by_place, [*limits, end], strict=True):
+            member.limit = limit
+            if member.header + _LOCAL.size + member.packed > limit:
+                raise self.damaged(f"'{safe_text(member.name)}' overlaps what follows it")
+            if member.flags & _ENCRYPTED or member.method not in {STORED, DEFLATED}:
+                raise CheckpointError(
+                    f"{self._path} holds '{safe_text(member.name)}' encrypted or packed by method {member.method}; "
+                    "stored or deflated members were expected",
+                    "unzip it, and pack it again without encryption: zip -0 -r",
+                )
+            honest = member.packed == member.size if member.method == STORED else _can_inflate(member)
+            if not honest:
+                raise self.damaged(
+                    f"'{safe_text(member.name)}' declares {member.size:,} bytes, its {member.packed:,} cannot hold them"
+                )
+
+
+def _can_inflate(member: Member) -> bool:
+    return member.size <= member.packed * _BEST_RATIO
+
+
+def _zip64_sizes(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:
+    position = 0
+    while position + 4 <= len(extra):
+        tag, length = struct.unpack_from("<2H", extra, position)
+        if tag == 1:
+            wide = iter(struct.unpack_from(f"<{length // 8}Q", extra, position + 4))
+            real = [next(wide, value) if value == _IN_ZIP64 else value for value in (size, packed, header)]
+            return real[0], real[1], real[2]
+        position += 4 + length
+    return size, packed, header
