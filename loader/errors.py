@@ -7,7 +7,10 @@ that it can cross the processes of a sweep.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from loader.plan import Plan
 
 
 class LoaderError(Exception):
@@ -45,6 +48,8 @@ class FitError(LoaderError, ValueError):
     """The checkpoint does not fit the model."""
 
     exit_code = 4
+    plan: Plan | None = None
+    """What a load would have done, where the keys were what did not fit."""
 
 
 class VerificationError(LoaderError, RuntimeError):

@@ -46,9 +46,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean '{safe_text(near[0])}'?)" if near else ""
 
 
-def counted(number: int, noun: str) -> str:
-    """Writes a number with its noun: ``1 key``, ``1,200 keys``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Writes a number with its noun: ``1 key``, ``1,200 keys``, ``2 entries``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def size(nbytes: float) -> str:

@@ -1,0 +1,156 @@
+"""The parts of a job: which file, which nested key and which rules fill which place of the model.
+
+Guarantees: one concept for every shape of job. A plain job is one part at the root (``""``); a file that two parts
+name is opened once; every file entry is known under its full model key before anything is planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from loader.config.schema import CheckpointConfig, JobConfig, PartConfig
+from loader.errors import ConfigError, FitError
+from loader.formats import open_checkpoint
+from loader.formats.base import Checkpoint, Container, Leaf, TensorEntry
+from loader.plan import Offered, Wanted
+from loader.rules import Hits, rewrite, rewrite_metadata
+from loader.select import select
+from loader.wording import did_you_mean, listing, safe_text
+
+
+@dataclass(slots=True)
+class Part:
+    """One opened part."""
+
+    name: str
+    """Where in the model: a submodule's dotted name, ``""`` for the root."""
+    config: PartConfig
+    checkpoint: Checkpoint
+    selected: Container = field(default_factory=lambda: Container("dict", "dict"))
+    hits: list[Hits] = field(default_factory=list)
+    other: dict[str, str] = field(default_factory=dict)
+    """Entries that are no tensors: key → type."""
+
+    def full(self, key: str) -> str:
+        """A key of this part as a key of the whole model."""
+        return f"{self.name}.{key}" if self.name else key
+
+    @property
+    def label(self) -> str:
+        """How messages name it: the file and the nested key."""
+        key = self.config.checkpoint.key
+        return f"{self.checkpoint.path}" + (f" under '{safe_text(key)}'" if key else "")
+
+
+@dataclass(slots=True)
+class Offers:
+    """Everything that the parts offer to the model."""
+
+    entries: dict[str, Offered] = field(default_factory=dict)
+    """By full model key, after the rules."""
+    dropped: list[str] = field(default_factory=list)
+    """Full keys that rules dropped."""
+    metadata: dict[str, dict[str, object]] = field(default_factory=dict)
+    """Full module prefix → version and the like."""
+
+
+def part_configs(job: JobConfig) -> dict[str, PartConfig]:
+    """The parts of a job by submodule; the root alone where none is named."""
+    return job.parts or {"": PartConfig(job.checkpoint, job.rules)}
+
+
+def open_parts(job: JobConfig, stack: ExitStack) -> list[Part]:
+    """Opens the files of all parts, each file once.
+
+    Args:
+        job: The job.
+        stack: Closes the files when it unwinds.
+
+    Raises:
+        CheckpointError: A file cannot be read, or is refused.
+    """
+    opened: dict[tuple[object, ...], Checkpoint] = {}
+    parts = []
+    for name, config in part_configs(job).items():
+        settings = config.checkpoint
+        identity = (settings.path, settings.format, settings.sha256, settings.check)
+        if identity not in opened:
+            opened[identity] = _open(settings, stack, f"parts.{name}.path" if name else "checkpoint.path")
+        parts.append(Part(name, config, opened[identity]))
+    return parts
+
+
+def offers(parts: list[Part], wanted: Mapping[str, Wanted]) -> Offers:
+    """Selects every part's entries, applies its rules, and names the results by full model key.
+
+    Raises:
+        FitError: A nested key is not there, a rule hits nothing, or two keys become one.
+    """
+    result = Offers()
+    for part in parts:
+        shapes = {key: want.shape for key, want in _below(part.name, wanted)}
+        override = f"parts.{part.name}.key" if part.name else "checkpoint.key"
+        key = part.config.checkpoint.key
+        part.selected = select(part.checkpoint.root, key, shapes, str(part.checkpoint.path), override)
+        _offer(part, wanted, result)
+    return result
+
+
+def check_mounts(model: nn.Module, parts: list[Part]) -> None:
+    """Raises ConfigError where a part names a submodule that the model does not have, or two parts overlap."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    unknown = [part.name for part in parts if part.name not in modules]
+    if unknown:
+        children = [name for name, _ in model.named_children()]
+        raise ConfigError(
+            f"parts names {listing(unknown)}, which the model does not have"
+            f"{did_you_mean(unknown[0], modules)}; its submodules are {listing(children)}",
+            f"'parts={{{children[0] if children else 'encoder'}: {{key: …}}}}'",
+        )
+    names = [part.name for part in parts]
+    nested = [f"{inner} lies in {outer}" for outer in names for inner in names if inner.startswith(f"{outer}.")]
+    if nested:
+        raise ConfigError(f"parts overlap: {listing(nested)}", "give each key of the model to one part alone")
+
+
+def _open(settings: CheckpointConfig, stack: ExitStack, override: str) -> Checkpoint:
+    if not settings.path:
+        raise ConfigError(f"'{override}' must be given", f"{override}=FILE")
+    checkpoint = open_checkpoint(
+        settings.path, format=settings.format, sha256=settings.sha256, check=settings.check
+    )
+    stack.callback(checkpoint.close)
+    return checkpoint
+
+
+def _offer(part: Part, wanted: Mapping[str, Wanted], result: Offers) -> None:
+    children = {
+        key: child for key, child in part.selected.children.items() if isinstance(child, TensorEntry | Leaf)
+    }
+    rewriting = rewrite(list(children), part.config.rules, part.label)
+    part.hits = rewriting.hits
+    result.dropped += [part.full(name) for name in rewriting.dropped.values()]
+    for key, name in rewriting.names.items():
+        entry, full = children[key], part.full(name)
+        if isinstance(entry, Leaf) and full not in wanted:
+            part.other[key] = entry.type
+        elif full in result.entries:
+            raise FitError(f"{safe_text(full)} is offered by two parts", "give each key of the model to one part alone")
+        else:
+            result.entries[full] = Offered(part.name, key, entry)
+    for key, child in part.selected.children.items():
+        if key not in children:
+            part.other[key] = child.type if isinstance(child, Container) else "tensor"
+    for prefix, values in rewrite_metadata(part.selected.metadata, part.config.rules).items():
+        result.metadata[part.full(prefix).removesuffix(".")] = values
+
+
+def _below(name: str, wanted: Mapping[str, Wanted]) -> Iterator[tuple[str, Wanted]]:
+    prefix = f"{name}." if name else ""
+    for key, want in wanted.items():
+        if key.startswith(prefix):
+            yield key[len(prefix) :], want

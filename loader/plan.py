@@ -1,0 +1,221 @@
+"""What will be loaded where, before anything is touched.
+
+Guarantees: a pure function of what the model wants, what the files offer and what is allowed; it reads no tensor data
+and changes nothing. Every model key and every file key stands in the plan exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from loader.config.schema import AllowConfig
+from loader.errors import FitError
+from loader.formats.base import Leaf, TensorEntry
+from loader.wording import counted, listing, safe_text, shape
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One key of the model's state dict."""
+
+    shape: tuple[int, ...] | None
+    """None where a lazy module takes its shape from the file, and for extra state."""
+    dtype: str
+    """torch's name; empty for extra state."""
+    kind: str
+    """``parameter``, ``buffer`` or ``extra``."""
+    first: str
+    """The first name of the same tensor; its own key where it is not tied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """One entry of a file under its full model key, after the rules."""
+
+    part: str
+    """The part that it belongs to; ``""`` is the root."""
+    source: str
+    """Its key in the file, under the part's nested key."""
+    entry: TensorEntry | Leaf
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the model's own load hooks let a model key take."""
+
+    key: str
+    """The offered key, or ``""`` where a hook computes the value."""
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hooked:
+    """How the model's load hooks see the offered keys; without hooks each key takes its namesake."""
+
+    taken: Mapping[str, Taken]
+    """Model key → what it takes."""
+    left: tuple[str, ...]
+    """Offered keys that nothing took, in the files' order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One tensor of a file and the model keys that it fills."""
+
+    key: str
+    """The model key, the first name where it is tied."""
+    taken: Taken
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A key that both sides have, with different shapes."""
+
+    key: str
+    model: tuple[int, ...]
+    checkpoint: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Plan:
+    """Everything that a load would do."""
+
+    matches: list[Match] = field(default_factory=list)
+    """What is loaded, in the model's order."""
+    loaded: list[str] = field(default_factory=list)
+    """The model keys that are filled, second names of tied tensors included."""
+    missing: list[str] = field(default_factory=list)
+    """Model keys that nothing fills, allowed ones included."""
+    unexpected: list[str] = field(default_factory=list)
+    """File keys, as rewritten, that the model does not have, allowed ones included."""
+    mismatched: list[Mismatch] = field(default_factory=list)
+    """Keys of two shapes, allowed ones included."""
+    dropped: list[str] = field(default_factory=list)
+    """File keys that the rules dropped."""
+    tied: list[list[str]] = field(default_factory=list)
+    """The groups of model keys that are one tensor."""
+    duplicates: list[tuple[Match, Match]] = field(default_factory=list)
+    """Names of one tied tensor that the file fills twice: both must hold the same values."""
+    refused: list[str] = field(default_factory=list)
+    """The keys of missing, unexpected and mismatched that no allowance excuses."""
+
+    def unfilled(self) -> list[str]:
+        """The model keys that an allowance leaves to the model's own initialisation."""
+        return self.missing + [mismatch.key for mismatch in self.mismatched]
+
+
+def make_plan(
+    wanted: Mapping[str, Wanted],
+    offered: Mapping[str, Offered],
+    hooked: Hooked,
+    allow: AllowConfig,
+    dropped: Iterable[str] = (),
+) -> Plan:
+    """Matches what a model wants with what files offer.
+
+    Args:
+        wanted: The model's keys.
+        offered: The files' entries by full model key.
+        hooked: What each model key takes once the model's own load hooks have seen the keys.
+        allow: Which keys may stay without a partner.
+        dropped: File keys that rules dropped, for the record.
+    """
+    plan = Plan(dropped=list(dropped), tied=_tied(wanted))
+    filled: dict[str, Match] = {}
+    for key, want in wanted.items():
+        taken = hooked.taken.get(key)
+        if taken is None:
+            continue
+        if not _fits(want, taken):
+            plan.mismatched.append(Mismatch(key, want.shape or (), taken.shape))
+        elif want.first in filled:
+            plan.duplicates.append((filled[want.first], Match(key, taken)))
+        else:
+            filled[want.first] = Match(key, taken)
+    plan.matches = list(filled.values())
+    clashing = {mismatch.key for mismatch in plan.mismatched}
+    plan.loaded = [key for key, want in wanted.items() if want.first in filled and key not in clashing]
+    plan.missing = [key for key, want in wanted.items() if want.first not in filled and key not in clashing]
+    plan.unexpected = [key for key in hooked.left if isinstance(offered[key].entry, TensorEntry) or key in wanted]
+    plan.refused = (
+        _not_allowed(plan.missing, allow.missing)
+        + _not_allowed(plan.unexpected, allow.unexpected)
+        + _not_allowed(clashing, allow.mismatched)
+    )
+    return plan
+
+
+def refuse_misfit(plan: Plan, wanted: Mapping[str, Wanted], source: str) -> None:
+    """Raises FitError where the plan may not be carried out; the error carries the plan.
+
+    Args:
+        plan: What would be done.
+        wanted: The model's keys.
+        source: The files, for messages.
+    """
+    if plan.loaded and not plan.refused:
+        return
+    refused = set(plan.refused)
+    lines = [f"{source} does not fit the model: {len(plan.loaded)} of {counted(len(wanted), 'key')} would be loaded."]
+    lines += _told("missing from the file", [key for key in plan.missing if key in refused])
+    lines += _told("unexpected in the file", [key for key in plan.unexpected if key in refused])
+    lines += [
+        f"  {safe_text(m.key)}: model {shape(m.model)}, file {shape(m.checkpoint)}"
+        for m in plan.mismatched[:5]
+        if m.key in refused
+    ]
+    if len(plan.mismatched) > 5:
+        lines.append(f"  … and {len(plan.mismatched) - 5} more of another shape")
+    error = FitError("\n".join(lines), _advice(plan, refused))
+    error.plan = plan
+    raise error
+
+
+def _told(what: str, keys: list[str]) -> list[str]:
+    return [f"  {counted(len(keys), 'key')} {what}: {listing(keys)}"] if keys else []
+
+
+def _advice(plan: Plan, refused: set[str]) -> str:
+    if not plan.loaded:
+        return (
+            "nothing fits, and no allowance excuses that: a nested key (checkpoint.key=…) or a rule (rules=[ddp]) "
+            "is likely missing"
+        )
+    allowances = []
+    for name, keys in (
+        ("missing", plan.missing),
+        ("unexpected", plan.unexpected),
+        ("mismatched", [mismatch.key for mismatch in plan.mismatched]),
+    ):
+        if refused.intersection(keys):
+            allowances.append(f"'allow.{name}=[{_globs([key for key in keys if key in refused])}]'")
+    return f"if that is meant to be so: {' '.join(allowances)}"
+
+
+def _globs(keys: list[str]) -> str:
+    """At most three globs that cover the keys: the keys themselves, or their modules'."""
+    if len(keys) <= 3:
+        return ",".join(keys)
+    heads = sorted({key.partition(".")[0] for key in keys})
+    return ",".join(f"{head}*" for head in heads) if len(heads) <= 3 else "*"
+
+
+def _fits(want: Wanted, taken: Taken) -> bool:
+    # As torch does, a file's one-element vector fills a scalar; never the other way round.
+    scalar = want.shape == () and taken.shape == (1,)
+    return want.shape is None or want.shape == taken.shape or scalar
+
+
+def _tied(wanted: Mapping[str, Wanted]) -> list[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for key, want in wanted.items():
+        groups.setdefault(want.first, []).append(key)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _not_allowed(keys: Iterable[str], globs: Iterable[str]) -> list[str]:
+    globs = list(globs)
+    return [key for key in keys if not any(fnmatchcase(key, glob) for glob in globs)]

@@ -1,0 +1,110 @@
+"""Which part of a file holds the weights.
+
+Guarantees: an explicit nested key is taken literally; where it is not there, nothing is guessed: the refusal shows the
+file's tree and the entry that fits the model best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from loader.errors import FitError
+from loader.formats.base import Container, Leaf, Node, TensorEntry
+from loader.wording import counted, did_you_mean, safe_text
+
+Shapes = Mapping[str, tuple[int, ...] | None]
+"""Model key → shape."""
+
+_MOST_LINES = 12
+
+
+def select(root: Container, key: str | None, wanted: Shapes, path: str, override: str = "checkpoint.key") -> Container:
+    """Finds the container whose tensors are to be loaded.
+
+    Args:
+        root: The whole file.
+        key: Dotted nested key; None is the file's top level.
+        wanted: The model's keys and shapes, to name the best candidate in a refusal.
+        path: The file, for messages.
+        override: The config path that sets the key.
+
+    Raises:
+        FitError: The key is not there, or holds no tensor.
+    """
+    found = root if key is None else find(root, key)
+    if isinstance(found, Container) and found.tensors():
+        return found
+    place = "the top level" if key is None else f"the nested key '{safe_text(key)}'"
+    if found is None:
+        what = f"{place} is not in {path}{did_you_mean(key or '', (name for name, _ in root.walk()))}"
+    elif isinstance(found, Container):
+        what = f"{place} of {path} holds no tensor itself"
+    else:
+        what = f"{place} of {path} is {_kind(found)}, not a state dict"
+    raise FitError(f"{what}. In the file:\n{tree(root)}", _advice(root, wanted, override))
+
+
+def find(root: Container, key: str) -> Node | None:
+    """Follows a dotted key; a name that holds dots itself is found as well. None where it leads nowhere."""
+    if key in root.children:
+        return root.children[key]
+    head = key
+    while "." in head:
+        head = head.rpartition(".")[0]
+        child = root.children.get(head)
+        if isinstance(child, Container):
+            found = find(child, key[len(head) + 1 :])
+            if found is not None:
+                return found
+    return None
+
+
+def candidates(root: Container, wanted: Shapes) -> list[tuple[str, int, int]]:
+    """Ranks the containers that hold tensors: (dotted key, tensors that fit the model, tensors), best first.
+
+    A tensor fits where its name, or its name less some leading segments, is a model key of the same shape.
+    """
+    ranked = []
+    for key, container in root.walk():
+        tensors = container.tensors()
+        if tensors:
+            ranked.append((key, sum(_fits(name, entry, wanted) for name, entry in tensors.items()), len(tensors)))
+    return sorted(ranked, key=lambda row: (-row[1], row[2], row[0]))
+
+
+def tree(root: Container) -> str:
+    """Draws the containers of a file with their tensor counts, one per line, a bounded number of them."""
+    lines = []
+    for key, container in root.walk():
+        name = safe_text(key) if key else "(top level)"
+        kind = f"pickled {safe_text(container.type)}" if container.kind == "module" else container.kind
+        others = [name for name, child in container.children.items() if isinstance(child, Leaf)]
+        beside = f", {counted(len(others), 'other entry', 'other entries')}" if others else ""
+        lines.append(f"  {name}: {kind}, {counted(len(container.tensors()), 'tensor')}{beside}")
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[:_MOST_LINES], f"  … and {len(lines) - _MOST_LINES} more containers"]
+    return "\n".join(lines)
+
+
+def _fits(name: str, entry: TensorEntry, wanted: Shapes) -> bool:
+    while True:
+        if name in wanted and wanted[name] in (None, entry.shape):
+            return True
+        name = name.partition(".")[2]
+        if not name:
+            return False
+
+
+def _kind(node: Node) -> str:
+    if isinstance(node, TensorEntry):
+        return "one tensor"
+    return f"a {safe_text(node.type)}" if isinstance(node, Leaf) else f"a {node.kind}"
+
+
+def _advice(root: Container, wanted: Shapes, override: str) -> str:
+    ranked = candidates(root, wanted)
+    if not ranked:
+        return "the file holds no named tensors: it is not a checkpoint of a model"
+    key, fitting, total = ranked[0]
+    value = f"'{override}=\"{key}\"'" if any(c in key for c in "=,:{}[]() ") else f"{override}={key or 'null'}"
+    return f"{value}   # fits best: {fitting} of its {counted(total, 'tensor')} have a name and shape of the model"

@@ -1,0 +1,204 @@
+"""Reads the planned tensors and makes them what the model needs.
+
+Guarantees: nothing of the model is touched; only the bytes of planned tensors are read, one tensor at a time; a cast
+that loses more than precision, or tied names that hold different values, refuse the load before it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import torch
+
+from loader.config.schema import AllowConfig
+from loader.errors import FitError
+from loader.formats.base import Leaf, Storage, TensorEntry
+from loader.formats.revive import revive
+from loader.parts import Offers, Part
+from loader.place import Loss, cast, final_dtype
+from loader.plan import Match, Plan, Wanted
+from loader.wants import Slot, dtype_name
+from loader.wording import listing, safe_text
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """A tensor whose dtype was changed on the way."""
+
+    key: str
+    checkpoint: str
+    model: str
+    loss: Loss
+
+
+@dataclass(slots=True)
+class Stage:
+    """Reads, casts and places the tensors of one plan."""
+
+    parts: Mapping[str, Part]
+    offers: Offers
+    wanted: Mapping[str, Wanted]
+    places: Mapping[str, Slot]
+    device: torch.device
+    policy: str | None
+    """As `place.resolve_dtype` returns it."""
+    casts: list[Cast] = field(default_factory=list)
+
+    def run(self, plan: Plan, allow: AllowConfig, *, live: bool = False) -> dict[str, object]:
+        """Reads everything that a plan needs.
+
+        Args:
+            plan: What will be loaded.
+            allow: `allow.mismatched` admits lossy casts.
+            live: Values will be copied into a model's own memory, so they may stay where they are and share it.
+
+        Returns:
+            Offered key → value for `apply`.
+
+        Raises:
+            CheckpointError: A file is damaged or cannot be read.
+            FitError: A cast loses values, or tied names differ.
+        """
+        self._verify(plan)
+        self._compare_tied(plan)
+        filled = {match.taken.key: match.key for match in plan.matches}
+        aliased = set() if live else self._aliased(filled)
+        values: dict[str, object] = {}
+        for source, offer in self.offers.entries.items():
+            if source in plan.unexpected:
+                continue
+            key = filled.get(source)
+            if isinstance(offer.entry, Leaf):
+                values[source] = self._extra(source)
+            elif key is None:
+                values[source] = self.read(source)
+            else:
+                values[source] = self._final(key, self.read(source), copy=source in aliased, live=live)
+        self._refuse_losses(allow)
+        for part in self.parts.values():
+            part.checkpoint.check_unchanged()
+        return values
+
+    def read(self, source: str, *, mmap: bool | None = None) -> torch.Tensor:
+        """One offered tensor as it is in its file, on the CPU."""
+        offer = self.offers.entries[source]
+        part = self.parts[offer.part]
+        if not isinstance(offer.entry, TensorEntry):
+            raise LookupError(source)
+        return part.checkpoint.read(offer.entry, mmap=part.config.checkpoint.mmap if mmap is None else mmap)
+
+    def fit(self, key: str, value: torch.Tensor) -> torch.Tensor:
+        """Brings a value that a load hook computed to its key's dtype and device."""
+        dtype = final_dtype(self.wanted[key], dtype_name(value.dtype), self.policy)
+        return cast(value, dtype)[0].to(self.device)
+
+    def _final(self, key: str, value: torch.Tensor, *, copy: bool, live: bool) -> torch.Tensor:
+        want = self.wanted[key]
+        dtype = final_dtype(want, dtype_name(value.dtype), self.policy)
+        self._check_layout(key, value)
+        result, loss = cast(value, dtype)
+        if result is not value:
+            self.casts.append(Cast(key, dtype_name(value.dtype), dtype_name(dtype), loss))
+        if live:
+            return result
+        result = _with_strides(result, self.places[key].tensor, want)
+        return result.clone() if copy and result is value and self.device.type == "cpu" else result.to(self.device)
+
+    def _check_layout(self, key: str, value: torch.Tensor) -> None:
+        slot = self.places[key].tensor
+        if (value.layout, value.is_quantized) != (slot.layout, slot.is_quantized):
+            raise FitError(
+                f"{safe_text(key)} is {_form(value)} in the file and {_form(slot)} in the model",
+                "build the model in the same form, or save the file's tensor in the model's",
+            )
+
+    def _extra(self, source: str) -> object:
+        offer = self.offers.entries[source]
+        part = self.parts[offer.part]
+        settings = part.config.checkpoint
+        record = offer.entry.record if isinstance(offer.entry, Leaf) else None
+        return revive(record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))
+
+    def _entries(self, sources: Collection[str]) -> dict[str, list[TensorEntry]]:
+        """The tensors behind offered keys, by part."""
+        grouped: dict[str, list[TensorEntry]] = {}
+        for source in sources:
+            offer = self.offers.entries[source]
+            if isinstance(offer.entry, TensorEntry):
+                grouped.setdefault(offer.part, []).append(offer.entry)
+        return grouped
+
+    def _verify(self, plan: Plan) -> None:
+        refused = set(plan.unexpected)
+        used = self._entries([source for source in self.offers.entries if source not in refused])
+        for part, entries in used.items():
+            self.parts[part].checkpoint.verify(entries)
+
+    def _compare_tied(self, plan: Plan) -> None:
+        differing = [
+            f"{safe_text(first.key)} and {safe_text(second.key)}"
+            for first, second in plan.duplicates
+            if not self._same(first, second)
+        ]
+        if differing:
+            raise FitError(
+                f"the model ties names that hold different values in the file: {listing(differing)}",
+                "drop the name that is not meant: '+rules={untie: {drop: '" + plan.duplicates[0][1].key + "'}}'",
+            )
+
+    def _same(self, first: Match, second: Match) -> bool:
+        one, other = self.offers.entries[first.taken.key].entry, self.offers.entries[second.taken.key].entry
+        if one == other:
+            return True
+        left, right = self.read(first.taken.key), self.read(second.taken.key)
+        return left.dtype == right.dtype and bool(torch.equal(left.isnan(), right.isnan())) and _equal(left, right)
+
+    def _aliased(self, filled: Mapping[str, str]) -> set[str]:
+        """Offered keys that look into bytes which an earlier one already takes: untied tensors must not share them."""
+        runs: dict[Storage, list[tuple[int, int, str]]] = {}
+        for source in filled:
+            entry = self.offers.entries[source].entry if source else None
+            if isinstance(entry, TensorEntry) and entry.storage is not None and entry.numel:
+                span = sum((n - 1) * step for n, step in zip(entry.shape, entry.stride, strict=True)) + 1
+                runs.setdefault(entry.storage, []).append((entry.offset, entry.offset + span, source))
+        aliased = set()
+        for spans in runs.values():
+            end = -1
+            for start, stop, source in sorted(spans):
+                if start < end:
+                    aliased.add(source)
+                end = max(end, stop)
+        return aliased
+
+    def _refuse_losses(self, allow: AllowConfig) -> None:
+        refused = [
+            cast for cast in self.casts if cast.loss and not any(fnmatchcase(cast.key, glob) for glob in allow.mismatched)
+        ]
+        if refused:
+            told = [f"{safe_text(c.key)} ({c.checkpoint} → {c.model}: {c.loss})" for c in refused]
+            raise FitError(
+                f"a cast would change values: {listing(told)}",
+                f"dtype=checkpoint keeps the file's dtypes; 'allow.mismatched=[{','.join(c.key for c in refused[:3])}]' "
+                "takes the loss",
+            )
+
+
+def _with_strides(value: torch.Tensor, slot: torch.Tensor, want: Wanted) -> torch.Tensor:
+    """Lays a tensor out as the model's own is, where the file's is laid out otherwise."""
+    if want.shape is None or value.layout != torch.strided or value.is_quantized:
+        return value
+    value = value.reshape(want.shape) if tuple(value.shape) != want.shape else value
+    if value.stride() == slot.stride() or (value.is_contiguous() and slot.is_contiguous()):
+        return value
+    return torch.empty_strided(slot.shape, slot.stride(), dtype=value.dtype).copy_(value)
+
+
+def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
+    return bool(torch.equal(left.nan_to_num() if left.is_floating_point() else left,
+                            right.nan_to_num() if right.is_floating_point() else right))
+
+
+def _form(tensor: torch.Tensor) -> str:
+    return "quantized" if tensor.is_quantized else f"of layout {str(tensor.layout).removeprefix('torch.')}"
