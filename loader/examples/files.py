@@ -40,7 +40,8 @@ _HOLDING_TRAINED_WEIGHTS = (
 
 def trained_simple_net() -> SimpleNet:
     """Returns the SimpleNet that the package ships, trained on handwritten digits, in eval mode."""
-    model = SimpleNet()
+    with _seeded(0):
+        model = SimpleNet()
     model.load_state_dict(load((_WEIGHTS / "simple_net.safetensors").read_bytes()))
     return model.eval()
 
@@ -107,7 +108,8 @@ def _save_whole_model(path: Path) -> None:
 
 def _save_whole_model_of_own_class(path: Path) -> None:
     with _own_module("my_project", "Net") as own_class:
-        model = own_class()
+        with _seeded(0):
+            model = own_class()
         model.load_state_dict(trained_simple_net().state_dict())
         torch.save(model.eval(), path)
 

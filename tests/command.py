@@ -1,0 +1,40 @@
+"""Runs the loader as a user does: a new process, from a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run left behind."""
+
+    code: int
+    out: str
+    err: str
+    report: dict[str, Any]
+    """Its report.json; empty where it wrote none."""
+
+
+def run_loader(*overrides: str, cwd: Path, **environment: str) -> Finished:
+    """Runs run.py in a folder, with its outputs in `cwd/run`."""
+    command = [sys.executable, str(REPOSITORY / "run.py"), *overrides, f"hydra.run.dir={cwd / 'run'}"]
+    done = run(*command, cwd=cwd, **environment)
+    report = cwd / "run" / "report.json"
+    return Finished(
+        done.returncode, done.stdout, done.stderr, json.loads(report.read_text()) if report.is_file() else {}
+    )
+
+
+def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command with a terminal's width fixed and no colours."""
+    env = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", **environment}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=300)

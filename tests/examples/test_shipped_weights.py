@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from loader.examples import SimpleNet
+from loader.examples.files import trained_simple_net
+
+WEIGHTS = Path(str(resources.files("loader.examples"))) / "weights" / "simple_net.safetensors"
+GOLDEN = WEIGHTS.with_name(f"{WEIGHTS.name}.golden.safetensors")
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata())
+
+
+def test_weights_and_record_are_under_two_megabytes() -> None:
+    assert WEIGHTS.stat().st_size + GOLDEN.stat().st_size < 2_000_000
+
+
+def test_accuracy_is_recorded_and_is_good() -> None:
+    about = metadata(WEIGHTS)
+    assert about["architecture"] == "loader.examples.SimpleNet"
+    assert float(about["test_accuracy"]) > 0.97
+    assert int(about["test_images"]) >= 300
+
+
+def test_record_says_what_it_is() -> None:
+    about = metadata(GOLDEN)
+    assert about == {"format": "hydra-loader-golden", "schema": "1", "torch": about["torch"], "dtype": "float32"}
+
+
+def test_record_holds_one_digit_of_each_kind_and_the_model_tells_nearly_all_of_them() -> None:
+    record = load_file(GOLDEN)
+    images, logits = record["input.0"], record["output.0"]
+    assert images.shape == (10, 784)
+    assert images.min() >= 0
+    assert images.max() == 1
+    assert logits.shape == (10, 10)
+    assert (logits.argmax(1) == torch.arange(10)).sum() >= 9
+
+
+def test_record_is_what_the_shipped_weights_give() -> None:
+    record = load_file(GOLDEN)
+    with torch.no_grad():
+        torch.testing.assert_close(trained_simple_net()(record["input.0"]), record["output.0"])
+
+
+def test_record_tells_an_untrained_model_from_the_trained_one() -> None:
+    record = load_file(GOLDEN)
+    with torch.no_grad():
+        assert not torch.allclose(SimpleNet()(record["input.0"]), record["output.0"], atol=0.1)
+
+
+def test_training_again_gives_a_model_as_good(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="training needs the [examples] extra")
+    from loader.examples.train import accuracy, golden_record, load_digits, train, write
+
+    training, test = load_digits()
+    assert not {image.numpy().tobytes() for image in training.images} & {
+        image.numpy().tobytes() for image in test.images
+    }
+    model = train(training, epochs=15)
+    assert accuracy(model, test) > 0.95
+    path = write(tmp_path, model, test)
+    assert load_file(path).keys() == SimpleNet().state_dict().keys()
+    shipped = load_file(GOLDEN)
+    assert torch.equal(golden_record(model, test)["input.0"], shipped["input.0"])
+    assert float(metadata(path)["test_accuracy"]) == round(accuracy(model, test), 4)
