@@ -1,0 +1,155 @@
+"""The nine ways in which people meet a checkpoint, each as a user runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from loader.examples.files import write_examples
+from tests.command import Finished, run_loader
+
+TRAINED = {"state_dict", "saved_on_gpu", "ddp", "whole_model_own_class", "training_checkpoint"}
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("examples")
+    write_examples(folder)
+    return folder
+
+
+@pytest.fixture
+def experiment(examples: Path, tmp_path: Path) -> Any:
+    def run(name: str, *overrides: str) -> Finished:
+        return run_loader(f"experiment={name}", *overrides, cwd=tmp_path, LOADER_EXAMPLES=str(examples))
+
+    return run
+
+
+def checks(report: dict[str, Any]) -> dict[str, bool]:
+    return {check["name"]: check["ok"] for check in report["verification"]["checks"]}
+
+
+def assert_loaded(done: Finished, *, tensors: int, outputs: list[list[int]]) -> dict[str, Any]:
+    assert done.code == 0, done.out + done.err
+    report = done.report
+    assert (report["status"], report["exit_code"], report["error"]) == ("ok", 0, None)
+    keys = report["keys"]
+    assert keys["loaded"] == tensors
+    assert [keys[name] for name in ("missing", "unexpected", "mismatched", "dropped", "cast")] == [[], [], [], [], []]
+    assert [output["shape"] for output in report["verification"]["outputs"]] == outputs
+    assert all(output["finite"] for output in report["verification"]["outputs"])
+    assert all(checks(report).values())
+    return report
+
+
+def test_a_plain_state_dict(experiment: Any) -> None:
+    report = assert_loaded(experiment("state_dict"), tensors=4, outputs=[[1, 10]])
+    assert report["parts"][""]["format"] == "torch-zip"
+    assert report["model"]["target"] == "loader.examples.SimpleNet"
+    assert checks(report)["golden"]
+
+
+def test_b_saved_on_a_gpu(experiment: Any) -> None:
+    report = assert_loaded(experiment("saved_on_gpu"), tensors=4, outputs=[[1, 10]])
+    if not torch.accelerator.is_available():
+        assert report["model"]["device"] == "cpu"
+    assert checks(report)["golden"]
+
+
+def test_c_ddp(experiment: Any) -> None:
+    report = assert_loaded(experiment("ddp"), tensors=4, outputs=[[1, 10]])
+    assert report["parts"][""]["rules"] == [{"name": "ddp", "hits": 2}]
+    assert checks(report)["golden"]
+
+
+def test_d_whole_model_of_standard_layers(experiment: Any) -> None:
+    report = assert_loaded(experiment("whole_model"), tensors=9, outputs=[[1, 10]])
+    assert report["config"]["checkpoint"]["allow_globals"] == []
+    assert report["config"]["checkpoint"]["trust"] is False
+
+
+def test_e_whole_model_whose_class_is_not_here(experiment: Any) -> None:
+    report = assert_loaded(experiment("whole_model_own_class"), tensors=4, outputs=[[1, 10]])
+    assert report["config"]["checkpoint"]["allow_globals"] == []
+    assert report["config"]["checkpoint"]["trust"] is False
+    assert checks(report)["golden"]
+
+
+def test_f_training_checkpoint(experiment: Any) -> None:
+    report = assert_loaded(experiment("training_checkpoint"), tensors=4, outputs=[[1, 10]])
+    assert report["parts"][""]["key"] == "model_state_dict"
+    assert checks(report)["golden"]
+
+
+def test_g_linear(experiment: Any) -> None:
+    assert_loaded(experiment("linear"), tensors=2, outputs=[[1, 2]])
+
+
+def test_h_custom_layer(experiment: Any) -> None:
+    assert_loaded(experiment("custom_layer"), tensors=4, outputs=[[1, 10]])
+
+
+def test_i_two_models(experiment: Any) -> None:
+    report = assert_loaded(experiment("two_models"), tensors=4, outputs=[[1, 5], [1, 2]])
+    assert {name: part["key"] for name, part in report["parts"].items()} == {
+        "a": "modelA_state_dict",
+        "b": "modelB_state_dict",
+    }
+
+
+def test_all_files_of_the_trained_weights_have_one_fingerprint(experiment: Any) -> None:
+    prints = {experiment(name, "device=cpu").report["verification"]["fingerprint"] for name in sorted(TRAINED)}
+    assert len(prints) == 1
+
+
+def test_plus_sign_before_the_group_works_too(experiment: Any, examples: Path, tmp_path: Path) -> None:
+    done = run_loader("+experiment=ddp", cwd=tmp_path, LOADER_EXAMPLES=str(examples))
+    assert_loaded(done, tensors=4, outputs=[[1, 10]])
+
+
+def test_without_its_rule_the_ddp_file_does_not_fit(experiment: Any) -> None:
+    done = experiment("ddp", "rules=[]")
+    assert done.code == 4
+    assert "fc1.weight" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_architecture_out_of_the_file_is_refused_until_it_is_admitted(experiment: Any) -> None:
+    refused = experiment("whole_model", "model=null")
+    assert refused.code == 3
+    for name in ("Sequential", "Conv2d", "BatchNorm2d", "ReLU", "Flatten", "Linear"):
+        assert name in refused.err
+    assert "checkpoint.allow_globals=" in refused.err
+    assert "Traceback" not in refused.err
+
+
+def test_architecture_out_of_the_file_comes_with_the_printed_override(experiment: Any) -> None:
+    refused = experiment("whole_model", "model=null")
+    (line,) = [line for line in refused.err.splitlines() if "checkpoint.allow_globals=" in line]
+    override = line[line.index("checkpoint.allow_globals=") :].split("]")[0] + "]"
+    assert_loaded(experiment("whole_model", "model=null", override), tensors=9, outputs=[[1, 10]])
+
+
+def test_architecture_out_of_the_file_comes_with_trust(experiment: Any) -> None:
+    done = experiment("whole_model", "model=null", "checkpoint.trust=true")
+    assert_loaded(done, tensors=9, outputs=[[1, 10]])
+
+
+def test_class_that_cannot_be_imported_is_named_with_what_to_do(experiment: Any) -> None:
+    done = experiment("whole_model_own_class", "model=null", "checkpoint.trust=true")
+    assert done.code == 3
+    assert "my_project.Net" in done.err
+    assert "PYTHONPATH" in done.err
+    assert "model=" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_missing_example_file_says_how_to_make_it(tmp_path: Path) -> None:
+    done = run_loader("experiment=ddp", cwd=tmp_path)
+    assert done.code == 3
+    assert "simple_net_ddp.pth" in done.err
+    assert "python -m loader.examples examples" in done.err

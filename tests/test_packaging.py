@@ -1,0 +1,120 @@
+"""What is shipped: the wheel, from building it to running it in an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.command import REPOSITORY, run
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+
+
+def checked(*command: str, cwd: Path, **environment: str) -> str:
+    done = run(*command, cwd=cwd, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    checked(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), cwd=REPOSITORY)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel installed in it, to stand before everything else on Python's path."""
+    target = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
+    checked(*pip, str(wheel), cwd=target)
+    return target
+
+
+def run_installed(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(str(installed / "bin" / "hydra-loader"), *arguments, cwd=cwd, PYTHONPATH=str(installed))
+
+
+def test_wheel_holds_the_package_its_configs_and_its_weights(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    configs = {f"loader/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "conf").rglob("*.yaml")}
+    assert configs
+    assert configs <= names
+    assert {
+        "loader/py.typed",
+        "loader/examples/weights/simple_net.safetensors",
+        "loader/examples/weights/simple_net.safetensors.golden.safetensors",
+        f"hydra_loader-{PROJECT['version']}.dist-info/licenses/LICENSE",
+    } <= names
+    assert {name.split("/")[0] for name in names} == {"loader", f"hydra_loader-{PROJECT['version']}.dist-info"}
+
+
+def test_wheel_holds_every_module_of_the_checkout(wheel: Path) -> None:
+    modules = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "loader").rglob("*.py")}
+    assert modules <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_installed_copy_is_the_one_that_runs(installed: Path, tmp_path: Path) -> None:
+    code = "import loader; print(loader.__file__)"
+    out = checked(sys.executable, "-P", "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert Path(out.strip()).is_relative_to(installed)
+
+
+def test_console_script_finds_its_configs_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    done = run_installed(installed, tmp_path, "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+    assert "_target_: loader.examples.SimpleNet" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_console_script_does_the_main_job_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    done = run_installed(installed, tmp_path, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["status"] == "ok"
+    assert Path(report["parts"][""]["path"]).is_relative_to(installed)
+
+
+def test_another_hydra_app_finds_the_configs_on_its_search_path(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "app.yaml").write_text("defaults: [{model@net: simple_net}, _self_]\n")
+    (tmp_path / "app.py").write_text(
+        "import hydra\n"
+        "@hydra.main(config_path='conf', config_name='app', version_base='1.3')\n"
+        "def main(config): print(config.net._target_)\n"
+        "main()\n"
+    )
+    searchpath = f"hydra.searchpath=[file://{installed / 'loader' / 'conf'}]"
+    command = [sys.executable, "app.py", searchpath, "hydra.run.dir=.", "hydra.output_subdir=null"]
+    out = checked(*command, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert out.strip() == "loader.examples.SimpleNet"
+
+
+def test_constraints_pin_torch_and_every_dependency() -> None:
+    pinned = {}
+    for line in (REPOSITORY / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, _, version = line.partition("==")
+            pinned[name.lower().replace("_", "-")] = version
+    assert pinned["torch"] == "2.13.0"
+    wanted = [
+        *PROJECT["dependencies"],
+        *(line for extra in PROJECT["optional-dependencies"].values() for line in extra),
+    ]
+    names = {line.partition(">=")[0].lower() for line in wanted}
+    assert names <= set(pinned)
+
+
+def test_ci_script_is_executable_and_valid_shell() -> None:
+    script = REPOSITORY / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert run("bash", "-n", str(script), cwd=REPOSITORY).stderr == ""
