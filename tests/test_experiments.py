@@ -152,4 +152,4 @@ def test_missing_example_file_says_how_to_make_it(tmp_path: Path) -> None:
     done = run_loader("experiment=ddp", cwd=tmp_path)
     assert done.code == 3
     assert "simple_net_ddp.pth" in done.err
-    assert "python -m loader.examples examples" in done.err
+    assert f"python -m loader.examples {tmp_path / 'examples'}" in done.err

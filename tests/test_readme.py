@@ -1,0 +1,136 @@
+"""The README is true: its commands run, its tables are complete, its reference is the config."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from loader import errors
+from loader.config.schema import CheckpointConfig, JobConfig, RuleConfig, VerifyConfig
+from loader.examples.names import EXAMPLE_FILES
+from loader.rules import KINDS
+from tests.command import REPOSITORY, run
+
+README = (REPOSITORY / "README.md").read_text()
+SETUP = "python3 -m venv .venv && "
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def shell_lines() -> list[str]:
+    return [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
+
+
+COMMANDS = [line for line in shell_lines() if not line.startswith(SETUP)]
+SETUPS = [line for line in shell_lines() if line.startswith(SETUP)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a reader stands: run.py is here, and a model and a checkpoint of the reader's own."""
+    made = tmp_path_factory.mktemp("reader")
+    (made / "run.py").symlink_to(REPOSITORY / "run.py")
+    (made / "my_pkg.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, width): super().__init__(nn.Identity(), nn.Linear(width, 2))\n"
+    )
+    code = "import torch, my_pkg; torch.save(my_pkg.Net(3).state_dict(), 'my.pth')"
+    assert run(sys.executable, "-c", code, cwd=made).returncode == 0
+    return made
+
+
+def run_as_reader(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a line of the README with `python` being this environment's."""
+    quoted = re.sub(r"^python3? ", f"{shlex.quote(sys.executable)} ", line)
+    return run("bash", "-c", quoted, cwd=folder, PYTHONPATH=f"{REPOSITORY}:{folder}")
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_shell_commands_run_one_after_the_other(line: str, folder: Path) -> None:
+    told = re.search(r"# exit code (\d)", line)
+    done = run_as_reader(line, folder)
+    assert done.returncode == (int(told[1]) if told else 0), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks_run(code: str, folder: Path) -> None:
+    made = run_as_reader("python -m loader.examples examples", folder)
+    assert made.returncode == 0, made.stderr
+    done = run(sys.executable, "-c", code, cwd=folder, PYTHONPATH=f"{REPOSITORY}:{folder}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_set_up_lines_are_what_ci_runs() -> None:
+    script = (REPOSITORY / ".ci" / "run").read_text()
+    (pattern,) = re.findall(r"^  grep '\^(.*?)' README\.md", script, re.MULTILINE)
+    assert pattern == SETUP
+    main_job, tests = SETUPS
+    install = SETUP + ".venv/bin/python -m pip install -q -c constraints.txt -e {} && .venv/bin/python {}"
+    assert main_job == install.format(".", "run.py")
+    assert tests == install.format("'.[dev]'", "-m pytest")
+
+
+def test_main_job_of_the_set_up_line_runs_here(folder: Path) -> None:
+    done = run_as_reader("python run.py", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_example_and_its_config_has_its_row() -> None:
+    rows = re.findall(r"^\| .* \| `(\S+)` \| `python run\.py experiment=(\w+)` \|$", README, re.MULTILINE)
+    assert [name for name, _ in rows] == list(EXAMPLE_FILES)
+    assert {config for _, config in rows} == {path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml")}
+    for name, config in rows:
+        assert f"/{name}\n" in (REPOSITORY / "conf" / "experiment" / f"{config}.yaml").read_text()
+
+
+def parsed(text: str) -> Any:
+    return OmegaConf.to_container(OmegaConf.create(text))
+
+
+def config_reference() -> Any:
+    (block,) = [block for block in blocks("yaml") if "verify:" in block]
+    return parsed(block)
+
+
+def test_config_reference_names_every_key_and_no_other() -> None:
+    reference = config_reference()
+    assert set(reference) == {field.name for field in fields(JobConfig)}
+    assert set(reference["checkpoint"]) == {field.name for field in fields(CheckpointConfig)}
+    assert set(reference["verify"]) == {field.name for field in fields(VerifyConfig)}
+
+
+def test_config_reference_shows_the_defaults() -> None:
+    done = run(sys.executable, str(REPOSITORY / "run.py"), "--cfg", "job", cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert parsed(done.stdout) == config_reference()
+
+
+def test_every_kind_of_rule_and_every_ready_made_one_is_told() -> None:
+    kinds = re.findall(r"^\| `\{(\w+): ", README, re.MULTILINE)
+    assert kinds == list(KINDS)
+    assert {field.name for field in fields(RuleConfig)} >= {"optional", "enabled", "anywhere", *kinds}
+    for path in (REPOSITORY / "conf" / "rules").glob("*.yaml"):
+        assert f"`{path.stem}`" in README
+
+
+def test_every_exit_code_is_told() -> None:
+    told = {int(code) for code in re.findall(r"^\| (\d) \| ", README, re.MULTILINE)}
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.LoaderError)]
+    assert told == {0} | {kind.exit_code for kind in kinds}
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert "://" in target or (REPOSITORY / target).exists(), target
