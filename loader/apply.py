@@ -39,7 +39,7 @@ class Staged:
 
 def apply(
     model: nn.Module, places: Mapping[str, Slot], plan: Plan, staged: Staged, fit: Fit, *, live: bool
-) -> None:
+) -> Callable[[], None]:
     """Puts staged values in place, all or nothing.
 
     Args:
@@ -50,6 +50,9 @@ def apply(
         fit: For values that load hooks compute.
         live: True copies into the model's own memory (device, dtype and memory stay); False lets the model take the
             staged tensors over, without a copy.
+
+    Returns:
+        What gives a live model its old values back, should a later check fail.
     """
     journal = _Journal(live)
     try:
@@ -58,6 +61,7 @@ def apply(
     except BaseException:
         journal.undo()
         raise
+    return journal.undo
 
 
 def _commit(

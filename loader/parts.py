@@ -6,7 +6,7 @@ name is opened once; every file entry is known under its full model key before a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ from torch import nn
 from loader.config.schema import CheckpointConfig, JobConfig, PartConfig
 from loader.errors import ConfigError, FitError
 from loader.formats import open_checkpoint
-from loader.formats.base import Checkpoint, Container, Leaf, TensorEntry
+from loader.formats.base import Checkpoint, Container, TensorEntry
 from loader.plan import Offered, Wanted
 from loader.rules import Hits, rewrite, rewrite_metadata
 from loader.select import select
@@ -84,7 +84,7 @@ def open_parts(job: JobConfig, stack: ExitStack) -> list[Part]:
     return parts
 
 
-def offers(parts: list[Part], wanted: Mapping[str, Wanted]) -> Offers:
+def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
     """Selects every part's entries, applies its rules, and names the results by full model key.
 
     Raises:
@@ -100,7 +100,7 @@ def offers(parts: list[Part], wanted: Mapping[str, Wanted]) -> Offers:
     return result
 
 
-def check_mounts(model: nn.Module, parts: list[Part]) -> None:
+def check_mounts(model: nn.Module, parts: Sequence[Part]) -> None:
     """Raises ConfigError where a part names a submodule that the model does not have, or two parts overlap."""
     modules = dict(model.named_modules(remove_duplicate=False))
     unknown = [part.name for part in parts if part.name not in modules]
@@ -128,23 +128,18 @@ def _open(settings: CheckpointConfig, stack: ExitStack, override: str) -> Checkp
 
 
 def _offer(part: Part, wanted: Mapping[str, Wanted], result: Offers) -> None:
-    children = {
-        key: child for key, child in part.selected.children.items() if isinstance(child, TensorEntry | Leaf)
-    }
-    rewriting = rewrite(list(children), part.config.rules, part.label)
+    children = part.selected.children
+    rewriting = rewrite(children, part.config.rules, part.label)
     part.hits = rewriting.hits
     result.dropped += [part.full(name) for name in rewriting.dropped.values()]
     for key, name in rewriting.names.items():
         entry, full = children[key], part.full(name)
-        if isinstance(entry, Leaf) and full not in wanted:
+        if not isinstance(entry, TensorEntry) and full not in wanted:
             part.other[key] = entry.type
         elif full in result.entries:
             raise FitError(f"{safe_text(full)} is offered by two parts", "give each key of the model to one part alone")
         else:
             result.entries[full] = Offered(part.name, key, entry)
-    for key, child in part.selected.children.items():
-        if key not in children:
-            part.other[key] = child.type if isinstance(child, Container) else "tensor"
     for prefix, values in rewrite_metadata(part.selected.metadata, part.config.rules).items():
         result.metadata[part.full(prefix).removesuffix(".")] = values
 

@@ -6,6 +6,8 @@ that changes more than precision is counted, never silent.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -117,6 +119,14 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, Loss]:
     back = result.to(tensor.dtype)
     changed = int((back != tensor).sum()) + int((tensor != tensor).sum()) * (not dtype.is_complex)
     return result, Loss(changed=changed)
+
+
+@contextmanager
+def own_random_state(device: torch.device) -> Iterator[None]:
+    """Leaves the global random state as it was found, on the CPU and on a device."""
+    indices = [device.index or 0] if device.type in AUTO else []
+    with torch.random.fork_rng(devices=indices, device_type=device.type if indices else "cuda"):
+        yield
 
 
 def settle(model: nn.Module, device: torch.device, policy: str | None) -> None:

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from loader.config.schema import AllowConfig
 from loader.errors import FitError
-from loader.formats.base import Leaf, TensorEntry
+from loader.formats.base import Node, TensorEntry
 from loader.wording import counted, listing, safe_text, shape
 
 
@@ -38,7 +38,8 @@ class Offered:
     """The part that it belongs to; ``""`` is the root."""
     source: str
     """Its key in the file, under the part's nested key."""
-    entry: TensorEntry | Leaf
+    entry: Node
+    """A tensor; anything else can only be extra state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class Mismatch:
     key: str
     model: tuple[int, ...]
     checkpoint: tuple[int, ...]
+    source: str = ""
+    """The offered key; ``""`` where a load hook computed the value."""
 
 
 @dataclass(slots=True)
@@ -102,9 +105,14 @@ class Plan:
     refused: list[str] = field(default_factory=list)
     """The keys of missing, unexpected and mismatched that no allowance excuses."""
 
-    def unfilled(self) -> list[str]:
-        """The model keys that an allowance leaves to the model's own initialisation."""
-        return self.missing + [mismatch.key for mismatch in self.mismatched]
+    def unread(self) -> set[str]:
+        """Offered keys whose data is of no use: unexpected, of another shape, or a tied tensor's second copy."""
+        seconds = {second.taken.key for _, second in self.duplicates}
+        return {*self.unexpected, *(mismatch.source for mismatch in self.mismatched), *seconds}
+
+    def leaves_to_initialise(self) -> bool:
+        """Whether it may be carried out and leaves model keys to the model's own initialisation."""
+        return bool((self.missing or self.mismatched) and self.loaded and not self.refused)
 
 
 def make_plan(
@@ -130,7 +138,7 @@ def make_plan(
         if taken is None:
             continue
         if not _fits(want, taken):
-            plan.mismatched.append(Mismatch(key, want.shape or (), taken.shape))
+            plan.mismatched.append(Mismatch(key, want.shape or (), taken.shape, taken.key))
         elif want.first in filled:
             plan.duplicates.append((filled[want.first], Match(key, taken)))
         else:

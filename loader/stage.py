@@ -6,7 +6,7 @@ that loses more than precision, or tied names that hold different values, refuse
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -14,7 +14,7 @@ import torch
 
 from loader.config.schema import AllowConfig
 from loader.errors import FitError
-from loader.formats.base import Leaf, Storage, TensorEntry
+from loader.formats.base import Storage, TensorEntry
 from loader.formats.revive import revive
 from loader.parts import Offers, Part
 from loader.place import Loss, cast, final_dtype
@@ -61,18 +61,18 @@ class Stage:
             CheckpointError: A file is damaged or cannot be read.
             FitError: A cast loses values, or tied names differ.
         """
-        self._verify(plan)
+        unread = plan.unread()
+        needed = [source for source in self.offers.entries if source not in unread]
+        self._verify(needed)
         self._compare_tied(plan)
-        filled = {match.taken.key: match.key for match in plan.matches}
+        filled = {match.taken.key: match.key for match in plan.matches if match.taken.key}
         aliased = set() if live else self._aliased(filled)
         values: dict[str, object] = {}
-        for source, offer in self.offers.entries.items():
-            if source in plan.unexpected:
-                continue
+        for source in needed:
             key = filled.get(source)
-            if isinstance(offer.entry, Leaf):
+            if not isinstance(self.offers.entries[source].entry, TensorEntry):
                 values[source] = self._extra(source)
-            elif key is None:
+            elif key is None or self.wanted[key].kind == "extra":
                 values[source] = self.read(source)
             else:
                 values[source] = self._final(key, self.read(source), copy=source in aliased, live=live)
@@ -118,21 +118,16 @@ class Stage:
         offer = self.offers.entries[source]
         part = self.parts[offer.part]
         settings = part.config.checkpoint
-        record = offer.entry.record if isinstance(offer.entry, Leaf) else None
+        record = None if isinstance(offer.entry, TensorEntry) else offer.entry.record
         return revive(record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))
 
-    def _entries(self, sources: Collection[str]) -> dict[str, list[TensorEntry]]:
-        """The tensors behind offered keys, by part."""
-        grouped: dict[str, list[TensorEntry]] = {}
-        for source in sources:
+    def _verify(self, needed: Sequence[str]) -> None:
+        """Checks the checksums of everything that is about to be used."""
+        used: dict[str, list[TensorEntry]] = {}
+        for source in needed:
             offer = self.offers.entries[source]
             if isinstance(offer.entry, TensorEntry):
-                grouped.setdefault(offer.part, []).append(offer.entry)
-        return grouped
-
-    def _verify(self, plan: Plan) -> None:
-        refused = set(plan.unexpected)
-        used = self._entries([source for source in self.offers.entries if source not in refused])
+                used.setdefault(offer.part, []).append(offer.entry)
         for part, entries in used.items():
             self.parts[part].checkpoint.verify(entries)
 
@@ -153,16 +148,16 @@ class Stage:
         if one == other:
             return True
         left, right = self.read(first.taken.key), self.read(second.taken.key)
-        return left.dtype == right.dtype and bool(torch.equal(left.isnan(), right.isnan())) and _equal(left, right)
+        return left.dtype == right.dtype and torch.equal(_bytes(left), _bytes(right))
 
     def _aliased(self, filled: Mapping[str, str]) -> set[str]:
         """Offered keys that look into bytes which an earlier one already takes: untied tensors must not share them."""
-        runs: dict[Storage, list[tuple[int, int, str]]] = {}
+        runs: dict[tuple[int, Storage], list[tuple[int, int, str]]] = {}
         for source in filled:
-            entry = self.offers.entries[source].entry if source else None
+            entry = self.offers.entries[source].entry
             if isinstance(entry, TensorEntry) and entry.storage is not None and entry.numel:
                 span = sum((n - 1) * step for n, step in zip(entry.shape, entry.stride, strict=True)) + 1
-                runs.setdefault(entry.storage, []).append((entry.offset, entry.offset + span, source))
+                runs.setdefault((id(entry.storage.file), entry.storage), []).append((entry.offset, entry.offset + span, source))
         aliased = set()
         for spans in runs.values():
             end = -1
@@ -195,9 +190,8 @@ def _with_strides(value: torch.Tensor, slot: torch.Tensor, want: Wanted) -> torc
     return torch.empty_strided(slot.shape, slot.stride(), dtype=value.dtype).copy_(value)
 
 
-def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
-    return bool(torch.equal(left.nan_to_num() if left.is_floating_point() else left,
-                            right.nan_to_num() if right.is_floating_point() else right))
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
 def _form(tensor: torch.Tensor) -> str:

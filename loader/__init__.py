@@ -1,0 +1,48 @@
+"""hydra-loader: a declarative, config-driven loader for trained PyTorch models.
+
+Guarantees: importing the package imports neither torch nor Hydra; the names below are the public API.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from loader.errors import (
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    FitError,
+    LoaderError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from loader.api import Loaded, load, load_into, load_model
+    from loader.report.data import Report
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DeviceError",
+    "FitError",
+    "Loaded",
+    "LoaderError",
+    "Report",
+    "VerificationError",
+    "load",
+    "load_into",
+    "load_model",
+]
+
+_LAZY = {name: "loader.api" for name in ("Loaded", "load", "load_into", "load_model")} | {"Report": "loader.report.data"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'loader' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

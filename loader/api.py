@@ -1,0 +1,221 @@
+"""The loader from Python, and from other people's Hydra apps.
+
+Guarantees: no run folder is written and the global random state is left as it was found; whatever goes wrong with a
+job, its verification included, is raised as a `LoaderError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from loader.config.compose import compose
+from loader.config.overlay import overlay
+from loader.config.parse import parse_job
+from loader.config.schema import JobConfig
+from loader.errors import ConfigError
+from loader.formats.memory import MemoryCheckpoint
+from loader.job import execute
+from loader.parts import Part, open_parts, part_configs
+from loader.place import own_random_state, resolve_device, settle
+from loader.prepare import prepare
+from loader.report import fill
+from loader.report.data import Report
+from loader.verify.structure import without_data
+from loader.verify.verify import check_structure, record_of
+from loader.verify.verify import verify as prove
+from loader.wording import counted, listing
+
+Node = Mapping[str, Any]
+"""A mapping as in the config; a DictConfig is one too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A loaded, verified model and what happened."""
+
+    model: nn.Module
+    """In eval mode, on its device."""
+    report: Report
+
+
+def load(config: Sequence[str] | Node = ()) -> Loaded:
+    """Does the same job as the command line.
+
+    Args:
+        config: Overrides as on the command line, or a partial or complete config laid over the defaults: `model`,
+            `rules`, `parts` and `verify.input` replace the default's, everything else is merged.
+
+    Raises:
+        LoaderError: The job is refused, or the model fails its verification.
+    """
+    if isinstance(config, str):
+        raise ConfigError(f"loader.load takes a list of overrides, not the text {config!r}", f"loader.load([{config!r}])")
+    overrides = [] if isinstance(config, Mapping) else list(config)
+    composed = overlay(compose([]), _plain(config)) if isinstance(config, Mapping) else compose(overrides)
+    report = Report(config=composed, overrides=overrides)
+    return Loaded(execute(composed, report), report)
+
+
+def load_model(
+    model: Node | nn.Module | None,
+    checkpoint: str | Path | Node,
+    *,
+    rules: Node | None = None,
+    parts: Node | None = None,
+    allow: Node | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    seed: int = 0,
+    verify: Node | None = None,
+    trusted_targets: Sequence[str] | None = None,
+) -> nn.Module:
+    """Builds a model and loads its weights; meant as a `_target_` in anybody's Hydra config.
+
+    In a config, write ``_recursive_: false`` beside ``_target_: loader.load_model``: Hydra then hands `model` over as a
+    config, and the architecture is built without its random initialisation. A module that is built already is loaded
+    into, in place.
+
+    Args:
+        model: A node with a `_target_`, a built module, or None to take the whole model that the file holds.
+        checkpoint: A path, or the `checkpoint` node.
+        rules: Named key rules.
+        parts: Parts by submodule.
+        allow: Allowances.
+        device: As in the config.
+        dtype: As in the config.
+        seed: As in the config.
+        verify: The `verify` node; without it no forward pass is run, the structural checks are.
+        trusted_targets: As in the config.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        LoaderError: The load is refused.
+    """
+    settings = _settings(checkpoint, rules, parts, allow, verify)
+    if isinstance(model, nn.Module):
+        place = resolve_device(device)
+        load_into(model, checkpoint, rules=rules, parts=parts, allow=allow, seed=seed, verify=verify)
+        settle(model, place, dtype)
+        return model.eval()
+    settings |= {"model": _plain(model), "device": device, "dtype": dtype, "seed": seed}
+    settings["trusted_targets"] = None if trusted_targets is None else list(trusted_targets)
+    return execute(settings, Report(config=settings), prove=verify is not None)
+
+
+def load_into(
+    module: nn.Module,
+    checkpoint: str | Path | Node,
+    *,
+    rules: Node | None = None,
+    parts: Node | None = None,
+    allow: Node | None = None,
+    seed: int = 0,
+    verify: Node | None = None,
+) -> Report:
+    """Loads weights into a live module, in place, all or nothing.
+
+    Parameters and buffers keep their identity, memory, dtype and device; the module's training mode is left alone.
+
+    Args:
+        module: What is filled.
+        checkpoint: A path, a `checkpoint` node, or a state dict (a mapping whose values are tensors).
+        rules: Named key rules, as in the config.
+        parts: Parts by submodule.
+        allow: Allowances.
+        seed: For the dummy input of a verification.
+        verify: The `verify` node; without it no forward pass is run.
+
+    Returns:
+        What happened.
+
+    Raises:
+        LoaderError: The load is refused, or the verification fails; the module is as it was.
+    """
+    empty = without_data(module)
+    if [name for name in empty if not _lazy(module, name)]:
+        raise ConfigError(
+            f"{counted(len(empty), 'tensor')} of the module has no memory to load into: {listing(empty)}",
+            "module.to_empty(device='cpu') gives it some; loader.load_model builds and loads in one go",
+        )
+    settings = _settings({} if _is_state_dict(checkpoint) else checkpoint, rules, parts, allow, verify)
+    job = parse_job(settings | {"seed": seed})
+    report = Report(config=settings)
+    clock = fill.Clock(report)
+    device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+    with own_random_state(device), ExitStack() as files, clock("total"):
+        opened = _in_memory(job, checkpoint) if _is_state_dict(checkpoint) else open_parts(job, files)
+        prepared = prepare(module, opened, job.allow, device, None)
+        prepared.refuse_misfit()
+        undo = prepared.carry_out(live=True)
+        with _undone_on_failure(undo), _in_eval_mode(module):
+            check_structure(module, device, report.verification)
+            if verify is not None:
+                proof = report.verification
+                record = None if _is_state_dict(checkpoint) else record_of(job, opened)
+                prove(module, job, opened, record, device, proof, prepared)
+            for part in opened:
+                part.checkpoint.check_unchanged()
+        fill.parts(report, opened)
+        fill.live_model(report, module, device)
+        fill.keys(report, module, opened, prepared)
+    fill.environment(report)
+    return report
+
+
+def _settings(
+    checkpoint: str | Path | Node, rules: Node | None, parts: Node | None, allow: Node | None, verify: Node | None
+) -> dict[str, Any]:
+    node = _plain(checkpoint) if isinstance(checkpoint, Mapping) else {"path": str(checkpoint)}
+    given = {"checkpoint": node, "rules": rules, "parts": parts, "allow": allow, "verify": verify}
+    return {name: _plain(value) for name, value in given.items() if value is not None}
+
+
+def _plain(node: Any) -> Any:
+    """An OmegaConf node, or a mapping that holds some, as plain Python."""
+    if OmegaConf.is_config(node):
+        return OmegaConf.to_container(node, resolve=True)
+    return {key: _plain(value) for key, value in node.items()} if isinstance(node, Mapping) else node
+
+
+def _is_state_dict(checkpoint: object) -> bool:
+    return isinstance(checkpoint, Mapping) and any(isinstance(value, torch.Tensor) for value in checkpoint.values())
+
+
+def _in_memory(job: JobConfig, state: Any) -> list[Part]:
+    memory = MemoryCheckpoint(state)
+    return [Part(name, config, memory) for name, config in part_configs(job).items()]
+
+
+def _lazy(module: nn.Module, name: str) -> bool:
+    prefix, _, leaf = name.rpartition(".")
+    return nn.parameter.is_lazy(getattr(module.get_submodule(prefix), leaf, None))
+
+
+@contextmanager
+def _undone_on_failure(undo: Any) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        undo()
+        raise
+
+
+@contextmanager
+def _in_eval_mode(module: nn.Module) -> Iterator[None]:
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, training in modes:
+            child.training = training

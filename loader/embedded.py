@@ -1,0 +1,106 @@
+"""A whole pickled model as the architecture: ``model: null``.
+
+Guarantees: refused unless the user admits exactly the globals that the model needs, told all at once, or trusts the
+whole file; nothing outside the selected part of the file is touched, unless the whole file is trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from loader.build import Built
+from loader.config.schema import CheckpointConfig, JobConfig
+from loader.errors import CheckpointError, ConfigError, FitError
+from loader.formats.base import Container
+from loader.formats.revive import needed_globals, revive
+from loader.parts import Part
+from loader.select import find, tree
+from loader.wording import counted, did_you_mean, listing, safe_text
+
+_WITHOUT = "declare the architecture, which needs no permission: model._target_=my_pkg.Net"
+
+
+def take_embedded(job: JobConfig, parts: Sequence[Part]) -> Built:
+    """Rebuilds the model that a file holds.
+
+    Args:
+        job: A job without a declared model.
+        parts: Its opened parts; the root alone.
+
+    Returns:
+        The model, complete with its weights.
+
+    Raises:
+        ConfigError: The job's settings need a declared model.
+        FitError: The nested key is not there.
+        CheckpointError: The file holds no model, or needs permissions that were not given.
+    """
+    if job.mode == "plan" or job.rules or job.parts:
+        what = "mode=plan" if job.mode == "plan" else "rules" if job.rules else "parts"
+        raise ConfigError(f"{what} needs a declared architecture, and model is null", "model._target_=my_pkg.Net")
+    part = parts[0]
+    settings = part.config.checkpoint
+    module = _unpickle(settings, part) if settings.trust else _rebuild(settings, part)
+    if not isinstance(module, nn.Module):
+        raise CheckpointError(
+            f"{part.label} holds a {safe_text(type(module).__name__)}, not a whole model, and model is null",
+            "model._target_=my_pkg.Net",
+        )
+    return Built(module, hollow=False, reason="the model comes out of the file", complete=True)
+
+
+def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
+    root = part.checkpoint.root
+    found = root if settings.key is None else find(root, settings.key)
+    if found is None:
+        raise _no_key(settings.key or "", part)
+    if not isinstance(found, Container) or found.kind != "module":
+        whole = [name for name, container in root.walk() if container.kind == "module"]
+        hint = f"checkpoint.key={whole[0]}" if whole and settings.key is None else "model._target_=my_pkg.Net"
+        raise ConfigError(
+            f"model is null, and {part.label} holds no whole pickled model. In the file:\n{tree(root)}", hint
+        )
+    part.selected = found
+    missing = [name for name in needed_globals(found.record) if name not in settings.allow_globals]
+    if missing:
+        raise CheckpointError(
+            f"model is null, so the model would be built by code that {part.label} names; "
+            f"{counted(len(missing), 'name')} would have to be admitted: {listing(missing, 50)}",
+            f"if you trust them: 'checkpoint.allow_globals=[{','.join((*settings.allow_globals, *missing))}]'\n{_WITHOUT}",
+        )
+    part.checkpoint.verify(list(found.tensors().values()))
+    return revive(found.record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))
+
+
+def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
+    """Runs the whole file's code, as the user asked for by name."""
+    try:
+        loaded = torch.load(part.checkpoint.path, map_location="cpu", weights_only=False)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise CheckpointError(
+            f"{part.checkpoint.path} needs a class that cannot be imported: {safe_text(error, 200)}",
+            f"add the folder that holds its module: PYTHONPATH=/path/to/its/folder\n{_WITHOUT}",
+        ) from error
+    except Exception as error:
+        raise CheckpointError(
+            f"unpickling {part.checkpoint.path} raised {type(error).__name__}: {safe_text(error, 200)}", _WITHOUT
+        ) from error
+    for name in settings.key.split(".") if settings.key else ():
+        try:
+            loaded = loaded[name] if isinstance(loaded, Mapping) else getattr(loaded, name)
+        except (KeyError, AttributeError):
+            raise _no_key(settings.key or "", part) from None
+    return loaded
+
+
+def _no_key(key: str, part: Part) -> FitError:
+    root = part.checkpoint.root
+    return FitError(
+        f"the nested key '{safe_text(key)}' is not in {part.checkpoint.path}"
+        f"{did_you_mean(key, (name for name, _ in root.walk()))}. In the file:\n{tree(root)}",
+        "checkpoint.key=null takes the top level",
+    )

@@ -1,0 +1,66 @@
+"""A state dict that is in memory already, behind the interface of a file.
+
+Guarantees: the caller's mapping and its tensors are read, never written; its ``_metadata`` is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loader.errors import CheckpointError
+from loader.formats.base import Container, Leaf, Node, TensorEntry
+
+_NOT_FOR_FILES = "assign_to_params_buffers"
+"""What torch leaves in a dict's `_metadata` after it was assigned from; it would switch loading over to assigning."""
+
+
+class MemoryCheckpoint:
+    """A mapping of names to tensors as a checkpoint."""
+
+    format = "memory"
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self._state = dict(state)
+        self.path = Path("<state dict in memory>")
+        self.root = Container("dict", type(state).__name__, {str(k): _node(str(k), v) for k, v in self._state.items()})
+        self.root.metadata = {
+            str(prefix): {str(k): v for k, v in dict(values).items() if k != _NOT_FOR_FILES}
+            for prefix, values in dict(getattr(state, "_metadata", {})).items()
+        }
+        self.nbytes = sum(value.nbytes for value in self._state.values() if isinstance(value, torch.Tensor))
+
+    def verify(self, entries: Iterable[TensorEntry]) -> None:
+        """Memory has no checksums."""
+
+    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
+        """The caller's own tensor, or the run of its elements that an entry's offset and size mean."""
+        value: torch.Tensor = self._state[str(entry.details["key"])].detach()
+        if tuple(value.shape) == entry.shape:
+            return value
+        return value.reshape(-1)[entry.offset : entry.offset + entry.numel]
+
+    def will_need(self, entries: Sequence[TensorEntry]) -> None:
+        """Nothing is to be read ahead."""
+
+    def check_unchanged(self) -> None:
+        """Memory is the caller's to keep."""
+
+    def sha256(self) -> str:
+        """Raises CheckpointError: memory is no file."""
+        raise CheckpointError("a state dict in memory has no digest", "leave checkpoint.sha256 unset")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _node(key: str, value: Any) -> Node:
+    if isinstance(value, torch.Tensor):
+        stride = tuple(value.stride()) if value.layout == torch.strided else ()
+        layout = "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.")
+        dtype = str(value.dtype).removeprefix("torch.")
+        return TensorEntry(dtype, tuple(value.shape), stride, layout=layout, details={"key": key})
+    return Leaf(type(value).__name__, record=value)

@@ -1,0 +1,96 @@
+"""One job from a composed config to an exit code.
+
+Guarantees: nothing but an interruption by the user gets out: a refusal becomes one block on stderr, a bug a traceback
+in the job's log; ``report.json`` is written whenever there is a folder for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from loader.config.parse import parse_job
+from loader.errors import LoaderError
+from loader.pipeline import run as run_pipeline
+from loader.report import fill
+from loader.report.data import ErrorReport, Report
+from loader.report.files import write_report
+from loader.report.terminal import print_error, print_report
+
+log = logging.getLogger("loader")
+
+
+def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path) -> int:
+    """Runs one job for the command line.
+
+    Args:
+        config: The composed config, resolved and plain.
+        overrides: What the user typed, for the report.
+        output_dir: The run's folder.
+
+    Returns:
+        The exit code.
+    """
+    report = Report(config=dict(config), overrides=list(overrides))
+    try:
+        execute(config, report)
+    except LoaderError as error:
+        print_error(error)
+        log.error("%s", error)
+    except Exception as error:
+        _describe_bug(report, error)
+        log.exception("a bug of the loader")
+    else:
+        print_report(report)
+        log.info("%s", _summary(report))
+    written = write_report(report, output_dir)
+    log.info("report: %s", written)
+    return report.exit_code
+
+
+def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True) -> nn.Module:
+    """Parses a config and carries the job out, with the outcome in the report.
+
+    Raises:
+        LoaderError: The job is refused; the report says so too.
+    """
+    try:
+        job = parse_job(config)
+        report.mode = job.mode
+        return run_pipeline(job, report, prove=prove)
+    except LoaderError as error:
+        describe_refusal(report, error)
+        raise
+    finally:
+        fill.environment(report)
+
+
+def describe_refusal(report: Report, error: LoaderError) -> None:
+    """Notes a refusal in a report."""
+    report.status = "failed"
+    report.exit_code = error.exit_code
+    report.error = ErrorReport(type(error).__name__, error.message, error.hint)
+
+
+def _describe_bug(report: Report, error: Exception) -> None:
+    report.status = "error"
+    report.exit_code = 1
+    report.error = ErrorReport(type(error).__name__, str(error), "")
+    print_error(_bug(error))
+
+
+def _bug(error: Exception) -> LoaderError:
+    lines = "".join(traceback.format_exception(error))
+    return LoaderError(f"a bug of the loader, please report it:\n{lines}")
+
+
+def _summary(report: Report) -> str:
+    model = report.model
+    return f"{report.mode} ok: {report.keys.loaded} keys into {model.target if model else '?'}"
+
+

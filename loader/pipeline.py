@@ -1,0 +1,82 @@
+"""The whole story of a load.
+
+    config ─► open ─► build ─► plan ─► apply ─► place ─► verify ─► report
+
+Guarantees: nothing of a model is changed before the plan passes; a refused job leaves the report with all that was
+known by then; the global random state is left as it was found.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from torch import nn
+
+from loader.build import Built, build_model
+from loader.config.schema import JobConfig
+from loader.embedded import take_embedded
+from loader.parts import open_parts
+from loader.place import own_random_state, resolve_device, resolve_dtype, settle
+from loader.prepare import prepare
+from loader.report import fill
+from loader.report.data import Report
+from loader.verify.verify import check_structure, record_of, verify
+
+
+def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
+    """Carries out one job.
+
+    Args:
+        job: What to do.
+        report: Filled on the way.
+        prove: False leaves verification at the structural checks.
+
+    Returns:
+        The model in eval mode, on its device; in ``mode=plan`` the architecture without its weights.
+
+    Raises:
+        LoaderError: The job is refused.
+    """
+    clock = fill.Clock(report)
+    device, policy = resolve_device(job.device), resolve_dtype(job.dtype)
+    with own_random_state(device), ExitStack() as files, clock("total"):
+        with clock("open"):
+            parts = open_parts(job, files)
+        fill.parts(report, parts)
+
+        with clock("build"):
+            built = _build(job) if job.model is not None else take_embedded(job, parts)
+
+        with clock("plan"):
+            prepared = None if built.complete else prepare(built.module, parts, job.allow, device, policy)
+            if prepared is not None and built.hollow and prepared.plan.leaves_to_initialise():
+                built = _build(job, plainly="keys that may stay unloaded keep the model's own initialisation")
+                prepared = prepare(built.module, parts, job.allow, device, policy)
+        fill.model(report, job, built, device)
+        fill.keys(report, built.module, parts, prepared)
+        if prepared is not None:
+            prepared.refuse_misfit()
+        if job.mode == "plan":
+            return built.module
+
+        with clock("apply"):
+            if prepared is not None and device.type != "meta":
+                prepared.carry_out()
+        with clock("place"):
+            settle(built.module.eval(), device, policy)
+        fill.model(report, job, built, device)
+        fill.keys(report, built.module, parts, prepared)
+
+        with clock("verify"):
+            check_structure(built.module, device, report.verification)
+            if prove:
+                verify(built.module, job, parts, record_of(job, parts), device, report.verification, prepared)
+            for part in parts:
+                part.checkpoint.check_unchanged()
+    return built.module
+
+
+def _build(job: JobConfig, plainly: str = "") -> Built:
+    built = build_model(job.model or {}, trusted=job.trusted_targets, seed=job.seed, hollow=not plainly)
+    built.reason = plainly or built.reason
+    return built

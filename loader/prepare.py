@@ -1,0 +1,70 @@
+"""From an architecture and opened files to a plan that can be carried out.
+
+Guarantees: reads no tensor data and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from loader.apply import Staged, apply
+from loader.config.schema import AllowConfig
+from loader.hooks import rehearse
+from loader.parts import Part, check_mounts, offers
+from loader.plan import Plan, make_plan, refuse_misfit
+from loader.stage import Stage
+from loader.wants import slots, wanted
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A model, the plan for it, and what it takes to carry the plan out."""
+
+    model: nn.Module
+    plan: Plan
+    stage: Stage
+    allow: AllowConfig
+
+    def refuse_misfit(self) -> None:
+        """Raises FitError where the files do not fit the model."""
+        files = ", ".join(dict.fromkeys(part.label for part in self.stage.parts.values()))
+        refuse_misfit(self.plan, self.stage.wanted, files)
+
+    def carry_out(self, *, live: bool = False) -> Callable[[], None]:
+        """Reads what is planned, then puts it in place, all or nothing.
+
+        Returns:
+            What gives a live model its old values back.
+        """
+        values = self.stage.run(self.plan, self.allow, live=live)
+        staged = Staged(values, self.stage.offers.metadata)
+        return apply(self.model, self.stage.places, self.plan, staged, self.stage.fit, live=live)
+
+
+def prepare(
+    model: nn.Module, parts: Sequence[Part], allow: AllowConfig, device: torch.device, policy: str | None
+) -> Prepared:
+    """Matches a model with the files of its parts.
+
+    Args:
+        model: The architecture; its parameters may be on the meta device.
+        parts: The opened parts.
+        allow: Which keys may stay without a partner.
+        device: Where loaded tensors go.
+        policy: Their dtype, as `place.resolve_dtype` returns it.
+
+    Raises:
+        ConfigError: A part names a submodule that is not there.
+        FitError: A nested key, a rule or a load hook does not work out.
+    """
+    check_mounts(model, parts)
+    places = slots(model)
+    wants = wanted(places)
+    found = offers(parts, wants)
+    hooked = rehearse(model, found.entries, found.metadata)
+    plan = make_plan(wants, found.entries, hooked, allow, found.dropped)
+    return Prepared(model, plan, Stage({part.name: part for part in parts}, found, wants, places, device, policy), allow)

@@ -1,0 +1,114 @@
+"""The report of one job as plain data.
+
+Guarantees: holds only numbers, strings, lists and mappings of these, so that it can be written as JSON, sent between
+processes and kept after the model is gone. It is filled step by step: a refused job has what was known by then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA = 1
+"""Version of the report's form."""
+
+
+@dataclass(slots=True)
+class ErrorReport:
+    """A refusal."""
+
+    type: str
+    message: str
+    hint: str
+
+
+@dataclass(slots=True)
+class ModelReport:
+    """The model as it ended."""
+
+    target: str
+    parameters: int = 0
+    """Number of elements of all parameters, tied ones once."""
+    bytes: int = 0
+    """Their size."""
+    device: str = ""
+    dtypes: list[str] = field(default_factory=list)
+    build: str = ""
+    """``hollow``, or ``plain: why``."""
+
+
+@dataclass(slots=True)
+class PartReport:
+    """One part of a job."""
+
+    path: str
+    format: str
+    key: str | None
+    sha256: str | None
+    bytes: int
+    tensors: int
+    """How many tensors stand under the nested key."""
+    rules: list[dict[str, Any]] = field(default_factory=list)
+    """``{name, hits}`` per rule, in order."""
+    other: dict[str, str] = field(default_factory=dict)
+    """Entries that are no tensors: key → type."""
+    trust: dict[str, Any] = field(default_factory=dict)
+    """Permissions that were used: ``allow_globals``, ``trust``; empty where none was."""
+
+
+@dataclass(slots=True)
+class KeysReport:
+    """Every key that was not simply loaded, and how many were."""
+
+    loaded: int = 0
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[dict[str, Any]] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    cast: list[dict[str, Any]] = field(default_factory=list)
+    tied: list[list[str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check of a loaded model."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(slots=True)
+class VerificationReport:
+    """How a model was verified."""
+
+    checks: list[Check] = field(default_factory=list)
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    fingerprint: str | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """What happened in one job."""
+
+    status: str = "ok"
+    """``ok``, ``failed`` (refused) or ``error`` (a bug of the loader)."""
+    exit_code: int = 0
+    error: ErrorReport | None = None
+    mode: str = "load"
+    model: ModelReport | None = None
+    parts: dict[str, PartReport] = field(default_factory=dict)
+    keys: KeysReport = field(default_factory=KeysReport)
+    verification: VerificationReport = field(default_factory=VerificationReport)
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds."""
+    memory: dict[str, int] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as ``report.json`` holds it."""
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}

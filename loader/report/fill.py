@@ -1,0 +1,130 @@
+"""Fills a report with what a job knows so far.
+
+Guarantees: reads, never changes what it describes; may be called again when more is known.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from loader.place import dtype_names
+from loader.report.data import KeysReport, ModelReport, PartReport, Report
+from loader.wants import slots
+
+if TYPE_CHECKING:
+    from loader.build import Built
+    from loader.config.schema import JobConfig
+    from loader.parts import Part
+    from loader.prepare import Prepared
+
+
+class Clock:
+    """Adds up the seconds that each step takes."""
+
+    def __init__(self, report: Report) -> None:
+        self._timings = report.timings
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        """Times a block, refused or not."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._timings[step] = self._timings.get(step, 0.0) + time.perf_counter() - start
+
+
+def model(report: Report, job: JobConfig, built: Built, device: torch.device) -> None:
+    """Describes the model."""
+    target = (job.model or {}).get("_target_") or _name(built.module)
+    report.model = _model(str(target), built.module, device)
+    report.model.build = "hollow" if built.hollow else f"plain: {built.reason}"
+
+
+def live_model(report: Report, module: nn.Module, device: torch.device) -> None:
+    """Describes a module that the caller built."""
+    report.model = _model(_name(module), module, device)
+    report.model.build = "live"
+
+
+def parts(report: Report, opened: Sequence[Part]) -> None:
+    """Describes the files."""
+    for part in opened:
+        settings = part.config.checkpoint
+        used: dict[str, Any] = {"allow_globals": settings.allow_globals} if settings.allow_globals else {}
+        digest = part.checkpoint.sha256() if settings.sha256 or settings.check == "full" else None
+        report.parts[part.name] = PartReport(
+            path=str(part.checkpoint.path),
+            format=part.checkpoint.format,
+            key=settings.key,
+            sha256=digest,
+            bytes=part.checkpoint.nbytes,
+            tensors=0,
+            trust=used | ({"trust": True} if settings.trust else {}),
+        )
+
+
+def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Prepared | None) -> None:
+    """Describes what became of every key."""
+    for part in opened:
+        described = report.parts[part.name]
+        described.tensors = len(part.selected.tensors())
+        described.rules = [{"name": hit.name, "hits": hit.hits} for hit in part.hits]
+        described.other = dict(part.other)
+    if prepared is None:
+        report.keys = KeysReport(loaded=len(slots(module)))
+        return
+    plan = prepared.plan
+    report.keys = KeysReport(
+        loaded=len(plan.loaded),
+        missing=list(plan.missing),
+        unexpected=list(plan.unexpected),
+        mismatched=[
+            {"key": m.key, "model": list(m.model), "checkpoint": list(m.checkpoint)} for m in plan.mismatched
+        ],
+        dropped=list(plan.dropped),
+        cast=[
+            {"key": c.key, "checkpoint": c.checkpoint, "model": c.model, "loss": str(c.loss)}
+            for c in prepared.stage.casts
+        ],
+        tied=[list(group) for group in plan.tied],
+    )
+
+
+def environment(report: Report) -> None:
+    """Describes the machine and the versions, and the process's peak memory."""
+    report.environment = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{name: metadata.version(name) for name in ("hydra-core", "omegaconf", "safetensors")},
+        "platform": platform.platform(),
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+    }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    report.memory = {"peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024}
+
+
+def _model(target: str, module: nn.Module, device: torch.device) -> ModelReport:
+    sized = [parameter for parameter in module.parameters() if not nn.parameter.is_lazy(parameter)]
+    return ModelReport(
+        target=target,
+        parameters=sum(parameter.numel() for parameter in sized),
+        bytes=sum(parameter.numel() * parameter.element_size() for parameter in sized),
+        device=str(device),
+        dtypes=dtype_names(module),
+    )
+
+
+def _name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"

@@ -1,0 +1,111 @@
+"""Shows reports and refusals to a person.
+
+Guarantees: colours and boxes only where the stream itself is a terminal; everything that comes from a file is shown as
+text, never as markup; a refusal is one block on stderr, without a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from loader.errors import LoaderError
+from loader.report.data import PartReport, Report
+from loader.wording import counted, listing, safe_text, shape, size
+
+Line = tuple[str, str, str]
+"""Label, text, and style."""
+
+
+def print_error(error: LoaderError) -> None:
+    """Prints a refusal on stderr: what, where, what was expected, and what to type."""
+    console = _console(stderr=True)
+    console.print(Text("error  ", "bold red") + Text(error.message))
+    for line in error.hint.splitlines():
+        console.print(Text("  try  ", "bold green") + Text(line))
+
+
+def print_report(report: Report) -> None:
+    """Prints the report of a job that went well on stdout."""
+    console = _console(stderr=False)
+    for label, text, style in lines(report):
+        console.print(Text(f"{label:<11}", "bold") + Text(text, style))
+
+
+def lines(report: Report) -> list[Line]:
+    """The report as labelled lines."""
+    return [*_model(report), *_parts(report), *_keys(report), *_checks(report), *_ending(report)]
+
+
+def _model(report: Report) -> Iterator[Line]:
+    model = report.model
+    if model is None:
+        return
+    amount = f"{counted(model.parameters, 'parameter')}, {size(model.bytes)}, {'/'.join(model.dtypes) or 'no dtype'}"
+    yield "model", f"{safe_text(model.target)}: {amount} on {model.device}", ""
+    if model.build != "hollow":
+        yield "", f"built {model.build}", "dim"
+
+
+def _parts(report: Report) -> Iterator[Line]:
+    for name, part in report.parts.items():
+        where = f" → {safe_text(name)}" if name else ""
+        under = f" under '{safe_text(part.key)}'" if part.key else ""
+        found = f"{counted(part.tensors, 'tensor')}{under}, {part.format}, {size(part.bytes)}"
+        yield "checkpoint", f"{safe_text(part.path, 300)}: {found}{where}", ""
+        yield from _part_details(part)
+
+
+def _part_details(part: PartReport) -> Iterator[Line]:
+    if part.rules:
+        yield "", "rules: " + ", ".join(f"{safe_text(r['name'])} hit {r['hits']}" for r in part.rules), ""
+    if part.other:
+        yield "", f"not tensors: {listing(f'{key} ({kind})' for key, kind in part.other.items())}", "dim"
+    if part.sha256:
+        yield "", f"sha256 {part.sha256}", "dim"
+    if part.trust:
+        told = ", ".join(f"{name}={listing(v) if isinstance(v, list) else v}" for name, v in part.trust.items())
+        yield "", f"permissions: {told}", "yellow"
+
+
+def _keys(report: Report) -> Iterator[Line]:
+    keys = report.keys
+    doing = "would load" if report.mode == "plan" else "loaded"
+    yield "keys", f"{doing} {keys.loaded:,} of {keys.loaded + len(keys.missing) + len(keys.mismatched):,}", ""
+    for what, names in (("missing", keys.missing), ("unexpected", keys.unexpected), ("dropped", keys.dropped)):
+        if names:
+            yield "", f"{what} {len(names):,}: {listing(names)}", "yellow" if what != "dropped" else "dim"
+    if keys.mismatched:
+        told = [f"{m['key']} (model {shape(m['model'])}, file {shape(m['checkpoint'])})" for m in keys.mismatched]
+        yield "", f"mismatched {len(told):,}: {listing(told)}", "yellow"
+    if keys.cast:
+        told = [f"{c['key']} {c['checkpoint']} → {c['model']}{', ' + c['loss'] if c['loss'] else ''}" for c in keys.cast]
+        yield "", f"cast {len(told):,}: {listing(told, 3)}", "dim"
+    if keys.tied:
+        yield "", f"tied: {listing(' = '.join(group) for group in keys.tied)}", "dim"
+
+
+def _checks(report: Report) -> Iterator[Line]:
+    for index, check in enumerate(report.verification.checks):
+        mark, style = ("ok  ", "green") if check.ok else ("FAIL", "bold red")
+        yield "verified" if index == 0 else "", f"{mark} {check.name}: {safe_text(check.detail, 300)}", style
+    for output in report.verification.outputs:
+        if output["mean"] is not None:
+            numbers = f"min {output['min']:.4g}, max {output['max']:.4g}, mean {output['mean']:.4g}"
+            yield "output", f"{safe_text(output['name'])} {shape(output['shape'])} {output['dtype']}: {numbers}", ""
+    if report.verification.fingerprint:
+        yield "", f"fingerprint {report.verification.fingerprint[:16]}", "dim"
+
+
+def _ending(report: Report) -> Iterator[Line]:
+    steps = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report.timings.items() if name != "total")
+    yield "took", f"{report.timings.get('total', 0.0):.2f} s ({steps})", "dim"
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    # Wrapping would break the lines to paste, and markup would let a file's names act.
+    return Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True, no_color=not stream.isatty())

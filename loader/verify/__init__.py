@@ -1,0 +1,1 @@
+"""Proof that a model was loaded: see `loader.verify.verify`."""

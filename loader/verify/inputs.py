@@ -1,0 +1,216 @@
+"""Inputs for the dummy forward pass.
+
+Guarantees: the same spec and seed give the same values on every device; an input is proposed only from a first layer
+whose input shape is plain, and the proposal is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from loader.errors import ConfigError, VerificationError
+from loader.formats import open_checkpoint
+from loader.wording import counted, did_you_mean, listing, safe_text, shape
+
+SPEC_KEYS = ("shape", "dtype", "kind", "high", "value", "path")
+"""What one input's spec may say."""
+
+KINDS = ("randn", "zeros", "ones", "randint")
+"""How an input's values are made."""
+
+_SEQUENCE = 8
+_SIDE = 64
+
+
+@dataclass(slots=True)
+class Inputs:
+    """The arguments of one forward pass."""
+
+    args: list[torch.Tensor] = field(default_factory=list)
+    kwargs: dict[str, torch.Tensor] = field(default_factory=dict)
+    origin: str = ""
+    """Where they come from, for the report."""
+
+    def named(self) -> dict[str, torch.Tensor]:
+        """All of them by name; positional ones are called 0, 1, 2 …"""
+        return {str(index): value for index, value in enumerate(self.args)} | self.kwargs
+
+
+def is_spec(raw: object) -> bool:
+    """Whether a config node is the spec of one input rather than a mapping of several."""
+    return isinstance(raw, Mapping) and any(key in raw for key in ("shape", "value", "path"))
+
+
+def make_inputs(raw: Any, dtype: torch.dtype, device: torch.device, seed: int, where: str = "verify.input") -> Inputs:
+    """Makes the inputs that a config asks for.
+
+    Args:
+        raw: One spec, a list of specs (positional arguments), or a mapping of specs (keyword arguments).
+        dtype: The dtype of floating inputs whose spec names none.
+        device: Where the inputs go.
+        seed: For random values; drawn on the CPU, so that every device gets the same.
+        where: The config path, for messages.
+
+    Raises:
+        ConfigError: A spec is wrong.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(spec: Any, place: str) -> torch.Tensor:
+        return _make(spec, dtype, generator, place).to(device)
+
+    if is_spec(raw):
+        return Inputs([make(raw, where)], origin=where)
+    if isinstance(raw, Mapping):
+        return Inputs(kwargs={str(name): make(spec, f"{where}.{name}") for name, spec in raw.items()}, origin=where)
+    if isinstance(raw, Sequence) and not isinstance(raw, str):
+        return Inputs([make(spec, f"{where}[{index}]") for index, spec in enumerate(raw)], origin=where)
+    raise ConfigError(
+        f"'{where}' is {safe_text(raw)!r}, expected a spec, a list of specs or a mapping of specs",
+        f"'{where}={{shape: [1, 3, 224, 224]}}'",
+    )
+
+
+def propose(model: nn.Module) -> tuple[dict[str, Any], str] | None:
+    """Proposes an input from a model's first layer.
+
+    Returns:
+        A spec and the layer that it comes from, or None where the first layer says nothing plain.
+    """
+    for name, module in model.named_modules():
+        if not any(parameter is not None for parameter in module._parameters.values()):
+            continue
+        spec = _spec_of(module)
+        if spec is not None:
+            return spec, f"{name or 'the model'} ({type(module).__name__})"
+        if not any(True for _ in module.children()):
+            return None
+    return None
+
+
+def no_proposal(where: str) -> VerificationError:
+    """The refusal where no input is given and none can be proposed."""
+    return VerificationError(
+        "the dummy forward pass needs an input, and the model's first layer does not tell its shape",
+        f"'{where}={{shape: [1, 3, 224, 224]}}' (the shape your model takes), or verify.forward=false",
+    )
+
+
+def _spec_of(module: nn.Module) -> dict[str, Any] | None:
+    if isinstance(module, nn.Linear):
+        return {"shape": [1, module.in_features]}
+    if isinstance(module, nn.Embedding):
+        return {"shape": [1, _SEQUENCE], "dtype": "int64", "kind": "randint", "high": module.num_embeddings}
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return {"shape": [1, module.in_channels, *[_SIDE] * len(module.kernel_size)]}
+    if isinstance(module, nn.RNNBase):
+        return {"shape": [1, _SEQUENCE, module.input_size]}
+    if isinstance(module, nn.MultiheadAttention):
+        return {"shape": [1, _SEQUENCE, module.embed_dim]}
+    if isinstance(module, nn.LayerNorm):
+        return {"shape": [1, *module.normalized_shape]}
+    return None
+
+
+def _make(spec: Any, dtype: torch.dtype, generator: torch.Generator, where: str) -> torch.Tensor:
+    if not isinstance(spec, Mapping):
+        raise ConfigError(
+            f"'{where}' is {safe_text(spec)!r}, expected a spec such as {{shape: [1, 784]}}", f"'{where}={{shape: [1]}}'"
+        )
+    unknown = [key for key in spec if key not in SPEC_KEYS]
+    if unknown:
+        raise ConfigError(
+            f"unknown config key '{where}.{safe_text(unknown[0])}'{did_you_mean(str(unknown[0]), SPEC_KEYS)}",
+            f"an input's spec takes {listing(SPEC_KEYS, 9)}",
+        )
+    own = _dtype(spec.get("dtype"), where)
+    if spec.get("path") is not None:
+        return _from_file(str(spec["path"]), own, where)
+    if spec.get("value") is not None and spec.get("shape") is None:
+        return _value(spec["value"], own or None, where)
+    dimensions = _shape(spec.get("shape"), where)
+    if spec.get("value") is not None:
+        return torch.full(dimensions, spec["value"], dtype=own or dtype)
+    return _filled(spec, dimensions, own, dtype, generator, where)
+
+
+def _filled(
+    spec: Mapping[str, Any],
+    dimensions: list[int],
+    own: torch.dtype | None,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    where: str,
+) -> torch.Tensor:
+    kind = spec.get("kind") or ("randint" if own is not None and not _is_float(own) else "randn")
+    if kind not in KINDS:
+        raise ConfigError(
+            f"'{where}.kind' is '{safe_text(kind)}', expected one of {', '.join(KINDS)}{did_you_mean(str(kind), KINDS)}",
+            f"{where}.kind=randn",
+        )
+    if kind == "randint":
+        high = 2 if own is torch.bool else int(spec.get("high") or 1000)
+        return torch.randint(high, dimensions, generator=generator).to(own or torch.int64)
+    if kind == "randn":
+        return torch.randn(dimensions, generator=generator).to(own or dtype)
+    return torch.full(dimensions, float(kind == "ones"), dtype=own or dtype)
+
+
+def _is_float(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
+
+
+def _shape(raw: Any, where: str) -> list[int]:
+    if isinstance(raw, Sequence) and all(isinstance(n, int) and n >= 0 for n in raw):
+        return list(raw)
+    raise ConfigError(f"'{where}.shape' is {safe_text(raw)!r}, expected a list of sizes", f"'{where}.shape=[1, 784]'")
+
+
+def _dtype(raw: Any, where: str) -> torch.dtype | None:
+    if raw is None:
+        return None
+    found = getattr(torch, str(raw).removeprefix("torch."), None)
+    if isinstance(found, torch.dtype):
+        return found
+    known = [name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)]
+    raise ConfigError(
+        f"'{where}.dtype' is '{safe_text(raw)}', expected a torch dtype{did_you_mean(str(raw), known)}",
+        f"{where}.dtype=float32",
+    )
+
+
+def _value(value: Any, dtype: torch.dtype | None, where: str) -> torch.Tensor:
+    try:
+        return torch.tensor(value, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"'{where}.value' makes no tensor: {safe_text(error, 160)}", f"'{where}={{value: [[1.0, 2.0]]}}'"
+        ) from error
+
+
+def _from_file(path: str, dtype: torch.dtype | None, where: str) -> torch.Tensor:
+    checkpoint = open_checkpoint(path)
+    try:
+        tensors = checkpoint.root.tensors()
+        if len(tensors) != 1:
+            raise ConfigError(
+                f"'{where}.path': {checkpoint.path} holds {counted(len(tensors), 'tensor')}, expected one",
+                "torch.save(tensor, 'input.pt') writes such a file",
+            )
+        value = checkpoint.read(next(iter(tensors.values())), mmap=False)
+    finally:
+        checkpoint.close()
+    return value if dtype is None else value.to(dtype)
+
+
+def describe(inputs: Mapping[str, torch.Tensor]) -> str:
+    """Writes inputs for a message: ``[1, 784] float32``."""
+    return ", ".join(
+        f"{'' if name.isdigit() else name + ' '}{shape(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+        for name, value in inputs.items()
+    )

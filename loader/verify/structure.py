@@ -1,0 +1,57 @@
+"""Whether a model is whole: nothing without data, nothing left as it was found.
+
+Guarantees: looks at every parameter, buffer and tensor attribute by name; a forward pass is no such check, since a
+weight on the meta device can give finite garbage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+
+def without_data(model: nn.Module) -> list[str]:
+    """Names every tensor of a model that has no data: on the meta device, or not initialised yet."""
+    return [name for name, tensor in tensors(model) if is_lazy(tensor) or tensor.is_meta]
+
+
+def tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter, buffer and plain tensor attribute of a model with its name, each object once."""
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        places = (*module._parameters.items(), *module._buffers.items(), *_attributes(module))
+        for name, tensor in places:
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield f"{prefix}.{name}" if prefix else name, tensor
+
+
+def nonfinite(model: nn.Module) -> list[str]:
+    """Names the parameters and buffers that hold inf or nan."""
+    return [name for name, tensor in model.state_dict(keep_vars=True).items() if not _is_finite(tensor)]
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in vars(module).items():
+        if isinstance(value, torch.Tensor):
+            yield name, value
+        elif isinstance(value, list | tuple) and value and not name.startswith("_"):
+            yield from ((f"{name}[{i}]", item) for i, item in enumerate(value) if isinstance(item, torch.Tensor))
+
+
+def _is_finite(tensor: object) -> bool:
+    if not isinstance(tensor, torch.Tensor) or is_lazy(tensor) or tensor.is_meta or tensor.is_quantized:
+        return True
+    values = tensor.detach()
+    if values.layout != torch.strided:
+        values = values.values() if values.layout != torch.sparse_coo else values._values()
+    if not (values.is_floating_point() or values.is_complex()):
+        return True
+    if values.element_size() == 1:
+        values = values.to(torch.float32)
+    # One pass decides nearly always; a sum that overflows is looked at element by element.
+    total = values.sum(dtype=None if values.is_complex() or values.element_size() > 2 else torch.float32)
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(values).all())

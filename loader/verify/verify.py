@@ -1,0 +1,179 @@
+"""Verifies a loaded model.
+
+Guarantees: every check can fail, all of them are run and told, and one refusal names all that failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from loader.config.schema import JobConfig
+from loader.errors import VerificationError
+from loader.parts import Part
+from loader.prepare import Prepared
+from loader.report.data import Check, VerificationReport
+from loader.verify import golden
+from loader.verify.forward import Pass, plan_passes, run, run_on_record
+from loader.verify.outputs import fingerprint, statistics
+from loader.verify.readback import read_back
+from loader.verify.structure import nonfinite, without_data
+from loader.place import floating_dtype
+from loader.wants import dtype_name
+from loader.wording import counted, listing, shape
+
+
+def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
+    """The golden record that a job compares with, or writes.
+
+    Raises:
+        ConfigError: A record is named and is not there.
+    """
+    paths = {part.checkpoint.path for part in parts}
+    only = paths.pop() if len(paths) == 1 else None
+    if job.verify.record:
+        return golden.beside(only) if only is not None else None
+    return golden.find(job.verify.golden, only)
+
+
+def check_structure(model: nn.Module, device: torch.device, report: VerificationReport) -> None:
+    """Checks that nothing of a model is left without data.
+
+    Raises:
+        VerificationError: Something is; the message names it.
+    """
+    empty = [] if device.type == "meta" else without_data(model)
+    detail = f"without data: {listing(empty)}" if empty else "every parameter, buffer and tensor attribute has its data"
+    report.checks.append(Check("complete", not empty, detail))
+    if empty:
+        raise VerificationError(
+            f"{counted(len(empty), 'tensor')} of the model {'is' if len(empty) == 1 else 'are'} left without data: "
+            f"{listing(empty)}",
+            "",
+        )
+
+
+def verify(
+    model: nn.Module,
+    job: JobConfig,
+    parts: Sequence[Part],
+    record: Path | None,
+    device: torch.device,
+    report: VerificationReport,
+    prepared: Prepared | None = None,
+) -> None:
+    """Runs every check that a job asks for.
+
+    Args:
+        model: The loaded model, in eval mode.
+        job: How to verify.
+        parts: The job's parts.
+        record: The golden record to compare with, or with ``verify.record`` the one to write.
+        device: Where the model is.
+        report: Filled with what was found.
+        prepared: What was loaded, to compare the model with; None where the model came out of the file as it is.
+
+    Raises:
+        VerificationError: A check fails.
+    """
+    checks = report.checks
+    training = [name for name, module in model.named_modules() if module.training]
+    checks.append(Check("eval mode", not training, f"in training mode: {listing(training)}" if training else "no dropout"))
+    if device.type != "meta":
+        if prepared is not None:
+            outcome = read_back(prepared.stage, prepared.plan)
+            wrong = f"; not what the file holds: {listing(outcome.differing)}" if outcome.differing else ""
+            checks.append(Check("read back", not outcome.differing, outcome.detail + wrong))
+        if job.verify.expect.finite:
+            bad = nonfinite(model)
+            checks.append(Check("finite weights", not bad, f"inf or nan in {listing(bad)}" if bad else "all of them"))
+    if job.verify.forward:
+        _verify_forward(model, job, [part.name for part in parts], record, device, report)
+    failed = [check for check in checks if not check.ok]
+    if failed:
+        raise VerificationError(
+            "; ".join(f"{check.name}: {check.detail}" for check in failed), _advice([check.name for check in failed])
+        )
+
+
+def _verify_forward(
+    model: nn.Module,
+    job: JobConfig,
+    parts: list[str],
+    record: Path | None,
+    device: torch.device,
+    report: VerificationReport,
+) -> None:
+    records = golden.read(record) if record is not None and not job.verify.record else {}
+    passes = plan_passes(model, parts, job.verify, records, device, job.seed)
+    for item in passes:
+        run(item, job.seed)
+        _describe(item, report)
+        _check_outputs(item, job, device, report)
+        if item.golden is not None and device.type != "meta":
+            got = run_on_record(item, device, job.seed)
+            told, closeness = golden.differences(
+                item.golden.outputs, got, floating_dtype(item.module), job.verify.rtol, job.verify.atol
+            )
+            detail = f"{listing(told)}; {closeness}" if told else f"as recorded: {closeness}"
+            report.checks.append(Check(_named("golden record", item), not told, detail))
+    report.fingerprint = fingerprint(
+        {f"{item.name}/{name}": output for item in passes for name, output in item.outputs.items()}
+    )
+    if job.verify.record and record is not None and all(check.ok for check in report.checks):
+        golden.write(record, {item.name: golden.Record(item.inputs, item.outputs) for item in passes})
+        report.checks.append(Check("golden record", True, f"written to {record}"))
+
+
+def _describe(item: Pass, report: VerificationReport) -> None:
+    prefix = f"{item.name}." if item.name else ""
+    for name, value in item.inputs.named().items():
+        report.inputs.append(
+            {
+                "name": prefix + name,
+                "shape": list(value.shape),
+                "dtype": dtype_name(value.dtype),
+                "origin": item.inputs.origin,
+            }
+        )
+    report.outputs += [asdict(statistics(prefix + name, output)) for name, output in item.outputs.items()]
+
+
+def _check_outputs(item: Pass, job: JobConfig, device: torch.device, report: VerificationReport) -> None:
+    shapes = [list(output.shape) for output in item.outputs.values()]
+    told = ", ".join(shape(dimensions) for dimensions in shapes[:3])
+    report.checks.append(Check(_named("forward pass", item), True, f"gives {told} ({item.inputs.origin})"))
+    expected = job.verify.expect.shape
+    if expected is not None:
+        ok = shapes[0] == list(expected)
+        detail = f"{shape(shapes[0])}, expected {shape(expected)}"
+        report.checks.append(Check(_named("output shape", item), ok, detail))
+    if job.verify.expect.finite and device.type != "meta":
+        bad = [name for name, output in item.outputs.items() if not bool(torch.isfinite(output).all())]
+        detail = f"inf or nan in output {listing(bad)}" if bad else "all of them"
+        report.checks.append(Check(_named("finite outputs", item), not bad, detail))
+
+
+def _named(name: str, item: Pass) -> str:
+    return f"{name} of {item.name}" if item.name else name
+
+
+def _advice(failed: list[str]) -> str:
+    for start, advice in _ADVICE.items():
+        if any(name.startswith(start) for name in failed):
+            return advice
+    return ""
+
+
+_ADVICE = {
+    "read back": "the file's bytes and the model's differ: was the file rewritten, or does a hook of the model change it?",
+    "golden record": "the model computes something else than when it was recorded: compare its code and arguments; "
+    "verify.record=true replaces the record, verify.rtol and verify.atol widen the tolerance, verify.golden=null leaves "
+    "it out",
+    "finite": "verify.expect.finite=false accepts inf and nan",
+    "output shape": "'verify.expect.shape=[…]' says what is right",
+}
