@@ -1,0 +1,165 @@
+"""The command line.
+
+Guarantees: one process, one exit code (0 to 6, or 130 when interrupted); every refusal is one block on stderr without
+a traceback, Hydra's own refusals too (HYDRA_FULL_ERROR=1 shows the traceback as well); torch is imported by nothing
+but a job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import hydra
+
+from loader.config.argv import Arguments, parse_arguments
+from loader.config.compose import CONFIG_NAME, VERSION_BASE, conf_dir
+from loader.config.messages import translate
+from loader.errors import ConfigError, LoaderError
+from loader.sweep import Summary, Sweep, summarise, take_sweep
+from loader.sweep.table import show_summary
+from loader.task import Task
+
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+_INTERRUPTED = 130
+_TERMINATED = 143
+
+
+def main() -> None:
+    """Runs the command that ``sys.argv`` holds, and ends the process with its exit code."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: What stands after the program's name.
+
+    Returns:
+        The exit code.
+    """
+    _find_modules_here()
+    _let_argparse_be()
+    try:
+        return _run(parse_arguments(arguments))
+    except LoaderError as error:
+        if os.environ.get(_FULL_ERROR) == "1":
+            traceback.print_exception(error)
+        from loader.report.terminal import print_error  # noqa: PLC0415  # only a refusal needs it
+
+        print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return _INTERRUPTED
+
+
+def _find_modules_here() -> None:
+    """Makes the user's own modules importable: at the end, so that no file here hides an installed package."""
+    here = os.getcwd()  # noqa: PTH109  # sys.path holds strings
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+
+
+def _let_argparse_be() -> None:
+    """Keeps Hydra 1.3 working on Python 3.14, whose argparse looks into help texts that Hydra makes when asked."""
+    if sys.version_info >= (3, 14):
+        argparse.ArgumentParser._check_help = lambda _self, _action: None  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _run(arguments: Arguments) -> int:
+    task = Task(arguments.typed)
+    take_sweep()
+    with _command_line(arguments.rewritten()), _hydra_raises(), _terminable():
+        try:
+            hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base=VERSION_BASE)(task)()
+        except BaseException as error:
+            summary = _summary(take_sweep())
+            if isinstance(error, Exception):
+                return _failed(error, summary)
+            raise
+    sweep = take_sweep()
+    if sweep is None:
+        return task.exit_code or 0
+    summary = _summary(sweep)
+    if summary is None:
+        raise ConfigError(
+            f"the sweep '{' '.join(arguments.typed)}' has no jobs: a glob(...) or range(...) in it is empty",
+            "run.py --help   # lists the groups and their options",
+        )
+    return summary.exit_code
+
+
+def _summary(sweep: Sweep | None) -> Summary | None:
+    """Writes and shows how a sweep went; None where no job of it was started."""
+    if sweep is None:
+        return None
+    summary = summarise(sweep)
+    if all(job.status == "not run" for job in summary.jobs):
+        return None
+    summary.write()
+    show_summary(summary)
+    return summary
+
+
+def _failed(error: Exception, summary: Summary | None) -> int:
+    """Tells why Hydra broke off; a launcher that broke a sweep off may raise anything."""
+    refusal = translate(error)
+    if refusal is not None:
+        raise refusal from error
+    if summary is None:
+        raise error
+    if os.environ.get(_FULL_ERROR) == "1":
+        traceback.print_exception(error)
+    sys.stderr.write(f"the launcher broke the sweep off: {type(error).__name__}: {error}\n")
+    return summary.exit_code
+
+
+@contextmanager
+def _command_line(arguments: list[str]) -> Iterator[None]:
+    """Hands Hydra its arguments, which it takes from ``sys.argv``."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Makes Hydra raise what it would print: this variable is the switch that it offers for that."""
+    before = os.environ.get(_FULL_ERROR)
+    os.environ[_FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FULL_ERROR]
+        else:
+            os.environ[_FULL_ERROR] = before
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets a sweep that a scheduler ends still write its summary, and end the job that it is at."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(_TERMINATED)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread, which alone may
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

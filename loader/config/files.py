@@ -1,0 +1,96 @@
+"""``glob(...)`` over checkpoint files.
+
+Guarantees: what matches comes in natural order (``epoch=9`` before ``epoch=10``) and once; no match is a refusal that
+names the patterns and the folder that was looked in; golden records beside checkpoints are no checkpoints.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+from pathlib import Path
+
+from loader.config.quoting import split_elements
+from loader.errors import ConfigError
+from loader.wording import listing, safe_text
+
+GOLDEN = ".golden.safetensors"
+"""How the name of a golden record ends."""
+
+_CALL = re.compile(r"\s*glob\s*\((.*)\)\s*", re.DOTALL)
+_LONGEST_PATH = 400
+
+
+def is_glob(value: str) -> bool:
+    """Says whether a value is ``glob(...)``."""
+    return _CALL.fullmatch(value) is not None
+
+
+def expand_glob(key: str, value: str) -> list[str]:
+    """Finds the files that ``glob(PATTERN, ..., exclude=PATTERN)`` names.
+
+    Args:
+        key: The config key that the value is for.
+        value: The call, as typed; ``**`` goes through any number of folders, ``~`` is the home folder.
+
+    Returns:
+        The paths in natural order, relative where the pattern is.
+
+    Raises:
+        ConfigError: Nothing matches.
+    """
+    include, exclude = _patterns(value)
+    found = {path for pattern in include for path in glob.glob(pattern, recursive=True)}  # noqa: PTH207  # paths as typed
+    kept = [path for path in found if not any(fnmatch.fnmatch(path, pattern) for pattern in exclude)]
+    if not any(GOLDEN in pattern for pattern in include):
+        kept = [path for path in kept if not path.endswith(GOLDEN)]
+    if not kept:
+        raise _no_match(key, include)
+    return sorted(kept, key=natural)
+
+
+def natural(text: str) -> tuple[list[tuple[str, int]], str]:
+    """A sorting key by which numbers inside names count as numbers."""
+    pieces = re.findall(r"(\D*)(\d*)", text)
+    return [(letters, int(digits or 0)) for letters, digits in pieces], text
+
+
+def _patterns(value: str) -> tuple[list[str], list[str]]:
+    call = _CALL.fullmatch(value)
+    include: list[str] = []
+    exclude: list[str] = []
+    for argument in split_elements(call[1] if call else value):
+        chosen = exclude if argument.strip().startswith("exclude=") else include
+        for pattern in split_elements(_unwrapped(argument.strip().removeprefix("exclude="))):
+            chosen.append(os.path.expanduser(_unquoted(pattern)))  # noqa: PTH111  # pathlib would tidy the pattern up
+    return [pattern for pattern in include if pattern], exclude
+
+
+def _unwrapped(text: str) -> str:
+    # [a,b] is how Hydra's own glob() takes several patterns; [ab] is a pattern.
+    return text[1:-1] if text.startswith("[") and text.endswith("]") and "," in text else text
+
+
+def _unquoted(text: str) -> str:
+    text = text.strip()
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def _no_match(key: str, patterns: list[str]) -> ConfigError:
+    shown = listing([f"'{safe_text(pattern, _LONGEST_PATH)}'" for pattern in patterns]) or "glob() without a pattern"
+    looked = sorted({str(_folder(pattern)) for pattern in patterns})
+    places = " and ".join(safe_text(place, _LONGEST_PATH) for place in looked)
+    absent = [place for place in looked if not Path(place).is_dir()]
+    note = ", which does not exist" if absent and len(looked) == 1 else ""
+    where = f" (looked in {places}{note})" if places else ""
+    return ConfigError(f"no file matches {shown} for {key}{where}", f"'{key}=glob(FOLDER/*.pt)'")
+
+
+def _folder(pattern: str) -> Path:
+    """The folder that a pattern starts from: what stands before its first wildcard."""
+    plain = Path(pattern)
+    while glob.has_magic(str(plain)):
+        plain = plain.parent
+    return Path.cwd() / (plain.parent if str(plain) == pattern else plain)

@@ -1,0 +1,202 @@
+"""Hydra's and OmegaConf's refusals, in the loader's words.
+
+Guarantees: whatever Hydra refuses becomes one `ConfigError` that says what was found, what was expected and which line
+to type; an exception that is not about the config comes back as None, so that no bug is dressed up as a user's error.
+The patterns below are what Hydra 1.3 writes; a text that none of them knows is passed on as it stands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml  # type: ignore[import-untyped]
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from loader.config.quoting import pasteable
+from loader.config.schema import JobConfig
+from loader.errors import ConfigError
+from loader.wording import closest, did_you_mean, listing, safe_text
+
+_LONGEST = 400
+_MOST_OPTIONS = 30
+_SHOW_KEYS = "run.py --cfg job   # shows every key"
+
+_Told = tuple[str, str]
+
+
+def translate(error: Exception) -> ConfigError | None:
+    """Turns an exception of Hydra's into a refusal; None where it is none of Hydra's."""
+    if isinstance(error, ConfigError):
+        return error
+    if isinstance(error, OverrideParseException):
+        return ConfigError(*_unparsable(error))
+    if isinstance(error, MissingConfigException):
+        return ConfigError(*_missing_config(error))
+    if isinstance(error, yaml.YAMLError):
+        return ConfigError(f"a config file is not valid YAML: {_one_line(str(error))}")
+    if isinstance(error, OmegaConfBaseException):
+        return ConfigError(*_omegaconf(error))
+    if isinstance(error, (HydraException, ValueError, OSError)):
+        return ConfigError(*_composition(error))
+    return None
+
+
+def known_keys() -> list[str]:
+    """Lists every dotted key of the config, and the group that is no key."""
+    return sorted({*_fields(JobConfig, ""), "experiment"})
+
+
+def _fields(record: type, prefix: str) -> Iterator[str]:
+    for name, hint in get_type_hints(record).items():
+        yield f"{prefix}{name}"
+        if dataclasses.is_dataclass(hint):
+            yield from _fields(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+
+
+def suggestion(key: str) -> str | None:
+    """Finds the key that a mistyped one was meant to be, or None."""
+    known = known_keys()
+    pieces = key.split(".")
+    for depth in range(len(pieces)):
+        parent = "".join(f"{piece}." for piece in pieces[:depth])
+        siblings = [name.removeprefix(parent) for name in known if name.startswith(parent)]
+        siblings = [name for name in siblings if "." not in name]
+        if pieces[depth] not in siblings:
+            near = closest(pieces[depth], siblings, most=1)
+            meant = ".".join([*pieces[:depth], *near, *pieces[depth + 1 :]])
+            if near and (meant in known or not any(name.startswith(f"{parent}{near[0]}.") for name in known)):
+                return meant
+            break
+    ends = [name for name in known if name.endswith(f".{pieces[-1]}")]
+    return ends[0] if len(ends) == 1 else next(iter(closest(key, known, most=1)), None)
+
+
+def _unparsable(error: OverrideParseException) -> _Told:
+    shown = safe_text(error.override, _LONGEST)
+    key, equals, value = error.override.partition("=")
+    if not equals:
+        return f"'{shown}' is no override; key=value was expected", f"{shlex.quote(key)}=VALUE"
+    lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
+    reasons = [line for line in lines if not line.startswith(("Error parsing override", "See https", "^"))]
+    reason = f": {safe_text(reasons[0], _LONGEST)}" if reasons else ""
+    told = f"the value of '{shown}' is not in Hydra's grammar{reason}"
+    return f"{told}; it has to stand in quotes, inside those of the shell", pasteable(key, value)
+
+
+def _missing_config(error: MissingConfigException) -> _Told:
+    text, name = str(error), str(error.missing_cfg_file or "")
+    group, _, option = name.rpartition("/")
+    options = _options(group, text, error.options)
+    if "primary config" in text or not group:
+        near = closest(name, options, most=1)
+        told = f"there is no config '{safe_text(name)}'{did_you_mean(name, options)}"
+        hint = f"--config-name {near[0] if near else 'NAME --config-dir FOLDER'}"
+        return f"{told}; there are: {listing(options, _MOST_OPTIONS) or 'none'}", hint
+    by = re.match(r"In '(.+?)'", text)
+    asked = f", which '{safe_text(by[1])}' asks for" if by and by[1] != "config" else ""
+    message = (
+        f"the config group '{safe_text(group)}' has no option '{safe_text(option)}'{asked}"
+        f"{did_you_mean(option, options)}; there are: {listing(options, _MOST_OPTIONS) or 'none'}"
+    )
+    if group == "hydra/launcher":
+        return message, f"pip install hydra-{option}-launcher"
+    near = closest(option, options, most=1)
+    if not near:
+        return message, "run.py --help   # lists the groups and their options"
+    return message, f"'rules=[{near[0]}]'" if group == "rules" else f"{group}={near[0]}"
+
+
+def _options(group: str, text: str, options: Any) -> list[str]:
+    """Lists the options of a group: Hydra's own list, or what is in the folders that it searched."""
+    if options:
+        return sorted(options)
+    folders = [Path(found) / group for found in re.findall(r"path=file://(.+?)(?:['\n]|$)", text)]
+    return sorted({file.stem for folder in folders if folder.is_dir() for file in folder.glob("*.yaml")})
+
+
+def _omegaconf(error: OmegaConfBaseException) -> _Told:
+    first = safe_text(next(iter(str(error).splitlines()), type(error).__name__), _LONGEST)
+    where = error.full_key or ""
+    place = f" (at '{safe_text(where)}')" if where else ""
+    return f"the config cannot be resolved{place}: {first}", f"{where}=VALUE" if where else _SHOW_KEYS
+
+
+def _unknown_key(found: re.Match[str]) -> _Told:
+    key, value = found["key"], found["value"]
+    meant = suggestion(key)
+    told = f" (did you mean '{safe_text(meant)}'?)" if meant else ""
+    hint = shlex.quote(f"{meant}={value}") if meant else _SHOW_KEYS
+    return f"unknown config key '{safe_text(key)}'{told}", hint
+
+
+def _several_values(found: re.Match[str]) -> _Told:
+    override = found["override"]
+    key, _, value = override.partition("=")
+    quoted = pasteable(key, value)
+    hint = f"-m {shlex.quote(override)}   # one job for each\n{quoted}   # one value with a comma in it"
+    return f"'{safe_text(override, _LONGEST)}' gives several values to a single run", hint
+
+
+def _already_there(found: re.Match[str]) -> _Told:
+    return f"'{safe_text(found['key'])}' is there already, and + only adds", shlex.quote(found["override"])
+
+
+def _not_to_delete(found: re.Match[str]) -> _Told:
+    key = found["key"]
+    hint = "'rules=[]'   # takes all rules away" if key == "rules" else _SHOW_KEYS
+    return f"'~{safe_text(key)}' takes away what is not there", hint
+
+
+def _not_in_defaults(found: re.Match[str]) -> _Told:
+    line = found["line"]
+    return f"'{safe_text(found['key'])}' is no group of the defaults list", shlex.quote(line)
+
+
+def _merge(found: re.Match[str]) -> _Told:
+    return f"'{safe_text(found['override'], _LONGEST)}' does not fit into the config", _SHOW_KEYS
+
+
+def _no_group(found: re.Match[str]) -> _Told:
+    return f"there is no config group '{safe_text(found['key'])}'", "run.py --help   # lists the groups"
+
+
+_OVERRIDE = r"Could not override '(?P<key>.+?)'\."
+
+_KNOWN: tuple[tuple[str, Callable[[re.Match[str]], _Told]], ...] = (
+    (_OVERRIDE + r"\nTo append to your config use \+[^=]*=(?P<value>.*)", _unknown_key),
+    (_OVERRIDE + r"(?s:.*)\nTo append to your default list use (?P<line>\+.*)", _not_in_defaults),
+    (r"Ambiguous value for argument '(?P<override>.+)'\n", _several_values),
+    (r"Sweep parameters '(?P<override>.+)' requires --multirun", _several_values),
+    (r"An item is already at '(?P<key>.+?)'(?s:.*)Either remove \+ prefix: '(?P<override>.+)'", _already_there),
+    (r"Could not delete (?:from config\. )?'(?P<key>.+?)'(?: does not exist|\. No match)", _not_to_delete),
+    (r"looks like a config group override, but config group '(?P<key>.+?)' does not exist", _no_group),
+    (r"Error merging override (?P<override>.+)", _merge),
+)
+"""What Hydra writes, and what is told instead; the first that matches."""
+
+
+def _composition(error: Exception) -> _Told:
+    text = str(error)
+    for pattern, told in _KNOWN:
+        found = re.search(pattern, text)
+        if found:
+            message, hint = told(found)
+            cause = error.__cause__
+            detail = f": {_one_line(str(cause), 1)}" if told is _merge and cause else ""
+            return f"{message}{detail}", hint
+    if not text.strip() and isinstance(error.__cause__, OmegaConfBaseException):
+        return _omegaconf(error.__cause__)
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot write to {safe_text(error.filename, _LONGEST)}: {error.strerror}", "hydra.run.dir=FOLDER"
+    return _one_line(text), ""
+
+
+def _one_line(text: str, most: int = 12) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return safe_text("; ".join(lines[:most]), 3 * _LONGEST)

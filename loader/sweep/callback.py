@@ -1,0 +1,64 @@
+"""What a sweep is about to do, noted before its first job starts.
+
+Guarantees: the jobs that a sweep will have are known even if none of them gets to run. Hydra tells nobody which jobs
+there are and calls nothing when a sweep breaks off, so a callback that `conf/config.yaml` names takes notes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from loader.config.argv import readable
+from loader.sweep import records
+
+_BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One sweep: its folder, and the overrides of each job; None where the sweeper decides as it goes."""
+
+    folder: Path
+    jobs: list[list[str]] | None
+
+
+class SweepCallback(Callback):
+    """Hydra calls it in the process that starts the jobs."""
+
+    def on_multirun_start(self, config: DictConfig, **_kwargs: Any) -> None:
+        """Notes the sweep, and clears away what an earlier one left in its folder."""
+        folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
+        records.forget(folder)
+        _seen.append(Sweep(folder, expected_jobs(config)))
+
+
+_seen: list[Sweep] = []
+
+
+def take_sweep() -> Sweep | None:
+    """Returns the sweep that was started last, once."""
+    return _seen.pop() if _seen else None
+
+
+def expected_jobs(config: DictConfig) -> list[list[str]] | None:
+    """Lists the overrides of every job of a sweep, in Hydra's order.
+
+    Only the sweeper itself knows how it splits values into jobs; this asks Hydra's own one the way it asks itself
+    (`BasicSweeper.sweep`). Any other sweeper chooses its jobs as results come in.
+    """
+    if OmegaConf.select(config, "hydra.sweeper._target_") != _BASIC_SWEEPER:
+        return None
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: PLC0415  # private: kept to this place
+
+    parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = parser.parse_overrides([*parameters, *config.hydra.overrides.task])
+    batches = BasicSweeper.split_arguments(overrides, None)
+    return [readable(job) for batch in batches for job in batch]

@@ -1,0 +1,151 @@
+"""Runs one job of a sweep in a process of its own.
+
+Guarantees: whatever a job does - raises, exits, is killed - only its own process ends, and its record says how; its
+memory goes with it. Processes are forked from one that has torch and the loader imported and ran nothing else, so that
+only the first job pays for importing them; where there is no such server, each starts afresh.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection, forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log, setup_globals
+
+from loader.errors import LoaderError
+from loader.sweep.records import INTERRUPTED, JobRecord
+
+_PRELOADED = ["torch", "loader.cli", "loader.sweep.child", "loader.job"]
+_PATIENCE = 5
+"""Seconds that a job which was told to stop gets for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """All that a job's process needs."""
+
+    config: dict[str, Any]
+    overrides: list[str]
+    output_dir: str
+    folder: str
+    environment: dict[str, str]
+    hydra: Any
+
+
+def run_apart(config: dict[str, Any], record: JobRecord) -> None:
+    """Runs the job that Hydra is at in a process of its own, and notes on its record how that ended.
+
+    Args:
+        config: The job's resolved config.
+        record: Tells the overrides and the folder; gets the outcome.
+    """
+    hydra = HydraConfig.instance().cfg
+    output_dir = str(record.output_dir)
+    request = _Request(config, record.overrides, output_dir, str(Path.cwd()), dict(os.environ), hydra)
+    exit_code, process_code = _run(request)
+    if exit_code is not None and exit_code == process_code:
+        record.settle(exit_code)
+    else:
+        record.crash(process_code)
+        from loader.report.terminal import print_error  # noqa: PLC0415  # only a crash needs it
+
+        print_error(LoaderError(f"job {record.job}: {(record.error or {})['message']}"))
+
+
+def _run(request: _Request) -> tuple[int | None, int]:
+    """Returns what the job said its exit code is, if it came to say so, and what the system says."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    processes: Any = multiprocessing.get_context(method)
+    reader, writer = processes.Pipe(duplex=False)
+    # Not a daemon: a job may have processes of its own, as a DataLoader does.
+    process = processes.Process(target=_child, args=(request, writer), name="job")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if method == "forkserver":
+        _start_server()
+    with reader:
+        process.start()
+        writer.close()
+        try:
+            return _await(process, reader)
+        finally:
+            _stop(process)
+
+
+def _await(process: BaseProcess, reader: connection.Connection) -> tuple[int | None, int]:
+    connection.wait([process.sentinel])
+    process.join()
+    try:
+        told = reader.recv() if reader.poll() else None
+    except EOFError:
+        told = None
+    code = process.exitcode
+    return told, 1 if code is None else code
+
+
+def _stop(process: BaseProcess) -> None:
+    """Ends a process that is still there, which it is only when the waiting for it was interrupted."""
+    if process.is_alive():
+        process.terminate()
+        process.join(_PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def _start_server() -> None:
+    """Starts the process that jobs are forked from, if it is not running.
+
+    It finds modules by PYTHONPATH alone, and passes in silence over one that it does not find.
+    """
+    multiprocessing.set_forkserver_preload(_PRELOADED)
+    with _environment_for_server():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _environment_for_server() -> Iterator[None]:
+    here, before = str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")
+    if here not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        os.environ["PYTHONPATH"] = here if not before else f"{before}{os.pathsep}{here}"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _child(request: _Request, writer: connection.Connection) -> None:
+    """What a job's process does."""
+    try:
+        exit_code = _run_here(request)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    writer.send(exit_code)
+    sys.exit(exit_code)
+
+
+def _run_here(request: _Request) -> int:
+    os.environ.clear()
+    os.environ.update(request.environment)
+    os.chdir(request.folder)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # what a killed job had printed is seen
+    setup_globals()
+    HydraConfig.instance().cfg = request.hydra
+    configure_log(request.hydra.hydra.job_logging, request.hydra.hydra.verbose)
+    from loader.job import run  # noqa: PLC0415  # imports torch, which only this process may
+
+    return run(request.config, request.overrides, Path(request.output_dir))

@@ -1,0 +1,123 @@
+"""What is kept of each job while a sweep runs.
+
+Guarantees: a record is on disk before its job starts and after it ended, written at once, so that the summary can be
+made whatever happened to the processes in between. Launchers run jobs in processes of their own: memory does not reach.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from loader.config.argv import readable
+from loader.report.files import REPORT, write_json
+
+RUNNING = "running"
+"""The status of a job that has not ended; no summary shows it."""
+
+INTERRUPTED = 130
+"""The exit code of what the user stopped."""
+
+_FOLDER = ".jobs"
+
+
+@dataclass(slots=True)
+class JobRecord:
+    """One job of a sweep, as ``summary.json`` lists it."""
+
+    job: int
+    overrides: list[str] = field(default_factory=list)
+    status: str = RUNNING
+    """``ok``, ``failed`` (refused), ``error`` (a bug of the loader), ``crashed`` or ``not run``."""
+    exit_code: int | None = None
+    error: dict[str, str] | None = None
+    """``{type, message, hint}``."""
+    seconds: float | None = None
+    output_dir: str | None = None
+    report: str | None = None
+    """Path of the job's ``report.json``, where it wrote one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as ``summary.json`` holds it."""
+        return dataclasses.asdict(self)
+
+    def settle(self, exit_code: int) -> None:
+        """Takes over how a job ended that came to its end, from the report it wrote."""
+        self.exit_code = exit_code
+        self.status = {0: "ok", 1: "error"}.get(exit_code, "failed")
+        path = Path(self.output_dir or "", REPORT)
+        if path.is_file():
+            self.report = str(path)
+            self.error = json.loads(path.read_text(encoding="utf-8")).get("error")
+
+    def crash(self, process_code: int) -> None:
+        """Notes that a job's process ended before the job did.
+
+        Args:
+            process_code: As `multiprocessing` gives it: the exit code, or minus the signal's number.
+        """
+        self.status = "crashed"
+        self.exit_code = process_code if process_code >= 0 else 128 - process_code
+        how = f"ended with code {process_code}" if process_code >= 0 else f"was killed by {_signal_name(-process_code)}"
+        hint = "dmesg | tail   # says whether memory ran out" if process_code == -signal.SIGKILL else ""
+        self.error = {"type": "Crashed", "message": f"the job's process {how} before the job was done", "hint": hint}
+
+    def interrupt(self) -> None:
+        """Notes that the user stopped the sweep while the job ran."""
+        self.status, self.exit_code = "crashed", INTERRUPTED
+        self.error = {"type": "Interrupted", "message": "interrupted before the job was done", "hint": ""}
+
+
+def _signal_name(number: int) -> str:
+    known = {member.value: member.name for member in signal.Signals}
+    return f"signal {number} ({known[number]})" if number in known else f"signal {number}"
+
+
+@contextmanager
+def recorded() -> Iterator[JobRecord]:
+    """Keeps the record of the job that Hydra is running: what is set on it inside is on disk afterwards."""
+    hydra = HydraConfig.get()
+    output_dir = str(hydra.runtime.output_dir)
+    folder = Path(hydra.runtime.cwd, str(hydra.sweep.dir))
+    record = JobRecord(int(hydra.job.num), readable(list(hydra.overrides.task)), output_dir=output_dir)
+    # A report of an earlier run in the same folder must not pass for this job's.
+    Path(output_dir, REPORT).unlink(missing_ok=True)
+    keep(record, folder)
+    started = time.perf_counter()
+    try:
+        yield record
+    except KeyboardInterrupt:
+        record.interrupt()
+        raise
+    finally:
+        record.seconds = round(time.perf_counter() - started, 3)
+        keep(record, folder)
+
+
+def keep(record: JobRecord, sweep_dir: Path) -> None:
+    """Writes a record, replacing what was known of that job."""
+    folder = sweep_dir / _FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{record.job}.json", record.to_dict())
+
+
+def read_all(sweep_dir: Path) -> dict[int, JobRecord]:
+    """Reads the records of a sweep, by job."""
+    files = (sweep_dir / _FOLDER).glob("[0-9]*.json")
+    records = (JobRecord(**json.loads(file.read_text(encoding="utf-8"))) for file in files)
+    return {record.job: record for record in records}
+
+
+def forget(sweep_dir: Path) -> None:
+    """Removes all records: before a sweep those of an earlier one, after it what the summary holds by then."""
+    shutil.rmtree(sweep_dir / _FOLDER, ignore_errors=True)

@@ -1,0 +1,101 @@
+"""How a sweep went, as files and as an exit code.
+
+Guarantees: every job that was to run is listed once, whatever became of it; the files are there as a whole or not at
+all; a sweep in which any job did not end well never ends with 0.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loader.report.files import write_json, write_text
+from loader.sweep.callback import Sweep
+from loader.sweep.records import RUNNING, JobRecord, forget, read_all
+
+SCHEMA = 1
+"""Version of the summary's form."""
+
+SUMMARY = "summary.json"
+"""Its name in a sweep's folder."""
+
+_COLUMNS = ("job", "status", "exit_code", "seconds", "overrides", "error_type", "error", "hint", "output_dir", "report")
+_REFUSALS = range(2, 7)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """All jobs of a sweep, in order."""
+
+    folder: Path
+    jobs: list[JobRecord]
+
+    @property
+    def ok(self) -> int:
+        """How many jobs ended well."""
+        return sum(job.status == "ok" for job in self.jobs)
+
+    @property
+    def exit_code(self) -> int:
+        """The worst of the jobs' codes: a bug, a crash or a job that never ran is 1, the worst; then 6 to 2."""
+        codes = {job.exit_code for job in self.jobs if job.status != "ok"}
+        if not codes:
+            return 0
+        refused = all(job.status in ("ok", "failed") for job in self.jobs)
+        return max(code or 1 for code in codes) if refused and codes <= set(_REFUSALS) else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as ``summary.json`` holds it."""
+        total = len(self.jobs)
+        jobs = [job.to_dict() for job in self.jobs]
+        return {"schema": SCHEMA, "total": total, "ok": self.ok, "failed": total - self.ok, "jobs": jobs}
+
+    def to_csv(self) -> str:
+        """The summary as ``summary.csv`` holds it: one line for each job."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_row(job) for job in self.jobs)
+        return text.getvalue()
+
+    def write(self) -> None:
+        """Writes both files into the sweep's folder."""
+        write_json(self.folder / SUMMARY, self.to_dict())
+        write_text(self.folder / "summary.csv", self.to_csv())
+        forget(self.folder)
+
+
+def summarise(sweep: Sweep) -> Summary:
+    """Lists what became of every job of a sweep that is over."""
+    records = read_all(sweep.folder)
+    expected = sweep.jobs if sweep.jobs is not None else []
+    for job, overrides in enumerate(expected):
+        records.setdefault(job, _not_run(job, overrides))
+    for record in records.values():
+        if record.status == RUNNING:
+            _lost(record)
+    return Summary(sweep.folder, [records[job] for job in sorted(records)])
+
+
+def _not_run(job: int, overrides: list[str]) -> JobRecord:
+    error = {"type": "NotRun", "message": "the sweep ended before this job was started", "hint": ""}
+    return JobRecord(job, overrides, status="not run", error=error)
+
+
+def _lost(record: JobRecord) -> None:
+    """A record that was never closed: the process that watched over the job is gone too."""
+    record.status, record.exit_code = "crashed", None
+    message = "the process that ran the job was lost, and its exit code with it"
+    record.error = {"type": "Crashed", "message": message, "hint": ""}
+
+
+def _row(job: JobRecord) -> dict[str, Any]:
+    error = job.error or {}
+    told = {"error_type": error.get("type"), "error": error.get("message"), "hint": error.get("hint")}
+    # One line for each job also where a message has several.
+    flat = {name: " ".join(text.split()) if text else text for name, text in told.items()}
+    own = {name: value for name, value in job.to_dict().items() if name in _COLUMNS and name != "error"}
+    return {**own, **flat, "overrides": " ".join(job.overrides)}

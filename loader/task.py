@@ -1,0 +1,73 @@
+"""What Hydra calls for each job.
+
+Guarantees: it never raises for anything about a job, so that no launcher stops a sweep for one; a single run stays in
+this process, a job of a sweep gets one of its own; a config that does not resolve is refused like any other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from loader.config.compose import plain
+from loader.errors import ConfigError
+from loader.report.data import ErrorReport, Report
+from loader.report.files import write_report
+from loader.sweep import recorded, run_apart
+
+
+class Task:
+    """One command's jobs.
+
+    Args:
+        typed: The overrides as the user typed them.
+    """
+
+    def __init__(self, typed: list[str]) -> None:
+        self.typed = typed
+        self.exit_code: int | None = None
+        """How a single run ended; None for a sweep, whose jobs may be run in other processes."""
+
+    def __call__(self, config: DictConfig) -> dict[str, Any]:
+        """Runs a job; what it returns is kept by Hydra until the end, and therefore small."""
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return self._run_in_sweep(config)
+        self.exit_code = self._run(config)
+        return {"exit_code": self.exit_code}
+
+    def _run(self, config: DictConfig) -> int:
+        output_dir = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            resolved = plain(config)
+        except ConfigError as error:
+            return refuse(error, config, self.typed, output_dir)
+        from loader.job import run  # noqa: PLC0415  # imports torch, which --help and --cfg do without
+
+        return run(resolved, self.typed, output_dir)
+
+    def _run_in_sweep(self, config: DictConfig) -> dict[str, Any]:
+        with recorded() as record:
+            try:
+                resolved = plain(config)
+            except ConfigError as error:
+                record.settle(refuse(error, config, record.overrides, Path(str(record.output_dir))))
+            else:
+                run_apart(resolved, record)
+        return {"exit_code": record.exit_code}
+
+
+def refuse(error: ConfigError, config: DictConfig, overrides: list[str], output_dir: Path) -> int:
+    """Tells and reports a refusal that came before the job could start; returns its exit code."""
+    from loader.report.terminal import print_error  # noqa: PLC0415  # only a refusal needs it
+
+    print_error(error)
+    unresolved = OmegaConf.to_container(config, resolve=False)
+    report = Report(status="failed", exit_code=error.exit_code, overrides=list(overrides))
+    report.error = ErrorReport(type(error).__name__, error.message, error.hint)
+    report.config = {str(key): value for key, value in dict(unresolved).items()}  # type: ignore[arg-type]
+    write_report(report, output_dir)
+    return error.exit_code
