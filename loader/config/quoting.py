@@ -40,7 +40,8 @@ def quote(text: str) -> str:
 
 def pasteable(key: str, value: str) -> str:
     """Writes an override, its value quoted for Hydra and the whole for a shell."""
-    return shlex.quote(f"{key}={_quoted(value, Quote.single if '"' in value else Quote.double)}")
+    quotes = Quote.single if '"' in value else Quote.double
+    return shlex.quote(f"{key}={_quoted(value, quotes)}")
 
 
 def _quoted(text: str, quotes: Quote) -> str:
