@@ -6,6 +6,7 @@ this process, a job of a sweep gets one of its own; a config that does not resol
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from loader.errors import ConfigError
 from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
 from loader.sweep import recorded, run_apart
+
+log = logging.getLogger(__name__)
 
 
 class Task:
@@ -52,11 +55,13 @@ class Task:
     def _run_in_sweep(self, config: DictConfig) -> dict[str, Any]:
         with recorded() as record:
             try:
-                resolved = plain(config)
+                run_apart(plain(config), record)
             except ConfigError as error:
                 record.settle(refuse(error, config, record.overrides, Path(str(record.output_dir))))
-            else:
-                run_apart(resolved, record)
+            except Exception as error:
+                # No process could be had, or a bug: the jobs after this one are no worse for it.
+                log.exception("the job could not be run")
+                record.fail(error)
         return {"exit_code": record.exit_code}
 
 

@@ -19,10 +19,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, setup_globals
+from omegaconf import OmegaConf
 
 from loader.errors import LoaderError
+from loader.report.data import ErrorReport, Report
+from loader.report.files import write_report
 from loader.sweep.records import INTERRUPTED, JobRecord
 
 _PRELOADED = ["torch", "loader.cli", "loader.sweep.child", "loader.job"]
@@ -32,14 +36,14 @@ _PATIENCE = 5
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """All that a job's process needs."""
+    """All that a job's process needs, as plain data: a launcher's plugin may have made classes that do not pickle."""
 
     config: dict[str, Any]
     overrides: list[str]
     output_dir: str
     folder: str
     environment: dict[str, str]
-    hydra: Any
+    hydra: dict[str, Any]
 
 
 def run_apart(config: dict[str, Any], record: JobRecord) -> None:
@@ -49,17 +53,26 @@ def run_apart(config: dict[str, Any], record: JobRecord) -> None:
         config: The job's resolved config.
         record: Tells the overrides and the folder; gets the outcome.
     """
-    hydra = HydraConfig.instance().cfg
-    output_dir = str(record.output_dir)
-    request = _Request(config, record.overrides, output_dir, str(Path.cwd()), dict(os.environ), hydra)
+    hydra: Any = OmegaConf.to_container(HydraConfig.get(), resolve=True)
+    output_dir = Path(str(record.output_dir))
+    request = _Request(config, record.overrides, str(output_dir), str(Path.cwd()), dict(os.environ), hydra)
     exit_code, process_code = _run(request)
     if exit_code is not None and exit_code == process_code:
         record.settle(exit_code)
     else:
         record.crash(process_code)
-        from loader.report.terminal import print_error  # noqa: PLC0415  # only a crash needs it
+        _tell_crash(config, record, output_dir)
 
-        print_error(LoaderError(f"job {record.job}: {(record.error or {})['message']}"))
+
+def _tell_crash(config: dict[str, Any], record: JobRecord, output_dir: Path) -> None:
+    """Says what a job could not say any more, and writes the report that it did not come to write."""
+    from loader.report.terminal import print_error  # noqa: PLC0415  # only a crash needs it
+
+    told = ErrorReport(**(record.error or {}))
+    print_error(LoaderError(f"job {record.job}: {told.message}", told.hint))
+    if record.report is None:
+        report = Report("error", record.exit_code or 1, told, config=config, overrides=record.overrides)
+        record.report = str(write_report(report, output_dir))
 
 
 def _run(request: _Request) -> tuple[int | None, int]:
@@ -144,8 +157,9 @@ def _run_here(request: _Request) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # what a killed job had printed is seen
     setup_globals()
-    HydraConfig.instance().cfg = request.hydra
-    configure_log(request.hydra.hydra.job_logging, request.hydra.hydra.verbose)
+    hydra = OmegaConf.merge(OmegaConf.structured(HydraConf), request.hydra)
+    HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
+    configure_log(hydra.job_logging, hydra.verbose)
     from loader.job import run  # noqa: PLC0415  # imports torch, which only this process may
 
     return run(request.config, request.overrides, Path(request.output_dir))

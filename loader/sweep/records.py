@@ -70,10 +70,17 @@ class JobRecord:
         self.exit_code = process_code if process_code >= 0 else 128 - process_code
         how = f"ended with code {process_code}" if process_code >= 0 else f"was killed by {_signal_name(-process_code)}"
         hint = "dmesg | tail   # says whether memory ran out" if process_code == -signal.SIGKILL else ""
+        path = Path(self.output_dir or "", REPORT)
+        self.report = str(path) if path.is_file() else None
         self.error = {"type": "Crashed", "message": f"the job's process {how} before the job was done", "hint": hint}
 
+    def fail(self, error: Exception) -> None:
+        """Notes that the job could not even be started."""
+        self.status, self.exit_code = "error", 1
+        self.error = {"type": type(error).__name__, "message": str(error), "hint": ""}
+
     def interrupt(self) -> None:
-        """Notes that the user stopped the sweep while the job ran."""
+        """Notes that the sweep was stopped, by the user or by a scheduler, while the job ran."""
         self.status, self.exit_code = "crashed", INTERRUPTED
         self.error = {"type": "Interrupted", "message": "interrupted before the job was done", "hint": ""}
 
@@ -96,7 +103,7 @@ def recorded() -> Iterator[JobRecord]:
     started = time.perf_counter()
     try:
         yield record
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         record.interrupt()
         raise
     finally:
