@@ -1,0 +1,91 @@
+"""Compares a call with the signature it is to meet, before it is made.
+
+Guarantees: all that is wrong with a call is told at once, beside the signature as its author wrote it; a callable whose
+signature Python does not know is left to complain for itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from inspect import Parameter
+from typing import Any
+
+from loader.wording import closest, did_you_mean, safe_text
+
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+_LONGEST_SIGNATURE = 300
+
+
+def signature_of(target: Callable[..., Any]) -> inspect.Signature | None:
+    """Returns what a callable takes, or None where Python cannot tell."""
+    try:
+        return inspect.signature(target)
+    except (ValueError, TypeError):
+        return None
+
+
+def written(name: str, signature: inspect.Signature) -> str:
+    """Writes a signature as in ``Net(width: int, depth: int = 2)``."""
+    shown = signature.replace(return_annotation=inspect.Signature.empty)
+    return safe_text(f"{name.rpartition('.')[2]}{shown}", _LONGEST_SIGNATURE)
+
+
+def problems(
+    signature: inspect.Signature, positional: int, named: Mapping[str, object], partial: bool, where: str
+) -> tuple[list[str], list[str]]:
+    """Lists what is wrong with a call, and the overrides that would mend it.
+
+    Args:
+        signature: What the callable takes.
+        positional: How many positional arguments the config gives.
+        named: The keyword arguments the config gives.
+        partial: Whether the rest may come later.
+        where: The call's place in the config.
+    """
+    parameters = list(signature.parameters.values())
+    found, fixes = [], []
+    slots = [p for p in parameters if p.kind in _POSITIONAL]
+    if positional > len(slots) and not _has(parameters, Parameter.VAR_POSITIONAL):
+        found.append(f"{positional} positional arguments where it takes {len(slots)}")
+    filled = {p.name for p in slots[:positional] if p.kind is Parameter.POSITIONAL_OR_KEYWORD}
+    if twice := sorted(filled & named.keys()):
+        found.append(f"given twice, in _args_ and by name: {', '.join(twice)}")
+    missing = [] if partial else [p.name for p in _missing(parameters, slots[positional:], named)]
+    if missing:
+        found.append(f"missing {', '.join(missing)}")
+    known = [p.name for p in parameters if p.kind in _NAMED]
+    unexpected = [] if _has(parameters, Parameter.VAR_KEYWORD) else [key for key in named if key not in known]
+    free = [name for name in known if name not in named and name not in filled]
+    for key in unexpected:
+        found.append(f"unexpected {safe_text(key)}{did_you_mean(key, free)}")
+        near = closest(key, free, most=1)
+        fixes += [f"~{where}.{key}", *(f"+{where}.{name}={_value(named[key])}" for name in near)]
+        missing = [name for name in missing if name not in near]
+    return found, fixes + [f"+{where}.{name}=…" for name in missing]
+
+
+def _has(parameters: Iterable[Parameter], kind: Any) -> bool:
+    return any(p.kind is kind for p in parameters)
+
+
+def _missing(
+    parameters: list[Parameter], unfilled: list[Parameter], named: Mapping[str, object]
+) -> list[Parameter]:
+    wanted = unfilled + [p for p in parameters if p.kind is Parameter.KEYWORD_ONLY]
+    return [
+        p for p in wanted if p.default is Parameter.empty and (p.kind is Parameter.POSITIONAL_ONLY or p.name not in named)
+    ]
+
+
+def _value(value: object) -> str:
+    """Writes a value as Hydra's command line takes it; … for what is too long or too odd to retype."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return str(value)
+    return value if isinstance(value, str) and re.fullmatch(r"[\w./-]{1,40}", value) else "…"

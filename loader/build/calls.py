@@ -1,0 +1,195 @@
+"""Turns a config into the calls that it stands for, and makes them.
+
+Guarantees: every call fits the signature of what it calls before the first one is made, and all that does not fit is
+told at once. Arguments arrive as plain lists, dicts and values, made anew for every build. Strings stay strings.
+
+The calls are made here and not by `hydra.utils.instantiate`: that one resolves interpolations a second time, so that
+the target it calls need not be the one that was checked, and it stops at the first problem and hides its cause. The
+semantics are its own: `_args_`, `_partial_`, `_recursive_`, and `_convert_` as `all`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from loader.build import arguments
+from loader.build.locate import told
+from loader.build.policy import Policy
+from loader.build.targets import TARGET, Problems, Target, find_targets
+from loader.errors import ConfigError, LoaderError
+from loader.wording import safe_text
+
+_KEYWORDS = frozenset({TARGET, "_args_", "_partial_", "_recursive_", "_convert_"})
+_DEEPEST = 100
+_MOST = 100_000
+_UNSET = "???"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node with a target: what to call, with which arguments, and where it stands in the config."""
+
+    where: str
+    name: str
+    target: Callable[..., Any]
+    positional: list[Any]
+    named: dict[str, Any]
+    partial: bool
+
+    def make(self) -> Any:
+        """Makes the arguments, then the call.
+
+        Raises:
+            ConfigError: The callable raised, or called `sys.exit`.
+        """
+        positional, named = make(self.positional), make(self.named)
+        if self.partial:
+            return functools.partial(self.target, *positional, **named)
+        try:
+            return self.target(*positional, **named)
+        except LoaderError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise _failed(self, error) from error
+
+
+def make(value: Any) -> Any:
+    """Makes the calls inside a planned value, innermost first."""
+    if isinstance(value, Call):
+        return value.make()
+    if type(value) is dict:
+        return {key: make(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(make(item) for item in value)
+    return value
+
+
+def _failed(call: Call, error: BaseException) -> ConfigError:
+    what = f"the constructor of {safe_text(call.name)}" if isinstance(call.target, type) else safe_text(call.name)
+    verb = "gave up:" if isinstance(error, SystemExit) else "raised"
+    return ConfigError(f"{call.where}: {what} {verb} {told(error, call.name)}")
+
+
+def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
+    """Checks a config's targets and arguments and returns its call, not yet made.
+
+    Args:
+        config: A node with `_target_`, its interpolations resolved.
+        policy: Which targets may be used.
+        where: The node's place in the config, for messages.
+
+    Raises:
+        ConfigError: With everything of one kind that is wrong.
+    """
+    if config.get(TARGET) is None:
+        raise ConfigError(
+            f"{where} has no {TARGET}: it must name the class or function that makes the model",
+            f"{where}.{TARGET}=your_module.YourModel",
+        )
+    nodes = list(islice(_nodes(config, where, 0), _MOST + 1))
+    if len(nodes) > _MOST:
+        raise ConfigError(f"{where} has more than {_MOST:,} nodes")
+    _check_set(config, where, policy)
+    targets = find_targets([node for node in nodes if node[1].get(TARGET) is not None], policy)
+    root = _planned_call(config, where, targets)
+    _check_arguments(root, policy)
+    return root
+
+
+def _nodes(value: object, where: str, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields every mapping in a config with its place; those that `_recursive_` leaves to their caller as well."""
+    if depth > _DEEPEST:
+        raise ConfigError(f"{safe_text(where)} is nested more than {_DEEPEST} deep")
+    if isinstance(value, Mapping):
+        yield where, value
+    for key, item in _items(value):
+        yield from _nodes(item, f"{where}.{safe_text(key)}", depth + 1)
+
+
+def _items(value: object) -> Iterator[tuple[object, object]]:
+    if isinstance(value, Mapping):
+        yield from value.items()
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
+        yield from enumerate(value)
+
+
+def _check_set(config: object, where: str, policy: Policy) -> None:
+    problems = Problems()
+    for place in _unset(config, where):
+        problems.errors.append(ConfigError(f"{place} has no value yet ({_UNSET})", f"{place}=…"))
+    problems.tell(policy)
+
+
+def _unset(value: object, where: str) -> Iterator[str]:
+    for key, item in _items(value):
+        if isinstance(item, str) and item == _UNSET and not (isinstance(value, Mapping) and value.get("_partial_")):
+            yield f"{where}.{safe_text(key)}"
+        yield from _unset(item, f"{where}.{safe_text(key)}")
+
+
+def _planned(value: Any, where: str, targets: Mapping[str, Target], recursive: bool) -> Any:
+    """Copies a value into plain containers, with the nodes that are to be called as calls."""
+    if isinstance(value, Mapping):
+        if recursive and where in targets:
+            return _planned_call(value, where, targets)
+        recursive = recursive and value.get("_recursive_") is not False
+        return {key: _planned(item, f"{where}.{safe_text(key)}", targets, recursive) for key, item in value.items()}
+    if isinstance(value, Sequence) and (type(value) in (list, tuple) or type(value).__module__.startswith("omegaconf")):
+        items = (_planned(item, f"{where}.{index}", targets, recursive) for index, item in enumerate(value))
+        return tuple(items) if type(value) is tuple else list(items)
+    return value
+
+
+def _planned_call(node: Mapping[str, Any], where: str, targets: Mapping[str, Target]) -> Call:
+    recursive, partial = (_flag(node, key, where) for key in ("_recursive_", "_partial_"))
+    arguments_given = node.get("_args_")
+    if arguments_given is not None and (
+        isinstance(arguments_given, (str, Mapping)) or not isinstance(arguments_given, Sequence)
+    ):
+        raise ConfigError(f"{where}._args_ is {safe_text(repr(arguments_given))}, and must be a list")
+    return Call(
+        where,
+        targets[where].name,
+        targets[where].found,
+        list(_planned(list(arguments_given or ()), f"{where}._args_", targets, recursive)),
+        {
+            key: _planned(item, f"{where}.{safe_text(key)}", targets, recursive)
+            for key, item in node.items()
+            if key not in _KEYWORDS and not (partial and isinstance(item, str) and item == _UNSET)
+        },
+        partial,
+    )
+
+
+def _flag(node: Mapping[str, Any], key: str, where: str) -> bool:
+    value = node.get(key, key == "_recursive_")
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where}.{key} is {safe_text(repr(value))}, and must be true or false")
+    return value
+
+
+def _calls(value: object) -> Iterator[Call]:
+    if isinstance(value, Call):
+        yield value
+        yield from _calls(value.positional)
+        yield from _calls(value.named)
+    else:
+        for _, item in _items(value):
+            yield from _calls(item)
+
+
+def _check_arguments(root: Call, policy: Policy) -> None:
+    problems = Problems()
+    for call in _calls(root):
+        signature = arguments.signature_of(call.target)
+        if signature is None:
+            continue
+        found, fixes = arguments.problems(signature, len(call.positional), call.named, call.partial, call.where)
+        if found:
+            text = f"{call.where}: wrong arguments for {arguments.written(call.name, signature)}: {'; '.join(found)}"
+            problems.errors.append(ConfigError(text, " ".join(fixes)))
+    problems.tell(policy)
