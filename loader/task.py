@@ -18,7 +18,7 @@ from loader.config.compose import plain
 from loader.errors import ConfigError
 from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
-from loader.sweep import recorded, run_apart
+from loader.sweep import recorded, run_apart, worst
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Task:
     def __init__(self, typed: list[str]) -> None:
         self.typed = typed
         self.exit_code: int | None = None
-        """How a single run ended; None for a sweep, whose jobs may be run in other processes."""
+        """How the run ended, or the worst job that was run from this process; None where none was."""
 
     def __call__(self, config: DictConfig) -> dict[str, Any]:
         """Runs a job; what it returns is kept by Hydra until the end, and therefore small."""
@@ -62,6 +62,7 @@ class Task:
                 # No process could be had, or a bug: the jobs after this one are no worse for it.
                 log.exception("the job could not be run")
                 record.fail(error)
+        self.exit_code = worst([self.exit_code or 0, record.counts_as])
         return {"exit_code": record.exit_code}
 
 

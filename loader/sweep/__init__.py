@@ -7,6 +7,16 @@ says how the sweep went and `table` shows it. Nothing here imports torch; only a
 from loader.sweep.callback import Sweep, SweepCallback, take_sweep
 from loader.sweep.child import run_apart
 from loader.sweep.records import JobRecord, recorded
-from loader.sweep.summary import Summary, summarise
+from loader.sweep.summary import Summary, summarise, worst
 
-__all__ = ["JobRecord", "Summary", "Sweep", "SweepCallback", "recorded", "run_apart", "summarise", "take_sweep"]
+__all__ = [
+    "JobRecord",
+    "Summary",
+    "Sweep",
+    "SweepCallback",
+    "recorded",
+    "run_apart",
+    "summarise",
+    "take_sweep",
+    "worst",
+]

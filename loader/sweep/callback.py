@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from loader.config.argv import readable
-from loader.sweep import records
+from loader.sweep.records import forget, typed_overrides
 
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -35,7 +35,7 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **_kwargs: Any) -> None:
         """Notes the sweep, and clears away what an earlier one left in its folder."""
         folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
-        records.forget(folder)
+        forget(folder)
         _seen.append(Sweep(folder, expected_jobs(config)))
 
 
@@ -59,6 +59,6 @@ def expected_jobs(config: DictConfig) -> list[list[str]] | None:
 
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    overrides = parser.parse_overrides([*parameters, *config.hydra.overrides.task])
+    overrides = parser.parse_overrides([*parameters, *typed_overrides(config.hydra)])
     batches = BasicSweeper.split_arguments(overrides, None)
     return [readable(job) for batch in batches for job in batch]

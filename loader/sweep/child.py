@@ -22,7 +22,7 @@ from typing import Any
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, setup_globals
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from loader.errors import LoaderError
 from loader.report.data import ErrorReport, Report
@@ -53,15 +53,24 @@ def run_apart(config: dict[str, Any], record: JobRecord) -> None:
         config: The job's resolved config.
         record: Tells the overrides and the folder; gets the outcome.
     """
-    hydra: Any = OmegaConf.to_container(HydraConfig.get(), resolve=True)
     output_dir = Path(str(record.output_dir))
-    request = _Request(config, record.overrides, str(output_dir), str(Path.cwd()), dict(os.environ), hydra)
+    request = _Request(
+        config, record.overrides, str(output_dir), str(Path.cwd()), dict(os.environ), _plain_hydra(HydraConfig.get())
+    )
     exit_code, process_code = _run(request)
     if exit_code is not None and exit_code == process_code:
         record.settle(exit_code)
     else:
         record.crash(process_code)
         _tell_crash(config, record, output_dir)
+
+
+def _plain_hydra(hydra: Any) -> dict[str, Any]:
+    """Hydra's settings as they stand, but for those that another process might resolve to something else."""
+    settings: Any = OmegaConf.to_container(hydra, resolve=False)
+    settings["job_logging"] = OmegaConf.to_container(hydra.job_logging, resolve=True)
+    settings["sweep"]["dir"] = str(hydra.sweep.dir)
+    return dict(settings)
 
 
 def _tell_crash(config: dict[str, Any], record: JobRecord, output_dir: Path) -> None:
@@ -84,6 +93,9 @@ def _run(request: _Request) -> tuple[int | None, int]:
     process = processes.Process(target=_child, args=(request, writer), name="job")
     sys.stdout.flush()
     sys.stderr.flush()
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        # A worker of joblib's tells its children to start processes by a method that only itself knows.
+        multiprocessing.set_start_method(method, force=True)
     if method == "forkserver":
         _start_server()
     with reader:
@@ -157,7 +169,9 @@ def _run_here(request: _Request) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # what a killed job had printed is seen
     setup_globals()
-    hydra = OmegaConf.merge(OmegaConf.structured(HydraConf), request.hydra)
+    schema = OmegaConf.structured(HydraConf)
+    with open_dict(schema):  # Hydra itself adds nodes that its schema does not know
+        hydra = OmegaConf.merge(schema, request.hydra)
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
     configure_log(hydra.job_logging, hydra.verbose)
     from loader.job import run  # noqa: PLC0415  # imports torch, which only this process may

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from loader.config.argv import readable
 from loader.report.files import REPORT, write_json
@@ -46,6 +47,11 @@ class JobRecord:
     output_dir: str | None = None
     report: str | None = None
     """Path of the job's ``report.json``, where it wrote one."""
+
+    @property
+    def counts_as(self) -> int:
+        """The exit code as the sweep counts it: whatever did not come to its end is no better than a bug."""
+        return 1 if self.exit_code is None or self.status not in ("ok", "failed") else self.exit_code
 
     def to_dict(self) -> dict[str, Any]:
         """The record as ``summary.json`` holds it."""
@@ -96,7 +102,7 @@ def recorded() -> Iterator[JobRecord]:
     hydra = HydraConfig.get()
     output_dir = str(hydra.runtime.output_dir)
     folder = Path(hydra.runtime.cwd, str(hydra.sweep.dir))
-    record = JobRecord(int(hydra.job.num), readable(list(hydra.overrides.task)), output_dir=output_dir)
+    record = JobRecord(int(hydra.job.num), readable(typed_overrides(hydra)), output_dir=output_dir)
     # A report of an earlier run in the same folder must not pass for this job's.
     Path(output_dir, REPORT).unlink(missing_ok=True)
     keep(record, folder)
@@ -109,6 +115,12 @@ def recorded() -> Iterator[JobRecord]:
     finally:
         record.seconds = round(time.perf_counter() - started, 3)
         keep(record, folder)
+
+
+def typed_overrides(hydra: Any) -> list[str]:
+    """Returns a job's overrides as text; OmegaConf would take what they contain for interpolations."""
+    overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return [str(override) for override in overrides] if isinstance(overrides, list) else []
 
 
 def keep(record: JobRecord, sweep_dir: Path) -> None:

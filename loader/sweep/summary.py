@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,8 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """The worst of the jobs' codes: a bug, a crash or a job that never ran is 1, the worst; then 6 to 2."""
-        codes = {job.exit_code for job in self.jobs if job.status != "ok"}
-        if not codes:
-            return 0
-        refused = all(job.status in ("ok", "failed") for job in self.jobs)
-        return max(code or 1 for code in codes) if refused and codes <= set(_REFUSALS) else 1
+        """The worst of the jobs' codes; a job that crashed or never ran counts as a bug does."""
+        return worst(job.counts_as for job in self.jobs)
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as ``summary.json`` holds it."""
@@ -66,6 +63,12 @@ class Summary:
         write_json(self.folder / SUMMARY, self.to_dict())
         write_text(self.folder / "summary.csv", self.to_csv())
         forget(self.folder)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Returns the worst of exit codes: 1, and whatever no table knows, is the worst; then 6 to 2; 0 is none."""
+    bad = [code if code in _REFUSALS else 1 for code in codes if code != 0]
+    return 1 if 1 in bad else max(bad, default=0)
 
 
 def summarise(sweep: Sweep) -> Summary:
