@@ -146,9 +146,13 @@ class CheckpointFile:
     def ends_early(self, needed: int) -> CheckpointError:
         """What to raise where bytes are declared that the file does not have."""
         return CheckpointError(
-            f"{shown_path(self.path)} is cut off: {self.size:,} bytes are there, its content declares {needed:,} or more",
+            f"{shown_path(self.path)} is cut off: {self.size:,} bytes are there, {needed:,} or more are declared",
             "copy or download the file again; it may also still be being written",
         )
+
+    def damaged(self, what: str) -> CheckpointError:
+        """What to raise where the content contradicts itself."""
+        return CheckpointError(f"{shown_path(self.path)} is damaged: {what}", "copy or download the file again")
 
     def changed(self, how: str) -> CheckpointError:
         """What to raise where the file is not what it was when it was opened."""

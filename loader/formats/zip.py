@@ -77,14 +77,16 @@ class Archive:
         name = member.name.encode("utf-8" if member.flags & _UTF8 else "cp437")
         raw = self.file.pread(member.header, _LOCAL.size + len(name))
         signature, _, flags, method, _, _, _, packed, size, name_length, extra_length = _LOCAL.unpack_from(raw)
-        start = member.header + _LOCAL.size + name_length + extra_length
+        start: int = member.header + _LOCAL.size + name_length + extra_length
         agrees = signature == LOCAL_SIGNATURE and method == member.method and raw[_LOCAL.size :] == name
         if agrees and name_length == len(name) and not flags & _SIZES_FOLLOW:
             agrees = packed in {member.packed, _IN_ZIP64} and size in {member.size, _IN_ZIP64}
         if not agrees or name_length != len(name):
-            raise self.damaged(f"the header of '{safe_text(member.name)}' contradicts the archive's table of contents")
+            raise self.file.damaged(
+                f"the header of '{safe_text(member.name)}' contradicts the archive's table of contents"
+            )
         if start + member.packed > member.limit:
-            raise self.damaged(f"'{safe_text(member.name)}' overlaps what follows it")
+            raise self.file.damaged(f"'{safe_text(member.name)}' overlaps what follows it")
         return start
 
     def read(self, name: str, most: int) -> bytes:
@@ -96,7 +98,9 @@ class Archive:
         """
         member = self.members[name]
         if member.size > most:
-            raise self.damaged(f"'{safe_text(name)}' declares {member.size:,} bytes; at most {most:,} were expected")
+            raise self.file.damaged(
+                f"'{safe_text(name)}' declares {member.size:,} bytes; at most {most:,} were expected"
+            )
         start = self.locate(member)
         if member.method == STORED:
             return self.file.pread(start, member.size)
@@ -112,7 +116,7 @@ class Archive:
                 try:
                     piece = unpacker.decompress(pending, min(_CHUNK, member.size - done + 1))
                 except zlib.error as error:
-                    raise self.damaged(f"'{safe_text(member.name)}' cannot be unpacked ({error})") from error
+                    raise self.file.damaged(f"'{safe_text(member.name)}' cannot be unpacked ({error})") from error
                 done += len(piece)
                 if done > member.size or (not piece and unpacker.eof):
                     raise self._wrong_size(member)
@@ -121,12 +125,8 @@ class Archive:
         if done != member.size or not unpacker.eof:
             raise self._wrong_size(member)
 
-    def damaged(self, what: str) -> CheckpointError:
-        """What to raise where the archive contradicts itself."""
-        return CheckpointError(f"{self._path} is damaged: {what}", "copy or download the file again")
-
     def _wrong_size(self, member: Member) -> CheckpointError:
-        return self.damaged(f"'{safe_text(member.name)}' does not unpack to the {member.size:,} bytes it declares")
+        return self.file.damaged(f"'{safe_text(member.name)}' does not unpack to the {member.size:,} bytes it declares")
 
     def _find_directory(self) -> tuple[int, int, int]:
         """Entries, bytes and place of the table of contents."""
@@ -141,26 +141,26 @@ class Archive:
             )
         _, disk, _, _, count, size, start, comment = _END.unpack_from(tail, place)
         if place + _END.size + comment != len(tail) or disk not in {0, 0xFFFF}:
-            raise self.damaged("something follows the end of the zip archive")
+            raise self.file.damaged("something follows the end of the zip archive")
         end = tail_start + place
         if 0xFFFF in {count, disk} or _IN_ZIP64 in {size, start}:
             count, size, start, end = self._find_directory64(end)
         if start + size != end:
-            raise self.damaged(
+            raise self.file.damaged(
                 f"its table of contents is declared at bytes {start:,} to {start + size:,}; it ends at {end:,}"
             )
         return count, size, start
 
     def _find_directory64(self, end: int) -> tuple[int, int, int, int]:
         if end < _END64_LOCATOR.size + _END64.size:
-            raise self.damaged("the second half of its table of contents is missing")
+            raise self.file.damaged("the second half of its table of contents is missing")
         locator = self.file.pread(end - _END64_LOCATOR.size, _END64_LOCATOR.size)
         signature, _, place, _ = _END64_LOCATOR.unpack(locator)
         if signature != b"PK\x06\x07" or place + _END64.size > end:
-            raise self.damaged("the second half of its table of contents is missing")
+            raise self.file.damaged("the second half of its table of contents is missing")
         fields = _END64.unpack(self.file.pread(place, _END64.size))
         if fields[0] != b"PK\x06\x06":
-            raise self.damaged("the second half of its table of contents is not where it should be")
+            raise self.file.damaged("the second half of its table of contents is not where it should be")
         return fields[7], fields[8], fields[9], place
 
     def _entries(self, directory: bytes, count: int) -> Iterator[Member]:
@@ -177,23 +177,23 @@ class Archive:
                 name_at = position + _ENTRY.size
                 extra_at = name_at + name_length
                 name = directory[name_at:extra_at].decode("utf-8" if flags & _UTF8 else "cp437")
-                if packed == _IN_ZIP64 or size == _IN_ZIP64 or header == _IN_ZIP64:
+                if _IN_ZIP64 in {packed, size, header}:
                     extra = directory[extra_at : extra_at + extra_length]
                     size, packed, header = _zip64_sizes(extra, size, packed, header)
                 yield Member(name, flags, method, crc32, packed, size, header)
                 position = extra_at + extra_length + comment_length
                 found += 1
         except (struct.error, UnicodeDecodeError) as error:
-            raise self.damaged("its table of contents cannot be read") from error
+            raise self.file.damaged("its table of contents cannot be read") from error
         if position != len(directory) or found != count:
-            raise self.damaged(f"its table of contents declares {count:,} members; {found:,} can be read")
+            raise self.file.damaged(f"its table of contents declares {count:,} members; {found:,} can be read")
 
     def _unique(self, entries: list[Member]) -> dict[str, Member]:
         members = {member.name: member for member in entries}
         if len(members) != len(entries):
             seen: set[str] = set()
             twice = next(m.name for m in entries if m.name in seen or seen.add(m.name))  # type: ignore[func-returns-value]
-            raise self.damaged(f"two members have the name '{safe_text(twice)}'")
+            raise self.file.damaged(f"two members have the name '{safe_text(twice)}'")
         return members
 
     def _check_places(self, entries: list[Member], end: int) -> None:
@@ -202,7 +202,7 @@ class Archive:
         for member, limit in zip(by_place, [*limits, end], strict=True):
             member.limit = limit
             if member.header + _LOCAL.size + member.packed > limit:
-                raise self.damaged(f"'{safe_text(member.name)}' overlaps what follows it")
+                raise self.file.damaged(f"'{safe_text(member.name)}' overlaps what follows it")
             if member.flags & _ENCRYPTED or member.method not in {STORED, DEFLATED}:
                 raise CheckpointError(
                     f"{self._path} holds '{safe_text(member.name)}' encrypted or packed by method {member.method}; "
@@ -211,7 +211,7 @@ class Archive:
                 )
             honest = member.packed == member.size if member.method == STORED else _can_inflate(member)
             if not honest:
-                raise self.damaged(
+                raise self.file.damaged(
                     f"'{safe_text(member.name)}' declares {member.size:,} bytes, its {member.packed:,} cannot hold them"
                 )
 

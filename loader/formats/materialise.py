@@ -1,0 +1,200 @@
+"""From a tensor's entry to the tensor.
+
+Guarantees: what comes back equals what torch saved in dtype, shape, strides and bytes; it looks into the file's private
+mapping, or owns its memory, as asked; sparse indices and quantisation parameters are checked before torch gets to use
+them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from loader.errors import CheckpointError
+from loader.formats.base import ITEMSIZE, Storage, TensorEntry
+from loader.wording import safe_text
+
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE if hasattr(torch, name)}
+"""By torch's name; the newest ones are missing where torch is older."""
+_HERE_BIG = sys.byteorder == "big"
+_QUANTIZED = frozenset({"qint8", "quint8", "qint32"})
+_CARRIERS = {1: torch.uint8, 4: torch.int32}
+Unpack = Callable[[Storage], bytes]
+"""Reads a whole deflated storage."""
+
+
+def tensor_of(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
+    """Makes the tensor of an entry.
+
+    Args:
+        entry: What the reader of its file made of it.
+        unpack: Reads a whole deflated storage.
+        mmap: Whether it may look into the file's mapping.
+
+    Raises:
+        CheckpointError: Its data is not in the file, or not what its layout requires.
+    """
+    if entry.layout == "strided":
+        return _dense(entry, unpack, mmap=mmap)
+    parts = {role: tensor_of(part, unpack, mmap=mmap) for role, part in entry.components.items()}
+    try:
+        return _ASSEMBLERS[entry.layout](entry, parts)
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"a {entry.layout} tensor of this file contradicts itself: {safe_text(reason, 200)}",
+            "do not load this file; save it again",
+        ) from error
+
+
+def _dense(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
+    dtype = DTYPES.get(entry.dtype)
+    if dtype is None:
+        raise CheckpointError(
+            f"a tensor of this file is {entry.dtype}, which torch {torch.__version__} does not have",
+            "pip install --upgrade torch",
+        )
+    if entry.storage is None:
+        return _without_data(entry, dtype)
+    shape, stride = entry.shape, entry.stride
+    compact = stride == compact_stride(shape)
+    extent = entry.numel if compact else _extent(shape, stride)
+    width = ITEMSIZE[entry.dtype]
+    carrier = _CARRIERS[width] if entry.dtype in _QUANTIZED else dtype
+    flat = _flat(entry.storage, entry.offset * width, extent, carrier, unpack, mmap=mmap)
+    # The size stays: resize_ only sets the shape, and unlike view() it makes no view.
+    made = flat.resize_(shape) if compact else flat.set_(flat.untyped_storage(), 0, shape, stride)
+    return _with_bits(made, entry) if entry.details else made
+
+
+def compact_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a contiguous tensor, as torch writes them."""
+    if len(shape) == 1:
+        return (1,)
+    stride, step = [], 1
+    for dimension in reversed(shape):
+        stride.append(step)
+        step *= max(dimension, 1)
+    return tuple(reversed(stride))
+
+
+def _extent(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """Elements from the first to the last one that a view reaches."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((dimension - 1) * step for dimension, step in zip(shape, stride, strict=True))
+
+
+def _flat(storage: Storage, start: int, count: int, dtype: torch.dtype, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
+    """The elements from a byte offset inside a storage on, one-dimensional."""
+    if not count:
+        return torch.empty(0, dtype=dtype)
+    if storage.data is not None or storage.packed is not None:
+        whole = storage.data if storage.data is not None else unpack(storage)
+        flat = torch.frombuffer(bytearray(whole), dtype=dtype, count=count, offset=start)
+    elif storage.file is None:
+        raise CheckpointError(f"the storage '{safe_text(storage.key)}' is in no file", "load it again")
+    elif mmap:
+        flat = _mapped(storage.file.mapping, storage.offset + start, count, dtype)
+    else:
+        flat = torch.empty(count, dtype=dtype)
+        storage.file.read_into(flat, storage.offset + start)
+    return _swapped(flat) if storage.big_endian != _HERE_BIG and dtype.itemsize > 1 else flat
+
+
+def _mapped(mapping: object, offset: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+    if offset % dtype.itemsize:
+        # A processor may need its elements aligned, and torch relies on it.
+        raw = torch.frombuffer(mapping, dtype=torch.uint8, count=count * dtype.itemsize, offset=offset)
+        owned = torch.empty(count, dtype=dtype)
+        owned.untyped_storage().copy_(raw.untyped_storage())
+        return owned
+    return torch.frombuffer(mapping, dtype=dtype, count=count, offset=offset)
+
+
+def _swapped(flat: torch.Tensor) -> torch.Tensor:
+    owned = flat.clone()
+    owned.untyped_storage().byteswap(flat.dtype)  # type: ignore[no-untyped-call]
+    return owned
+
+
+def _without_data(entry: TensorEntry, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty_strided(entry.shape, entry.stride, dtype=dtype, device="meta")
+
+
+def _with_bits(made: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
+    if entry.details.get("conj"):
+        made = made.conj()
+    if entry.details.get("neg"):
+        made = torch._neg_view(made)  # noqa: SLF001  # torch has no public way to set the bit that its own files carry
+    return made
+
+
+def _sparse_coo(entry: TensorEntry, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    coalesced = entry.details.get("is_coalesced")
+    return torch.sparse_coo_tensor(
+        parts["indices"],
+        parts["values"],
+        entry.shape,
+        check_invariants=True,
+        is_coalesced=None if coalesced is None else bool(coalesced),
+    )
+
+
+def _sparse_compressed(entry: TensorEntry, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.sparse_compressed_tensor(
+        parts["compressed_indices"],
+        parts["plain_indices"],
+        parts["values"],
+        entry.shape,
+        layout=getattr(torch, entry.layout),
+        check_invariants=True,
+    )
+
+
+def _quantized(entry: TensorEntry, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    # torch's public functions would quantise the values anew; these private ones take them as they are.
+    details: dict[str, Any] = dict(entry.details)
+    dtype = DTYPES[entry.dtype]
+    if details["scheme"] == "per_tensor_affine":
+        empty = torch._empty_affine_quantized(  # noqa: SLF001
+            entry.shape, scale=details["scale"], zero_point=details["zero_point"], dtype=dtype
+        )
+    else:
+        empty = torch._empty_per_channel_affine_quantized(  # noqa: SLF001
+            entry.shape, scales=parts["scales"], zero_points=parts["zero_points"], axis=details["axis"], dtype=dtype
+        )
+    data = parts["data"]
+    return empty.set_(data.untyped_storage(), data.storage_offset(), entry.shape, entry.stride)
+
+
+def _nested(_entry: TensorEntry, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+    buffer, sizes, strides, offsets = (parts[role] for role in ("buffer", "sizes", "strides", "offsets"))
+    _check_nested(buffer, sizes, strides, offsets)
+    # torch's public constructors copy into a layout of their own; this is what its own files name.
+    return torch._nested_view_from_buffer(buffer, sizes, strides, offsets)  # noqa: SLF001
+
+
+def _check_nested(buffer: torch.Tensor, sizes: torch.Tensor, strides: torch.Tensor, offsets: torch.Tensor) -> None:
+    """Refuses parts that reach outside the buffer: torch checks none of this."""
+    if any(part.dtype != torch.int64 for part in (sizes, strides, offsets)):
+        raise ValueError("its sizes, strides and offsets are no integers")
+    if sizes.dim() != 2 or sizes.shape != strides.shape or offsets.shape != sizes.shape[:1] or buffer.dim() != 1:
+        raise ValueError("its sizes, strides and offsets do not belong together")
+    for size, stride, offset in zip(sizes.tolist(), strides.tolist(), offsets.tolist(), strict=True):
+        if min([offset, *size, *stride]) < 0 or offset + _extent(tuple(size), tuple(stride)) > buffer.numel():
+            raise ValueError("a part of it lies outside its buffer")
+
+
+_ASSEMBLERS: dict[str, Callable[[TensorEntry, dict[str, torch.Tensor]], torch.Tensor]] = {
+    "sparse_coo": _sparse_coo,
+    "sparse_csr": _sparse_compressed,
+    "sparse_csc": _sparse_compressed,
+    "sparse_bsr": _sparse_compressed,
+    "sparse_bsc": _sparse_compressed,
+    "quantized": _quantized,
+    "nested": _nested,
+}

@@ -1,0 +1,155 @@
+"""What all checkpoints that are one file have in common.
+
+Guarantees: a tensor's bytes are touched only when that tensor is asked for; checksums are compared over exactly the
+bytes that the wanted tensors need, in pieces, so that memory stays flat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from zlib_ng import zlib_ng
+
+from loader.errors import CheckpointError
+from loader.formats.base import Container, Storage, TensorEntry
+from loader.formats.file import CheckpointFile
+from loader.formats.path import shown_path
+from loader.wording import counted, listing, safe_text
+
+if TYPE_CHECKING:
+    import torch
+
+_PIECE = 8 << 20
+_WORKERS = 2
+"""Two cores check as fast as memory delivers; more would only take them from others."""
+
+
+class OpenedFile:
+    """A checkpoint that is one file.
+
+    Args:
+        file: The opened file; closed by `close`.
+        format: What was recognised in its content.
+        root: Everything in it.
+        check: `structure` leaves the checksums alone, `crc` compares those of what is used, `full` all of them.
+    """
+
+    def __init__(
+        self,
+        file: CheckpointFile,
+        format: str,
+        root: Container,
+        check: str,
+    ) -> None:
+        self.file = file
+        self.check = check
+        self.path = file.path
+        self.format = format
+        self.root = root
+        self.nbytes = file.size
+        self._digest: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
+        """One tensor on the CPU, in the file's dtype, shape and strides.
+
+        Args:
+            entry: One of this file's tensors.
+            mmap: Whether it may look into the file's private mapping; otherwise it owns its memory.
+
+        Raises:
+            CheckpointError: Its bytes cannot be read, or contradict its layout.
+        """
+        from loader.formats.materialise import tensor_of  # noqa: PLC0415  # an index alone needs no torch
+
+        return tensor_of(entry, self.unpack, mmap=mmap)
+
+    def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
+        """Compares the checksums of the bytes that these tensors need.
+
+        Args:
+            entries: Tensors of this file.
+            mmap: Whether to go through the mapping, which also brings its pages in, or to read beside it.
+
+        Raises:
+            CheckpointError: Some bytes are not what was written; all damaged storages are named.
+        """
+        if self.check == "structure":
+            return
+        storages = {(s.offset, s.nbytes): s for entry in entries for s in entry.storages() if s.crc32 is not None}
+        self.verify_storages([storages[place] for place in sorted(storages)], mmap=mmap)
+
+    def verify_storages(self, storages: Sequence[Storage], *, mmap: bool) -> None:
+        """Compares the checksums of these storages, in two threads."""
+
+        def differs(storage: Storage) -> bool:
+            checksum = 0
+            for piece in self._pieces(storage, mmap=mmap):
+                checksum = zlib_ng.crc32(piece, checksum)
+            return checksum != storage.crc32
+
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            damaged = [storage for storage, bad in zip(storages, pool.map(differs, storages), strict=True) if bad]
+        if damaged:
+            names = self._tensors_in(damaged)
+            raise CheckpointError(
+                f"{shown_path(self.path)} is damaged: {counted(len(damaged), 'record')} of {len(storages):,} read "
+                f"differ from what was written ({listing(s.key for s in damaged)}); they hold {listing(names)}",
+                "copy or download the file again",
+            )
+
+    def will_need(self, entries: Sequence[TensorEntry]) -> None:
+        """Tells the system which bytes come next, so that it reads ahead."""
+        self.file.will_need((s.offset, s.packed or s.nbytes) for e in entries for s in e.storages() if s.data is None)
+
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError where the file changed since it was opened."""
+        self.file.check_unchanged()
+
+    def sha256(self) -> str:
+        """Digest of the file, as 64 hexadecimal digits; computed once."""
+        if self._digest is None:
+            self._digest = self.file.sha256()
+        return self._digest
+
+    def close(self) -> None:
+        """Closes the file; tensors that were handed out stay valid."""
+        self.file.close()
+
+    def unpack(self, storage: Storage) -> bytes:
+        """Reads a whole deflated storage."""
+        return b"".join(self.inflate(storage))
+
+    def inflate(self, storage: Storage) -> Iterator[bytes]:
+        """Unpacks a deflated storage piece by piece; only formats that deflate have any."""
+        raise CheckpointError(f"the storage '{safe_text(storage.key)}' cannot be unpacked", "load it again")
+
+    def _pieces(self, storage: Storage, *, mmap: bool) -> Iterator[bytes | memoryview]:
+        if storage.packed is not None:
+            yield from self.inflate(storage)
+            return
+        read: Callable[[int, int], bytes | memoryview] = self._from_mapping if mmap else self.file.pread
+        for offset in range(storage.offset, storage.offset + storage.nbytes, _PIECE):
+            yield read(offset, min(_PIECE, storage.offset + storage.nbytes - offset))
+
+    def _from_mapping(self, offset: int, length: int) -> memoryview:
+        return memoryview(self.file.mapping)[offset : offset + length]
+
+    def _tensors_in(self, damaged: Sequence[Storage]) -> list[str]:
+        places = {storage.offset for storage in damaged}
+        return [
+            f"{prefix}.{key}" if prefix else key
+            for prefix, container in self.root.walk()
+            for key, entry in container.tensors().items()
+            if any(storage.offset in places for storage in entry.storages())
+        ]

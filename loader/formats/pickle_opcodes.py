@@ -1,0 +1,352 @@
+"""The pickle opcodes that work on the stack and the memo.
+
+Guarantees: every object an opcode makes is an inert record; whatever would call, import or set attributes only notes
+what was asked for. An opcode that meets something else than a pickler would have left there is refused.
+"""
+
+from __future__ import annotations
+
+import _compat_pickle  # the standard library's own table of Python 2 names; it has no public home
+import struct
+from collections.abc import Callable, Mapping
+
+from loader.formats.pickle_values import Data, MalformedError, line
+from loader.formats.records import Builder, Global, PickledDict, PickledSet, Reduced
+
+_LONGEST_NAME = 1000
+_HIGHEST_PROTOCOL = 5
+_U4, _U8 = struct.Struct("<I").unpack_from, struct.Struct("<Q").unpack_from
+
+
+class Machine:
+    """The stack machine that a pickle drives."""
+
+    def __init__(self, data: Data, builders: Mapping[str, Builder], persistent: Callable[[object], object]) -> None:
+        self.data = data
+        self.builders = builders
+        self.persistent = persistent
+        self.stack: list[object] = []
+        self.below: list[list[object]] = []
+        """The stacks set aside by MARK, innermost last."""
+        self.memo: dict[int, object] = {}
+        self.globals: dict[tuple[str, str], Global] = {}
+        self.protocol = 0
+
+    def to_mark(self) -> list[object]:
+        """Takes what was pushed since the last MARK; the stack below it comes back into use."""
+        items = self.stack
+        self.stack = self.below.pop()
+        return items
+
+    def find(self, module: object, name: object) -> Global:
+        """The record of a name; the same one each time."""
+        if type(module) is not str or type(name) is not str or len(module) + len(name) > _LONGEST_NAME:
+            raise MalformedError("it names a class by something that is no name")
+        if self.protocol < 3:
+            module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+            module = _compat_pickle.IMPORT_MAPPING.get(module, module)
+        known = self.globals.get((module, name))
+        if known is None:
+            known = Global(module, name, self.builders.get(f"{module}.{name}"))
+            self.globals[module, name] = known
+        return known
+
+
+def _pop(machine: Machine) -> None:
+    if machine.stack:
+        machine.stack.pop()
+    else:
+        machine.to_mark()
+
+
+def _pop_mark(machine: Machine) -> None:
+    machine.to_mark()
+
+
+def _dup(machine: Machine) -> None:
+    machine.stack.append(machine.stack[-1])
+
+
+def _memoize(machine: Machine) -> None:
+    machine.memo[len(machine.memo)] = machine.stack[-1]
+
+
+def _tuple1(machine: Machine) -> None:
+    machine.stack[-1] = (machine.stack[-1],)
+
+
+def _tuple3(machine: Machine) -> None:
+    stack = machine.stack
+    stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
+
+
+def _empty_list(machine: Machine) -> None:
+    machine.stack.append([])
+
+
+def _empty_dict(machine: Machine) -> None:
+    machine.stack.append(PickledDict())
+
+
+def _empty_set(machine: Machine) -> None:
+    machine.stack.append(PickledSet([], frozen=False))
+
+
+def _list(machine: Machine) -> None:
+    items = machine.to_mark()
+    machine.stack.append(items)
+
+
+def _dict(machine: Machine) -> None:
+    items = machine.to_mark()
+    machine.stack.append(PickledDict(flat=_even(items)))
+
+
+def _frozenset(machine: Machine) -> None:
+    items = machine.to_mark()
+    machine.stack.append(PickledSet(items, frozen=True))
+
+
+def _append(machine: Machine) -> None:
+    item = machine.stack.pop()
+    _extend(machine.stack[-1], [item])
+
+
+def _appends(machine: Machine) -> None:
+    items = machine.to_mark()
+    _extend(machine.stack[-1], items)
+
+
+def _additems(machine: Machine) -> None:
+    items = machine.to_mark()
+    target = machine.stack[-1]
+    if not isinstance(target, PickledSet):
+        raise MalformedError("it adds to what is no set")
+    target.items.extend(items)
+
+
+def _setitem(machine: Machine) -> None:
+    value, key = machine.stack.pop(), machine.stack.pop()
+    _store(machine.stack[-1], [key, value])
+
+
+def _setitems(machine: Machine) -> None:
+    items = machine.to_mark()
+    _store(machine.stack[-1], _even(items))
+
+
+def _reduce(machine: Machine) -> None:
+    stack = machine.stack
+    args = stack.pop()
+    function = stack[-1]
+    if not isinstance(args, tuple):
+        raise MalformedError("it calls something with arguments that are no tuple")
+    if isinstance(function, Global) and function.builder is not None:
+        stack[-1] = function.builder(function, args)
+    else:
+        stack[-1] = Reduced(function, args)
+
+
+def _new_object(machine: Machine) -> None:
+    args = machine.stack.pop()
+    _make(machine, args, PickledDict())
+
+
+def _new_object_with_keywords(machine: Machine) -> None:
+    keywords, args = machine.stack.pop(), machine.stack.pop()
+    _make(machine, args, keywords)
+
+
+def _object(machine: Machine) -> None:
+    items = machine.to_mark()
+    machine.stack.append(Reduced(_a_class(items[0]), tuple(items[1:])))
+
+
+def _build(machine: Machine) -> None:
+    state = machine.stack.pop()
+    target = machine.stack[-1]
+    if isinstance(target, PickledDict):
+        target.state = state
+    elif isinstance(target, Reduced):
+        if target.states is None:
+            target.states = []
+        target.states.append(state)
+    else:
+        raise MalformedError("it gives attributes to what is no object")
+
+
+def _binary_persistent_id(machine: Machine) -> None:
+    machine.stack[-1] = machine.persistent(machine.stack[-1])
+
+
+def _stack_global(machine: Machine) -> None:
+    name, module = machine.stack.pop(), machine.stack.pop()
+    machine.stack.append(machine.find(module, name))
+
+
+def _next_buffer(_machine: Machine) -> None:
+    raise MalformedError("part of it was written outside the file")
+
+
+def _readonly_buffer(machine: Machine) -> None:
+    if not machine.stack:
+        raise IndexError
+
+
+def _even(items: list[object]) -> list[object]:
+    if len(items) % 2:
+        raise MalformedError("a key has no value")
+    return items
+
+
+def _extend(target: object, items: list[object]) -> None:
+    if isinstance(target, Reduced):
+        if target.items is None:
+            target.items = []
+        target = target.items
+    if not isinstance(target, list):
+        raise MalformedError("it appends to what is no list")
+    target.extend(items)
+
+
+def _store(target: object, items: list[object]) -> None:
+    if isinstance(target, Reduced):
+        if target.flat is None:
+            target.flat = []
+        target.flat.extend(items)
+    elif isinstance(target, PickledDict):
+        target.flat.extend(items)
+    else:
+        raise MalformedError("it puts keys into what is no dict")
+
+
+def _make(machine: Machine, args: object, keywords: object) -> None:
+    if not isinstance(args, tuple) or not isinstance(keywords, PickledDict):
+        raise MalformedError("it makes an object with arguments that are none")
+    stack = machine.stack
+    stack[-1] = Reduced(_a_class(stack[-1]), args, by_new=True, kwargs=keywords if keywords.flat else None)
+
+
+def _a_class(found: object) -> Global:
+    if not isinstance(found, Global):
+        raise MalformedError("it makes an object of what is no class")
+    return found
+
+
+STACK: dict[int, Callable[[Machine], None]] = {
+    ord("0"): _pop,
+    ord("1"): _pop_mark,
+    ord("2"): _dup,
+    0x94: _memoize,
+    0x85: _tuple1,
+    0x87: _tuple3,
+    ord("]"): _empty_list,
+    ord("}"): _empty_dict,
+    0x8F: _empty_set,
+    ord("l"): _list,
+    ord("d"): _dict,
+    0x91: _frozenset,
+    ord("a"): _append,
+    ord("e"): _appends,
+    0x90: _additems,
+    ord("s"): _setitem,
+    ord("u"): _setitems,
+    ord("R"): _reduce,
+    0x81: _new_object,
+    0x92: _new_object_with_keywords,
+    ord("o"): _object,
+    ord("b"): _build,
+    ord("Q"): _binary_persistent_id,
+    0x93: _stack_global,
+    0x97: _next_buffer,
+    0x98: _readonly_buffer,
+}
+"""Opcode → what it does with the stack."""
+
+
+def _protocol(machine: Machine, position: int) -> int:
+    machine.protocol = machine.data[position]
+    if machine.protocol > _HIGHEST_PROTOCOL:
+        raise MalformedError(f"its protocol is {machine.protocol}; at most {_HIGHEST_PROTOCOL} is known")
+    return position + 1
+
+
+def _frame(machine: Machine, position: int) -> int:
+    length = _U8(machine.data, position)[0]
+    if position + 8 + length > len(machine.data):
+        raise MalformedError("it ends in the middle")
+    return position + 8
+
+
+def _put_text(machine: Machine, position: int) -> int:
+    raw, position = line(machine.data, position, 20)
+    machine.memo[int(raw)] = machine.stack[-1]
+    return position
+
+
+def _put(machine: Machine, position: int) -> int:
+    machine.memo[machine.data[position]] = machine.stack[-1]
+    return position + 1
+
+
+def _get_text(machine: Machine, position: int) -> int:
+    raw, position = line(machine.data, position, 20)
+    machine.stack.append(machine.memo[int(raw)])
+    return position
+
+
+def _long_get(machine: Machine, position: int) -> int:
+    machine.stack.append(machine.memo[_U4(machine.data, position)[0]])
+    return position + 4
+
+
+def _global(machine: Machine, position: int) -> int:
+    found, position = _named(machine, position)
+    machine.stack.append(found)
+    return position
+
+
+def _instance(machine: Machine, position: int) -> int:
+    found, position = _named(machine, position)
+    items = machine.to_mark()
+    machine.stack.append(Reduced(found, tuple(items)))
+    return position
+
+
+def _text_persistent_id(machine: Machine, position: int) -> int:
+    raw, position = line(machine.data, position)
+    machine.stack.append(machine.persistent(str(raw, "utf-8")))
+    return position
+
+
+def _extension(width: int) -> Callable[[Machine, int], int]:
+    def push(machine: Machine, position: int) -> int:
+        # The registry that gives these codes a meaning is a process's own; a file cannot rely on one.
+        code = int.from_bytes(machine.data[position : position + width], "little")
+        machine.stack.append(machine.find("copyreg", f"<extension {code}>"))
+        return position + width
+
+    return push
+
+
+def _named(machine: Machine, position: int) -> tuple[Global, int]:
+    module, position = line(machine.data, position, _LONGEST_NAME)
+    name, position = line(machine.data, position, _LONGEST_NAME)
+    return machine.find(str(module, "utf-8"), str(name, "utf-8")), position
+
+
+OPERAND: dict[int, Callable[[Machine, int], int]] = {
+    0x80: _protocol,
+    0x95: _frame,
+    ord("p"): _put_text,
+    ord("q"): _put,
+    ord("g"): _get_text,
+    ord("j"): _long_get,
+    ord("c"): _global,
+    ord("i"): _instance,
+    ord("P"): _text_persistent_id,
+    0x82: _extension(1),
+    0x83: _extension(2),
+    0x84: _extension(4),
+}
+"""Opcode → what it does with the bytes that follow it; returns the position after them."""

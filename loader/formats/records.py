@@ -1,0 +1,100 @@
+"""What the inert pickle reader turns objects into.
+
+Guarantees: these records only remember what a pickle said. None of them is ever hashed or compared by content, and
+creating one imports and calls nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+Builder = Callable[["Global", tuple[object, ...]], object]
+"""Makes a recognised object (a tensor, an OrderedDict) out of the arguments a pickle calls a global with."""
+
+
+class Global:
+    """A name that a pickle refers to: a class, a function, a constant. Nothing is looked up behind it."""
+
+    __slots__ = ("builder", "module", "name")
+
+    def __init__(self, module: str, name: str, builder: Builder | None = None) -> None:
+        self.module = module
+        self.name = name
+        self.builder = builder
+
+    @property
+    def full_name(self) -> str:
+        """``module.qualname``."""
+        return f"{self.module}.{self.name}"
+
+
+class PickledDict:
+    """A dict or a subclass of it, as alternating keys and values: keys of a file are not hashed."""
+
+    __slots__ = ("flat", "state", "type")
+
+    def __init__(self, type_name: str = "dict", flat: list[object] | None = None) -> None:
+        self.type = type_name
+        self.flat: list[object] = [] if flat is None else flat
+        self.state: object = None
+        """What BUILD attached to it, such as an OrderedDict's attributes."""
+
+    def pairs(self) -> Iterator[tuple[object, object]]:
+        """The keys and values, in the file's order."""
+        return zip(self.flat[::2], self.flat[1::2], strict=True)
+
+    def get(self, key: str) -> object:
+        """The last value under a text key; None where there is none."""
+        found = None
+        for name, value in self.pairs():
+            if type(name) is str and name == key:
+                found = value
+        return found
+
+
+class PickledSet:
+    """A set or frozenset, as a list."""
+
+    __slots__ = ("frozen", "items")
+
+    def __init__(self, items: list[object], *, frozen: bool) -> None:
+        self.items = items
+        self.frozen = frozen
+
+
+class Reduced:
+    """An object that a pickle makes by a call: what would be called, with what, and what would be put into it."""
+
+    __slots__ = ("args", "by_new", "flat", "function", "items", "kwargs", "states")
+
+    def __init__(self, function: object, args: object, *, by_new: bool = False, kwargs: object = None) -> None:
+        self.function = function
+        self.args = args
+        self.by_new = by_new
+        """Whether the class's `__new__` is called (NEWOBJ), not the function itself (REDUCE)."""
+        self.kwargs = kwargs
+        self.flat: list[object] | None = None
+        """Alternating keys and values put into it, for a subclass of dict."""
+        self.items: list[object] | None = None
+        """What is appended to it, for a subclass of list."""
+        self.states: list[object] | None = None
+        """What BUILD hands to it, in order; normally one."""
+
+    @property
+    def type(self) -> str:
+        """The class or function, as the file names it."""
+        return self.function.full_name if isinstance(self.function, Global) else "object"
+
+    @property
+    def state(self) -> object:
+        """Its attributes as a pickle gives them; None where it gives none."""
+        return self.states[-1] if self.states else None
+
+
+class PersistentId:
+    """A reference to something outside the pickle that no reader resolved."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self, pid: object) -> None:
+        self.pid = pid
