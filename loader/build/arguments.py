@@ -71,13 +71,10 @@ def _has(parameters: Iterable[Parameter], kind: Any) -> bool:
     return any(p.kind is kind for p in parameters)
 
 
-def _missing(
-    parameters: list[Parameter], unfilled: list[Parameter], named: Mapping[str, object]
-) -> list[Parameter]:
+def _missing(parameters: list[Parameter], unfilled: list[Parameter], named: Mapping[str, object]) -> list[Parameter]:
     wanted = unfilled + [p for p in parameters if p.kind is Parameter.KEYWORD_ONLY]
-    return [
-        p for p in wanted if p.default is Parameter.empty and (p.kind is Parameter.POSITIONAL_ONLY or p.name not in named)
-    ]
+    required = [p for p in wanted if p.default is Parameter.empty]
+    return [p for p in required if p.kind is Parameter.POSITIONAL_ONLY or p.name not in named]
 
 
 def _value(value: object) -> str:

@@ -7,6 +7,7 @@ asked before.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import pkgutil
@@ -15,6 +16,8 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
+
+from torch import nn
 
 from loader.errors import ConfigError
 from loader.wording import closest, did_you_mean, safe_text
@@ -40,10 +43,8 @@ def check_name(name: object, where: str) -> str:
 
 
 def _guess(name: object) -> str:
-    import torch.nn
-
     words = re.findall(r"[^\W\d]\w*", re.sub(r"\.py\b", "", name)) if isinstance(name, str) else []
-    if len(words) == 1 and hasattr(torch.nn, words[0]):
+    if len(words) == 1 and hasattr(nn, words[0]):
         return f"torch.nn.{words[0]}"
     return ".".join(words) if len(words) > 1 else f"your_module.{words[0] if words else 'YourModel'}"
 
@@ -81,17 +82,25 @@ def _import_longest(parts: list[str], where: str) -> tuple[ModuleType, int]:
 
 
 def _no_such_module(parts: list[str], where: str) -> ConfigError:
-    top, shown = parts[0], safe_text(".".join(parts))
+    top, rest = parts[0], parts[1:]
     folder = Path.cwd()
-    searched = {str(Path(entry or ".").resolve()) for entry in sys.path}
-    near = closest(top, {info.name for info in pkgutil.iter_modules()}, most=1)
-    meant = f" (did you mean '{safe_text(near[0])}'?)" if near else ""
-    looked = "was searched" if str(folder.resolve()) in searched else "is not searched"
-    message = f"{where}: {shown} leads nowhere: there is no module '{safe_text(top)}'{meant}. The current folder {looked}"
+    searched = folder.resolve() in {Path(entry or ".").resolve() for entry in sys.path}
+    message = (
+        f"{where}: {safe_text('.'.join(parts))} leads nowhere: there is no module '{safe_text(top)}' on Python's path, "
+        f"which {'includes' if searched else 'does not include'} the current folder"
+    )
+    near = _close_module(top)
     if near:
-        return ConfigError(message, f"{where}={'.'.join([near[0], *parts[1:]])}")
+        return ConfigError(f"{message} (did you mean '{safe_text(near)}'?)", f"{where}={'.'.join([near, *rest])}")
     home = next((place for place in (folder, *_subfolders(folder)) if _holds(place, top)), None)
-    return ConfigError(message, f"add its folder to PYTHONPATH: PYTHONPATH={home or '/folder/of/it'} python run.py ...")
+    return ConfigError(message, f"add its folder to PYTHONPATH: export PYTHONPATH={home or '/the/folder/of/it'}")
+
+
+def _close_module(name: str) -> str:
+    """Returns the installed module whose name differs by a slip of the finger, if there is one."""
+    installed = (info.name for info in pkgutil.iter_modules() if info.name not in sys.stdlib_module_names)
+    near = difflib.get_close_matches(name, installed, n=1, cutoff=0.75)
+    return near[0] if near else ""
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -14,13 +14,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from loader.build.calls import Call, plan_calls
-from loader.build.hollow import Untrue, build_hollow
+from loader.build.hollow import InexactError, build_hollow
 from loader.build.policy import Policy
 from loader.errors import ConfigError
 from loader.wording import safe_text
@@ -71,8 +72,8 @@ def build_model(
     try:
         with _seeded(seed):
             return Built(build_hollow(lambda: _module(call)), hollow=True, reason="")
-    except Untrue as untrue:
-        reason = str(untrue)
+    except InexactError as inexact:
+        reason = str(inexact)
     except ConfigError:
         reason = "its constructor fails without initial values"
     return Built(_construct(call, seed), hollow=False, reason=reason)
@@ -143,7 +144,7 @@ def _fork_torch(seed: int) -> list[Callable[[], None]]:
         if device.is_initialized():  # to seed one that is not would start it, or leave our seed waiting for its start
             states = device.get_rng_state_all()
             device.manual_seed_all(seed)
-            restore.append(lambda device=device, states=states: device.set_rng_state_all(states))
+            restore.append(partial(device.set_rng_state_all, states))
     if torch.backends.mps.is_available():
         mps_state = torch.mps.get_rng_state()
         torch.mps.manual_seed(seed)

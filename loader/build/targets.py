@@ -16,8 +16,9 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from loader.build.dangerous import LOOKUPS, why_dangerous
 from loader.build.locate import check_name, locate
-from loader.build.policy import LOOKUPS, Policy, dangerous, identity
+from loader.build.policy import Policy, identity
 from loader.errors import ConfigError
 from loader.wording import safe_text
 
@@ -47,7 +48,7 @@ class Problems:
         except ConfigError as error:
             self.errors.append(error)
 
-    def judge(self, where: str, name: str, objection: str, admissible: bool) -> None:
+    def judge(self, where: str, name: str, objection: str, *, admissible: bool) -> None:
         """Keeps a policy's objection, if it has one."""
         if objection:
             self.errors.append(ConfigError(f"{where}: {safe_text(name)} is refused: {objection}"))
@@ -100,12 +101,12 @@ def _names(where: str, node: Mapping[str, Any], policy: Policy, problems: Proble
     """Judges a node's target, and the path if it is one of hydra's lookups, by their names."""
     target = node[TARGET]
     name = identity(target, "")[0] if callable(target) else check_name(target, f"{where}.{TARGET}")
-    problems.judge(f"{where}.{TARGET}", name, policy.objection(name), not dangerous(name))
+    problems.judge(f"{where}.{TARGET}", name, policy.objection(name), admissible=not why_dangerous(name))
     if name not in LOOKUPS:
         return name, ""
     positional = node.get("_args_") or ()
     path = check_name(node.get("path", positional[0] if positional else None), f"{where}.path")
-    problems.judge(f"{where}.path", path, policy.objection(path), not dangerous(path))
+    problems.judge(f"{where}.path", path, policy.objection(path), admissible=not why_dangerous(path))
     return name, path
 
 
@@ -114,7 +115,7 @@ def _find(
 ) -> Callable[..., Any]:
     found: Any = target if callable(target) else locate(name, where)
     real = identity(found, name)[0]
-    problems.judge(where, name, policy.objection_to(found, name), not dangerous(real))
+    problems.judge(where, name, policy.objection_to(found, name), admissible=not why_dangerous(real))
     if called and not callable(found):
         raise ConfigError(f"{where}: {safe_text(name)} is a {type(found).__name__}, which cannot be called")
     return found  # type: ignore[no-any-return]
