@@ -83,7 +83,7 @@ def _run(arguments: Arguments) -> int:
         except BaseException as error:
             summary = _summary(take_sweep())
             if isinstance(error, Exception):
-                return _failed(error, summary)
+                return _failed(error, summary, arguments.typed)
             raise
     sweep = take_sweep()
     if sweep is None:
@@ -109,9 +109,9 @@ def _summary(sweep: Sweep | None) -> Summary | None:
     return summary
 
 
-def _failed(error: Exception, summary: Summary | None) -> int:
+def _failed(error: Exception, summary: Summary | None, typed: list[str]) -> int:
     """Tells why Hydra broke off; a launcher that broke a sweep off may raise anything."""
-    refusal = translate(error)
+    refusal = translate(error, typed)
     if refusal is not None:
         raise refusal from error
     if summary is None:

@@ -34,7 +34,7 @@ _GROUPS = ("model", "checkpoint", "rules", "experiment")
 _CLEARED = {"model": ("model", "verify.input"), "checkpoint": ("checkpoint",), "rules": ("rules",)}
 """Groups that a literal replaces, with what has to be forgotten: an input belongs to the model it was written for."""
 
-_FREE = ("model", "rules", "parts", "verify.input")
+FREE = ("model", "rules", "parts", "verify.input")
 """Nodes without a fixed set of keys: a dotted key below them may be new."""
 
 _BRACKETS = ("{", "[")
@@ -104,7 +104,7 @@ def rewrite(
     """
     matches = [(_OVERRIDE.fullmatch(override), override) for override in overrides]
     literals = [(m[2], m[3]) for m, _ in matches if m and not m[1] and _replaces_group(m[2], m[3], sweep=sweep)]
-    free = (*_FREE, *(key for key, _ in literals))
+    free = (*FREE, *(key for key, _ in literals))
     rewritten: list[str] = []
     for match, override in matches:
         if match is None or match[2].startswith("hydra."):

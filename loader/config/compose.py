@@ -69,7 +69,7 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
             with initialize_config_dir(str(conf_dir()), job_name="loader", version_base=VERSION_BASE):
                 config = hydra_compose(CONFIG_NAME, overrides=rewritten)
         except Exception as error:
-            refusal = translate(error)
+            refusal = translate(error, overrides)
             if refusal is None:
                 raise
             raise refusal from error
@@ -90,14 +90,20 @@ def plain(config: DictConfig) -> dict[str, Any]:
             raise
         raise refusal from error
     resolved.pop("hydra", None)
-    missing = [key for key in OmegaConf.missing_keys(resolved) if not key.startswith(_LEFT_TO_THE_PARSER)]
+    missing = [key for key in _missing(resolved) if not key.startswith(_LEFT_TO_THE_PARSER)]
     if missing:
-        names = sorted(missing)
-        raise ConfigError(
-            f"{listing(names)} must be given: the config leaves it open with ???",
-            " ".join(f"{name}=VALUE" for name in names),
-        )
+        hint = " ".join(f"{name}=VALUE" for name in missing)
+        raise ConfigError(f"{listing(missing)} must be given: the config leaves it open with ???", hint)
     return resolved
+
+
+def _missing(node: Any, key: str = "") -> list[str]:
+    """Lists the values that must be given and were not; OmegaConf would take resolved text for interpolations."""
+    if isinstance(node, dict):
+        return [name for part in node for name in _missing(node[part], f"{key}.{part}" if key else str(part))]
+    if isinstance(node, list):
+        return [name for index, part in enumerate(node) for name in _missing(part, f"{key}.{index}")]
+    return [key] if node == "???" else []
 
 
 @contextmanager

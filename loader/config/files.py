@@ -59,13 +59,14 @@ def natural(text: str) -> tuple[list[tuple[str, int]], str]:
 
 def _patterns(value: str) -> tuple[list[str], list[str]]:
     call = _CALL.fullmatch(value)
-    include: list[str] = []
-    exclude: list[str] = []
-    for argument in split_elements(call[1] if call else value):
-        chosen = exclude if argument.strip().startswith("exclude=") else include
-        for pattern in split_elements(_unwrapped(argument.strip().removeprefix("exclude="))):
-            chosen.append(os.path.expanduser(_unquoted(pattern)))  # noqa: PTH111  # pathlib would tidy the pattern up
-    return [pattern for pattern in include if pattern], exclude
+    include, _, exclude = (call[1] if call else value).partition("exclude=")
+    return _listed(include), _listed(exclude)
+
+
+def _listed(text: str) -> list[str]:
+    outer = split_elements(text)
+    inner = [_unquoted(one) for argument in outer for one in split_elements(_unwrapped(argument.strip()))]
+    return [os.path.expanduser(one) for one in inner if one]  # noqa: PTH111  # pathlib would tidy the pattern up
 
 
 def _unwrapped(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -18,6 +18,7 @@ import yaml  # type: ignore[import-untyped]
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from loader.config.argv import FREE
 from loader.config.quoting import pasteable
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
@@ -30,8 +31,16 @@ _SHOW_KEYS = "run.py --cfg job   # shows every key"
 _Told = tuple[str, str]
 
 
-def translate(error: Exception) -> ConfigError | None:
-    """Turns an exception of Hydra's into a refusal; None where it is none of Hydra's."""
+def translate(error: Exception, overrides: Sequence[str] = ()) -> ConfigError | None:
+    """Turns an exception into a refusal.
+
+    Args:
+        error: What Hydra, OmegaConf or the YAML reader raised.
+        overrides: What was to be composed, for refusals that do not say what they are about.
+
+    Returns:
+        The refusal; None where the exception is about no config.
+    """
     if isinstance(error, ConfigError):
         return error
     if isinstance(error, OverrideParseException):
@@ -43,7 +52,7 @@ def translate(error: Exception) -> ConfigError | None:
     if isinstance(error, OmegaConfBaseException):
         return ConfigError(*_omegaconf(error))
     if isinstance(error, (HydraException, ValueError, OSError)):
-        return ConfigError(*_composition(error))
+        return ConfigError(*_composition(error, overrides))
     return None
 
 
@@ -63,6 +72,9 @@ def suggestion(key: str) -> str | None:
     """Finds the key that a mistyped one was meant to be, or None."""
     known = known_keys()
     pieces = key.split(".")
+    ends = [name for name in known if name.endswith(f".{pieces[-1]}")]
+    if len(pieces) == len(ends) == 1:
+        return ends[0]
     for depth in range(len(pieces)):
         parent = "".join(f"{piece}." for piece in pieces[:depth])
         siblings = [name.removeprefix(parent) for name in known if name.startswith(parent)]
@@ -73,7 +85,6 @@ def suggestion(key: str) -> str | None:
             if near and (meant in known or not any(name.startswith(f"{parent}{near[0]}.") for name in known)):
                 return meant
             break
-    ends = [name for name in known if name.endswith(f".{pieces[-1]}")]
     return ends[0] if len(ends) == 1 else next(iter(closest(key, known, most=1)), None)
 
 
@@ -82,6 +93,8 @@ def _unparsable(error: OverrideParseException) -> _Told:
     key, equals, value = error.override.partition("=")
     if not equals:
         return f"'{shown}' is no override; key=value was expected", f"{shlex.quote(key)}=VALUE"
+    if _is_unknown(key):
+        return _no_such_key(key, value)
     lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
     reasons = [line for line in lines if not line.startswith(("Error parsing override", "See https", "^"))]
     reason = f": {safe_text(reasons[0], _LONGEST)}" if reasons else ""
@@ -99,7 +112,7 @@ def _missing_config(error: MissingConfigException) -> _Told:
         hint = f"--config-name {near[0] if near else 'NAME --config-dir FOLDER'}"
         return f"{told}; there are: {listing(options, _MOST_OPTIONS) or 'none'}", hint
     by = re.match(r"In '(.+?)'", text)
-    asked = f", which '{safe_text(by[1])}' asks for" if by and by[1] != "config" else ""
+    asked = f", which '{safe_text(by[1])}' asks for" if by and by[1] not in ("config", "hydra/config") else ""
     message = (
         f"the config group '{safe_text(group)}' has no option '{safe_text(option)}'{asked}"
         f"{did_you_mean(option, options)}; there are: {listing(options, _MOST_OPTIONS) or 'none'}"
@@ -122,13 +135,23 @@ def _options(group: str, text: str, options: Any) -> list[str]:
 
 def _omegaconf(error: OmegaConfBaseException) -> _Told:
     first = safe_text(next(iter(str(error).splitlines()), type(error).__name__), _LONGEST)
+    # A resolver's own exception comes wrapped, its text as Python shows a KeyError's.
+    first = re.sub(r"^\w+ raised while resolving interpolation: \"?(.+?)\"?$", r"\1", first)
     where = error.full_key or ""
     place = f" (at '{safe_text(where)}')" if where else ""
     return f"the config cannot be resolved{place}: {first}", f"{where}=VALUE" if where else _SHOW_KEYS
 
 
 def _unknown_key(found: re.Match[str]) -> _Told:
-    key, value = found["key"], found["value"]
+    return _no_such_key(found["key"], found["value"])
+
+
+def _is_unknown(key: str) -> bool:
+    bare = key.lstrip("+~")
+    return bare not in known_keys() and not bare.startswith((*(f"{node}." for node in FREE), "hydra"))
+
+
+def _no_such_key(key: str, value: str) -> _Told:
     meant = suggestion(key)
     told = f" (did you mean '{safe_text(meant)}'?)" if meant else ""
     hint = shlex.quote(f"{meant}={value}") if meant else _SHOW_KEYS
@@ -154,8 +177,15 @@ def _not_to_delete(found: re.Match[str]) -> _Told:
 
 
 def _not_in_defaults(found: re.Match[str]) -> _Told:
-    line = found["line"]
-    return f"'{safe_text(found['key'])}' is no group of the defaults list", shlex.quote(line)
+    # Hydra writes a list as Python does, which its own grammar takes with fewer signs.
+    return f"'{safe_text(found['key'])}' is no group of the defaults list", shlex.quote(found["line"].replace("'", ""))
+
+
+def _no_name(found: re.Match[str]) -> _Told:
+    told = (
+        f"a config group takes the name of an option or a list of names; a value of the type {found['kind']} was given"
+    )
+    return told, "run.py --help   # lists the groups and their options"
 
 
 def _merge(found: re.Match[str]) -> _Told:
@@ -176,12 +206,13 @@ _KNOWN: tuple[tuple[str, Callable[[re.Match[str]], _Told]], ...] = (
     (r"An item is already at '(?P<key>.+?)'(?s:.*)Either remove \+ prefix: '(?P<override>.+)'", _already_there),
     (r"Could not delete (?:from config\. )?'(?P<key>.+?)'(?: does not exist|\. No match)", _not_to_delete),
     (r"looks like a config group override, but config group '(?P<key>.+?)' does not exist", _no_group),
+    (r"Config group override must be a string or a list\. Got (?P<kind>\w+)", _no_name),
     (r"Error merging override (?P<override>.+)", _merge),
 )
 """What Hydra writes, and what is told instead; the first that matches."""
 
 
-def _composition(error: Exception) -> _Told:
+def _composition(error: Exception, overrides: Sequence[str]) -> _Told:
     text = str(error)
     for pattern, told in _KNOWN:
         found = re.search(pattern, text)
@@ -194,6 +225,9 @@ def _composition(error: Exception) -> _Told:
         return _omegaconf(error.__cause__)
     if isinstance(error, OSError) and error.filename:
         return f"cannot write to {safe_text(error.filename, _LONGEST)}: {error.strerror}", "hydra.run.dir=FOLDER"
+    for key, _, value in (override.partition("=") for override in overrides):
+        if not isinstance(error, HydraException) and value and _is_unknown(key):
+            return _no_such_key(key, value)
     return _one_line(text), ""
 
 

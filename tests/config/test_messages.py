@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loader.config.compose import compose
+from loader.config.messages import known_keys, suggestion, translate
+from loader.errors import ConfigError
+
+MODELS = "custom, linear, sequential, simple_net, two_linear"
+GRAMMAR = (
+    "the value of 'device=a=b' is not in Hydra's grammar: mismatched input '=' expecting <EOF>; "
+    "it has to stand in quotes, inside those of the shell"
+)
+RULES = "compile, dataparallel, ddp, ema, fsdp, lightning"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message", "hint"),
+    [
+        (
+            ["chekpoint.path=x=1"],
+            "unknown config key 'chekpoint.path' (did you mean 'checkpoint.path'?)",
+            "checkpoint.path=x=1",
+        ),
+        (
+            ["chekpoint.path=x y"],
+            "unknown config key 'chekpoint.path' (did you mean 'checkpoint.path'?)",
+            "'checkpoint.path=x y'",
+        ),
+        (
+            ["verify.inptu.shape=[1]"],
+            "unknown config key 'verify.inptu.shape' (did you mean 'verify.input.shape'?)",
+            "'verify.input.shape=[1]'",
+        ),
+        (["experimant=ddp"], "unknown config key 'experimant' (did you mean 'experiment'?)", "experiment=ddp"),
+        (["sha256=x"], "unknown config key 'sha256' (did you mean 'checkpoint.sha256'?)", "checkpoint.sha256=x"),
+        (["zzz=1"], "unknown config key 'zzz'", "run.py --cfg job   # shows every key"),
+        (
+            ["model=linera"],
+            f"the config group 'model' has no option 'linera' (did you mean 'linear'?); there are: {MODELS}",
+            "model=linear",
+        ),
+        (
+            ["rules=[ddp,complie]"],
+            f"the config group 'rules' has no option 'complie' (did you mean 'compile'?); there are: {RULES}",
+            "'rules=[compile]'",
+        ),
+        (
+            ["rules=[zzz]"],
+            f"the config group 'rules' has no option 'zzz'; there are: {RULES}",
+            "run.py --help   # lists the groups and their options",
+        ),
+        (["hydra/launcher=zzz"], None, "pip install hydra-zzz-launcher"),
+        (
+            ["device=a=b"],
+            GRAMMAR,
+            "'device=\"a=b\"'",
+        ),
+        (["foo"], "'foo' is no override; key=value was expected", "foo=VALUE"),
+        (
+            ["device=cpu,cuda"],
+            "'device=cpu,cuda' gives several values to a single run",
+            "-m device=cpu,cuda   # one job for each\n'device=\"cpu,cuda\"'   # one value with a comma in it",
+        ),
+        (
+            ["seed=range(1,3)"],
+            "'seed=range(1,3)' gives several values to a single run",
+            "-m 'seed=range(1,3)'   # one job for each\n'seed=\"range(1,3)\"'   # one value with a comma in it",
+        ),
+        (["+device=cpu"], "'device' is there already, and + only adds", "device=cpu"),
+        (["~nope"], "'~nope' takes away what is not there", "run.py --cfg job   # shows every key"),
+        (["~rules"], "'~rules' takes away what is not there", "'rules=[]'   # takes all rules away"),
+        (
+            ["rules@parts.a.rules=[ddp]"],
+            "'rules@parts.a.rules' is no group of the defaults list",
+            "'+rules@parts.a.rules=[ddp]'",
+        ),
+        (["nope@x=y"], "there is no config group 'nope'", "run.py --help   # lists the groups"),
+        (
+            ["checkpoint.path=${nope}"],
+            "the config cannot be resolved (at 'checkpoint.path'): Interpolation key 'nope' not found",
+            "checkpoint.path=VALUE",
+        ),
+        (
+            ["checkpoint.path=${oc.env:LOADER_NOPE}"],
+            "the config cannot be resolved (at 'checkpoint.path'): Environment variable 'LOADER_NOPE' not found",
+            "checkpoint.path=VALUE",
+        ),
+        (
+            ["checkpoint.path=${nope:1}"],
+            "the config cannot be resolved (at 'checkpoint.path'): Unsupported interpolation type nope",
+            "checkpoint.path=VALUE",
+        ),
+        (
+            ["allow.missing.x=1"],
+            "unknown config key 'allow.missing.x' (did you mean 'allow.missing'?)",
+            "allow.missing=1",
+        ),
+        (
+            ["experiment=null"],
+            "a config group takes the name of an option or a list of names; a value of the type NoneType was given",
+            "run.py --help   # lists the groups and their options",
+        ),
+    ],
+)
+def test_hydras_refusals_read_like_the_loaders(overrides: list[str], message: str | None, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    assert (message or caught.value.message, hint) == (caught.value.message, caught.value.hint)
+    assert "Traceback" not in caught.value.message
+
+
+def test_a_launcher_that_is_not_installed_lists_those_that_are() -> None:
+    with pytest.raises(ConfigError, match="'hydra/launcher' has no option 'zzz'; there are: basic"):
+        compose(["hydra/launcher=zzz"])
+
+
+def test_a_config_of_the_users_own_that_asks_for_what_is_not_there(tmp_path: Path) -> None:
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - override /model: linera\n")
+    with pytest.raises(ConfigError, match="no option 'linera'") as caught:
+        compose([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
+    assert caught.value.hint == "model=linear"
+
+
+def test_a_config_file_that_is_no_yaml(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "broken.yaml").write_text("_target_: a.B\nx: [1, 2\n")
+    with pytest.raises(ConfigError, match="not valid YAML") as caught:
+        compose([f"hydra.searchpath=[file://{tmp_path}]", "model=broken"])
+    assert caught.value.message.startswith("a config file is not valid YAML: while parsing a flow sequence; in ")
+    assert "broken.yaml" in caught.value.message
+
+
+def test_options_of_the_users_own_folder_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "my_own.yaml").write_text("my_own: {strip: x.}\n")
+    searched = f"hydra.searchpath=[file://{tmp_path}]"
+    assert compose([searched, "rules=[my_own]"])["rules"] == {"my_own": {"strip": "x."}}
+    with pytest.raises(ConfigError, match="'my_owm' \\(did you mean 'my_own'\\?\\)"):
+        compose([searched, "rules=[my_owm]"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("chekpoint.pth", "checkpoint.path"),
+        ("checkpoint.pth", "checkpoint.path"),
+        ("verify.expct.shape", "verify.expect.shape"),
+        ("golden", "verify.golden"),
+        ("allow.mising", "allow.missing"),
+        ("devise", "device"),
+        ("qqqq", None),
+    ],
+)
+def test_the_key_that_was_meant(typed: str, meant: str | None) -> None:
+    assert suggestion(typed) == meant
+
+
+def test_every_key_is_known_by_its_dotted_name() -> None:
+    assert {"mode", "checkpoint", "checkpoint.path", "verify.expect.finite", "experiment"} <= set(known_keys())
+
+
+def test_a_bug_is_not_dressed_up() -> None:
+    assert translate(TypeError("a bug")) is None
+    assert translate(AttributeError("a bug")) is None
+
+
+def test_a_folder_that_cannot_be_written() -> None:
+    told = translate(PermissionError(13, "Permission denied", "/outputs"))
+    assert told is not None
+    assert (told.message, told.hint) == ("cannot write to /outputs: Permission denied", "hydra.run.dir=FOLDER")
