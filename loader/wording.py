@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 _LONGEST_NAME = 80
+_LONGEST_PHRASE = 400
 _MOST_NAMES = 5
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
@@ -19,20 +20,31 @@ _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 def safe_text(text: object, longest: int = _LONGEST_NAME) -> str:
     """Writes a name that may come from a hostile file so that it cannot act on a terminal."""
     raw = str(text)
-    shown = "".join(c if unicodedata.category(c) not in _UNPRINTABLE else _escape(c) for c in raw[: longest + 1])
+    shown = "".join(map(_escape, raw[: longest + 1]))
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
+def printable(text: str) -> str:
+    """Makes a text of several lines harmless for a terminal; the lines stay, and nothing is cut."""
+    return "".join(character if character == "\n" else _escape(character) for character in text)
+
+
 def _escape(character: str) -> str:
+    if unicodedata.category(character) not in _UNPRINTABLE:
+        return character
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
-def listing(names: Iterable[object], most: int = _MOST_NAMES) -> str:
+def listing(names: Iterable[object], most: int = _MOST_NAMES, longest: int = _LONGEST_NAME) -> str:
     """Names the first few and counts the rest: ``a, b, c and 4 more``."""
-    shown = [safe_text(name) for name in names]
-    if len(shown) <= most:
-        return ", ".join(shown)
-    return f"{', '.join(shown[:most])} and {len(shown) - most} more"
+    given = list(names)
+    shown = ", ".join(safe_text(name, longest) for name in given[:most])
+    return shown if len(given) <= most else f"{shown} and {len(given) - most:,} more"
+
+
+def phrases(told: Iterable[str], most: int = _MOST_NAMES) -> str:
+    """Lists phrases that hold several names each: bounded, but not to the length of one name."""
+    return listing(told, most, longest=_LONGEST_PHRASE)
 
 
 def closest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
@@ -54,7 +66,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 def size(nbytes: float) -> str:
     """Writes a number of bytes in decimal units: ``1.5 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(nbytes) < 1000:
+        if abs(nbytes) < (1000 if unit == "B" else 999.95):  # what would be rounded to 1000.0 is one of the next unit
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
         nbytes /= 1000
     return f"{nbytes:.1f} TB"

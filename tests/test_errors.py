@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from loader.errors import (
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    FitError,
+    LoaderError,
+    VerificationError,
+)
+from loader.plan import Match, Plan, Taken
+
+KINDS: list[tuple[type[LoaderError], int, type[Exception]]] = [
+    (LoaderError, 1, Exception),
+    (ConfigError, 2, ValueError),
+    (CheckpointError, 3, ValueError),
+    (FitError, 4, ValueError),
+    (VerificationError, 5, RuntimeError),
+    (DeviceError, 6, RuntimeError),
+]
+
+
+@pytest.mark.parametrize(("kind", "code", "builtin"), KINDS)
+def test_each_refusal_has_its_exit_code_and_is_caught_as_the_builtin_it_resembles(
+    kind: type[LoaderError], code: int, builtin: type[Exception]
+) -> None:
+    error = kind("what was found", "key=value")
+
+    assert error.exit_code == code
+    assert isinstance(error, builtin)
+    assert isinstance(error, LoaderError)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _, _ in KINDS])
+def test_a_refusal_carries_its_message_and_hint(kind: type[LoaderError]) -> None:
+    error = kind("what was found", "key=value")
+
+    assert (error.message, error.hint) == ("what was found", "key=value")
+    assert str(error) == "what was found\nkey=value"
+
+
+def test_a_refusal_without_a_hint_ends_with_its_message() -> None:
+    assert str(LoaderError("what was found")) == "what was found"
+    assert LoaderError("what was found").hint == ""
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _, _ in KINDS])
+def test_a_refusal_survives_pickling(kind: type[LoaderError]) -> None:
+    error = pickle.loads(pickle.dumps(kind("what was found", "key=value")))
+
+    assert type(error) is kind
+    assert (error.message, error.hint, error.exit_code) == ("what was found", "key=value", kind.exit_code)
+
+
+def test_a_misfit_takes_its_plan_along_when_it_is_pickled() -> None:
+    error = FitError("does not fit")
+    error.plan = Plan(matches=[Match("weight", Taken("weight", (2, 3), "float32"))], missing=["bias"])
+
+    copied = pickle.loads(pickle.dumps(error))
+
+    assert copied.plan == error.plan
+    assert FitError("another").plan is None
