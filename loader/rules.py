@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from loader.config.schema import RuleConfig
 from loader.errors import ConfigError, FitError
-from loader.wording import counted, listing, safe_text
+from loader.wording import counted, listing, phrases, safe_text
 
 KINDS = ("strip", "add", "rename", "regex", "drop", "keep")
 """The kinds of rule; each rule is exactly one of them."""
@@ -155,7 +155,7 @@ def _substitute(name: str, expression: str, to: str) -> _Step:
     try:
         pattern = re.compile(expression)
         pattern.sub(to, "")
-    except (re.error, IndexError) as error:
+    except (re.error, IndexError, OverflowError, RecursionError) as error:
         raise ConfigError(
             f"rule '{safe_text(name)}': the regular expression {safe_text(expression)!r} with to: {safe_text(to)!r} "
             f"does not work: {safe_text(error)}",
@@ -170,28 +170,43 @@ def _substitute(name: str, expression: str, to: str) -> _Step:
 
 
 def _refuse_idle_rules(
-    active: Mapping[str, RuleConfig], hits: Mapping[str, int], keys: Iterable[str], where: str
+    active: Mapping[str, RuleConfig], hits: Mapping[str, int], traces: Mapping[str, _Trace], where: str
 ) -> None:
     idle = [name for name, count in hits.items() if count == 0 and not active[name].optional]
     if not idle:
         return
-    keys = list(keys)
     told = "; ".join(f"'{safe_text(name)}' ({describe(active[name])})" for name in idle)
     noun = "rule hits" if len(idle) == 1 else "rules hit"
     raise FitError(
-        f"{len(idle)} {noun} none of the {counted(len(keys), 'key')} of {where}: {told}. Its keys are {listing(keys)}.",
-        "leave the rule out, or let it idle: " + " ".join(f"rules.{name}.optional=true" for name in idle),
+        f"{len(idle)} {noun} none of the {counted(len(traces), 'key')} of {where}: {told}. Its keys are {listing(traces)}.",
+        _advice(active, idle, [trace.name for trace in traces.values() if trace.fate == "stays"]),
     )
 
 
+def _advice(active: Mapping[str, RuleConfig], idle: list[str], left: list[str]) -> str:
+    """What to do about rules that hit nothing: some only stand too early."""
+    early = [name for name in idle if any(_step(name, active[name])(key) is not None for key in left)]
+    if early:
+        order = [*(name for name in active if name not in early), *early]
+        return f"the outermost wrapper comes first: 'rules=[{','.join(order)}]'"
+    return "leave the rule out, or let it idle: " + " ".join(f"rules.{name}.optional=true" for name in idle)
+
+
 def _refuse_broken_names(names: Mapping[str, str], where: str) -> None:
-    broken = {key: name for key, name in names.items() if key and (not name or name.startswith("."))}
+    broken = {key: name for key, name in names.items() if _breaks(key, name)}
     if broken:
-        told = listing(f"{key} → '{name}'" for key, name in broken.items())
+        told = phrases(f"{safe_text(key)} → '{safe_text(name)}'" for key, name in broken.items())
         raise FitError(
             f"the rules leave {counted(len(broken), 'key')} of {where} without a proper name: {told}.",
             "a prefix usually ends in a dot: {strip: module.}",
         )
+
+
+def _breaks(key: str, name: str) -> bool:
+    """Whether a rule left an empty name, or a dot at an end where the file's key has none."""
+    if not name:
+        return bool(key)
+    return (name[0] == "." and key[:1] != ".") or (name[-1] == "." and key[-1:] != ".")
 
 
 def _refuse_collisions(names: Mapping[str, str], where: str) -> None:
@@ -203,6 +218,6 @@ def _refuse_collisions(names: Mapping[str, str], where: str) -> None:
             clashes.append(f"{safe_text(other)} and {safe_text(key)} both become {safe_text(names[key])}")
     if clashes:
         raise FitError(
-            f"the rules make one key of two in {where}: {listing(clashes)}.",
+            f"the rules make one key of two in {where}: {phrases(clashes)}.",
             "drop one of the two first, e.g. '+rules={only: {keep: 'module.*'}}', or make the rule narrower",
         )
