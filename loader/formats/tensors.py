@@ -16,7 +16,7 @@ from loader.formats.base import ITEMSIZE, Storage, TensorEntry
 from loader.formats.records import Builder, Global, PickledDict, Reduced
 from loader.wording import safe_text
 
-PARAMETER = "torch.nn.parameter.Parameter"
+_TENSOR = frozenset({"torch.Tensor", "torch._tensor.Tensor"})
 _MOST_DIMENSIONS = 64
 _LARGEST = 1 << 63
 _PLAIN: Mapping[str, TensorEntry] = MappingProxyType({})
@@ -127,9 +127,9 @@ def _parameter(function: Global, args: tuple[object, ...]) -> object:
     """``_rebuild_parameter``, with or without the attributes of the parameter as a fourth argument."""
     if len(args) < 3 or not isinstance(args[0], TensorEntry):
         return _not_known(function, args)
-    details = {**args[0].details, "class": PARAMETER, "requires_grad": args[1] is True}
+    details = {**args[0].details, "parameter": True, "requires_grad": args[1] is True}
     if len(args) > 3:
-        details["state"] = args[3]
+        details["attributes"] = args[3]
     return replace(args[0], details=details)
 
 
@@ -137,16 +137,15 @@ def _of_type(function: Global, args: tuple[object, ...]) -> object:
     """``_rebuild_from_type_v2``: function, class, its arguments, attributes."""
     if len(args) != 4:
         return _not_known(function, args)
-    inner, kind, inner_args, state = args
+    inner, kind, inner_args, attributes = args
     if not isinstance(inner, Global) or not isinstance(kind, Global):
         return _not_known(function, args)
     made = inner.builder(inner, inner_args) if inner.builder is not None and isinstance(inner_args, tuple) else None
     if not isinstance(made, TensorEntry):
         return _not_known(function, args)
-    name = "torch.Tensor" if kind.full_name == "torch._tensor.Tensor" else kind.full_name
-    details = (
-        {**made.details, "state": state} if name == "torch.Tensor" else {**made.details, "class": name, "state": state}
-    )
+    details = {**made.details, "attributes": attributes}
+    if kind.full_name not in _TENSOR:
+        details["subclass"] = kind
     return replace(made, details=details)
 
 

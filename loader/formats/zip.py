@@ -143,25 +143,30 @@ class Archive:
         if place + _END.size + comment != len(tail) or disk not in {0, 0xFFFF}:
             raise self.file.damaged("something follows the end of the zip archive")
         end = tail_start + place
-        if 0xFFFF in {count, disk} or _IN_ZIP64 in {size, start}:
-            count, size, start, end = self._find_directory64(end)
+        wide = self._find_directory64(end)
+        if wide is not None:
+            count, size, start, end = wide
+        elif _IN_ZIP64 in {size, start}:
+            raise self.file.damaged("the second half of its table of contents is missing")
         if start + size != end:
             raise self.file.damaged(
                 f"its table of contents is declared at bytes {start:,} to {start + size:,}; it ends at {end:,}"
             )
         return count, size, start
 
-    def _find_directory64(self, end: int) -> tuple[int, int, int, int]:
-        if end < _END64_LOCATOR.size + _END64.size:
-            raise self.file.damaged("the second half of its table of contents is missing")
-        locator = self.file.pread(end - _END64_LOCATOR.size, _END64_LOCATOR.size)
-        signature, _, place, _ = _END64_LOCATOR.unpack(locator)
-        if signature != b"PK\x06\x07" or place + _END64.size > end:
-            raise self.file.damaged("the second half of its table of contents is missing")
-        fields = _END64.unpack(self.file.pread(place, _END64.size))
+    def _find_directory64(self, end: int) -> tuple[int, int, int, int] | None:
+        """The same from the records that archives of any size may have, and large ones must."""
+        place = end - _END64_LOCATOR.size
+        locator = self.file.pread(place, _END64_LOCATOR.size) if place >= 0 else b""
+        if not locator.startswith(b"PK\x06\x07"):
+            return None
+        start = _END64_LOCATOR.unpack(locator)[2]
+        if start + _END64.size != place:
+            raise self.file.damaged("the second half of its table of contents is not where it should be")
+        fields = _END64.unpack(self.file.pread(start, _END64.size))
         if fields[0] != b"PK\x06\x06":
             raise self.file.damaged("the second half of its table of contents is not where it should be")
-        return fields[7], fields[8], fields[9], place
+        return fields[7], fields[8], fields[9], start
 
     def _entries(self, directory: bytes, count: int) -> Iterator[Member]:
         position, found = 0, 0
