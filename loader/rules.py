@@ -178,7 +178,8 @@ def _refuse_idle_rules(
     told = "; ".join(f"'{safe_text(name)}' ({describe(active[name])})" for name in idle)
     noun = "rule hits" if len(idle) == 1 else "rules hit"
     raise FitError(
-        f"{len(idle)} {noun} none of the {counted(len(traces), 'key')} of {where}: {told}. Its keys are {listing(traces)}.",
+        f"{len(idle)} {noun} none of the {counted(len(traces), 'key')} of {where}: {told}. "
+        f"Its keys are {listing(traces)}.",
         _advice(active, idle, [trace.name for trace in traces.values() if trace.fate == "stays"]),
     )
 
