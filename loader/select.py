@@ -6,6 +6,8 @@ file's tree and the entry that fits the model best.
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 
 from loader.errors import FitError
@@ -16,6 +18,9 @@ Shapes = Mapping[str, tuple[int, ...] | None]
 """Model key → shape."""
 
 _MOST_LINES = 12
+_LONGEST_KEY = 400
+# What needs quotes neither from a shell nor from Hydra's grammar.
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]*")
 
 
 def select(root: Container, key: str | None, wanted: Shapes, path: str, override: str = "checkpoint.key") -> Container:
@@ -40,7 +45,8 @@ def select(root: Container, key: str | None, wanted: Shapes, path: str, override
     elif isinstance(found, Container):
         what = f"{place} of {path} holds no tensor itself"
     else:
-        what = f"{place} of {path} is {_kind(found)}, not a state dict"
+        kind = "one tensor" if isinstance(found, TensorEntry) else f"an entry of type {safe_text(found.type)}"
+        what = f"{place} of {path} is {kind}, not a state dict"
     raise FitError(f"{what}. In the file:\n{tree(root)}", _advice(root, wanted, override))
 
 
@@ -95,16 +101,11 @@ def _fits(name: str, entry: TensorEntry, wanted: Shapes) -> bool:
             return False
 
 
-def _kind(node: Node) -> str:
-    if isinstance(node, TensorEntry):
-        return "one tensor"
-    return f"a {safe_text(node.type)}" if isinstance(node, Leaf) else f"a {node.kind}"
-
-
 def _advice(root: Container, wanted: Shapes, override: str) -> str:
     ranked = candidates(root, wanted)
     if not ranked:
         return "the file holds no named tensors: it is not a checkpoint of a model"
     key, fitting, total = ranked[0]
-    value = f"'{override}=\"{key}\"'" if any(c in key for c in "=,:{}[]() ") else f"{override}={key or 'null'}"
+    shown = safe_text(key, _LONGEST_KEY).replace('"', '\\"')
+    value = f"{override}={key or 'null'}" if _PLAIN.fullmatch(key) else shlex.quote(f'{override}="{shown}"')
     return f"{value}   # fits best: {fitting} of its {counted(total, 'tensor')} have a name and shape of the model"
