@@ -6,6 +6,7 @@ and changes nothing. Every model key and every file key stands in the plan exact
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -14,6 +15,11 @@ from loader.config.schema import AllowConfig
 from loader.errors import FitError
 from loader.formats.base import Node, TensorEntry
 from loader.wording import counted, listing, safe_text, shape
+
+_MOST_SHAPES = 5
+_MOST_GLOBS = 3
+# What a shell, Hydra's grammar, a terminal or a glob would not take as it stands.
+_SPECIAL = re.compile(r"[^A-Za-z0-9_./-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ class Match:
     """One tensor of a file and the model keys that it fills."""
 
     key: str
-    """The model key, the first name where it is tied."""
+    """The model key that takes it; of tied names the first that the file fills."""
     taken: Taken
 
 
@@ -151,7 +157,7 @@ def make_plan(
     plan.refused = (
         _not_allowed(plan.missing, allow.missing)
         + _not_allowed(plan.unexpected, allow.unexpected)
-        + _not_allowed(clashing, allow.mismatched)
+        + _not_allowed((mismatch.key for mismatch in plan.mismatched), allow.mismatched)
     )
     return plan
 
@@ -170,13 +176,11 @@ def refuse_misfit(plan: Plan, wanted: Mapping[str, Wanted], source: str) -> None
     lines = [f"{source} does not fit the model: {len(plan.loaded)} of {counted(len(wanted), 'key')} would be loaded."]
     lines += _told("missing from the file", [key for key in plan.missing if key in refused])
     lines += _told("unexpected in the file", [key for key in plan.unexpected if key in refused])
-    lines += [
-        f"  {safe_text(m.key)}: model {shape(m.model)}, file {shape(m.checkpoint)}"
-        for m in plan.mismatched[:5]
-        if m.key in refused
-    ]
-    if len(plan.mismatched) > 5:
-        lines.append(f"  … and {len(plan.mismatched) - 5} more of another shape")
+    clashes = [m for m in plan.mismatched if m.key in refused]
+    told = [f"  {safe_text(m.key)}: model {shape(m.model)}, file {shape(m.checkpoint)}" for m in clashes]
+    lines += told[:_MOST_SHAPES]
+    if len(clashes) > _MOST_SHAPES:
+        lines.append(f"  … and {len(clashes) - _MOST_SHAPES:,} more of another shape")
     error = FitError("\n".join(lines), _advice(plan, refused))
     error.plan = plan
     raise error
@@ -204,11 +208,12 @@ def _advice(plan: Plan, refused: set[str]) -> str:
 
 
 def _globs(keys: list[str]) -> str:
-    """At most three globs that cover the keys: the keys themselves, or their modules'."""
-    if len(keys) <= 3:
-        return ",".join(keys)
-    heads = sorted({key.partition(".")[0] for key in keys})
-    return ",".join(f"{head}*" for head in heads) if len(heads) <= 3 else "*"
+    """At most three globs that cover the keys: the keys themselves, or their modules'; written to be pasted."""
+    globs = [_SPECIAL.sub("?", key) for key in keys]
+    if len(globs) > _MOST_GLOBS:
+        heads = {(glob.partition(".")[0], "." in glob) for glob in globs}
+        globs = sorted(f"{head}.*" if below else head for head, below in heads)
+    return ",".join(globs) if len(globs) <= _MOST_GLOBS else "*"
 
 
 def _fits(want: Wanted, taken: Taken) -> bool:
