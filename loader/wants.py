@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from loader.plan import Wanted
 
 EXTRA_STATE = "_extra_state"
-"""The name under which torch keeps what `get_extra_state` returns."""
+"""The name under which torch keeps what `get_extra_state` returns and `set_extra_state` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def own_slots(module: nn.Module) -> Iterator[tuple[str, Slot]]:
     for name, buffer in module._buffers.items():
         if buffer is not None and name not in module._non_persistent_buffers_set:
             yield name, Slot(module, name, "buffer")
-    if type(module).get_extra_state is not nn.Module.get_extra_state:
+    if type(module).set_extra_state is not nn.Module.set_extra_state:
         yield EXTRA_STATE, Slot(module, EXTRA_STATE, "extra")
 
 
@@ -64,8 +64,8 @@ def wanted(places: dict[str, Slot]) -> dict[str, Wanted]:
     described = {}
     for key, slot in places.items():
         if slot.kind == "extra":
-            owner = first.setdefault((id(slot.module), EXTRA_STATE), key)
-            described[key] = Wanted(None, "", "extra", owner)
+            # No tensor that could be tied: torch hands a shared module its extra state once for each of its names.
+            described[key] = Wanted(None, "", "extra", key)
             continue
         tensor = slot.tensor
         owner = first.setdefault(_identity(tensor), key)
@@ -75,13 +75,14 @@ def wanted(places: dict[str, Slot]) -> dict[str, Wanted]:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """torch's name of a dtype without its package: ``float32``."""
+    """Names a dtype as torch does, without its package: ``float32``."""
     return str(dtype).removeprefix("torch.")
 
 
 def storage_id(tensor: torch.Tensor) -> int:
     """Tells which storage a tensor looks into; unlike its data pointer it also works on the meta device."""
-    return tensor.untyped_storage()._cdata
+    identity: int = tensor.untyped_storage()._cdata  # noqa: SLF001  # data_ptr() is 0 for all meta tensors
+    return identity
 
 
 def _identity(tensor: torch.Tensor) -> object:
