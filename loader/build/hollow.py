@@ -26,13 +26,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import swap_tensors
 
-from loader.build.skip import Skipping
+from loader.build.skip import InexactError, Skipping
 
 Holders = dict[int, list[tuple[nn.Module, str]]]
-
-
-class InexactError(Exception):
-    """This model cannot be built hollow with the same result; the text says why."""
 
 
 def build_hollow(construct: Callable[[], nn.Module]) -> nn.Module:
@@ -43,11 +39,16 @@ def build_hollow(construct: Callable[[], nn.Module]) -> nn.Module:
 
     Raises:
         InexactError: The result would not be exact.
+        Exception: What the constructor raises for reasons of its own.
     """
     mode = Skipping()
     before = torch.get_rng_state()
-    with mode:
-        module = construct()
+    try:
+        with mode:
+            module = construct()
+    except Exception:
+        if not mode.reason:
+            raise
     if mode.reason:
         raise InexactError(mode.reason)
     if not torch.equal(before, torch.get_rng_state()):

@@ -21,8 +21,9 @@ import torch
 from torch import nn
 
 from loader.build.calls import Call, plan_calls
-from loader.build.hollow import InexactError, build_hollow
+from loader.build.hollow import build_hollow
 from loader.build.policy import Policy
+from loader.build.skip import InexactError
 from loader.errors import ConfigError
 from loader.wording import safe_text
 

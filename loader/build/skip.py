@@ -2,11 +2,13 @@
 
 Guarantees: inside the mode no random number is drawn by a torch function and no parameter is written to; whatever is
 computed from unset memory is marked unset as well; a constructor that reads unset values, by whatever name, is given
-a reason in `Skipping.reason`, even if it swallows the error that came of it. Nothing outside the thread is touched.
+a reason in `Skipping.reason` and an error, and the reason stays if it swallows the error. Nothing outside the thread
+that enters the mode is touched.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from weakref import WeakValueDictionary
@@ -62,6 +64,12 @@ _LIKE = frozenset(
 )
 _METADATA = (type(None), type(NotImplemented), torch.Size, torch.dtype, torch.device, torch.layout)
 _DEEPEST = 6
+_INITIALISERS = "torch.nn.init"
+_IS_META = torch.Tensor.is_meta.__get__  # type: ignore[attr-defined]
+
+
+class InexactError(Exception):
+    """A model cannot be built hollow with the same result; the text says why."""
 
 
 class Skipping(TorchFunctionMode):
@@ -84,7 +92,7 @@ class Skipping(TorchFunctionMode):
     ) -> Any:
         handler = self._handlers.get(func)
         if handler is None:
-            handler = self._handlers[func] = self._handler(_name(func))
+            handler = self._handlers[func] = self._handler(func, _name(func))
         return handler(func, args, kwargs or {})
 
     def is_unset(self, tensor: Tensor) -> bool:
@@ -101,7 +109,9 @@ class Skipping(TorchFunctionMode):
         self.unset[id(storage)] = storage
         return True
 
-    def _handler(self, name: str) -> Handler:
+    def _handler(self, func: Function, name: str) -> Handler:
+        if func == _IS_META:
+            return self._is_meta
         writes = name.endswith("_") and not name.endswith("__") and "foreach" not in name
         for belongs, handler in (
             (name in _DESCRIBING or name in _RESHAPING or name in _FRESH or name.startswith("_set_"), _run),
@@ -115,6 +125,13 @@ class Skipping(TorchFunctionMode):
                 return handler
         return self._compute
 
+    def _is_meta(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Answers yes to torch's own initialisers, which leave a meta tensor alone, and the truth to all others."""
+        name = _initialiser()
+        if name and (name != "dirac_" or isinstance(args[0], nn.Parameter) or self.is_unset(args[0])):
+            return self._mark(args[0]) or func(*args, **kwargs)
+        return func(*args, **kwargs)
+
     def _random_write(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._write(func, args, kwargs, random=True)
 
@@ -122,7 +139,7 @@ class Skipping(TorchFunctionMode):
         target = args[0] if args else kwargs.get("tensor", kwargs.get("input"))
         if not isinstance(target, Tensor):
             return self._compute(func, args, kwargs)
-        if getattr(func, "__module__", None) != "torch.nn.init" and torch.is_grad_enabled() and target.requires_grad:
+        if getattr(func, "__module__", None) != _INITIALISERS and torch.is_grad_enabled() and target.requires_grad:
             return func(*args, **kwargs)  # torch refuses to write into a leaf here, and the user should hear of it
         if not (random or isinstance(target, nn.Parameter) or self._any_unset(args, kwargs)):
             return func(*args, **kwargs)
@@ -161,17 +178,17 @@ class Skipping(TorchFunctionMode):
         name = _name(func)
         try:
             result = func(*args, **kwargs)
-        except Exception:
-            self._give_up(f"its constructor computes with its parameters ({name})")
-            raise
+        except Exception as error:
+            raise self._inexact(f"its constructor computes with its parameters ({name})") from error
         if not isinstance(result, _METADATA) and not self._mark_all((result,)):
-            self._give_up(f"its constructor reads the values of its parameters ({name})")
+            raise self._inexact(f"its constructor reads the values of its parameters ({name})")
         if "foreach" in name or "batch_norm" in name or "out" in kwargs or kwargs.get("inplace"):
             self._mark_all((*args, *kwargs.values()))
         return result
 
-    def _give_up(self, reason: str) -> None:
+    def _inexact(self, reason: str) -> InexactError:
         self.reason = self.reason or reason
+        return InexactError(reason)
 
     def _any_unset(self, args: Iterable[Any], kwargs: dict[str, Any]) -> bool:
         if not self.unset:
@@ -191,6 +208,15 @@ class Skipping(TorchFunctionMode):
         """Marks every tensor among the values; False if there is none, or one that cannot be marked."""
         marked = [self._mark(tensor) for tensor in _tensors(values)]
         return bool(marked) and all(marked)
+
+
+def _initialiser() -> str:
+    """Returns the name of the function in `torch.nn.init` that asks the mode, three frames up; nothing if none does."""
+    frame = inspect.currentframe()
+    for _ in range(3):
+        frame = frame.f_back if frame else None
+    asks = frame is not None and frame.f_globals.get("__name__") == _INITIALISERS
+    return frame.f_code.co_name if frame and asks else ""
 
 
 def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
