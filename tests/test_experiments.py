@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,11 @@ from tests.command import Finished, run_loader
 
 TRAINED = {"state_dict", "saved_on_gpu", "ddp", "whole_model_own_class", "training_checkpoint"}
 
+Run = Callable[..., Finished]
+"""Runs an experiment with overrides; the same line runs once."""
+
+OWN_GLOBALS = "[my_project.Net,torch.nn.modules.linear.Linear]"
+
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -21,10 +28,12 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def experiment(examples: Path, tmp_path: Path) -> Any:
+@pytest.fixture(scope="module")
+def experiment(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    @cache
     def run(name: str, *overrides: str) -> Finished:
-        return run_loader(f"experiment={name}", *overrides, cwd=tmp_path, LOADER_EXAMPLES=str(examples))
+        folder = tmp_path_factory.mktemp(name)
+        return run_loader(f"experiment={name}", *overrides, cwd=folder, LOADER_EXAMPLES=str(examples))
 
     return run
 
@@ -46,54 +55,54 @@ def assert_loaded(done: Finished, *, tensors: int, outputs: list[list[int]]) -> 
     return report
 
 
-def test_a_plain_state_dict(experiment: Any) -> None:
+def test_a_plain_state_dict(experiment: Run) -> None:
     report = assert_loaded(experiment("state_dict"), tensors=4, outputs=[[10, 10]])
     assert report["parts"][""]["format"] == "torch-zip"
     assert report["model"]["target"] == "loader.examples.SimpleNet"
     assert checks(report)["golden record"]
 
 
-def test_b_saved_on_a_gpu(experiment: Any) -> None:
+def test_b_saved_on_a_gpu(experiment: Run) -> None:
     report = assert_loaded(experiment("saved_on_gpu"), tensors=4, outputs=[[10, 10]])
     if not torch.accelerator.is_available():
         assert report["model"]["device"] == "cpu"
     assert checks(report)["golden record"]
 
 
-def test_c_ddp(experiment: Any) -> None:
+def test_c_ddp(experiment: Run) -> None:
     report = assert_loaded(experiment("ddp"), tensors=4, outputs=[[10, 10]])
     assert report["parts"][""]["rules"] == [{"name": "ddp", "hits": 2}]
     assert checks(report)["golden record"]
 
 
-def test_d_whole_model_of_standard_layers(experiment: Any) -> None:
+def test_d_whole_model_of_standard_layers(experiment: Run) -> None:
     report = assert_loaded(experiment("whole_model"), tensors=9, outputs=[[1, 10]])
     assert report["config"]["checkpoint"]["allow_globals"] == []
     assert report["config"]["checkpoint"]["trust"] is False
 
 
-def test_e_whole_model_whose_class_is_not_here(experiment: Any) -> None:
+def test_e_whole_model_whose_class_is_not_here(experiment: Run) -> None:
     report = assert_loaded(experiment("whole_model_own_class"), tensors=4, outputs=[[10, 10]])
     assert report["config"]["checkpoint"]["allow_globals"] == []
     assert report["config"]["checkpoint"]["trust"] is False
     assert checks(report)["golden record"]
 
 
-def test_f_training_checkpoint(experiment: Any) -> None:
+def test_f_training_checkpoint(experiment: Run) -> None:
     report = assert_loaded(experiment("training_checkpoint"), tensors=4, outputs=[[10, 10]])
     assert report["parts"][""]["key"] == "model_state_dict"
     assert checks(report)["golden record"]
 
 
-def test_g_linear(experiment: Any) -> None:
+def test_g_linear(experiment: Run) -> None:
     assert_loaded(experiment("linear"), tensors=2, outputs=[[1, 2]])
 
 
-def test_h_custom_layer(experiment: Any) -> None:
+def test_h_custom_layer(experiment: Run) -> None:
     assert_loaded(experiment("custom_layer"), tensors=4, outputs=[[1, 10]])
 
 
-def test_i_two_models(experiment: Any) -> None:
+def test_i_two_models(experiment: Run) -> None:
     report = assert_loaded(experiment("two_models"), tensors=4, outputs=[[1, 5], [1, 2]])
     assert {name: part["key"] for name, part in report["parts"].items()} == {
         "a": "modelA_state_dict",
@@ -101,26 +110,26 @@ def test_i_two_models(experiment: Any) -> None:
     }
 
 
-def test_all_files_of_the_trained_weights_have_one_fingerprint(experiment: Any) -> None:
-    runs = [experiment(name, "device=cpu") for name in sorted(TRAINED)]
+def test_all_files_of_the_trained_weights_have_one_fingerprint(experiment: Run) -> None:
+    runs = [experiment(name) for name in sorted(TRAINED)]
     assert [done.code for done in runs] == [0] * len(runs)
     prints = {done.report["verification"]["fingerprint"] for done in runs}
     assert len(prints) == 1
 
 
-def test_plus_sign_before_the_group_works_too(experiment: Any, examples: Path, tmp_path: Path) -> None:
+def test_plus_sign_before_the_group_works_too(experiment: Run, examples: Path, tmp_path: Path) -> None:
     done = run_loader("+experiment=ddp", cwd=tmp_path, LOADER_EXAMPLES=str(examples))
     assert_loaded(done, tensors=4, outputs=[[10, 10]])
 
 
-def test_without_its_rule_the_ddp_file_does_not_fit(experiment: Any) -> None:
+def test_without_its_rule_the_ddp_file_does_not_fit(experiment: Run) -> None:
     done = experiment("ddp", "rules=[]")
     assert done.code == 4
     assert "fc1.weight" in done.err
     assert "Traceback" not in done.err
 
 
-def test_architecture_out_of_the_file_is_refused_until_it_is_admitted(experiment: Any) -> None:
+def test_architecture_out_of_the_file_is_refused_until_it_is_admitted(experiment: Run) -> None:
     refused = experiment("whole_model", "model=null")
     assert refused.code == 3
     for name in ("Sequential", "Conv2d", "BatchNorm2d", "ReLU", "Flatten", "Linear"):
@@ -129,25 +138,41 @@ def test_architecture_out_of_the_file_is_refused_until_it_is_admitted(experiment
     assert "Traceback" not in refused.err
 
 
-def test_architecture_out_of_the_file_comes_with_the_printed_override(experiment: Any) -> None:
+def test_architecture_out_of_the_file_comes_with_the_printed_override(experiment: Run) -> None:
     refused = experiment("whole_model", "model=null")
     (line,) = [line for line in refused.err.splitlines() if "checkpoint.allow_globals=" in line]
     override = line[line.index("checkpoint.allow_globals=") :].split("]")[0] + "]"
     assert_loaded(experiment("whole_model", "model=null", override), tensors=9, outputs=[[1, 10]])
 
 
-def test_architecture_out_of_the_file_comes_with_trust(experiment: Any) -> None:
+def test_architecture_out_of_the_file_comes_with_trust(experiment: Run) -> None:
     done = experiment("whole_model", "model=null", "checkpoint.trust=true")
     assert_loaded(done, tensors=9, outputs=[[1, 10]])
 
 
-def test_class_that_cannot_be_imported_is_named_with_what_to_do(experiment: Any) -> None:
-    done = experiment("whole_model_own_class", "model=null", "checkpoint.trust=true")
+@pytest.mark.parametrize("permission", ["checkpoint.trust=true", f"checkpoint.allow_globals={OWN_GLOBALS}"])
+def test_class_that_cannot_be_imported_is_named_with_what_to_do(experiment: Run, permission: str) -> None:
+    done = experiment("whole_model_own_class", "model=null", permission)
     assert done.code == 3
     assert "my_project.Net" in done.err
     assert "PYTHONPATH" in done.err
-    assert "model=" in done.err
+    assert "model._target_=" in done.err
     assert "Traceback" not in done.err
+
+
+def test_admitted_class_is_found_where_the_message_says_to_put_it(examples: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_project.py").write_text("from loader.examples import SimpleNet\nclass Net(SimpleNet): pass\n")
+    done = run_loader(
+        "experiment=whole_model_own_class",
+        "model=null",
+        f"checkpoint.allow_globals={OWN_GLOBALS}",
+        cwd=tmp_path,
+        LOADER_EXAMPLES=str(examples),
+        PYTHONPATH=str(tmp_path),
+    )
+    assert done.code == 0, done.err
+    assert done.report["model"]["target"] == "my_project.Net"
+    assert checks(done.report)["golden record"]
 
 
 def test_missing_example_file_says_how_to_make_it(tmp_path: Path) -> None:

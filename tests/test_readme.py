@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from loader import errors
 from loader.config.schema import CheckpointConfig, JobConfig, RuleConfig, VerifyConfig
+from loader.examples.files import write_examples
 from loader.examples.names import EXAMPLE_FILES
 from loader.rules import KINDS
 from tests.command import REPOSITORY, run
@@ -66,8 +67,7 @@ def test_shell_commands_run_one_after_the_other(line: str, folder: Path) -> None
 
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_blocks_run(code: str, folder: Path) -> None:
-    made = run_as_reader("python -m loader.examples examples", folder)
-    assert made.returncode == 0, made.stderr
+    write_examples(folder / "examples")
     done = run(sys.executable, "-c", code, cwd=folder, PYTHONPATH=f"{REPOSITORY}:{folder}")
     assert done.returncode == 0, done.stderr
 

@@ -66,8 +66,8 @@ def test_training_again_gives_a_model_as_good(tmp_path: Path) -> None:
     assert not {image.numpy().tobytes() for image in training.images} & {
         image.numpy().tobytes() for image in test.images
     }
-    model = train(training, epochs=15)
-    assert accuracy(model, test) > 0.95
+    model = train(training, epochs=8)
+    assert accuracy(model, test) > 0.9
     path = write(tmp_path, model, test)
     assert load_file(path).keys() == SimpleNet().state_dict().keys()
     shipped = load_file(GOLDEN)
