@@ -145,10 +145,13 @@ def make_plan(
             continue
         if not _fits(want, taken):
             plan.mismatched.append(Mismatch(key, want.shape or (), taken.shape, taken.key))
-        elif want.first in filled:
-            plan.duplicates.append((filled[want.first], Match(key, taken)))
-        else:
+        elif want.first not in filled or not filled[want.first].taken.key:
             filled[want.first] = Match(key, taken)
+        elif taken.key:
+            plan.duplicates.append((filled[want.first], Match(key, taken)))
+    if not _feeds(filled.values(), offered, hooked):
+        # What load hooks make up without the file is the model's own.
+        filled = {}
     plan.matches = list(filled.values())
     clashing = {mismatch.key for mismatch in plan.mismatched}
     plan.loaded = [key for key, want in wanted.items() if want.first in filled and key not in clashing]
@@ -214,6 +217,12 @@ def _globs(keys: list[str]) -> str:
         heads = {(glob.partition(".")[0], "." in glob) for glob in globs}
         globs = sorted(f"{head}.*" if below else head for head, below in heads)
     return ",".join(globs) if len(globs) <= _MOST_GLOBS else "*"
+
+
+def _feeds(matches: Iterable[Match], offered: Mapping[str, Offered], hooked: Hooked) -> bool:
+    """Whether anything of a file reaches the model, as it is or through a load hook that made use of it."""
+    spared = {*hooked.left, *(taken.key for taken in hooked.taken.values())}
+    return any(match.taken.key for match in matches) or not spared.issuperset(offered)
 
 
 def _fits(want: Wanted, taken: Taken) -> bool:

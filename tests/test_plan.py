@@ -266,11 +266,29 @@ def test_dropped_keys_are_kept_for_the_record() -> None:
 def test_what_a_load_hook_computes_has_no_source() -> None:
     hooked = Hooked({"a": Taken("", (2,), "float32"), "b": Taken("", (3,), "float32")}, ("old",))
 
-    plan = make_plan(wants(a=(2,), b=(4,)), offers(old=(2,)), hooked, AllowConfig())
+    plan = make_plan(wants(a=(2,), b=(4,)), offers(old=(2,), converted=(2,)), hooked, AllowConfig())
 
     assert plan.matches == [Match("a", Taken("", (2,), "float32"))]
     assert plan.mismatched == [Mismatch("b", (4,), (3,), "")]
     assert plan.unexpected == ["old"]
+
+
+def test_what_load_hooks_make_up_without_the_file_is_not_loaded() -> None:
+    hooked = Hooked({"a": Taken("", (2,), "float32")}, ("old",))
+
+    plan = make_plan(wants(a=(2,)), offers(old=(2,)), hooked, AllowConfig(missing=["*"], unexpected=["*"]))
+
+    assert (plan.matches, plan.loaded, plan.missing) == ([], [], ["a"])
+
+
+def test_a_file_fills_a_tied_tensor_before_what_a_hook_makes_up() -> None:
+    hooked = Hooked({"a": Taken("", (2,), "float32"), "b": Taken("b", (2,), "float32")}, ())
+    wanted = {name: Wanted((2,), "float32", "buffer", "a") for name in ("a", "b")}
+
+    plan = make_plan(wanted, offers(b=(2,)), hooked, AllowConfig())
+
+    assert plan.matches == [Match("b", Taken("b", (2,), "float32"))]
+    assert plan.duplicates == []
 
 
 # Refusals
