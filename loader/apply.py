@@ -19,9 +19,11 @@ from torch.nn.modules.module import _IncompatibleKeys
 from torch.nn.parameter import is_lazy
 from torch.utils import swap_tensors
 
+from loader.errors import FitError
 from loader.hooks import Metadata, State, customises_loading, run_hooks
 from loader.plan import Plan
 from loader.wants import Slot, own_slots, storage_id
+from loader.wording import safe_text
 
 Fit = Callable[[str, torch.Tensor], torch.Tensor]
 """Brings a value that a load hook computed to the dtype and device of its model key."""
@@ -81,7 +83,7 @@ def _commit(
                 key = prefix + name
                 if not customises_loading(module):
                     if key in sources:
-                        install(key, fit(key, present[key]))
+                        install(key, present[key] if slot.kind == "extra" else fit(key, present[key]))
                 elif slot.kind != "extra" and slot.tensor is not before[key]:
                     value = slot.tensor.detach()
                     _registry(slot)[name] = before[key]
@@ -108,7 +110,7 @@ class _Installer:
         slot = self.places[key]
         if slot.kind == "extra":
             self.journal.keep_extra_state(slot.module)
-            slot.module.set_extra_state(value)
+            _call(slot.module, "set_extra_state", slot.module.set_extra_state, value)
             return
         old = slot.tensor
         if is_lazy(old):
@@ -167,7 +169,17 @@ def _run_post_hooks(model: nn.Module, plan: Plan) -> None:
     told = _IncompatibleKeys(list(plan.missing), list(plan.unexpected))
     for module in model.modules():
         for hook in module._load_state_dict_post_hooks.values():
-            hook(module, told)
+            _call(module, "a load hook", hook, module, told)
+
+
+def _call(module: nn.Module, what: str, method: Callable[..., object], *arguments: object) -> None:
+    """Calls code of the model's; what it takes exception to is a misfit."""
+    try:
+        method(*arguments)
+    except Exception as error:
+        raise FitError(
+            f"{what} of {type(module).__name__} raised {type(error).__name__}: {safe_text(error, 200)}", ""
+        ) from error
 
 
 class _Journal:
@@ -191,15 +203,10 @@ class _Journal:
         self._undo.append(restore)
 
     def keep_module(self, module: nn.Module) -> None:
+        """Remembers everything that a module's own code may change while it is loaded."""
         if not self.live:
             return
-        held = {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(module).items()}
-
-        def restore() -> None:
-            vars(module).clear()
-            vars(module).update(held)
-
-        self._undo.append(restore)
+        self._keep_attributes(module)
         for _, slot in own_slots(module):
             if slot.kind == "extra":
                 self.keep_extra_state(module)
@@ -209,11 +216,46 @@ class _Journal:
                 self.keep(slot.tensor)
 
     def keep_extra_state(self, module: nn.Module) -> None:
-        if self.live:
-            old = copy.deepcopy(module.get_extra_state())
-            self._undo.append(lambda: module.set_extra_state(old))
+        if not self.live:
+            return
+        old = copy.deepcopy(module.get_extra_state())
+
+        def restore() -> None:
+            # Attributes that were set anew are back already; what was changed inside them is not.
+            if not _equal(module.get_extra_state(), old):
+                module.set_extra_state(old)
+
+        self._undo.append(restore)
+        self._keep_attributes(module)
+
+    def _keep_attributes(self, module: nn.Module) -> None:
+        kind = type(module)
+        held = {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(module).items()}
+
+        def restore() -> None:
+            # A lazy module becomes another class on its first forward pass.
+            module.__class__ = kind
+            vars(module).clear()
+            vars(module).update(held)
+
+        self._undo.append(restore)
 
     def undo(self) -> None:
         with torch.no_grad():
             for restore in reversed(self._undo):
                 restore()
+
+
+def _equal(left: Any, right: Any) -> bool:
+    """Whether two plain values are equal; what cannot be compared counts as different."""
+    if isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor):
+        both = isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor)
+        return both and left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_equal(value, right[key]) for key, value in left.items())
+    if isinstance(left, list | tuple) and type(left) is type(right):
+        return len(left) == len(right) and all(map(_equal, left, right))
+    return type(left) in _PLAIN and left == right
+
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
