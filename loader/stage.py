@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from loader.config.schema import AllowConfig
-from loader.errors import FitError
+from loader.errors import CheckpointError, FitError
 from loader.formats.base import Storage, TensorEntry
+from loader.formats.memory import MemoryCheckpoint
 from loader.formats.revive import revive
 from loader.parts import Offers, Part
 from loader.place import Loss, cast, final_dtype
 from loader.plan import Match, Plan, Wanted
-from loader.wants import Slot, dtype_name
+from loader.wants import Slot, dtype_name, storage_id
 from loader.wording import listing, safe_text
 
 
@@ -45,6 +47,8 @@ class Stage:
     policy: str | None
     """As `place.resolve_dtype` returns it."""
     casts: list[Cast] = field(default_factory=list)
+    _own: set[int] = field(default_factory=set)
+    """Memory of a live model: what is offered out of it has to be read before anything is written."""
 
     def run(self, plan: Plan, allow: AllowConfig, *, live: bool = False) -> dict[str, object]:
         """Reads everything that a plan needs.
@@ -63,10 +67,13 @@ class Stage:
         """
         unread = plan.unread()
         needed = [source for source in self.offers.entries if source not in unread]
-        self._verify(needed)
+        compared = [*needed, *(second.taken.key for _, second in plan.duplicates if second.taken.key)]
+        self._refuse_empty(compared)
+        self._verify(compared)
         self._compare_tied(plan)
         filled = {match.taken.key: match.key for match in plan.matches if match.taken.key}
         aliased = set() if live else self._aliased(filled)
+        self._own = _storages(self.places) if live else set()
         values: dict[str, object] = {}
         for source in needed:
             key = filled.get(source)
@@ -87,7 +94,9 @@ class Stage:
         part = self.parts[offer.part]
         if not isinstance(offer.entry, TensorEntry):
             raise LookupError(source)
-        return part.checkpoint.read(offer.entry, mmap=part.config.checkpoint.mmap if mmap is None else mmap)
+        value = part.checkpoint.read(offer.entry, mmap=part.config.checkpoint.mmap if mmap is None else mmap)
+        # Conjugate and negative views keep that they are in a bit beside their bytes.
+        return value.resolve_conj().resolve_neg()
 
     def fit(self, key: str, value: torch.Tensor) -> torch.Tensor:
         """Brings a value that a load hook computed to its key's dtype and device."""
@@ -102,7 +111,7 @@ class Stage:
         if result is not value:
             self.casts.append(Cast(key, dtype_name(value.dtype), dtype_name(dtype), loss))
         if live:
-            return result
+            return result.clone() if _has_memory(result) and storage_id(result) in self._own else result
         result = _with_strides(result, self.places[key].tensor, want)
         return result.clone() if copy and result is value and self.device.type == "cpu" else result.to(self.device)
 
@@ -119,6 +128,8 @@ class Stage:
         part = self.parts[offer.part]
         settings = part.config.checkpoint
         record = None if isinstance(offer.entry, TensorEntry) else offer.entry.record
+        if isinstance(part.checkpoint, MemoryCheckpoint):
+            return record
         return revive(record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))
 
     def _verify(self, needed: Sequence[str]) -> None:
@@ -130,6 +141,20 @@ class Stage:
                 used.setdefault(offer.part, []).append(offer.entry)
         for part, entries in used.items():
             self.parts[part].checkpoint.verify(entries)
+
+    def _refuse_empty(self, needed: Sequence[str]) -> None:
+        """A tensor that was saved on the meta device is a shape without values."""
+        empty = [source for source in needed if self._has_no_storage(source) and self.read(source).is_meta]
+        if empty:
+            files = ", ".join(dict.fromkeys(self.parts[self.offers.entries[source].part].label for source in empty))
+            raise CheckpointError(
+                f"{files} holds no data for {listing(empty)}: saved on the meta device",
+                "save the checkpoint again, from a model that has its weights",
+            )
+
+    def _has_no_storage(self, source: str) -> bool:
+        entry = self.offers.entries[source].entry
+        return isinstance(entry, TensorEntry) and entry.storage is None and not entry.components
 
     def _compare_tied(self, plan: Plan) -> None:
         differing = [
@@ -144,11 +169,12 @@ class Stage:
             )
 
     def _same(self, first: Match, second: Match) -> bool:
-        one, other = self.offers.entries[first.taken.key].entry, self.offers.entries[second.taken.key].entry
-        if one == other:
+        one, other = self.offers.entries[first.taken.key], self.offers.entries[second.taken.key]
+        if one.entry == other.entry and self.parts[one.part].checkpoint is self.parts[other.part].checkpoint:
             return True
         left, right = self.read(first.taken.key), self.read(second.taken.key)
-        return left.dtype == right.dtype and torch.equal(_bytes(left), _bytes(right))
+        alike = left.dtype == right.dtype and left.layout == right.layout
+        return alike and torch.equal(_bytes(left), _bytes(right))
 
     def _aliased(self, filled: Mapping[str, str]) -> set[str]:
         """Offered keys that look into bytes which an earlier one already takes: untied tensors must not share them."""
@@ -190,8 +216,20 @@ def _with_strides(value: torch.Tensor, slot: torch.Tensor, want: Wanted) -> torc
     return torch.empty_strided(slot.shape, slot.stride(), dtype=value.dtype).copy_(value)
 
 
+def _storages(places: Mapping[str, Slot]) -> set[int]:
+    tensors = (slot.tensor for slot in places.values() if slot.kind != "extra")
+    return {storage_id(tensor) for tensor in tensors if _has_memory(tensor)}
+
+
+def _has_memory(tensor: torch.Tensor) -> bool:
+    return not is_lazy(tensor) and tensor.layout == torch.strided
+
+
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+    if tensor.is_quantized:
+        return tensor.int_repr()
+    dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    return dense.contiguous().reshape(-1).view(torch.uint8)
 
 
 def _form(tensor: torch.Tensor) -> str:

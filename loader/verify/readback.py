@@ -83,4 +83,4 @@ def _runs(entry: TensorEntry, mine: torch.Tensor) -> Iterator[tuple[TensorEntry,
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+    return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
