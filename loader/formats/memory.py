@@ -24,14 +24,14 @@ class MemoryCheckpoint:
     format = "memory"
 
     def __init__(self, state: Mapping[str, Any]) -> None:
-        self._state = dict(state)
+        self._state = {str(key): value for key, value in state.items()}
         self.path = Path("<state dict in memory>")
-        self.root = Container("dict", type(state).__name__, {str(k): _node(str(k), v) for k, v in self._state.items()})
+        self.root = Container("dict", type(state).__name__, {key: _node(key, v) for key, v in self._state.items()})
         self.root.metadata = {
             str(prefix): {str(k): v for k, v in dict(values).items() if k != _NOT_FOR_FILES}
             for prefix, values in dict(getattr(state, "_metadata", {})).items()
         }
-        self.nbytes = sum(value.nbytes for value in self._state.values() if isinstance(value, torch.Tensor))
+        self.nbytes = sum(entry.nbytes for entry in self.root.tensors().values())
 
     def verify(self, entries: Iterable[TensorEntry]) -> None:
         """Memory has no checksums."""
