@@ -20,6 +20,7 @@ from loader.place import own_random_state, resolve_device, resolve_dtype, settle
 from loader.prepare import prepare
 from loader.report import fill
 from loader.report.data import Report
+from loader.verify.structure import without_data
 from loader.verify.verify import check_structure, record_of, verify
 
 
@@ -62,6 +63,10 @@ def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
         with clock("apply"):
             if prepared is not None and device.type != "meta":
                 prepared.carry_out()
+                if built.hollow and without_data(built.module):
+                    built = _build(job, plainly="the model brings values of its own for keys that the file lacks")
+                    prepared = prepare(built.module, parts, job.allow, device, policy)
+                    prepared.carry_out()
         with clock("place"):
             settle(built.module.eval(), device, policy)
         fill.model(report, job, built, device)
