@@ -1,16 +1,20 @@
+# ruff: noqa: SLF001  # torch's walk over load hooks has no public form; this module is the one place that repeats it
 """How a model's own load hooks see the keys of a file.
 
 Modules may rename, convert or add entries of a state dict while they load it (old weight norm names, BatchNorm's
 versions, lazy parameters). This module rehearses that, so that the plan knows it beforehand.
 
-Guarantees: a rehearsal leaves the model untouched; it runs the hooks on stand-ins: modules that share everything but
-their parameters and buffers with the model's own, and tensors without data.
+Guarantees: a rehearsal leaves the model untouched; it runs the hooks on stand-ins: modules with attributes, containers
+and tensors of their own, and tensors without data. What a hook reaches otherwise (a closure over its module, an object
+deeper inside an attribute) is the model's own.
 """
 
 from __future__ import annotations
 
+import functools
 import types
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,8 +25,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 from loader.errors import FitError
 from loader.formats.base import TensorEntry
 from loader.plan import Hooked, Offered, Taken
-from loader.wants import dtype_name, own_slots
-from loader.wording import listing, safe_text
+from loader.wants import dtype_name, own_slots, slots
+from loader.wording import phrases, safe_text
 
 State = dict[str, Any]
 """State dict key → tensor, or extra state."""
@@ -34,7 +38,8 @@ _SIZE_MISMATCH = "size mismatch for "
 def customises_loading(module: nn.Module) -> bool:
     """Whether a module does more on loading than to take its namesakes."""
     base = nn.Module._load_from_state_dict
-    return bool(module._load_state_dict_pre_hooks) or type(module)._load_from_state_dict is not base
+    own = type(module)._load_from_state_dict is not base or "_load_from_state_dict" in vars(module)
+    return own or bool(module._load_state_dict_pre_hooks)
 
 
 def rehearse(model: nn.Module, offered: Mapping[str, Offered], metadata: Metadata) -> Hooked:
@@ -45,10 +50,11 @@ def rehearse(model: nn.Module, offered: Mapping[str, Offered], metadata: Metadat
     """
     if not any(customises_loading(module) for module in model.modules()):
         return _namesakes(model, offered)
-    state: State = {key: _stand_in(offer) for key, offer in offered.items()}
+    extra = {key for key, slot in slots(model).items() if slot.kind == "extra"}
+    state: State = {key: _stand_in(offer) for key, offer in offered.items() if _may_be_taken(offer, key in extra)}
     keys = {id(value): key for key, value in state.items()}
     taken: dict[str, Taken] = {}
-    left: list[str] = []
+    left: list[str] = [key for key in offered if key not in state]
 
     def record(module: nn.Module, prefix: str, present: State, rest: list[str]) -> None:
         for name, _ in own_slots(module):
@@ -58,7 +64,8 @@ def rehearse(model: nn.Module, offered: Mapping[str, Offered], metadata: Metadat
         left.extend(key for key in rest if key in offered)
 
     run_hooks(_double(model), state, metadata, record, assign=True)
-    return Hooked(taken, tuple(left))
+    remaining = set(left)
+    return Hooked(taken, tuple(key for key in offered if key in remaining))
 
 
 def run_hooks(
@@ -91,25 +98,23 @@ def run_hooks(
         if customises_loading(module):
             known = {**metadata.get(prefix[:-1], {}), "assign_to_params_buffers": assign}
             _call(module, prefix, present, known, errors)
-        below: dict[str, State] = {}
-        for key, value in present.items():
-            below.setdefault(key[len(prefix) :].partition(".")[0], {})[key] = value
         own = {name for name, _ in own_slots(module)}
         children = {name: child for name, child in module._modules.items() if child is not None}
-        rest = [
-            key
-            for segment, group in below.items()
-            if segment not in children
-            for key in group
-            if key[len(prefix) :] not in own
-        ]
+        below: dict[str, State] = {name: {} for name in children}
+        rest: list[str] = []
+        for key, value in present.items():
+            name, dot, _ = key[len(prefix) :].partition(".")
+            if dot and name in below and key.startswith(prefix):
+                below[name][key] = value
+            elif dot or name not in own:
+                rest.append(key)
         visit(module, prefix, present, rest)
         for name, child in children.items():
-            walk(child, f"{prefix}{name}.", below.get(name, {}))
+            walk(child, f"{prefix}{name}.", below[name])
 
     walk(model, "", dict(state))
     if errors:
-        raise FitError(f"the model's own load hooks refuse the file: {listing(errors)}", "")
+        raise FitError(f"the model's own load hooks refuse the file: {phrases(errors)}", "")
 
 
 def _call(module: nn.Module, prefix: str, present: State, metadata: dict[str, object], errors: list[str]) -> None:
@@ -128,14 +133,16 @@ def _call(module: nn.Module, prefix: str, present: State, metadata: dict[str, ob
 
 def _namesakes(model: nn.Module, offered: Mapping[str, Offered]) -> Hooked:
     taken: dict[str, Taken] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for name, slot in own_slots(module):
-            key = f"{prefix}.{name}" if prefix else name
-            offer = offered.get(key)
-            if offer is not None and (isinstance(offer.entry, TensorEntry) or slot.kind == "extra"):
-                shape, dtype = _outline(offer)
-                taken[key] = Taken(key, shape, dtype)
+    for key, slot in slots(model).items():
+        offer = offered.get(key)
+        if offer is not None and _may_be_taken(offer, slot.kind == "extra"):
+            taken[key] = Taken(key, *_outline(offer))
     return Hooked(taken, tuple(key for key in offered if key not in taken))
+
+
+def _may_be_taken(offer: Offered, extra: bool) -> bool:
+    """Whether an entry is of a kind that its namesake takes: what is no tensor can only be extra state."""
+    return extra or isinstance(offer.entry, TensorEntry)
 
 
 def _outline(offer: Offered) -> tuple[tuple[int, ...], str]:
@@ -154,61 +161,68 @@ def _taken(key: str, value: object) -> Taken:
     return Taken(key, (), "")
 
 
+class _Doubles:
+    """Stand-ins for the modules of a model and what they hold."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules: dict[int, nn.Module] = {id(module): object.__new__(type(module)) for module in model.modules()}
+        self._tensors: dict[int, torch.Tensor] = {}
+
+    def of(self, value: Any, depth: int = 2) -> Any:
+        """What stands in for a value; containers are followed a little, since hooks write into them."""
+        if isinstance(value, torch.Tensor):
+            if id(value) not in self._tensors:
+                self._tensors[id(value)] = _without_data(value)
+            return self._tensors[id(value)]
+        if isinstance(value, nn.Module):
+            return self.modules.get(id(value), value)
+        if isinstance(value, types.MethodType):
+            return types.MethodType(value.__func__, self.of(value.__self__, 0))
+        if depth and type(value) in (list, tuple, set):
+            return type(value)(self.of(item, depth - 1) for item in value)
+        if depth and type(value) in (dict, OrderedDict):
+            return type(value)((key, self.of(item, depth - 1)) for key, item in value.items())
+        return value
+
+    def hook(self, hook: Any) -> Any:
+        """A load hook that sees the stand-ins: torch keeps them as they are, or wrapped with a weak reference."""
+        if isinstance(hook, functools.partial):
+            arguments = (self.of(argument) for argument in hook.args)
+            return functools.partial(self.hook(hook.func), *arguments, **self.of(hook.keywords))
+        if hasattr(hook, "with_module") and hasattr(hook, "hook"):
+            rewrapped = object.__new__(type(hook))
+            rewrapped.__dict__.update(hook.__dict__)
+            rewrapped.hook = self.hook(hook.hook)
+            if hook.with_module:
+                rewrapped.module = weakref.ref(self.of(hook.module()))
+            return rewrapped
+        return self.of(hook)
+
+
 def _double(model: nn.Module) -> nn.Module:
-    """A stand-in for a model: same classes, attributes and hooks, parameters and buffers of its own without data."""
-    doubles: dict[int, nn.Module] = {}
-    tensors: dict[int, torch.Tensor] = {}
-    modules = list(model.modules())
-    for module in modules:
-        double = doubles[id(module)] = object.__new__(type(module))
-        double.__dict__.update({name: _own_container(value) for name, value in module.__dict__.items()})
-    for module in modules:
-        own = doubles[id(module)].__dict__
-        own["_parameters"] = {name: _hollow(value, tensors) for name, value in module._parameters.items()}
-        own["_buffers"] = {name: _hollow(value, tensors) for name, value in module._buffers.items()}
-        own["_modules"] = {
-            name: child if child is None else doubles[id(child)] for name, child in module._modules.items()
-        }
+    """A stand-in for a model: same classes, attributes and hooks, with tensors of its own that have no data."""
+    doubles = _Doubles(model)
+    for module in model.modules():
+        own = doubles.modules[id(module)].__dict__
+        own.update({name: doubles.of(value) for name, value in vars(module).items()})
         hooks = type(module._load_state_dict_pre_hooks)()
         for key, hook in module._load_state_dict_pre_hooks.items():
-            hooks[key] = _rebound(hook, doubles)
+            hooks[key] = doubles.hook(hook)
         own["_load_state_dict_pre_hooks"] = hooks
         if type(module).set_extra_state is not nn.Module.set_extra_state:
-            own["set_extra_state"] = lambda state: None
-    return doubles[id(model)]
+            own["set_extra_state"] = _ignore
+    return doubles.modules[id(model)]
 
 
-def _own_container(value: Any) -> Any:
-    """Copies plain containers one level deep: hooks and `__setattr__` write into such lists (LSTM's flat weights)."""
-    return type(value)(value) if type(value) in (list, dict, set) else value
-
-
-def _hollow(tensor: torch.Tensor | None, tensors: dict[int, torch.Tensor]) -> torch.Tensor | None:
-    if tensor is None:
-        return None
-    if id(tensor) not in tensors:
-        tensors[id(tensor)] = _without_data(tensor)
-    return tensors[id(tensor)]
+def _ignore(_state: object) -> None:
+    """Takes the place of `set_extra_state`: there is no state yet."""
 
 
 def _without_data(tensor: torch.Tensor) -> torch.Tensor:
     if is_lazy(tensor):
         lazy = UninitializedParameter if isinstance(tensor, nn.Parameter) else UninitializedBuffer
-        return lazy(device="meta", dtype=tensor.dtype)
-    empty = torch.empty_like(tensor, device="meta")
-    return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-
-
-def _rebound(hook: Any, doubles: Mapping[int, nn.Module]) -> Any:
-    """Points a hook at the stand-ins: torch keeps hooks as bound methods, or wrapped with a weak reference."""
-    if isinstance(hook, types.MethodType):
-        owner = doubles.get(id(hook.__self__), hook.__self__)
-        return types.MethodType(hook.__func__, owner)
-    if hasattr(hook, "with_module") and hasattr(hook, "hook"):
-        rewrapped = object.__new__(type(hook))
-        rewrapped.__dict__.update(hook.__dict__)
-        rewrapped.hook = _rebound(hook.hook, doubles)
-        if hook.with_module:
-            rewrapped.module = weakref.ref(doubles.get(id(hook.module()), hook.module()))
-        return rewrapped
-    return hook
+        return lazy(device="meta", dtype=tensor.dtype)  # type: ignore[call-arg]  # torch annotates neither
+    # Not `empty_like`: of a tensor on meta it imports torch's symbolic shapes, which takes a second.
+    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    # Without gradients: torch gives what it assigns the old tensor's, and integers can have none.
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
