@@ -69,12 +69,15 @@ class CheckpointFile:
         """
         if offset < 0 or length < 0 or offset + length > self.size:
             raise self.ends_early(offset + length)
+        whole = self._read_once(offset, length) if length <= _CHUNK else b""
+        if len(whole) == length:
+            return whole
         pieces = []
         while length > 0:
             piece = self._read_once(offset, min(length, _CHUNK))
             pieces.append(piece)
             offset, length = offset + len(piece), length - len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
     def read_into(self, tensor: torch.Tensor, offset: int) -> None:
         """Fills a compact CPU tensor with the file's bytes from this offset, without any copy between."""
@@ -166,7 +169,7 @@ class CheckpointFile:
             piece = os.pread(self._descriptor, length, offset)
         except OSError as error:
             raise self._unreadable(error) from error
-        if not piece:
+        if not piece and length:
             raise self.changed("it is shorter now")
         return piece
 

@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -60,8 +61,9 @@ def _dense(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
     if entry.storage is None:
         return _without_data(entry, dtype)
     shape, stride = entry.shape, entry.stride
-    compact = stride == compact_stride(shape)
-    extent = entry.numel if compact else _extent(shape, stride)
+    count, compact_stride = _compact(shape)
+    compact = stride == compact_stride
+    extent = count if compact else _extent(shape, stride)
     width = ITEMSIZE[entry.dtype]
     carrier = _CARRIERS[width] if entry.dtype in _QUANTIZED else dtype
     flat = _flat(entry.storage, entry.offset * width, extent, carrier, unpack, mmap=mmap)
@@ -70,15 +72,14 @@ def _dense(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
     return _with_bits(made, entry) if entry.details else made
 
 
-def compact_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a contiguous tensor, as torch writes them."""
-    if len(shape) == 1:
-        return (1,)
+@functools.lru_cache(maxsize=4096)  # a model has few shapes, however many tensors
+def _compact(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """Elements and strides of a contiguous tensor, as torch writes them."""
     stride, step = [], 1
     for dimension in reversed(shape):
         stride.append(step)
         step *= max(dimension, 1)
-    return tuple(reversed(stride))
+    return 0 if 0 in shape else step, tuple(reversed(stride))
 
 
 def _extent(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:

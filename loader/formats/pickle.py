@@ -64,49 +64,53 @@ def _run(  # noqa: C901, PLR0912, PLR0915  # one loop over millions of opcodes; 
 ) -> tuple[object, int]:
     """Executes up to STOP; the opcodes that make up tensors come first and in line, because there are millions."""
     data, stack, memo, below, u4 = machine.data, machine.stack, machine.memo, machine.below, _U4
+    size = len(data)
     try:
         while True:
             code = data[position]
+            position += 1
             if code == 0x72:  # LONG_BINPUT
-                memo[u4(data, position + 1)[0]] = stack[-1]
-                position += 5
+                memo[u4(data, position)[0]] = stack[-1]
+                position += 4
             elif code == 0x4B:  # BININT1
-                stack.append(data[position + 1])
-                position += 2
+                stack.append(data[position])
+                position += 1
             elif code == 0x68:  # BINGET
-                stack.append(memo[data[position + 1]])
-                position += 2
+                stack.append(memo[data[position]])
+                position += 1
             elif code == 0x28:  # MARK
                 below.append(stack)
                 machine.stack = stack = []
-                position += 1
             elif code == 0x74:  # TUPLE
                 items = tuple(stack)
                 machine.stack = stack = below.pop()
                 stack.append(items)
-                position += 1
             elif code == 0x86:  # TUPLE2
                 second = stack.pop()
                 stack[-1] = (stack[-1], second)
-                position += 1
-            elif code in READERS:
-                value, position = READERS[code](data, position + 1)
-                stack.append(value)
+            elif code == 0x58:  # BINUNICODE
+                start = position + 4
+                position = start + u4(data, position)[0]
+                if position > size:
+                    raise MalformedError("it ends in the middle")
+                stack.append(str(data[start:position], "utf-8", "surrogatepass"))
             elif code in STACK:
                 STACK[code](machine)
                 stack = machine.stack
-                position += 1
+            elif code in READERS:
+                value, position = READERS[code](data, position)
+                stack.append(value)
             elif code == 0x2E:  # STOP
-                return stack.pop(), position + 1
+                return stack.pop(), position
             elif code in OPERAND:
-                position = OPERAND[code](machine, position + 1)
+                position = OPERAND[code](machine, position)
                 stack = machine.stack
             else:
                 raise MalformedError(f"no pickle has the opcode {code:#x}")
     except KeyError as error:
         raise MalformedError(f"at byte {position:,} it asks for an object that it never stored") from error
     except (IndexError, struct.error) as error:
-        what = "it ends in the middle" if len(data) - position < 10 else "it takes an object where none is"
+        what = "it ends in the middle" if size - position < 10 else "it takes an object where none is"
         raise MalformedError(f"at byte {position:,} {what}") from error
     except ValueError as error:
         raise MalformedError(f"at byte {position:,} {safe_text(error)}") from error

@@ -1,12 +1,15 @@
 """Which format a file has.
 
 Guarantees: content decides, never the name; what is recognised and not read, and what is not recognised, is refused
-with a sentence of its own. A new format is one file with a class like the others, and one line in `READERS`.
+with a sentence of its own. A new format is one file with a class like the others, its name in `FORMATS`, and a line in
+`recognise`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 from loader.errors import CheckpointError
 from loader.formats import safetensors, torch_legacy, torch_zip
@@ -19,22 +22,24 @@ from loader.formats.zip import LOCAL_SIGNATURE, Archive
 _HEAD = 4096
 _EMPTY_ZIP = b"PK\x05\x06"
 
-READERS: Mapping[str, Callable[[CheckpointFile, str], OpenedFile]] = {
-    torch_zip.FORMAT: torch_zip.TorchZip,
-    torch_legacy.FORMAT: torch_legacy.TorchLegacy,
-    safetensors.FORMAT: safetensors.SafeTensors,
-}
-"""What opens a file, by the name of its format."""
+FORMATS = (torch_zip.FORMAT, torch_legacy.FORMAT, safetensors.FORMAT)
+"""The names of what is read."""
 
 
-def sniff(file: CheckpointFile) -> str:
-    """Names the format of a file.
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """A file whose format is known."""
 
-    Returns:
-        One of the names in `READERS`.
+    format: str
+    open: Callable[[str], OpenedFile]
+    """Reads its index; takes `checkpoint.check`."""
+
+
+def recognise(file: CheckpointFile) -> Recognised:
+    """Finds out what a file is.
 
     Raises:
-        CheckpointError: It is empty, or something else than those.
+        CheckpointError: It is empty, or nothing that is read.
     """
     head = file.pread(0, min(_HEAD, file.size))
     if not head:
@@ -43,25 +48,23 @@ def sniff(file: CheckpointFile) -> str:
             "copy or download the file again; it may also still be being written",
         )
     if head.startswith((LOCAL_SIGNATURE, _EMPTY_ZIP)):
-        return _sniff_zip(file)
+        return _recognise_zip(Archive(file))
     if torch_legacy.is_legacy(head):
-        return torch_legacy.FORMAT
+        return Recognised(torch_legacy.FORMAT, partial(torch_legacy.TorchLegacy, file))
     if safetensors.is_safetensors(head):
-        return safetensors.FORMAT
+        return Recognised(safetensors.FORMAT, partial(safetensors.SafeTensors, file))
     raise _refused(file, name_foreign(head))
 
 
-def _sniff_zip(file: CheckpointFile) -> str:
-    names = list(Archive(file).members)
-    folder = torch_zip.torch_folder(names)
+def _recognise_zip(archive: Archive) -> Recognised:
+    folder = torch_zip.torch_folder(archive.members)
     if folder is None:
-        raise _refused(file, name_zip(names))
-    if f"{folder}constants.pkl" in names:
-        raise _refused(file, TORCHSCRIPT)
-    return torch_zip.FORMAT
+        raise _refused(archive.file, name_zip(list(archive.members)))
+    if f"{folder}constants.pkl" in archive.members:
+        raise _refused(archive.file, TORCHSCRIPT)
+    return Recognised(torch_zip.FORMAT, partial(torch_zip.TorchZip, archive))
 
 
 def _refused(file: CheckpointFile, foreign: Foreign) -> CheckpointError:
-    return CheckpointError(
-        f"{shown_path(file.path)} is {foreign.what}", foreign.hint.replace("{file}", shown_path(file.path))
-    )
+    path = shown_path(file.path)
+    return CheckpointError(f"{path} is {foreign.what}", foreign.hint.replace("{file}", path))

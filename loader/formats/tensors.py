@@ -78,21 +78,29 @@ def _malformed(what: str) -> CheckpointError:
 def _viewed(
     typed: TypedStorage, dtype: str, offset: object, size: object, stride: object, details: Mapping[str, object]
 ) -> TensorEntry:
-    shape = size if type(size) is tuple and not size else shape_of(size)
-    steps = shape_of(stride)
-    if type(offset) is not int or not 0 <= offset < _LARGEST or len(shape) != len(steps):
+    if type(size) is not tuple or type(stride) is not tuple:
+        size, stride = shape_of(size), shape_of(stride)
+    if type(offset) is not int or not 0 <= offset < _LARGEST or not len(size) == len(stride) <= _MOST_DIMENSIONS:
         raise _malformed("its offset, shape and strides do not belong together")
     count, last = 1, offset
-    for dimension, step in zip(shape, steps, strict=True):
+    for dimension, step in zip(size, stride, strict=True):
+        if (
+            type(dimension) is not int
+            or type(step) is not int
+            or not (0 <= dimension < _LARGEST and 0 <= step < _LARGEST)
+        ):
+            raise _malformed("its shape or strides are no sizes")
         count *= dimension
         last += (dimension - 1) * step
+        if count >= _LARGEST:
+            raise _malformed("its shape is beyond any memory")
     storage = typed.storage
-    if count >= _LARGEST or (count and (last + 1) * ITEMSIZE[dtype] > storage.nbytes):
+    if count and (last + 1) * ITEMSIZE[dtype] > storage.nbytes:
         raise _malformed(
-            f"a view of {safe_text(list(shape))} elements lies outside its storage '{safe_text(storage.key)}' "
+            f"a view of {safe_text(list(size))} elements lies outside its storage '{safe_text(storage.key)}' "
             f"of {storage.nbytes:,} bytes"
         )
-    return TensorEntry(dtype, shape, steps, offset, storage, typed.location, "strided", _PLAIN, details)
+    return TensorEntry(dtype, size, stride, offset, storage, typed.location, "strided", _PLAIN, details)
 
 
 def _tensor(function: Global, args: tuple[object, ...]) -> object:

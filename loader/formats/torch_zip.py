@@ -6,12 +6,11 @@ pickle is read inertly; no storage is read or unpacked before one of its tensors
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from zlib_ng import zlib_ng
 
 from loader.formats.base import ITEMSIZE, Container, Storage
-from loader.formats.file import CheckpointFile
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.pickle import unpickle
@@ -31,16 +30,16 @@ class TorchZip(OpenedFile):
     """A zip file written by `torch.save`.
 
     Args:
-        file: The opened file.
+        archive: The archive's table of contents.
         check: `structure` leaves the checksums alone, `full` compares all of them now, `crc` those that are needed.
 
     Raises:
         CheckpointError: It is damaged, or not what torch writes.
     """
 
-    def __init__(self, file: CheckpointFile, check: str) -> None:
-        self._file = file
-        self._archive = archive = Archive(file)
+    def __init__(self, archive: Archive, check: str) -> None:
+        self._archive = archive
+        self._file = file = archive.file
         folder = torch_folder(archive.members)
         if folder is None:
             raise file.damaged("it holds no data.pkl")
@@ -50,7 +49,8 @@ class TorchZip(OpenedFile):
         root = self._index(check)
         super().__init__(file, FORMAT, root, check)
         if check == "full":
-            self.verify_storages([self._record(name) for name in archive.members], mmap=False)
+            records = (self._record(name) for name in archive.members)
+            self.verify_storages([record for record in records if record.crc32 is not None], mmap=False)
 
     def inflate(self, storage: Storage) -> Iterator[bytes]:
         """Unpacks a deflated storage piece by piece."""
@@ -111,8 +111,8 @@ class TorchZip(OpenedFile):
         )
 
 
-def torch_folder(names: Iterable[str]) -> str | None:
+def torch_folder(names: Collection[str]) -> str | None:
     """The folder inside an archive that holds `data.pkl`, with its slash; None where there is none."""
-    members = list(names)
-    folder = members[0][: members[0].find("/") + 1] if members else ""
-    return folder if f"{folder}data.pkl" in members else None
+    first = next(iter(names), "")
+    folder = first[: first.find("/") + 1]
+    return folder if f"{folder}data.pkl" in names else None

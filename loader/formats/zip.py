@@ -30,6 +30,7 @@ _SIZES_FOLLOW = 0x0008
 _ENCRYPTED = 0x0001
 _UTF8 = 0x0800
 _CHUNK = 1 << 20
+_WINDOW = 16 << 10
 _BEST_RATIO = 1032
 """Deflate cannot do better; whoever declares more lies."""
 
@@ -65,6 +66,7 @@ class Archive:
     def __init__(self, file: CheckpointFile) -> None:
         self.file = file
         self._path = shown_path(file.path)
+        self._window, self._window_start = b"", 0
         count, size, start = self._find_directory()
         entries = list(self._entries(file.pread(start, size), count))
         self.members = self._unique(entries)
@@ -75,7 +77,7 @@ class Archive:
     def locate(self, member: Member) -> int:
         """Finds where a member's bytes begin, and checks that its local header agrees with the table of contents."""
         name = member.name.encode("utf-8" if member.flags & _UTF8 else "cp437")
-        raw = self.file.pread(member.header, _LOCAL.size + len(name))
+        raw = self._header(member.header, _LOCAL.size + len(name))
         signature, _, flags, method, _, _, _, packed, size, name_length, extra_length = _LOCAL.unpack_from(raw)
         start: int = member.header + _LOCAL.size + name_length + extra_length
         agrees = signature == LOCAL_SIGNATURE and method == member.method and raw[_LOCAL.size :] == name
@@ -88,6 +90,14 @@ class Archive:
         if start + member.packed > member.limit:
             raise self.file.damaged(f"'{safe_text(member.name)}' overlaps what follows it")
         return start
+
+    def _header(self, offset: int, length: int) -> bytes:
+        """Reads a local header; those of small members stand close together, and one read serves many."""
+        start = offset - self._window_start
+        if start < 0 or start + length > len(self._window):
+            self._window = self.file.pread(offset, max(length, min(_WINDOW, self.file.size - offset)))
+            self._window_start, start = offset, 0
+        return self._window[start : start + length]
 
     def read(self, name: str, most: int) -> bytes:
         """Reads one whole member.
@@ -169,19 +179,16 @@ class Archive:
         return fields[7], fields[8], fields[9], start
 
     def _entries(self, directory: bytes, count: int) -> Iterator[Member]:
-        position, found = 0, 0
+        position, found, end = 0, 0, len(directory)
+        unpack, width = _ENTRY.unpack_from, _ENTRY.size
         try:
-            while position < len(directory):
-                fields = _ENTRY.unpack_from(directory, position)
-                signature, _, _, flags, method, _, _, crc32, packed, size, name_length, extra_length, comment_length = (
-                    fields[:13]
-                )
+            while position < end:
+                (signature, _, _, flags, method, _, _, crc32, packed, size, name_length, extra_length, comment_length,
+                 _, _, _, header) = unpack(directory, position)  # fmt: skip
                 if signature != b"PK\x01\x02":
                     break
-                header = fields[16]
-                name_at = position + _ENTRY.size
-                extra_at = name_at + name_length
-                name = directory[name_at:extra_at].decode("utf-8" if flags & _UTF8 else "cp437")
+                extra_at = position + width + name_length
+                name = directory[position + width : extra_at].decode("utf-8" if flags & _UTF8 else "cp437")
                 if _IN_ZIP64 in {packed, size, header}:
                     extra = directory[extra_at : extra_at + extra_length]
                     size, packed, header = _zip64_sizes(extra, size, packed, header)
@@ -190,7 +197,7 @@ class Archive:
                 found += 1
         except (struct.error, UnicodeDecodeError) as error:
             raise self.file.damaged("its table of contents cannot be read") from error
-        if position != len(directory) or found != count:
+        if position != end or found != count:
             raise self.file.damaged(f"its table of contents declares {count:,} members; {found:,} can be read")
 
     def _unique(self, entries: list[Member]) -> dict[str, Member]:
