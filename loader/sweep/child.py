@@ -29,7 +29,20 @@ from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
 from loader.sweep.records import INTERRUPTED, JobRecord
 
-_PRELOADED = ["torch", "loader.cli", "loader.sweep.child", "loader.job"]
+_PRELOADED = [
+    "torch",
+    "numpy.random",
+    "zlib_ng.zlib_ng",
+    "loader.cli",
+    "loader.sweep.child",
+    "loader.job",
+    "loader.formats.opened",
+    "loader.formats.safetensors",
+    "loader.formats.torch_legacy",
+    "loader.formats.torch_zip",
+]
+"""What a job imports sooner or later."""
+
 _PATIENCE = 5
 """Seconds that a job which was told to stop gets for it."""
 

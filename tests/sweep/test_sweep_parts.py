@@ -1,0 +1,163 @@
+"""The parts of a sweep that need no process: records, summary, table, and what a sweep is about to do."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from loader.sweep import JobRecord, Summary, Sweep, summarise, worst
+from loader.sweep.callback import SweepCallback, expected_jobs, take_sweep
+from loader.sweep.child import _PRELOADED
+from loader.sweep.records import forget, keep, read_all
+from loader.sweep.table import show_summary
+
+CODES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 137, -9]))
+
+
+@settings(deadline=None)
+@given(CODES, st.data())
+def test_the_worst_code_does_not_depend_on_the_order(codes: list[int], data: st.DataObject) -> None:
+    assert worst(codes) == worst(data.draw(st.permutations(codes)))
+    assert (worst(codes) == 0) is (not any(codes))
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [([], 0), ([0], 0), ([2, 4, 3], 4), ([6, 2], 6), ([6, 1], 1), ([0, 137], 1), ([5, 130], 1)],
+)
+def test_a_bug_is_the_worst_then_the_highest_code(codes: list[int], expected: int) -> None:
+    assert worst(codes) == expected
+
+
+@pytest.mark.parametrize("status", ["crashed", "not run", "error"])
+@pytest.mark.parametrize("code", [0, 3, None])
+def test_what_did_not_come_to_its_end_is_never_good(status: str, code: int | None) -> None:
+    assert JobRecord(0, status=status, exit_code=code).counts_as == 1
+
+
+@pytest.mark.parametrize(
+    ("process_code", "exit_code", "message"),
+    [
+        (9, 9, "the job's process ended with code 9 before the job was done"),
+        (0, 0, "the job's process ended with code 0 before the job was done"),
+        (-11, 139, "the job's process was killed by signal 11 (SIGSEGV) before the job was done"),
+        (-63, 191, "the job's process was killed by signal 63 before the job was done"),
+    ],
+)
+def test_how_a_crash_is_told(process_code: int, exit_code: int, message: str) -> None:
+    record = JobRecord(0)
+    record.crash(process_code)
+    assert (record.status, record.exit_code, record.report) == ("crashed", exit_code, None)
+    assert record.error == {"type": "Crashed", "message": message, "hint": ""}
+
+
+def test_records_survive_the_process_that_wrote_them(tmp_path: Path) -> None:
+    records = [JobRecord(job, [f"seed={job}"], "ok", 0, seconds=0.5) for job in (10, 2)]
+    for record in records:
+        keep(record, tmp_path)
+    assert read_all(tmp_path) == {record.job: record for record in records}
+    forget(tmp_path)
+    forget(tmp_path)
+    assert read_all(tmp_path) == {}
+
+
+def test_a_summary_lists_every_job_once(tmp_path: Path) -> None:
+    keep(JobRecord(1, ["seed=2"], "ok", 0), tmp_path)
+    keep(JobRecord(2, ["seed=3"]), tmp_path)
+    summary = summarise(Sweep(tmp_path, [["seed=1"], ["seed=2"], ["seed=3"]]))
+    assert [(job.job, job.status, job.overrides) for job in summary.jobs] == [
+        (0, "not run", ["seed=1"]),
+        (1, "ok", ["seed=2"]),
+        (2, "crashed", ["seed=3"]),
+    ]
+    assert [(job.error or {}).get("message") for job in summary.jobs] == [
+        "the sweep ended before this job was started",
+        None,
+        "the process that ran the job was lost, and its exit code with it",
+    ]
+    assert summary.exit_code == 1
+
+
+def test_jobs_of_a_sweeper_that_decides_as_it_goes_are_those_that_ran(tmp_path: Path) -> None:
+    keep(JobRecord(4, ["seed=1"], "failed", 4), tmp_path)
+    summary = summarise(Sweep(tmp_path, None))
+    assert [job.job for job in summary.jobs] == [4]
+    assert summary.exit_code == 4
+
+
+def test_the_csv_keeps_a_job_on_one_line(tmp_path: Path) -> None:
+    error = {"type": "FitError", "message": "two\nlines, and a comma", "hint": 'a "quote"'}
+    summary = Summary(tmp_path, [JobRecord(0, ["a=1", "b='x y'"], "failed", 4, error, 1.5, "out", "out/report.json")])
+    head, line = summary.to_csv().splitlines()
+    assert head == "job,status,exit_code,seconds,overrides,error_type,error,hint,output_dir,report"
+    outcome, told = ["0", "failed", "4", "1.5", "a=1 b='x y'"], ["FitError", "two lines, and a comma", 'a "quote"']
+    assert next(csv.reader([line])) == [*outcome, *told, "out", "out/report.json"]
+
+
+def test_writing_a_summary_leaves_nothing_else(tmp_path: Path) -> None:
+    keep(JobRecord(0, [], "ok", 0), tmp_path)
+    summarise(Sweep(tmp_path, [[]])).write()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.csv", "summary.json"]
+
+
+def shown(summary: Summary, *, terminal: bool) -> str:
+    stream = io.StringIO()
+    show_summary(summary, Console(file=stream, force_terminal=terminal, width=60, highlight=False))
+    return stream.getvalue()
+
+
+def test_a_table_off_a_terminal_is_plain_and_whole(tmp_path: Path) -> None:
+    error = {"type": "FitError", "message": "a \x1b[31mlong " + "word " * 30, "hint": ""}
+    jobs = [
+        JobRecord(0, ["seed=1", "a=[b]"], "ok", 0, seconds=1.234),
+        JobRecord(1, ["seed=1", "a=[c]"], "failed", 4, error),
+    ]
+    text = shown(Summary(tmp_path, jobs), terminal=False)
+    assert text.splitlines()[:2] == [
+        "job  status  exit  seconds  overrides  error",
+        "0    ok      0     1.23     a=[b]",
+    ]
+    assert text.splitlines()[2].startswith("1    failed  4              a=[c]      FitError: a \\x1b[31mlong word word")
+    assert text.splitlines()[3:] == [f"1 of 2 jobs ok: {tmp_path}/summary.json"]
+    assert "\x1b" not in text
+
+
+def test_a_table_on_a_terminal_has_colours_and_fits(tmp_path: Path) -> None:
+    jobs = [JobRecord(0, ["seed=1"], "ok", 0, seconds=1.0), JobRecord(1, ["[bold]x"], "not run")]
+    text = shown(Summary(tmp_path, jobs), terminal=True)
+    assert "\x1b[32mok" in text
+    assert "[bold]x" in text
+    assert "┃" in text
+
+
+def test_a_single_job_shows_all_its_overrides(tmp_path: Path) -> None:
+    assert "seed=1 device=cpu" in shown(
+        Summary(tmp_path, [JobRecord(0, ["seed=1", "device=cpu"], "ok", 0)]), terminal=False
+    )
+
+
+def test_another_sweepers_jobs_are_not_guessed() -> None:
+    config = OmegaConf.create({"hydra": {"sweeper": {"_target_": "hydra_plugins.hydra_optuna_sweeper.OptunaSweeper"}}})
+    assert expected_jobs(config) is None
+
+
+def test_a_callback_notes_the_sweep_once(tmp_path: Path) -> None:
+    keep(JobRecord(0, ["stale"]), tmp_path / "sweep")
+    hydra = {"sweeper": {"_target_": "other"}, "sweep": {"dir": "sweep"}, "runtime": {"cwd": str(tmp_path)}}
+    SweepCallback().on_multirun_start(OmegaConf.create({"hydra": hydra}))
+    assert take_sweep() == Sweep(tmp_path / "sweep", None)
+    assert take_sweep() is None
+    assert read_all(tmp_path / "sweep") == {}
+
+
+@pytest.mark.parametrize("module", _PRELOADED)
+def test_what_is_preloaded_exists(module: str) -> None:
+    assert importlib.util.find_spec(module) is not None

@@ -1,0 +1,284 @@
+"""Sweeps as a user runs them: what one job does is no other job's concern."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.command import REPOSITORY, run
+
+RUN = [sys.executable, str(REPOSITORY / "run.py"), "-m"]
+TARGET = "model._target_=own_models.Net"
+
+OWN_MODULE = """
+import os, signal, sys, time
+from torch import nn
+
+class Net(nn.Linear):
+    def __init__(self, behave="well"):
+        print("job", behave, os.getpid(), os.getcwd(), os.environ.get("OWN"), flush=True)
+        super().__init__(2, 2)
+        if behave == "raises":
+            raise RuntimeError("something the user did")
+        if behave == "exits":
+            sys.exit(7)
+        if behave == "dies":
+            print("last words")
+            os._exit(9)
+        if behave == "vanishes":
+            os._exit(0)
+        if behave == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if behave == "slowly":
+            time.sleep(60)
+"""
+
+
+@dataclass(frozen=True)
+class Swept:
+    code: int
+    out: str
+    err: str
+    folder: Path
+    """The sweep's own folder."""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "summary.json").read_text()))
+
+    @property
+    def statuses(self) -> list[str]:
+        return [job["status"] for job in self.summary["jobs"]]
+
+
+def sweep(*overrides: str, cwd: Path, **environment: str) -> Swept:
+    done = run(*RUN, TARGET, *overrides, "hydra.sweep.dir=sweep", cwd=cwd, **environment)
+    return Swept(done.returncode, done.stdout, done.stderr, cwd / "sweep")
+
+
+def make_folder(folder: Path) -> Path:
+    (folder / "own_models.py").write_text(OWN_MODULE)
+    for name in ("epoch=2.pth", "epoch=10.pth"):
+        torch.save(torch.nn.Linear(2, 2).state_dict(), folder / name)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """A sweep with every way to end, good jobs first and last."""
+    behaviour = "model.behave=well,raises,exits,dies,killed,vanishes,finely"
+    cwd = make_folder(tmp_path_factory.mktemp("mixed"))
+    return sweep(behaviour, "checkpoint.path=epoch=2.pth", "+hydra.job.env_set={OWN: mine}", cwd=cwd)
+
+
+def test_no_job_stops_another(mixed: Swept) -> None:
+    assert mixed.statuses == ["ok", "failed", "failed", "crashed", "crashed", "crashed", "ok"]
+    assert [job["exit_code"] for job in mixed.summary["jobs"]] == [0, 2, 2, 9, 137, 0, 0]
+    assert {key: mixed.summary[key] for key in ("schema", "total", "ok", "failed")} == {
+        "schema": 1,
+        "total": 7,
+        "ok": 2,
+        "failed": 5,
+    }
+    assert mixed.code == 1
+
+
+def test_the_summary_says_what_became_of_each(mixed: Swept) -> None:
+    jobs = mixed.summary["jobs"]
+    assert [set(job) for job in jobs] == [
+        {"job", "overrides", "status", "exit_code", "error", "seconds", "output_dir", "report"}
+    ] * 7
+    assert [job["job"] for job in jobs] == list(range(7))
+    assert jobs[1]["overrides"] == [
+        "model._target_=own_models.Net",
+        "model.behave=raises",
+        "checkpoint.path=epoch=2.pth",
+    ]
+    assert jobs[1]["error"]["type"] == "ConfigError"
+    assert "something the user did" in jobs[1]["error"]["message"]
+    before = "before the job was done"
+    assert [jobs[index]["error"]["message"] for index in (3, 4, 5)] == [
+        f"the job's process ended with code 9 {before}",
+        f"the job's process was killed by signal 9 (SIGKILL) {before}",
+        f"the job's process ended with code 0 {before}",
+    ]
+    assert jobs[4]["error"]["hint"] == "dmesg | tail   # says whether memory ran out"
+    assert [jobs[index]["error"] for index in (0, 6)] == [None, None]
+
+
+def test_each_job_has_its_own_log_and_report(mixed: Swept) -> None:
+    for job in mixed.summary["jobs"]:
+        assert job["output_dir"] == str(mixed.folder / str(job["job"]))
+        assert job["report"] == str(mixed.folder / str(job["job"]) / "report.json")
+        report = json.loads(Path(job["report"]).read_text())
+        assert report["error"] == job["error"]
+        assert report["overrides"] == job["overrides"]
+        assert report["config"]["model"]["behave"] == job["overrides"][1].partition("=")[2]
+        assert (mixed.folder / str(job["job"]) / ".hydra" / "config.yaml").is_file()
+    log = (mixed.folder / "6" / "loader.log").read_text()
+    assert log.count("load ok") == 1
+    assert "something the user did" in (mixed.folder / "1" / "loader.log").read_text()
+
+
+def test_each_job_has_a_process_of_its_own_in_the_users_surroundings(mixed: Swept) -> None:
+    told = re.findall(r"^job (\w+) (\d+) (.+) (\w+)$", mixed.out, re.MULTILINE)
+    assert [behave for behave, *_ in told][:2] == ["well", "raises"]
+    assert len({pid for _, pid, *_ in told}) == 7
+    assert {(Path(cwd), own) for *_, cwd, own in told} == {(mixed.folder.parent, "mine")}
+
+
+def test_the_terminal_shows_the_jobs_in_order_and_one_table(mixed: Swept) -> None:
+    places = [mixed.out.index(told) for told in ("#0 :", "job well", "#1 :", "job raises", "last words", "#4 :")]
+    assert places == sorted(places)
+    *_, head, good, raised, _, _, killed, _, _, ending = mixed.out.splitlines()
+    assert head.split() == ["job", "status", "exit", "seconds", "overrides", "error"]
+    assert re.fullmatch(r"0    ok       0     +\d+\.\d\d +model\.behave=well", good)
+    assert "ConfigError: " in raised
+    assert killed.endswith("Crashed: the job's process was killed by signal 9 (SIGKILL) before the job was done")
+    assert ending == f"2 of 7 jobs ok: {mixed.folder / 'summary.json'}"
+    assert "\x1b" not in mixed.out
+    assert "Traceback" not in mixed.err
+    assert "error  job 4: the job's process was killed by signal 9 (SIGKILL) before the job was done\n" in mixed.err
+
+
+def test_the_csv_has_one_line_for_each_job(mixed: Swept) -> None:
+    text = (mixed.folder / "summary.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    assert len(text.splitlines()) == 8
+    assert [row["status"] for row in rows] == mixed.statuses
+    assert rows[1]["overrides"] == "model._target_=own_models.Net model.behave=raises checkpoint.path=epoch=2.pth"
+    assert rows[4]["error"] == "the job's process was killed by signal 9 (SIGKILL) before the job was done"
+
+
+def test_nothing_but_the_results_stays_in_the_folder(mixed: Swept) -> None:
+    assert {path.name for path in mixed.folder.iterdir()} == {
+        *"0123456",
+        "multirun.yaml",
+        "summary.json",
+        "summary.csv",
+    }
+
+
+def test_files_and_literals_as_typed(folder: Path) -> None:
+    done = sweep(
+        "checkpoint.path=glob(*.pth)",
+        "verify.input={shape: [1, 2]},{shape: [3, 2]}",
+        "+experiment=state_dict",
+        cwd=folder,
+    )
+    assert (done.code, done.err) == (0, "")
+    reports = [json.loads(Path(job["report"]).read_text()) for job in done.summary["jobs"]]
+    assert [Path(report["parts"][""]["path"]).name for report in reports] == ["epoch=2.pth"] * 2 + ["epoch=10.pth"] * 2
+    assert [report["verification"]["outputs"][0]["shape"] for report in reports] == [[1, 2], [3, 2]] * 2
+    assert done.summary["jobs"][3]["overrides"] == [
+        TARGET,
+        "checkpoint.path=epoch=10.pth",
+        "verify.input={shape:[3,2]}",
+        "experiment=state_dict",
+    ]
+
+
+def test_the_worst_refusal_is_the_sweeps_exit_code(folder: Path) -> None:
+    done = sweep("checkpoint.path=epoch=2.pth,gone.pth", "device=cpu,cuda:99", cwd=folder)
+    codes = [job["exit_code"] for job in done.summary["jobs"]]
+    assert codes[:3] == [0, 6, 3]
+    assert done.code == max(codes) == 6
+
+
+def test_a_config_that_does_not_resolve_fails_its_own_job(folder: Path) -> None:
+    done = sweep("checkpoint.path=${nope},epoch=2.pth", cwd=folder)
+    assert done.statuses == ["failed", "ok"]
+    assert done.code == 2
+    assert done.summary["jobs"][0]["error"]["message"].startswith(
+        "the config cannot be resolved (at 'checkpoint.path')"
+    )
+    assert json.loads((done.folder / "0" / "report.json").read_text())["status"] == "failed"
+
+
+def test_the_process_that_sweeps_imports_no_torch(folder: Path) -> None:
+    program = (
+        "import sys; from loader.cli import run_command; "
+        "code = run_command(sys.argv[1:]); print('torch' in sys.modules, code)"
+    )
+    arguments = ["-m", TARGET, "checkpoint.path=epoch=2.pth", "seed=1,2"]
+    done = run(sys.executable, "-c", program, *arguments, cwd=folder, PYTHONPATH=str(REPOSITORY))
+    assert done.stdout.splitlines()[-1] == "False 0", done.stderr
+
+
+def test_a_stale_report_is_not_taken_for_a_new_one(folder: Path) -> None:
+    assert sweep("checkpoint.path=epoch=2.pth", "seed=1,2", cwd=folder).statuses == ["ok", "ok"]
+    again = sweep("checkpoint.path=epoch=2.pth", "model.behave=dies", cwd=folder)
+    assert again.statuses == ["crashed"]
+    assert json.loads((again.folder / "0" / "report.json").read_text())["error"]["type"] == "Crashed"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")],
+    ids=["ctrl-c", "terminated"],
+)
+def test_a_sweep_that_is_stopped_still_says_how_far_it_came(
+    folder: Path, number: signal.Signals, code: int, told: str
+) -> None:
+    arguments = [
+        "model._target_=own_models.Net",
+        "checkpoint.path=epoch=2.pth",
+        "model.behave=well,slowly,well",
+        "hydra.sweep.dir=sweep",
+    ]
+    # A session of its own: an interruption goes to all of its processes, as it does from a keyboard.
+    with subprocess.Popen(
+        [*RUN, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = next(line for line in process.stdout if line.startswith("job slowly"))
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid, number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, told)
+    done = Swept(code, out, err, folder / "sweep")
+    assert done.statuses == ["ok", "crashed", "not run"]
+    assert [job["exit_code"] for job in done.summary["jobs"]] == [0, 130, None]
+    assert [(job["error"] or {}).get("message") for job in done.summary["jobs"]] == [
+        None,
+        "interrupted before the job was done",
+        "the sweep ended before this job was started",
+    ]
+    assert "1 of 3 jobs ok" in out
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(line.split()[2]), 0)
+
+
+def test_under_joblib(folder: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    behaviour = "model.behave=well,killed,raises,well"
+    done = sweep(
+        behaviour, "checkpoint.path=epoch=2.pth", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", cwd=folder
+    )
+    assert done.statuses == ["ok", "crashed", "failed", "ok"]
+    assert done.code == 1
+    assert "Traceback" not in done.err
