@@ -82,9 +82,33 @@ def test_set_up_lines_are_what_ci_runs() -> None:
     assert tests == install.format("'.[dev]'", "-m pytest")
 
 
-def test_main_job_of_the_set_up_line_runs_here(folder: Path) -> None:
-    done = run_as_reader("python run.py", folder)
+def without_figures(text: str) -> list[str]:
+    """A report's lines without what differs from run to run: figures and where the package is."""
+    return [re.sub(r"\S*/loader/", "loader/", re.sub(r"-?\d[\d.]*(e-\d+)?", "N", line)) for line in text.splitlines()]
+
+
+def test_main_job_prints_what_is_shown(folder: Path) -> None:
+    done = run_as_reader("python run.py device=cpu", folder)
     assert done.returncode == 0, done.stdout + done.stderr
+    (sample,) = blocks("text")
+    hide = re.compile("fingerprint .*")
+    assert [hide.sub("", line) for line in without_figures(done.stdout)] == [
+        hide.sub("", line) for line in without_figures(sample)
+    ]
+
+
+def test_other_hydra_app_instantiates_the_shown_config(folder: Path) -> None:
+    (shown,) = [block for block in blocks("yaml") if "loader.load_model" in block]
+    (folder / "app.yaml").write_text(shown)
+    (folder / "app.py").write_text(
+        "import hydra\n"
+        "@hydra.main(config_path='.', config_name='app', version_base='1.3')\n"
+        "def main(config): print(type(hydra.utils.instantiate(config.net)).__name__)\n"
+        "main()\n"
+    )
+    done = run_as_reader("python app.py hydra.run.dir=. hydra.output_subdir=null", folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "Net"
 
 
 def test_every_example_and_its_config_has_its_row() -> None:
