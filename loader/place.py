@@ -6,6 +6,7 @@ that changes more than precision is counted, never silent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ from torch import nn
 from loader.errors import ConfigError, DeviceError
 from loader.plan import Wanted
 from loader.wants import dtype_name
-from loader.wording import did_you_mean, listing, safe_text
+from loader.wording import counted, did_you_mean, listing, safe_text
 
 AUTO = ("cuda", "mps", "xpu")
 """The accelerators that ``auto`` looks for, in order, before it takes the CPU."""
 
-ALIASES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
+ALIASES = {
+    "half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32",
+    "double": "float64", "fp64": "float64",
+}  # fmt: skip
 """Short names that people use for dtypes."""
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -35,14 +39,17 @@ class Loss:
     nonfinite: int = 0
     """Elements that became infinite or NaN."""
     changed: int = 0
-    """Elements of or into an integer, boolean or complex dtype that are not the same number any more."""
+    """Elements that became another number: rounded to or from an integer or a boolean, wrapped around, clipped to a
+    float8's range, or without their imaginary part."""
 
     def __bool__(self) -> bool:
         return bool(self.nonfinite or self.changed)
 
     def __str__(self) -> str:
-        told = [f"{self.nonfinite:,} elements become inf or nan"] if self.nonfinite else []
-        told += [f"{self.changed:,} elements change their value"] if self.changed else []
+        becomes = "becomes" if self.nonfinite == 1 else "become"
+        changes = "changes its" if self.changed == 1 else "change their"
+        told = [f"{counted(self.nonfinite, 'element')} {becomes} inf or nan"] if self.nonfinite else []
+        told += [f"{counted(self.changed, 'element')} {changes} value"] if self.changed else []
         return " and ".join(told)
 
 
@@ -63,7 +70,7 @@ def resolve_device(name: str) -> torch.device:
             "device=auto",
         ) from None
     if device.type in ("cpu", "meta"):
-        return device
+        return torch.device(device.type)  # torch counts neither
     count = _count(device.type)
     if (device.index or 0) >= count:
         raise DeviceError(
@@ -113,12 +120,10 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, Loss]:
     """Casts a tensor and counts what was lost beyond rounding."""
     if tensor.dtype == dtype:
         return tensor, Loss()
-    result = tensor.to(dtype)
-    if tensor.dtype.is_floating_point and dtype.is_floating_point:
-        return result, Loss(nonfinite=_new_nonfinite(tensor, result))
-    back = result.to(tensor.dtype)
-    changed = int((back != tensor).sum()) + int((tensor != tensor).sum()) * (not dtype.is_complex)
-    return result, Loss(changed=changed)
+    # torch warns of the lost imaginary parts; here they are counted.
+    discards = tensor.is_complex() and not dtype.is_complex and tensor.layout == torch.strided
+    result = (tensor.real if discards else tensor).to(dtype)
+    return result, _loss(_elements(tensor), _elements(result))
 
 
 @contextmanager
@@ -130,11 +135,18 @@ def own_random_state(device: torch.device) -> Iterator[None]:
 
 
 def settle(model: nn.Module, device: torch.device, policy: str | None) -> None:
-    """Moves whatever a load did not place itself: buffers of the model's own, parameters that stayed unloaded."""
-    dtype = getattr(torch, policy) if policy not in (None, "checkpoint") else None
+    """Moves whatever a load did not place itself: buffers of the model's own, parameters that stayed unloaded.
+
+    A model with tensors that have no data is left alone: it is not whole, and no move makes it so.
+    """
+    dtype = getattr(torch, policy) if policy is not None and policy != "checkpoint" else None
     tensors = [*model.parameters(), *model.buffers()]
+    if device.type != "meta" and any(tensor.is_meta for tensor in tensors):
+        return
     if any(_misplaced(tensor, device, dtype) for tensor in tensors):
-        model.to(device=device, dtype=dtype)
+        # Module.to would cast complex tensors to the dtype as well, and take their imaginary parts.
+        move = model._apply  # noqa: SLF001
+        move(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))  # type: ignore[no-untyped-call]
 
 
 def floating_dtype(model: nn.Module) -> torch.dtype:
@@ -152,16 +164,57 @@ _COMPUTES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _misplaced(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None) -> bool:
-    off = tensor.device.type != device.type or (device.index is not None and tensor.device.index != device.index)
+    off = tensor.device.type != device.type or device.index not in (None, tensor.device.index)
     return off or (dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype)
 
 
-def _new_nonfinite(before: torch.Tensor, after: torch.Tensor) -> int:
-    if torch.finfo(after.dtype).max >= torch.finfo(before.dtype).max:
-        return 0
-    # float8 has no isfinite of its own.
-    wide = after.to(torch.float32) if after.element_size() == 1 else after
-    return int((~torch.isfinite(wide)).sum()) - int((~torch.isfinite(before)).sum())
+def _elements(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements that a tensor stores, as a strided tensor."""
+    if tensor.layout == torch.strided:
+        return tensor
+    return (tensor.coalesce() if tensor.layout == torch.sparse_coo else tensor).values()
+
+
+def _loss(before: torch.Tensor, after: torch.Tensor) -> Loss:
+    if before.is_complex() and after.is_complex():
+        return _loss(torch.view_as_real(before.resolve_conj()), torch.view_as_real(after))
+    if after.is_complex():
+        return _loss(before, after.real)
+    if before.is_complex():
+        real = _loss(before.real, after)
+        return Loss(real.nonfinite, real.changed + int((before.imag != 0).sum()))
+    if before.is_floating_point() and after.is_floating_point():
+        return _float_loss(before, after)
+    return Loss(changed=_changed(before, after))
+
+
+def _float_loss(before: torch.Tensor, after: torch.Tensor) -> Loss:
+    limits = torch.finfo(after.dtype)
+    if limits.max >= torch.finfo(before.dtype).max:
+        return Loss()
+    was, stays = torch.isfinite(_wide(before)), torch.isfinite(_wide(after))
+    clipped = 0
+    if after.element_size() == 1:
+        # Some float8 have no infinity and take their largest number in its stead. What lies within half a step of
+        # that number is rounded to it.
+        step = limits.eps * 2.0 ** math.floor(math.log2(limits.max))
+        clipped = int((stays & (_wide(before).abs() > limits.max + step / 2)).sum())
+    return Loss(int((was & ~stays).sum()), clipped)
+
+
+def _changed(before: torch.Tensor, after: torch.Tensor) -> int:
+    """Counts the elements that are not the same number, where one side is no floating dtype."""
+    changed = int((_wide(after.to(before.dtype)) != _wide(before)).sum())
+    wraps = before.element_size() == after.element_size() and before.is_signed() != after.is_signed()
+    if wraps and not any(t.is_floating_point() or t.dtype == torch.bool for t in (before, after)):
+        # -1 as uint8 is 255, and comes back as -1.
+        changed += int(((before if before.is_signed() else after) < 0).sum())
+    return changed
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """A float8, which has few operations of its own, in a dtype that has them."""
+    return tensor.to(torch.float32) if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
 
 def _count(kind: str) -> int:
