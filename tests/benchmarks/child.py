@@ -29,32 +29,33 @@ def measure(case: str, way: str, size: str, folder: Path, *, cold: bool) -> dict
     cached = machine.drop_from_cache(files) if cold else machine.warm(files)
     gc.collect()
     machine.forget_peak()
-    before, moved = machine.memory(), machine.transferred()
-    start = time.process_time()
+    before = machine.memory() | machine.transferred()
     result = _timed(load, example)
-    result["cpu"] = time.process_time() - start
-    after, moved_after = machine.memory(), machine.transferred()
+    after = result.pop("after")
     result |= {name: _difference(after[name], before["resident" if name == "peak" else name]) for name in after}
-    result |= {name: _difference(moved_after[name], moved[name]) for name in moved}
     return result | {"cached": cached}
 
 
 def _timed(load: Load, example: torch.Tensor) -> dict[str, Any]:
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     model = load()
     loaded = time.perf_counter()
     if model is None:
-        return {"load": loaded - start, "total": loaded - start}
+        seconds = {"load": loaded - start, "total": loaded - start, "cpu": time.process_time() - worked}
+        return seconds | {"after": machine.memory() | machine.transferred()}
     model.eval()
     with torch.no_grad():
         output = model(example)
-    done = time.perf_counter()
+    done, worked = time.perf_counter(), time.process_time() - worked
+    after = machine.memory() | machine.transferred()
     if not torch.isfinite(output).all() or any(tensor.is_meta for tensor in model.state_dict().values()):
         raise RuntimeError("the model was not loaded")
     return {
         "load": loaded - start,
         "forward": done - loaded,
         "total": done - start,
+        "cpu": worked,
+        "after": after,
         "checksum": float(output.double().sum()),
         "dtype": str(next(model.parameters()).dtype),
     }

@@ -23,6 +23,9 @@ class NotHereError(Exception):
     """A way cannot do a job, or is not installed; the text says which."""
 
 
+_RESULTS: list[Any] = []
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A case at a place and a size."""
@@ -123,7 +126,7 @@ def torch_mmap(job: Job) -> Load:
 def torch_alone(job: Job) -> Load:
     """`torch.load` without any model."""
     torch: Any = import_module("torch")
-    return lambda: torch.load(job.path, weights_only=True) and None
+    return lambda: _kept(torch.load(job.path, weights_only=True))
 
 
 def safetensors_plain(job: Job) -> Load:
@@ -155,7 +158,7 @@ def safetensors_assign(job: Job) -> Load:
 def safetensors_alone(job: Job) -> Load:
     """`load_file` without any model."""
     safetensors: Any = import_module("safetensors.torch")
-    return lambda: safetensors.load_file(job.path) and None
+    return lambda: _kept(safetensors.load_file(job.path))
 
 
 def hub(job: Job) -> Load:
@@ -216,7 +219,12 @@ def timm(job: Job) -> Load:
 
 def sequential_read(job: Job) -> Load:
     """Reads the file from start to end."""
-    return lambda: read_through(files_of(job.path)) and None
+    return lambda: _kept(read_through(files_of(job.path)))
+
+
+def _kept(result: Any) -> None:
+    """Keeps what is no model until the process ends, as the models are kept while they are measured."""
+    _RESULTS.append(result)
 
 
 def _dtype(job: Job) -> Any:
