@@ -6,9 +6,11 @@ of the config is told in one refusal; what comes out are plain Python values of 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_type_hints
+from collections.abc import Iterator, Mapping, Sequence
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -38,6 +40,15 @@ MISSING = "???"
 _Record = TypeVar("_Record")
 _Raw = Mapping[str, Any]
 
+_EXPECTED: Mapping[Any, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list[str]: "a list of names",
+    list[int]: "a list of whole numbers",
+}
+
 
 def parse_job(config: _Raw) -> JobConfig:
     """Turns a resolved, plain config into a `JobConfig`.
@@ -48,14 +59,15 @@ def parse_job(config: _Raw) -> JobConfig:
     problems = _Problems()
     problems.unknown(config, JobConfig, "")
     raw = {key: value for key, value in config.items() if value is not None}
-    checkpoint = _record(CheckpointConfig, raw.get("checkpoint", {}), "checkpoint", problems)
+    parts = raw.get("parts", {})
+    checkpoint = _record(CheckpointConfig, _without_gaps(raw.get("checkpoint", {}), parts), "checkpoint", problems)
     job = _record(JobConfig, {key: raw[key] for key in ("mode", "device", "dtype", "seed") if key in raw}, "", problems)
     job.checkpoint = checkpoint
     job.model = _model(raw.get("model"), problems)
     job.rules = _rules(raw.get("rules", {}), "rules", problems)
-    job.parts = _parts(raw.get("parts", {}), raw.get("checkpoint", {}), job.rules, problems)
+    job.parts = _parts(parts, checkpoint, job.rules, problems)
     job.allow = _record(AllowConfig, raw.get("allow", {}), "allow", problems)
-    job.verify = _verify(config.get("verify") or {}, problems)
+    job.verify = _verify(raw.get("verify", {}), problems)
     job.trusted_targets = _names(raw.get("trusted_targets"), "trusted_targets", problems)
     _choices(job, problems)
     problems.raise_any()
@@ -94,35 +106,56 @@ class _Problems:
             raise ConfigError("; ".join(self.lines), "\n".join(self.hints))
 
 
-def _record(kind: type[_Record], raw: Any, where: str, problems: _Problems) -> _Record:
-    """Checks one section's keys and types; OmegaConf's structured configs do the conversions."""
-    empty = kind()
+def _record(kind: type[_Record], raw: Any, where: str, problems: _Problems, defaults: _Record | None = None) -> _Record:
+    """Checks one section's keys and types; null is a value where the type allows it, and means unset elsewhere."""
+    record = copy.copy(defaults) if defaults is not None else kind()
     if not isinstance(raw, Mapping):
         problems.add(f"'{where}' is {safe_text(raw)!r}, expected a mapping", f"'{where}={{…}}'")
-        return empty
-    problems.unknown(raw, kind, where)  # type: ignore[arg-type]
+        return record
+    problems.unknown(raw, kind, where)
     hints = get_type_hints(kind)
-    for name, value in raw.items():
+    for name in (name for name in raw if name in hints):
         place = f"{where}.{name}" if where else str(name)
-        if value == MISSING:
+        if isinstance(raw[name], str) and raw[name] == MISSING:
             problems.add(f"'{place}' must be given", f"{place}={'FILE' if name == 'path' else 'VALUE'}")
-        elif name in hints:
-            _assign(empty, str(name), hints[str(name)], value, place, problems)
-    return empty
+        elif raw[name] is not None or type(None) in _alternatives(hints[name]):
+            _assign(record, name, hints[name], raw[name], place, problems)
+    return record
 
 
 def _assign(record: Any, name: str, hint: Any, value: Any, place: str, problems: _Problems) -> None:
     if hint == list[str] and isinstance(value, str):
         value = [value]
-    field = dataclasses.make_dataclass("Field", [(name, hint)])
     try:
-        checked = OmegaConf.merge(OmegaConf.structured(field), {name: value})
-        converted = OmegaConf.to_container(checked, resolve=False)
-    except OmegaConfBaseException as error:
-        reason = safe_text(str(error).splitlines()[0], 160)
-        problems.add(f"'{place}' has a wrong value: {reason}")
-        return
-    setattr(record, name, converted[name])  # type: ignore[index,call-overload]
+        setattr(record, name, _converted(value, hint))
+    except (OmegaConfBaseException, TypeError):
+        kinds = [_EXPECTED.get(kind, "null") for kind in _alternatives(hint)]
+        default = getattr(type(record)(), name)
+        told = "null" if default is None else str(default).lower()
+        hint_line = "" if default == "" or isinstance(default, list) else f"{place}={told}"
+        problems.add(f"'{place}' is {_shown(value)}, expected {' or '.join(kinds)}", hint_line)
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """A value in the type of its field, by the conversions of OmegaConf's structured configs: 10 is text as well."""
+    if isinstance(value, str) and str in _alternatives(hint):
+        return value
+    if hint == list[str] and isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
+        return list(value)
+    if "${" in str(value) and str not in _alternatives(hint):
+        raise TypeError(value)  # OmegaConf would take an interpolation on trust
+    field = dataclasses.make_dataclass("Field", [("value", hint)])
+    checked = OmegaConf.merge(OmegaConf.structured(field), {"value": value})
+    return OmegaConf.to_container(checked, resolve=False)["value"]  # type: ignore[index,call-overload]
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types that a field's hint allows: its own, or those of a union."""
+    return get_args(hint) if isinstance(hint, UnionType) else (hint,)
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(safe_text(value))
 
 
 def _model(raw: Any, problems: _Problems) -> _Raw | None:
@@ -133,7 +166,29 @@ def _model(raw: Any, problems: _Problems) -> _Raw | None:
         return None
     if "_target_" not in raw:
         problems.add("'model' has no _target_", "model._target_=my_pkg.Net, or model=null to take what is in the file")
+    for place in _gaps(raw, "model"):
+        problems.add(f"'{place}' must be given", f"{place}=VALUE")
     return raw
+
+
+def _gaps(node: Any, where: str) -> Iterator[str]:
+    """Where a free-form node still holds the mark of a value that must be given."""
+    if isinstance(node, str):
+        if node == MISSING:
+            yield safe_text(where)
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _gaps(value, f"{where}.{key}")
+    elif isinstance(node, Sequence):
+        for index, value in enumerate(node):
+            yield from _gaps(value, f"{where}.{index}")
+
+
+def _without_gaps(checkpoint: Any, parts: Any) -> Any:
+    """What `checkpoint` leaves open is no gap where parts are named: each of them may fill it."""
+    if not (parts and isinstance(checkpoint, Mapping)):
+        return checkpoint
+    return {key: value for key, value in checkpoint.items() if not (isinstance(value, str) and value == MISSING)}
 
 
 def _rules(raw: Any, where: str, problems: _Problems) -> dict[str, RuleConfig]:
@@ -145,19 +200,27 @@ def _rules(raw: Any, where: str, problems: _Problems) -> dict[str, RuleConfig]:
 
 def _rule(raw: Any, where: str, problems: _Problems) -> RuleConfig:
     rule = _record(RuleConfig, raw, where, problems)
-    kinds = [kind for kind in KINDS if getattr(rule, kind) is not None]
-    told = "exactly one of strip, add, rename, regex, drop, keep"
-    if len(kinds) != 1 and isinstance(raw, Mapping):
+    if not isinstance(raw, Mapping):
+        return rule
+    # A kind whose value is wrong has been told already.
+    kinds = [kind for kind in KINDS if raw.get(kind) is not None]
+    empty = [kind for kind in kinds if raw[kind] == ""]
+    if len(kinds) != 1:
+        told = f"exactly one of {', '.join(KINDS)}"
         problems.add(f"rule '{safe_text(where)}' has {' and '.join(kinds) or 'no kind'}, expected {told}")
-    elif (rule.to is None) == (kinds in (["rename"], ["regex"])):
-        fault = "has no 'to'" if rule.to is None else f"has a 'to', which {kinds[0] if kinds else 'it'} does not take"
-        problems.add(f"rule '{safe_text(where)}' {fault}", f"{where}: {{rename: encoder., to: backbone.}}")
+    elif empty:
+        problems.add(f"rule '{safe_text(where)}' has an empty '{empty[0]}', expected a part of a key")
+    elif (raw.get("to") is None) == (kinds[0] in ("rename", "regex")):
+        fault = "has no 'to'" if raw.get("to") is None else f"has a 'to', which {kinds[0]} does not take"
+        problems.add(f"rule '{safe_text(where)}' {fault}", f"'{where}={{rename: encoder., to: backbone.}}'")
     if rule.anywhere and kinds not in (["strip"], ["rename"]):
         problems.add(f"rule '{safe_text(where)}' has 'anywhere', which only strip and rename take")
     return rule
 
 
-def _parts(raw: Any, root: Any, rules: dict[str, RuleConfig], problems: _Problems) -> dict[str, PartConfig]:
+def _parts(
+    raw: Any, root: CheckpointConfig, rules: dict[str, RuleConfig], problems: _Problems
+) -> dict[str, PartConfig]:
     if not isinstance(raw, Mapping):
         problems.add(f"'parts' is {safe_text(raw)!r}, expected a mapping", "'parts={encoder: {key: encoder_state}}'")
         return {}
@@ -167,23 +230,13 @@ def _parts(raw: Any, root: Any, rules: dict[str, RuleConfig], problems: _Problem
         if not isinstance(own, Mapping):
             problems.add(f"'{where}' is {safe_text(own)!r}, expected a mapping", f"'parts={{{name}: {{key: …}}}}'")
             continue
-        known = [field.name for field in dataclasses.fields(CheckpointConfig)]
         settings = {key: value for key, value in own.items() if key != "rules"}
-        problems.unknown({key: 0 for key in settings if key not in known}, CheckpointConfig, where)
-        merged = {key: value for key, value in {**_inherited(root, own), **settings}.items() if key in known}
-        present = {key: value for key, value in merged.items() if value is not None}
-        checkpoint = _record(CheckpointConfig, present, where, problems)
+        # A digest belongs to a file, and is not handed on to another one.
+        inherited = root if own.get("path") is None else dataclasses.replace(root, sha256=None)
+        checkpoint = _record(CheckpointConfig, settings, where, problems, inherited)
         own_rules = _rules(own["rules"], f"{where}.rules", problems) if own.get("rules") is not None else rules
         parts[str(name)] = PartConfig(checkpoint, own_rules)
     return parts
-
-
-def _inherited(root: Any, own: _Raw) -> dict[str, Any]:
-    """What a part takes from `checkpoint`: everything but the digest of another file."""
-    defaults = dict(root) if isinstance(root, Mapping) else {}
-    if own.get("path") is not None:
-        defaults.pop("sha256", None)
-    return defaults
 
 
 def _verify(raw: Any, problems: _Problems) -> VerifyConfig:
@@ -193,8 +246,8 @@ def _verify(raw: Any, problems: _Problems) -> VerifyConfig:
     plain = {key: value for key, value in raw.items() if key not in ("input", "expect")}
     verify = _record(VerifyConfig, plain, "verify", problems)
     verify.input = raw.get("input")
-    expect = {key: value for key, value in (raw.get("expect") or {}).items() if value is not None}
-    verify.expect = _record(ExpectConfig, expect, "verify.expect", problems)
+    expect = raw.get("expect")
+    verify.expect = _record(ExpectConfig, {} if expect is None else expect, "verify.expect", problems)
     return verify
 
 
