@@ -52,7 +52,9 @@ def build_hollow(construct: Callable[[], nn.Module]) -> nn.Module:
     if mode.reason:
         raise InexactError(mode.reason)
     if not torch.equal(before, torch.get_rng_state()):
-        raise InexactError("its constructor seeds, or draws random numbers where it cannot be kept from it")
+        raise InexactError(
+            "torch's random state moved meanwhile: its constructor seeds, or something out of reach draws numbers"
+        )
     _empty(module, mode)
     return module
 

@@ -112,6 +112,8 @@ class Skipping(TorchFunctionMode):
     def _handler(self, func: Function, name: str) -> Handler:
         if func == _IS_META:
             return self._is_meta
+        if func is torch.allclose:
+            return self._is_orthogonal
         writes = name.endswith("_") and not name.endswith("__") and "foreach" not in name
         for belongs, handler in (
             (name in _DESCRIBING or name in _RESHAPING or name in _FRESH or name.startswith("_set_"), _run),
@@ -127,10 +129,16 @@ class Skipping(TorchFunctionMode):
 
     def _is_meta(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answers yes to torch's own initialisers, which leave a meta tensor alone, and the truth to all others."""
-        name = _initialiser()
+        name = _asking(_INITIALISERS)
         if name and (name != "dirac_" or isinstance(args[0], nn.Parameter) or self.is_unset(args[0])):
             return self._mark(args[0]) or func(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def _is_orthogonal(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Lets torch's orthogonal parametrization ask: it only chooses how to compute a buffer that is saved."""
+        if self._any_unset(args, kwargs) and _asking("torch.nn.utils.parametrizations") == "_is_orthogonal":
+            return True
+        return self._compute(func, args, kwargs)
 
     def _random_write(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._write(func, args, kwargs, random=True)
@@ -179,9 +187,11 @@ class Skipping(TorchFunctionMode):
         try:
             result = func(*args, **kwargs)
         except Exception as error:
-            raise self._inexact(f"its constructor computes with its parameters ({name})") from error
+            raise self._inexact(
+                f"its constructor computes with its parameters or with random tensors ({name})"
+            ) from error
         if not isinstance(result, _METADATA) and not self._mark_all((result,)):
-            raise self._inexact(f"its constructor reads the values of its parameters ({name})")
+            raise self._inexact(f"its constructor reads the values of its parameters or of random tensors ({name})")
         if "foreach" in name or "batch_norm" in name or "out" in kwargs or kwargs.get("inplace"):
             self._mark_all((*args, *kwargs.values()))
         return result
@@ -210,13 +220,15 @@ class Skipping(TorchFunctionMode):
         return bool(marked) and all(marked)
 
 
-def _initialiser() -> str:
-    """Returns the name of the function in `torch.nn.init` that asks the mode, three frames up; nothing if none does."""
+def _asking(module: str) -> str:
+    """Returns the name of the function that called a torch function, if it belongs to a module; else nothing.
+
+    To be called by a handler, which stands two frames above it: the handler, the mode, the function that asks.
+    """
     frame = inspect.currentframe()
     for _ in range(3):
         frame = frame.f_back if frame else None
-    asks = frame is not None and frame.f_globals.get("__name__") == _INITIALISERS
-    return frame.f_code.co_name if frame and asks else ""
+    return frame.f_code.co_name if frame and frame.f_globals.get("__name__") == module else ""
 
 
 def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
