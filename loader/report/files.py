@@ -6,7 +6,9 @@ Guarantees: a file is there as a whole or not at all; it is JSON that any reader
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,19 @@ def write_report(report: Report, folder: Path) -> Path:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Writes JSON at once: readers see the old file or the new one."""
-    return write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True, default=str) + "\n")
+    """Writes JSON at once: readers see the old file or the new one; what JSON has no number for becomes null."""
+    text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=True, default=str)
+    return write_text(path, text + "\n")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content
 
 
 def write_text(path: Path, text: str) -> Path:

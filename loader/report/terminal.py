@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
 
 from loader.errors import LoaderError
 from loader.report.data import PartReport, Report
-from loader.wording import counted, listing, safe_text, shape, size
+from loader.wording import counted, listing, phrases, printable, safe_text, shape, size
 
 Line = tuple[str, str, str]
 """Label, text, and style."""
@@ -22,17 +23,16 @@ Line = tuple[str, str, str]
 
 def print_error(error: LoaderError) -> None:
     """Prints a refusal on stderr: what, where, what was expected, and what to type."""
-    console = _console(stderr=True)
-    console.print(Text("error  ", "bold red") + Text(error.message))
-    for line in error.hint.splitlines():
-        console.print(Text("  try  ", "bold green") + Text(line))
+    _show(sys.stderr, ("error  ", "bold red"), error.message, "")
+    for line in error.hint.split("\n") if error.hint else ():
+        _show(sys.stderr, ("  try  ", "bold green"), line, "")
 
 
 def print_report(report: Report) -> None:
     """Prints the report of a job that went well on stdout."""
-    console = _console(stderr=False)
     for label, text, style in lines(report):
-        console.print(Text(f"{label:<11}", "bold") + Text(text, style))
+        # One line each: a name with a line break in it must not write a line of the report.
+        _show(sys.stdout, (f"{label:<11}", "bold"), text.replace("\n", "\\n"), style)
 
 
 def lines(report: Report) -> list[Line]:
@@ -79,13 +79,16 @@ def _keys(report: Report) -> Iterator[Line]:
         if names:
             yield "", f"{what} {len(names):,}: {listing(names)}", "yellow" if what != "dropped" else "dim"
     if keys.mismatched:
-        told = [f"{m['key']} (model {shape(m['model'])}, file {shape(m['checkpoint'])})" for m in keys.mismatched]
-        yield "", f"mismatched {len(told):,}: {listing(told)}", "yellow"
+        clashes = [
+            f"{safe_text(m['key'])} (model {shape(m['model'])}, file {shape(m['checkpoint'])})" for m in keys.mismatched
+        ]
+        yield "", f"mismatched {len(clashes):,}: {phrases(clashes)}", "yellow"
     if keys.cast:
-        told = [f"{c['key']} {c['checkpoint']} → {c['model']}{', ' + c['loss'] if c['loss'] else ''}" for c in keys.cast]
-        yield "", f"cast {len(told):,}: {listing(told, 3)}", "dim"
+        lost = [f"{safe_text(c['key'])} {c['checkpoint']} → {c['model']}, {c['loss']}" for c in keys.cast if c["loss"]]
+        told = [f"{safe_text(c['key'])} {c['checkpoint']} → {c['model']}" for c in keys.cast if not c["loss"]]
+        yield "", f"cast {len(keys.cast):,}: {phrases([*lost, *told], 3)}", "yellow" if lost else "dim"
     if keys.tied:
-        yield "", f"tied: {listing(' = '.join(group) for group in keys.tied)}", "dim"
+        yield "", f"tied: {phrases(' = '.join(map(safe_text, group)) for group in keys.tied)}", "dim"
 
 
 def _checks(report: Report) -> Iterator[Line]:
@@ -105,7 +108,12 @@ def _ending(report: Report) -> Iterator[Line]:
     yield "took", f"{report.timings.get('total', 0.0):.2f} s ({steps})", "dim"
 
 
-def _console(*, stderr: bool) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    # Wrapping would break the lines to paste, and markup would let a file's names act.
-    return Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True, no_color=not stream.isatty())
+def _show(stream: TextIO, label: tuple[str, str], text: str, style: str) -> None:
+    # Wrapping would break the lines to paste, and markup would let a file's names act. An environment that asks for
+    # colours everywhere (FORCE_COLOR) would have them in a log file.
+    console = Console(
+        file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True, force_terminal=stream.isatty()
+    )
+    encoding = stream.encoding or "utf-8"
+    harmless = printable(text).encode(encoding, "backslashreplace").decode(encoding)
+    console.print(Text(*label) + Text(harmless, style))

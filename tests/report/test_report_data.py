@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
+
+from loader.report.data import (
+    Check,
+    ErrorReport,
+    KeysReport,
+    ModelReport,
+    PartReport,
+    Report,
+    VerificationReport,
+)
+
+
+def full_report() -> Report:
+    """A report with something in every field."""
+    return Report(
+        status="failed",
+        exit_code=4,
+        error=ErrorReport("FitError", "does not fit", "key=value"),
+        mode="plan",
+        model=ModelReport("my.Net", 12, 48, "cpu", ["float32"], "hollow"),
+        parts={
+            "": PartReport(
+                "/a.pt",
+                "torch-zip",
+                "state",
+                "ab",
+                100,
+                2,
+                [{"name": "ddp", "hits": 2}],
+                {"epoch": "int"},
+                {"trust": True},
+            )
+        },
+        keys=KeysReport(
+            2,
+            ["a"],
+            ["b"],
+            [{"key": "c", "model": [1], "checkpoint": [2]}],
+            ["d"],
+            [{"key": "e", "checkpoint": "float16", "model": "float32", "loss": ""}],
+            [["f", "g"]],
+        ),
+        verification=VerificationReport([Check("forward", True, "fine")], [{"shape": [1]}], [{"name": "0"}], "abc"),
+        timings={"load": 0.1, "total": 0.2},
+        memory={"peak_rss_bytes": 5},
+        environment={"torch": "2"},
+        config={"seed": 0},
+        overrides=["seed=0"],
+    )
+
+
+def test_a_report_has_the_fields_that_others_read() -> None:
+    told = full_report().to_dict()
+
+    assert set(told) == {
+        "schema", "status", "exit_code", "error", "mode", "model", "parts", "keys", "verification", "timings", "memory",
+        "environment", "config", "overrides",
+    }  # fmt: skip
+    assert told["schema"] == 1
+    assert set(told["error"]) == {"type", "message", "hint"}
+    assert set(told["model"]) == {"target", "parameters", "bytes", "device", "dtypes", "build"}
+    assert set(told["parts"][""]) == {
+        "path", "format", "key", "sha256", "bytes", "tensors", "rules", "other", "trust",
+    }  # fmt: skip
+    assert set(told["keys"]) == {"loaded", "missing", "unexpected", "mismatched", "dropped", "cast", "tied"}
+    assert set(told["verification"]) == {"checks", "inputs", "outputs", "fingerprint"}
+    assert told["verification"]["checks"] == [{"name": "forward", "ok": True, "detail": "fine"}]
+
+
+def test_a_report_is_plain_data() -> None:
+    told = full_report().to_dict()
+
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
+def test_an_empty_report_is_that_of_a_job_that_knows_nothing_yet() -> None:
+    told = Report().to_dict()
+
+    assert (told["status"], told["exit_code"], told["error"], told["model"], told["parts"]) == ("ok", 0, None, None, {})
+    assert told["keys"]["loaded"] == 0
+
+
+def test_what_to_dict_gives_out_is_no_part_of_the_report() -> None:
+    report = full_report()
+
+    report.to_dict()["keys"]["missing"].append("more")
+
+    assert report.keys.missing == ["a"]
+
+
+def test_a_report_crosses_processes() -> None:
+    report = full_report()
+
+    assert pickle.loads(pickle.dumps(report)) == report
+
+
+def test_reports_do_not_share_their_lists() -> None:
+    one, other = Report(), Report()
+
+    one.keys.missing.append("a")
+    one.parts["a"] = PartReport("", "", None, None, 0, 0)
+    one.verification.checks.append(Check("a", True, ""))
+
+    assert other == Report()
+
+
+def test_every_field_is_documented_by_its_type() -> None:
+    def records(kind: type) -> set[type]:
+        below = {
+            inner
+            for hint in get_type_hints(kind).values()
+            for inner in (hint, *get_args(hint))
+            if isinstance(inner, type) and is_dataclass(inner)
+        }
+        return {kind}.union(*(records(inner) for inner in below))
+
+    found = records(Report)
+
+    assert found == {Report, ErrorReport, ModelReport, PartReport, KeysReport, VerificationReport, Check}
+    plain: set[Any] = {str, int, float, bool, list, dict, type(None)}
+    for kind in found:
+        assert {type(getattr(full, field.name)) for full in instances(kind) for field in fields(kind)} <= plain | found
+
+
+def instances(kind: type) -> list[Any]:
+    report = full_report()
+    everything = [report, report.error, report.model, report.keys, report.verification]
+    return [item for item in (*everything, *report.parts.values(), *report.verification.checks) if type(item) is kind]
