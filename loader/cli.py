@@ -11,6 +11,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,9 @@ def run_command(arguments: Sequence[str]) -> int:
 
     Returns:
         The exit code.
+
+    Raises:
+        SystemExit: What only shows something, such as ``--help``, ends as argparse and Hydra end it.
     """
     _find_modules_here()
     _let_argparse_be()
@@ -77,7 +81,7 @@ def _let_argparse_be() -> None:
 def _run(arguments: Arguments) -> int:
     task = Task(arguments.typed)
     take_sweep()
-    with _command_line(arguments.rewritten()), _hydra_raises(), _terminable():
+    with _command_line(arguments.rewritten()), _hydra_raises(), _terminable(sweep=arguments.sweep):
         try:
             hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base=VERSION_BASE)(task)()
         except BaseException as error:
@@ -148,17 +152,19 @@ def _hydra_raises() -> Iterator[None]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Lets a sweep that a scheduler ends still write its summary, and end the job that it is at."""
+def _terminable(*, sweep: bool) -> Iterator[None]:
+    """Lets a sweep that a scheduler ends still write its summary, and end the job that it is at.
+
+    A single run just ends: it has nothing to tidy up, and its model's own code might catch what a handler raises.
+    """
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise SystemExit(_TERMINATED)
 
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread, which alone may
+    if not sweep or threading.current_thread() is not threading.main_thread():
         yield
         return
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:

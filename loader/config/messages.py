@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -51,9 +52,15 @@ def translate(error: Exception, overrides: Sequence[str] = ()) -> ConfigError | 
         return ConfigError(f"a config file is not valid YAML: {_one_line(str(error))}")
     if isinstance(error, OmegaConfBaseException):
         return ConfigError(*_omegaconf(error))
-    if isinstance(error, (HydraException, ValueError, OSError)):
+    if isinstance(error, (HydraException, OSError)) or (isinstance(error, ValueError) and _is_hydras(error)):
         return ConfigError(*_composition(error, overrides))
     return None
+
+
+def _is_hydras(error: Exception) -> bool:
+    """Says whether Hydra or OmegaConf raised what anybody may raise, rather than a job that runs under them."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith(("hydra.", "omegaconf."))
 
 
 def known_keys() -> list[str]:
@@ -224,7 +231,8 @@ def _composition(error: Exception, overrides: Sequence[str]) -> _Told:
     if not text.strip() and isinstance(error.__cause__, OmegaConfBaseException):
         return _omegaconf(error.__cause__)
     if isinstance(error, OSError) and error.filename:
-        return f"cannot write to {safe_text(error.filename, _LONGEST)}: {error.strerror}", "hydra.run.dir=FOLDER"
+        place = safe_text(error.filename, _LONGEST)
+        return f"{place}: {error.strerror}", "hydra.run.dir=FOLDER   # somewhere outputs can be written"
     for key, _, value in (override.partition("=") for override in overrides):
         if not isinstance(error, HydraException) and value and _is_unknown(key):
             return _no_such_key(key, value)
