@@ -34,7 +34,12 @@ class Pass:
 
 
 def plan_passes(
-    model: nn.Module, parts: list[str], config: VerifyConfig, records: dict[str, Record], device: torch.device, seed: int
+    model: nn.Module,
+    parts: list[str],
+    config: VerifyConfig,
+    records: dict[str, Record],
+    device: torch.device,
+    seed: int,
 ) -> list[Pass]:
     """Decides which modules are run on which inputs.
 
@@ -100,8 +105,8 @@ def forward(module: nn.Module, inputs: Inputs, name: str, seed: int) -> Any:
         raise VerificationError(
             f"the forward pass{_of(name)} raised {type(error).__name__}: {reason}. "
             f"Its input was {describe(inputs.named())} ({inputs.origin})",
-            f"'verify.input{'.' + name if name else ''}={{shape: [1, 3, 224, 224]}}' (the shape your model takes; a list "
-            "for several inputs, names for keyword arguments), or verify.forward=false",
+            f"'verify.input{'.' + name if name else ''}={{shape: [1, 3, 224, 224]}}' (the shape your model takes; a "
+            "list for several inputs, names for keyword arguments), or verify.forward=false",
         ) from error
 
 

@@ -9,18 +9,23 @@ difference and the tolerance that it was held to.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 
 from loader.errors import ConfigError
 from loader.formats import open_checkpoint
 from loader.verify.inputs import Inputs
 from loader.wants import dtype_name
-from loader.wording import safe_text, shape
+from loader.wording import listing, safe_text, shape
+
+_NAME = re.compile(r"(part\.[^/]+/)?(input|output)\..+", re.DOTALL)
 
 SUFFIX = ".golden.safetensors"
 """What is put behind a checkpoint's name."""
@@ -31,7 +36,7 @@ TOLERANCES: Mapping[str, tuple[float, float]] = {
     "float16": (1e-2, 1e-3),
     "bfloat16": (5e-2, 1e-2),
 }
-"""dtype → (rtol, atol); what is not listed is compared exactly. The looser of both sides' dtypes counts."""
+"""dtype → (rtol, atol). The loosest counts, of both sides' and the one computed in; integers are compared exactly."""
 
 
 @dataclass(slots=True)
@@ -68,18 +73,29 @@ def find(setting: str | None, checkpoint: Path | None) -> Path | None:
 
 
 def read(path: Path) -> dict[str, Record]:
-    """Reads a record: part → inputs and outputs, on the CPU; the root is ``""``."""
+    """Reads a record: part → inputs and outputs, on the CPU; the root is ``""``.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+        ConfigError: It is no record.
+    """
     checkpoint = open_checkpoint(path)
     try:
         entries = checkpoint.root.tensors()
         values = {name: checkpoint.read(entry, mmap=False) for name, entry in entries.items()}
     finally:
         checkpoint.close()
+    strange = [name for name in entries if not _NAME.fullmatch(name)]
+    if strange or not entries:
+        raise ConfigError(
+            f"{safe_text(path, 200)} is not a golden record: its tensors should be called input.… and output.…, it has "
+            f"{listing(strange) or 'none'}",
+            "verify.record=true writes one, verify.golden=null does without",
+        )
     records: dict[str, Record] = {}
     for name, value in sorted(values.items(), key=lambda item: _order(item[0])):
-        part, _, rest = name.rpartition("/")
-        side, _, place = rest.partition(".")
-        record = records.setdefault(part.removeprefix("part."), Record(Inputs(origin=f"golden record {path.name}")))
+        part, side, place = _split(name)
+        record = records.setdefault(part, Record(Inputs(origin=f"golden record {path.name}")))
         if side == "output":
             record.outputs[place] = value
         elif place.isdigit():
@@ -91,8 +107,6 @@ def read(path: Path) -> dict[str, Record]:
 
 def write(path: Path, records: Mapping[str, Record]) -> None:
     """Writes a record beside a checkpoint, replacing the one that is there."""
-    from safetensors.torch import save
-
     values: dict[str, torch.Tensor] = {}
     for part, record in records.items():
         prefix = f"part.{part}/" if part else ""
@@ -130,21 +144,45 @@ def differences(
             told.append(f"output {safe_text(name)} is only in {'the record' if name in expected else 'the model'}")
             continue
         want, have = expected[name], got[name].detach().cpu()
+        if want.is_complex() != have.is_complex():
+            kinds = f"{dtype_name(have.dtype)}, the record has {dtype_name(want.dtype)}"
+            told.append(f"output {safe_text(name)} is {kinds}")
+            continue
         if want.shape != have.shape:
             told.append(f"output {safe_text(name)} is {shape(have.shape)}, the record has {shape(want.shape)}")
             continue
         limits = _tolerance(want.dtype, have.dtype, computed_in)
         held = (limits[0] if rtol is None else rtol, limits[1] if atol is None else atol)
-        wide = (have.to(torch.float64), want.to(torch.float64))
-        gap = float((wide[0] - wide[1]).abs().max()) if want.numel() else 0.0
+        wide = (_wide(have), _wide(want))
+        gap = _gap(*wide)
         worst = max(worst, gap)
-        if not torch.allclose(*wide, rtol=held[0], atol=held[1]):
+        # Whether nan is right is for another check to say; a record of it is met by it.
+        if not torch.allclose(*wide, rtol=held[0], atol=held[1], equal_nan=True):
             told.append(f"output {safe_text(name)} differs by up to {gap:.3g}")
     return told, f"largest difference {worst:.3g} (rtol {held[0]:g}, atol {held[1]:g})"
 
 
-def _tolerance(*dtypes: torch.dtype) -> tuple[float, float]:
+def _wide(output: torch.Tensor) -> torch.Tensor:
+    return (torch.view_as_real(output) if output.is_complex() else output).to(torch.float64)
+
+
+def _gap(have: torch.Tensor, want: torch.Tensor) -> float:
+    apart = (have - want).abs()[(have != want) & ~(have.isnan() & want.isnan())]
+    return math.inf if apart.isnan().any() else float(apart.max()) if apart.numel() else 0.0
+
+
+def _tolerance(want: torch.dtype, have: torch.dtype, computed_in: torch.dtype) -> tuple[float, float]:
+    if not all(dtype.is_floating_point or dtype.is_complex for dtype in (want, have)):
+        return (0.0, 0.0)
+    dtypes = (want, have, computed_in)
     return max((TOLERANCES.get(dtype_name(dtype), (0.0, 0.0)) for dtype in dtypes), default=(0.0, 0.0))
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """The part, ``input`` or ``output``, and the place there; an output's own name may hold slashes and dots."""
+    part, _, rest = name.removeprefix("part.").partition("/") if name.startswith("part.") else ("", "", name)
+    side, _, place = rest.partition(".")
+    return part, side, place
 
 
 def _order(name: str) -> tuple[str, int, str]:

@@ -37,7 +37,7 @@ class Inputs:
     """Where they come from, for the report."""
 
     def named(self) -> dict[str, torch.Tensor]:
-        """All of them by name; positional ones are called 0, 1, 2 …"""
+        """All of them by name; positional ones are called by their number."""
         return {str(index): value for index, value in enumerate(self.args)} | self.kwargs
 
 
@@ -120,7 +120,8 @@ def _spec_of(module: nn.Module) -> dict[str, Any] | None:
 def _make(spec: Any, dtype: torch.dtype, generator: torch.Generator, where: str) -> torch.Tensor:
     if not isinstance(spec, Mapping):
         raise ConfigError(
-            f"'{where}' is {safe_text(spec)!r}, expected a spec such as {{shape: [1, 784]}}", f"'{where}={{shape: [1]}}'"
+            f"'{where}' is {safe_text(spec)!r}, expected a spec such as {{shape: [1, 784]}}",
+            f"'{where}={{shape: [1]}}'",
         )
     unknown = [key for key in spec if key not in SPEC_KEYS]
     if unknown:
@@ -150,7 +151,8 @@ def _filled(
     kind = spec.get("kind") or ("randint" if own is not None and not _is_float(own) else "randn")
     if kind not in KINDS:
         raise ConfigError(
-            f"'{where}.kind' is '{safe_text(kind)}', expected one of {', '.join(KINDS)}{did_you_mean(str(kind), KINDS)}",
+            f"'{where}.kind' is '{safe_text(kind)}', expected one of {', '.join(KINDS)}"
+            f"{did_you_mean(str(kind), KINDS)}",
             f"{where}.kind=randn",
         )
     if kind == "randint":

@@ -33,9 +33,12 @@ class OutputStats:
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields the tensors of a nested output with dotted names; a single tensor is called ``0``."""
+    """Yields the tensors of a nested output with dotted names, dense; a single tensor is called ``0``."""
     if isinstance(value, torch.Tensor):
-        yield name or "0", value
+        if value.is_nested:
+            yield from flatten(value.unbind(), name)
+        else:
+            yield name or "0", _dense(value)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from flatten(item, f"{name}.{key}" if name else str(key))
@@ -47,12 +50,14 @@ def flatten(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 def statistics(name: str, output: torch.Tensor) -> OutputStats:
     """Describes one output; statistics are taken in float64."""
     place = (list(output.shape), dtype_name(output.dtype), str(output.device))
-    if output.is_meta or output.numel() == 0 or output.is_complex() or output.is_quantized:
+    if output.is_meta or output.numel() == 0 or output.is_complex():
         return OutputStats(name, *place, None, None, None, None, None)
     wide = output.detach().to("cpu", torch.float64)
     finite = bool(torch.isfinite(wide).all())
-    numbers = (wide.min(), wide.max(), wide.mean(), wide.std(unbiased=False))
-    return OutputStats(name, *place, *(_number(float(number)) for number in numbers), finite)
+    least, most, mean, deviation = (
+        _number(float(number)) for number in (wide.min(), wide.max(), wide.mean(), wide.std(unbiased=False))
+    )
+    return OutputStats(name, *place, least, most, mean, deviation, finite)
 
 
 def fingerprint(outputs: Mapping[str, torch.Tensor]) -> str | None:
@@ -65,6 +70,14 @@ def fingerprint(outputs: Mapping[str, torch.Tensor]) -> str | None:
         plain = output.detach().cpu().contiguous().reshape(-1)
         digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
     return digest.hexdigest()
+
+
+def _dense(output: torch.Tensor) -> torch.Tensor:
+    """An output's numbers without what only some operations understand."""
+    if output.is_quantized:
+        return output.dequantize()
+    dense = output if output.layout == torch.strided else output.to_dense()
+    return dense.resolve_conj().resolve_neg()
 
 
 def _number(value: float) -> float | None:

@@ -47,7 +47,7 @@ def _is_finite(tensor: object) -> bool:
         return True
     values = tensor.detach()
     if values.layout != torch.strided:
-        values = values.values() if values.layout != torch.sparse_coo else values._values()
+        values = (values.coalesce() if values.layout == torch.sparse_coo else values).values()
     if not (values.is_floating_point() or values.is_complex()):
         return True
     if values.element_size() == 1:
