@@ -24,7 +24,7 @@ from loader.errors import ConfigError
 from loader.formats.memory import MemoryCheckpoint
 from loader.job import execute
 from loader.parts import Part, open_parts, part_configs
-from loader.place import own_random_state, resolve_device, settle
+from loader.place import own_random_state, resolve_device, resolve_dtype, settle
 from loader.prepare import prepare
 from loader.report import fill
 from loader.report.data import Report
@@ -57,7 +57,9 @@ def load(config: Sequence[str] | Node = ()) -> Loaded:
         LoaderError: The job is refused, or the model fails its verification.
     """
     if isinstance(config, str):
-        raise ConfigError(f"loader.load takes a list of overrides, not the text {config!r}", f"loader.load([{config!r}])")
+        raise ConfigError(
+            f"loader.load takes a list of overrides, not the text {config!r}", f"loader.load([{config!r}])"
+        )
     overrides = [] if isinstance(config, Mapping) else list(config)
     composed = overlay(compose([]), _plain(config)) if isinstance(config, Mapping) else compose(overrides)
     report = Report(config=composed, overrides=overrides)
@@ -103,9 +105,14 @@ def load_model(
     """
     settings = _settings(checkpoint, rules, parts, allow, verify)
     if isinstance(model, nn.Module):
-        place = resolve_device(device)
-        load_into(model, checkpoint, rules=rules, parts=parts, allow=allow, seed=seed, verify=verify)
-        settle(model, place, dtype)
+        place, policy = resolve_device(device), resolve_dtype(dtype)
+        if policy == "checkpoint":
+            raise ConfigError(
+                "dtype=checkpoint needs the model as a config; a module that is built already has its dtypes",
+                "_recursive_: false beside _target_: loader.load_model",
+            )
+        _fill(model, checkpoint, settings | {"seed": seed}, policy)
+        settle(model, place, policy)
         return model.eval()
     settings |= {"model": _plain(model), "device": device, "dtype": dtype, "seed": seed}
     settings["trusted_targets"] = None if trusted_targets is None else list(trusted_targets)
@@ -141,28 +148,32 @@ def load_into(
     Raises:
         LoaderError: The load is refused, or the verification fails; the module is as it was.
     """
-    empty = without_data(module)
-    if [name for name in empty if not _lazy(module, name)]:
+    return _fill(module, checkpoint, _settings(checkpoint, rules, parts, allow, verify) | {"seed": seed}, None)
+
+
+def _fill(module: nn.Module, checkpoint: str | Path | Node, settings: dict[str, Any], policy: str | None) -> Report:
+    empty = [name for name in without_data(module) if not _lazy(module, name)]
+    if empty:
         raise ConfigError(
-            f"{counted(len(empty), 'tensor')} of the module has no memory to load into: {listing(empty)}",
+            f"{counted(len(empty), 'tensor')} of the module {'has' if len(empty) == 1 else 'have'} no memory to load "
+            f"into: {listing(empty)}",
             "module.to_empty(device='cpu') gives it some; loader.load_model builds and loads in one go",
         )
-    settings = _settings({} if _is_state_dict(checkpoint) else checkpoint, rules, parts, allow, verify)
-    job = parse_job(settings | {"seed": seed})
+    job = parse_job(settings)
     report = Report(config=settings)
     clock = fill.Clock(report)
     device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     with own_random_state(device), ExitStack() as files, clock("total"):
         opened = _in_memory(job, checkpoint) if _is_state_dict(checkpoint) else open_parts(job, files)
-        prepared = prepare(module, opened, job.allow, device, None)
+        proves = "verify" in settings
+        record = record_of(job, opened) if proves else None
+        prepared = prepare(module, opened, job.allow, device, policy)
         prepared.refuse_misfit()
         undo = prepared.carry_out(live=True)
         with _undone_on_failure(undo), _in_eval_mode(module):
             check_structure(module, device, report.verification)
-            if verify is not None:
-                proof = report.verification
-                record = None if _is_state_dict(checkpoint) else record_of(job, opened)
-                prove(module, job, opened, record, device, proof, prepared)
+            if proves:
+                prove(module, job, opened, record, device, report.verification, prepared)
             for part in opened:
                 part.checkpoint.check_unchanged()
         fill.parts(report, opened)
@@ -175,7 +186,10 @@ def load_into(
 def _settings(
     checkpoint: str | Path | Node, rules: Node | None, parts: Node | None, allow: Node | None, verify: Node | None
 ) -> dict[str, Any]:
-    node = _plain(checkpoint) if isinstance(checkpoint, Mapping) else {"path": str(checkpoint)}
+    if isinstance(checkpoint, Mapping):
+        node = {} if _is_state_dict(checkpoint) else _plain(checkpoint)
+    else:
+        node = {"path": str(checkpoint)}
     given = {"checkpoint": node, "rules": rules, "parts": parts, "allow": allow, "verify": verify}
     return {name: _plain(value) for name, value in given.items() if value is not None}
 
@@ -198,7 +212,8 @@ def _in_memory(job: JobConfig, state: Any) -> list[Part]:
 
 def _lazy(module: nn.Module, name: str) -> bool:
     prefix, _, leaf = name.rpartition(".")
-    return nn.parameter.is_lazy(getattr(module.get_submodule(prefix), leaf, None))
+    found = getattr(module.get_submodule(prefix), leaf, None)
+    return isinstance(found, torch.Tensor) and nn.parameter.is_lazy(found)
 
 
 @contextmanager

@@ -43,6 +43,7 @@ def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
     with own_random_state(device), ExitStack() as files, clock("total"):
         with clock("open"):
             parts = open_parts(job, files)
+            record = record_of(job, parts) if prove else None
         fill.parts(report, parts)
 
         with clock("build"):
@@ -75,7 +76,7 @@ def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
         with clock("verify"):
             check_structure(built.module, device, report.verification)
             if prove:
-                verify(built.module, job, parts, record_of(job, parts), device, report.verification, prepared)
+                verify(built.module, job, parts, record, device, report.verification, prepared)
             for part in parts:
                 part.checkpoint.check_unchanged()
     return built.module

@@ -116,7 +116,8 @@ def environment(report: Report) -> None:
 
 
 def _model(target: str, module: nn.Module, device: torch.device) -> ModelReport:
-    sized = [parameter for parameter in module.parameters() if not nn.parameter.is_lazy(parameter)]
+    lazy = nn.parameter.UninitializedParameter
+    sized = [parameter for parameter in module.parameters() if not isinstance(parameter, lazy)]
     return ModelReport(
         target=target,
         parameters=sum(parameter.numel() for parameter in sized),

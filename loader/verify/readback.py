@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from loader.formats.base import TensorEntry
-from loader.place import cast
+from loader.place import cast, final_dtype
 from loader.plan import Match, Plan
 from loader.stage import Stage
 
@@ -59,9 +59,10 @@ def _is_comparable(stage: Stage, match: Match) -> bool:
 def _same(stage: Stage, match: Match, *, sampled: bool) -> bool:
     entry, part = _entry(stage, match), stage.parts[stage.offers.entries[match.taken.key].part]
     mine = stage.places[match.key].tensor.detach()
+    planned = final_dtype(stage.wanted[match.key], entry.dtype, stage.policy)
     for run, mine_run in _runs(entry, mine) if sampled and _is_compact(entry, mine) else [(entry, mine)]:
-        theirs, _ = cast(part.checkpoint.read(run, mmap=False), mine.dtype)
-        left, right = _bytes(theirs), _bytes(mine_run.cpu())
+        theirs, _ = cast(part.checkpoint.read(run, mmap=False), planned)
+        left, right = _bytes(cast(theirs, mine.dtype)[0]), _bytes(mine_run.cpu())
         if left.shape != right.shape or not torch.equal(left, right):
             return False
     return True

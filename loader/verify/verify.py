@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from loader.config.schema import JobConfig
-from loader.errors import VerificationError
+from loader.errors import ConfigError, VerificationError
+from loader.formats.memory import MemoryCheckpoint
 from loader.parts import Part
+from loader.place import floating_dtype
 from loader.prepare import Prepared
 from loader.report.data import Check, VerificationReport
 from loader.verify import golden
@@ -22,7 +24,6 @@ from loader.verify.forward import Pass, plan_passes, run, run_on_record
 from loader.verify.outputs import fingerprint, statistics
 from loader.verify.readback import read_back
 from loader.verify.structure import nonfinite, without_data
-from loader.place import floating_dtype
 from loader.wants import dtype_name
 from loader.wording import counted, listing, shape
 
@@ -31,13 +32,24 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
     """The golden record that a job compares with, or writes.
 
     Raises:
-        ConfigError: A record is named and is not there.
+        ConfigError: A record is named and is not there, or none can be compared with or written in this job.
     """
-    paths = {part.checkpoint.path for part in parts}
+    verify = job.verify
+    if not verify.forward and (verify.record or verify.golden not in (None, "auto")):
+        what = "verify.record=true" if verify.record else f"verify.golden={verify.golden}"
+        raise ConfigError(f"{what} needs the forward pass, and verify.forward is false", "verify.forward=true")
+    paths = {part.checkpoint.path for part in parts if part.checkpoint.format != MemoryCheckpoint.format}
     only = paths.pop() if len(paths) == 1 else None
-    if job.verify.record:
-        return golden.beside(only) if only is not None else None
-    return golden.find(job.verify.golden, only)
+    if not verify.record:
+        return golden.find(verify.golden, only)
+    if only is None:
+        raise ConfigError(
+            f"verify.record=true writes beside a job's one checkpoint file, and this job has {len(paths) or 'none'}",
+            "verify.record=false",
+        )
+    if job.device == "meta":
+        raise ConfigError("verify.record=true needs outputs, and on device=meta there are none", "device=cpu")
+    return golden.beside(only)
 
 
 def check_structure(model: nn.Module, device: torch.device, report: VerificationReport) -> None:
@@ -82,7 +94,8 @@ def verify(
     """
     checks = report.checks
     training = [name for name, module in model.named_modules() if module.training]
-    checks.append(Check("eval mode", not training, f"in training mode: {listing(training)}" if training else "no dropout"))
+    still = f"in training mode: {listing(name or 'the model itself' for name in training)}"
+    checks.append(Check("eval mode", not training, still if training else "every module"))
     if device.type != "meta":
         if prepared is not None:
             outcome = read_back(prepared.stage, prepared.plan)
@@ -114,6 +127,10 @@ def _verify_forward(
         run(item, job.seed)
         _describe(item, report)
         _check_outputs(item, job, device, report)
+        if records and item.golden is None and device.type != "meta":
+            whose = ", ".join(name or "the whole model" for name in records)
+            lacking = f"{record} has nothing for {item.name or 'the whole model'}, only for {whose}"
+            report.checks.append(Check(_named("golden record", item), False, lacking))
         if item.golden is not None and device.type != "meta":
             got = run_on_record(item, device, job.seed)
             told, closeness = golden.differences(
@@ -170,10 +187,11 @@ def _advice(failed: list[str]) -> str:
 
 
 _ADVICE = {
-    "read back": "the file's bytes and the model's differ: was the file rewritten, or does a hook of the model change it?",
+    "read back": "the file's bytes and the model's differ: was the file rewritten, or does a hook of the model change "
+    "it?",
     "golden record": "the model computes something else than when it was recorded: compare its code and arguments; "
-    "verify.record=true replaces the record, verify.rtol and verify.atol widen the tolerance, verify.golden=null leaves "
-    "it out",
+    "verify.record=true replaces the record, verify.rtol and verify.atol widen the tolerance, verify.golden=null "
+    "leaves it out",
     "finite": "verify.expect.finite=false accepts inf and nan",
     "output shape": "'verify.expect.shape=[…]' says what is right",
 }
