@@ -25,6 +25,9 @@ from loader.plan import Plan
 from loader.wants import Slot, own_slots, storage_id
 from loader.wording import safe_text
 
+Visit = Callable[[nn.Module, str, State, list[str]], None]
+"""What is done at each module of a walk, as `hooks.run_hooks` takes it."""
+
 Fit = Callable[[str, torch.Tensor], torch.Tensor]
 """Brings a value that a load hook computed to the dtype and device of its model key."""
 
@@ -69,32 +72,40 @@ def apply(
 def _commit(
     model: nn.Module, places: Mapping[str, Slot], plan: Plan, staged: Staged, fit: Fit, journal: _Journal
 ) -> None:
-    sources = {match.key: match.taken.key for match in plan.matches}
     install = _Installer(places, plan, journal)
-    customised = any(customises_loading(module) for module in model.modules())
+    customised = [module for module in model.modules() if customises_loading(module)]
     if customised:
-        before = {key: slot.tensor for key, slot in places.items() if slot.kind != "extra"}
-        for module in model.modules():
-            if customises_loading(module):
-                journal.keep_module(module)
-
-        def visit(module: nn.Module, prefix: str, present: State, rest: list[str]) -> None:
-            for name, slot in own_slots(module):
-                key = prefix + name
-                if not customises_loading(module):
-                    if key in sources:
-                        install(key, present[key] if slot.kind == "extra" else fit(key, present[key]))
-                elif slot.kind != "extra" and slot.tensor is not before[key]:
-                    value = slot.tensor.detach()
-                    _registry(slot)[name] = before[key]
-                    if key in plan.loaded:
-                        install(key, fit(key, value))
-
+        for module in customised:
+            journal.keep_module(module)
+        visit = _visitor(places, plan, fit, install)
         run_hooks(model, staged.state, staged.metadata, visit, assign=not journal.live)
     else:
-        for key, source in sources.items():
-            install(key, staged.state[source])
+        for match in plan.matches:
+            install(match.key, staged.state[match.taken.key])
     _run_post_hooks(model, plan)
+
+
+def _visitor(places: Mapping[str, Slot], plan: Plan, fit: Fit, install: _Installer) -> Visit:
+    """What happens to each module of a model whose load hooks run."""
+    sources = {match.key for match in plan.matches}
+    loaded = set(plan.loaded)
+    before = {key: slot.tensor for key, slot in places.items() if slot.kind != "extra"}
+
+    def visit(module: nn.Module, prefix: str, present: State, _rest: list[str]) -> None:
+        loads_itself = customises_loading(module)
+        for name, slot in own_slots(module):
+            key = prefix + name
+            if not loads_itself:
+                if key in sources:
+                    install(key, present[key] if slot.kind == "extra" else fit(key, present[key]))
+            elif slot.kind != "extra" and slot.tensor is not before[key]:
+                # The module took a tensor over; the one that stood there has to stay, and take its values.
+                value = slot.tensor.detach()
+                _registry(slot)[name] = before[key]
+                if key in loaded:
+                    install(key, fit(key, value))
+
+    return visit
 
 
 class _Installer:
@@ -143,7 +154,7 @@ def _take_over(holders: list[Slot], value: torch.Tensor) -> None:
         for slot in holders:
             setattr(slot.module, slot.name, new)
     else:
-        swap_tensors(old, new)
+        swap_tensors(old, new)  # type: ignore[no-untyped-call]
 
 
 def _shared_storages(places: Mapping[str, Slot]) -> set[int]:
@@ -168,7 +179,7 @@ def _registry(slot: Slot) -> dict[str, Any]:
 def _run_post_hooks(model: nn.Module, plan: Plan) -> None:
     told = _IncompatibleKeys(list(plan.missing), list(plan.unexpected))
     for module in model.modules():
-        for hook in module._load_state_dict_post_hooks.values():
+        for hook in module._load_state_dict_post_hooks.values():  # noqa: SLF001  # torch's own walk runs them so
             _call(module, "a load hook", hook, module, told)
 
 

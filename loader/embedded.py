@@ -70,7 +70,8 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
         raise CheckpointError(
             f"model is null, so the model would be built by code that {part.label} names; "
             f"{counted(len(missing), 'name')} would have to be admitted: {listing(missing, 50)}",
-            f"if you trust them: 'checkpoint.allow_globals=[{','.join((*settings.allow_globals, *missing))}]'\n{_WITHOUT}",
+            "if you trust them: "
+            f"'checkpoint.allow_globals=[{','.join((*settings.allow_globals, *missing))}]'\n{_WITHOUT}",
         )
     part.checkpoint.verify(list(found.tensors().values()))
     return revive(found.record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))

@@ -92,5 +92,3 @@ def _bug(error: Exception) -> LoaderError:
 def _summary(report: Report) -> str:
     model = report.model
     return f"{report.mode} ok: {report.keys.loaded} keys into {model.target if model else '?'}"
-
-

@@ -120,9 +120,7 @@ def check_mounts(model: nn.Module, parts: Sequence[Part]) -> None:
 def _open(settings: CheckpointConfig, stack: ExitStack, override: str) -> Checkpoint:
     if not settings.path:
         raise ConfigError(f"'{override}' must be given", f"{override}=FILE")
-    checkpoint = open_checkpoint(
-        settings.path, format=settings.format, sha256=settings.sha256, check=settings.check
-    )
+    checkpoint = open_checkpoint(settings.path, format=settings.format, sha256=settings.sha256, check=settings.check)
     stack.callback(checkpoint.close)
     return checkpoint
 

@@ -67,4 +67,5 @@ def prepare(
     found = offers(parts, wants)
     hooked = rehearse(model, found.entries, found.metadata)
     plan = make_plan(wants, found.entries, hooked, allow, found.dropped)
-    return Prepared(model, plan, Stage({part.name: part for part in parts}, found, wants, places, device, policy), allow)
+    stage = Stage({part.name: part for part in parts}, found, wants, places, device, policy)
+    return Prepared(model, plan, stage, allow)

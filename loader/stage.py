@@ -183,7 +183,8 @@ class Stage:
             entry = self.offers.entries[source].entry
             if isinstance(entry, TensorEntry) and entry.storage is not None and entry.numel:
                 span = sum((n - 1) * step for n, step in zip(entry.shape, entry.stride, strict=True)) + 1
-                runs.setdefault((id(entry.storage.file), entry.storage), []).append((entry.offset, entry.offset + span, source))
+                run = (entry.offset, entry.offset + span, source)
+                runs.setdefault((id(entry.storage.file), entry.storage), []).append(run)
         aliased = set()
         for spans in runs.values():
             end = -1
@@ -194,15 +195,14 @@ class Stage:
         return aliased
 
     def _refuse_losses(self, allow: AllowConfig) -> None:
-        refused = [
-            cast for cast in self.casts if cast.loss and not any(fnmatchcase(cast.key, glob) for glob in allow.mismatched)
-        ]
+        lossy = [cast for cast in self.casts if cast.loss]
+        refused = [cast for cast in lossy if not any(fnmatchcase(cast.key, glob) for glob in allow.mismatched)]
         if refused:
             told = [f"{safe_text(c.key)} ({c.checkpoint} → {c.model}: {c.loss})" for c in refused]
             raise FitError(
                 f"a cast would change values: {listing(told)}",
-                f"dtype=checkpoint keeps the file's dtypes; 'allow.mismatched=[{','.join(c.key for c in refused[:3])}]' "
-                "takes the loss",
+                "dtype=checkpoint keeps the file's dtypes; "
+                f"'allow.mismatched=[{','.join(c.key for c in refused[:3])}]' takes the loss",
             )
 
 

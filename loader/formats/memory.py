@@ -36,7 +36,7 @@ class MemoryCheckpoint:
     def verify(self, entries: Iterable[TensorEntry]) -> None:
         """Memory has no checksums."""
 
-    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
+    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:  # noqa: ARG002  # as files take it
         """The caller's own tensor, or the run of its elements that an entry's offset and size mean."""
         value: torch.Tensor = self._state[str(entry.details["key"])].detach()
         if tuple(value.shape) == entry.shape:
