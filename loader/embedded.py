@@ -44,6 +44,13 @@ def take_embedded(job: JobConfig, parts: Sequence[Part]) -> Built:
         raise ConfigError(f"{what} needs a declared architecture, and model is null", "model._target_=my_pkg.Net")
     part = parts[0]
     settings = part.config.checkpoint
+    root = part.checkpoint.root
+    found = root if settings.key is None else find(root, settings.key)
+    if found is None:
+        raise _no_key(settings.key or "", part)
+    if isinstance(found, Container):
+        part.selected = found
+        part.checkpoint.verify(list(found.tensors().values()))
     module = _unpickle(settings, part) if settings.trust else _rebuild(settings, part)
     if not isinstance(module, nn.Module):
         raise CheckpointError(
@@ -54,17 +61,13 @@ def take_embedded(job: JobConfig, parts: Sequence[Part]) -> Built:
 
 
 def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
-    root = part.checkpoint.root
-    found = root if settings.key is None else find(root, settings.key)
-    if found is None:
-        raise _no_key(settings.key or "", part)
-    if not isinstance(found, Container) or found.kind != "module":
+    root, found = part.checkpoint.root, part.selected
+    if found.kind != "module":
         whole = [name for name, container in root.walk() if container.kind == "module"]
         hint = f"checkpoint.key={whole[0]}" if whole and settings.key is None else "model._target_=my_pkg.Net"
         raise ConfigError(
             f"model is null, and {part.label} holds no whole pickled model. In the file:\n{tree(root)}", hint
         )
-    part.selected = found
     missing = [name for name in needed_globals(found.record) if name not in settings.allow_globals]
     if missing:
         raise CheckpointError(
@@ -73,7 +76,6 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
             "if you trust them: "
             f"'checkpoint.allow_globals=[{','.join((*settings.allow_globals, *missing))}]'\n{_WITHOUT}",
         )
-    part.checkpoint.verify(list(found.tensors().values()))
     return revive(found.record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))
 
 
@@ -81,12 +83,15 @@ def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
     """Runs the whole file's code, as the user asked for by name."""
     try:
         loaded = torch.load(part.checkpoint.path, map_location="cpu", weights_only=False)
-    except (ModuleNotFoundError, AttributeError) as error:
+    except (ImportError, AttributeError) as error:
+        absent = f"{error.name}." if isinstance(error, ImportError) and error.name else ""
+        classes = [name for name in needed_globals(part.checkpoint.root.record) if absent and name.startswith(absent)]
+        told = f" ({listing(classes)})" if classes else ""
         raise CheckpointError(
-            f"{part.checkpoint.path} needs a class that cannot be imported: {safe_text(error, 200)}",
+            f"{part.checkpoint.path} needs a class that cannot be imported{told}: {safe_text(error, 200)}",
             f"add the folder that holds its module: PYTHONPATH=/path/to/its/folder\n{_WITHOUT}",
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CheckpointError(
             f"unpickling {part.checkpoint.path} raised {type(error).__name__}: {safe_text(error, 200)}", _WITHOUT
         ) from error
