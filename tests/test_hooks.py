@@ -314,7 +314,14 @@ def test_missing_and_unexpected_keys_are_those_that_torch_names(data: st.DataObj
 
     ours, theirs = we_say(model, state, metadata), torch_says(model, state, metadata)
 
-    assert ours == theirs or (isinstance(ours, str) and isinstance(theirs, str))
+    if isinstance(ours, str) or isinstance(theirs, str):
+        assert isinstance(ours, str)
+        assert isinstance(theirs, str)
+    elif ours[0] == set(slots(model)):
+        # Where nothing of the file reaches the model, what its hooks make up is missing too.
+        assert (ours[0] >= theirs[0], ours[1]) == (True, theirs[1])
+    else:
+        assert ours == theirs
 
 
 def test_keys_under_a_child_that_is_none_are_told_though_torch_passes_them_over() -> None:
