@@ -1,0 +1,223 @@
+"""What makes loading fast, held without timing anything: bytes that are not read, pages that are not copied, values
+that are not computed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import loader
+from loader.formats.file import CheckpointFile
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LAYERS, WIDTH = 12, 2048
+STACK = {"_target_": "tests.test_speed_invariants.Stack", "layers": LAYERS, "width": WIDTH}
+MEGABYTE = 10**6
+on_linux = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells of a process's pages")
+
+
+class Stack(nn.Module):
+    """Linear layers of one size: 16 MB of float32 each by default."""
+
+    def __init__(self, layers: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(width, width) for _ in range(layers)))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.layers(values)
+        return result
+
+
+def state(layers: int = LAYERS, width: int = WIDTH) -> dict[str, torch.Tensor]:
+    shapes = {"weight": (width, width), "bias": (width,)}
+    return {
+        f"layers.{index}.{name}": torch.full(shape, 0.5) for index in range(layers) for name, shape in shapes.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of 200 MB of weights: by themselves, beside an optimizer, and in both formats."""
+    folder = tmp_path_factory.mktemp("large")
+    weights = state()
+    torch.save(weights, folder / "weights.pt")
+    save_file(weights, folder / "weights.safetensors")
+    return folder
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many bytes each read of a checkpoint's file took."""
+    lengths: list[int] = []
+    pread, read_into = CheckpointFile.pread, CheckpointFile.read_into
+
+    def counted(self: CheckpointFile, offset: int, length: int) -> bytes:
+        lengths.append(length)
+        return pread(self, offset, length)
+
+    def counted_into(self: CheckpointFile, tensor: torch.Tensor, offset: int) -> None:
+        lengths.append(tensor.nbytes)
+        read_into(self, tensor, offset)
+
+    def no_mapping(self: CheckpointFile) -> None:
+        pytest.fail("the file is mapped, and was asked not to be")
+
+    monkeypatch.setattr(CheckpointFile, "pread", counted)
+    monkeypatch.setattr(CheckpointFile, "read_into", counted_into)
+    monkeypatch.setattr(CheckpointFile, "mapping", property(no_mapping))
+    yield lengths
+    monkeypatch.undo()
+
+
+def in_a_new_process(body: str, *arguments: Path) -> dict[str, Any]:
+    """Runs `body` after a first small load, so that only the load itself is measured, and returns its `result`."""
+    code = f"""
+import json, sys, torch, loader
+from pathlib import Path
+from tests import test_speed_invariants as here
+from tests.benchmarks import machine
+paths = [Path(argument) for argument in sys.argv[1:]]
+small = paths[0].with_name("small.pt")
+torch.save(here.state(1, 4), small)
+loader.load_model(here.STACK | {{"layers": 1, "width": 4}}, small, dtype="bfloat16")
+machine.forget_peak()
+before = machine.memory()
+{body}
+print(json.dumps(result))
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def resident_in_file(path: Path) -> int:
+    """Bytes of a file that this process has in its memory through mappings."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if "-" in name.split(" ")[0]:
+            inside = line.endswith(str(path))
+        elif inside and name == "Rss":
+            total += int(value.split()[0]) * 1024
+    return total
+
+
+@on_linux
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_a_loaded_model_is_the_page_cache_and_not_a_copy_of_it(folder: Path, name: str) -> None:
+    found = in_a_new_process(
+        """
+model = loader.load_model(here.STACK, paths[0])
+total = sum(float(p.sum()) for p in model.parameters())
+after = machine.memory()
+result = {name: after[name] - before["resident" if name == "peak" else name] for name in after}
+result |= {"total": total, "mapped": here.resident_in_file(paths[0])}
+""",
+        folder / name,
+    )
+    size = (folder / name).stat().st_size
+    assert found["total"] == LAYERS * (WIDTH * WIDTH + WIDTH) * 0.5
+    assert found["mapped"] > 0.99 * size
+    assert found["private"] < 0.1 * size
+    assert found["peak"] < 1.05 * size
+
+
+@on_linux
+@pytest.mark.parametrize("container", ["pt", "safetensors"])
+def test_a_tenth_of_a_file_touches_a_tenth_of_its_bytes(tmp_path: Path, container: str) -> None:
+    weights = {f"branch{part}.{key}": value for part in range(10) for key, value in state(2, 1024).items()}
+    path = tmp_path / f"branches.{container}"
+    if container == "pt":
+        torch.save(weights, path)
+    else:
+        save_file(weights, path)
+    found = in_a_new_process(
+        """
+rules = {"one": {"keep": "branch4.*"}, "root": {"strip": "branch4."}}
+model = loader.load_model(here.STACK | {"layers": 2, "width": 1024}, paths[0], rules=rules)
+total = sum(float(p.sum()) for p in model.parameters())
+result = {"total": total, "mapped": here.resident_in_file(paths[0])}
+""",
+        path,
+    )
+    assert found["total"] == 2 * (1024 * 1024 + 1024) * 0.5
+    assert 0.09 * path.stat().st_size < found["mapped"] < 0.12 * path.stat().st_size
+
+
+@on_linux
+def test_an_optimizer_beside_the_weights_is_never_touched(tmp_path: Path) -> None:
+    weights = state(3, 1024)
+    moments = [
+        {"exp_avg": torch.zeros_like(value), "exp_avg_sq": torch.zeros_like(value)} for value in weights.values()
+    ]
+    path = tmp_path / "training.pt"
+    torch.save({"optimizer": {"state": dict(enumerate(moments))}, "model": weights, "epoch": 3}, path)
+    found = in_a_new_process(
+        """
+model = loader.load_model(here.STACK | {"layers": 3, "width": 1024}, {"path": str(paths[0]), "key": "model"})
+total = sum(float(p.sum()) for p in model.parameters())
+result = {"total": total, "mapped": here.resident_in_file(paths[0])}
+""",
+        path,
+    )
+    assert found["total"] == 3 * (1024 * 1024 + 1024) * 0.5
+    assert 0.33 * path.stat().st_size < found["mapped"] < 0.36 * path.stat().st_size
+
+
+@pytest.mark.parametrize("container", ["pt", "safetensors"])
+def test_without_a_mapping_only_wanted_bytes_are_read(tmp_path: Path, read: list[int], container: str) -> None:
+    weights = {f"branch{part}.{key}": value for part in range(10) for key, value in state(2, 512).items()}
+    path = tmp_path / f"branches.{container}"
+    if container == "pt":
+        torch.save(weights, path)
+    else:
+        save_file(weights, path)
+    rules = {"one": {"keep": "branch4.*"}, "root": {"strip": "branch4."}}
+    checkpoint = {"path": str(path), "mmap": False, "check": "structure"}
+    loader.load_model(STACK | {"layers": 2, "width": 512}, checkpoint, rules=rules)
+    wanted = sum(value.nbytes for key, value in weights.items() if key.startswith("branch4."))
+    # The end of the archive may be a comment of 64 KiB; the pickle and the headers take the rest.
+    assert wanted <= sum(read) < wanted + 0.05 * path.stat().st_size
+
+
+def test_an_unbuilt_model_draws_and_fills_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "small.pt"
+    torch.save(state(2, 64), path)
+    assert {"aten.uniform_"} <= operations(lambda: Stack(2, 64))
+    computed = operations(lambda: loader.load_model(STACK | {"layers": 2, "width": 64}, path))
+    assert not {name for name in computed if name.removeprefix("aten.") in DRAWING_OR_FILLING}
+
+
+DRAWING_OR_FILLING = {"uniform_", "normal_", "bernoulli_", "random_", "fill_", "zero_", "copy_", "clone", "_to_copy"}
+
+
+def operations(call: Callable[[], object]) -> set[str]:
+    """The operations that torch carries out during a call."""
+    seen: set[str] = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.add(str(func).rpartition(".")[0])
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        call()
+    return seen
+
+
+def test_importing_the_loader_imports_no_torch() -> None:
+    code = "import sys, loader, loader.cli; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
