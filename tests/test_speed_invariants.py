@@ -1,5 +1,6 @@
-"""What makes loading fast, held without timing anything: bytes that are not read, pages that are not copied, values
-that are not computed.
+"""What makes loading fast, held without timing anything.
+
+Bytes that are not read, pages that are not copied, values that are not computed.
 """
 
 from __future__ import annotations
@@ -208,12 +209,12 @@ def operations(call: Callable[[], object]) -> set[str]:
     """The operations that torch carries out during a call."""
     seen: set[str] = set()
 
-    class Watch(TorchDispatchMode):
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             seen.add(str(func).rpartition(".")[0])
             return func(*args, **(kwargs or {}))
 
-    with Watch():
+    with Watch():  # type: ignore[no-untyped-call]
         call()
     return seen
 
