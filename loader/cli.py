@@ -81,14 +81,14 @@ def _let_argparse_be() -> None:
 def _run(arguments: Arguments) -> int:
     task = Task(arguments.typed)
     take_sweep()
-    with _command_line(arguments.rewritten()), _hydra_raises(), _terminable(sweep=arguments.sweep):
-        try:
+    try:
+        with _command_line(arguments.rewritten()), _hydra_raises(), _terminable(sweep=arguments.sweep):
             hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base=VERSION_BASE)(task)()
-        except BaseException as error:
-            summary = _summary(take_sweep())
-            if isinstance(error, Exception):
-                return _failed(error, summary, arguments.typed)
-            raise
+    except BaseException as error:
+        summary = _summary(take_sweep())
+        if isinstance(error, Exception):
+            return _failed(error, summary, arguments.typed)
+        raise
     sweep = take_sweep()
     if sweep is None:
         return task.exit_code or 0

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from hydra._internal.utils import get_args_parser
 import loader.cli
 from loader.cli import run_command
 from loader.config.compose import conf_dir
+from loader.sweep.callback import Sweep, _seen
+from loader.sweep.records import JobRecord, keep
 from tests.command import REPOSITORY, run, run_loader
 
 WEIGHTS = REPOSITORY / "loader" / "examples" / "weights"
@@ -109,7 +112,7 @@ def test_help_fits_the_tool(tmp_path: Path) -> None:
     assert done.returncode == 0
     for expected in (
         "open -> select -> rules -> plan",
-        "rules: compile, dataparallel, ddp",
+        "compile, dataparallel, ddp",
         "Exit codes:",
         "--multirun,-m",
     ):
@@ -210,6 +213,29 @@ def test_nothing_is_left_behind(capsys: pytest.CaptureFixture[str]) -> None:
     refused(capsys, "model=nope")
     assert run_command(["--cfg", "job"]) == 0
     assert (list(sys.argv), dict(os.environ), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_launcher_that_breaks_a_sweep_off(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    def main(**_options: object) -> Callable[[object], Callable[[], None]]:
+        def launch() -> None:
+            keep(JobRecord(0, ["seed=1"], "ok", 0), folder)
+            _seen.append(Sweep(folder, [["seed=1"], ["seed=2"]]))
+            raise RuntimeError("the pool broke")
+
+        return lambda _task: launch
+
+    if asked:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr("hydra.main", main)
+    assert run_command(["-m", "seed=1,2"]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split()[1] for line in out.splitlines()[1:3]] == ["ok", "not"]
+    assert (folder / "summary.json").is_file()
+    assert err.endswith("the launcher broke the sweep off: RuntimeError: the pool broke\n")
+    assert ("Traceback" in err) is asked
 
 
 def test_an_interruption_is_one_line(folder: Path) -> None:

@@ -178,14 +178,15 @@ def _text(key: str, value: str, *, sweep: bool, exists: Callable[[str], bool]) -
         return _expanded(key, value, parts, sweep=sweep)
     if len(parts) > 1 and not sweep and not there(value) and parse_value(value) is not Refused:
         return value  # Hydra's refusal, made readable, says that several values need -m
-    elements = parts if sweep else [value]
+    # Hydra passes over spaces beside the comma that separates values.
+    elements = [part.strip() for part in parts] if sweep else [value]
     return ",".join(_text_element(element, there, escapes=names_file) for element in elements)
 
 
 def _expanded(key: str, value: str, elements: list[str], *, sweep: bool) -> str:
     paths: list[str] = []
     for element in elements:
-        paths += expand_glob(key, element) if is_glob(element) else [element]
+        paths += expand_glob(key, element) if is_glob(element) else [element.strip()]
     if len(paths) > 1 and not sweep:
         raise ConfigError(
             f"'{key}={value}' matches {counted(len(paths), 'file')} ({listing(paths)}); a single run takes one",

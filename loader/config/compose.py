@@ -24,7 +24,6 @@ from omegaconf.errors import OmegaConfBaseException
 from loader.config.argv import rewrite
 from loader.config.messages import translate
 from loader.errors import ConfigError
-from loader.wording import listing
 
 CONFIG_NAME = "config"
 """The primary config."""
@@ -33,9 +32,6 @@ VERSION_BASE = "1.3"
 """The Hydra version whose defaults hold."""
 
 _LOCK = threading.RLock()
-
-_LEFT_TO_THE_PARSER = ("checkpoint.", "parts.", "rules.")
-"""Nodes whose missing values the parser judges: a path may be missing where every part has its own."""
 
 
 def conf_dir() -> Path:
@@ -79,8 +75,10 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
 def plain(config: DictConfig) -> dict[str, Any]:
     """Resolves a composed config into plain dicts, lists and values, without Hydra's node.
 
+    A value that must be given and was not stays ``???``; `loader.config.parse` tells all of them.
+
     Raises:
-        ConfigError: An interpolation leads nowhere, or a value that must be given was not.
+        ConfigError: An interpolation leads nowhere.
     """
     try:
         resolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
@@ -90,20 +88,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
             raise
         raise refusal from error
     resolved.pop("hydra", None)
-    missing = [key for key in _missing(resolved) if not key.startswith(_LEFT_TO_THE_PARSER)]
-    if missing:
-        hint = " ".join(f"{name}=VALUE" for name in missing)
-        raise ConfigError(f"{listing(missing)} must be given: the config leaves it open with ???", hint)
     return resolved
-
-
-def _missing(node: Any, key: str = "") -> list[str]:
-    """Lists the values that must be given and were not; OmegaConf would take resolved text for interpolations."""
-    if isinstance(node, dict):
-        return [name for part in node for name in _missing(node[part], f"{key}.{part}" if key else str(part))]
-    if isinstance(node, list):
-        return [name for index, part in enumerate(node) for name in _missing(part, f"{key}.{index}")]
-    return [key] if node == "???" else []
 
 
 @contextmanager

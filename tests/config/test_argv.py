@@ -121,6 +121,7 @@ def test_an_override_of_a_single_run(typed: str, rewritten: str) -> None:
     [
         ("checkpoint.path=a.pt,b.pt", "checkpoint.path=a.pt,b.pt"),
         ("checkpoint.path=epoch=1.pt,epoch=2.pt", "checkpoint.path='epoch=1.pt','epoch=2.pt'"),
+        ("checkpoint.path=a.pt, b=1.pt", "checkpoint.path=a.pt,'b=1.pt'"),
         ("checkpoint.path=1e5,b.pt", "checkpoint.path='1e5',b.pt"),
         ("checkpoint.path='a,b.pt',c.pt", "checkpoint.path='a,b.pt',c.pt"),
         ("checkpoint.path=choice(a,b)", "checkpoint.path=choice(a,b)"),
@@ -161,7 +162,9 @@ def test_any_existing_file_is_named_as_it_is(name: str) -> None:
 @settings(deadline=None)
 @given(
     st.lists(
-        NAMES.filter(lambda name: not set(name) & set(",\\'\"[]{}()$") and name.strip().lower() != "null"),
+        NAMES.map(str.strip).filter(
+            lambda name: name and not set(name) & set(",\\'\"[]{}()$") and name.lower() != "null"
+        ),
         min_size=1,
         max_size=4,
     )

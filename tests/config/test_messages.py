@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from loader.config.compose import compose
+from loader.config.compose import compose, conf_dir
 from loader.config.messages import known_keys, suggestion, translate
 from loader.errors import ConfigError
 
-MODELS = "custom, linear, sequential, simple_net, two_linear"
+MODELS = ", ".join(sorted(file.stem for file in (conf_dir() / "model").iterdir()))
 GRAMMAR = (
     "the value of 'device=a=b' is not in Hydra's grammar: mismatched input '=' expecting <EOF>; "
     "it has to stand in quotes, inside those of the shell"
 )
-RULES = "compile, dataparallel, ddp, ema, fsdp, lightning"
+RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir()))
 
 
 @pytest.mark.parametrize(
