@@ -103,11 +103,13 @@ def no_proposal(where: str) -> VerificationError:
 
 def _spec_of(module: nn.Module) -> dict[str, Any] | None:
     if isinstance(module, nn.Linear):
-        return {"shape": [1, module.in_features]}
+        # Of a lazy layer that was loaded only the weight knows the size.
+        return {"shape": [1, module.in_features or module.weight.shape[-1]]}
     if isinstance(module, nn.Embedding):
         return {"shape": [1, _SEQUENCE], "dtype": "int64", "kind": "randint", "high": module.num_embeddings}
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return {"shape": [1, module.in_channels, *[_SIDE] * len(module.kernel_size)]}
+        channels = module.in_channels or module.weight.shape[1] * module.groups
+        return {"shape": [1, channels, *[_SIDE] * len(module.kernel_size)]}
     if isinstance(module, nn.RNNBase):
         return {"shape": [1, _SEQUENCE, module.input_size]}
     if isinstance(module, nn.MultiheadAttention):
@@ -135,9 +137,14 @@ def _make(spec: Any, dtype: torch.dtype, generator: torch.Generator, where: str)
     if spec.get("value") is not None and spec.get("shape") is None:
         return _value(spec["value"], own or None, where)
     dimensions = _shape(spec.get("shape"), where)
-    if spec.get("value") is not None:
-        return torch.full(dimensions, spec["value"], dtype=own or dtype)
-    return _filled(spec, dimensions, own, dtype, generator, where)
+    try:
+        if spec.get("value") is not None:
+            return torch.full(dimensions, spec["value"], dtype=own or dtype)
+        return _filled(spec, dimensions, own, dtype, generator, where)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise _no_tensor(where, error) from error
 
 
 def _filled(
@@ -156,10 +163,11 @@ def _filled(
             f"{where}.kind=randn",
         )
     if kind == "randint":
-        high = 2 if own is torch.bool else int(spec.get("high") or 1000)
+        high = 2 if own is torch.bool else _high(spec.get("high"), where)
         return torch.randint(high, dimensions, generator=generator).to(own or torch.int64)
     if kind == "randn":
-        return torch.randn(dimensions, generator=generator).to(own or dtype)
+        drawn = own if own is not None and own.is_complex else None
+        return torch.randn(dimensions, generator=generator, dtype=drawn).to(own or dtype)
     return torch.full(dimensions, float(kind == "ones"), dtype=own or dtype)
 
 
@@ -168,9 +176,17 @@ def _is_float(dtype: torch.dtype) -> bool:
 
 
 def _shape(raw: Any, where: str) -> list[int]:
-    if isinstance(raw, Sequence) and all(isinstance(n, int) and n >= 0 for n in raw):
+    if isinstance(raw, Sequence) and all(type(size) is int and size >= 0 for size in raw):
         return list(raw)
     raise ConfigError(f"'{where}.shape' is {safe_text(raw)!r}, expected a list of sizes", f"'{where}.shape=[1, 784]'")
+
+
+def _high(raw: Any, where: str) -> int:
+    if raw is None:
+        return 1000
+    if type(raw) is int and raw > 0:
+        return raw
+    raise ConfigError(f"'{where}.high' is {safe_text(raw)!r}, expected a whole number above 0", f"{where}.high=1000")
 
 
 def _dtype(raw: Any, where: str) -> torch.dtype | None:
@@ -190,9 +206,15 @@ def _value(value: Any, dtype: torch.dtype | None, where: str) -> torch.Tensor:
     try:
         return torch.tensor(value, dtype=dtype)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"'{where}.value' makes no tensor: {safe_text(error, 160)}", f"'{where}={{value: [[1.0, 2.0]]}}'"
-        ) from error
+        raise _no_tensor(where, error) from error
+
+
+def _no_tensor(where: str, error: Exception) -> ConfigError:
+    reason = str(error).partition("\n")[0]
+    return ConfigError(
+        f"'{where}' makes no tensor: {safe_text(reason, 160)}",
+        f"'{where}={{value: [[1.0, 2.0]]}}' or '{where}={{shape: [1, 784]}}'",
+    )
 
 
 def _from_file(path: str, dtype: torch.dtype | None, where: str) -> torch.Tensor:
