@@ -1,0 +1,265 @@
+"""Golden records: written, found, compared with, and refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from loader import CheckpointError, ConfigError, VerificationError, load_into
+from loader.verify import golden
+from loader.verify.golden import Record, differences
+from loader.verify.inputs import Inputs
+from tests.jobs import carry_out, checks, detail, save, target
+from tests.models import Two, filled, two_models
+
+INPUT = {"input": {"shape": [2, 4]}}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return save(filled(Two()).state_dict(), tmp_path / "two.pt")
+
+
+def record_beside(path: Path) -> Path:
+    return path.with_name(path.name + ".golden.safetensors")
+
+
+def test_a_record_is_written_beside_the_file_and_found_again(path: Path) -> None:
+    report = carry_out("Two", path, verify={**INPUT, "record": True}).report
+    beside = record_beside(path)
+    assert detail(report, "golden record") == f"written to {beside}"
+    held = load_file(beside)
+    assert {name: tuple(value.shape) for name, value in held.items()} == {"input.0": (2, 4), "output.0": (2, 4)}
+    again = carry_out("Two", path, verify={}).report
+    assert checks(again)["golden record"]
+    assert again.verification.inputs[0]["origin"] == "golden record two.pt.golden.safetensors"
+    assert again.verification.fingerprint == report.verification.fingerprint
+
+
+def test_no_record_is_no_check(path: Path) -> None:
+    assert "golden record" not in checks(carry_out("Two", path, verify=INPUT).report)
+
+
+def test_a_record_is_replaced_whatever_stands_there(path: Path) -> None:
+    record_beside(path).write_bytes(b"broken")
+    carry_out("Two", path, verify={**INPUT, "record": True})
+    assert checks(carry_out("Two", path, verify={}).report)["golden record"]
+    assert list(path.parent.glob(".*")) == []
+
+
+def test_recording_compares_with_nothing(path: Path) -> None:
+    carry_out("Two", path, verify={**INPUT, "record": True})
+    report = carry_out(target("Two", activation="tanh"), path, verify={**INPUT, "record": True}).report
+    assert checks(report)["golden record"]
+    assert checks(carry_out(target("Two", activation="tanh"), path, verify={}).report)["golden record"]
+
+
+def test_nothing_is_recorded_where_a_check_fails(path: Path) -> None:
+    with pytest.raises(VerificationError, match="output shape"):
+        carry_out("Two", path, verify={**INPUT, "record": True, "expect": {"shape": [9]}})
+    assert not record_beside(path).exists()
+
+
+def test_a_named_record_is_used_with_an_input_of_ones_own(path: Path, tmp_path: Path) -> None:
+    carry_out("Two", path, verify={**INPUT, "record": True})
+    named = tmp_path / "elsewhere.safetensors"
+    shutil.move(record_beside(path), named)
+    report = carry_out("Two", path, verify={"input": {"shape": [5, 4]}, "golden": str(named)}).report
+    assert checks(report)["golden record"]
+    assert report.verification.inputs[0]["shape"] == [5, 4]
+    with pytest.raises(VerificationError, match="^golden record: output 0 differs"):
+        carry_out(target("Two", activation="tanh"), path, verify={"input": {"shape": [5, 4]}, "golden": str(named)})
+    carry_out(target("Two", activation="tanh"), path, verify={**INPUT, "golden": None})
+
+
+def test_a_record_that_is_not_there_is_a_wrong_config(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        carry_out("Two", path, verify={"golden": str(tmp_path / "no.safetensors")})
+    assert refusal.value.message == f"the golden record {tmp_path / 'no.safetensors'} is not there"
+    assert refusal.value.hint == (
+        "verify.golden=auto takes the one beside the checkpoint; verify.record=true writes it"
+    )
+
+
+def test_a_broken_record_cannot_be_read(path: Path) -> None:
+    record_beside(path).write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{broken}")
+    with pytest.raises(CheckpointError, match=r"two\.pt\.golden\.safetensors"):
+        carry_out("Two", path, verify={})
+
+
+def test_another_file_is_no_record(path: Path, tmp_path: Path) -> None:
+    save_file({"first.weight": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    with pytest.raises(ConfigError) as refusal:
+        carry_out("Two", path, verify={"golden": str(tmp_path / "weights.safetensors")})
+    assert refusal.value.message == (
+        f"{tmp_path / 'weights.safetensors'} is not a golden record: its tensors should be called input.… and "
+        "output.…, it has first.weight"
+    )
+    assert refusal.value.hint == "verify.record=true writes one, verify.golden=null does without"
+
+
+@pytest.mark.parametrize(
+    ("verify", "told"),
+    [
+        ({"forward": False, "record": True}, "verify.record=true needs the forward pass, and verify.forward is false"),
+        ({"forward": False, "golden": "g"}, "verify.golden=g needs the forward pass, and verify.forward is false"),
+    ],
+)
+def test_a_record_needs_the_forward_pass(verify: dict[str, Any], told: str, path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        carry_out("Two", path, verify=verify)
+    assert (refusal.value.message, refusal.value.hint) == (told, "verify.forward=true")
+
+
+def test_a_record_needs_one_file_to_stand_beside(path: Path, tmp_path: Path) -> None:
+    other = save(filled(nn.Linear(4, 2)).state_dict(), tmp_path / "head.pt")
+    parts = {"backbone": {}, "head": {"path": str(other)}}
+    with pytest.raises(ConfigError) as refusal:
+        carry_out("Pair", path, parts=parts, verify={**INPUT, "record": True})
+    assert refusal.value.message == "verify.record=true writes beside a job's one checkpoint file, and this job has 2"
+    with pytest.raises(ConfigError, match="and this job has none"):
+        load_into(Two(), filled(Two()).state_dict(), verify={**INPUT, "record": True})
+
+
+def test_a_record_needs_outputs(path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        carry_out("Two", path, device="meta", verify={**INPUT, "record": True})
+    assert refusal.value.message == "verify.record=true needs outputs, and on device=meta there are none"
+    assert refusal.value.hint == "device=cpu"
+
+
+def test_outputs_keep_their_names_in_a_record(tmp_path: Path) -> None:
+    path = save(filled(nn.Linear(2, 2)).state_dict(), tmp_path / "linear.pt")
+    model = target("Behaving", how="nested")
+    carry_out(model, path, verify={"record": True})
+    report = carry_out(model, path, verify={}).report
+    assert checks(report)["golden record"]
+    assert [output["name"] for output in report.verification.outputs] == ["logits", "aux/loss.0", "aux/loss.1.0"]
+
+
+def test_keyword_inputs_keep_their_names_in_a_record(tmp_path: Path) -> None:
+    path = save(filled(nn.Linear(3, 2)).state_dict(prefix="linear."), tmp_path / "two.pt")
+    inputs = {"mask": {"value": [[True, False, True]]}, "x": {"shape": [1, 3]}}
+    carry_out("TwoInputs", path, verify={"input": inputs, "record": True})
+    report = carry_out("TwoInputs", path, verify={}).report
+    assert checks(report)["golden record"]
+    assert [given["name"] for given in report.verification.inputs] == ["mask", "x"]
+
+
+def test_each_part_has_its_own_record(tmp_path: Path) -> None:
+    models = filled(two_models())
+    path = save({"a": models["a"].state_dict(), "b": models["b"].state_dict()}, tmp_path / "both.pt")  # type: ignore[index]
+    parts = {"a": {"key": "a"}, "b": {"key": "b"}}
+    node = {"_target_": "tests.models.two_models"}
+    carry_out(node, path, parts=parts, verify={"record": True})
+    report = carry_out(node, path, parts=parts, verify={}).report
+    assert checks(report)["golden record of a"]
+    assert checks(report)["golden record of b"]
+
+
+def test_a_record_without_the_part_that_is_run_fails(path: Path, tmp_path: Path) -> None:
+    carry_out("Two", path, verify={**INPUT, "record": True})
+    models = filled(two_models())
+    both = save({"a": models["a"].state_dict(), "b": models["b"].state_dict()}, tmp_path / "both.pt")  # type: ignore[index]
+    record = record_beside(path)
+    with pytest.raises(VerificationError) as refusal:
+        carry_out(
+            {"_target_": "tests.models.two_models"},
+            both,
+            parts={"a": {"key": "a"}, "b": {"key": "b"}},
+            verify={"golden": str(record)},
+        )
+    assert refusal.value.message == (
+        f"golden record of a: {record} has nothing for a, only for the whole model; "
+        f"golden record of b: {record} has nothing for b, only for the whole model"
+    )
+
+
+# Comparing.
+
+
+def one(value: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"0": value}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "near", "far"),
+    [
+        (torch.float64, 1e-7, 1e-5),
+        (torch.float32, 5e-5, 1e-3),
+        (torch.float16, 5e-3, 5e-2),
+        (torch.bfloat16, 3e-2, 2e-1),
+    ],
+)
+def test_each_dtype_has_its_tolerance(dtype: torch.dtype, near: float, far: float) -> None:
+    base = torch.ones(3, dtype=torch.float64)
+    assert differences(one(base.to(dtype)), one(base + near), dtype, None, None)[0] == []
+    assert differences(one(base.to(dtype)), one(base + far), dtype, None, None)[0] != []
+
+
+def test_the_looser_dtype_counts() -> None:
+    base = torch.ones(3)
+    assert differences(one(base), one(base + 1e-2), torch.bfloat16, None, None)[0] == []
+    assert differences(one(base), one(base + 1e-2), torch.float32, None, None)[0] == ["output 0 differs by up to 0.01"]
+
+
+def test_tolerances_can_be_set() -> None:
+    base = torch.ones(3)
+    told, close = differences(one(base), one(base + 0.1), torch.float32, 0.2, 0.0)
+    assert (told, close) == ([], "largest difference 0.1 (rtol 0.2, atol 0)")
+    assert differences(one(base), one(base + 1e-6), torch.float32, 0.0, 0.0)[0] != []
+
+
+def test_integers_are_compared_exactly() -> None:
+    classes = torch.tensor([30000])
+    assert differences(one(classes), one(classes + 1), torch.float32, None, None)[0] == ["output 0 differs by up to 1"]
+    assert differences(one(classes), one(classes), torch.float32, None, None)[0] == []
+
+
+def test_imaginary_parts_are_compared() -> None:
+    value = torch.complex(torch.ones(2), torch.ones(2))
+    assert differences(one(value), one(value.conj().resolve_conj()), torch.float32, None, None)[0] == [
+        "output 0 differs by up to 2"
+    ]
+    assert differences(one(value), one(value.real.clone()), torch.float32, None, None)[0] == [
+        "output 0 is float32, the record has complex64"
+    ]
+
+
+def test_nan_meets_nan_only() -> None:
+    nan = torch.tensor([float("nan"), 1.0])
+    assert differences(one(nan), one(nan.clone()), torch.float32, None, None)[0] == []
+    assert differences(one(nan), one(torch.ones(2)), torch.float32, None, None)[0] == ["output 0 differs by up to inf"]
+    inf = torch.tensor([float("inf"), 1.0])
+    assert differences(one(inf), one(inf.clone()), torch.float32, None, None) == (
+        [], "largest difference 0 (rtol 0.0001, atol 1e-05)",
+    )  # fmt: skip
+
+
+def test_other_shapes_and_names_are_told() -> None:
+    told, _ = differences({"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.ones(3)}, torch.float32, None, None)
+    assert told == ["output a is [3], the record has [2]", "output b is only in the record"]
+    told, _ = differences({}, {"extra": torch.ones(1)}, torch.float32, None, None)
+    assert told == ["output extra is only in the model"]
+
+
+def test_many_inputs_and_outputs_keep_their_order(tmp_path: Path) -> None:
+    values = [torch.full((1,), float(n)) for n in range(12)]
+    outputs = {str(n): value for n, value in enumerate(values)}
+    path = tmp_path / "record.safetensors"
+    golden.write(path, {"": Record(Inputs(values), outputs), "deep.part": Record(Inputs([], {"x": values[3]}), {})})
+    records = golden.read(path)
+    assert [value.item() for value in records[""].inputs.args] == [float(n) for n in range(12)]
+    assert {name: value.item() for name, value in records[""].outputs.items()} == {str(n): float(n) for n in range(12)}
+    assert records["deep.part"].inputs.kwargs["x"].item() == 3.0
+
+
+def test_a_record_in_half_precision_is_met_by_a_double_model(path: Path) -> None:
+    carry_out("Two", path, dtype="bfloat16", verify={**INPUT, "record": True})
+    assert checks(carry_out("Two", path, dtype="float64", verify={}).report)["golden record"]
