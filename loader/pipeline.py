@@ -51,7 +51,7 @@ def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
 
         with clock("plan"):
             prepared = None if built.complete else prepare(built.module, parts, job.allow, device, policy)
-            if prepared is not None and built.hollow and prepared.plan.leaves_to_initialise():
+            if prepared is not None and built.hollow and prepared.plan.leaves_to_initialise() and job.mode == "load":
                 built = _build(job, plainly="keys that may stay unloaded keep the model's own initialisation")
                 prepared = prepare(built.module, parts, job.allow, device, policy)
         fill.model(report, job, built, device)

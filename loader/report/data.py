@@ -53,6 +53,8 @@ class PartReport:
     """``{name, hits}`` per rule, in order."""
     other: dict[str, str] = field(default_factory=dict)
     """Entries that are no tensors: key → type."""
+    applied: list[str] = field(default_factory=list)
+    """The overrides that `auto` stood for; with them instead, the job is the same."""
     trust: dict[str, Any] = field(default_factory=dict)
     """Permissions that were used: ``allow_globals``, ``trust``; empty where none was."""
 
@@ -101,6 +103,8 @@ class Report:
     model: ModelReport | None = None
     parts: dict[str, PartReport] = field(default_factory=dict)
     keys: KeysReport = field(default_factory=KeysReport)
+    plan: list[dict[str, Any]] | None = None
+    """In ``mode=plan``, what would become of every key (`loader.report.planned`)."""
     verification: VerificationReport = field(default_factory=VerificationReport)
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds."""
@@ -110,5 +114,8 @@ class Report:
     overrides: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as ``report.json`` holds it."""
-        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+        """The report as ``report.json`` holds it; ``plan`` stands in it only in ``mode=plan``."""
+        content = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        if self.plan is None:
+            del content["plan"]
+        return content

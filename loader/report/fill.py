@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from loader.place import dtype_names
+from loader.report import planned
 from loader.report.data import KeysReport, ModelReport, PartReport, Report
 from loader.wants import slots
 
@@ -78,6 +79,8 @@ def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Pr
     """Describes what became of every key."""
     for part in opened:
         described = report.parts[part.name]
+        described.key = part.config.checkpoint.key
+        described.applied = list(part.applied)
         described.tensors = len(part.selected.tensors())
         described.rules = [{"name": hit.name, "hits": hit.hits} for hit in part.hits]
         described.other = dict(part.other)
@@ -85,6 +88,8 @@ def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Pr
         report.keys = KeysReport(loaded=len(slots(module)))
         return
     plan = prepared.plan
+    if report.mode == "plan":
+        report.plan = planned.rows(prepared)
     report.keys = KeysReport(
         loaded=len(plan.loaded),
         missing=list(plan.missing),

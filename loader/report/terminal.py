@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from loader.errors import LoaderError
+from loader.report import planned
 from loader.report.data import PartReport, Report
 from loader.wording import counted, listing, phrases, printable, safe_text, shape, size
 
@@ -37,7 +38,7 @@ def print_report(report: Report) -> None:
 
 def lines(report: Report) -> list[Line]:
     """The report as labelled lines."""
-    return [*_model(report), *_parts(report), *_keys(report), *_checks(report), *_ending(report)]
+    return [*_model(report), *_parts(report), *_keys(report), *_plan(report), *_checks(report), *_ending(report)]
 
 
 def _model(report: Report) -> Iterator[Line]:
@@ -60,6 +61,8 @@ def _parts(report: Report) -> Iterator[Line]:
 
 
 def _part_details(part: PartReport) -> Iterator[Line]:
+    if part.applied:
+        yield "", f"auto found: {' '.join(part.applied)}", "green"
     if part.rules:
         yield "", "rules: " + ", ".join(f"{safe_text(r['name'])} hit {r['hits']}" for r in part.rules), ""
     if part.other:
@@ -89,6 +92,11 @@ def _keys(report: Report) -> Iterator[Line]:
         yield "", f"cast {len(keys.cast):,}: {phrases([*lost, *told], 3)}", "yellow" if lost else "dim"
     if keys.tied:
         yield "", f"tied: {phrases(' = '.join(map(safe_text, group)) for group in keys.tied)}", "dim"
+
+
+def _plan(report: Report) -> Iterator[Line]:
+    for index, line in enumerate(planned.table(report.plan) if report.plan else ()):
+        yield "plan" if index == 0 else "", line, "bold" if index == 0 else ""
 
 
 def _checks(report: Report) -> Iterator[Line]:
