@@ -73,7 +73,7 @@ def test_a_named_record_is_used_with_an_input_of_ones_own(path: Path, tmp_path: 
     report = carry_out("Two", path, verify={"input": {"shape": [5, 4]}, "golden": str(named)}).report
     assert checks(report)["golden record"]
     assert report.verification.inputs[0]["shape"] == [5, 4]
-    with pytest.raises(VerificationError, match="^golden record: output 0 differs"):
+    with pytest.raises(VerificationError, match=r"^golden record: output 0 differs"):
         carry_out(target("Two", activation="tanh"), path, verify={"input": {"shape": [5, 4]}, "golden": str(named)})
     carry_out(target("Two", activation="tanh"), path, verify={**INPUT, "golden": None})
 

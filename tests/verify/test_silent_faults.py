@@ -89,7 +89,7 @@ def test_weights_that_changed_places_in_the_file_are_caught_by_the_record(path: 
     state = filled(Two()).state_dict()
     state["first.weight"], state["second.weight"] = state["second.weight"], state["first.weight"]
     save(state, path)
-    with pytest.raises(VerificationError, match="^golden record: output 0 differs by up to"):
+    with pytest.raises(VerificationError, match=r"^golden record: output 0 differs by up to"):
         carry_out("Two", path, verify=INPUT)
 
 
@@ -100,7 +100,7 @@ def test_a_layer_whose_weights_are_not_in_the_file_is_caught_by_the_plan(path: P
         carry_out("Two", path)
     assert refusal.value.plan is not None
     assert refusal.value.plan.refused == ["second.weight", "second.bias"]
-    with pytest.raises(VerificationError, match="^golden record: "):
+    with pytest.raises(VerificationError, match=r"^golden record: "):
         carry_out("Two", path, allow={"missing": ["second.*"]}, verify=INPUT)
 
 
