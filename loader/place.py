@@ -204,12 +204,29 @@ def _float_loss(before: torch.Tensor, after: torch.Tensor) -> Loss:
 
 def _changed(before: torch.Tensor, after: torch.Tensor) -> int:
     """Counts the elements that are not the same number, where one side is no floating dtype."""
-    changed = int((_wide(after.to(before.dtype)) != _wide(before)).sum())
+    differs = _wide(after.to(before.dtype)) != _wide(before)
+    if before.is_floating_point():
+        differs |= _beyond(before, after.dtype)
+    elif after.is_floating_point():
+        differs |= _beyond(after, before.dtype)
+    changed = int(differs.sum())
     wraps = before.element_size() == after.element_size() and before.is_signed() != after.is_signed()
     if wraps and not any(t.is_floating_point() or t.dtype == torch.bool for t in (before, after)):
         # -1 as uint8 is 255, and comes back as -1.
         changed += int(((before if before.is_signed() else after) < 0).sum())
     return changed
+
+
+def _beyond(numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | bool:
+    """Where floating numbers lie outside an integer dtype: processors make different integers of them.
+
+    Some of those come back as the same number, so that a comparison alone would not see it.
+    """
+    if dtype == torch.bool:
+        return False
+    limits = torch.iinfo(dtype)
+    exact = numbers.to(torch.float64)
+    return (exact < float(limits.min)) | (exact >= float(limits.max) + 1.0)
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:

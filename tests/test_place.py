@@ -183,6 +183,11 @@ def test_a_policy_puts_floating_tensors_alone_into_another_dtype(
         (torch.tensor([1, 2**24]), torch.float32, Loss()),
         (torch.tensor([1, 2**24 + 1]), torch.float32, Loss(changed=1)),
         (torch.tensor([2049, 70_000]), torch.float16, Loss(changed=2)),
+        # Out of range both ways: what comes back depends on the processor, and may look unchanged.
+        (torch.tensor([-(2**31)], dtype=torch.int32), torch.float16, Loss(changed=1)),
+        (torch.tensor([2**63 - 1]), torch.float32, Loss(changed=1)),
+        (torch.tensor([2.0**31]), torch.int32, Loss(changed=1)),
+        (torch.tensor([float("-inf"), -1.0]), torch.uint8, Loss(changed=2)),
         (torch.tensor([300, -1, 7]), torch.uint8, Loss(changed=2)),
         (torch.tensor([-1, 7], dtype=torch.int8), torch.uint8, Loss(changed=1)),
         (torch.tensor([200, 7], dtype=torch.uint8), torch.int8, Loss(changed=1)),
