@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loader.errors import CheckpointError, ConfigError
-from loader.formats.base import Checkpoint
 from loader.formats.file import CheckpointFile
+from loader.formats.opened import OpenedFile
 from loader.formats.path import resolve_path, shown_path
 from loader.wording import did_you_mean, listing, safe_text
 
@@ -28,7 +28,7 @@ def open_checkpoint(
     format: str = "auto",
     sha256: str | None = None,
     check: str = "crc",  # as in configs
-) -> Checkpoint:
+) -> OpenedFile:
     """Opens a checkpoint and reads its index.
 
     Args:

@@ -6,9 +6,10 @@ long; nothing is converted, hashed or compared to write it.
 
 from __future__ import annotations
 
+from loader.formats.arrays import pickled_array
 from loader.formats.base import Leaf, TensorEntry
 from loader.formats.records import Global, PersistentId, PickledDict, PickledSet, Reduced
-from loader.wording import counted, safe_text
+from loader.wording import counted, safe_text, shape
 
 _LONGEST_KEY = 200
 _LONGEST_TEXT = 80
@@ -32,7 +33,7 @@ def key_of(key: object, index: int) -> str:
 def type_of(record: object) -> str:
     """The type of an entry, as the file names it."""
     if isinstance(record, Reduced | PickledDict):
-        return record.type
+        return "numpy.ndarray" if record.type.endswith(".multiarray._reconstruct") else record.type
     if isinstance(record, Global):
         return "global"
     if isinstance(record, PickledSet):
@@ -74,6 +75,9 @@ def _items(items: list[object] | tuple[object, ...]) -> str:
 
 
 def _object(record: object) -> str:
+    array = pickled_array(record)
+    if array is not None:
+        return f"{shape(array.shape)} {array.dtype}"
     if isinstance(record, Reduced):
         if isinstance(record.state, PickledDict):
             return counted(len(record.state.flat) // 2, "attribute")

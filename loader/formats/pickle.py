@@ -110,7 +110,8 @@ def _run(  # noqa: C901, PLR0912, PLR0915  # one loop over millions of opcodes; 
     except KeyError as error:
         raise MalformedError(f"at byte {position:,} it asks for an object that it never stored") from error
     except (IndexError, struct.error) as error:
-        what = "it ends in the middle" if size - position < 10 else "it takes an object where none is"
+        cut = isinstance(error, struct.error) or position >= size
+        what = "it ends in the middle" if cut else "it takes an object where none is"
         raise MalformedError(f"at byte {position:,} {what}") from error
     except ValueError as error:
         raise MalformedError(f"at byte {position:,} {safe_text(error)}") from error

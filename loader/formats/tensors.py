@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from loader.errors import CheckpointError
+from loader.formats.arrays import device_tensor_from_array
 from loader.formats.base import ITEMSIZE, Storage, TensorEntry
 from loader.formats.records import Builder, Global, PickledDict, Reduced
 from loader.wording import safe_text
@@ -267,6 +268,8 @@ BUILDERS: Mapping[str, Builder] = {
     "torch._utils._rebuild_nested_tensor": _nested,
     "torch._utils._rebuild_meta_tensor_no_storage": _without_data,
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_cpu_tensor,
+    "torch._utils._rebuild_device_tensor_from_numpy": device_tensor_from_array,
+    "torch._utils._rebuild_xla_tensor": device_tensor_from_array,
     "collections.OrderedDict": _ordered_dict,
 }
 """What makes a recognised object, by the name of what torch or Python would call."""

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from loader.errors import CheckpointError
 from loader.formats.file import CheckpointFile
@@ -119,20 +120,22 @@ class Archive:
     def inflate(self, member: Member, start: int) -> Iterator[bytes]:
         """Unpacks a deflated member piece by piece, never further than its declared size."""
         unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-        done = 0
-        for offset in range(0, member.packed, _CHUNK):
-            pending = self.file.pread(start + offset, min(_CHUNK, member.packed - offset))
-            while pending:
-                try:
-                    piece = unpacker.decompress(pending, min(_CHUNK, member.size - done + 1))
-                except zlib.error as error:
-                    raise self.file.damaged(f"'{safe_text(member.name)}' cannot be unpacked ({error})") from error
-                done += len(piece)
-                if done > member.size or (not piece and unpacker.eof):
-                    raise self._wrong_size(member)
-                yield piece
-                pending = unpacker.unconsumed_tail
-        if done != member.size or not unpacker.eof:
+        end, offset, done, pending = start + member.packed, start, 0, b""
+        while not unpacker.eof:
+            if not pending and offset < end:
+                pending = self.file.pread(offset, min(_CHUNK, end - offset))
+                offset += len(pending)
+            try:
+                piece = unpacker.decompress(pending, min(_CHUNK, member.size - done + 1))
+            except zlib.error as error:
+                raise self.file.damaged(f"'{safe_text(member.name)}' cannot be unpacked ({error})") from error
+            done += len(piece)
+            idle = not piece and offset == end and not unpacker.unconsumed_tail and not unpacker.eof
+            if done > member.size or idle:
+                raise self._wrong_size(member)
+            yield piece
+            pending = unpacker.unconsumed_tail
+        if done != member.size or offset != end or unpacker.unused_data:
             raise self._wrong_size(member)
 
     def _wrong_size(self, member: Member) -> CheckpointError:
@@ -142,16 +145,10 @@ class Archive:
         """Entries, bytes and place of the table of contents."""
         tail_start = max(0, self.file.size - _END.size - _LONGEST_COMMENT)
         tail = self.file.pread(tail_start, self.file.size - tail_start)
-        place = tail.rfind(b"PK\x05\x06")
-        if place < 0 or place + _END.size > len(tail):
-            raise CheckpointError(
-                f"{self._path} is cut off: {self.file.size:,} bytes are there, and a zip file's table of contents, "
-                "which stands at its end, is missing",
-                "copy or download the file again; it may also still be being written",
-            )
-        _, disk, _, _, count, size, start, comment = _END.unpack_from(tail, place)
-        if place + _END.size + comment != len(tail) or disk not in {0, 0xFFFF}:
-            raise self.file.damaged("something follows the end of the zip archive")
+        place = self._last_record(tail)
+        _, disk, _, _, count, size, start, _ = _END.unpack_from(tail, place)
+        if disk not in {0, 0xFFFF}:
+            raise self.file.damaged("it is one of several disks of a zip archive")
         end = tail_start + place
         wide = self._find_directory64(end)
         if wide is not None:
@@ -163,6 +160,21 @@ class Archive:
                 f"its table of contents is declared at bytes {start:,} to {start + size:,}; it ends at {end:,}"
             )
         return count, size, start
+
+    def _last_record(self, tail: bytes) -> int:
+        """Where the record that ends an archive stands: its comment must reach exactly to the file's end."""
+        place = first = tail.rfind(b"PK\x05\x06")
+        while place >= 0:
+            if place + _END.size <= len(tail) and place + _END.size + _END.unpack_from(tail, place)[7] == len(tail):
+                return place
+            place = tail.rfind(b"PK\x05\x06", 0, place + 3)
+        if first >= 0 and first + _END.size <= len(tail):
+            raise self.file.damaged("something follows the end of the zip archive")
+        raise CheckpointError(
+            f"{self._path} is cut off: {self.file.size:,} bytes are there, and a zip file's table of contents, "
+            "which stands at its end, is missing",
+            "copy or download the file again; it may also still be being written",
+        )
 
     def _find_directory64(self, end: int) -> tuple[int, int, int, int] | None:
         """The same from the records that archives of any size may have, and large ones must."""
@@ -210,9 +222,8 @@ class Archive:
 
     def _check_places(self, entries: list[Member], end: int) -> None:
         by_place = sorted(entries, key=lambda member: member.header)
-        limits = [member.header for member in by_place[1:]]
-        for member, limit in zip(by_place, [*limits, end], strict=True):
-            member.limit = limit
+        for member, following in zip_longest(by_place, by_place[1:]):
+            member.limit = limit = end if following is None else following.header
             if member.header + _LOCAL.size + member.packed > limit:
                 raise self.file.damaged(f"'{safe_text(member.name)}' overlaps what follows it")
             if member.flags & _ENCRYPTED or member.method not in {STORED, DEFLATED}:

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loader.errors import CheckpointError
+from loader.formats.path import resolve_path
+
+
+def refusal(text: str | Path) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        resolve_path(text)
+    return caught.value
+
+
+def test_relative_paths_start_at_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert resolve_path("./x/../a.pt") == tmp_path / "a.pt"
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.pt").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve_path("~/a.pt") == tmp_path / "a.pt"
+
+
+def test_names_with_equal_signs_and_spaces_are_names(tmp_path: Path) -> None:
+    path = tmp_path / "epoch=3 step=10.ckpt"
+    path.touch()
+    assert resolve_path(path) == path
+
+
+def test_a_file_in_a_package_is_found() -> None:
+    assert resolve_path("pkg://loader.formats/base.py").name == "base.py"
+
+
+def test_a_missing_file_is_told_with_close_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model_best.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    error = refusal("model_bets.pt")
+    assert error.message == (
+        f"no such file: {tmp_path}/model_bets.pt (checkpoint.path is model_bets.pt); close names there: model_best.pt"
+    )
+    assert error.hint == f"checkpoint.path={tmp_path}/model_best.pt"
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    error = refusal(tmp_path / "a" / "b" / "x.pt")
+    assert error.message == f"no such file: {tmp_path}/a/b/x.pt; the folder {tmp_path}/a/b does not exist either"
+
+
+def test_a_missing_example_file_is_told_how_to_make_it(tmp_path: Path) -> None:
+    error = refusal(tmp_path / "my files" / "simple_net.pth")
+    assert error.hint == f"python -m loader.examples '{tmp_path}/my files'   # writes the example files"
+
+
+@pytest.mark.parametrize("text", ["", "a\0b"])
+def test_what_is_no_path_is_refused(text: str) -> None:
+    assert "the path of a file was expected" in refusal(text).message
+
+
+@pytest.mark.parametrize("text", ["https://host/x.pt", "s3://bucket/x.pt"])
+def test_urls_are_told_apart(text: str) -> None:
+    assert refusal(text).message == f"checkpoint.path is {text}, a URL; a file on this machine was expected"
+
+
+@pytest.mark.parametrize(
+    "text", ["pkg://", "pkg://loader", "pkg://loader/../x.pt", "pkg:///x.pt", "pkg://loader//etc/passwd"]
+)
+def test_package_paths_stay_in_their_package(text: str) -> None:
+    assert "pkg://package.name/folder/file was expected" in refusal(text).message
+
+
+@pytest.mark.parametrize("package", ["no_such_package", "no_such_package.sub", "json.decoder"])
+def test_a_package_that_is_not_there_is_named(package: str) -> None:
+    error = refusal(f"pkg://{package}/x.pt")
+    assert f"there is no package '{package}' on the Python path" in error.message
+    assert "PYTHONPATH" in error.hint
+
+
+def test_a_file_that_is_not_in_its_package_is_told() -> None:
+    assert "close names there: base.py" in refusal("pkg://loader.formats/bsae.py").message
+
+
+def test_names_cannot_act_on_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "evil\x1b[31m.pt").touch()
+    error = refusal(tmp_path / "evil\x1b[31.pt")
+    assert "\x1b" not in str(error)
+    assert "\\x1b" in error.message

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import pickle
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from loader.errors import CheckpointError, ConfigError
+from loader.formats import open_checkpoint
+
+
+def zipped(**members: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "/"), content)
+    return stream.getvalue()
+
+
+def tarred(name: str) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo(name))
+    return stream.getvalue()
+
+
+FOREIGN = {
+    "empty": (b"", "is empty (0 bytes)", "download the file again"),
+    "lfs": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer", "git lfs pull"
+    ),
+    "html": (b"\n<!DOCTYPE html><html>404</html>", "is a web page", "from its raw link"),
+    "xml": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "is a web page", "from its raw link"),
+    "json": (b'{"error": "Repository not found"}', "is a JSON text", "from its raw link"),
+    "index": (b'{"metadata": {}, "weight_map": {"a": "b"}}', "is the index of a checkpoint in several files", "one of"),
+    "text": (b"Entry not found, sorry", 'is text that begins with "Entry not found, sorry"', "from its raw link"),
+    "gzip": (gzip.compress(b"x"), "is a gzip archive", "unpack it"),
+    "bzip2": (bz2.compress(b"x"), "is a bzip2 archive", "unpack it"),
+    "xz": (lzma.compress(b"x"), "is an xz archive", "unpack it"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + b"\x01" * 20, "is a Zstandard archive", "unpack it"),
+    "7z": (b"7z\xbc\xaf\x27\x1c" + b"\x01" * 20, "is a 7-Zip archive", "unpack it"),
+    "tar": (tarred("readme"), "is a tar archive", "unpack it"),
+    "old tar": (tarred("storages"), "is a torch.save file of before torch 0.1.10", "save it again"),
+    "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(8), "is an HDF5 file, as Keras writes them", "load it with Keras"),
+    "gguf": (b"GGUF" + bytes(20), "is a GGUF file, as llama.cpp writes them", "get the safetensors files"),
+    "onnx": (b"\x08\x08\x12\x07pytorch\x1a\x05", "is an ONNX model", "initializers"),
+    "tflite": (b"\x1c\x00\x00\x00TFL3" + bytes(20), "is a TensorFlow Lite model", "converted from"),
+    "npy": (b"\x93NUMPY\x01\x00", "is a NumPy array", "numpy.load('{path}')"),
+    "npz": (zipped(**{"a.npy": b"1", "b.npy": b"2"}), "is a NumPy archive (.npz)", "numpy.load('{path}')"),
+    "keras": (zipped(**{"config.json": b"{}", "model.weights.h5": b"1"}), "is a Keras model", "load it with Keras"),
+    "pt2": (zipped(m__archive_format=b"pt2"), "is a torch.export program (.pt2)", "torch.export.load('{path}')"),
+    "zip": (zipped(**{"notes.txt": b"1"}), "is a zip archive that torch.save did not write", "unpack it"),
+    "zipped": (zipped(**{"net/a.pth": b"1"}), "did not write; it holds net/a.pth", "unpack it"),
+    "no members": (zipped(), "is a zip archive that torch.save did not write", "unpack it"),
+    "torchscript": (
+        zipped(**{"m/data.pkl": b"N.", "m/constants.pkl": b"N."}),
+        "is a TorchScript archive",
+        "torch.jit.load('{path}')",
+    ),
+    "pickle": (pickle.dumps({"a": 1}), "is a pickle that torch.save did not write", "torch.save(state_dict"),
+    "zeros": (bytes(100), "is nothing but zero bytes at its start", "download the file again"),
+    "elf": (b"\x7fELF" + bytes(20), "is a program", "checkpoint.path=FILE"),
+    "unknown": (b"\x01\x02\xfe\xff\x00" * 9, "is of no known format (it begins with the bytes 01 02 fe ff", "FILE"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_what_is_no_checkpoint_is_named(case: str, tmp_path: Path) -> None:
+    content, sentence, hint = FOREIGN[case]
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(path)
+    assert refusal.value.message.startswith(f"{path} is ")
+    assert sentence in refusal.value.message
+    assert hint.replace("{path}", str(path)) in refusal.value.hint
+    assert len(refusal.value.message) < 300 + len(str(path))
+
+
+def test_the_name_never_decides(tmp_path: Path) -> None:
+    as_zip, as_safe, as_old = tmp_path / "a.safetensors", tmp_path / "b.pt", tmp_path / "c.html"
+    torch.save({"a": torch.ones(1)}, as_zip)
+    save_file({"a": torch.ones(1)}, as_safe)
+    torch.save({"a": torch.ones(1)}, as_old, _use_new_zipfile_serialization=False)
+    found = [open_checkpoint(path).format for path in (as_zip, as_safe, as_old)]
+    assert found == ["torch-zip", "safetensors", "torch-legacy"]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_the_old_format_is_recognised_in_every_protocol(protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"a": 1}, path, _use_new_zipfile_serialization=False, pickle_protocol=protocol)
+    assert open_checkpoint(path).format == "torch-legacy"
+
+
+def test_another_format_than_the_config_says_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.ones(1)}, path)
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(path, format="safetensors")
+    assert refusal.value.message == f"{path} is a torch-zip file; checkpoint.format says safetensors"
+    assert refusal.value.hint == "checkpoint.format=torch-zip"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("format", "safetensor", "checkpoint.format is 'safetensor' (did you mean 'safetensors'?); one of auto, "),
+        ("check", "crcs", "checkpoint.check is 'crcs' (did you mean 'crc'?); one of crc, structure, full was expected"),
+        ("sha256", "abc", "checkpoint.sha256 is 'abc'; 64 hexadecimal digits were expected"),
+    ],
+)
+def test_wrong_settings_are_the_configs_fault(key: str, value: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.ones(1)}, path)
+    with pytest.raises(ConfigError) as refusal:
+        open_checkpoint(path, **{key: value})
+    assert expected in refusal.value.message
+
+
+def test_a_folder_is_answered_with_the_files_in_it(tmp_path: Path) -> None:
+    (tmp_path / "b.pt").touch()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(tmp_path)
+    assert refusal.value.message == f"{tmp_path} is a folder; a checkpoint file was expected; it holds b.pt"
+    assert refusal.value.hint == f"checkpoint.path={tmp_path}/b.pt"
+
+
+def test_a_short_file_that_looks_like_safetensors_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(struct.pack("<Q", 1000) + b'{"a":')
+    with pytest.raises(CheckpointError, match="is cut off: 13 bytes are there, 1,008 or more are declared"):
+        open_checkpoint(path)
