@@ -1,0 +1,177 @@
+"""`model: null`: the architecture out of the file, with exactly the permissions that were given."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from loader import CheckpointError, ConfigError, FitError
+from tests.jobs import assert_same_state, carry_out, checks, save
+from tests.models import Two, filled
+
+STANDARD = "torch.nn.modules.container.Sequential"
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    return save(filled(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))), tmp_path / "my_model.pth")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    return save({"model": filled(Two()), "epoch": 1}, tmp_path / "own.pth")
+
+
+def needed(path: Path, **settings: Any) -> list[str]:
+    """The names that a refusal's override admits."""
+    with pytest.raises(CheckpointError) as refusal:
+        carry_out(None, path, **settings)
+    line = refusal.value.hint.splitlines()[0]
+    return line.partition("allow_globals=[")[2].rstrip("]'").split(",")
+
+
+def test_a_whole_model_is_refused_and_all_its_names_are_told(whole: Path) -> None:
+    with pytest.raises(CheckpointError) as refusal:
+        carry_out(None, whole)
+    message = refusal.value.message
+    assert message.startswith(f"model is null, so the model would be built by code that {whole} names; ")
+    assert STANDARD in message
+    assert "torch.nn.modules.linear.Linear" in message
+    assert "torch.nn.modules.activation.ReLU" in message
+    assert refusal.value.hint.startswith("if you trust them: 'checkpoint.allow_globals=[")
+    assert refusal.value.hint.endswith(
+        "\ndeclare the architecture, which needs no permission: model._target_=my_pkg.Net"
+    )
+
+
+def test_what_is_admitted_is_enough(whole: Path) -> None:
+    loaded = carry_out(None, whole, checkpoint={"allow_globals": needed(whole)}, verify={})
+    assert_same_state(loaded.model, torch.load(whole, weights_only=False).state_dict())
+    assert checks(loaded.report)["forward pass"]
+    assert loaded.report.keys.loaded == 4
+    assert loaded.report.model is not None
+    assert loaded.report.model.build == "plain: the model comes out of the file"
+    assert loaded.report.parts[""].trust == {"allow_globals": needed(whole)}
+
+
+def test_one_name_less_is_not_enough(whole: Path) -> None:
+    names = needed(whole)
+    for name in names:
+        rest = [other for other in names if other != name]
+        with pytest.raises(CheckpointError, match="1 name would have to be admitted: ") as refusal:
+            carry_out(None, whole, checkpoint={"allow_globals": rest})
+        assert name in refusal.value.message
+
+
+def test_a_model_of_ones_own_class_needs_it_admitted(own: Path) -> None:
+    names = needed(own, checkpoint={"key": "model"})
+    assert "tests.models.Two" in names
+    loaded = carry_out(None, own, checkpoint={"key": "model", "allow_globals": names}, verify={})
+    assert_same_state(loaded.model, filled(Two()).state_dict())
+
+
+def test_trust_loads_whatever_it_is(own: Path) -> None:
+    loaded = carry_out(None, own, checkpoint={"key": "model", "trust": True}, verify={})
+    assert_same_state(loaded.model, filled(Two()).state_dict())
+    assert loaded.report.parts[""].trust == {"trust": True}
+
+
+def test_a_whole_model_needs_no_permission_where_the_architecture_is_declared(own: Path, whole: Path) -> None:
+    assert_same_state(carry_out("Two", own, checkpoint={"key": "model"}).model, filled(Two()).state_dict())
+
+
+def test_without_the_class_the_weights_can_be_had_and_the_model_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone_module.py").write_text("from tests.models import Two\nclass Net(Two):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import gone_module  # type: ignore[import-not-found]
+
+    path = save(filled(gone_module.Net()), tmp_path / "gone.pth")
+    (tmp_path / "gone_module.py").unlink()
+    monkeypatch.delitem(sys.modules, "gone_module")
+    assert_same_state(carry_out("Two", path).model, filled(Two()).state_dict())
+    names = needed(path)
+    assert "gone_module.Net" in names
+    for settings in ({"allow_globals": names}, {"trust": True}):
+        with pytest.raises(CheckpointError) as refusal:
+            carry_out(None, path, checkpoint=settings)
+        assert "gone_module" in refusal.value.message
+        assert "PYTHONPATH" in refusal.value.hint
+        assert "model._target_=my_pkg.Net" in refusal.value.hint
+        assert refusal.value.exit_code == 3
+
+
+def test_a_state_dict_is_no_whole_model(tmp_path: Path) -> None:
+    path = save({"model": filled(Two()), "weights": filled(Two()).state_dict()}, tmp_path / "both.pth")
+    with pytest.raises(ConfigError) as refusal:
+        carry_out(None, path)
+    assert refusal.value.message.startswith(f"model is null, and {path} holds no whole pickled model. In the file:\n")
+    assert refusal.value.hint == "checkpoint.key=model"
+    with pytest.raises(ConfigError) as refusal:
+        carry_out(None, path, checkpoint={"key": "weights"})
+    assert refusal.value.hint == "model._target_=my_pkg.Net"
+    with pytest.raises(CheckpointError, match="holds a dict, not a whole model, and model is null"):
+        carry_out(None, path, checkpoint={"trust": True})
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_wrong_key_is_told(trust: bool, own: Path) -> None:
+    with pytest.raises(FitError) as refusal:
+        carry_out(None, own, checkpoint={"key": "modle", "trust": trust})
+    assert refusal.value.message.startswith(
+        f"the nested key 'modle' is not in {own} (did you mean 'model'?). In the file:\n"
+    )
+    assert refusal.value.hint == "checkpoint.key=null takes the top level"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"mode": "plan"}, "mode=plan needs a declared architecture, and model is null"),
+        ({"rules": {"r": {"strip": "x."}}}, "rules needs a declared architecture, and model is null"),
+        ({"parts": {"a": {}}}, "parts needs a declared architecture, and model is null"),
+    ],
+)
+def test_what_needs_a_declared_model_says_so(settings: dict[str, Any], told: str, whole: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        carry_out(None, whole, **settings)
+    assert (refusal.value.message, refusal.value.hint) == (told, "model._target_=my_pkg.Net")
+
+
+class Exploding(nn.Linear):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        raise RuntimeError("from another version")
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_class_that_fails_to_come_back_is_told(trust: bool, tmp_path: Path) -> None:
+    path = save(Exploding(2, 2), tmp_path / "exploding.pth")
+    settings = {"trust": True} if trust else {"allow_globals": needed(path)}
+    with pytest.raises(CheckpointError, match="RuntimeError: from another version") as refusal:
+        carry_out(None, path, checkpoint=settings)
+    assert "model._target_=my_pkg.Net" in refusal.value.hint
+
+
+def test_a_damaged_whole_model_is_told(whole: Path) -> None:
+    names = needed(whole)
+    data = bytearray(whole.read_bytes())
+    bias = torch.load(whole, weights_only=False)[2].bias.detach().numpy().tobytes()
+    data[data.index(bias)] ^= 1
+    whole.write_bytes(bytes(data))
+    for settings in ({"allow_globals": names}, {"trust": True}):
+        with pytest.raises(CheckpointError, match="is damaged"):
+            carry_out(None, whole, checkpoint=settings)
+
+
+def test_dtype_and_device_hold_for_it_too(whole: Path) -> None:
+    settings = {"allow_globals": needed(whole)}
+    model = carry_out(None, whole, checkpoint=settings, dtype="float64").model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    model = carry_out(None, whole, checkpoint=settings, device="meta", verify={}).model
+    assert all(parameter.is_meta for parameter in model.parameters())
