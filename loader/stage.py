@@ -22,7 +22,7 @@ from loader.parts import Offers, Part
 from loader.place import Loss, cast, final_dtype
 from loader.plan import Match, Plan, Wanted
 from loader.wants import Slot, dtype_name, storage_id
-from loader.wording import listing, safe_text
+from loader.wording import listing, phrases, safe_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Stage:
         ]
         if differing:
             raise FitError(
-                f"the model ties names that hold different values in the file: {listing(differing)}",
+                f"the model ties names that hold different values in the file: {phrases(differing)}",
                 "drop the name that is not meant: '+rules={untie: {drop: '" + plan.duplicates[0][1].key + "'}}'",
             )
 
@@ -200,7 +200,7 @@ class Stage:
         if refused:
             told = [f"{safe_text(c.key)} ({c.checkpoint} → {c.model}: {c.loss})" for c in refused]
             raise FitError(
-                f"a cast would change values: {listing(told)}",
+                f"a cast would change values: {phrases(told)}",
                 "dtype=checkpoint keeps the file's dtypes; "
                 f"'allow.mismatched=[{','.join(c.key for c in refused[:3])}]' takes the loss",
             )
