@@ -29,8 +29,22 @@ def signature_of(target: Callable[..., Any]) -> inspect.Signature | None:
 
 def written(name: str, signature: inspect.Signature) -> str:
     """Writes a signature as in ``Net(width: int, depth: int = 2)``."""
-    shown = signature.replace(return_annotation=inspect.Signature.empty)
+    bare = [p.replace(annotation=_Bare(p.annotation)) if _is_text(p) else p for p in signature.parameters.values()]
+    shown = signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
     return safe_text(f"{name.rpartition('.')[2]}{shown}", _LONGEST_SIGNATURE)
+
+
+class _Bare(str):
+    """An annotation that is text, as it is with postponed evaluation; shown without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _is_text(parameter: Parameter) -> bool:
+    return isinstance(parameter.annotation, str)
 
 
 def problems(

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeGuard
 
 from loader.build import arguments
 from loader.build.locate import told
@@ -90,30 +90,38 @@ def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
             f"{where} has no {TARGET}: it must name the class or function that makes the model",
             f"{where}.{TARGET}=your_module.YourModel",
         )
-    nodes = list(islice(_nodes(config, where, 0), _MOST + 1))
-    if len(nodes) > _MOST:
-        raise ConfigError(f"{where} has more than {_MOST:,} nodes")
+    containers = list(islice(_containers(config, where, 0), _MOST + 1))
+    if len(containers) > _MOST:
+        raise ConfigError(f"{where} holds more than {_MOST:,} lists and mappings")
     _check_set(config, where, policy)
-    targets = find_targets([node for node in nodes if node[1].get(TARGET) is not None], policy)
-    root = _planned_call(config, where, targets)
+    nodes = [(place, node) for place, node in containers if isinstance(node, Mapping) and node.get(TARGET) is not None]
+    root = _planned_call(config, where, find_targets(nodes, policy))
     _check_arguments(root, policy)
     return root
 
 
-def _nodes(value: object, where: str, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yields every mapping in a config with its place; those that `_recursive_` leaves to their caller as well."""
+def _containers(value: object, where: str, depth: int) -> Iterator[tuple[str, object]]:
+    """Yields every list and mapping with its place, also those that `_recursive_` leaves to whom they are handed."""
     if depth > _DEEPEST:
         raise ConfigError(f"{safe_text(where)} is nested more than {_DEEPEST} deep")
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) or _is_list(value):
         yield where, value
     for key, item in _items(value):
-        yield from _nodes(item, f"{where}.{safe_text(key)}", depth + 1)
+        yield from _containers(item, _below(where, key), depth + 1)
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
+
+
+def _below(where: str, key: object) -> str:
+    return f"{where}.{safe_text(key)}"
 
 
 def _items(value: object) -> Iterator[tuple[object, object]]:
     if isinstance(value, Mapping):
         yield from value.items()
-    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
+    elif _is_list(value):
         yield from enumerate(value)
 
 
@@ -127,37 +135,35 @@ def _check_set(config: object, where: str, policy: Policy) -> None:
 def _unset(value: object, where: str) -> Iterator[str]:
     for key, item in _items(value):
         if isinstance(item, str) and item == _UNSET and not (isinstance(value, Mapping) and value.get("_partial_")):
-            yield f"{where}.{safe_text(key)}"
-        yield from _unset(item, f"{where}.{safe_text(key)}")
+            yield _below(where, key)
+        yield from _unset(item, _below(where, key))
 
 
-def _planned(value: Any, where: str, targets: Mapping[str, Target], recursive: bool) -> Any:
+def _planned(value: Any, where: str, targets: Mapping[int, Target], recursive: bool) -> Any:
     """Copies a value into plain containers, with the nodes that are to be called as calls."""
     if isinstance(value, Mapping):
-        if recursive and where in targets:
+        if recursive and id(value) in targets:
             return _planned_call(value, where, targets)
         recursive = recursive and value.get("_recursive_") is not False
-        return {key: _planned(item, f"{where}.{safe_text(key)}", targets, recursive) for key, item in value.items()}
+        return {key: _planned(item, _below(where, key), targets, recursive) for key, item in value.items()}
     if isinstance(value, Sequence) and (type(value) in (list, tuple) or type(value).__module__.startswith("omegaconf")):
         items = (_planned(item, f"{where}.{index}", targets, recursive) for index, item in enumerate(value))
         return tuple(items) if type(value) is tuple else list(items)
     return value
 
 
-def _planned_call(node: Mapping[str, Any], where: str, targets: Mapping[str, Target]) -> Call:
+def _planned_call(node: Mapping[str, Any], where: str, targets: Mapping[int, Target]) -> Call:
     recursive, partial = (_flag(node, key, where) for key in ("_recursive_", "_partial_"))
-    arguments_given = node.get("_args_")
-    if arguments_given is not None and (
-        isinstance(arguments_given, (str, Mapping)) or not isinstance(arguments_given, Sequence)
-    ):
-        raise ConfigError(f"{where}._args_ is {safe_text(repr(arguments_given))}, and must be a list")
+    positional = node.get("_args_")
+    if positional is not None and not _is_list(positional):
+        raise ConfigError(f"{where}._args_ is {safe_text(repr(positional))}, and must be a list")
     return Call(
         where,
-        targets[where].name,
-        targets[where].found,
-        list(_planned(list(arguments_given or ()), f"{where}._args_", targets, recursive)),
+        targets[id(node)].name,
+        targets[id(node)].found,
+        list(_planned(list(positional or ()), f"{where}._args_", targets, recursive)),
         {
-            key: _planned(item, f"{where}.{safe_text(key)}", targets, recursive)
+            key: _planned(item, _below(where, key), targets, recursive)
             for key, item in node.items()
             if key not in _KEYWORDS and not (partial and isinstance(item, str) and item == _UNSET)
         },

@@ -45,6 +45,8 @@ class Policy:
         real, is_value = identity(found, name)
         if is_value or name in PLAIN_DATA or name in LOOKUPS:
             return ""
+        if real in LOOKUPS:
+            return f"it is really {real}; write that, so that its path is seen"
         if reason := why_dangerous(real):
             meant = self._names(real) or (self._names(name) and why_dangerous(name))
             return "" if meant else f"it is really {safe_text(real)}, which {reason}"

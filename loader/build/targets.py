@@ -49,11 +49,22 @@ class Problems:
             self.errors.append(error)
 
     def judge(self, where: str, name: str, objection: str, *, admissible: bool) -> None:
-        """Keeps a policy's objection, if it has one."""
-        if objection:
-            self.errors.append(ConfigError(f"{where}: {safe_text(name)} is refused: {objection}"))
-            if admissible and name not in self.untrusted:
-                self.untrusted.append(name)
+        """Refuses a name if the policy objects to it.
+
+        Args:
+            where: The place in the config.
+            name: What is judged.
+            objection: What speaks against it; nothing if it is empty.
+            admissible: Whether `trusted_targets` is what to change.
+
+        Raises:
+            ConfigError: If there is an objection.
+        """
+        if not objection:
+            return
+        if admissible and name not in self.untrusted:
+            self.untrusted.append(name)
+        raise ConfigError(f"{where}: {safe_text(name)} is refused: {objection}")
 
     def tell(self, policy: Policy) -> None:
         """Raises everything that was kept as one refusal.
@@ -69,8 +80,8 @@ class Problems:
         raise ConfigError("\n".join(error.message for error in self.errors), "\n".join(dict.fromkeys(hints)))
 
 
-def find_targets(nodes: Sequence[tuple[str, Mapping[str, Any]]], policy: Policy) -> dict[str, Target]:
-    """Returns the target of every node, by the node's place in the config.
+def find_targets(nodes: Sequence[tuple[str, Mapping[str, Any]]], policy: Policy) -> dict[int, Target]:
+    """Returns the target of every node, by the node's identity.
 
     Args:
         nodes: The nodes that have a `_target_`, with their places.
@@ -80,16 +91,16 @@ def find_targets(nodes: Sequence[tuple[str, Mapping[str, Any]]], policy: Policy)
         ConfigError: With every target that is refused; or else with every one that cannot be found.
     """
     problems = Problems()
-    names: dict[str, tuple[str, str]] = {}
+    names: dict[int, tuple[str, str]] = {}
     for where, node in nodes:
         with problems.noting():
-            names[where] = _names(where, node, policy, problems)
+            names[id(node)] = _names(where, node, policy, problems)
     problems.tell(policy)
-    found: dict[str, Target] = {}
+    found: dict[int, Target] = {}
     for where, node in nodes:
-        name, path = names[where]
+        name, path = names[id(node)]
         with problems.noting():
-            found[where] = Target(name, _find(node[TARGET], name, f"{where}.{TARGET}", policy, problems))
+            found[id(node)] = Target(name, _find(node[TARGET], name, f"{where}.{TARGET}", policy, problems))
             if path:
                 _find(path, path, f"{where}.path", policy, problems, called=False)
             _ask_hydra(where, name, path)

@@ -1,0 +1,91 @@
+"""What configs name as `tests.build.things.…`: modules that keep what they are given, and ways to fail."""
+
+from __future__ import annotations
+
+import os  # noqa: F401  a name through which an alias of a dangerous function is reached
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+SIZES = (3, 4)
+CALLED: list[str] = []
+
+
+class Keeps(nn.Module):
+    """Keeps its arguments as they came."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.args = args
+        self.kwargs = kwargs
+        self.inner = nn.Linear(2, 2)
+
+
+class Net(nn.Module):
+    def __init__(self, width: int, depth: int = 2) -> None:
+        super().__init__()
+        CALLED.append("Net")
+        self.layers = nn.Sequential(*(nn.Linear(width, width) for _ in range(depth)))
+
+
+def makes(kind: str = "net") -> object:
+    CALLED.append("makes")
+    return {"net": nn.Linear(2, 2), "number": 3, "none": None, "class": nn.Linear, "array": np.ones(2)}[kind]
+
+
+class Raises(nn.Module):
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        raise ValueError(f"no net is {width} wide")
+
+
+class RaisesInTorch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(-1, 2)
+
+
+class Exits(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        sys.exit("enough")
+
+
+class Interrupted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        raise KeyboardInterrupt
+
+
+class FailsHollow(nn.Module):
+    """Looks at its weight, and cannot do without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        if self.inner.weight.std().item() == 0:
+            raise ValueError("a constant weight")
+
+
+class MutatesItsArguments(nn.Module):
+    """Would find its list empty if it were built twice from one list."""
+
+    def __init__(self, widths: list[int]) -> None:
+        super().__init__()
+        self.inner = nn.Linear(widths.pop(), widths.pop())
+        self.first = self.inner.weight[0, 0].item()
+
+
+class NoModule:
+    def __init__(self) -> None:
+        CALLED.append("NoModule")
+
+
+class DtypeNet(nn.Module):
+    def __init__(self, dtype: torch.dtype, device: torch.device, sizes: tuple[int, int], activation: Any) -> None:
+        super().__init__()
+        self.inner = nn.Linear(sizes[0], sizes[1], dtype=dtype, device=device)
+        self.activation = activation()
