@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from loader.api import Loaded
+from loader.errors import FitError
 from loader.job import execute
+from loader.plan import Plan
 from loader.report.data import Report
 
 MODELS = "tests.models."
@@ -27,6 +30,14 @@ def carry_out(model: str | Mapping[str, Any] | None, path: Path | str, **setting
     """Does the job without Hydra."""
     report = Report()
     return Loaded(execute(job(model, path, **settings), report), report)
+
+
+def misfit(model: str | Mapping[str, Any] | None, path: Path | str, **settings: Any) -> Plan:
+    """The plan of a job that is refused because the keys do not fit."""
+    with pytest.raises(FitError, match="does not fit the model") as refusal:
+        carry_out(model, path, **settings)
+    assert refusal.value.plan is not None
+    return refusal.value.plan
 
 
 def target(name: str, **arguments: Any) -> dict[str, Any]:
