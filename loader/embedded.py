@@ -39,8 +39,9 @@ def take_embedded(job: JobConfig, parts: Sequence[Part]) -> Built:
         FitError: The nested key is not there.
         CheckpointError: The file holds no model, or needs permissions that were not given.
     """
-    if job.mode == "plan" or job.rules or job.parts:
-        what = "mode=plan" if job.mode == "plan" else "rules" if job.rules else "parts"
+    ruled = job.rules is None or job.rules
+    if job.mode == "plan" or ruled or job.parts:
+        what = "mode=plan" if job.mode == "plan" else "rules" if ruled else "parts"
         raise ConfigError(f"{what} needs a declared architecture, and model is null", "model._target_=my_pkg.Net")
     part = parts[0]
     settings = part.config.checkpoint

@@ -34,6 +34,8 @@ class Part:
     hits: list[Hits] = field(default_factory=list)
     other: dict[str, str] = field(default_factory=dict)
     """Entries that are no tensors: key → type."""
+    applied: list[str] = field(default_factory=list)
+    """The overrides that `auto` stood for."""
 
     def full(self, key: str) -> str:
         """A key of this part as a key of the whole model."""
@@ -92,7 +94,7 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
     """
     result = Offers()
     for part in parts:
-        shapes = {key: want.shape for key, want in _below(part.name, wanted)}
+        shapes = {key: want.shape for key, want in below(part.name, wanted)}
         override = f"parts.{part.name}.key" if part.name else "checkpoint.key"
         key = part.config.checkpoint.key
         part.selected = select(part.checkpoint.root, key, shapes, str(part.checkpoint.path), override)
@@ -127,7 +129,8 @@ def _open(settings: CheckpointConfig, stack: ExitStack, override: str) -> Checkp
 
 def _offer(part: Part, wanted: Mapping[str, Wanted], result: Offers) -> None:
     children = part.selected.children
-    rewriting = rewrite(children, part.config.rules, part.label)
+    rules = part.config.rules or {}
+    rewriting = rewrite(children, rules, part.label)
     part.hits = rewriting.hits
     result.dropped += [part.full(name) for name in rewriting.dropped.values()]
     for key, name in rewriting.names.items():
@@ -138,11 +141,12 @@ def _offer(part: Part, wanted: Mapping[str, Wanted], result: Offers) -> None:
             raise FitError(f"{safe_text(full)} is offered by two parts", "give each key of the model to one part alone")
         else:
             result.entries[full] = Offered(part.name, key, entry)
-    for prefix, values in rewrite_metadata(part.selected.metadata, part.config.rules).items():
+    for prefix, values in rewrite_metadata(part.selected.metadata, rules).items():
         result.metadata[part.full(prefix).removesuffix(".")] = values
 
 
-def _below(name: str, wanted: Mapping[str, Wanted]) -> Iterator[tuple[str, Wanted]]:
+def below(name: str, wanted: Mapping[str, Wanted]) -> Iterator[tuple[str, Wanted]]:
+    """The keys of a submodule, named from there."""
     prefix = f"{name}." if name else ""
     for key, want in wanted.items():
         if key.startswith(prefix):

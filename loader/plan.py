@@ -6,20 +6,12 @@ and changes nothing. Every model key and every file key stands in the plan exact
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from loader.config.schema import AllowConfig
-from loader.errors import FitError
 from loader.formats.base import Node, TensorEntry
-from loader.wording import counted, listing, safe_text, shape
-
-_MOST_SHAPES = 5
-_MOST_GLOBS = 3
-# What a shell, Hydra's grammar, a terminal or a glob would not take as it stands.
-_SPECIAL = re.compile(r"[^A-Za-z0-9_./-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +108,13 @@ class Plan:
         seconds = {second.taken.key for _, second in self.duplicates}
         return {*self.unexpected, *(mismatch.source for mismatch in self.mismatched), *seconds}
 
+    def passes(self) -> bool:
+        """Whether it may be carried out: nothing is refused, and something is loaded."""
+        return bool(self.loaded) and not self.refused
+
     def leaves_to_initialise(self) -> bool:
         """Whether it may be carried out and leaves model keys to the model's own initialisation."""
-        return bool((self.missing or self.mismatched) and self.loaded and not self.refused)
+        return bool(self.missing or self.mismatched) and self.passes()
 
 
 def make_plan(
@@ -163,60 +159,6 @@ def make_plan(
         + _not_allowed((mismatch.key for mismatch in plan.mismatched), allow.mismatched)
     )
     return plan
-
-
-def refuse_misfit(plan: Plan, wanted: Mapping[str, Wanted], source: str) -> None:
-    """Raises FitError where the plan may not be carried out; the error carries the plan.
-
-    Args:
-        plan: What would be done.
-        wanted: The model's keys.
-        source: The files, for messages.
-    """
-    if plan.loaded and not plan.refused:
-        return
-    refused = set(plan.refused)
-    lines = [f"{source} does not fit the model: {len(plan.loaded)} of {counted(len(wanted), 'key')} would be loaded."]
-    lines += _told("missing from the file", [key for key in plan.missing if key in refused])
-    lines += _told("unexpected in the file", [key for key in plan.unexpected if key in refused])
-    clashes = [m for m in plan.mismatched if m.key in refused]
-    told = [f"  {safe_text(m.key)}: model {shape(m.model)}, file {shape(m.checkpoint)}" for m in clashes]
-    lines += told[:_MOST_SHAPES]
-    if len(clashes) > _MOST_SHAPES:
-        lines.append(f"  … and {len(clashes) - _MOST_SHAPES:,} more of another shape")
-    error = FitError("\n".join(lines), _advice(plan, refused))
-    error.plan = plan
-    raise error
-
-
-def _told(what: str, keys: list[str]) -> list[str]:
-    return [f"  {counted(len(keys), 'key')} {what}: {listing(keys)}"] if keys else []
-
-
-def _advice(plan: Plan, refused: set[str]) -> str:
-    if not plan.loaded:
-        return (
-            "nothing fits, and no allowance excuses that: a nested key (checkpoint.key=…) or a rule (rules=[ddp]) "
-            "is likely missing"
-        )
-    allowances = []
-    for name, keys in (
-        ("missing", plan.missing),
-        ("unexpected", plan.unexpected),
-        ("mismatched", [mismatch.key for mismatch in plan.mismatched]),
-    ):
-        if refused.intersection(keys):
-            allowances.append(f"'allow.{name}=[{_globs([key for key in keys if key in refused])}]'")
-    return f"if that is meant to be so: {' '.join(allowances)}"
-
-
-def _globs(keys: list[str]) -> str:
-    """At most three globs that cover the keys: the keys themselves, or their modules'; written to be pasted."""
-    globs = [_SPECIAL.sub("?", key) for key in keys]
-    if len(globs) > _MOST_GLOBS:
-        heads = {(glob.partition(".")[0], "." in glob) for glob in globs}
-        globs = sorted(f"{head}.*" if below else head for head, below in heads)
-    return ",".join(globs) if len(globs) <= _MOST_GLOBS else "*"
 
 
 def _feeds(matches: Iterable[Match], offered: Mapping[str, Offered], hooked: Hooked) -> bool:

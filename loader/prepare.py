@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from loader.advice import Advice
 from loader.apply import Staged, apply
 from loader.config.schema import AllowConfig
+from loader.errors import FitError
+from loader.formats.base import TensorEntry
 from loader.hooks import rehearse
 from loader.parts import Part, check_mounts, offers
-from loader.plan import Plan, make_plan, refuse_misfit
+from loader.plan import Plan, make_plan
 from loader.stage import Stage
 from loader.wants import slots, wanted
 
@@ -28,11 +31,16 @@ class Prepared:
     plan: Plan
     stage: Stage
     allow: AllowConfig
+    advice: Advice
 
     def refuse_misfit(self) -> None:
-        """Raises FitError where the files do not fit the model."""
+        """Raises FitError, which carries the plan, where the files do not fit the model."""
+        if self.plan.passes():
+            return
         files = ", ".join(dict.fromkeys(part.label for part in self.stage.parts.values()))
-        refuse_misfit(self.plan, self.stage.wanted, files)
+        entries = {key: offer.entry for key, offer in self.stage.offers.entries.items()}
+        shapes = {key: entry.shape for key, entry in entries.items() if isinstance(entry, TensorEntry)}
+        raise self.advice.misfit(self.plan, shapes, files)
 
     def carry_out(self, *, live: bool = False) -> Callable[[], None]:
         """Reads what is planned, then puts it in place, all or nothing.
@@ -59,13 +67,18 @@ def prepare(
 
     Raises:
         ConfigError: A part names a submodule that is not there.
-        FitError: A nested key, a rule or a load hook does not work out.
+        FitError: A nested key, a rule or a load hook does not work out, or ``auto`` finds nothing to settle on.
     """
     check_mounts(model, parts)
     places = slots(model)
     wants = wanted(places)
-    found = offers(parts, wants)
+    advice = Advice(model, parts, wants, allow)
+    advice.settle_auto()
+    try:
+        found = offers(parts, wants)
+    except FitError as error:
+        raise advice.improved(error) from error
     hooked = rehearse(model, found.entries, found.metadata)
     plan = make_plan(wants, found.entries, hooked, allow, found.dropped)
     stage = Stage({part.name: part for part in parts}, found, wants, places, device, policy)
-    return Prepared(model, plan, stage, allow)
+    return Prepared(model, plan, stage, allow, advice)

@@ -34,6 +34,9 @@ MODES = ("load", "plan")
 CHECKS = ("crc", "structure", "full")
 """How much of a file's integrity is verified."""
 
+AUTO = "auto"
+"""In the place of rules: find out which."""
+
 MISSING = "???"
 """OmegaConf's mark for a value that must be given."""
 
@@ -79,7 +82,7 @@ def parse_rules(rules: _Raw | None) -> dict[str, RuleConfig]:
     problems = _Problems()
     parsed = _rules(rules or {}, "rules", problems)
     problems.raise_any()
-    return parsed
+    return parsed or {}
 
 
 class _Problems:
@@ -191,7 +194,9 @@ def _without_gaps(checkpoint: Any, parts: Any) -> Any:
     return {key: value for key, value in checkpoint.items() if not (isinstance(value, str) and value == MISSING)}
 
 
-def _rules(raw: Any, where: str, problems: _Problems) -> dict[str, RuleConfig]:
+def _rules(raw: Any, where: str, problems: _Problems) -> dict[str, RuleConfig] | None:
+    if raw == AUTO:
+        return None
     if not isinstance(raw, Mapping):
         problems.add(f"'{where}' is {safe_text(raw)!r}, expected named rules", f"'{where}={{ddp: {{strip: module.}}}}'")
         return {}
@@ -219,7 +224,7 @@ def _rule(raw: Any, where: str, problems: _Problems) -> RuleConfig:
 
 
 def _parts(
-    raw: Any, root: CheckpointConfig, rules: dict[str, RuleConfig], problems: _Problems
+    raw: Any, root: CheckpointConfig, rules: dict[str, RuleConfig] | None, problems: _Problems
 ) -> dict[str, PartConfig]:
     if not isinstance(raw, Mapping):
         problems.add(f"'parts' is {safe_text(raw)!r}, expected a mapping", "'parts={encoder: {key: encoder_state}}'")

@@ -46,7 +46,8 @@ class PartConfig:
     """One part: its checkpoint settings (what it leaves unset comes from `checkpoint`) and its own rules."""
 
     checkpoint: CheckpointConfig
-    rules: dict[str, RuleConfig]
+    rules: dict[str, RuleConfig] | None
+    """None where they are to be found (``rules: auto``)."""
 
 
 @dataclass(slots=True)
@@ -86,7 +87,8 @@ class JobConfig:
     mode: str = "load"
     model: Mapping[str, Any] | None = None
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    rules: dict[str, RuleConfig] = field(default_factory=dict)
+    rules: dict[str, RuleConfig] | None = field(default_factory=dict)
+    """None where they are to be found (``rules: auto``)."""
     parts: dict[str, PartConfig] = field(default_factory=dict)
     allow: AllowConfig = field(default_factory=AllowConfig)
     device: str = "auto"

@@ -1,0 +1,109 @@
+"""Brings the search for explanations together with a job: its parts, its model's load hooks, and ``auto``.
+
+Guarantees: reads no tensor data and changes no model; ``auto`` is replaced by an explicit nested key and explicit rules
+before anything is planned, and only where one explanation fills the part without any allowance of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+
+from torch import nn
+
+from loader.config.schema import AllowConfig
+from loader.errors import FitError
+from loader.hooks import rehearse
+from loader.parts import Part, below
+from loader.plan import Plan, Wanted
+from loader.suggest.explain import AUTO, Candidate, explain
+from loader.suggest.leftovers import apart
+from loader.suggest.overrides import written
+from loader.suggest.problem import Explanation, Problem, fits
+from loader.suggest.proposal import Proposal, proposals
+from loader.suggest.refusal import misfit, undecided, with_proposals
+from loader.suggest.target import Shape
+
+
+@dataclasses.dataclass(slots=True)
+class Advice:
+    """Finds out what would make the files of a job fit its model."""
+
+    model: nn.Module
+    parts: Sequence[Part]
+    wanted: Mapping[str, Wanted]
+    allow: AllowConfig
+
+    def settle_auto(self) -> None:
+        """Replaces ``auto`` in the parts' configs.
+
+        Raises:
+            FitError: Nothing fits, or several explanations are equally good, or an allowance would be needed.
+        """
+        for part in self.parts:
+            settings = part.config.checkpoint
+            autos = {"key": settings.key == AUTO, "rules": part.config.rules is None}
+            if not any(autos.values()):
+                continue
+            problem = self._problem(part)
+            found = explain(problem, keys_free=autos["key"], rules_free=autos["rules"]).explanations
+            if len(found) != 1 or found[0].excused:
+                names = [f"{problem.config(name)}=auto" for name, auto in autos.items() if auto]
+                given, candidates = self._proposals([part])
+                raise undecided(names, str(part.checkpoint.path), given, candidates)
+            chosen = found[0]
+            part.config = dataclasses.replace(
+                part.config,
+                checkpoint=dataclasses.replace(settings, key=chosen.key),
+                rules=dict(chosen.rules),
+            )
+            part.applied = [written(override) for override in chosen.overrides]
+
+    def improved(self, error: FitError) -> FitError:
+        """A refusal of a nested key or a rule, with what would make the files fit instead."""
+        return with_proposals(error, *self._proposals(self.parts))
+
+    def misfit(self, plan: Plan, file: Mapping[str, Shape], source: str) -> FitError:
+        """The refusal of a plan that may not be carried out."""
+        return misfit(plan, self.wanted, file, source, *self._proposals(self.parts))
+
+    def _proposals(self, parts: Sequence[Part]) -> tuple[list[Proposal], tuple[Candidate, ...]]:
+        found: list[tuple[str, Sequence[Explanation]]] = []
+        candidates: tuple[Candidate, ...] = ()
+        loaded = wanted = 0
+        for part in parts:
+            problem = self._problem(part)
+            plan = fits(problem)
+            if plan is not None:
+                loaded, wanted = loaded + len(plan.loaded), wanted + len(problem.wanted)
+                continue
+            findings = explain(problem)
+            found.append((part.name, findings.explanations))
+            candidates = findings.candidates if len(parts) == 1 else ()
+        uncovered = self._uncovered() if len(parts) == len(self.parts) else {}
+        globs = apart(uncovered, [key for key in self.wanted if key not in uncovered])
+        if globs is None:
+            return [], candidates
+        return proposals(found, self.allow, (loaded, wanted + len(uncovered)), globs), candidates
+
+    def _uncovered(self) -> dict[str, bool]:
+        """The model's keys that belong to no part and that nothing excuses yet; whether each is a buffer."""
+        prefixes = tuple(f"{part.name}." if part.name else "" for part in self.parts)
+        return {
+            key: want.kind == "buffer"
+            for key, want in self.wanted.items()
+            if not key.startswith(prefixes) and not any(fnmatchcase(key, glob) for glob in self.allow.missing)
+        }
+
+    def _problem(self, part: Part) -> Problem:
+        return Problem(
+            part=part.name,
+            root=part.checkpoint.root,
+            wanted={part.full(key): want for key, want in below(part.name, self.wanted)},
+            hooks=partial(rehearse, self.model),
+            key=part.config.checkpoint.key,
+            rules=part.config.rules,
+            allow=self.allow,
+        )

@@ -1,0 +1,154 @@
+"""From a draft of the search to an explanation that can be shown.
+
+Guarantees: every explanation was run through the loader's own rules, hooks and plan; one that fills too little of the
+model, or speaks of a small corner of a large file with nothing but common shapes to show for it, is not made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loader.config.schema import AllowConfig, RuleConfig
+from loader.errors import LoaderError
+from loader.formats.base import TensorEntry
+from loader.rules import rewrite
+from loader.suggest.draft import Draft, named
+from loader.suggest.leftovers import excuse
+from loader.suggest.names import is_number, segments
+from loader.suggest.overrides import globs_override, key_override, may_be_typed, rules_override, under_ready_names
+from loader.suggest.problem import Explanation, Problem, Verdict, judge
+from loader.wording import safe_text
+
+_HALF = 0.5
+_ALIGNED = 0.9
+_GLOB_SIGNS = "*?["
+
+
+def conclude(problem: Problem, draft: Draft) -> Explanation | None:
+    """Confirms a draft and completes it with what excuses its leftovers; None where it explains too little."""
+    best = _confirmed(problem, draft, draft.rules)
+    if best is None or not best.verdict.plan.loaded:
+        return None
+    if best.verdict.plan.refused:
+        best = min((best, *_narrowed(problem, draft, best)), key=lambda found: len(found.verdict.plan.refused))
+    allow = problem.allow
+    if best.verdict.plan.refused:
+        names = best.verdict.rewriting.names
+        entries = {problem.full(name): best.entries[key] for key, name in names.items() if key in best.entries}
+        excused = excuse(best.verdict.plan, problem.allow, problem.wanted, entries)
+        if excused is None:
+            return None
+        allow = excused
+        best = _judged(problem, draft, best.rules, allow)
+    if best is None or best.verdict.plan.refused or not _plausible(problem, draft, best):
+        return None
+    return _explained(problem, draft, best, allow)
+
+
+@dataclass(frozen=True, slots=True)
+class _Confirmed:
+    rules: Mapping[str, RuleConfig]
+    verdict: Verdict
+    entries: Mapping[str, TensorEntry]
+
+
+def _confirmed(problem: Problem, draft: Draft, rules: Mapping[str, RuleConfig]) -> _Confirmed | None:
+    """The draft without the rules that hit nothing in the whole file."""
+    patient = {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
+    try:
+        hits = {hit.name: hit.hits for hit in rewrite(draft.source.container.children, patient).hits}
+    except LoaderError:
+        return None
+    kept = {name: rule for name, rule in rules.items() if hits.get(name, 1) or rule.optional}
+    return _judged(problem, draft, kept, problem.allow)
+
+
+def _judged(problem: Problem, draft: Draft, rules: Mapping[str, RuleConfig], allow: AllowConfig) -> _Confirmed | None:
+    try:
+        verdict = judge(problem, draft.source.container, rules, allow)
+    except LoaderError:
+        return None
+    return _Confirmed(rules, verdict, draft.source.container.tensors())
+
+
+def _narrowed(problem: Problem, draft: Draft, found: _Confirmed) -> list[_Confirmed]:
+    """The same rules after one that keeps only what they are about."""
+    given = {name: rule for name, rule in found.rules.items() if name in draft.given}
+    added = [rule for name, rule in found.rules.items() if name not in draft.given]
+    narrowed = []
+    for at, rule in enumerate(added):
+        prefix = rule.strip if rule.strip is not None else rule.rename
+        if prefix is None or rule.anywhere or any(sign in prefix for sign in _GLOB_SIGNS):
+            continue
+        rules = named(given, [*added[:at], RuleConfig(keep=f"{prefix}*"), *added[at:]])
+        after = _judged(problem, draft, rules, problem.allow)
+        if after is not None and len(after.verdict.plan.loaded) == len(found.verdict.plan.loaded):
+            narrowed.append(after)
+    return narrowed
+
+
+def _plausible(problem: Problem, draft: Draft, found: _Confirmed) -> bool:
+    plan = found.verdict.plan
+    filled = len(plan.loaded) / len(problem.wanted)
+    used = len(plan.matches) / len(found.entries) if found.entries else 0.0
+    telling = _telling(problem, found)
+    if draft.rank >= 2 and min(filled, used) < _ALIGNED:
+        return False
+    if filled < _HALF and not (used >= _ALIGNED and telling >= 2 and len(plan.loaded) >= 4):
+        return False
+    if used >= _HALF or telling >= 3:
+        return True
+    return draft.rank == 0 and len(plan.loaded) >= 4
+
+
+def _telling(problem: Problem, found: _Confirmed) -> int:
+    """How many names of modules a file and a model have in common where they are matched."""
+    sources = {problem.full(name): key for key, name in found.verdict.rewriting.names.items()}
+    common: set[str] = set()
+    for match in found.verdict.plan.matches:
+        mine, theirs = segments(match.key)[:-1], segments(sources.get(match.taken.key, ""))[:-1]
+        common.update(segment for segment in mine if segment in theirs and not is_number(segment))
+    return len(common)
+
+
+def _explained(problem: Problem, draft: Draft, found: _Confirmed, allow: AllowConfig) -> Explanation | None:
+    overrides, excused = list[str](), list[str]()
+    reasons = [step.reason for step in draft.steps]
+    if draft.source.key != problem.key:
+        overrides.append(key_override(problem.config("key"), draft.source.key))
+        at = f"under '{safe_text(draft.source.key)}'" if draft.source.key is not None else "at the top level"
+        reasons.insert(0, f"the weights are {at}")
+    lightning = "pytorch-lightning_version" in problem.root.children
+    rules = under_ready_names(found.rules, draft.given, lightning=lightning)
+    if problem.rules is None or list(rules.values()) != list(problem.rules.values()):
+        overrides.append(rules_override(problem.config("rules"), rules))
+    for field, told in (
+        ("missing", "{} stays as the model initialises it"),
+        ("unexpected", "{} of the file is not loaded"),
+        ("mismatched", "{} is of another size and stays as the model initialises it"),
+    ):
+        before, after = getattr(problem.allow, field), getattr(allow, field)
+        if after != before:
+            excused.append(globs_override(f"allow.{field}", after))
+            reasons.append(told.format(", ".join(safe_text(glob) for glob in after[len(before) :])))
+    reasons += [
+        f"only {safe_text(rule.keep)} is taken"
+        for name, rule in found.rules.items()
+        if rule.keep is not None and name not in draft.given
+    ]
+    if not (overrides or excused) or not all(map(may_be_typed, (*overrides, *excused))):
+        return None
+    return Explanation(
+        key=draft.source.key,
+        rules=rules,
+        allow=allow,
+        reasons=tuple(reasons),
+        overrides=tuple(overrides),
+        verdict=found.verdict,
+        wanted=len(problem.wanted),
+        rank=draft.rank,
+        guess=draft.guess,
+        excused=bool(excused),
+    )

@@ -1,0 +1,138 @@
+"""A possible way to make a file fit, while the search still looks for it.
+
+Guarantees: the names are what the real rules make of the file's keys; a draft never changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from loader.config.schema import RuleConfig
+from loader.errors import LoaderError
+from loader.formats.base import Container
+from loader.rules import rewrite
+from loader.suggest.target import Shape, Target
+
+_SAMPLE = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Some rules that belong together, and why."""
+
+    rules: tuple[RuleConfig, ...]
+    reason: str
+    rank: int = 0
+    """How much they assume: 0 wrappers and prefixes, 1 another name or number, 2 an alignment of many names."""
+    guess: bool = False
+    """Whether another step has the same right to be taken."""
+    well_known: bool = False
+    """Whether everybody knows these rules; they are preferred to others that do the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The tensors under one nested key, and those of them that the search looks at."""
+
+    key: str | None
+    container: Container
+    shapes: Mapping[str, Shape]
+    sample: tuple[str, ...]
+    """Keys that may fill the model, evenly taken where there are many."""
+    weight: float
+    """How many keys each one of the sample stands for."""
+
+    @classmethod
+    def of(cls, key: str | None, container: Container, target: Target) -> Source:
+        """Takes a container's tensors."""
+        shapes = {name: entry.shape for name, entry in container.tensors().items()}
+        wanted = set(target.shapes.values())
+        useful = [name for name, shape in shapes.items() if shape in wanted or None in wanted] or list(shapes)
+        sample = tuple(useful[:: len(useful) // _SAMPLE + 1])
+        return cls(key, container, shapes, sample, len(useful) / max(len(sample), 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A nested key and some rules, with what they make of the file's keys."""
+
+    source: Source
+    target: Target
+    given: Mapping[str, RuleConfig]
+    """The user's own rules; they come first."""
+    steps: tuple[Step, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    """File key → name, of the sample."""
+    filled: Mapping[str, str] = field(default_factory=dict)
+    """Model key → the file key that fills it, of the sample."""
+
+    @classmethod
+    def start(cls, source: Source, target: Target, given: Mapping[str, RuleConfig]) -> Draft | None:
+        """The draft of a nested key and the user's rules; None where these break it."""
+        return _settled(cls(source, target, given))
+
+    def then(self, step: Step) -> Draft | None:
+        """This draft with one more step; None where its rules break it."""
+        return _settled(dataclasses.replace(self, steps=(*self.steps, step)))
+
+    @property
+    def rank(self) -> int:
+        """What its boldest step assumes."""
+        return max((step.rank for step in self.steps), default=0)
+
+    @property
+    def guess(self) -> bool:
+        """Whether it rests on a step to which there is an equal."""
+        return any(step.guess for step in self.steps)
+
+    @property
+    def rules(self) -> dict[str, RuleConfig]:
+        """All its rules by name, the user's first."""
+        return named(self.given, [rule for step in self.steps for rule in step.rules])
+
+    def everything(self) -> Mapping[str, str]:
+        """File key → name, of all tensors and not of the sample alone; empty where the rules collide on them."""
+        if len(self.source.sample) == len(self.source.shapes):
+            return self.names
+        return _renamed(self.source.shapes, self.rules) or {}
+
+    def unmatched(self, names: Mapping[str, str]) -> list[tuple[str, Shape]]:
+        """Names that fill no model key, with their shapes."""
+        shaped = ((name, self.source.shapes[key]) for key, name in names.items())
+        return [(name, shape) for name, shape in shaped if self.target.filled_by(name, shape) is None]
+
+
+def named(given: Mapping[str, RuleConfig], added: list[RuleConfig]) -> dict[str, RuleConfig]:
+    """Gives names to rules and puts them behind the user's own."""
+    rules = dict(given)
+    for rule in added:
+        number = next(n for n in range(1, len(rules) + 2) if _name(n) not in rules)
+        rules[_name(number)] = rule
+    return rules
+
+
+def _name(number: int) -> str:
+    return f"fit{number}" if number > 1 else "fit"
+
+
+def _settled(draft: Draft) -> Draft | None:
+    names = _renamed(draft.source.sample, draft.rules)
+    if names is None:
+        return None
+    filled: dict[str, str] = {}
+    for key, name in names.items():
+        model_key = draft.target.filled_by(name, draft.source.shapes[key])
+        if model_key is not None:
+            filled.setdefault(model_key, key)
+    return dataclasses.replace(draft, names=names, filled=filled)
+
+
+def _renamed(keys: Mapping[str, Shape] | tuple[str, ...], rules: Mapping[str, RuleConfig]) -> dict[str, str] | None:
+    # On a sample a rule may hit nothing although it hits something in the file.
+    patient = {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
+    try:
+        return rewrite(keys, patient).names
+    except LoaderError:
+        return None

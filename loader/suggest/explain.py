@@ -1,0 +1,110 @@
+"""Explains why a file does not fit, and what would make it fit.
+
+Guarantees: pure and deterministic; explanations that are equally good are all returned, and none of them is preferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loader.config.schema import RuleConfig
+from loader.suggest.conclude import conclude
+from loader.suggest.draft import Draft, Source
+from loader.suggest.problem import Explanation, Problem
+from loader.suggest.search import drafts, sources
+from loader.suggest.target import Target
+
+AUTO = "auto"
+"""The nested key that stands for: find it."""
+
+_MOST_JUDGED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A nested key and how much of the model it fills at best."""
+
+    key: str | None
+    loaded: int
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a search found."""
+
+    explanations: tuple[Explanation, ...] = ()
+    """The best ones: one, or several that are equally good."""
+    candidates: tuple[Candidate, ...] = ()
+    """Nested keys that fill something, the fullest first."""
+
+
+def explain(problem: Problem, *, keys_free: bool = True, rules_free: bool = True) -> Findings:
+    """Searches for what makes a part's file fit.
+
+    Args:
+        problem: The part.
+        keys_free: Whether another nested key than the one given may be taken.
+        rules_free: Whether rules may be added to those given.
+    """
+    prefix = f"{problem.part}." if problem.part else ""
+    target = Target.of({key.removeprefix(prefix): w.shape for key, w in problem.wanted.items() if w.kind != "extra"})
+    found: list[Explanation] = []
+    candidates = []
+    for source in sources(problem.root, target):
+        given = source.key == problem.key
+        if not keys_free and not given:
+            continue
+        possible = _drafts(source, target, problem.rules or {}, rules_free=rules_free)
+        if possible:
+            candidates.append(Candidate(source.key, round(len(possible[0].filled) * source.weight)))
+        judged = [e for draft in possible if (e := conclude(problem, draft)) is not None]
+        found += judged
+    candidates.sort(key=lambda candidate: -candidate.loaded)
+    return Findings(tuple(_best(found, problem)), tuple(candidates))
+
+
+def _drafts(source: Source, target: Target, given: Mapping[str, RuleConfig], *, rules_free: bool) -> list[Draft]:
+    if not rules_free:
+        start = Draft.start(source, target, given)
+        return [start] if start is not None and start.filled else []
+    found = drafts(source, target, given)
+    if given:
+        found = sorted([*found, *drafts(source, target, {})], key=lambda draft: -len(draft.filled))
+    # One that fills much less than the best does not get better by being judged.
+    return [draft for draft in found if 10 * len(draft.filled) >= 9 * len(found[0].filled)][:_MOST_JUDGED]
+
+
+def _best(found: list[Explanation], problem: Problem) -> list[Explanation]:
+    ranked = sorted(found, key=lambda explanation: _order(explanation, problem))
+    if not ranked:
+        return []
+    first = ranked[0]
+    if problem.key not in (None, AUTO) and any(e.key == problem.key and _equal(e, first) for e in ranked):
+        ranked = [explanation for explanation in ranked if explanation.key == problem.key]
+        first = ranked[0]
+    best = [first]
+    for explanation in ranked[1:]:
+        if _equal(explanation, first) and all(explanation.verdict.sources != e.verdict.sources for e in best):
+            best.append(explanation)
+    return [] if first.guess and len(best) == 1 else best
+
+
+def _order(explanation: Explanation, problem: Problem) -> tuple[object, ...]:
+    """Best first: what fills most, assumes least, and changes least of what was typed."""
+    given = problem.rules or {}
+    return (
+        explanation.excused,
+        -explanation.loaded,
+        explanation.rank,
+        not given.items() <= explanation.rules.items(),
+        len(explanation.rules),
+        len(" ".join(explanation.overrides)),
+        explanation.overrides,
+    )
+
+
+def _equal(one: Explanation, first: Explanation) -> bool:
+    """Whether nothing but taste decides between two; files keep averages beside weights, under keys of any form."""
+    same = (one.excused, one.loaded) == (first.excused, first.loaded)
+    return same and (one.rank == first.rank or (one.key != first.key and max(one.rank, first.rank) <= 1))

@@ -1,0 +1,131 @@
+"""Many keys in few lines.
+
+Guarantees: a group stands for exactly its keys. Numbers are gathered only where everything below them is equal, shapes
+included, and are written as they are (``{0,2..5}``); ``*`` is written only where every key of that side below the
+module belongs to the group. Every key stands in exactly one group.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+_DEEPEST = 24
+# What the notation itself is written with: such a segment stands alone.
+_SPECIAL = re.compile(r"[{}*,]|\.\.")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Some keys of one side that are told as one."""
+
+    pattern: str
+    """``encoder.layers.{0..11}.*``."""
+    keys: tuple[str, ...]
+    detail: Hashable
+    """What its keys have in common; None where it holds several."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    pattern: str
+    members: tuple[tuple[str, Hashable], ...]
+    """The keys below the place where the piece stands, with their details."""
+
+
+@dataclass(slots=True)
+class _Node:
+    listed: bool = False
+    detail: Hashable = None
+    whole: bool = True
+    """Whether every key of this side below belongs to the list."""
+    below: dict[str, _Node] = field(default_factory=dict)
+
+
+def group(keys: Mapping[str, Hashable], universe: Iterable[str] = (), *, star: bool = True) -> list[Group]:
+    """Groups keys by module.
+
+    Args:
+        keys: The keys to be told, with what tells them apart (a shape, a pair of shapes).
+        universe: All keys of that side.
+        star: Whether whole modules may be written with ``*``, which hides the details of their keys.
+
+    Returns:
+        The groups, in the order of their first keys.
+    """
+    root = _Node(whole=False)
+    for key, detail in keys.items():
+        node = root
+        for segment in key.split(".", _DEEPEST):
+            node = node.below.setdefault(segment, _Node())
+        node.listed, node.detail = True, detail
+    for key in universe:
+        if key not in keys:
+            _mark_partial(root, key)
+    found = []
+    for piece in _pieces(root, star=star):
+        details = {detail for _, detail in piece.members}
+        common = next(iter(details)) if len(details) == 1 else None
+        found.append(Group(piece.pattern, tuple(key for key, _ in piece.members), common))
+    return found
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Writes numbers truthfully: ``{0,2..5}``; one number stands alone."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    told = [str(run[0]) if len(run) == 1 else f"{run[0]}{',' if len(run) == 2 else '..'}{run[-1]}" for run in runs]
+    return told[0] if len(numbers) == 1 else "{" + ",".join(told) + "}"
+
+
+def _mark_partial(root: _Node, key: str) -> None:
+    node: _Node | None = root
+    for segment in key.split(".", _DEEPEST):
+        node = node.below.get(segment) if node else None
+        if node is None:
+            return
+        node.whole = False
+
+
+def _pieces(node: _Node, *, star: bool) -> list[_Piece]:
+    if star and node.whole and node.below and not node.listed:
+        return [_Piece("*", tuple(_members(node, "")))]
+    pieces = [_Piece("", (("", node.detail),))] if node.listed else []
+    alike: dict[tuple[object, ...], list[tuple[str, list[_Piece]]]] = {}
+    for segment, child in node.below.items():
+        below = _pieces(child, star=star)
+        alone = segment if _SPECIAL.search(segment) else ""
+        signature = (alone, *((piece.pattern, piece.members) for piece in below))
+        alike.setdefault(signature, []).append((segment, below))
+    for siblings in alike.values():
+        labels = [segment for segment, _ in siblings]
+        pieces += [_joined(labels, piece) for piece in siblings[0][1]]
+    return pieces
+
+
+def _members(node: _Node, prefix: str) -> Iterable[tuple[str, Hashable]]:
+    if node.listed:
+        yield prefix, node.detail
+    for segment, child in node.below.items():
+        yield from _members(child, f"{prefix}.{segment}" if prefix else segment)
+
+
+def _joined(labels: list[str], piece: _Piece) -> _Piece:
+    numbers = [int(label) for label in labels if _NUMBER.fullmatch(label)]
+    others = [label for label in labels if not _NUMBER.fullmatch(label)]
+    if not others:
+        label = ranges(numbers)
+    elif len(labels) == 1:
+        label = labels[0]
+    else:
+        gathered = ranges(numbers).strip("{}").split(",") if numbers else []
+        label = "{" + ",".join([*others, *gathered]) + "}"
+    pattern = f"{label}.{piece.pattern}" if piece.pattern else label
+    members = tuple((f"{at}.{key}" if key else at, detail) for at in labels for key, detail in piece.members)
+    return _Piece(pattern, members)

@@ -1,0 +1,108 @@
+"""Keys that stay without a partner, and whether that may be meant.
+
+Guarantees: an allowance is proposed only for whole named modules beside those that fit, for buffers, and for one module
+of another size. Layers of another depth, biases that one side lacks and modules inside repeated layers are never
+excused: they are another architecture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+from loader.config.schema import AllowConfig
+from loader.formats.base import TensorEntry
+from loader.plan import Mismatch, Plan, Wanted
+from loader.suggest.names import Path, is_number, segments, stem
+
+_MOST_GLOBS = 8
+_BUFFERS = frozenset(
+    {"num_batches_tracked", "position_ids", "masked_bias", "inv_freq", "relative_position_index", "attn_mask"}
+)
+_GLOB_SIGNS = re.compile(r"[\[\]*?]")
+
+
+def excuse(
+    plan: Plan, allow: AllowConfig, wanted: Mapping[str, Wanted], offered: Mapping[str, TensorEntry]
+) -> AllowConfig | None:
+    """The allowances that would excuse what is left over, beside those that were given; None where none should."""
+    refused = set(plan.refused)
+    computed = {match.key for match in plan.matches if not match.taken.key}  # by a load hook, from nothing in the file
+    loaded = [segments(key) for key in plan.loaded if key not in computed]
+    missing = {key: wanted[key].kind == "buffer" for key in plan.missing if key in refused}
+    unexpected = {key: _is_buffer(key, offered.get(key)) for key in plan.unexpected if key in refused}
+    mismatched = [mismatch for mismatch in plan.mismatched if mismatch.key in refused]
+    globs = (_globs(missing, loaded), _globs(unexpected, loaded), _other_size(mismatched))
+    if any(found is None for found in globs):
+        return None
+    absent, extra, resized = ([*given, *(found or [])] for given, found in zip(_lists(allow), globs, strict=True))
+    return dataclasses.replace(allow, missing=absent, unexpected=extra, mismatched=resized)
+
+
+def apart(keys: Mapping[str, bool], beside: Sequence[str]) -> list[str] | None:
+    """Globs over whole modules of keys, and over buffers (with: is it one?), that lie apart from other keys.
+
+    None where some of them belong to the other keys' own modules.
+    """
+    return _globs(keys, [segments(key) for key in beside])
+
+
+def _lists(allow: AllowConfig) -> tuple[list[str], list[str], list[str]]:
+    return allow.missing, allow.unexpected, allow.mismatched
+
+
+def _is_buffer(key: str, entry: TensorEntry | None) -> bool:
+    whole = entry is not None and not entry.dtype.startswith(("float", "bfloat", "complex"))
+    return whole or key.rpartition(".")[2] in _BUFFERS
+
+
+def _globs(keys: Mapping[str, bool], loaded: Sequence[Path]) -> list[str] | None:
+    """Globs over keys (with: is it a buffer?); None where some of them must not be excused."""
+    known = {path[:at] for path in loaded for at in range(len(path) + 1)}
+    found: dict[str, None] = {}
+    for key, buffer in keys.items():
+        module = _own_module(segments(key), known)
+        if module is not None:
+            found[module] = None
+        elif buffer:
+            found[_glob(f"*.{key.rpartition('.')[2]}" if "." in key else key)] = None
+        else:
+            return None
+    return list(found) if len(found) <= _MOST_GLOBS else None
+
+
+def _own_module(path: Path, known: set[Path]) -> str | None:
+    """The outermost module of a key that nothing loaded belongs to, as a glob; None where that is no module apart."""
+    at = next((at for at in range(1, len(path) + 1) if path[:at] not in known), 0)
+    inner = at > 1 and at == len(path)
+    if not at or inner or any(map(is_number, path[:at])):
+        return None
+    own, parent = path[at - 1], path[: at - 1]
+    base = stem(own)
+    siblings = {other[-1] for other in known if len(other) == at and other[:-1] == parent} if base != own else set()
+    if any(stem(sibling) == base and sibling != base for sibling in siblings):
+        return None
+    name = _glob(".".join(path[:at]))
+    return name if at == len(path) else f"{name}.*"
+
+
+def _other_size(mismatched: Sequence[Mismatch]) -> list[str] | None:
+    """The module whose tensors differ in one dimension, as a glob; None where more than that differs."""
+    modules = {mismatch.key.rpartition(".")[0] for mismatch in mismatched}
+    if len(modules) > 1 or not all(_one_dimension(mismatch) for mismatch in mismatched):
+        return None
+    names = [_glob(f"{module}.*" if module else mismatched[0].key) for module in modules]
+    return names if len(mismatched) != 1 else [_glob(mismatched[0].key)]
+
+
+def _one_dimension(mismatch: Mismatch) -> bool:
+    same_rank = len(mismatch.model) == len(mismatch.checkpoint)
+    return same_rank and sum(a != b for a, b in zip(mismatch.model, mismatch.checkpoint, strict=False)) == 1
+
+
+def _glob(name: str) -> str:
+    wild = name.startswith("*.")
+    escaped = _GLOB_SIGNS.sub("?", name.removeprefix("*."))
+    escaped = escaped[:-2] + ".*" if name.endswith(".*") else escaped
+    return f"*.{escaped}" if wild else escaped

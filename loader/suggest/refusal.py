@@ -1,0 +1,109 @@
+"""The words of a refusal: what does not fit, what would make it fit, and the lines to type.
+
+Guarantees: pure text; every line to type was confirmed by a real plan, whose numbers stand beside it. Explanations that
+are equally good are numbered alike in the message and in the lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from loader.errors import FitError
+from loader.plan import Plan, Wanted
+from loader.suggest.diagnosis import diagnosis
+from loader.suggest.explain import Candidate
+from loader.suggest.overrides import written
+from loader.suggest.proposal import Proposal
+from loader.suggest.target import Shape
+from loader.wording import counted, safe_text
+
+NO_WAY = (
+    "no nested key and no rule was found that makes them fit: another file (checkpoint.path=…), or another "
+    "architecture (model=…)?"
+)
+"""The hint where there is nothing to type."""
+
+_BY_HAND = "; allow.missing, allow.unexpected and allow.mismatched excuse the keys that you name"
+_MOST_CANDIDATES = 5
+
+
+def misfit(
+    plan: Plan,
+    wanted: Mapping[str, Wanted],
+    file: Mapping[str, Shape],
+    source: str,
+    proposals: Sequence[Proposal],
+    candidates: Sequence[Candidate] = (),
+) -> FitError:
+    """The refusal of a plan that may not be carried out; it carries the plan.
+
+    Args:
+        plan: What would be done.
+        wanted: The model's keys.
+        file: The files' tensors by full model key, after the rules.
+        source: The files, for the message.
+        proposals: What would make them fit.
+        candidates: Nested keys, and what they fill at best.
+    """
+    head = f"{source} does not fit the model: {len(plan.loaded)} of {counted(len(wanted), 'key')} would be loaded."
+    lines = [head, *diagnosis(plan, wanted, file), *explained(proposals, candidates)]
+    error = FitError("\n".join(lines), hint(proposals, NO_WAY + (_BY_HAND if plan.loaded else "")))
+    error.plan = plan
+    return error
+
+
+def undecided(
+    settings: Sequence[str], source: str, proposals: Sequence[Proposal], candidates: Sequence[Candidate] = ()
+) -> FitError:
+    """The refusal to choose where a config says auto.
+
+    Args:
+        settings: What is set to auto: ``rules=auto``.
+        source: The file, for the message.
+        proposals: What would make it fit, each of which auto may not take by itself.
+        candidates: Nested keys, and what they fill at best.
+    """
+    what = " ".join(settings)
+    if len(proposals) > 1:
+        told = f"{what}: {source} fits the model in {len(proposals)} ways that are equally good, so none is taken."
+    elif proposals:
+        told = f"{what}: what makes {source} fit is more than {what} may decide."
+    else:
+        told = f"{what}: nothing was found that makes {source} fit the model."
+    return FitError("\n".join([told, *explained(proposals, candidates)]), hint(proposals, NO_WAY))
+
+
+def with_proposals(error: FitError, proposals: Sequence[Proposal], candidates: Sequence[Candidate] = ()) -> FitError:
+    """A refusal of a nested key or a rule, with what would make the file fit instead."""
+    if not proposals:
+        return error
+    better = FitError("\n".join([error.message, *explained(proposals, candidates)]), hint(proposals, ""))
+    better.plan = error.plan
+    return better
+
+
+def explained(proposals: Sequence[Proposal], candidates: Sequence[Candidate] = ()) -> list[str]:
+    """What the proposals rest on, and how far each of them goes."""
+    lines = []
+    if len(candidates) > 1:
+        told = [f"{_place(c.key)} {c.loaded:,}" for c in candidates[:_MOST_CANDIDATES]]
+        lines.append(f"keys of the model that each nested key could fill: {', '.join(told)}")
+    if len(proposals) > 1:
+        lines.append(f"{len(proposals)} explanations are equally good:")
+    for number, proposal in enumerate(proposals, 1):
+        label = f"  {number}. " if len(proposals) > 1 else ""
+        lines.append(f"{label}{_share(proposal)} would be loaded so: {'; '.join(proposal.reasons)}")
+    return lines
+
+
+def hint(proposals: Sequence[Proposal], otherwise: str) -> str:
+    """The lines to type, one for each proposal."""
+    return "\n".join(" ".join(map(written, proposal.overrides)) for proposal in proposals) or otherwise
+
+
+def _share(proposal: Proposal) -> str:
+    return f"{proposal.loaded:,} of {counted(proposal.wanted, 'key')}"
+
+
+def _place(key: str | None) -> str:
+    return "(top level)" if key is None else safe_text(key)

@@ -1,0 +1,82 @@
+"""The search for ways to make a file fit.
+
+Guarantees: bounded, whatever the file: a few nested keys, a few drafts of each, a few rounds, on a sample of the keys
+where there are many. Deterministic: no outcome depends on a hash or on time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from loader.config.schema import RuleConfig
+from loader.formats.base import Container
+from loader.suggest.alignment import alignment
+from loader.suggest.draft import Draft, Source, Step
+from loader.suggest.numbering import renumbering
+from loader.suggest.steps import Generator, norms, prefixes, wrappers
+from loader.suggest.target import Target
+
+_GENERATORS: Sequence[Generator] = (norms, prefixes, renumbering)
+_MOST_SOURCES = 8
+_BREADTH = 6
+_ROUNDS = 5
+
+
+def sources(root: Container, target: Target) -> list[Source]:
+    """The nested keys whose shapes overlap with the model's, the fullest first."""
+    wanted = Counter(target.shapes.values())
+    ranked = []
+    for number, (key, container) in enumerate(root.walk()):
+        shapes = Counter(entry.shape for entry in container.tensors().values())
+        overlap = sum(min(count, shapes[shape]) for shape, count in wanted.items() if shape is not None)
+        overlap += min(wanted[None], shapes.total() - overlap) if None in wanted else 0
+        if overlap:
+            ranked.append((-overlap, number, key, container))
+    ranked.sort(key=lambda row: row[:2])
+    enough = [row for row in ranked if 5 * row[0] <= ranked[0][0]]
+    return [Source.of(key or None, container, target) for _, _, key, container in enough[:_MOST_SOURCES]]
+
+
+def drafts(source: Source, target: Target, given: Mapping[str, RuleConfig]) -> list[Draft]:
+    """The drafts of one nested key that fill most of the model, best first."""
+    start = Draft.start(source, target, given)
+    if start is None:
+        return []
+    beam = found = _distinct([start, *_followed(start, wrappers(start))])
+    for _ in range(_ROUNDS):
+        following = [after for draft in beam for generator in _GENERATORS for after in _better(draft, generator)]
+        beam = _distinct(following)[:_BREADTH]
+        if not beam:
+            break
+        found = _distinct([*found, *beam])
+    aligned = [after for draft in found[:_BREADTH] for after in _better(draft, alignment)]
+    return [draft for draft in _distinct([*found, *aligned]) if draft.filled][: 2 * _BREADTH]
+
+
+def _better(draft: Draft, generator: Generator) -> list[Draft]:
+    """What a generator makes of a draft, where it fills more."""
+    if len(draft.filled) == len(draft.target.shapes):
+        return []
+    return [after for after in _followed(draft, generator(draft)) if len(after.filled) > len(draft.filled)]
+
+
+def _followed(draft: Draft, steps: Iterable[Step]) -> Iterator[Draft]:
+    for step in steps:
+        after = draft.then(step)
+        if after is not None:
+            yield after
+
+
+def _distinct(found: Iterable[Draft]) -> list[Draft]:
+    """Sorts drafts, best first, and leaves out those that do the same as a simpler one."""
+    kept: dict[tuple[frozenset[tuple[str, str]], int], Draft] = {}
+    for draft in sorted(found, key=_merit):
+        left = len(draft.names) - len(draft.filled)
+        kept.setdefault((frozenset(draft.names.items()), left), draft)
+    return list(kept.values())
+
+
+def _merit(draft: Draft) -> tuple[int, int, int, int]:
+    rules = [rule for step in draft.steps if not step.well_known for rule in step.rules]
+    return (-len(draft.filled), draft.rank, draft.guess, len(rules))

@@ -1,0 +1,166 @@
+"""What may stand between the names in a file and the names of a model.
+
+Guarantees: each function proposes steps for one draft and judges none of them; the search tries them. Proposals come
+in a fixed order, the likeliest first, a bounded number of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from loader.config.schema import RuleConfig
+from loader.suggest.draft import Draft, Step
+from loader.suggest.names import ANY, WRAPPERS, Path, is_number, segments, template
+from loader.wording import safe_text
+
+_MOST_VOTES = 8
+_MOST_TARGETS = 4
+_NORMS = (
+    ("parametrizations.weight.original0", "weight_g"),
+    ("parametrizations.weight.original1", "weight_v"),
+    ("parametrizations.weight.original", "weight_orig"),
+)
+
+
+def wrappers(draft: Draft) -> Iterator[Step]:
+    """Segments of wrappers, at the start or in the middle, all that the file has and the model has not."""
+    in_file = [segments(name) for name, _ in draft.unmatched(draft.names)]
+    in_model = {segment for name in draft.target.shapes for segment in segments(name)}
+    found = [w for w in WRAPPERS if w not in in_model and any(w in path for path in in_file)]
+    if not found:
+        return
+    rules = tuple(_unwrap(wrapper, in_file) for wrapper in found)
+    yield Step(rules, f"the file has {_quoted(f'{wrapper}.' for wrapper in found)} in its keys", well_known=True)
+    if any(is_average(name) for name in draft.source.shapes):
+        yield Step((RuleConfig(drop="n_averaged"), *rules), "the file is an AveragedModel's", well_known=True)
+
+
+def is_average(name: str) -> bool:
+    """Whether a key is the counter of `torch.optim.swa_utils.AveragedModel`."""
+    return name == "n_averaged"
+
+
+def _unwrap(wrapper: str, paths: Sequence[Path]) -> RuleConfig:
+    inside = wrapper != "module" or any(wrapper in path[1:] for path in paths)
+    return RuleConfig(strip=f"{wrapper}.", anywhere=inside)
+
+
+def norms(draft: Draft) -> Iterator[Step]:
+    """The names of weight norm and spectral norm, parametrized in the file and plain in the model."""
+    rules = []
+    for new, old in _NORMS:
+        old_wanted = any(name.endswith(f".{old}") or name == old for name in draft.target.shapes)
+        if old_wanted and any(name.endswith(new) for name in draft.names.values()):
+            rules.append(RuleConfig(rename=new, to=old, anywhere=True))
+    if rules:
+        yield Step(tuple(rules), "the file's normed weights are parametrized, the model's are not", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What differs between two names that end alike: below `context`, `old` became `new`."""
+
+    context: Path
+    old: Path
+    new: Path
+
+
+def prefixes(draft: Draft) -> Iterator[Step]:
+    """Prefixes to strip, to add or to rename, at the start or inside, voted for by names that end alike."""
+    votes: Counter[_Change] = Counter()
+    for name, shape in draft.unmatched(draft.names):
+        ballots, certain = _ballots(draft, name, shape)
+        for change in ballots:
+            votes[change] += 2 if certain else 1
+    ranked = sorted(votes.items(), key=lambda item: (-item[1], item[0].context, item[0].old, item[0].new))
+    for change, support in ranked[:_MOST_VOTES]:
+        rivals = [c for c, n in votes.items() if n == support and (c.context, c.old) == (change.context, change.old)]
+        yield from _steps(change, guess=len(rivals) > 1)
+
+
+def _ballots(draft: Draft, name: str, shape: tuple[int, ...]) -> tuple[list[_Change], bool]:
+    path = segments(name)
+    for at in range(len(path)):
+        rest = path[at:]
+        found = [
+            other
+            for other in draft.target.ending_in(".".join(rest))
+            if draft.target.aliases.get(other, other) not in draft.filled
+            and draft.target.shape_of(other) in (None, shape)
+        ]
+        if not found:
+            continue
+        bare = all(map(is_number, rest[:-1]))  # `0.weight` says nothing about where it belongs
+        if len(found) > (1 if bare else _MOST_TARGETS):
+            return [], False
+        changes = [_change(path[:at], segments(other)[: -len(rest)]) for other in found]
+        return [change for change in changes if change is not None], len(found) == 1
+    return [], False
+
+
+def _change(old: Path, new: Path) -> _Change | None:
+    shared = 0
+    while shared < min(len(old), len(new)) and old[shared] == new[shared]:
+        shared += 1
+    (context, _), (before, numbers), (after, numbers_after) = map(template, (old[:shared], old[shared:], new[shared:]))
+    return None if before == after or numbers != numbers_after else _Change(context, before, after)
+
+
+def _steps(change: _Change, *, guess: bool) -> Iterator[Step]:
+    old, new, context = _dotted(change.old), _dotted(change.new), _dotted(change.context)
+    plain = ANY not in (*change.old, *change.new)
+    if not change.context and plain:
+        yield Step((_prefix_rule(old, new),), _told(old, new), int(bool(old and new)), guess)
+        return
+    if change.old and plain:
+        rule = RuleConfig(rename=old, to=new, anywhere=True) if new else RuleConfig(strip=old, anywhere=True)
+        yield Step((rule,), _told(old, new, inside=True), 1, guess)
+    told = f"'{_shown(context + old)}' in the file is '{_shown(context + new)}' in the model"
+    if ANY not in (*change.context, *change.old):
+        yield Step((RuleConfig(rename=context + old, to=context + new),), told, 1, guess)
+    else:
+        yield Step((pattern_rule(change.context + change.old, change.context + change.new),), told, 1, guess)
+
+
+def pattern_rule(old: Path, new: Path, end: str = ".") -> RuleConfig:
+    """A rule from one template of a prefix to another; numbers are carried over."""
+    expression = r"\.".join(r"(\d+)" if segment == ANY else re.escape(segment) for segment in old)
+    count = 0
+    parts = []
+    for segment in new:
+        count += segment == ANY
+        # A number that follows a group's would be read as part of its own.
+        parts.append(rf"\{count}" if segment == ANY else segment.replace("\\", r"\\"))
+    return RuleConfig(regex=f"^{expression}{re.escape(end) if end else '$'}", to=".".join(parts) + end)
+
+
+def _prefix_rule(old: str, new: str) -> RuleConfig:
+    if not old:
+        return RuleConfig(add=new)
+    return RuleConfig(rename=old, to=new) if new else RuleConfig(strip=old)
+
+
+def _told(old: str, new: str, *, inside: bool = False) -> str:
+    if old and new:
+        return f"'{_shown(old)}' in the file is '{_shown(new)}' in the model"
+    where = "inside its keys" if inside else "in front of its keys"
+    return f"the file has '{_shown(old)}' {where}" if old else f"the model has '{_shown(new)}' {where}"
+
+
+def _dotted(path: Path) -> str:
+    return "".join(f"{segment}." for segment in path)
+
+
+def _shown(prefix: str) -> str:
+    return safe_text(prefix.replace(ANY, "N"))
+
+
+def _quoted(names: Iterator[str]) -> str:
+    return ", ".join(f"'{safe_text(name)}'" for name in names)
+
+
+Generator = Callable[[Draft], Iterator[Step]]
+"""Proposes steps for a draft."""

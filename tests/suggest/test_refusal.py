@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from loader.errors import FitError
+from tests.jobs import carry_out, save, target
+
+
+def refusal(model: str, state: object, folder: Path, **settings: object) -> FitError:
+    path = save(state, folder / "file.pt")
+    with pytest.raises(FitError) as refused:
+        carry_out(model, path, **settings)
+    refused.value.message = refused.value.message.replace(str(path), "FILE")
+    return refused.value
+
+
+def state(model: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in model.state_dict().items()}
+
+
+def pair() -> nn.Module:
+    from tests.models import Pair
+
+    return Pair()
+
+
+def test_a_refusal_is_grouped_explained_and_carries_the_plan_and_the_line_to_type(tmp_path: Path) -> None:
+    error = refusal("Pair", state(pair(), "net."), tmp_path)
+
+    assert error.message == (
+        "FILE does not fit the model: 0 of 6 keys would be loaded.\n"
+        "  backbone.*  4 missing from the file\n"
+        "  head.*      2 missing from the file\n"
+        "  net.*       6 unexpected in the file\n"
+        "6 of 6 keys would be loaded so: the file has 'net.' in front of its keys"
+    )
+    assert error.hint == """'rules={fit: {strip: "net."}}'"""
+    assert error.plan is not None
+    assert error.plan.loaded == []
+    assert error.exit_code == 4
+
+
+def test_shapes_stand_side_by_side_and_the_other_head_may_stay_out(tmp_path: Path) -> None:
+    other = pair().state_dict() | {"head.weight": torch.zeros(7, 4), "head.bias": torch.zeros(7)}
+
+    error = refusal("Pair", other, tmp_path)
+
+    assert error.message == (
+        "FILE does not fit the model: 4 of 6 keys would be loaded.\n"
+        "  head.weight  model [2, 4]  file [7, 4]\n"
+        "  head.bias    model [2]  file [7]\n"
+        "4 of 6 keys would be loaded so: head.* is of another size and stays as the model initialises it"
+    )
+    assert error.hint == "'allow.mismatched=[head.*]'"
+
+
+def test_average_and_raw_weights_are_both_shown_and_numbered_alike(tmp_path: Path) -> None:
+    raw = state(pair(), "module.")
+    average = {key: value + 1 for key, value in raw.items()}
+
+    error = refusal("Pair", {"model": raw, "ema": average, "epoch": 3}, tmp_path)
+
+    assert error.message.splitlines()[-4:] == [
+        "keys of the model that each nested key could fill: model 6, ema 6",
+        "2 explanations are equally good:",
+        "  1. 6 of 6 keys would be loaded so: the weights are under 'ema'; the file has 'module.' in its keys",
+        "  2. 6 of 6 keys would be loaded so: the weights are under 'model'; the file has 'module.' in its keys",
+    ]
+    assert error.hint == "checkpoint.key=ema 'rules=[ddp]'\ncheckpoint.key=model 'rules=[ddp]'"
+
+
+def test_auto_takes_neither_of_two_and_says_so(tmp_path: Path) -> None:
+    raw = state(pair())
+    average = {key: value + 1 for key, value in raw.items()}
+
+    error = refusal("Pair", {"model": raw, "ema": average}, tmp_path, checkpoint={"key": "auto"}, rules="auto")
+
+    assert error.message.splitlines()[0] == (
+        "checkpoint.key=auto rules=auto: FILE fits the model in 2 ways that are equally good, so none is taken."
+    )
+    assert error.hint == "checkpoint.key=ema 'rules=[]'\ncheckpoint.key=model 'rules=[]'"
+
+
+def test_auto_takes_no_allowance_by_itself(tmp_path: Path) -> None:
+    error = refusal("Pair", state(pair()) | {"extra.weight": torch.zeros(3)}, tmp_path, rules="auto")
+
+    assert error.message.splitlines() == [
+        "rules=auto: what makes FILE fit is more than rules=auto may decide.",
+        "6 of 6 keys would be loaded so: extra.* of the file is not loaded",
+    ]
+    assert error.hint == "'rules=[]' 'allow.unexpected=[extra.*]'"
+
+
+def test_what_does_not_belong_together_gets_no_line_to_type(tmp_path: Path) -> None:
+    other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)).state_dict()
+    hint = (
+        "no nested key and no rule was found that makes them fit: another file (checkpoint.path=…), or another "
+        "architecture (model=…)?"
+    )
+
+    assert refusal("Pair", other, tmp_path).hint == hint
+    assert refusal("Pair", other, tmp_path, rules="auto").hint == hint
+    assert refusal("Pair", other, tmp_path, rules="auto").message == (
+        "rules=auto: nothing was found that makes FILE fit the model."
+    )
+
+
+def test_another_depth_is_told_and_not_excused(tmp_path: Path) -> None:
+    node = {
+        "_target_": "torch.nn.Sequential",
+        "_args_": [{"_target_": "torch.nn.Linear", "in_features": 4, "out_features": 4}] * 3,
+    }
+    error = refusal(node, nn.Sequential(*[nn.Linear(4, 4)] * 2).state_dict(), tmp_path)  # type: ignore[arg-type]
+
+    assert error.message == (
+        "FILE does not fit the model: 4 of 6 keys would be loaded.\n"
+        "  2.*  2 missing from the file\n"
+        "  another depth: {0..2} in the model, {0,1} in the file"
+    )
+    assert error.hint == (
+        "no nested key and no rule was found that makes them fit: another file (checkpoint.path=…), or another "
+        "architecture (model=…)?; allow.missing, allow.unexpected and allow.mismatched excuse the keys that you name"
+    )
+
+
+def test_a_rule_that_hits_nothing_is_replaced_by_one_that_does(tmp_path: Path) -> None:
+    error = refusal("Pair", state(pair(), "net."), tmp_path, rules={"ddp": {"strip": "module."}})
+
+    assert error.message.startswith("1 rule hits none of the 6 keys of FILE: 'ddp' (strip: module.).")
+    assert error.message.endswith("\n6 of 6 keys would be loaded so: the file has 'net.' in front of its keys")
+    assert error.hint == """'rules={fit: {strip: "net."}}'"""
+
+
+def test_the_users_own_rules_come_first_in_what_is_suggested(tmp_path: Path) -> None:
+    error = refusal("Pair", state(pair(), "module.net."), tmp_path, rules={"mine": {"strip": "module."}})
+
+    assert error.hint == """'rules={mine: {strip: "module."}, fit: {strip: "net."}}'"""
+
+
+def test_parts_get_overrides_of_their_own(tmp_path: Path) -> None:
+    node = target("Pair")
+    two = {"body": state(pair().backbone, "module."), "top": pair().head.state_dict()}  # type: ignore[arg-type, union-attr]
+
+    error = refusal(node, two, tmp_path, parts={"backbone": {}, "head": {"key": "top"}})  # type: ignore[arg-type]
+
+    assert shlex.split(error.hint) == ["parts.backbone.key=body", 'parts.backbone.rules={ddp: {strip: "module."}}']
+    assert "6 of 6 keys would be loaded so: backbone: the weights are under 'body'; " in error.message
+
+
+def test_what_belongs_to_no_part_is_excused_by_name(tmp_path: Path) -> None:
+    error = refusal("Pair", {"body": state(pair().backbone)}, tmp_path, parts={"backbone": {"key": "body"}})  # type: ignore[arg-type]
+
+    assert error.message.splitlines()[-1] == "4 of 6 keys would be loaded so: head.* belongs to no part"
+    assert error.hint == "'allow.missing=[head.*]'"
+
+
+def test_transposed_and_weight_normed_weights_are_told_without_a_line_to_type(tmp_path: Path) -> None:
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)).state_dict()
+    file = state(pair().backbone, "backbone.") | {f"head.{key}": value for key, value in normed.items()}  # type: ignore[arg-type]
+
+    told = refusal("Pair", file, tmp_path).message
+
+    assert "\n  weight-normed in the file and plain in the model, which no rule mends: head" in told
+    turned = pair().state_dict() | {"head.weight": torch.zeros(4, 2)}
+    assert (
+        "\n  transposed in the file, and no rule turns them: head.weight" in refusal("Pair", turned, tmp_path).message
+    )
+
+
+def test_hostile_keys_are_shown_as_text_and_never_typed(tmp_path: Path) -> None:
+    error = refusal("Pair", pair().state_dict() | {"\x1b[31m\n'": torch.zeros(1)}, tmp_path)
+
+    assert error.message.splitlines()[1] == "  \\x1b[31m\\n'  1 unexpected in the file [1]"
+    assert "\x1b" not in error.hint
