@@ -26,23 +26,25 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import swap_tensors
 
+from loader.build.randomness import torch_states
 from loader.build.skip import InexactError, Skipping
 
 Holders = dict[int, list[tuple[nn.Module, str]]]
 
 
-def build_hollow(construct: Callable[[], nn.Module]) -> nn.Module:
+def build_hollow(construct: Callable[[], nn.Module], mode: Skipping | None = None) -> nn.Module:
     """Runs a constructor without computing initial values, and returns its model with the parameters on meta.
 
     Args:
         construct: Makes the model; called once.
+        mode: A fresh mode, for whoever wants to see afterwards which memory is still unset.
 
     Raises:
         InexactError: The result would not be exact.
         Exception: What the constructor raises for reasons of its own.
     """
-    mode = Skipping()
-    before = torch.get_rng_state()
+    mode = mode or Skipping()
+    before = torch_states()
     try:
         with mode:
             module = construct()
@@ -51,12 +53,25 @@ def build_hollow(construct: Callable[[], nn.Module]) -> nn.Module:
             raise
     if mode.reason:
         raise InexactError(mode.reason)
-    if not torch.equal(before, torch.get_rng_state()):
+    if not all(map(torch.equal, before, torch_states())):
         raise InexactError(
             "torch's random state moved meanwhile: its constructor seeds, or something out of reach draws numbers"
         )
     _empty(module, mode)
     return module
+
+
+def holds_unset(module: nn.Module, mode: Skipping) -> bool:
+    """Tells whether a model, or a tensor among its attributes, looks into memory that a hollow build left unset.
+
+    A plain build after a hollow one does if the constructor takes tensors from a cache that the hollow build filled.
+
+    Args:
+        module: The plainly built model.
+        mode: What the hollow build ran in.
+    """
+    gc.collect()
+    return bool(mode.unset) and any(mode.any_unset(vars(part).values()) for part in module.modules())
 
 
 def _empty(module: nn.Module, mode: Skipping) -> None:

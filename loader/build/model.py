@@ -8,27 +8,20 @@ for the weights that overwrite it.
 
 from __future__ import annotations
 
-import random
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from loader.build.calls import Call, plan_calls
-from loader.build.hollow import build_hollow
+from loader.build.hollow import build_hollow, holds_unset
 from loader.build.policy import Policy
-from loader.build.skip import InexactError
+from loader.build.randomness import seeded
+from loader.build.skip import InexactError, Skipping
 from loader.errors import ConfigError
 from loader.wording import safe_text
-
-# Random states belong to the process: two builds that seed and restore them at once would mix them up.
-_seeding = threading.RLock()
 
 
 @dataclass
@@ -70,18 +63,25 @@ def build_model(
         return Built(_construct(call, seed), hollow=False, reason="initial values were asked for")
     if _hands_over_tensors(call):
         return Built(_construct(call, seed), hollow=False, reason="the config hands over live tensors")
+    mode = Skipping()
     try:
-        with _seeded(seed):
-            return Built(build_hollow(lambda: _module(call)), hollow=True, reason="")
+        with seeded(seed):
+            return Built(build_hollow(lambda: _module(call), mode), hollow=True, reason="")
     except InexactError as inexact:
         reason = str(inexact)
     except ConfigError:
         reason = "its constructor fails without initial values"
-    return Built(_construct(call, seed), hollow=False, reason=reason)
+    module = _construct(call, seed)
+    if holds_unset(module, mode):
+        raise ConfigError(
+            f"{where}: {safe_text(call.name)} takes random tensors, or layers, from a cache that outlives the model; "
+            "every build must make its own"
+        )
+    return Built(module, hollow=False, reason=reason)
 
 
 def _construct(call: Call, seed: int) -> nn.Module:
-    with _seeded(seed):
+    with seeded(seed):
         return _module(call)
 
 
@@ -108,46 +108,3 @@ def _hands_over_tensors(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_hands_over_tensors(item) for item in value)
     return isinstance(value, (torch.Tensor, nn.Module))
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds every random state there is, and puts back what was found."""
-    with _seeding:
-        restore = [_fork_python(seed), *_fork_numpy(seed), *_fork_torch(seed)]
-        try:
-            yield
-        finally:
-            for put_back in restore:
-                put_back()
-
-
-def _fork_python(seed: int) -> Callable[[], None]:
-    state = random.getstate()
-    random.seed(seed)
-    return lambda: random.setstate(state)
-
-
-def _fork_numpy(seed: int) -> list[Callable[[], None]]:
-    numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return []
-    state = numpy.random.get_state()
-    numpy.random.seed(seed % 2**32)
-    return [lambda: numpy.random.set_state(state)]
-
-
-def _fork_torch(seed: int) -> list[Callable[[], None]]:
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    restore: list[Callable[[], None]] = [lambda: torch.set_rng_state(state)]
-    for device in (torch.cuda, torch.xpu):
-        if device.is_initialized():  # to seed one that is not would start it, or leave our seed waiting for its start
-            states = device.get_rng_state_all()
-            device.manual_seed_all(seed)
-            restore.append(partial(device.set_rng_state_all, states))
-    if torch.backends.mps.is_available():
-        mps_state = torch.mps.get_rng_state()
-        torch.mps.manual_seed(seed)
-        restore.append(lambda: torch.mps.set_rng_state(mps_state))
-    return restore

@@ -100,6 +100,10 @@ class Skipping(TorchFunctionMode):
         storage = storage_of(tensor)
         return storage is not None and id(storage) in self.unset
 
+    def any_unset(self, values: Iterable[Any]) -> bool:
+        """Tells whether a tensor among the values, or in lists and dicts among them, looks into unset memory."""
+        return any(self.is_unset(tensor) for tensor in _tensors(values))
+
     def watch(self, tensor: Tensor) -> bool:
         """Counts a tensor's memory as unset; False if it has none, or shares it with one that was watched before."""
         storage = storage_of(tensor)
@@ -201,11 +205,7 @@ class Skipping(TorchFunctionMode):
         return InexactError(reason)
 
     def _any_unset(self, args: Iterable[Any], kwargs: dict[str, Any]) -> bool:
-        if not self.unset:
-            return False
-        if any(self.is_unset(tensor) for tensor in _tensors(args)):
-            return True
-        return bool(kwargs) and any(self.is_unset(tensor) for tensor in _tensors(kwargs.values()))
+        return bool(self.unset) and (self.any_unset(args) or (bool(kwargs) and self.any_unset(kwargs.values())))
 
     def _mark(self, tensor: Tensor) -> bool:
         storage = storage_of(tensor)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader.build.arguments import problems, signature_of, written
@@ -98,6 +98,7 @@ def test_a_callable_without_a_known_signature_is_left_alone() -> None:
     assert signature_of(Odd()) is None
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.integers(0, 4), st.sets(st.sampled_from(["width", "depth", "name", "zzz", "widht"])), st.booleans())
 @pytest.mark.parametrize("function", [net, strict, positional, many])
 def test_a_call_has_problems_exactly_if_python_refuses_it(

@@ -109,6 +109,25 @@ def test_the_random_states_are_left_as_they_were_whatever_happens(target: str) -
     assert (torch.rand(1), random.random(), np.random.rand()) == expected
 
 
+def test_a_model_that_takes_random_tensors_from_a_cache_is_refused_and_not_built_from_garbage() -> None:
+    things.projection.cache_clear()
+    assert refusal({"_target_": "tests.build.things.FromCache"}).message == (
+        "model: tests.build.things.FromCache takes random tensors, or layers, from a cache that outlives the model; "
+        "every build must make its own"
+    )
+    things.projection.cache_clear()
+    things.projection(3)
+    assert build_model({"_target_": "tests.build.things.FromCache"}).hollow
+
+
+def test_a_model_that_the_world_keeps_is_no_different() -> None:
+    things.REGISTRY.clear()
+    built = build_model({"_target_": "tests.build.things.Registered"})
+    assert built.hollow
+    assert [built.module] == things.REGISTRY
+    things.REGISTRY.clear()
+
+
 def test_an_interruption_passes() -> None:
     with pytest.raises(KeyboardInterrupt):
         build_model({"_target_": "tests.build.things.Interrupted"})

@@ -6,7 +6,7 @@ from typing import Any
 import hydra.utils
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import nn
@@ -39,11 +39,13 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), values))
 def test_arguments_arrive_as_they_are_written(arguments: dict[str, Any]) -> None:
     assert made({"_target_": KEEPS, **arguments}).kwargs == arguments
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(values, max_size=3), st.dictionaries(st.sampled_from(["a", "b"]), values), st.booleans(), st.booleans())
 def test_what_is_made_is_what_hydra_makes(
     positional: list[Any], named: dict[str, Any], recursive: bool, partial: bool

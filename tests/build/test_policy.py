@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -184,6 +184,7 @@ def test_an_empty_list_admits_plain_data_alone() -> None:
     assert not Policy([]).objection("builtins.tuple")
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.sampled_from(REFUSED + ADMITTED)), st.sampled_from(REFUSED + ADMITTED))
 def test_a_longer_list_never_admits_less_and_never_a_dangerous_name_it_does_not_hold(
     listed: list[str], name: str

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os  # noqa: F401  a name through which an alias of a dangerous function is reached
 import sys
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 SIZES = (3, 4)
 CALLED: list[str] = []
@@ -89,3 +90,29 @@ class DtypeNet(nn.Module):
         super().__init__()
         self.inner = nn.Linear(sizes[0], sizes[1], dtype=dtype, device=device)
         self.activation = activation()
+
+
+@functools.cache
+def projection(width: int) -> Tensor:
+    return torch.randn(width)
+
+
+class FromCache(nn.Module):
+    """Takes a random tensor from a cache, which a build that does not draw must not fill."""
+
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, width)
+        self.register_buffer("projection", projection(width), persistent=False)
+
+
+REGISTRY: list[nn.Module] = []
+
+
+class Registered(nn.Module):
+    """Stays known to the world, which does no harm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        REGISTRY.append(self)
