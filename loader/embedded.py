@@ -51,7 +51,7 @@ def take_embedded(job: JobConfig, parts: Sequence[Part]) -> Built:
         raise _no_key(settings.key or "", part)
     if isinstance(found, Container):
         part.selected = found
-        part.checkpoint.verify(list(found.tensors().values()))
+        part.checkpoint.verify(list(found.tensors().values()), mmap=settings.mmap)
     module = _unpickle(settings, part) if settings.trust else _rebuild(settings, part)
     if not isinstance(module, nn.Module):
         raise CheckpointError(

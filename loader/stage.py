@@ -6,6 +6,7 @@ that loses more than precision, or tied names that hold different values, refuse
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -23,6 +24,10 @@ from loader.place import Loss, cast, final_dtype
 from loader.plan import Match, Plan, Wanted
 from loader.wants import Slot, dtype_name, storage_id
 from loader.wording import listing, phrases, safe_text
+
+_MOST_GLOBS = 3
+# What a shell, Hydra's grammar or a glob would not take as it stands.
+_SPECIAL = re.compile(r"[^A-Za-z0-9_./-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +73,11 @@ class Stage:
         unread = plan.unread()
         needed = [source for source in self.offers.entries if source not in unread]
         compared = [*needed, *(second.taken.key for _, second in plan.duplicates if second.taken.key)]
+        filled = {match.taken.key: match.key for match in plan.matches if match.taken.key}
         self._refuse_empty(compared)
+        self._refuse_layouts(filled)
         self._verify(compared)
         self._compare_tied(plan)
-        filled = {match.taken.key: match.key for match in plan.matches if match.taken.key}
         aliased = set() if live else self._aliased(filled)
         self._own = _storages(self.places) if live else set()
         values: dict[str, object] = {}
@@ -106,7 +112,6 @@ class Stage:
     def _final(self, key: str, value: torch.Tensor, *, copy: bool, live: bool) -> torch.Tensor:
         want = self.wanted[key]
         dtype = final_dtype(want, dtype_name(value.dtype), self.policy)
-        self._check_layout(key, value)
         result, loss = cast(value, dtype)
         if result is not value:
             self.casts.append(Cast(key, dtype_name(value.dtype), dtype_name(dtype), loss))
@@ -115,12 +120,17 @@ class Stage:
         result = _with_strides(result, self.places[key].tensor, want)
         return result.clone() if copy and result is value and self.device.type == "cpu" else result.to(self.device)
 
-    def _check_layout(self, key: str, value: torch.Tensor) -> None:
-        slot = self.places[key].tensor
-        if (value.layout, value.is_quantized) != (slot.layout, slot.is_quantized):
+    def _refuse_layouts(self, filled: Mapping[str, str]) -> None:
+        """Casting between forms of a tensor is more than a load should do unasked."""
+        differing = []
+        for source, key in filled.items():
+            entry, slot = self.offers.entries[source].entry, self.places[key]
+            if slot.kind != "extra" and isinstance(entry, TensorEntry) and entry.layout != _layout(slot.tensor):
+                mine = _layout(slot.tensor)
+                differing.append(f"{safe_text(key)} is {entry.layout} in the file and {mine} in the model")
+        if differing:
             raise FitError(
-                f"{safe_text(key)} is {_form(value)} in the file and {_form(slot)} in the model",
-                "build the model in the same form, or save the file's tensor in the model's",
+                phrases(differing), "build the model in the same form, or save the file's tensor in the model's"
             )
 
     def _extra(self, source: str) -> object:
@@ -140,7 +150,7 @@ class Stage:
             if isinstance(offer.entry, TensorEntry):
                 used.setdefault(offer.part, []).append(offer.entry)
         for part, entries in used.items():
-            self.parts[part].checkpoint.verify(entries)
+            self.parts[part].checkpoint.verify(entries, mmap=self.parts[part].config.checkpoint.mmap)
 
     def _refuse_empty(self, needed: Sequence[str]) -> None:
         """A tensor that was saved on the meta device is a shape without values."""
@@ -199,10 +209,10 @@ class Stage:
         refused = [cast for cast in lossy if not any(fnmatchcase(cast.key, glob) for glob in allow.mismatched)]
         if refused:
             told = [f"{safe_text(c.key)} ({c.checkpoint} → {c.model}: {c.loss})" for c in refused]
+            globs = [_SPECIAL.sub("?", c.key) for c in refused] if len(refused) <= _MOST_GLOBS else ["*"]
             raise FitError(
                 f"a cast would change values: {phrases(told)}",
-                "dtype=checkpoint keeps the file's dtypes; "
-                f"'allow.mismatched=[{','.join(c.key for c in refused[:3])}]' takes the loss",
+                f"dtype=checkpoint keeps the file's dtypes; 'allow.mismatched=[{','.join(globs)}]' takes the loss",
             )
 
 
@@ -232,5 +242,7 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return dense.contiguous().reshape(-1).view(torch.uint8)
 
 
-def _form(tensor: torch.Tensor) -> str:
-    return "quantized" if tensor.is_quantized else f"of layout {str(tensor.layout).removeprefix('torch.')}"
+def _layout(tensor: torch.Tensor) -> str:
+    if tensor.is_quantized:
+        return "quantized"
+    return "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")

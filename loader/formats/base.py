@@ -154,8 +154,11 @@ class Checkpoint(Protocol):
     nbytes: int
     """Size of all its files."""
 
-    def verify(self, entries: Iterable[TensorEntry]) -> None:
-        """Compares the checksums of the bytes that these tensors need; CheckpointError names what is damaged."""
+    def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
+        """Compares the checksums of the bytes that these tensors need; CheckpointError names what is damaged.
+
+        Without ``mmap`` no mapping is touched, so that a file that is cut short meanwhile cannot end the process.
+        """
         ...
 
     def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:

@@ -33,7 +33,7 @@ class MemoryCheckpoint:
         }
         self.nbytes = sum(entry.nbytes for entry in self.root.tensors().values())
 
-    def verify(self, entries: Iterable[TensorEntry]) -> None:
+    def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
         """Memory has no checksums."""
 
     def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:  # noqa: ARG002  # as files take it

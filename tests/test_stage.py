@@ -1,0 +1,131 @@
+"""Reading what is planned, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from loader import CheckpointError, FitError, load_into
+from loader.formats.file import CheckpointFile
+from loader.formats.opened import OpenedFile
+from tests.jobs import assert_same_state, carry_out, same_tensor, save
+from tests.models import Normed, Tied, Two, filled
+
+
+@pytest.fixture
+def bytes_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the tensors that are read."""
+    sizes: list[int] = []
+    original = OpenedFile.read
+
+    def count(self: OpenedFile, entry: Any, **kwargs: Any) -> torch.Tensor:
+        sizes.append(entry.nbytes)
+        return original(self, entry, **kwargs)
+
+    monkeypatch.setattr(OpenedFile, "read", count)
+    return sizes
+
+
+def test_only_what_the_model_wants_is_read_and_checked(tmp_path: Path, bytes_read: list[int]) -> None:
+    large = torch.zeros(100_000)
+    path = save({**filled(Two()).state_dict(), "optimizer": large, "second.bias": large}, tmp_path / "large.pt")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1  # inside one of the large ones
+    path.write_bytes(bytes(data))
+    allow = {"unexpected": ["optimizer"], "mismatched": ["second.bias"]}
+    carry_out("Two", path, allow=allow)
+    assert max(bytes_read) == 64
+    with pytest.raises(CheckpointError, match="is damaged"):
+        carry_out("Two", path, allow=allow, checkpoint={"check": "full"})
+    with pytest.raises(FitError):
+        carry_out("Two", path)
+
+
+def test_without_mapping_nothing_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: CheckpointFile) -> None:
+        raise AssertionError("the file was mapped")
+
+    path = save(filled(Two()).state_dict(), tmp_path / "two.pt")
+    monkeypatch.setattr(CheckpointFile, "mapping", property(refuse))
+    carry_out("Two", path, checkpoint={"mmap": False}, verify={})
+    with pytest.raises(AssertionError, match="was mapped"):
+        carry_out("Two", path)
+
+
+def test_the_second_name_of_a_tied_tensor_is_checked_too(tmp_path: Path) -> None:
+    weight = torch.rand(6, 4)
+    path = save({"embed.weight": weight, "head.weight": weight.clone()}, tmp_path / "tied.pt")
+    data = bytearray(path.read_bytes())
+    data[data.rindex(weight.numpy().tobytes())] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match=r"damaged with them: head\.weight"):
+        carry_out("Tied", path)
+    with pytest.raises(FitError, match="hold different values"):
+        carry_out("Tied", path, checkpoint={"check": "structure"})
+
+
+def test_tied_names_may_look_into_one_storage_or_two_equal_ones(tmp_path: Path) -> None:
+    weight = torch.rand(6, 4)
+    for second in (weight, weight.clone(), weight.t().contiguous().t()):
+        path = save({"embed.weight": weight, "head.weight": second}, tmp_path / "tied.pt")
+        assert same_tensor(carry_out("Tied", path).model.get_parameter("head.weight"), weight)
+
+
+def test_names_of_two_forms_are_not_the_same_tensor() -> None:
+    weight = torch.rand(6, 4)
+    for second in (weight.double(), weight.to_sparse()):
+        with pytest.raises(FitError, match="hold different values"):
+            load_into(Tied(), {"embed.weight": weight, "head.weight": second})
+
+
+def test_a_module_under_two_names_may_lack_what_its_hooks_make_up(tmp_path: Path) -> None:
+    saved: Any = filled(nn.BatchNorm1d(2))
+    norm: Any = nn.BatchNorm1d(2)
+    live = nn.Sequential(norm, norm)
+    plain = {f"{n}.{key}": value for n in range(2) for key, value in saved.state_dict().items()}
+    del plain["0.num_batches_tracked"], plain["1.num_batches_tracked"]
+    load_into(live, save(plain, tmp_path / "norm.pt"))
+    assert same_tensor(norm.weight, saved.weight)
+    plain["1.num_batches_tracked"] = torch.tensor(7)
+    load_into(live, save(plain, tmp_path / "norm.pt"))
+    assert norm.num_batches_tracked.item() == 7
+
+
+def test_a_loaded_tensor_keeps_no_larger_memory(tmp_path: Path) -> None:
+    saved = filled(Normed()).state_dict()
+    for mmap in (True, False):
+        model = carry_out("Normed", save(saved, tmp_path / "norm.pt"), checkpoint={"mmap": mmap}).model
+        assert_same_state(model, saved)
+        if not mmap:
+            assert all(value.untyped_storage().nbytes() == value.nbytes for value in model.state_dict().values())
+
+
+def test_all_lossy_casts_are_told_at_once() -> None:
+    live = nn.ModuleDict({name: nn.Linear(1, 1, bias=False, dtype=torch.float16) for name in "abcdefg"})
+    state = {f"{name}.weight": torch.full((1, 1), 1e6) for name in "abcdefg"}
+    with pytest.raises(FitError) as refusal:
+        load_into(live, state)
+    assert refusal.value.message.count("1 element becomes inf or nan") == 5
+    assert refusal.value.message.endswith(" and 2 more")
+    assert refusal.value.hint.endswith("'allow.mismatched=[*]' takes the loss")
+
+
+def test_the_advice_for_a_lossy_cast_can_be_pasted() -> None:
+    live = nn.ModuleDict({name: nn.Linear(1, 1, bias=False, dtype=torch.float16) for name in "ab"})
+    state = {f"{name}.weight": torch.full((1, 1), 1e6) for name in "ab"}
+    with pytest.raises(FitError, match=r"'allow\.mismatched=\[a\.weight,b\.weight\]' takes the loss"):
+        load_into(live, state)
+    load_into(live, state, allow={"mismatched": ["a.weight", "b.weight"]})
+
+
+def test_all_tensors_of_another_layout_are_told_at_once() -> None:
+    state = {key: value.to_sparse() for key, value in filled(Two()).state_dict().items()}
+    with pytest.raises(FitError) as refusal:
+        load_into(Two(), state)
+    assert refusal.value.message.startswith(
+        "first.weight is sparse_coo in the file and strided in the model, first.bias is sparse_coo"
+    )
