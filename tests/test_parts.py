@@ -1,0 +1,84 @@
+"""Parts: what each file offers, under which full model key."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from loader.config.parse import parse_job
+from loader.formats.memory import MemoryCheckpoint
+from loader.parts import Part, offers, open_parts, part_configs
+from loader.wants import slots, wanted
+from tests.jobs import job, save
+from tests.models import Extra, Normed, Pair, Two, filled
+
+
+def offered(module: torch.nn.Module, state: Any, **settings: Any) -> tuple[Any, list[Part]]:
+    """What a state dict in memory offers to a module."""
+    settings.setdefault("parts", {})
+    config = parse_job(job("Two", "in memory", **settings))
+    parts = [Part(name, part, MemoryCheckpoint(state)) for name, part in part_configs(config).items()]
+    return offers(parts, wanted(slots(module))), parts
+
+
+def test_a_plain_job_is_one_part_at_the_root() -> None:
+    found, (part,) = offered(Two(), filled(Two()).state_dict())
+    assert (part.name, part.full("first.weight")) == ("", "first.weight")
+    assert list(found.entries) == list(Two().state_dict())
+    assert all(offer.part == "" and offer.source == key for key, offer in found.entries.items())
+
+
+def test_entries_are_known_under_their_full_keys_after_the_rules() -> None:
+    state = {f"module.{key}": value for key, value in Two().state_dict().items()}
+    parts = {"backbone": {"rules": {"ddp": {"strip": "module."}, "bias": {"drop": "*.bias"}}}}
+    found, (part,) = offered(Pair(), state, parts=parts)
+    assert list(found.entries) == ["backbone.first.weight", "backbone.second.weight"]
+    assert found.entries["backbone.first.weight"].source == "module.first.weight"
+    assert found.dropped == ["backbone.first.bias", "backbone.second.bias"]
+    assert [(hit.name, hit.hits) for hit in part.hits] == [("ddp", 4), ("bias", 2)]
+
+
+def test_metadata_moves_with_its_keys() -> None:
+    state: Any = torch.nn.Sequential(torch.nn.ModuleDict({"module": Normed()})).state_dict()
+    rules = {"outer": {"strip": "0."}, "ddp": {"strip": "module."}}
+    found, _ = offered(torch.nn.ModuleDict({"net": Normed()}), state, parts={"net": {"rules": rules}})
+    assert found.metadata["net.norm"] == {"version": 2}
+    assert state._metadata["0.module.norm"] == {"version": 2}
+
+
+def test_what_is_no_tensor_is_named_unless_the_model_has_that_key() -> None:
+    state = {**Extra().state_dict(), "epoch": 3, "_extra_state": {"version": 1}}
+    found, (part,) = offered(Extra(), state)
+    assert part.other == {"epoch": "int"}
+    assert "_extra_state" in found.entries
+
+
+@pytest.mark.parametrize(("key", "label"), [(None, "{path}"), ("net", "{path} under 'net'")])
+def test_a_part_is_named_by_its_file_and_key(key: str | None, label: str, tmp_path: Path) -> None:
+    path = save({"net": Two().state_dict()}, tmp_path / "two.pt")
+    with ExitStack() as files:
+        (part,) = open_parts(parse_job(job("Two", path, checkpoint={"key": key})), files)
+        assert part.label == label.format(path=path)
+
+
+def test_files_are_closed_with_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from loader.formats.opened import OpenedFile
+
+    closed: list[Path] = []
+    original = OpenedFile.close
+
+    def close(self: OpenedFile) -> None:
+        closed.append(self.path)
+        original(self)
+
+    monkeypatch.setattr(OpenedFile, "close", close)
+    good, bad = save(Two().state_dict(), tmp_path / "good.pt"), tmp_path / "bad.pt"
+    bad.write_bytes(b"no checkpoint")
+    parts = {"backbone": {"path": str(good)}, "head": {"path": str(bad)}}
+    with pytest.raises(ValueError, match=r"bad\.pt"), ExitStack() as files:
+        open_parts(parse_job(job("Pair", "", parts=parts)), files)
+    assert closed == [good]
