@@ -120,15 +120,6 @@ def _encoded(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _from_list(kind: Callable[[list[Any]], Any]) -> Callable[..., Any]:
-    def make(items: Any = ()) -> Any:
-        if not isinstance(items, list | tuple):
-            raise TypeError("a list was expected")
-        return kind(list(items))
-
-    return make
-
-
 def _counter(counts: Any = None) -> Counter[Any]:
     if counts is None or isinstance(counts, dict):
         return Counter(counts)
@@ -146,6 +137,10 @@ def _layout(name: str) -> Any:
     if not isinstance(found, torch.layout):
         raise ValueError("no layout has that name")
     return found
+
+
+def _no_bytes() -> bytes:
+    return b""
 
 
 def _ordered_dict() -> OrderedDict[Any, Any]:
@@ -169,9 +164,8 @@ _MAKERS: Mapping[str, Callable[..., Any]] = {
     "collections.defaultdict": _default_dict,
     "collections.Counter": _counter,
     "collections.deque": deque,
-    "builtins.set": _from_list(set),
-    "builtins.frozenset": _from_list(frozenset),
     "builtins.bytearray": _bytearray,
+    "builtins.bytes": _no_bytes,
     "builtins.complex": complex,
     "builtins.slice": slice,
     "builtins.range": range,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from loader.formats.base import ITEMSIZE, Storage, TensorEntry
 from loader.formats.records import Global, Reduced
 
-_MODULES = ("numpy.core", "numpy._core")
+_ARRAYS = frozenset({"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"})
 _DTYPES: Mapping[str, str] = {
     "b1": "bool", "i1": "int8", "i2": "int16", "i4": "int32", "i8": "int64",
     "u1": "uint8", "u2": "uint16", "u4": "uint32", "u8": "uint64",
@@ -33,7 +33,7 @@ class PickledArray:
 
 def pickled_array(record: object) -> PickledArray | None:
     """Reads a C-ordered array of numbers; None where the record is something else."""
-    if not isinstance(record, Reduced) or record.type not in {f"{m}.multiarray._reconstruct" for m in _MODULES}:
+    if not isinstance(record, Reduced) or record.type not in _ARRAYS:
         return None
     state = record.state
     if not isinstance(state, tuple) or len(state) != 5 or state[3] is not False:
@@ -83,4 +83,6 @@ def _bytes(raw: object) -> bytes | None:
             return text.encode("latin1") if isinstance(text, str) else None
         except UnicodeEncodeError:
             return None
+    if isinstance(raw, Reduced) and raw.type == "builtins.bytes" and raw.args == ():
+        return b""
     return raw if isinstance(raw, bytes) else None

@@ -86,7 +86,7 @@ def name_foreign(head: bytes) -> Foreign:
     for offset, magic, foreign in _MAGIC:
         if head.startswith(magic, offset):
             return _OLD_TAR if magic == b"ustar" and _is_old_torch(head) else foreign
-    if head[:1] == b"\x80" and 2 <= head[1] <= 5:
+    if head[:2] in {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}:
         return _PYTHON_PICKLE
     if not head.strip(b"\0"):
         return _ZEROS

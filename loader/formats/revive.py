@@ -22,7 +22,6 @@ from loader.formats.records import Global, PickledDict, PickledSet, Reduced
 from loader.wording import listing, safe_text
 
 _MOST_KEY_PARTS = 1000
-_HASHING = frozenset({"builtins.set", "builtins.frozenset"})
 _OLD_WAY = "declare the model instead, then nothing of the file is run: model._target_=my_pkg.Net"
 Read = Callable[[TensorEntry], torch.Tensor]
 Steps = Generator[object, Any, Any]
@@ -179,8 +178,6 @@ class _Reviver:
         if not isinstance(function, Global) or id(record) in self.active:
             raise CheckpointError("an object of this file is made by another object, or by itself", _OLD_WAY)
         self.active.add(id(record))
-        if function.full_name in _HASHING:
-            _check_items(record.args)
         args = yield record.args
         kwargs = (yield record.kwargs) or {}
         name = function.full_name
@@ -262,12 +259,6 @@ def _add_attributes(made: torch.Tensor, state: Any) -> None:
         if hasattr(type(made), name) or name.startswith("__"):
             raise CheckpointError(f"a tensor of this file hides torch's own attribute '{safe_text(name)}'", _OLD_WAY)
         setattr(made, name, value)
-
-
-def _check_items(args: object) -> None:
-    for items in args if isinstance(args, tuple) else ():
-        for item in items if isinstance(items, list | tuple) else ():
-            _check_key(item)
 
 
 def _check_key(record: object) -> None:

@@ -11,6 +11,7 @@ import struct
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from loader.errors import CheckpointError
 from loader.formats.base import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
 from loader.formats.file import CheckpointFile
 from loader.formats.opened import OpenedFile
@@ -65,6 +66,8 @@ class SafeTensors(OpenedFile):
     def _header(self, raw: bytes) -> dict[str, Any]:
         try:
             header = json.loads(raw.decode("utf-8"), object_pairs_hook=self._once, parse_constant=_no_constant)
+        except CheckpointError:
+            raise
         except (ValueError, RecursionError) as error:
             raise self._file.damaged(f"its header is no JSON ({safe_text(error, 120)})") from error
         if not isinstance(header, dict):

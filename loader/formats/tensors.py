@@ -14,7 +14,7 @@ from types import MappingProxyType
 from loader.errors import CheckpointError
 from loader.formats.arrays import device_tensor_from_array
 from loader.formats.base import ITEMSIZE, Storage, TensorEntry
-from loader.formats.records import Builder, Global, PickledDict, Reduced
+from loader.formats.records import Builder, Global, PickledDict, PickledSet, Reduced
 from loader.wording import safe_text
 
 _TENSOR = frozenset({"torch.Tensor", "torch._tensor.Tensor"})
@@ -255,6 +255,13 @@ def _ordered_dict(function: Global, args: tuple[object, ...]) -> object:
     return PickledDict("collections.OrderedDict", [item for pair in pairs for item in pair])
 
 
+def _set(function: Global, args: tuple[object, ...]) -> object:
+    """A set as picklers of protocol 2 and 3 write it: a call with a list."""
+    if len(args) != 1 or not isinstance(args[0], list):
+        return Reduced(function, args)
+    return PickledSet(args[0], frozen=function.name == "frozenset")
+
+
 BUILDERS: Mapping[str, Builder] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -271,5 +278,7 @@ BUILDERS: Mapping[str, Builder] = {
     "torch._utils._rebuild_device_tensor_from_numpy": device_tensor_from_array,
     "torch._utils._rebuild_xla_tensor": device_tensor_from_array,
     "collections.OrderedDict": _ordered_dict,
+    "builtins.set": _set,
+    "builtins.frozenset": _set,
 }
 """What makes a recognised object, by the name of what torch or Python would call."""

@@ -68,10 +68,17 @@ class _Tree:
 
     def fill(self, container: Container, level: int) -> None:
         children = container.children
+        invented: set[str] = set()
         for key, value in self.entries(container):
             name = key if type(key) is str and len(key) < _LONGEST_KEY else key_of(key, len(children))
             if name in children:
-                name = _told_apart(name, key, len(children))
+                if type(key) is str and name not in invented:
+                    raise _twice(name)
+                name = f"{name} ({len(children)})"
+                if name in children:
+                    raise _twice(name)
+            if name is not key:
+                invented.add(name)
             child = value if type(value) is TensorEntry else self.node(value, level + 1)
             children[name] = child
             if type(child) is Container:
@@ -131,13 +138,11 @@ def _is_plain(record: object) -> bool:
     return isinstance(items, list | tuple) and all(isinstance(item, PLAIN) for item in items)
 
 
-def _told_apart(name: str, key: object, index: int) -> str:
-    if type(key) is str:
-        raise CheckpointError(
-            f"the key '{safe_text(key)}' stands twice in one dict of this file",
-            "do not load this file; save it again with one value per key",
-        )
-    return f"{name} ({index})"
+def _twice(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"the key '{safe_text(name)}' stands twice in one dict of this file",
+        "do not load this file; save it again with one value per key",
+    )
 
 
 def _attributes(record: Reduced) -> Iterable[tuple[object, object]]:

@@ -107,7 +107,7 @@ def test_headers_that_lie_are_refused(case: str, tmp_path: Path) -> None:
     header, data, reason = LIES[case]
     message = refusal(written(tmp_path / "a.safetensors", header, data))
     assert reason in message
-    assert str(tmp_path) in message
+    assert message.count(str(tmp_path)) == 1
 
 
 def test_a_header_beyond_all_measure_is_refused(tmp_path: Path) -> None:
