@@ -7,8 +7,9 @@ that changes more than precision is counted, never silent.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -128,10 +129,35 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, Loss]:
 
 @contextmanager
 def own_random_state(device: torch.device) -> Iterator[None]:
-    """Leaves the global random state as it was found, on the CPU and on a device."""
-    indices = [device.index or 0] if device.type in AUTO else []
-    with torch.random.fork_rng(devices=indices, device_type=device.type if indices else "cuda"):
+    """Leaves the global random state as it was found, on the CPU and on a device.
+
+    The state belongs to the process: of jobs in several threads the first notes it, and the last puts it back.
+    """
+    with _LOCK:
+        jobs, fork = _FORKS.get(device, (0, None))
+        fork = fork or _forked(device)
+        _FORKS[device] = (jobs + 1, fork)
+    try:
         yield
+    finally:
+        with _LOCK:
+            jobs, _ = _FORKS.pop(device)
+            if jobs > 1:
+                _FORKS[device] = (jobs - 1, fork)
+            else:
+                fork.close()
+
+
+def _forked(device: torch.device) -> ExitStack:
+    indices = [device.index or 0] if device.type in AUTO else []
+    fork = ExitStack()
+    fork.enter_context(torch.random.fork_rng(devices=indices, device_type=device.type if indices else "cuda"))
+    return fork
+
+
+_LOCK = threading.Lock()
+_FORKS: dict[torch.device, tuple[int, ExitStack | None]] = {}
+"""Device → how many jobs run on it, and what puts its random state back."""
 
 
 def settle(model: nn.Module, device: torch.device, policy: str | None) -> None:

@@ -433,3 +433,34 @@ def test_importing_the_package_imports_neither_torch_nor_hydra(tmp_path: Path) -
     code = "import loader, sys; print([name for name in ('torch', 'hydra', 'omegaconf') if name in sys.modules])"
     done = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_jobs_in_threads_leave_the_random_state_as_it_was() -> None:
+    # Both are within their jobs at once, and the one that came first leaves first.
+    inside, may_end = threading.Event(), threading.Event()
+    linear = filled(nn.Linear(2, 2)).state_dict()
+
+    class Waiting(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            inside.set()
+            assert may_end.wait(30)
+            return super().forward(x)
+
+    live = Waiting(2, 2)
+    thread = threading.Thread(target=load_into, args=(live, linear), kwargs={"seed": 1, "verify": {}})
+    state = torch.get_rng_state()
+
+    class Ending(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            may_end.set()
+            thread.join(30)
+            return super().forward(x)
+
+    torch.manual_seed(5)
+    other = Ending(2, 2)
+    torch.set_rng_state(state)
+    thread.start()
+    assert inside.wait(30)
+    load_into(other, linear, seed=2, verify={})
+    assert not thread.is_alive()
+    assert torch.equal(torch.get_rng_state(), state)
