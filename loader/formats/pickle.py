@@ -89,11 +89,11 @@ def _run(  # noqa: C901, PLR0912, PLR0915  # one loop over millions of opcodes; 
                 second = stack.pop()
                 stack[-1] = (stack[-1], second)
             elif code == 0x58:  # BINUNICODE
-                start = position + 4
-                position = start + u4(data, position)[0]
-                if position > size:
+                end = position + 4 + u4(data, position)[0]
+                if end > size:
                     raise MalformedError("it ends in the middle")
-                stack.append(str(data[start:position], "utf-8", "surrogatepass"))
+                stack.append(str(data[position + 4 : end], "utf-8", "surrogatepass"))
+                position = end
             elif code in STACK:
                 STACK[code](machine)
                 stack = machine.stack
