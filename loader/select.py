@@ -106,6 +106,8 @@ def _advice(root: Container, wanted: Shapes, override: str) -> str:
     if not ranked:
         return "the file holds no named tensors: it is not a checkpoint of a model"
     key, fitting, total = ranked[0]
+    if not fitting:
+        return "none of these fits the model: another file (checkpoint.path=…), or another architecture (model=…)?"
     shown = safe_text(key, _LONGEST_KEY).replace('"', '\\"')
     value = f"{override}={key or 'null'}" if _PLAIN.fullmatch(key) else shlex.quote(f'{override}="{shown}"')
     return f"{value}   # fits best: {fitting} of its {counted(total, 'tensor')} have a name and shape of the model"

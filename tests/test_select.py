@@ -198,3 +198,11 @@ def test_a_file_that_holds_itself_is_walked_once() -> None:
     assert tree(root) == "  (top level): dict, 1 tensor"
     assert candidates(root, WANTED) == [("", 1, 1)]
     assert find(root, "self.self.self") is root
+
+
+def test_where_nothing_fits_no_entry_is_called_the_best() -> None:
+    with pytest.raises(FitError) as refused:
+        select(folder(encoder=folder(weight=WEIGHT)), None, {"head.bias": (7,)}, "file.pt")
+    assert refused.value.hint == (
+        "none of these fits the model: another file (checkpoint.path=…), or another architecture (model=…)?"
+    )
