@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 import torch
@@ -70,6 +71,7 @@ _METHODS: Final = frozenset(
 )
 
 
+@lru_cache(maxsize=4096)
 def why_dangerous(name: str) -> str:
     """Says what speaks against a dotted name; an empty string if nothing is known."""
     if name in PLAIN_DATA or name in LOOKUPS or _below(name, _HARMLESS):
