@@ -13,6 +13,7 @@ import hashlib
 import mmap
 import os
 import stat
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,7 @@ class CheckpointFile:
         self.size = found.st_size
         self._identity = _identity(found)
         self._mapping: mmap.mmap | None = None
+        self._mapping_lock = threading.Lock()
 
     def pread(self, offset: int, length: int) -> bytes:
         """Reads exactly these bytes.
@@ -101,14 +103,22 @@ class CheckpointFile:
     @property
     def mapping(self) -> mmap.mmap:
         """The whole file as private memory; one per file, made when first asked for."""
-        if self._mapping is None:
-            try:
-                self._mapping = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_COPY)
-            except (OSError, ValueError) as error:
-                raise CheckpointError(
-                    f"{shown_path(self.path)} cannot be mapped into memory ({error})", "checkpoint.mmap=false"
-                ) from error
-        return self._mapping
+        found = self._mapping
+        return self._map() if found is None else found
+
+    def _map(self) -> mmap.mmap:
+        with self._mapping_lock:
+            if self._mapping is None:
+                # Mapping no descriptor succeeds: it gives zeros.
+                if self._descriptor < 0:
+                    raise CheckpointError(f"{shown_path(self.path)} was closed before it was read", "open it again")
+                try:
+                    self._mapping = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_COPY)
+                except (OSError, ValueError) as error:
+                    raise CheckpointError(
+                        f"{shown_path(self.path)} cannot be mapped into memory ({error})", "checkpoint.mmap=false"
+                    ) from error
+            return self._mapping
 
     def will_need(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Tells the system that these (offset, length) ranges are read next."""

@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from loader.errors import CheckpointError
-from loader.formats.pickle_opcodes import OPERAND, STACK, Machine
+from loader.formats.pickle_machine import Machine
+from loader.formats.pickle_opcodes import STACK
+from loader.formats.pickle_operands import OPERAND
 from loader.formats.pickle_values import READERS, Data, MalformedError
 from loader.formats.records import Builder, Global, PersistentId
 from loader.wording import safe_text

@@ -6,50 +6,11 @@ what was asked for. An opcode that meets something else than a pickler would hav
 
 from __future__ import annotations
 
-import _compat_pickle  # the standard library's own table of Python 2 names; it has no public home
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from loader.formats.pickle_values import Data, MalformedError, line
-from loader.formats.records import Builder, Global, PickledDict, PickledSet, Reduced
-
-_LONGEST_NAME = 1000
-_HIGHEST_PROTOCOL = 5
-_U4, _U8 = struct.Struct("<I").unpack_from, struct.Struct("<Q").unpack_from
-
-
-class Machine:
-    """The stack machine that a pickle drives."""
-
-    def __init__(self, data: Data, builders: Mapping[str, Builder], persistent: Callable[[object], object]) -> None:
-        self.data = data
-        self.builders = builders
-        self.persistent = persistent
-        self.stack: list[object] = []
-        self.below: list[list[object]] = []
-        """The stacks set aside by MARK, innermost last."""
-        self.memo: dict[int, object] = {}
-        self.globals: dict[tuple[str, str], Global] = {}
-        self.protocol = 0
-
-    def to_mark(self) -> list[object]:
-        """Takes what was pushed since the last MARK; the stack below it comes back into use."""
-        items = self.stack
-        self.stack = self.below.pop()
-        return items
-
-    def find(self, module: object, name: object) -> Global:
-        """The record of a name; the same one each time."""
-        if type(module) is not str or type(name) is not str or len(module) + len(name) > _LONGEST_NAME:
-            raise MalformedError("it names a class by something that is no name")
-        if self.protocol < 3:
-            module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
-            module = _compat_pickle.IMPORT_MAPPING.get(module, module)
-        known = self.globals.get((module, name))
-        if known is None:
-            known = Global(module, name, self.builders.get(f"{module}.{name}"))
-            self.globals[module, name] = known
-        return known
+from loader.formats.pickle_machine import Machine
+from loader.formats.pickle_values import MalformedError
+from loader.formats.records import Global, PickledDict, PickledSet, Reduced
 
 
 def _pop(machine: Machine) -> None:
@@ -262,91 +223,3 @@ STACK: dict[int, Callable[[Machine], None]] = {
     0x98: _readonly_buffer,
 }
 """Opcode → what it does with the stack."""
-
-
-def _protocol(machine: Machine, position: int) -> int:
-    machine.protocol = machine.data[position]
-    if machine.protocol > _HIGHEST_PROTOCOL:
-        raise MalformedError(f"its protocol is {machine.protocol}; at most {_HIGHEST_PROTOCOL} is known")
-    return position + 1
-
-
-def _frame(machine: Machine, position: int) -> int:
-    length = _U8(machine.data, position)[0]
-    if position + 8 + length > len(machine.data):
-        raise MalformedError("it ends in the middle")
-    return position + 8
-
-
-def _put_text(machine: Machine, position: int) -> int:
-    raw, position = line(machine.data, position, 20)
-    machine.memo[int(raw)] = machine.stack[-1]
-    return position
-
-
-def _put(machine: Machine, position: int) -> int:
-    machine.memo[machine.data[position]] = machine.stack[-1]
-    return position + 1
-
-
-def _get_text(machine: Machine, position: int) -> int:
-    raw, position = line(machine.data, position, 20)
-    machine.stack.append(machine.memo[int(raw)])
-    return position
-
-
-def _long_get(machine: Machine, position: int) -> int:
-    machine.stack.append(machine.memo[_U4(machine.data, position)[0]])
-    return position + 4
-
-
-def _global(machine: Machine, position: int) -> int:
-    found, position = _named(machine, position)
-    machine.stack.append(found)
-    return position
-
-
-def _instance(machine: Machine, position: int) -> int:
-    found, position = _named(machine, position)
-    items = machine.to_mark()
-    machine.stack.append(Reduced(found, tuple(items)))
-    return position
-
-
-def _text_persistent_id(machine: Machine, position: int) -> int:
-    raw, position = line(machine.data, position)
-    machine.stack.append(machine.persistent(str(raw, "utf-8")))
-    return position
-
-
-def _extension(width: int) -> Callable[[Machine, int], int]:
-    def push(machine: Machine, position: int) -> int:
-        # The registry that gives these codes a meaning is a process's own; a file cannot rely on one.
-        code = int.from_bytes(machine.data[position : position + width], "little")
-        machine.stack.append(machine.find("copyreg", f"<extension {code}>"))
-        return position + width
-
-    return push
-
-
-def _named(machine: Machine, position: int) -> tuple[Global, int]:
-    module, position = line(machine.data, position, _LONGEST_NAME)
-    name, position = line(machine.data, position, _LONGEST_NAME)
-    return machine.find(str(module, "utf-8"), str(name, "utf-8")), position
-
-
-OPERAND: dict[int, Callable[[Machine, int], int]] = {
-    0x80: _protocol,
-    0x95: _frame,
-    ord("p"): _put_text,
-    ord("q"): _put,
-    ord("g"): _get_text,
-    ord("j"): _long_get,
-    ord("c"): _global,
-    ord("i"): _instance,
-    ord("P"): _text_persistent_id,
-    0x82: _extension(1),
-    0x83: _extension(2),
-    0x84: _extension(4),
-}
-"""Opcode → what it does with the bytes that follow it; returns the position after them."""

@@ -270,6 +270,8 @@ BUILDERS: Mapping[str, Builder] = {
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _of_type,
     "torch._tensor._rebuild_from_type": _of_type,
+    "torch.tensor._rebuild_from_type_v2": _of_type,  # where it was until torch 1.8
+    "torch.tensor._rebuild_from_type": _of_type,
     "torch._utils._rebuild_qtensor": _quantized,
     "torch._utils._rebuild_sparse_tensor": _sparse,
     "torch._utils._rebuild_nested_tensor": _nested,

@@ -50,6 +50,17 @@ def test_the_mapping_is_private(path: Path) -> None:
     assert file.mapping is file.mapping
 
 
+def test_a_closed_file_is_not_read(path: Path) -> None:
+    file = CheckpointFile(path)
+    file.close()
+    with pytest.raises(CheckpointError, match="was closed before it was read"):
+        _ = file.mapping
+    with pytest.raises(CheckpointError, match="cannot be read: Bad file descriptor"):
+        file.pread(0, 1)
+    with pytest.raises(CheckpointError, match="cannot be read: Bad file descriptor"):
+        file.read_into(torch.empty(1), 0)
+
+
 def test_the_digest_is_the_files(path: Path) -> None:
     assert CheckpointFile(path).sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
 

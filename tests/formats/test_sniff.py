@@ -41,7 +41,6 @@ FOREIGN = {
     "html": (b"\n<!DOCTYPE html><html>404</html>", "is a web page", "from its raw link"),
     "xml": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "is a web page", "from its raw link"),
     "json": (b'{"error": "Repository not found"}', "is a JSON text", "from its raw link"),
-    "index": (b'{"metadata": {}, "weight_map": {"a": "b"}}', "is the index of a checkpoint in several files", "one of"),
     "text": (b"Entry not found, sorry", 'is text that begins with "Entry not found, sorry"', "from its raw link"),
     "gzip": (gzip.compress(b"x"), "is a gzip archive", "unpack it"),
     "bzip2": (bz2.compress(b"x"), "is a bzip2 archive", "unpack it"),
