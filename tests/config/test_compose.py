@@ -18,6 +18,9 @@ from loader.config.parse import parse_job
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
 
+# Takes `module.` off at the start, and behind torch.compile's own name.
+WRAPPER = {"regex": r"^((?:_orig_mod\.)*)module\.", "to": r"\1"}
+
 
 def test_the_defaults_are_plain_data_and_what_the_parser_has() -> None:
     config = compose()
@@ -101,12 +104,12 @@ def test_a_model_of_ones_own_inherits_nothing() -> None:
     ("rules", "expected"),
     [
         ("[]", {}),
-        ("ddp", {"ddp": {"strip": "module."}}),
-        ("[ddp,compile]", {"ddp": {"strip": "module."}, "compile": {"strip": "_orig_mod.", "anywhere": True}}),
-        ("[compile,ddp]", {"compile": {"strip": "_orig_mod.", "anywhere": True}, "ddp": {"strip": "module."}}),
+        ("ddp", {"ddp": WRAPPER}),
+        ("[ddp,compile]", {"ddp": WRAPPER, "compile": {"strip": "_orig_mod.", "anywhere": True}}),
+        ("[compile,ddp]", {"compile": {"strip": "_orig_mod.", "anywhere": True}, "ddp": WRAPPER}),
         ("lightning", {"lightning": {"strip": "model."}}),
         ("fsdp", {"fsdp": {"strip": "_fsdp_wrapped_module.", "anywhere": True}}),
-        ("dataparallel", {"dataparallel": {"strip": "module."}}),
+        ("dataparallel", {"dataparallel": WRAPPER}),
         ("ema", {"ema_counter": {"drop": "n_averaged"}, "ema": {"strip": "module."}}),
     ],
 )
@@ -121,7 +124,7 @@ def test_rules_can_be_added_and_changed_by_name() -> None:
         ["rules=[ddp]", r"rules.mine.regex=^layers\.(\d+)\.", r"rules.mine.to=blocks.\1.", "rules.ddp.optional=true"]
     )
     assert config["rules"] == {
-        "ddp": {"strip": "module.", "optional": True},
+        "ddp": {**WRAPPER, "optional": True},
         "mine": {"regex": r"^layers\.(\d+)\.", "to": r"blocks.\1."},
     }
 
@@ -144,7 +147,7 @@ def test_a_glob_finds_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_rules_of_a_part_come_from_the_group_too() -> None:
     config = compose(["experiment=two_models", "+rules@parts.a.rules=[ddp]"])
-    assert config["parts"]["a"] == {"key": "modelA_state_dict", "rules": {"ddp": {"strip": "module."}}}
+    assert config["parts"]["a"] == {"key": "modelA_state_dict", "rules": {"ddp": WRAPPER}}
 
 
 def test_a_value_that_must_be_given_is_left_to_the_parser() -> None:
