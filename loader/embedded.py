@@ -16,6 +16,7 @@ from loader.build import Built
 from loader.config.schema import CheckpointConfig, JobConfig
 from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats.base import Container
+from loader.formats.folder import choose
 from loader.formats.revive import needed_globals, revive
 from loader.parts import Part
 from loader.select import find, tree
@@ -82,8 +83,9 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
 
 def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
     """Runs the whole file's code, as the user asked for by name."""
+    path = part.checkpoint.path
     try:
-        loaded = torch.load(part.checkpoint.path, map_location="cpu", weights_only=False)
+        loaded = torch.load(choose(path) if path.is_dir() else path, map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
         absent = f"{error.name}." if isinstance(error, ImportError) and error.name else ""
         classes = [name for name in needed_globals(part.checkpoint.root.record) if absent and name.startswith(absent)]

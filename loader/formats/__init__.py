@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loader.errors import CheckpointError, ConfigError
 from loader.formats.file import CheckpointFile
 from loader.formats.opened import OpenedFile
 from loader.formats.path import resolve_path, shown_path
-from loader.wording import did_you_mean, listing, safe_text
+from loader.wording import did_you_mean, safe_text
+
+if TYPE_CHECKING:
+    from loader.formats.sharded import ShardedCheckpoint, Shards
+    from loader.formats.sniff import Recognised
 
 CHECKS = ("crc", "structure", "full")
-_ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 
 
 def open_checkpoint(
@@ -28,40 +32,50 @@ def open_checkpoint(
     format: str = "auto",
     sha256: str | None = None,
     check: str = "crc",  # as in configs
-) -> OpenedFile:
+) -> OpenedFile | ShardedCheckpoint:
     """Opens a checkpoint and reads its index.
 
     Args:
-        path: A file; `~` and `pkg://package/file` are resolved.
+        path: A file, the index of a checkpoint in several files, or a folder that holds one checkpoint; `~` and
+            `pkg://package/file` are resolved.
         format: `auto`, or the name of the format that it must have.
-        sha256: The digest that it must have.
+        sha256: The digest that it must have; that of several files is described at `ShardedCheckpoint.sha256`.
         check: `structure` compares no checksums, `crc` those of what is used, `full` all of them, at once.
+
+    Returns:
+        The checkpoint; its `path` is what was given, made absolute.
 
     Raises:
         CheckpointError: It is missing, unreadable, damaged, no checkpoint, or has another digest or format.
         ConfigError: `format`, `check` or `sha256` is none.
     """
-    from loader.formats.sniff import FORMATS, recognise  # noqa: PLC0415  # the formats build on this package
+    from loader.formats import folder, sharded, sniff  # noqa: PLC0415  # the formats build on this package
 
-    _refuse_unknown("checkpoint.format", format, ("auto", *FORMATS))
+    _refuse_unknown("checkpoint.format", format, ("auto", *sniff.FORMATS, *sharded.FORMATS))
     _refuse_unknown("checkpoint.check", check, CHECKS)
-    resolved = resolve_path(path)
-    if resolved.is_dir():
-        raise _folder(resolved)
-    file = CheckpointFile(resolved)
-    try:
-        found = recognise(file)
+    named = resolve_path(path)
+    file = CheckpointFile(folder.choose(named) if named.is_dir() else named)
+    with ExitStack() as stack:
+        stack.callback(file.close)
+        found = _recognised(file, stack)
         if format not in {"auto", found.format}:
             raise CheckpointError(
-                f"{shown_path(resolved)} is a {found.format} file; checkpoint.format says {format}",
+                f"{shown_path(named)} is a {found.format} {'file' if named is file.path else 'checkpoint'}; "
+                f"checkpoint.format says {format}",
                 f"checkpoint.format={found.format}",
             )
-        _compare_digest(file, sha256)
+        _compare_digest(named, file.sha256 if isinstance(found, sniff.Recognised) else found.sha256, sha256)
         with _collector_paused():
-            return found.open(check)
-    except BaseException:
-        file.close()
-        raise
+            opened = found.open(check)
+        opened.path = named
+        stack.pop_all()  # from here on, the checkpoint closes its files
+    return opened
+
+
+def _recognised(file: CheckpointFile, stack: ExitStack) -> Recognised | Shards:
+    from loader.formats import index, sharded, sniff  # noqa: PLC0415  # the formats build on this package
+
+    return sharded.Shards(file, stack) if index.is_index(file) else sniff.recognise(file)
 
 
 @contextlib.contextmanager
@@ -84,31 +98,19 @@ def _refuse_unknown(key: str, value: str, known: tuple[str, ...]) -> None:
         )
 
 
-def _compare_digest(file: CheckpointFile, expected: str | None) -> None:
+def _compare_digest(path: Path, digest: Callable[[], str], expected: str | None) -> None:
     if expected is None:
         return
     wanted = expected.lower()
     if len(wanted) != 64 or set(wanted) - set("0123456789abcdef"):
         raise ConfigError(
             f"checkpoint.sha256 is '{safe_text(expected)}'; 64 hexadecimal digits were expected",
-            f"sha256sum {shown_path(file.path)}",
+            f"sha256sum {shown_path(path)}",
         )
-    found = file.sha256()
+    found = digest()
     if found != wanted:
         raise CheckpointError(
-            f"{shown_path(file.path)} is not the file that was meant: its sha256 is {found}, "
+            f"{shown_path(path)} is not the file that was meant: its sha256 is {found}, "
             f"checkpoint.sha256 says {wanted}",
             f"download the file again, or, if this one is right: checkpoint.sha256={found}",
         )
-
-
-def _folder(path: Path) -> CheckpointError:
-    try:
-        names = sorted(name for name in os.listdir(path) if name.endswith(_ENDINGS))  # noqa: PTH208  # names, not paths
-    except OSError:
-        names = []  # a folder that cannot be listed has no file to offer
-    held = f"; it holds {listing(names)}" if names else ""
-    return CheckpointError(
-        f"{shown_path(path)} is a folder; a checkpoint file was expected{held}",
-        f"checkpoint.path={shown_path(path / names[0])}" if names else "checkpoint.path=FILE",
-    )

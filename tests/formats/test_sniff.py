@@ -126,15 +126,6 @@ def test_wrong_settings_are_the_configs_fault(key: str, value: str, expected: st
     assert expected in refusal.value.message
 
 
-def test_a_folder_is_answered_with_the_files_in_it(tmp_path: Path) -> None:
-    (tmp_path / "b.pt").touch()
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(CheckpointError) as refusal:
-        open_checkpoint(tmp_path)
-    assert refusal.value.message == f"{tmp_path} is a folder; a checkpoint file was expected; it holds b.pt"
-    assert refusal.value.hint == f"checkpoint.path={tmp_path}/b.pt"
-
-
 def test_a_short_file_that_looks_like_safetensors_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(struct.pack("<Q", 1000) + b'{"a":')

@@ -1,0 +1,123 @@
+"""Which file of a folder is the checkpoint.
+
+Guarantees: the names that Hugging Face's libraries write are known, safetensors before pickles; otherwise the folder
+must hold exactly one checkpoint. Where it holds several, nothing is guessed: they are listed, each with the line to
+type. Nothing that lies outside the folder is taken from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from loader.errors import CheckpointError
+from loader.formats.confine import leads_out
+from loader.formats.file import CheckpointFile
+from loader.formats.index import is_index, is_index_name, read_index
+from loader.formats.path import shown_path
+from loader.wording import counted, listing
+
+log = logging.getLogger(__name__)
+
+ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
+"""What checkpoint files are called; what they are is for their content to say."""
+_GOLDEN = ".golden.safetensors"
+_PREFERRED = (
+    ("model.safetensors.index.json", "model.safetensors"),
+    ("pytorch_model.bin.index.json", "pytorch_model.bin"),
+)
+_SHARD = re.compile(r".*-\d+-of-\d+\.\w+", re.DOTALL)
+_MOST_SHOWN = 20
+
+
+def choose(folder: Path) -> Path:
+    """Finds the one checkpoint of a folder.
+
+    Args:
+        folder: Absolute.
+
+    Returns:
+        The checkpoint file, or the index of its shards.
+
+    Raises:
+        CheckpointError: There is none, there are several, or it leads out of the folder.
+    """
+    names = _names(folder)
+    candidates = next((found for pair in _PREFERRED if (found := [name for name in pair if name in names])), None)
+    if candidates is None:
+        candidates = _others(folder, names)
+    if not candidates:
+        raise _none(folder, names)
+    if len(candidates) > 1:
+        raise _several(folder, candidates)
+    chosen = folder / candidates[0]
+    outside = leads_out(chosen, folder)
+    if outside is not None:
+        raise CheckpointError(
+            f"{shown_path(chosen)} is a link that leads out of its folder, to {shown_path(outside)}",
+            f"checkpoint.path={shown_path(outside)}   # if that file is meant",
+        )
+    log.info("%s: %s is the checkpoint in it", shown_path(folder), candidates[0])
+    return chosen
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+    except OSError as error:
+        raise CheckpointError(
+            f"the folder {shown_path(folder)} cannot be listed: {error.strerror}",
+            f"chmod u+rx {shown_path(folder)}   # or ask its owner",
+        ) from error
+    return sorted(name for name in found if is_index_name(name) or name.endswith(ENDINGS))
+
+
+def _others(folder: Path, names: Sequence[str]) -> list[str]:
+    """Indexes, and files that no index names and that are not called like one of several shards."""
+    indexes = [name for name in names if is_index_name(name)]
+    named = {shard for name in indexes for shard in _shards(folder / name)}
+    files = [
+        name
+        for name in names
+        if name not in indexes and name not in named and not name.endswith(_GOLDEN) and not _SHARD.fullmatch(name)
+    ]
+    return [*indexes, *files]
+
+
+def _shards(index: Path) -> set[str]:
+    if leads_out(index, index.parent) is not None:
+        return set()
+    file = CheckpointFile(index)
+    try:
+        return set(read_index(file).values()) if is_index(file) else set()
+    finally:
+        file.close()
+
+
+def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
+    shards = [name for name in names if _SHARD.fullmatch(name)]
+    if shards:
+        return CheckpointError(
+            f"{shown_path(folder)} holds {counted(len(shards), 'shard')} ({listing(shards)}) and no index of them "
+            "(*.index.json)",
+            "download the index too; it lies beside the shards where they are from",
+        )
+    return CheckpointError(
+        f"{shown_path(folder)} is a folder without a checkpoint; model.safetensors, pytorch_model.bin, the index of "
+        f"either (*.index.json), or one file called {', '.join(f'*{ending}' for ending in ENDINGS)} was expected",
+        "checkpoint.path=FILE",
+    )
+
+
+def _several(folder: Path, candidates: Sequence[str]) -> CheckpointError:
+    lines = [f"checkpoint.path={shown_path(folder / name)}" for name in candidates[:_MOST_SHOWN]]
+    more = len(candidates) - len(lines)
+    return CheckpointError(
+        f"{shown_path(folder)} is a folder with {len(candidates):,} checkpoints; one was expected: "
+        f"{listing(candidates)}",
+        "\n".join([*lines, *([f"… and {more:,} more"] if more else [])]),
+    )

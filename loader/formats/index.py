@@ -1,0 +1,121 @@
+"""The index of a checkpoint in several files: a JSON text that says which shard holds which tensor.
+
+Guarantees: it is bounded in size and nesting, no name stands twice in it, and every shard it names is a plain path
+below the index's own folder, written in one way only. What it says of the shards is a claim; `sharded` checks it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import PureWindowsPath
+from typing import Any, NoReturn
+
+from loader.errors import CheckpointError
+from loader.formats.file import CheckpointFile
+from loader.formats.path import shown_path
+from loader.wording import counted, phrases, safe_text
+
+LARGEST_INDEX = 64_000_000
+_HEAD = 4096
+_MAP = "weight_map"
+_MOST_CONTAINERS = 1000
+"""An index has two; more than these are a bomb of brackets."""
+_NAME = re.compile(r".*\.index(\.[\w-]+)?\.json", re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_UNSAFE = "do not load this checkpoint; ask whoever made it for shards in one folder"
+
+
+def is_index_name(name: str) -> bool:
+    """Whether a file is called as indexes are."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_index(file: CheckpointFile) -> bool:
+    """Whether a file is a JSON text that names shards, or is called so."""
+    head = file.pread(0, min(_HEAD, file.size)).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return head.startswith(b"{") and (f'"{_MAP}"'.encode() in head or is_index_name(file.path.name))
+
+
+def read_index(file: CheckpointFile) -> dict[str, str]:
+    """Reads which shard each tensor is said to be in.
+
+    Args:
+        file: The opened index.
+
+    Returns:
+        Key → the shard's path, relative to the index's folder.
+
+    Raises:
+        CheckpointError: It is too large, no index, or names a shard that is no plain path below its folder.
+    """
+    if file.size > LARGEST_INDEX:
+        raise file.damaged(f"an index of {file.size:,} bytes; at most {LARGEST_INDEX:,} are allowed")
+    index = _parsed(file, file.pread(0, file.size))
+    places = index.get(_MAP) if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not places:
+        what = "is empty" if places == {} else "is missing, or no mapping of tensors to shards"
+        raise CheckpointError(
+            f"{shown_path(file.path)} is no index of shards: its '{_MAP}' {what}",
+            "download it again, or give the path of the checkpoint itself: checkpoint.path=FILE",
+        )
+    strange = [key for key, name in places.items() if type(name) is not str]
+    if strange:
+        raise file.damaged(f"its '{_MAP}' gives '{safe_text(strange[0])}' a shard that is no text")
+    _refuse_unsafe(file, dict.fromkeys(places.values()))
+    return places
+
+
+def _parsed(file: CheckpointFile, raw: bytes) -> Any:
+    if _brackets(raw) > _MOST_CONTAINERS and _brackets(_STRING.sub(b"", raw)) > _MOST_CONTAINERS:
+        raise file.damaged(f"an index with more than {_MOST_CONTAINERS:,} lists and mappings; two were expected")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise file.damaged(f"it names '{safe_text(twice)}' twice")
+        return found
+
+    try:
+        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=once, parse_constant=_no_constant)
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise file.damaged(f"an index that is no JSON ({safe_text(error, 120)})") from error
+
+
+def _brackets(raw: bytes) -> int:
+    return raw.count(b"[") + raw.count(b"{")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _refuse_unsafe(file: CheckpointFile, names: dict[str, None]) -> None:
+    told = [f"'{safe_text(name)}' {fault}" for name in names if (fault := _fault(name))]
+    if told:
+        raise CheckpointError(
+            f"{shown_path(file.path)} names {counted(len(told), 'shard')} that may not be opened: {phrases(told)}; "
+            "names of files below its own folder were expected",
+            _UNSAFE,
+        )
+
+
+def _fault(name: str) -> str:
+    """What is wrong with a shard's name; empty where nothing is."""
+    if not name:
+        return "is empty"
+    if safe_text(name, len(name)) != name:
+        return "holds characters that cannot be shown"
+    if "\\" in name:
+        return "holds a backslash"
+    windows = PureWindowsPath(name)
+    if name.startswith("/") or windows.drive or windows.root:
+        return "is absolute"
+    parts = name.split("/")
+    if ".." in parts:
+        return "leads out of the folder"
+    return "is written with empty steps" if "" in parts or "." in parts else ""
