@@ -35,7 +35,13 @@ __all__ = [
     "load_model",
 ]
 
-_LAZY = {name: "loader.api" for name in ("Loaded", "load", "load_into", "load_model")} | {"Report": "loader.report.data"}
+_LAZY = {
+    "Loaded": "loader.api",
+    "Report": "loader.report.data",
+    "load": "loader.api",
+    "load_into": "loader.api",
+    "load_model": "loader.api",
+}
 
 
 def __getattr__(name: str) -> Any:

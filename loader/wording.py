@@ -19,8 +19,8 @@ _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 def safe_text(text: object, longest: int = _LONGEST_NAME) -> str:
     """Writes a name that may come from a hostile file so that it cannot act on a terminal."""
-    raw = str(text)
-    shown = "".join(map(_escape, raw[: longest + 1]))
+    head = str(text)[: longest + 1]
+    shown = head if head.isascii() and head.isprintable() else "".join(map(_escape, head))
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 

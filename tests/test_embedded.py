@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,23 @@ def test_dtype_and_device_hold_for_it_too(whole: Path) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
     model = carry_out(None, whole, checkpoint=settings, device="meta", verify={}).model
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+class _Calls:
+    """Pickles as a call of a function that no model needs."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("true",)
+
+
+def test_a_name_that_only_an_attack_needs_is_never_offered_to_be_admitted(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    model.note = _Calls()  # type: ignore[assignment]
+    torch.save(model, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError) as refused:
+        carry_out(None, tmp_path / "model.pt")
+    assert refused.value.message == (
+        f"model is null, and the model in {tmp_path / 'model.pt'} names {os.system.__module__}.system, which no model "
+        "needs and an attack would use: do not load this file"
+    )
+    assert "allow_globals" not in refused.value.hint
