@@ -15,15 +15,17 @@ from torch import nn
 
 from loader.config.schema import AllowConfig
 from loader.errors import FitError
+from loader.formats.base import Container
 from loader.hooks import rehearse
 from loader.parts import Part, below
 from loader.plan import Plan, Wanted
+from loader.select import find
 from loader.suggest.explain import AUTO, Candidate, explain
 from loader.suggest.leftovers import apart
 from loader.suggest.overrides import written
 from loader.suggest.problem import Explanation, Problem, fits
 from loader.suggest.proposal import Proposal, proposals
-from loader.suggest.refusal import misfit, undecided, with_proposals
+from loader.suggest.refusal import NO_WAY, misfit, undecided, with_proposals
 from loader.suggest.target import Shape
 
 
@@ -63,7 +65,9 @@ class Advice:
 
     def improved(self, error: FitError) -> FitError:
         """A refusal of a nested key or a rule, with what would make the files fit instead."""
-        return with_proposals(error, *self._proposals(self.parts))
+        found, candidates = self._proposals(self.parts)
+        lost = any(not _holds_tensors(part) for part in self.parts)
+        return with_proposals(error, found, candidates, otherwise=NO_WAY if lost else error.hint)
 
     def misfit(self, plan: Plan, file: Mapping[str, Shape], source: str) -> FitError:
         """The refusal of a plan that may not be carried out."""
@@ -107,3 +111,10 @@ class Advice:
             rules=part.config.rules,
             allow=self.allow,
         )
+
+
+def _holds_tensors(part: Part) -> bool:
+    """Whether a part's nested key leads to a state dict."""
+    key, root = part.config.checkpoint.key, part.checkpoint.root
+    found = root if key is None else find(root, key)
+    return isinstance(found, Container) and bool(found.tensors())

@@ -17,7 +17,14 @@ from loader.rules import rewrite
 from loader.suggest.draft import Draft, named
 from loader.suggest.leftovers import excuse
 from loader.suggest.names import is_number, segments
-from loader.suggest.overrides import globs_override, key_override, may_be_typed, rules_override, under_ready_names
+from loader.suggest.overrides import (
+    READY_MADE,
+    globs_override,
+    key_override,
+    may_be_typed,
+    rules_override,
+    under_ready_names,
+)
 from loader.suggest.problem import Explanation, Problem, Verdict, judge
 from loader.wording import safe_text
 
@@ -79,7 +86,7 @@ def _narrowed(problem: Problem, draft: Draft, found: _Confirmed) -> list[_Confir
     added = [rule for name, rule in found.rules.items() if name not in draft.given]
     narrowed = []
     for at, rule in enumerate(added):
-        prefix = rule.strip if rule.strip is not None else rule.rename
+        prefix = "module." if rule == READY_MADE["ddp"]["ddp"] else rule.strip or rule.rename
         if prefix is None or rule.anywhere or any(sign in prefix for sign in _GLOB_SIGNS):
             continue
         rules = named(given, [*added[:at], RuleConfig(keep=f"{prefix}*"), *added[at:]])

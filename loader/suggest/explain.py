@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loader.config.schema import RuleConfig
+from loader.formats.base import TensorEntry
 from loader.suggest.conclude import conclude
 from loader.suggest.draft import Draft, Source
 from loader.suggest.problem import Explanation, Problem
@@ -85,7 +86,7 @@ def _best(found: list[Explanation], problem: Problem) -> list[Explanation]:
         first = ranked[0]
     best = [first]
     for explanation in ranked[1:]:
-        if _equal(explanation, first) and all(explanation.verdict.sources != e.verdict.sources for e in best):
+        if _equal(explanation, first) and not any(_same_effect(explanation, other) for other in best):
             best.append(explanation)
     return [] if first.guess and len(best) == 1 else best
 
@@ -108,3 +109,13 @@ def _equal(one: Explanation, first: Explanation) -> bool:
     """Whether nothing but taste decides between two; files keep averages beside weights, under keys of any form."""
     same = (one.excused, one.loaded) == (first.excused, first.loaded)
     return same and (one.rank == first.rank or (one.key != first.key and max(one.rank, first.rank) <= 1))
+
+
+def _same_effect(one: Explanation, other: Explanation) -> bool:
+    """Whether both fill the model with the same tensors, also where a file names them twice."""
+    mine, theirs = one.verdict.sources, other.verdict.sources
+    return mine.keys() == theirs.keys() and all(_same_tensor(mine[key], theirs[key]) for key in mine)
+
+
+def _same_tensor(one: TensorEntry, other: TensorEntry) -> bool:
+    return one is other or (one.storage is not None and one == other)

@@ -21,7 +21,7 @@ ANY = "{}"
 """Stands for a number in a template."""
 
 _DEEPEST = 24
-_NUMBER = re.compile(r"[0-9]{1,6}")
+_MOST_DIGITS = 6
 _WORDS = re.compile(r"[A-Za-z]+?(?=[A-Z][a-z]|[_\W\d]|$)|[0-9]+")
 
 _SYNONYMS: dict[str, str] = {
@@ -65,7 +65,7 @@ def segments(key: str) -> Path:
 
 def is_number(segment: str) -> bool:
     """Whether a segment counts its siblings."""
-    return _NUMBER.fullmatch(segment) is not None
+    return segment.isdigit() and segment.isascii() and len(segment) <= _MOST_DIGITS
 
 
 def template(path: Sequence[str]) -> tuple[Path, tuple[int, ...]]:

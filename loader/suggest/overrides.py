@@ -14,7 +14,7 @@ from loader.config.schema import RuleConfig
 from loader.rules import KINDS
 
 READY_MADE: Mapping[str, Mapping[str, RuleConfig]] = {
-    "ddp": {"ddp": RuleConfig(strip="module.")},
+    "ddp": {"ddp": RuleConfig(regex=r"^((?:_orig_mod\.)*)module\.", to=r"\1")},
     "compile": {"compile": RuleConfig(strip="_orig_mod.", anywhere=True)},
     "fsdp": {"fsdp": RuleConfig(strip="_fsdp_wrapped_module.", anywhere=True)},
     "ema": {"ema_counter": RuleConfig(drop="n_averaged"), "ema": RuleConfig(strip="module.")},

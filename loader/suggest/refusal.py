@@ -73,13 +73,11 @@ def undecided(
     return FitError("\n".join([told, *explained(proposals, candidates)]), hint(proposals, NO_WAY))
 
 
-def with_proposals(error: FitError, proposals: Sequence[Proposal], candidates: Sequence[Candidate] = ()) -> FitError:
-    """A refusal of a nested key or a rule, with what would make the file fit instead."""
-    if not proposals:
-        return error
-    better = FitError("\n".join([error.message, *explained(proposals, candidates)]), hint(proposals, ""))
-    better.plan = error.plan
-    return better
+def with_proposals(
+    error: FitError, proposals: Sequence[Proposal], candidates: Sequence[Candidate] = (), *, otherwise: str = ""
+) -> FitError:
+    """A refusal of a nested key or a rule, with the lines that make the file fit; `otherwise` where there are none."""
+    return FitError("\n".join([error.message, *explained(proposals, candidates)]), hint(proposals, otherwise))
 
 
 def explained(proposals: Sequence[Proposal], candidates: Sequence[Candidate] = ()) -> list[str]:

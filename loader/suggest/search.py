@@ -17,7 +17,9 @@ from loader.suggest.numbering import renumbering
 from loader.suggest.steps import Generator, norms, prefixes, wrappers
 from loader.suggest.target import Target
 
-_GENERATORS: Sequence[Generator] = (norms, prefixes, renumbering)
+# Those that look at all names, and not at the sample alone, come last, and only where the others leave something.
+_QUICK: Sequence[Generator] = (norms, prefixes)
+_THOROUGH: Sequence[Generator] = (renumbering,)
 _MOST_SOURCES = 8
 _BREADTH = 6
 _ROUNDS = 5
@@ -45,20 +47,32 @@ def drafts(source: Source, target: Target, given: Mapping[str, RuleConfig]) -> l
         return []
     beam = found = _distinct([start, *_followed(start, wrappers(start))])
     for _ in range(_ROUNDS):
-        following = [after for draft in beam for generator in _GENERATORS for after in _better(draft, generator)]
+        following = _better(beam, _QUICK)
+        if not any(map(_finished, following)):
+            following += _better(beam, _THOROUGH)
         beam = _distinct(following)[:_BREADTH]
         if not beam:
             break
         found = _distinct([*found, *beam])
-    aligned = [after for draft in found[:_BREADTH] for after in _better(draft, alignment)]
+    aligned = [] if any(map(_finished, found)) else _better(found[:_BREADTH], [alignment])
     return [draft for draft in _distinct([*found, *aligned]) if draft.filled][: 2 * _BREADTH]
 
 
-def _better(draft: Draft, generator: Generator) -> list[Draft]:
-    """What a generator makes of a draft, where it fills more."""
-    if len(draft.filled) == len(draft.target.shapes):
-        return []
-    return [after for after in _followed(draft, generator(draft)) if len(after.filled) > len(draft.filled)]
+def _better(beam: Sequence[Draft], generators: Sequence[Generator]) -> list[Draft]:
+    """What generators make of drafts, where it fills more."""
+    return [
+        after
+        for draft in beam
+        if not _finished(draft)
+        for generator in generators
+        for after in _followed(draft, generator(draft))
+        if len(after.filled) > len(draft.filled)
+    ]
+
+
+def _finished(draft: Draft) -> bool:
+    """Whether there is nothing left that could be filled."""
+    return len(draft.filled) in (len(draft.target.shapes), len(draft.names))
 
 
 def _followed(draft: Draft, steps: Iterable[Step]) -> Iterator[Draft]:

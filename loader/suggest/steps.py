@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from loader.config.schema import RuleConfig
 from loader.suggest.draft import Draft, Step
 from loader.suggest.names import ANY, WRAPPERS, Path, is_number, segments, template
+from loader.suggest.overrides import READY_MADE
 from loader.wording import safe_text
 
 _MOST_VOTES = 8
 _MOST_TARGETS = 4
+_AVERAGE = "n_averaged"
+"""The counter that `torch.optim.swa_utils.AveragedModel` keeps beside its module."""
+_DDP = tuple(READY_MADE["ddp"].values())
 _NORMS = (
     ("parametrizations.weight.original0", "weight_g"),
     ("parametrizations.weight.original1", "weight_v"),
@@ -33,19 +37,22 @@ def wrappers(draft: Draft) -> Iterator[Step]:
     if not found:
         return
     rules = tuple(_unwrap(wrapper, in_file) for wrapper in found)
-    yield Step(rules, f"the file has {_quoted(f'{wrapper}.' for wrapper in found)} in its keys", well_known=True)
-    if any(is_average(name) for name in draft.source.shapes):
-        yield Step((RuleConfig(drop="n_averaged"), *rules), "the file is an AveragedModel's", well_known=True)
-
-
-def is_average(name: str) -> bool:
-    """Whether a key is the counter of `torch.optim.swa_utils.AveragedModel`."""
-    return name == "n_averaged"
+    told = f"the file has {_quoted(f'{wrapper}.' for wrapper in found)} in its keys"
+    if _AVERAGE in draft.source.shapes and _AVERAGE not in draft.target.shapes:
+        counter, told = RuleConfig(drop=_AVERAGE), f"the file is an AveragedModel's: {told}"
+        rules = tuple(READY_MADE["ema"].values()) if rules == _DDP else (counter, *rules)
+    yield Step(rules, told, well_known=True)
 
 
 def _unwrap(wrapper: str, paths: Sequence[Path]) -> RuleConfig:
-    inside = wrapper != "module" or any(wrapper in path[1:] for path in paths)
-    return RuleConfig(strip=f"{wrapper}.", anywhere=inside)
+    in_front = (path[: path.index(wrapper)] for path in paths if wrapper in path)
+    if wrapper == "module" and all(set(path) <= {"_orig_mod"} for path in in_front) and not _twice(wrapper, paths):
+        return _DDP[0]
+    return RuleConfig(strip=f"{wrapper}.", anywhere=True)
+
+
+def _twice(wrapper: str, paths: Sequence[Path]) -> bool:
+    return any(path.count(wrapper) > 1 for path in paths)
 
 
 def norms(draft: Draft) -> Iterator[Step]:

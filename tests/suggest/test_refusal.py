@@ -148,7 +148,10 @@ def test_parts_get_overrides_of_their_own(tmp_path: Path) -> None:
 
     error = refusal(node, two, tmp_path, parts={"backbone": {}, "head": {"key": "top"}})  # type: ignore[arg-type]
 
-    assert shlex.split(error.hint) == ["parts.backbone.key=body", 'parts.backbone.rules={ddp: {strip: "module."}}']
+    assert shlex.split(error.hint) == [
+        "parts.backbone.key=body",
+        r'parts.backbone.rules={ddp: {regex: "^((?:_orig_mod\.)*)module\.", to: "\1"}}',
+    ]
     assert "6 of 6 keys would be loaded so: backbone: the weights are under 'body'; " in error.message
 
 
