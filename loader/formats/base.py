@@ -148,7 +148,7 @@ class Checkpoint(Protocol):
     path: Path
     """The file or folder, absolute."""
     format: str
-    """``torch-zip``, ``torch-legacy``, ``safetensors``; what was recognised in the content."""
+    """``torch-zip``, ``safetensors-sharded`` and so on; what was recognised in the content."""
     root: Container
     """Everything in it. A file whose root is a single tensor has it under the key ``""``."""
     nbytes: int
@@ -177,7 +177,7 @@ class Checkpoint(Protocol):
         ...
 
     def sha256(self) -> str:
-        """Digest of the file, as 64 hexadecimal digits."""
+        """Digest of the file, or of all its files, as 64 hexadecimal digits."""
         ...
 
     def close(self) -> None:
