@@ -26,6 +26,8 @@ def safe_text(text: object, longest: int = _LONGEST_NAME) -> str:
 
 def printable(text: str) -> str:
     """Makes a text of several lines harmless for a terminal; the lines stay, and nothing is cut."""
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(character if character == "\n" else _escape(character) for character in text)
 
 

@@ -115,7 +115,9 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as ``report.json`` holds it; ``plan`` stands in it only in ``mode=plan``."""
-        content = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        content = {"schema": SCHEMA, **dataclasses.asdict(dataclasses.replace(self, plan=None))}
         if self.plan is None:
             del content["plan"]
+        else:
+            content["plan"] = self.plan
         return content

@@ -7,7 +7,7 @@ text, never as markup; a refusal is one block on stderr, without a traceback.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -24,16 +24,21 @@ Line = tuple[str, str, str]
 
 def print_error(error: LoaderError) -> None:
     """Prints a refusal on stderr: what, where, what was expected, and what to type."""
-    _show(sys.stderr, ("error  ", "bold red"), error.message, "")
-    for line in error.hint.split("\n") if error.hint else ():
-        _show(sys.stderr, ("  try  ", "bold green"), line, "")
+    hints = error.hint.split("\n") if error.hint else []
+    _show(
+        sys.stderr,
+        [
+            (Text("error  ", "bold red"), error.message, ""),
+            *((Text("  try  ", "bold green"), line, "") for line in hints),
+        ],
+    )
 
 
 def print_report(report: Report) -> None:
     """Prints the report of a job that went well on stdout."""
-    for label, text, style in lines(report):
-        # One line each: a name with a line break in it must not write a line of the report.
-        _show(sys.stdout, (f"{label:<11}", "bold"), text.replace("\n", "\\n"), style)
+    # One line each: a name with a line break in it must not write a line of the report.
+    shown = [(Text(f"{label:<11}", "bold"), text.replace("\n", "\\n"), style) for label, text, style in lines(report)]
+    _show(sys.stdout, shown)
 
 
 def lines(report: Report) -> list[Line]:
@@ -116,12 +121,18 @@ def _ending(report: Report) -> Iterator[Line]:
     yield "took", f"{report.timings.get('total', 0.0):.2f} s ({steps})", "dim"
 
 
-def _show(stream: TextIO, label: tuple[str, str], text: str, style: str) -> None:
-    # Wrapping would break the lines to paste, and markup would let a file's names act. An environment that asks for
-    # colours everywhere (FORCE_COLOR) would have them in a log file.
-    console = Console(
-        file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True, force_terminal=stream.isatty()
-    )
+def _show(stream: TextIO, shown: Sequence[tuple[Text, str, str]]) -> None:
+    """Writes labelled lines at once; a plan may have as many as a model has keys."""
     encoding = stream.encoding or "utf-8"
-    harmless = printable(text).encode(encoding, "backslashreplace").decode(encoding)
-    console.print(Text(*label) + Text(harmless, style))
+
+    def harmless(text: str) -> str:
+        return printable(text).encode(encoding, "backslashreplace").decode(encoding)
+
+    if not stream.isatty():
+        # Whatever the environment says of colours (FORCE_COLOR), they have no place in a log file.
+        stream.write("".join(f"{label.plain}{harmless(text)}\n" for label, text, _ in shown))
+        stream.flush()
+        return
+    # Wrapping would break the lines to paste, and markup would let a file's names act.
+    console = Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True, force_terminal=True)
+    console.print(Text("\n").join(label + Text(harmless(text), style) for label, text, style in shown))
