@@ -7,19 +7,21 @@ before anything is planned, and only where one explanation fills the part withou
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import Any
 
 from torch import nn
 
 from loader.config.schema import AllowConfig
-from loader.errors import FitError
+from loader.errors import FitError, LoaderError
 from loader.formats.base import Container
 from loader.hooks import rehearse
 from loader.parts import Part, below
 from loader.plan import Plan, Wanted
 from loader.select import find
+from loader.suggest.arguments import changed, resized
 from loader.suggest.explain import AUTO, Candidate, explain
 from loader.suggest.leftovers import apart
 from loader.suggest.overrides import written
@@ -27,6 +29,15 @@ from loader.suggest.problem import Explanation, Problem, fits
 from loader.suggest.proposal import Proposal, proposals
 from loader.suggest.refusal import NO_WAY, misfit, undecided, with_proposals
 from loader.suggest.target import Shape
+from loader.wants import slots, wanted
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a model was made, so that one of another size can be tried."""
+
+    config: Mapping[str, Any]
+    build: Callable[[Mapping[str, Any]], nn.Module]
 
 
 @dataclasses.dataclass(slots=True)
@@ -37,6 +48,8 @@ class Advice:
     parts: Sequence[Part]
     wanted: Mapping[str, Wanted]
     allow: AllowConfig
+    recipe: Recipe | None = None
+    """None where the model was not made from a config."""
 
     def settle_auto(self) -> None:
         """Replaces ``auto`` in the parts' configs.
@@ -49,7 +62,7 @@ class Advice:
             autos = {"key": settings.key == AUTO, "rules": part.config.rules is None}
             if not any(autos.values()):
                 continue
-            problem = self._problem(part)
+            problem = self.problem(part)
             found = explain(problem, keys_free=autos["key"], rules_free=autos["rules"]).explanations
             if len(found) != 1 or found[0].excused:
                 names = [f"{problem.config(name)}=auto" for name, auto in autos.items() if auto]
@@ -76,12 +89,12 @@ class Advice:
     def _proposals(self, parts: Sequence[Part]) -> tuple[list[Proposal], tuple[Candidate, ...]]:
         found: list[tuple[str, Sequence[Explanation]]] = []
         candidates: tuple[Candidate, ...] = ()
-        loaded = wanted = 0
+        loaded = total = 0
         for part in parts:
-            problem = self._problem(part)
+            problem = self.problem(part)
             plan = fits(problem)
             if plan is not None:
-                loaded, wanted = loaded + len(plan.loaded), wanted + len(problem.wanted)
+                loaded, total = loaded + len(plan.loaded), total + len(problem.wanted)
                 continue
             findings = explain(problem)
             found.append((part.name, findings.explanations))
@@ -90,7 +103,33 @@ class Advice:
         globs = apart(uncovered, [key for key in self.wanted if key not in uncovered])
         if globs is None:
             return [], candidates
-        return proposals(found, self.allow, (loaded, wanted + len(uncovered)), globs), candidates
+        ways = proposals(found, self.allow, (loaded, total + len(uncovered)), globs)
+        if len(self.parts) == 1 and found:
+            ways = [*(way for e in found[0][1] if (way := self._of_its_size(e)) is not None), *ways]
+        return ways, candidates
+
+    def _of_its_size(self, explanation: Explanation) -> Proposal | None:
+        """The same explanation with a model of the file's size, where a number of its config says it."""
+        mismatched = explanation.verdict.plan.mismatched
+        arguments = resized(self.recipe.config, mismatched) if self.recipe else {}
+        if self.recipe is None or not arguments:
+            return None
+        try:
+            module = self.recipe.build(changed(self.recipe.config, arguments))
+        except LoaderError:
+            return None
+        other = dataclasses.replace(self, model=module, wanted=wanted(slots(module)))
+        plan = fits(dataclasses.replace(other.problem(self.parts[0]), key=explanation.key, rules=explanation.rules))
+        if plan is None or len(plan.loaded) != len(other.wanted):
+            return None
+        told = [f"model.{name}={value}" for name, value in arguments.items()]
+        reasons = [reason for reason in explanation.reasons if "another size" not in reason]
+        return Proposal(
+            (*explanation.overrides, *told),
+            (*reasons, f"the file's sizes are those of {' '.join(told)}"),
+            len(plan.loaded),
+            len(other.wanted),
+        )
 
     def _uncovered(self) -> dict[str, bool]:
         """The model's keys that belong to no part and that nothing excuses yet; whether each is a buffer."""
@@ -101,7 +140,8 @@ class Advice:
             if not key.startswith(prefixes) and not any(fnmatchcase(key, glob) for glob in self.allow.missing)
         }
 
-    def _problem(self, part: Part) -> Problem:
+    def problem(self, part: Part) -> Problem:
+        """What the search has to know of a part."""
         return Problem(
             part=part.name,
             root=part.checkpoint.root,

@@ -70,7 +70,7 @@ def load_model(
     model: Node | nn.Module | None,
     checkpoint: str | Path | Node,
     *,
-    rules: Node | None = None,
+    rules: Node | str | None = None,
     parts: Node | None = None,
     allow: Node | None = None,
     device: str = "auto",
@@ -88,7 +88,7 @@ def load_model(
     Args:
         model: A node with a `_target_`, a built module, or None to take the whole model that the file holds.
         checkpoint: A path, or the `checkpoint` node.
-        rules: Named key rules.
+        rules: Named key rules; ``auto`` finds them.
         parts: Parts by submodule.
         allow: Allowances.
         device: As in the config.
@@ -123,7 +123,7 @@ def load_into(
     module: nn.Module,
     checkpoint: str | Path | Node,
     *,
-    rules: Node | None = None,
+    rules: Node | str | None = None,
     parts: Node | None = None,
     allow: Node | None = None,
     seed: int = 0,
@@ -136,7 +136,7 @@ def load_into(
     Args:
         module: What is filled.
         checkpoint: A path, a `checkpoint` node, or a state dict (a mapping whose values are tensors).
-        rules: Named key rules, as in the config.
+        rules: Named key rules, as in the config; ``auto`` finds them.
         parts: Parts by submodule.
         allow: Allowances.
         seed: For the dummy input of a verification.
@@ -184,7 +184,7 @@ def _fill(module: nn.Module, checkpoint: str | Path | Node, settings: dict[str, 
 
 
 def _settings(
-    checkpoint: str | Path | Node, rules: Node | None, parts: Node | None, allow: Node | None, verify: Node | None
+    checkpoint: str | Path | Node, rules: Node | str | None, parts: Node | None, allow: Node | None, verify: Node | None
 ) -> dict[str, Any]:
     if isinstance(checkpoint, Mapping):
         node = {} if _is_state_dict(checkpoint) else _plain(checkpoint)

@@ -8,10 +8,12 @@ known by then; the global random state is left as it was found.
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import ExitStack
 
 from torch import nn
 
+from loader.advice import Recipe
 from loader.build import Built, build_model
 from loader.config.schema import JobConfig
 from loader.embedded import take_embedded
@@ -48,9 +50,10 @@ def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
 
         with clock("build"):
             built = _build(job) if job.model is not None else take_embedded(job, parts)
+            recipe = Recipe(job.model or {}, lambda model: _build(dataclasses.replace(job, model=model)).module)
 
         with clock("plan"):
-            prepared = None if built.complete else prepare(built.module, parts, job.allow, device, policy)
+            prepared = None if built.complete else prepare(built.module, parts, job.allow, device, policy, recipe)
             if prepared is not None and built.hollow and prepared.plan.leaves_to_initialise() and job.mode == "load":
                 built = _build(job, plainly="keys that may stay unloaded keep the model's own initialisation")
                 prepared = prepare(built.module, parts, job.allow, device, policy)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from loader.advice import Advice
+from loader.advice import Advice, Recipe
 from loader.apply import Staged, apply
 from loader.config.schema import AllowConfig
 from loader.errors import FitError
@@ -54,7 +54,12 @@ class Prepared:
 
 
 def prepare(
-    model: nn.Module, parts: Sequence[Part], allow: AllowConfig, device: torch.device, policy: str | None
+    model: nn.Module,
+    parts: Sequence[Part],
+    allow: AllowConfig,
+    device: torch.device,
+    policy: str | None,
+    recipe: Recipe | None = None,
 ) -> Prepared:
     """Matches a model with the files of its parts.
 
@@ -64,6 +69,7 @@ def prepare(
         allow: Which keys may stay without a partner.
         device: Where loaded tensors go.
         policy: Their dtype, as `place.resolve_dtype` returns it.
+        recipe: How the model was made, for suggestions.
 
     Raises:
         ConfigError: A part names a submodule that is not there.
@@ -72,7 +78,7 @@ def prepare(
     check_mounts(model, parts)
     places = slots(model)
     wants = wanted(places)
-    advice = Advice(model, parts, wants, allow)
+    advice = Advice(model, parts, wants, allow, recipe)
     advice.settle_auto()
     try:
         found = offers(parts, wants)

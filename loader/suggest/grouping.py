@@ -16,6 +16,9 @@ _DEEPEST = 24
 _SPECIAL = re.compile(r"[{}*,]|\.\.")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 
+Path = tuple[str, ...]
+"""Segments of a key, or of a pattern."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -30,8 +33,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    pattern: str
-    members: tuple[tuple[str, Hashable], ...]
+    pattern: Path
+    members: tuple[tuple[Path, Hashable], ...]
     """The keys below the place where the piece stands, with their details."""
 
 
@@ -68,7 +71,7 @@ def group(keys: Mapping[str, Hashable], universe: Iterable[str] = (), *, star: b
     for piece in _pieces(root, star=star):
         details = {detail for _, detail in piece.members}
         common = next(iter(details)) if len(details) == 1 else None
-        found.append(Group(piece.pattern, tuple(key for key, _ in piece.members), common))
+        found.append(Group(".".join(piece.pattern), tuple(".".join(path) for path, _ in piece.members), common))
     return found
 
 
@@ -95,8 +98,8 @@ def _mark_partial(root: _Node, key: str) -> None:
 
 def _pieces(node: _Node, *, star: bool) -> list[_Piece]:
     if star and node.whole and node.below and not node.listed:
-        return [_Piece("*", tuple(_members(node, "")))]
-    pieces = [_Piece("", (("", node.detail),))] if node.listed else []
+        return [_Piece(("*",), tuple(_members(node, ())))]
+    pieces = [_Piece((), (((), node.detail),))] if node.listed else []
     alike: dict[tuple[object, ...], list[tuple[str, list[_Piece]]]] = {}
     for segment, child in node.below.items():
         below = _pieces(child, star=star)
@@ -109,11 +112,11 @@ def _pieces(node: _Node, *, star: bool) -> list[_Piece]:
     return pieces
 
 
-def _members(node: _Node, prefix: str) -> Iterable[tuple[str, Hashable]]:
+def _members(node: _Node, prefix: Path) -> Iterable[tuple[Path, Hashable]]:
     if node.listed:
         yield prefix, node.detail
     for segment, child in node.below.items():
-        yield from _members(child, f"{prefix}.{segment}" if prefix else segment)
+        yield from _members(child, (*prefix, segment))
 
 
 def _joined(labels: list[str], piece: _Piece) -> _Piece:
@@ -126,6 +129,5 @@ def _joined(labels: list[str], piece: _Piece) -> _Piece:
     else:
         gathered = ranges(numbers).strip("{}").split(",") if numbers else []
         label = "{" + ",".join([*others, *gathered]) + "}"
-    pattern = f"{label}.{piece.pattern}" if piece.pattern else label
-    members = tuple((f"{at}.{key}" if key else at, detail) for at in labels for key, detail in piece.members)
-    return _Piece(pattern, members)
+    members = tuple(((at, *path), detail) for at in labels for path, detail in piece.members)
+    return _Piece((label, *piece.pattern), members)

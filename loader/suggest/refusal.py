@@ -87,7 +87,8 @@ def explained(proposals: Sequence[Proposal], candidates: Sequence[Candidate] = (
         told = [f"{_place(c.key)} {c.loaded:,}" for c in candidates[:_MOST_CANDIDATES]]
         lines.append(f"keys of the model that each nested key could fill: {', '.join(told)}")
     if len(proposals) > 1:
-        lines.append(f"{len(proposals)} explanations are equally good:")
+        alike = len({(proposal.loaded, proposal.wanted) for proposal in proposals}) == 1
+        lines.append(f"{len(proposals)} explanations{' are equally good' if alike else ''}:")
     for number, proposal in enumerate(proposals, 1):
         label = f"  {number}. " if len(proposals) > 1 else ""
         lines.append(f"{label}{_share(proposal)} would be loaded so: {'; '.join(proposal.reasons)}")

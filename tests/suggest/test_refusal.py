@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from torch import nn
 
 from loader.errors import FitError
 from tests.jobs import carry_out, save, target
+from tests.suggest.architectures import build
 
 
-def refusal(model: str, state: object, folder: Path, **settings: object) -> FitError:
+def refusal(model: str | dict[str, Any], state: object, folder: Path, **settings: object) -> FitError:
     path = save(state, folder / "file.pt")
     with pytest.raises(FitError) as refused:
         carry_out(model, path, **settings)
@@ -115,7 +117,7 @@ def test_another_depth_is_told_and_not_excused(tmp_path: Path) -> None:
         "_target_": "torch.nn.Sequential",
         "_args_": [{"_target_": "torch.nn.Linear", "in_features": 4, "out_features": 4}] * 3,
     }
-    error = refusal(node, nn.Sequential(*[nn.Linear(4, 4)] * 2).state_dict(), tmp_path)  # type: ignore[arg-type]
+    error = refusal(node, nn.Sequential(*[nn.Linear(4, 4)] * 2).state_dict(), tmp_path)
 
     assert error.message == (
         "FILE does not fit the model: 4 of 6 keys would be loaded.\n"
@@ -144,9 +146,9 @@ def test_the_users_own_rules_come_first_in_what_is_suggested(tmp_path: Path) -> 
 
 def test_parts_get_overrides_of_their_own(tmp_path: Path) -> None:
     node = target("Pair")
-    two = {"body": state(pair().backbone, "module."), "top": pair().head.state_dict()}  # type: ignore[arg-type, union-attr]
+    two = {"body": state(pair().get_submodule("backbone"), "module."), "top": pair().get_submodule("head").state_dict()}
 
-    error = refusal(node, two, tmp_path, parts={"backbone": {}, "head": {"key": "top"}})  # type: ignore[arg-type]
+    error = refusal(node, two, tmp_path, parts={"backbone": {}, "head": {"key": "top"}})
 
     assert shlex.split(error.hint) == [
         "parts.backbone.key=body",
@@ -156,7 +158,9 @@ def test_parts_get_overrides_of_their_own(tmp_path: Path) -> None:
 
 
 def test_what_belongs_to_no_part_is_excused_by_name(tmp_path: Path) -> None:
-    error = refusal("Pair", {"body": state(pair().backbone)}, tmp_path, parts={"backbone": {"key": "body"}})  # type: ignore[arg-type]
+    error = refusal(
+        "Pair", {"body": state(pair().get_submodule("backbone"))}, tmp_path, parts={"backbone": {"key": "body"}}
+    )
 
     assert error.message.splitlines()[-1] == "4 of 6 keys would be loaded so: head.* belongs to no part"
     assert error.hint == "'allow.missing=[head.*]'"
@@ -164,7 +168,9 @@ def test_what_belongs_to_no_part_is_excused_by_name(tmp_path: Path) -> None:
 
 def test_transposed_and_weight_normed_weights_are_told_without_a_line_to_type(tmp_path: Path) -> None:
     normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)).state_dict()
-    file = state(pair().backbone, "backbone.") | {f"head.{key}": value for key, value in normed.items()}  # type: ignore[arg-type]
+    file = state(pair().get_submodule("backbone"), "backbone.") | {
+        f"head.{key}": value for key, value in normed.items()
+    }
 
     told = refusal("Pair", file, tmp_path).message
 
@@ -180,3 +186,17 @@ def test_hostile_keys_are_shown_as_text_and_never_typed(tmp_path: Path) -> None:
 
     assert error.message.splitlines()[1] == "  \\x1b[31m\\n'  1 unexpected in the file [1]"
     assert "\x1b" not in error.hint
+
+
+def test_a_number_of_the_models_config_is_set_where_it_is_the_size_that_differs(tmp_path: Path) -> None:
+    node = {"_target_": "tests.suggest.architectures.build", "name": "named_mlp", "classes": 10}
+    file = {"module." + key: value for key, value in build("named_mlp", 37).state_dict().items()}
+
+    error = refusal(node, file, tmp_path)
+
+    head, changed, kept = error.message.splitlines()[-3:]
+    prefix = "keys would be loaded so: the file has 'module.' in its keys;"
+    assert head == "2 explanations:"
+    assert changed == f"  1. 6 of 6 {prefix} the file's sizes are those of model.classes=37"
+    assert kept == f"  2. 4 of 6 {prefix} out.* is of another size and stays as the model initialises it"
+    assert error.hint == "'rules=[ddp]' model.classes=37\n'rules=[ddp]' 'allow.mismatched=[out.*]'"
