@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from loader.place import all_finite
+
 
 def without_data(model: nn.Module) -> list[str]:
     """Names every tensor of a model that has no data: on the meta device, or not initialised yet."""
@@ -48,10 +50,8 @@ def _is_finite(tensor: object) -> bool:
     values = tensor.detach()
     if values.layout != torch.strided:
         values = (values.coalesce() if values.layout == torch.sparse_coo else values).values()
-    if not (values.is_floating_point() or values.is_complex()):
+    if values.is_complex():
+        values = torch.view_as_real(values.resolve_conj())
+    if not values.is_floating_point():
         return True
-    if values.element_size() == 1:
-        values = values.to(torch.float32)
-    # One pass decides nearly always; a sum that overflows is looked at element by element.
-    total = values.sum(dtype=None if values.is_complex() or values.element_size() > 2 else torch.float32)
-    return bool(torch.isfinite(total)) or bool(torch.isfinite(values).all())
+    return all_finite(values.to(torch.float32) if values.element_size() == 1 else values)
