@@ -94,9 +94,7 @@ def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Pr
         loaded=len(plan.loaded),
         missing=list(plan.missing),
         unexpected=list(plan.unexpected),
-        mismatched=[
-            {"key": m.key, "model": list(m.model), "checkpoint": list(m.checkpoint)} for m in plan.mismatched
-        ],
+        mismatched=[{"key": m.key, "model": list(m.model), "checkpoint": list(m.checkpoint)} for m in plan.mismatched],
         dropped=list(plan.dropped),
         cast=[
             {"key": c.key, "checkpoint": c.checkpoint, "model": c.model, "loss": str(c.loss)}
