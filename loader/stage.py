@@ -143,12 +143,14 @@ class Stage:
         return revive(record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))
 
     def _verify(self, needed: Sequence[str]) -> None:
-        """Checks the checksums of everything that is about to be used."""
+        """Reads ahead, and checks the checksums of everything that is about to be used."""
         used: dict[str, list[TensorEntry]] = {}
         for source in needed:
             offer = self.offers.entries[source]
             if isinstance(offer.entry, TensorEntry):
                 used.setdefault(offer.part, []).append(offer.entry)
+        for part, entries in used.items():
+            self.parts[part].checkpoint.will_need(entries)
         for part, entries in used.items():
             self.parts[part].checkpoint.verify(entries, mmap=self.parts[part].config.checkpoint.mmap)
 

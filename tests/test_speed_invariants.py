@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import loader
+from loader.formats import open_checkpoint
 from loader.formats.file import CheckpointFile
+from tests.benchmarks import machine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LAYERS, WIDTH = 12, 2048
@@ -176,6 +179,21 @@ result = {"total": total, "mapped": here.resident_in_file(paths[0])}
     )
     assert found["total"] == 3 * (1024 * 1024 + 1024) * 0.5
     assert 0.33 * path.stat().st_size < found["mapped"] < 0.36 * path.stat().st_size
+
+
+@on_linux
+def test_what_is_wanted_is_read_ahead_and_the_rest_is_not(folder: Path) -> None:
+    path = folder / "weights.safetensors"
+    if machine.drop_from_cache([path]) != 0:
+        pytest.skip("the system keeps the file in its cache")
+    layer = WIDTH * WIDTH * 4
+    with open_checkpoint(path) as checkpoint:
+        checkpoint.will_need([checkpoint.root.tensors()["layers.5.weight"]])
+    deadline = time.monotonic() + 60
+    while (machine.cached([path]) or 0) * path.stat().st_size < layer and time.monotonic() < deadline:
+        time.sleep(0.01)
+    # The system rounds up to what it reads at once.
+    assert layer <= (machine.cached([path]) or 0) * path.stat().st_size < 3 * layer
 
 
 @pytest.mark.parametrize("container", ["pt", "safetensors"])

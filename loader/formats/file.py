@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _CHUNK = 4 << 20
 _CLOSE_ENOUGH = 256 << 10
 """Two wanted ranges with a smaller gap are read ahead as one."""
+_ADVISED = 512 << 10
+"""Linux cuts a longer request down to about this; many of them are what keeps a disk busy."""
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -121,11 +123,13 @@ class CheckpointFile:
             return self._mapping
 
     def will_need(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Tells the system that these (offset, length) ranges are read next."""
-        if not hasattr(os, "posix_fadvise"):
-            return
-        for start, end in _merged(ranges):
-            os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
+        """Has the system read these (offset, length) ranges ahead, in the background and in the file's order.
+
+        It goes on after `close`: a mapped tensor may be looked at only then.
+        """
+        if hasattr(os, "posix_fadvise"):
+            reading = (os.dup(self._descriptor), _merged(ranges))
+            threading.Thread(target=_read_ahead, args=reading, name="read-ahead", daemon=True).start()
 
     def check_unchanged(self) -> None:
         """Compares size, modification time and inode with what they were when the file was opened.
@@ -228,6 +232,15 @@ def _cannot_open(path: Path, error: OSError) -> CheckpointError:
             f"{shown_path(path)} may not be read by this user", f"chmod u+r {shown_path(path)}   # or ask its owner"
         )
     return CheckpointError(f"{shown_path(path)} cannot be opened: {error.strerror}", "checkpoint.path=FILE")
+
+
+def _read_ahead(descriptor: int, ranges: Iterable[tuple[int, int]]) -> None:
+    try:
+        for start, end in ranges:
+            for offset in range(start, end, _ADVISED):
+                os.posix_fadvise(descriptor, offset, min(_ADVISED, end - offset), os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(descriptor)
 
 
 def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -72,16 +72,21 @@ def drop_from_cache(paths: Iterable[Path]) -> float | None:
     """Drops files from the page cache; returns the share that is still in it, None where that cannot be known."""
     if not hasattr(os, "posix_fadvise"):
         return None
-    pages = present = 0
-    for path in paths:
+    files = list(paths)
+    for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        counted = _resident_pages(path)
-        if counted is None:
-            return None
-        pages, present = pages + counted[0], present + counted[1]
-    return present / max(pages, 1)
+    return cached(files)
+
+
+def cached(paths: Iterable[Path]) -> float | None:
+    """The share of files that is in the page cache, None where that cannot be known."""
+    counted = [_resident_pages(path) for path in paths]
+    known = [pages for pages in counted if pages is not None]
+    if len(known) < len(counted):
+        return None
+    return sum(present for _, present in known) / max(sum(pages for pages, _ in known), 1)
 
 
 def describe() -> dict[str, str]:
