@@ -7,7 +7,7 @@ that loses more than precision, or tied names that hold different values, refuse
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -76,7 +76,8 @@ class Stage:
         filled = {match.taken.key: match.key for match in plan.matches if match.taken.key}
         self._refuse_empty(compared)
         self._refuse_layouts(filled)
-        self._verify(compared)
+        passing = {source for source, key in filled.items() if self._is_cast(source, key)}
+        self._verify(compared, passing)
         self._compare_tied(plan)
         aliased = set() if live else self._aliased(filled)
         self._own = _storages(self.places) if live else set()
@@ -89,6 +90,8 @@ class Stage:
                 values[source] = self.read(source)
             else:
                 values[source] = self._final(key, self.read(source), copy=source in aliased, live=live)
+            if source in passing:
+                self._release(source)
         self._refuse_losses(allow)
         for part in self.parts.values():
             part.checkpoint.check_unchanged()
@@ -142,17 +145,35 @@ class Stage:
             return record
         return revive(record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))
 
-    def _verify(self, needed: Sequence[str]) -> None:
-        """Reads ahead, and checks the checksums of everything that is about to be used."""
-        used: dict[str, list[TensorEntry]] = {}
+    def _is_cast(self, source: str, key: str) -> bool:
+        entry, want = self.offers.entries[source].entry, self.wanted[key]
+        if want.kind == "extra" or not isinstance(entry, TensorEntry):
+            return False
+        return dtype_name(final_dtype(want, entry.dtype, self.policy)) != entry.dtype
+
+    def _release(self, source: str) -> None:
+        """Gives up the file's pages of a tensor that was cast: memory then holds the result alone."""
+        offer = self.offers.entries[source]
+        if isinstance(offer.entry, TensorEntry):
+            self.parts[offer.part].checkpoint.release(offer.entry)
+
+    def _verify(self, needed: Sequence[str], passing: Collection[str]) -> None:
+        """Reads ahead, and checks the checksums of everything that is about to be used.
+
+        Args:
+            needed: What will be read.
+            passing: What of it is not to stay in memory, and so is not looked at through the mapping.
+        """
+        used: dict[tuple[str, bool], list[TensorEntry]] = {}
         for source in needed:
             offer = self.offers.entries[source]
             if isinstance(offer.entry, TensorEntry):
-                used.setdefault(offer.part, []).append(offer.entry)
-        for part, entries in used.items():
+                mmap = self.parts[offer.part].config.checkpoint.mmap and source not in passing
+                used.setdefault((offer.part, mmap), []).append(offer.entry)
+        for (part, _), entries in used.items():
             self.parts[part].checkpoint.will_need(entries)
-        for part, entries in used.items():
-            self.parts[part].checkpoint.verify(entries, mmap=self.parts[part].config.checkpoint.mmap)
+        for (part, mmap), entries in used.items():
+            self.parts[part].checkpoint.verify(entries, mmap=mmap)
 
     def _refuse_empty(self, needed: Sequence[str]) -> None:
         """A tensor that was saved on the meta device is a shape without values."""

@@ -27,7 +27,6 @@ from tests.benchmarks import machine
 REPOSITORY = Path(__file__).resolve().parent.parent
 LAYERS, WIDTH = 12, 2048
 STACK = {"_target_": "tests.test_speed_invariants.Stack", "layers": LAYERS, "width": WIDTH}
-MEGABYTE = 10**6
 on_linux = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells of a process's pages")
 
 
@@ -137,6 +136,23 @@ result |= {"total": total, "mapped": here.resident_in_file(paths[0])}
     assert found["mapped"] > 0.99 * size
     assert found["private"] < 0.1 * size
     assert found["peak"] < 1.05 * size
+
+
+@on_linux
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_a_cast_needs_the_result_and_one_tensor(folder: Path, name: str) -> None:
+    found = in_a_new_process(
+        """
+model = loader.load_model(here.STACK, paths[0], dtype="bfloat16")
+after = machine.memory()
+result = {"peak": after["peak"] - before["resident"], "mapped": here.resident_in_file(paths[0])}
+""",
+        folder / name,
+    )
+    tensor = WIDTH * WIDTH * 4
+    assert found["mapped"] < tensor
+    # The checksums take a few pieces of 2 MB at a time.
+    assert found["peak"] < (folder / name).stat().st_size / 2 + 2 * tensor
 
 
 @on_linux

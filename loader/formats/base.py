@@ -168,6 +168,10 @@ class Checkpoint(Protocol):
         """
         ...
 
+    def release(self, entry: TensorEntry) -> None:
+        """Says that a mapped tensor is not looked at any more, and was not written to: its pages may leave memory."""
+        ...
+
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
         """Tells the system which bytes come next, so that it reads ahead."""
         ...

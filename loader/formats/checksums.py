@@ -13,7 +13,7 @@ from zlib_ng import zlib_ng
 
 from loader.formats.base import Storage
 
-_PIECE = 8 << 20
+_PIECE = 2 << 20
 _WORKERS = 2
 """Two cores check as fast as memory delivers; more would only take them from others."""
 Read = Callable[[int, int], bytes | memoryview]

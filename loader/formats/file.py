@@ -122,6 +122,15 @@ class CheckpointFile:
                     ) from error
             return self._mapping
 
+    def release(self, offset: int, length: int) -> None:
+        """Gives up the mapping's whole pages in a range; they come back from the file when they are looked at again.
+
+        What was written to them is lost.
+        """
+        start, end = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, (offset + length) // mmap.PAGESIZE * mmap.PAGESIZE
+        if self._mapping is not None and start < end and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED, start, end - start)
+
     def will_need(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Has the system read these (offset, length) ranges ahead, in the background and in the file's order.
 

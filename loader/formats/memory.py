@@ -43,6 +43,9 @@ class MemoryCheckpoint:
             return value
         return value.reshape(-1)[entry.offset : entry.offset + entry.numel]
 
+    def release(self, entry: TensorEntry) -> None:
+        """Memory is the caller's to keep."""
+
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
         """Nothing is to be read ahead."""
 

@@ -106,6 +106,12 @@ class OpenedFile:
                 "copy or download the file again",
             )
 
+    def release(self, entry: TensorEntry) -> None:
+        """Says that a mapped tensor is not looked at any more, and was not written to: its pages may leave memory."""
+        for storage in entry.storages():
+            if storage.data is None and storage.packed is None:
+                self.file.release(storage.offset, storage.nbytes)
+
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
         """Tells the system which bytes come next, so that it reads ahead."""
         self.file.will_need((s.offset, s.packed or s.nbytes) for e in entries for s in e.storages() if s.data is None)

@@ -130,6 +130,10 @@ class ShardedCheckpoint:
         """
         _each(self._by_shard(entries), lambda work: work[0].verify(work[1], mmap=mmap))
 
+    def release(self, entry: TensorEntry) -> None:
+        """Says that a mapped tensor is not looked at any more, and was not written to."""
+        self._shard_of(entry).release(entry)
+
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
         """Tells the system which bytes come next, so that it reads ahead."""
         for shard, own in self._by_shard(entries).values():

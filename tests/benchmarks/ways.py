@@ -97,6 +97,20 @@ def ours_into(job: Job) -> Load:
     return load
 
 
+def ours_alone(job: Job) -> Load:
+    """The reader without any model: every tensor of the file, its checksums compared."""
+    formats: Any = import_module("loader.formats")
+    import_module("loader.formats.materialise")
+
+    def load() -> None:
+        with formats.open_checkpoint(job.path) as checkpoint:
+            entries = [entry for _, container in checkpoint.root.walk() for entry in container.tensors().values()]
+            checkpoint.verify(entries)
+            _kept([checkpoint.read(entry) for entry in entries])
+
+    return load
+
+
 def torch_plain(job: Job) -> Load:
     """What everybody writes first."""
     torch: Any = import_module("torch")
@@ -250,8 +264,9 @@ class Way:
 
 
 WAYS = {
-    "ours": Way(ours, ("pt", "safetensors")),
-    "ours, load_into": Way(ours_into, ("pt", "safetensors")),
+    "ours": Way(ours, ("pt", "safetensors", "sharded")),
+    "ours, load_into": Way(ours_into, ("pt", "safetensors", "sharded")),
+    "ours, reader alone": Way(ours_alone, ("pt", "safetensors", "sharded")),
     "torch": Way(torch_plain, ("pt",)),
     "torch, mmap + assign": Way(torch_mmap, ("pt",)),
     "torch.load alone": Way(torch_alone, ("pt",)),
