@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from loader.config.schema import AllowConfig, RuleConfig
 from loader.errors import LoaderError
 from loader.formats.base import TensorEntry
+from loader.plan import Plan
 from loader.rules import rewrite
 from loader.suggest.draft import Draft, named
-from loader.suggest.leftovers import excuse
+from loader.suggest.leftovers import BUFFERS, excuse
 from loader.suggest.names import is_number, segments
 from loader.suggest.overrides import (
     READY_MADE,
@@ -29,7 +30,10 @@ from loader.suggest.problem import Explanation, Problem, Verdict, judge
 from loader.wording import safe_text
 
 _HALF = 0.5
-_ALIGNED = 0.9
+_NEARLY_ALL = 0.9
+_SEVERAL = 4
+_ALIGNED = 2
+"""The rank of drafts that rest on an alignment of names."""
 _GLOB_SIGNS = "*?["
 
 
@@ -42,9 +46,7 @@ def conclude(problem: Problem, draft: Draft) -> Explanation | None:
         best = min((best, *_narrowed(problem, draft, best)), key=lambda found: len(found.verdict.plan.refused))
     allow = problem.allow
     if best.verdict.plan.refused:
-        names = best.verdict.rewriting.names
-        entries = {problem.full(name): best.entries[key] for key, name in names.items() if key in best.entries}
-        excused = excuse(best.verdict.plan, problem.allow, problem.wanted, entries)
+        excused = excuse(best.verdict.plan, problem.allow, problem.wanted, _offered(problem, best))
         if excused is None:
             return None
         allow = excused
@@ -52,6 +54,12 @@ def conclude(problem: Problem, draft: Draft) -> Explanation | None:
     if best is None or best.verdict.plan.refused or not _plausible(problem, draft, best):
         return None
     return _explained(problem, draft, best, allow)
+
+
+def _offered(problem: Problem, found: _Confirmed) -> dict[str, tuple[str, TensorEntry]]:
+    """The file's tensors by full model key, after the rules: their keys in the file, and what they are."""
+    names, entries = found.verdict.rewriting.names, found.entries
+    return {problem.full(name): (key, entries[key]) for key, name in names.items() if key in entries}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +105,23 @@ def _narrowed(problem: Problem, draft: Draft, found: _Confirmed) -> list[_Confir
 
 
 def _plausible(problem: Problem, draft: Draft, found: _Confirmed) -> bool:
-    plan = found.verdict.plan
-    filled = len(plan.loaded) / len(problem.wanted)
+    """Whether what is loaded is more than a coincidence of common shapes."""
+    plan, loaded = found.verdict.plan, len(found.verdict.plan.loaded)
+    filled = loaded / len(problem.wanted)
     used = len(plan.matches) / len(found.entries) if found.entries else 0.0
     telling = _telling(problem, found)
-    if draft.rank >= 2 and min(filled, used) < _ALIGNED:
+    if draft.rank >= _ALIGNED and (min(filled, used) < _NEARLY_ALL or _leaves_modules_out(problem, plan)):
         return False
-    if filled < _HALF and not (used >= _ALIGNED and telling >= 2 and len(plan.loaded) >= 4):
+    if filled <= _HALF and not (used >= _NEARLY_ALL and loaded >= _SEVERAL and (filled == _HALF or telling >= 2)):
         return False
-    if used >= _HALF or telling >= 3:
-        return True
-    return draft.rank == 0 and len(plan.loaded) >= 4
+    one_layer = not any("." in name for name in draft.target.shapes)
+    return used > _HALF or telling >= 3 or (draft.rank == 0 and loaded >= _SEVERAL and not one_layer)
+
+
+def _leaves_modules_out(problem: Problem, plan: Plan) -> bool:
+    """Whether anything but buffers stays without a partner on either side, allowed by the user or not."""
+    extra = [key for key in plan.unexpected if key.rpartition(".")[2] not in BUFFERS]
+    return bool(extra) or any(problem.wanted[key].kind != "buffer" for key in plan.missing)
 
 
 def _telling(problem: Problem, found: _Confirmed) -> int:

@@ -19,7 +19,7 @@ from loader.suggest.target import Target
 AUTO = "auto"
 """The nested key that stands for: find it."""
 
-_MOST_JUDGED = 4
+_MOST_JUDGED = 5
 
 
 @dataclass(frozen=True, slots=True)

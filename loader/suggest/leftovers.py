@@ -17,24 +17,35 @@ from loader.plan import Mismatch, Plan, Wanted
 from loader.suggest.names import Path, is_number, segments, stem
 
 _MOST_GLOBS = 8
-_BUFFERS = frozenset(
+BUFFERS = frozenset(
     {"num_batches_tracked", "position_ids", "masked_bias", "inv_freq", "relative_position_index", "attn_mask"}
 )
+"""Names that buffers have, in files that say no more of a tensor than its name."""
 _GLOB_SIGNS = re.compile(r"[\[\]*?]")
 
 
 def excuse(
-    plan: Plan, allow: AllowConfig, wanted: Mapping[str, Wanted], offered: Mapping[str, TensorEntry]
+    plan: Plan, allow: AllowConfig, wanted: Mapping[str, Wanted], offered: Mapping[str, tuple[str, TensorEntry]]
 ) -> AllowConfig | None:
-    """The allowances that would excuse what is left over, beside those that were given; None where none should."""
+    """The allowances that would excuse what is left over, beside those that were given; None where none should.
+
+    Args:
+        plan: What would be done.
+        allow: What was allowed.
+        wanted: The model's keys.
+        offered: The file's tensors by full model key, after the rules, with their keys in the file.
+    """
     refused = set(plan.refused)
     computed = {match.key for match in plan.matches if not match.taken.key}  # by a load hook, from nothing in the file
     loaded = [segments(key) for key in plan.loaded if key not in computed]
     missing = {key: wanted[key].kind == "buffer" for key in plan.missing if key in refused}
     unexpected = {key: _is_buffer(key, offered.get(key)) for key in plan.unexpected if key in refused}
+    taken = [segments(offered[match.taken.key][0]) for match in plan.matches if match.taken.key in offered]
+    # Rules may have torn a file's module apart: what they left of it is no module of its own.
+    torn = {offered[key][0]: buffer for key, buffer in unexpected.items() if key in offered}
     mismatched = [mismatch for mismatch in plan.mismatched if mismatch.key in refused]
     globs = (_globs(missing, loaded), _globs(unexpected, loaded), _other_size(mismatched))
-    if any(found is None for found in globs):
+    if any(found is None for found in (*globs, _globs(torn, taken))):
         return None
     absent, extra, resized = ([*given, *(found or [])] for given, found in zip(_lists(allow), globs, strict=True))
     return dataclasses.replace(allow, missing=absent, unexpected=extra, mismatched=resized)
@@ -52,9 +63,9 @@ def _lists(allow: AllowConfig) -> tuple[list[str], list[str], list[str]]:
     return allow.missing, allow.unexpected, allow.mismatched
 
 
-def _is_buffer(key: str, entry: TensorEntry | None) -> bool:
-    whole = entry is not None and not entry.dtype.startswith(("float", "bfloat", "complex"))
-    return whole or key.rpartition(".")[2] in _BUFFERS
+def _is_buffer(key: str, offered: tuple[str, TensorEntry] | None) -> bool:
+    whole = offered is not None and not offered[1].dtype.startswith(("float", "bfloat", "complex"))
+    return whole or key.rpartition(".")[2] in BUFFERS
 
 
 def _globs(keys: Mapping[str, bool], loaded: Sequence[Path]) -> list[str] | None:

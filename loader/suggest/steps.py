@@ -112,8 +112,12 @@ def _change(old: Path, new: Path) -> _Change | None:
     shared = 0
     while shared < min(len(old), len(new)) and old[shared] == new[shared]:
         shared += 1
-    (context, _), (before, numbers), (after, numbers_after) = map(template, (old[:shared], old[shared:], new[shared:]))
-    return None if before == after or numbers != numbers_after else _Change(context, before, after)
+    context, old, new = template(old[:shared])[0], old[shared:], new[shared:]
+    (before, numbers), (after, numbers_after) = template(old), template(new)
+    if numbers == numbers_after:
+        return _Change(context, before, after)
+    # A number that only one side has is the name of a module in a list, not a count that both share.
+    return None if numbers and numbers_after else _Change(context, old, new)
 
 
 def _steps(change: _Change, *, guess: bool) -> Iterator[Step]:

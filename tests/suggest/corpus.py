@@ -276,6 +276,11 @@ def partial() -> Iterator[Case]:
     body = prefixed(weights("transformer"), "student.") | prefixed(weights("vit", 2), "teacher.")
     yield Case("a student beside a teacher", "part", "transformer", body, (below(body, "student."),))
     yield Case("a teacher beside a student", "part", "vit", body, (below(body, "teacher."),))
+    listed = prefixed(weights("gru"), "models.0.") | prefixed(weights("gru", 1), "models.1.")
+    answers = (below(listed, "models.0."), below(listed, "models.1."))
+    yield Case("one network out of an ensemble", "part", "gru", listed, answers, auto=False)
+    first = prefixed(weights("bert"), "0.auto_model.") | {"2.linear.weight": torch.randn(5, 16)}
+    yield Case("the first of a sequence", "part", "bert", first, (below(first, "0.auto_model."),))
     extra = weights("conv_net") | {"aux_head.weight": torch.randn(5, 5), "aux_head.bias": torch.randn(5)}
     yield Case("an auxiliary head in the file", "part", "conv_net", extra, (weights("conv_net"),), auto=False)
     file = weights("bert") | {"encoder.position_ids": torch.arange(4)}
@@ -375,6 +380,10 @@ def strangers() -> Iterator[Case]:
         yield Case(f"{other} from a shallower file", "stranger", other, prefixed(weights(one), "module."), ())
     for name in ("vit", "bert", "transformer", "gpt"):
         yield Case(f"one linear layer from a {name} file", "stranger", "one_linear", weights(name), ())
+    for one, other in (("vit", "transformer"), ("transformer", "vit"), ("bert", "transformer"), ("gpt", "vit")):
+        yield Case(f"{one} from the file of a {other} of its width", "stranger", one, weights(other), ())
+    attention = filled(nn.MultiheadAttention(16, 2))
+    yield Case("one linear layer from an attention's file", "stranger", "one_linear", attention, ())
     wide = {key: torch.randn([2 * size for size in value.shape]) for key, value in weights("res_net").items()}
     yield Case("res_net from a wider file", "stranger", "res_net", wide, ())
     lacking = {key: value for key, value in weights("conv_net").items() if not key.endswith(".bias")}

@@ -20,7 +20,7 @@ def plan(**left: list[str] | list[Mismatch]) -> Plan:
 
 def excused(left: Plan, kind: str = "parameter", dtype: str = "float32") -> AllowConfig | None:
     wanted = {key: Wanted((1,), "float32", kind, key) for key in left.missing}
-    return excuse(left, AllowConfig(), wanted, {key: TensorEntry(dtype, (1,)) for key in left.unexpected})
+    return excuse(left, AllowConfig(), wanted, {key: (key, TensorEntry(dtype, (1,))) for key in left.unexpected})
 
 
 def test_whole_named_modules_may_stay_out() -> None:
@@ -72,3 +72,13 @@ def test_modules_beside_others_are_found() -> None:
     assert apart({"head.w": False}, ["body.w"]) == ["head.*"]
     assert apart({"heads.1.w": False}, ["heads.0.w"]) is None
     assert apart({}, []) == []
+
+
+def test_what_rules_left_of_a_module_that_they_took_from_is_not_excused() -> None:
+    left = plan(unexpected=["layers.1.weight"])
+    entry = TensorEntry("float32", (1,))
+    offered = {"body.0.weight": ("layers.0.weight", entry), "layers.1.weight": ("layers.1.weight", entry)}
+
+    assert excuse(left, AllowConfig(), {}, offered) is None
+    offered["body.0.weight"] = ("net.0.weight", entry)
+    assert excuse(left, AllowConfig(), {}, offered) == AllowConfig(unexpected=["layers.*"])
