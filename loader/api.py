@@ -39,11 +39,22 @@ Node = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A loaded, verified model and what happened."""
+    """A loaded, verified model and what happened.
 
-    model: nn.Module
-    """In eval mode, on its device."""
+    Args:
+        module: The model; None in the modes that have none.
+        report: What happened.
+    """
+
+    module: nn.Module | None
     report: Report
+
+    @property
+    def model(self) -> nn.Module:
+        """The model in eval mode, on its device; raises ConfigError in the modes that have none."""
+        if self.module is None:
+            raise ConfigError(f"mode={self.report.mode} gives no model, its result is in the report", "mode=load")
+        return self.module
 
 
 def load(config: Sequence[str] | Node = ()) -> Loaded:
@@ -116,7 +127,7 @@ def load_model(
         return model.eval()
     settings |= {"model": _plain(model), "device": device, "dtype": dtype, "seed": seed}
     settings["trusted_targets"] = None if trusted_targets is None else list(trusted_targets)
-    return execute(settings, Report(config=settings), prove=verify is not None)
+    return Loaded(execute(settings, report := Report(config=settings), prove=verify is not None), report).model
 
 
 def load_into(

@@ -15,12 +15,16 @@ from typing import Any
 from torch import nn
 
 from loader.config.parse import parse_job
+from loader.config.schema import JobConfig
+from loader.conversion import convert
 from loader.errors import LoaderError
+from loader.inspection import inspect_files
 from loader.pipeline import run as run_pipeline
 from loader.report import fill
 from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
 from loader.report.terminal import print_error, print_report
+from loader.scaffold import write_scaffold
 
 log = logging.getLogger("loader")
 
@@ -53,8 +57,11 @@ def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path) -
     return report.exit_code
 
 
-def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True) -> nn.Module:
+def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True) -> nn.Module | None:
     """Parses a config and carries the job out, with the outcome in the report.
+
+    Returns:
+        The model, in the modes that have one.
 
     Raises:
         LoaderError: The job is refused; the report says so too.
@@ -62,12 +69,25 @@ def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True) ->
     try:
         job = parse_job(config)
         report.mode = job.mode
-        return run_pipeline(job, report, prove=prove)
+        return _carry_out(job, report, prove=prove)
     except LoaderError as error:
         describe_refusal(report, error)
         raise
     finally:
         fill.environment(report)
+
+
+def _carry_out(job: JobConfig, report: Report, *, prove: bool) -> nn.Module | None:
+    if job.mode == "inspect":
+        inspect_files(job, report)
+        return None
+    if job.mode == "scaffold":
+        write_scaffold(job, report)
+        return None
+    module = run_pipeline(job, report, prove=prove)
+    if job.mode == "convert":
+        convert(module, job, report)
+    return module
 
 
 def describe_refusal(report: Report, error: LoaderError) -> None:

@@ -23,7 +23,7 @@ _PATH = re.compile(r"checkpoint\.path|parts\.[^.]+\.path")
 """Values that name files to read: glob(...) finds them."""
 
 _TEXT = re.compile(
-    r"(checkpoint|parts\.[^.]+)\.(path|key|sha256)|verify\.golden|verify\.input\.([^.]+\.)*path"
+    r"(checkpoint|parts\.[^.]+)\.(path|key|sha256)|verify\.golden|(convert|scaffold)\.path|verify\.input\.([^.]+\.)*path"
     r"|(parts\.[^.]+\.)?rules\.[^.]+\.(strip|add|rename|regex|drop|keep|to)"
 )
 """Values that are text whatever they look like: `1e5` is no number here, and `=` needs no quotes."""

@@ -18,17 +18,20 @@ from omegaconf.errors import OmegaConfBaseException
 from loader.config.schema import (
     AllowConfig,
     CheckpointConfig,
+    ConvertConfig,
     ExpectConfig,
+    InspectConfig,
     JobConfig,
     PartConfig,
     RuleConfig,
+    ScaffoldConfig,
     VerifyConfig,
 )
 from loader.errors import ConfigError
 from loader.rules import KINDS
 from loader.wording import did_you_mean, safe_text
 
-MODES = ("load", "plan")
+MODES = ("load", "plan", "inspect", "convert", "scaffold")
 """What a job can do."""
 
 CHECKS = ("crc", "structure", "full")
@@ -71,6 +74,9 @@ def parse_job(config: _Raw) -> JobConfig:
     job.parts = _parts(parts, checkpoint, job.rules, problems)
     job.allow = _record(AllowConfig, raw.get("allow", {}), "allow", problems)
     job.verify = _verify(raw.get("verify", {}), problems)
+    job.inspect = _record(InspectConfig, raw.get("inspect", {}), "inspect", problems)
+    job.convert = _record(ConvertConfig, raw.get("convert", {}), "convert", problems)
+    job.scaffold = _record(ScaffoldConfig, raw.get("scaffold", {}), "scaffold", problems)
     job.trusted_targets = _names(raw.get("trusted_targets"), "trusted_targets", problems)
     _choices(job, problems)
     problems.raise_any()

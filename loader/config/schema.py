@@ -81,6 +81,34 @@ class VerifyConfig:
 
 
 @dataclass(slots=True)
+class InspectConfig:
+    """What `mode=inspect` shows."""
+
+    depth: int | None = None
+    """How many levels of names; None for all."""
+    filter: list[str] = field(default_factory=list)
+    """Globs over dotted keys; empty for everything."""
+
+
+@dataclass(slots=True)
+class ConvertConfig:
+    """Where and how `mode=convert` writes."""
+
+    path: str | None = None
+    embed: bool = True
+    """Whether the model's resolved config goes into the file."""
+    shard_size: str = "5GB"
+    """The largest file; what is larger is written as several, with an index."""
+
+
+@dataclass(slots=True)
+class ScaffoldConfig:
+    """Where `mode=scaffold` writes."""
+
+    path: str | None = None
+
+
+@dataclass(slots=True)
 class JobConfig:
     """One job, fully resolved."""
 
@@ -95,4 +123,7 @@ class JobConfig:
     dtype: str | None = None
     seed: int = 0
     verify: VerifyConfig = field(default_factory=VerifyConfig)
+    inspect: InspectConfig = field(default_factory=InspectConfig)
+    convert: ConvertConfig = field(default_factory=ConvertConfig)
+    scaffold: ScaffoldConfig = field(default_factory=ScaffoldConfig)
     trusted_targets: list[str] | None = None

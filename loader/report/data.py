@@ -105,6 +105,10 @@ class Report:
     keys: KeysReport = field(default_factory=KeysReport)
     plan: list[dict[str, Any]] | None = None
     """In ``mode=plan``, what would become of every key (`loader.report.planned`)."""
+    inspection: dict[str, Any] | None = None
+    """In ``mode=inspect``, what is in the file (`loader.inspection`)."""
+    written: dict[str, Any] | None = None
+    """What ``mode=convert`` or ``mode=scaffold`` wrote: ``{path, files, bytes}``."""
     verification: VerificationReport = field(default_factory=VerificationReport)
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds."""
@@ -114,10 +118,13 @@ class Report:
     overrides: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as ``report.json`` holds it; ``plan`` stands in it only in ``mode=plan``."""
-        content = {"schema": SCHEMA, **dataclasses.asdict(dataclasses.replace(self, plan=None))}
-        if self.plan is None:
-            del content["plan"]
-        else:
-            content["plan"] = self.plan
+        """The report as ``report.json`` holds it; what only some modes have stands in it only there."""
+        of_modes = {"plan": self.plan, "inspection": self.inspection, "written": self.written}
+        bare = dataclasses.replace(self, plan=None, inspection=None, written=None)
+        content = {"schema": SCHEMA, **dataclasses.asdict(bare)}
+        for name, value in of_modes.items():
+            if value is None:
+                del content[name]
+            else:
+                content[name] = value
         return content

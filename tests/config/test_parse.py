@@ -209,7 +209,7 @@ def test_all_problems_are_told_at_once() -> None:
         "'model' has no _target_; "
         f"rule 'rules.r' has no kind, expected {KINDS}; "
         "'allow' is '5', expected a mapping; "
-        "'mode' is 'laod', expected one of load, plan (did you mean 'load'?); "
+        "'mode' is 'laod', expected one of load, plan, inspect, convert, scaffold (did you mean 'load'?); "
         "'checkpoint.check' is 'crcs', expected one of crc, structure, full (did you mean 'crc'?)"
     )
     assert error.hint.splitlines() == [
@@ -261,7 +261,7 @@ def test_all_problems_are_told_at_once() -> None:
             "'trusted_targets' is '[1]', expected a list of names",
             "'trusted_targets=[my_pkg.*]'",
         ),
-        ({"mode": "convert"}, "'mode' is 'convert', expected one of load, plan", ""),
+        ({"mode": "train"}, "'mode' is 'train', expected one of load, plan, inspect, convert, scaffold", ""),
     ],
 )
 def test_a_value_of_a_wrong_type_is_refused(config: dict[str, Any], told: str, hint: str) -> None:
