@@ -187,7 +187,7 @@ class Stage:
 
     def _has_no_storage(self, source: str) -> bool:
         entry = self.offers.entries[source].entry
-        return isinstance(entry, TensorEntry) and entry.storage is None and not entry.components
+        return isinstance(entry, TensorEntry) and entry.is_without_data
 
     def _compare_tied(self, plan: Plan) -> None:
         differing = [

@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loader.errors import CheckpointError, ConfigError
-from loader.formats.file import CheckpointFile
-from loader.formats.opened import OpenedFile
 from loader.formats.path import resolve_path, shown_path
 from loader.wording import did_you_mean, safe_text
 
 if TYPE_CHECKING:
-    from loader.formats.sharded import ShardedCheckpoint, Shards
-    from loader.formats.sniff import Recognised
+    from loader.formats.opened import Opened
 
 CHECKS = ("crc", "structure", "full")
 
@@ -32,14 +29,14 @@ def open_checkpoint(
     format: str = "auto",
     sha256: str | None = None,
     check: str = "crc",  # as in configs
-) -> OpenedFile | ShardedCheckpoint:
+) -> Opened:
     """Opens a checkpoint and reads its index.
 
     Args:
         path: A file, the index of a checkpoint in several files, or a folder that holds one checkpoint; `~` and
             `pkg://package/file` are resolved.
         format: `auto`, or the name of the format that it must have.
-        sha256: The digest that it must have; that of several files is described at `ShardedCheckpoint.sha256`.
+        sha256: The digest that it must have; that of several files is described at `several.digest_of`.
         check: `structure` compares no checksums, `crc` those of what is used, `full` all of them, at once.
 
     Returns:
@@ -49,33 +46,25 @@ def open_checkpoint(
         CheckpointError: It is missing, unreadable, damaged, no checkpoint, or has another digest or format.
         ConfigError: `format`, `check` or `sha256` is none.
     """
-    from loader.formats import folder, sharded, sniff  # noqa: PLC0415  # the formats build on this package
+    from loader.formats import found  # noqa: PLC0415  # the formats build on this package
 
-    _refuse_unknown("checkpoint.format", format, ("auto", *sniff.FORMATS, *sharded.FORMATS))
+    _refuse_unknown("checkpoint.format", format, ("auto", *found.FORMATS))
     _refuse_unknown("checkpoint.check", check, CHECKS)
     named = resolve_path(path)
-    file = CheckpointFile(folder.choose(named) if named.is_dir() else named)
     with ExitStack() as stack:
-        stack.callback(file.close)
-        found = _recognised(file, stack)
-        if format not in {"auto", found.format}:
+        kind = found.find(named, stack)
+        if format not in {"auto", kind.format}:
             raise CheckpointError(
-                f"{shown_path(named)} is a {found.format} {'file' if named is file.path else 'checkpoint'}; "
+                f"{shown_path(named)} is a {kind.format} {'checkpoint' if named.is_dir() else 'file'}; "
                 f"checkpoint.format says {format}",
-                f"checkpoint.format={found.format}",
+                f"checkpoint.format={kind.format}",
             )
-        _compare_digest(named, file.sha256 if isinstance(found, sniff.Recognised) else found.sha256, sha256)
+        _compare_digest(named, kind.sha256, sha256)
         with _collector_paused():
-            opened = found.open(check)
+            opened = kind.open(check)
         opened.path = named
         stack.pop_all()  # from here on, the checkpoint closes its files
     return opened
-
-
-def _recognised(file: CheckpointFile, stack: ExitStack) -> Recognised | Shards:
-    from loader.formats import index, sharded, sniff  # noqa: PLC0415  # the formats build on this package
-
-    return sharded.Shards(file, stack) if index.is_index(file) else sniff.recognise(file)
 
 
 @contextlib.contextmanager

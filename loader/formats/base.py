@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from loader.formats.file import CheckpointFile
+    from loader.formats.opened import Opened
 
 ITEMSIZE: Mapping[str, int] = {
     "bool": 1, "uint8": 1, "int8": 1, "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1,
@@ -41,7 +42,7 @@ class Storage:
     """Its checksum, where the format keeps one."""
     packed: int | None = None
     """How many bytes it takes in the file where it is deflated; None where it is stored as it is."""
-    file: CheckpointFile | None = field(default=None, compare=False, repr=False)
+    file: CheckpointFile | None = field(default=None, repr=False)
     """The opened file it stands in."""
     big_endian: bool = False
     """Whether its elements were written most significant byte first."""
@@ -70,6 +71,8 @@ class TensorEntry:
     """The dense tensors an assembled one is made of, by role (``indices``, ``values``, ``scales`` …)."""
     details: Mapping[str, object] = field(default_factory=dict)
     """Plain values that belong to the layout (quantisation scheme, scale, zero point, conjugate bit …)."""
+    pieces: tuple[Piece, ...] = ()
+    """What a tensor is put together from that lies in several places; together they cover it exactly once."""
 
     @property
     def numel(self) -> int:
@@ -92,6 +95,23 @@ class TensorEntry:
             yield self.storage
         for component in self.components.values():
             yield from component.storages()
+        for piece in self.pieces:
+            yield from piece.entry.storages()
+
+    @property
+    def is_without_data(self) -> bool:
+        """Whether it is a shape alone: no bytes of it are in any file."""
+        return self.storage is None and not self.components and not self.pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a tensor that lies in a place of its own."""
+
+    entry: TensorEntry
+    start: tuple[int, ...]
+    """Where its first element stands in the whole: one number per dimension; or a single one for a run of the flattened
+    tensor, which a piece of one dimension is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +160,23 @@ class Container:
 
 
 Node = Container | TensorEntry | Leaf
+
+
+class Found(Protocol):
+    """What a file or folder turned out to be; its index is not read yet."""
+
+    @property
+    def format(self) -> str:
+        """``torch-zip``, ``safetensors-sharded`` and so on; what was recognised in the content."""
+        ...
+
+    def open(self, check: str) -> Opened:
+        """Reads its index; takes ``checkpoint.check``."""
+        ...
+
+    def sha256(self) -> str:
+        """Digest of the file, or of all its files, as 64 hexadecimal digits."""
+        ...
 
 
 class Checkpoint(Protocol):

@@ -45,7 +45,7 @@ def choose(folder: Path) -> Path:
     Raises:
         CheckpointError: There is none, there are several, or it leads out of the folder.
     """
-    names = _names(folder)
+    names = _files(folder)
     candidates = next((found for pair in _PREFERRED if (found := [name for name in pair if name in names])), None)
     if candidates is None:
         candidates = _others(folder, names)
@@ -64,16 +64,28 @@ def choose(folder: Path) -> Path:
     return chosen
 
 
-def _names(folder: Path) -> list[str]:
+def listed(folder: Path) -> list[str]:
+    """The names in a folder, sorted.
+
+    Raises:
+        CheckpointError: It may not be listed.
+    """
     try:
-        with os.scandir(folder) as entries:
-            found = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+        return sorted(os.listdir(folder))  # noqa: PTH208  # the names alone
     except OSError as error:
         raise CheckpointError(
             f"the folder {shown_path(folder)} cannot be listed: {error.strerror}",
             f"chmod u+rx {shown_path(folder)}   # or ask its owner",
         ) from error
-    return sorted(name for name in found if is_index_name(name) or name.endswith(ENDINGS))
+
+
+def _files(folder: Path) -> list[str]:
+    """Those that are called as checkpoints are, and are no folders."""
+    return [
+        name
+        for name in listed(folder)
+        if (is_index_name(name) or name.endswith(ENDINGS)) and name[0] != "." and not (folder / name).is_dir()
+    ]
 
 
 def _others(folder: Path, names: Sequence[str]) -> list[str]:

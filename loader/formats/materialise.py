@@ -2,7 +2,7 @@
 
 Guarantees: what comes back equals what torch saved in dtype, shape, strides and bytes; it looks into the file's private
 mapping, or owns its memory, as asked; sparse indices and quantisation parameters are checked before torch gets to use
-them.
+them; a tensor that lies in several places is put together in memory of its own.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ def tensor_of(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor
     Raises:
         CheckpointError: Its data is not in the file, or not what its layout requires.
     """
+    if entry.pieces:
+        return _joined(entry, unpack, mmap=mmap)
     if entry.layout == "strided":
         return _dense(entry, unpack, mmap=mmap)
     parts = {role: tensor_of(part, unpack, mmap=mmap) for role, part in entry.components.items()}
@@ -52,12 +54,7 @@ def tensor_of(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor
 
 
 def _dense(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
-    dtype = DTYPES.get(entry.dtype)
-    if dtype is None:
-        raise CheckpointError(
-            f"a tensor of this file is {entry.dtype}, which torch {torch.__version__} does not have",
-            "pip install --upgrade torch",
-        )
+    dtype = _dtype(entry)
     if entry.storage is None:
         return _without_data(entry, dtype)
     shape, stride = entry.shape, entry.stride
@@ -70,6 +67,37 @@ def _dense(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
     # The size stays: resize_ only sets the shape, and unlike view() it makes no view.
     made = flat.resize_(shape) if compact else flat.set_(flat.untyped_storage(), 0, shape, stride)
     return _with_bits(made, entry) if entry.details else made
+
+
+def _joined(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
+    """A tensor that lies in several places; what is one piece is taken as it is."""
+    if len(entry.pieces) == 1:
+        return tensor_of(entry.pieces[0].entry, unpack, mmap=mmap).reshape(entry.shape)
+    whole = torch.empty(entry.shape, dtype=_dtype(entry))
+    for piece in entry.pieces:
+        box = whole if len(piece.start) == whole.dim() else whole.view(-1)
+        for dimension, (start, length) in enumerate(zip(piece.start, piece.entry.shape, strict=True)):
+            box = box.narrow(dimension, start, length)
+        box.copy_(tensor_of(piece.entry, unpack, mmap=mmap))
+        _forget(piece.entry)
+    return whole
+
+
+def _forget(piece: TensorEntry) -> None:
+    """Lets the pages of a piece leave memory: nothing looks into them after they were copied."""
+    storage = piece.storage
+    if storage is not None and storage.file is not None and storage.packed is None:
+        storage.file.release(storage.offset + piece.offset * ITEMSIZE[piece.dtype], piece.nbytes)
+
+
+def _dtype(entry: TensorEntry) -> torch.dtype:
+    dtype = DTYPES.get(entry.dtype)
+    if dtype is None:
+        raise CheckpointError(
+            f"a tensor of this file is {entry.dtype}, which torch {torch.__version__} does not have",
+            "pip install --upgrade torch",
+        )
+    return dtype
 
 
 @functools.lru_cache(maxsize=4096)  # a model has few shapes, however many tensors

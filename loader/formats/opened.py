@@ -1,4 +1,4 @@
-"""What all checkpoints that are one file have in common.
+"""What all opened checkpoints have in common, and all that are one file.
 
 Guarantees: a tensor's bytes are touched only when that tensor is asked for; checksums are compared over exactly the
 bytes that the wanted tensors need, in pieces, so that memory stays flat.
@@ -7,7 +7,9 @@ bytes that the wanted tensors need, in pieces, so that memory stays flat.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -23,13 +25,92 @@ if TYPE_CHECKING:
 
 
 @functools.cache
-def _tensor_of() -> Callable[..., torch.Tensor]:
+def tensor_maker() -> Callable[..., torch.Tensor]:
+    """`materialise.tensor_of`: what makes a tensor of its entry and what unpacks deflated storages."""
     from loader.formats.materialise import tensor_of  # noqa: PLC0415  # an index alone needs no torch
 
     return tensor_of
 
 
-class OpenedFile:
+class Opened(ABC):
+    """A checkpoint whose index is read; see `formats.base.Checkpoint`.
+
+    Args:
+        path: The file or folder.
+        format: What was recognised in its content.
+        root: Everything in it.
+        nbytes: Size of all its files.
+    """
+
+    def __init__(self, path: Path, format: str, root: Container, nbytes: int) -> None:
+        self.path = path
+        self.format = format
+        self.root = root
+        self.nbytes = nbytes
+        self._digest: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
+        """One tensor on the CPU, in the file's dtype, shape and strides.
+
+        Args:
+            entry: One of this checkpoint's tensors.
+            mmap: Whether it may look into a file's private mapping; otherwise it owns its memory.
+
+        Raises:
+            CheckpointError: Its bytes cannot be read, or contradict its layout.
+        """
+
+    @abstractmethod
+    def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
+        """Compares the checksums of the bytes that these tensors need.
+
+        Args:
+            entries: Tensors of this checkpoint.
+            mmap: Whether to go through the mapping, which also brings its pages in, or to read beside it.
+
+        Raises:
+            CheckpointError: Some bytes are not what was written; all that is damaged is named.
+        """
+
+    def release(self, entry: TensorEntry) -> None:
+        """Says that a mapped tensor is not looked at any more, and was not written to: its pages may leave memory."""
+        for storage in entry.storages():
+            if storage.file is not None and storage.packed is None:
+                storage.file.release(storage.offset, storage.nbytes)
+
+    @abstractmethod
+    def will_need(self, entries: Sequence[TensorEntry]) -> None:
+        """Tells the system which bytes come next, so that it reads ahead."""
+
+    @abstractmethod
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError where a file changed since it was opened."""
+
+    def sha256(self) -> str:
+        """Digest of all its files, as 64 hexadecimal digits; computed once."""
+        if self._digest is None:
+            self._digest = self.digest()
+        return self._digest
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Reads the files for `sha256`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the files; tensors that were handed out stay valid."""
+
+
+class OpenedFile(Opened):
     """A checkpoint that is one file.
 
     Args:
@@ -46,47 +127,21 @@ class OpenedFile:
         root: Container,
         check: str,
     ) -> None:
+        super().__init__(file.path, format, root, file.size)
         self.file = file
         self.check = check
-        self.path = file.path
-        self.format = format
-        self.root = root
-        self.nbytes = file.size
-        self._digest: str | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
-        """One tensor on the CPU, in the file's dtype, shape and strides.
-
-        Args:
-            entry: One of this file's tensors.
-            mmap: Whether it may look into the file's private mapping; otherwise it owns its memory.
-
-        Raises:
-            CheckpointError: Its bytes cannot be read, or contradict its layout.
-        """
-        return _tensor_of()(entry, self.unpack, mmap=mmap)
+        """One tensor, from this file."""
+        return tensor_maker()(entry, self.unpack, mmap=mmap)
 
     def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
-        """Compares the checksums of the bytes that these tensors need.
-
-        Args:
-            entries: Tensors of this file.
-            mmap: Whether to go through the mapping, which also brings its pages in, or to read beside it.
-
-        Raises:
-            CheckpointError: Some bytes are not what was written; all damaged storages are named.
-        """
+        """Compares the checksums of the bytes of this file that these tensors need."""
         if self.check != "crc":  # not wanted, or done for all of them when the file was opened
             return
-        storages = {(s.offset, s.nbytes): s for entry in entries for s in entry.storages() if s.crc32 is not None}
+        file = self.file
+        own = (s for entry in entries for s in entry.storages() if s.crc32 is not None and s.file is file)
+        storages = {(s.offset, s.nbytes): s for s in own}
         self.verify_storages([storages[place] for place in sorted(storages)], mmap=mmap)
 
     def verify_storages(self, storages: Sequence[Storage], *, mmap: bool) -> None:
@@ -106,25 +161,23 @@ class OpenedFile:
                 "copy or download the file again",
             )
 
-    def release(self, entry: TensorEntry) -> None:
-        """Says that a mapped tensor is not looked at any more, and was not written to: its pages may leave memory."""
-        for storage in entry.storages():
-            if storage.data is None and storage.packed is None:
-                self.file.release(storage.offset, storage.nbytes)
-
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
-        """Tells the system which bytes come next, so that it reads ahead."""
-        self.file.will_need((s.offset, s.packed or s.nbytes) for e in entries for s in e.storages() if s.data is None)
+        """Tells the system which bytes of this file come next."""
+        file = self.file
+        self.file.will_need(
+            (s.offset, s.nbytes if s.packed is None else s.packed)
+            for entry in entries
+            for s in entry.storages()
+            if s.file is file
+        )
 
     def check_unchanged(self) -> None:
         """Raises CheckpointError where the file changed since it was opened."""
         self.file.check_unchanged()
 
-    def sha256(self) -> str:
-        """Digest of the file, as 64 hexadecimal digits; computed once."""
-        if self._digest is None:
-            self._digest = self.file.sha256()
-        return self._digest
+    def digest(self) -> str:
+        """The file's own."""
+        return self.file.sha256()
 
     def close(self) -> None:
         """Closes the file; tensors that were handed out stay valid."""

@@ -16,7 +16,7 @@ from loader.errors import CheckpointError, FitError
 from loader.formats import open_checkpoint
 from loader.formats.base import TensorEntry
 from loader.formats.file import CheckpointFile
-from loader.formats.sharded import ShardedCheckpoint, natural
+from loader.formats.several import SeveralFiles, natural
 from tests.formats.comparing import assert_same
 from tests.formats.sharding import shard_name, write_index, write_shards, write_sparse
 
@@ -283,7 +283,7 @@ def test_brackets_in_names_are_no_lists(tmp_path: Path) -> None:
 def test_an_index_is_known_by_its_content(tmp_path: Path) -> None:
     index = write_shards(tmp_path, A, B)
     with open_checkpoint(index.rename(tmp_path / "renamed")) as checkpoint:
-        assert isinstance(checkpoint, ShardedCheckpoint)
+        assert isinstance(checkpoint, SeveralFiles)
 
 
 # Indexes that reach out of their folder.

@@ -1,0 +1,72 @@
+"""What a path is: a file, the index of several, or a folder of one kind or another.
+
+Guarantees: content decides for files, and the names that a tool always writes for folders. A new kind of folder is one
+file with a class that is a `formats.base.Found`, and a line in `_FOLDERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from loader.formats import folder, sharded, sniff
+from loader.formats.base import Found
+from loader.formats.file import CheckpointFile
+from loader.formats.index import is_index
+from loader.formats.opened import OpenedFile
+from loader.formats.several import opened
+from loader.formats.sharded import Shards
+
+FORMATS = (*sniff.FORMATS, *sharded.FORMATS)
+"""Everything that is read."""
+
+_FOLDERS: Sequence[tuple[Callable[[Sequence[str]], bool], Callable[[Path, ExitStack], Found]]] = ()
+"""Whether a folder with these names in it is of a kind, and what finds out more about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneFile:
+    """A checkpoint that is one file, recognised."""
+
+    file: CheckpointFile
+    recognised: sniff.Recognised
+
+    @property
+    def format(self) -> str:
+        """What was recognised in its content."""
+        return self.recognised.format
+
+    def open(self, check: str) -> OpenedFile:
+        """Reads its index; takes `checkpoint.check`."""
+        return self.recognised.open(check)
+
+    def sha256(self) -> str:
+        """The file's digest."""
+        return self.file.sha256()
+
+
+def find(path: Path, stack: ExitStack) -> Found:
+    """Finds out what a path is.
+
+    Args:
+        path: Absolute; something is there.
+        stack: Closes the files that were opened for it when it unwinds.
+
+    Raises:
+        CheckpointError: It cannot be opened, or is nothing that is read.
+    """
+    return _in_folder(path, stack) if path.is_dir() else _in_file(opened(path, stack), stack)
+
+
+def _in_folder(path: Path, stack: ExitStack) -> Found:
+    names = folder.listed(path)
+    for is_of_kind, kind in _FOLDERS:
+        if is_of_kind(names):
+            return kind(path, stack)
+    return _in_file(opened(folder.choose(path), stack), stack)
+
+
+def _in_file(file: CheckpointFile, stack: ExitStack) -> Found:
+    return Shards(file, stack) if is_index(file) else OneFile(file, sniff.recognise(file))

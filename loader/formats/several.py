@@ -1,0 +1,157 @@
+"""What all checkpoints of several files have in common.
+
+Guarantees: each file keeps every promise of its own format; what is wrong with several of them is told at once; a
+tensor that lies in several files is read from all of them, piece by piece.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from loader.errors import CheckpointError
+from loader.formats.base import Container, Storage, TensorEntry
+from loader.formats.file import CheckpointFile
+from loader.formats.opened import Opened, OpenedFile, tensor_maker
+from loader.wording import counted, phrases, safe_text
+
+if TYPE_CHECKING:
+    import torch
+
+_DIGITS = re.compile(r"([0-9]+)")
+_T = TypeVar("_T")
+_Result = TypeVar("_Result")
+
+
+class SeveralFiles(Opened):
+    """A checkpoint whose tensors lie in several files.
+
+    Args:
+        path: The folder, or the index.
+        format: What was recognised.
+        root: What all of the files hold.
+        members: The files that hold tensors, by their names below the folder, in natural order.
+        indexes: The files that say what is where, by name; they come first in the digest.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        format: str,
+        root: Container,
+        members: Mapping[str, OpenedFile],
+        indexes: Mapping[str, CheckpointFile],
+    ) -> None:
+        files = (*indexes.values(), *(member.file for member in members.values()))
+        super().__init__(path, format, root, sum(file.size for file in files))
+        self._indexes = indexes
+        self._members = members
+        self._by_file = {id(member.file): name for name, member in members.items()}
+
+    def located(self, entry: TensorEntry) -> TensorEntry:
+        """The entry with the places of its bytes; a format that looks for them only when asked does it here."""
+        return entry
+
+    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
+        """One tensor, from the file or files that it lies in."""
+        return tensor_maker()(self.located(entry), self._unpack, mmap=mmap)
+
+    def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
+        """Compares the checksums of the bytes that these tensors need, in all files; every damaged one is named."""
+        each(self._by_member(entries), lambda work: work[0].verify(work[1], mmap=mmap))
+
+    def release(self, entry: TensorEntry) -> None:
+        """Gives up the pages of a tensor, in all files."""
+        super().release(self.located(entry))
+
+    def will_need(self, entries: Sequence[TensorEntry]) -> None:
+        """Has all files read ahead."""
+        for member, own in self._by_member(entries).values():
+            member.will_need(own)
+
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError where an index or another file changed since it was opened."""
+        for file in self._indexes.values():
+            file.check_unchanged()
+        each(self._members, lambda member: member.check_unchanged())
+
+    def digest(self) -> str:
+        """As `digest_of` says."""
+        return digest_of({**self._indexes, **{name: member.file for name, member in self._members.items()}})
+
+    def close(self) -> None:
+        """Closes all files."""
+        for file in self._indexes.values():
+            file.close()
+        for member in self._members.values():
+            member.close()
+
+    def _unpack(self, storage: Storage) -> bytes:
+        return self._members[self._by_file[id(storage.file)]].unpack(storage)
+
+    def _by_member(self, entries: Iterable[TensorEntry]) -> dict[str, tuple[OpenedFile, list[TensorEntry]]]:
+        found: dict[str, list[TensorEntry]] = {}
+        for entry in map(self.located, entries):
+            # A tensor without bytes in a file (saved on meta, or kept in a pickle) belongs to none.
+            for name in {self._by_file[id(s.file)]: None for s in entry.storages() if s.file is not None}:
+                found.setdefault(name, []).append(entry)
+        return {name: (member, found[name]) for name, member in self._members.items() if name in found}
+
+
+def digest_of(files: Mapping[str, CheckpointFile]) -> str:
+    """Digest of several files: that of the text which `sha256sum NAME…` prints in their folder."""
+    digest = hashlib.sha256()
+    for name, file in files.items():
+        digest.update(f"{file.sha256()}  {name}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def opened(path: Path, stack: ExitStack) -> CheckpointFile:
+    """Opens a file that the stack closes."""
+    file = CheckpointFile(path)
+    stack.callback(file.close)
+    return file
+
+
+def each(items: Mapping[str, _T], work: Callable[[_T], _Result], noun: str = "shard") -> dict[str, _Result]:
+    """Does the same with every file; what is wrong with several of them is told at once."""
+    done: dict[str, _Result] = {}
+    refused: list[CheckpointError] = []
+    for name, item in items.items():
+        try:
+            done[name] = work(item)
+        except CheckpointError as error:
+            refused.append(error)
+    if len(refused) == 1:
+        raise refused[0]
+    if refused:
+        told = phrases(error.message for error in refused)
+        raise CheckpointError(f"{len(refused):,} of {counted(len(items), noun)} are refused: {told}", refused[0].hint)
+    return done
+
+
+def refuse_links(links: Mapping[str, Path], owner: str) -> None:
+    """Raises CheckpointError where files of a checkpoint really lie outside its folder.
+
+    Args:
+        links: Name → where it really is, of those outside.
+        owner: What names them, for the message.
+    """
+    if links:
+        told = phrases(f"{safe_text(name)} → {safe_text(real, 400)}" for name, real in links.items())
+        raise CheckpointError(
+            f"{counted(len(links), 'shard')} of {owner} would be read from outside its folder: {told}",
+            "copy the shards into the folder, or move the index to where they are",
+        )
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """What to sort names by so that they stand as people count: 2 before 10."""
+    pieces = _DIGITS.split(name)
+    keys = [(0, piece) for piece in pieces]
+    keys[1::2] = [(len(number), number) for number in (piece.lstrip("0") for piece in pieces[1::2])]
+    return [*keys, (0, name)]
