@@ -61,10 +61,6 @@ _PYTHON_PICKLE = Foreign(
     "a pickle that torch.save did not write (joblib, pickle.dump and others write such files)",
     "load it where you trust it, and save the weights: torch.save(state_dict, 'new.pt')",
 )
-_OLD_TAR = Foreign(
-    "a torch.save file of before torch 0.1.10, a tar archive",
-    "load it with torch.load('{file}', weights_only=False) where you trust it, and save it again",
-)
 _INDEX = Foreign(
     "the index of a checkpoint in several files, not a checkpoint", "checkpoint.path=FILE   # one of those it names"
 )
@@ -85,7 +81,7 @@ def name_foreign(head: bytes) -> Foreign:
     """
     for offset, magic, foreign in _MAGIC:
         if head.startswith(magic, offset):
-            return _OLD_TAR if magic == b"ustar" and _is_old_torch(head) else foreign
+            return foreign
     if head[:2] in {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}:
         return _PYTHON_PICKLE
     if not head.strip(b"\0"):
@@ -95,10 +91,6 @@ def name_foreign(head: bytes) -> Foreign:
     return _name_text(head) or Foreign(
         f"of no known format (it begins with the bytes {head[:8].hex(' ')}); {_READ}", "checkpoint.path=FILE"
     )
-
-
-def _is_old_torch(head: bytes) -> bool:
-    return head.partition(b"\0")[0] in {b"sys_info", b"pickle", b"tensors", b"storages"}
 
 
 def _is_onnx(head: bytes) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from loader.errors import CheckpointError
-from loader.formats import safetensors, torch_legacy, torch_zip
+from loader.formats import safetensors, torch_legacy, torch_tar, torch_zip
 from loader.formats.file import CheckpointFile
 from loader.formats.foreign import TORCHSCRIPT, Foreign, name_foreign, name_zip
 from loader.formats.opened import OpenedFile
@@ -22,7 +22,7 @@ from loader.formats.zip import LOCAL_SIGNATURE, Archive
 _HEAD = 4096
 _EMPTY_ZIP = b"PK\x05\x06"
 
-FORMATS = (torch_zip.FORMAT, torch_legacy.FORMAT, safetensors.FORMAT)
+FORMATS = (torch_zip.FORMAT, torch_legacy.FORMAT, torch_tar.FORMAT, safetensors.FORMAT)
 """The names of what is read."""
 
 
@@ -53,6 +53,8 @@ def recognise(file: CheckpointFile) -> Recognised:
         return Recognised(torch_legacy.FORMAT, partial(torch_legacy.TorchLegacy, file))
     if safetensors.is_safetensors(head):
         return Recognised(safetensors.FORMAT, partial(safetensors.SafeTensors, file))
+    if torch_tar.is_old_tar(head):
+        return Recognised(torch_tar.FORMAT, partial(torch_tar.TorchTar, file))
     raise _refused(file, name_foreign(head))
 
 

@@ -76,9 +76,19 @@ def _malformed(what: str) -> CheckpointError:
     )
 
 
-def _viewed(
-    typed: TypedStorage, dtype: str, offset: object, size: object, stride: object, details: Mapping[str, object]
+def viewed(
+    typed: TypedStorage,
+    dtype: str,
+    offset: object,
+    size: object,
+    stride: object,
+    details: Mapping[str, object] = _NO_DETAILS,
 ) -> TensorEntry:
+    """A dense tensor that looks into a storage.
+
+    Raises:
+        CheckpointError: It reaches outside the storage, or is described by what are no sizes.
+    """
     if type(size) is not tuple or type(stride) is not tuple:
         size, stride = shape_of(size), shape_of(stride)
     if type(offset) is not int or not 0 <= offset < _LARGEST or not len(size) == len(stride) <= _MOST_DIMENSIONS:
@@ -111,7 +121,7 @@ def _tensor(function: Global, args: tuple[object, ...]) -> object:
     details = _WITH_GRADIENT if len(args) > 4 and args[4] is True else _NO_DETAILS
     if len(args) > 6 and args[6] is not None:
         details = _with_bits(details, args[6])
-    return _viewed(args[0], args[0].dtype, args[1], args[2], args[3], details)
+    return viewed(args[0], args[0].dtype, args[1], args[2], args[3], details)
 
 
 def _tensor_v3(function: Global, args: tuple[object, ...]) -> object:
@@ -122,7 +132,7 @@ def _tensor_v3(function: Global, args: tuple[object, ...]) -> object:
     details = _WITH_GRADIENT if args[4] is True else _NO_DETAILS
     if len(args) > 7 and args[7] is not None:
         details = _with_bits(details, args[7])
-    return _viewed(args[0], dtype, args[1], args[2], args[3], details)
+    return viewed(args[0], dtype, args[1], args[2], args[3], details)
 
 
 def _with_bits(details: Mapping[str, object], metadata: object) -> Mapping[str, object]:
@@ -162,7 +172,7 @@ def _quantized(function: Global, args: tuple[object, ...]) -> object:
     """``_rebuild_qtensor``: storage, offset, size, stride, quantizer, requires_grad, hooks."""
     if len(args) < 5 or not isinstance(args[0], TypedStorage) or not isinstance(args[4], tuple):
         return _not_known(function, args)
-    data = _viewed(args[0], args[0].dtype, args[1], args[2], args[3], _NO_DETAILS)
+    data = viewed(args[0], args[0].dtype, args[1], args[2], args[3], _NO_DETAILS)
     scheme = args[4][0].name if args[4] and isinstance(args[4][0], Global) else ""
     components: dict[str, TensorEntry] = {"data": data}
     details: dict[str, object] = {"scheme": scheme}

@@ -6,27 +6,23 @@ pickle is read inertly; no storage is read or unpacked before one of its tensors
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
-from zlib_ng import zlib_ng
-
-from loader.formats.base import ITEMSIZE, Container, Storage
-from loader.formats.opened import OpenedFile
+from loader.formats.archived import ArchivedFile, Records
+from loader.formats.base import ITEMSIZE
 from loader.formats.path import shown_path
 from loader.formats.pickle import unpickle
 from loader.formats.records import PersistentId
 from loader.formats.tensors import BUILDERS, TypedStorage, storage_dtype
 from loader.formats.tree import build_tree
-from loader.formats.zip import DEFLATED, STORED, Archive
+from loader.formats.zip import Archive
 from loader.wording import safe_text
 
 FORMAT = "torch-zip"
-_MOST_SIDE_BYTES = 1000
-_MOST_INFLATED = 256 << 20
-"""A deflated pickle may not declare more than this; torch itself stores it as it is."""
+INDEX = "data.pkl"
 
 
-class TorchZip(OpenedFile):
+class TorchZip(ArchivedFile):
     """A zip file written by `torch.save`.
 
     Args:
@@ -38,41 +34,34 @@ class TorchZip(OpenedFile):
     """
 
     def __init__(self, archive: Archive, check: str) -> None:
-        self._archive = archive
-        self._file = file = archive.file
         folder = torch_folder(archive.members)
         if folder is None:
-            raise file.damaged("it holds no data.pkl")
-        self._prefix = folder
-        self._big_endian = self._byte_order() == "big"
+            raise archive.file.damaged("it holds no data.pkl")
+        records = Records(archive, folder, check)
+        super().__init__(records, FORMAT, build_tree(PickleInArchive(records, INDEX, "data").root), check)
+
+
+class PickleInArchive:
+    """A pickle whose storages are records of the same archive.
+
+    Args:
+        records: The archive's records.
+        name: The pickle.
+        storages: The folder of its storages.
+
+    Raises:
+        CheckpointError: It is damaged, or a storage is missing or not of the declared size.
+    """
+
+    def __init__(self, records: Records, name: str, storages: str) -> None:
+        self._records = records
+        self._file = records.file
+        self._storages = storages
         self._known: dict[str, TypedStorage] = {}
-        root = self._index(check)
-        super().__init__(file, FORMAT, root, check)
-        if check == "full":
-            records = (self._record(name) for name in archive.members)
-            self.verify_storages([record for record in records if record.crc32 is not None], mmap=False)
-
-    def inflate(self, storage: Storage) -> Iterator[bytes]:
-        """Unpacks a deflated storage piece by piece."""
-        return self._archive.inflate(self._archive.members[self._prefix + storage.key], storage.offset)
-
-    def _index(self, check: str) -> Container:
-        name = f"{self._prefix}data.pkl"
-        member = self._archive.members[name]
-        data = self._archive.read(name, member.size if member.method == STORED else _MOST_INFLATED)
-        if check != "structure" and self._archive.has_checksums and zlib_ng.crc32(data) != member.crc32:
-            raise self._file.damaged("its index (data.pkl) differs from what was written")
+        data = records.read(name, "index")
         where = f"the pickle in {shown_path(self._file.path)}"
-        return build_tree(unpickle(data, builders=BUILDERS, persistent=self._storage, where=where).root)
-
-    def _byte_order(self) -> str:
-        name = f"{self._prefix}byteorder"
-        if name not in self._archive.members:
-            return "little"
-        order = self._archive.read(name, _MOST_SIDE_BYTES)
-        if order not in {b"little", b"big"}:
-            raise self._file.damaged(f"its byte order is {safe_text(order)}; little or big was expected")
-        return order.decode()
+        self.root = unpickle(data, builders=BUILDERS, persistent=self._storage, where=where).root
+        """What it holds, as inert records."""
 
     def _storage(self, pid: object) -> object:
         """Finds what a persistent id refers to: ("storage", type, key, location, elements)."""
@@ -86,7 +75,7 @@ class TorchZip(OpenedFile):
             return PersistentId(pid)
         known = self._known.get(key)
         if known is None:
-            storage = self._record(f"{self._prefix}data/{key}")
+            storage = self._records.storage(f"{self._storages}/{key}")
             self._known[key] = known = TypedStorage(storage, dtype, location)
         if known.dtype != dtype or count * ITEMSIZE[dtype] != known.storage.nbytes:
             raise self._file.damaged(
@@ -95,24 +84,9 @@ class TorchZip(OpenedFile):
             )
         return known
 
-    def _record(self, name: str) -> Storage:
-        archive = self._archive
-        member = archive.members.get(name)
-        if member is None:
-            raise self._file.damaged(f"the record '{safe_text(name)}' is missing")
-        return Storage(
-            name[len(self._prefix) :],
-            archive.locate(member),
-            member.size,
-            member.crc32 if archive.has_checksums else None,
-            member.packed if member.method == DEFLATED else None,
-            self._file,
-            self._big_endian,
-        )
 
-
-def torch_folder(names: Collection[str]) -> str | None:
-    """The folder inside an archive that holds `data.pkl`, with its slash; None where there is none."""
+def torch_folder(names: Collection[str], index: str = INDEX) -> str | None:
+    """The folder inside an archive that holds a file, with its slash; None where there is none."""
     first = next(iter(names), "")
     folder = first[: first.find("/") + 1]
-    return folder if f"{folder}data.pkl" in names else None
+    return folder if f"{folder}{index}" in names else None

@@ -48,7 +48,6 @@ FOREIGN = {
     "zstd": (b"\x28\xb5\x2f\xfd" + b"\x01" * 20, "is a Zstandard archive", "unpack it"),
     "7z": (b"7z\xbc\xaf\x27\x1c" + b"\x01" * 20, "is a 7-Zip archive", "unpack it"),
     "tar": (tarred("readme"), "is a tar archive", "unpack it"),
-    "old tar": (tarred("storages"), "is a torch.save file of before torch 0.1.10", "save it again"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(8), "is an HDF5 file, as Keras writes them", "load it with Keras"),
     "gguf": (b"GGUF" + bytes(20), "is a GGUF file, as llama.cpp writes them", "get the safetensors files"),
     "onnx": (b"\x08\x08\x12\x07pytorch\x1a\x05", "is an ONNX model", "initializers"),

@@ -1,0 +1,123 @@
+"""What all checkpoints that are one zip archive have in common.
+
+Guarantees: a tensor's bytes are those of one record of the archive, which is unpacked or mapped only when the tensor is
+asked for; a record that is read for the index has the checksum that the archive keeps for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from zlib_ng import zlib_ng
+
+from loader.formats.base import Container, Storage
+from loader.formats.opened import OpenedFile
+from loader.formats.zip import DEFLATED, STORED, Archive, Member
+from loader.wording import safe_text
+
+_MOST_SIDE_BYTES = 1000
+_MOST_INFLATED = 256 << 20
+"""A deflated record may not declare more than this where it is read for the index; torch itself stores its own."""
+
+
+class Records:
+    """The records in one folder of an archive.
+
+    Args:
+        archive: The archive's table of contents.
+        folder: The folder, with its slash; empty where the records stand at the top.
+        check: `structure` leaves the checksums alone.
+    """
+
+    def __init__(self, archive: Archive, folder: str, check: str) -> None:
+        self.archive = archive
+        self.file = archive.file
+        self.folder = folder
+        self._compares = check != "structure" and archive.has_checksums
+        self._deflated: dict[int, Member] = {}
+        self.big_endian = self._byte_order() == "big"
+
+    def __contains__(self, name: str) -> bool:
+        return self.folder + name in self.archive.members
+
+    def names(self, folder: str) -> list[str]:
+        """The records below a folder of this one."""
+        whole = self.folder + folder
+        return [name[len(self.folder) :] for name in self.archive.members if name.startswith(whole)]
+
+    def read(self, name: str, told: str) -> bytes:
+        """Reads a record that belongs to the index.
+
+        Args:
+            name: Its name; it must be there.
+            told: What it is, for messages.
+
+        Raises:
+            CheckpointError: It declares too much, or differs from what was written.
+        """
+        member = self.archive.members[self.folder + name]
+        data = self.archive.read(member.name, member.size if member.method == STORED else _MOST_INFLATED)
+        if self._compares and zlib_ng.crc32(data) != member.crc32:
+            raise self.file.damaged(f"its {told} ({safe_text(name)}) differs from what was written")
+        return data
+
+    def storage(self, name: str) -> Storage:
+        """A record's place in the file.
+
+        Raises:
+            CheckpointError: It is missing, or its header contradicts the archive's table of contents.
+        """
+        member = self.archive.members.get(self.folder + name)
+        if member is None:
+            raise self.file.damaged(f"the record '{safe_text(self.folder + name)}' is missing")
+        return self._located(member, name)
+
+    def with_checksum(self) -> list[Storage]:
+        """Everything in the archive that has a checksum, whatever its folder."""
+        if not self.archive.has_checksums:
+            return []
+        return [self._located(m, name.removeprefix(self.folder)) for name, m in self.archive.members.items()]
+
+    def inflate(self, storage: Storage) -> Iterator[bytes]:
+        """Unpacks a deflated storage piece by piece."""
+        return self.archive.inflate(self._deflated[storage.offset], storage.offset)
+
+    def _located(self, member: Member, key: str) -> Storage:
+        start, packed = self.archive.locate(member), None
+        if member.method == DEFLATED:
+            packed = member.packed
+            self._deflated[start] = member
+        checksum = member.crc32 if self.archive.has_checksums else None
+        return Storage(key, start, member.size, checksum, packed, self.file, self.big_endian)
+
+    def _byte_order(self) -> str:
+        if "byteorder" not in self:
+            return "little"
+        order = self.archive.read(f"{self.folder}byteorder", _MOST_SIDE_BYTES)
+        if order not in {b"little", b"big"}:
+            raise self.file.damaged(f"its byte order is {safe_text(order)}; little or big was expected")
+        return order.decode()
+
+
+class ArchivedFile(OpenedFile):
+    """A checkpoint that is one zip archive.
+
+    Args:
+        records: Its records.
+        format: What was recognised in its content.
+        root: Everything in it.
+        check: `structure` leaves the checksums alone, `full` compares all of them now, `crc` those that are needed.
+
+    Raises:
+        CheckpointError: `full` found damaged records.
+    """
+
+    def __init__(self, records: Records, format: str, root: Container, check: str) -> None:
+        super().__init__(records.file, format, root, check)
+        self._records = records
+        if check == "full":
+            self.verify_storages(records.with_checksum(), mmap=False)
+
+    def inflate(self, storage: Storage) -> Iterator[bytes]:
+        """Unpacks a deflated storage piece by piece."""
+        return self._records.inflate(storage)
