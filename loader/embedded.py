@@ -17,19 +17,11 @@ from loader.config.schema import CheckpointConfig, JobConfig
 from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats.base import Container
 from loader.formats.folder import choose
-from loader.formats.revive import needed_globals, revive
+from loader.formats.needed import needed_globals, no_part_of_a_model
+from loader.formats.revive import revive
 from loader.parts import Part
 from loader.select import find, tree
 from loader.wording import counted, did_you_mean, listing, safe_text
-
-_NO_PART_OF_A_MODEL = frozenset(
-    (
-        *("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "ctypes", "importlib", "runpy", "pty", "code"),
-        *("pickle", "_pickle", "marshal", "webbrowser", "urllib", "http", "ftplib", "smtplib", "signal", "threading"),
-        *("multiprocessing", "asyncio", "platform", "pdb", "timeit", "cProfile", "profile", "doctest", "pip"),
-    )
-)
-"""Modules whose names in a pickled model are never offered to be admitted."""
 
 _WITHOUT = "declare the architecture, which needs no permission: model._target_=my_pkg.Net"
 
@@ -80,7 +72,7 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
             f"model is null, and {part.label} holds no whole pickled model. In the file:\n{tree(root)}", hint
         )
     missing = [name for name in needed_globals(found.record) if name not in settings.allow_globals]
-    hostile = [name for name in missing if _no_part_of_a_model(name)]
+    hostile = [name for name in missing if no_part_of_a_model(name)]
     if hostile:
         raise CheckpointError(
             f"model is null, and the model in {part.label} names {listing(hostile)}, which no model needs "
@@ -95,11 +87,6 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
             f"'checkpoint.allow_globals=[{','.join((*settings.allow_globals, *missing))}]'\n{_WITHOUT}",
         )
     return revive(found.record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))
-
-
-def _no_part_of_a_model(name: str) -> bool:
-    segments = name.split(".")
-    return segments[0] in _NO_PART_OF_A_MODEL or not all(map(str.isidentifier, segments))
 
 
 def _unpickle(settings: CheckpointConfig, part: Part) -> Any:

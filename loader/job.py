@@ -10,21 +10,18 @@ import logging
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from loader.config.parse import parse_job
 from loader.config.schema import JobConfig
-from loader.conversion import convert
 from loader.errors import LoaderError
-from loader.inspection import inspect_files
-from loader.pipeline import run as run_pipeline
 from loader.report import fill
 from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
 from loader.report.terminal import print_error, print_report
-from loader.scaffold import write_scaffold
+
+if TYPE_CHECKING:
+    from torch import nn
 
 log = logging.getLogger("loader")
 
@@ -78,14 +75,23 @@ def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True) ->
 
 
 def _carry_out(job: JobConfig, report: Report, *, prove: bool) -> nn.Module | None:
+    # Each mode imports what it needs: torch alone takes longer than it takes to say what is in a file.
     if job.mode == "inspect":
+        from loader.inspection import inspect_files  # noqa: PLC0415  # this mode alone
+
         inspect_files(job, report)
         return None
     if job.mode == "scaffold":
+        from loader.scaffold import write_scaffold  # noqa: PLC0415  # this mode alone
+
         write_scaffold(job, report)
         return None
+    from loader.pipeline import run as run_pipeline  # noqa: PLC0415  # imports torch
+
     module = run_pipeline(job, report, prove=prove)
     if job.mode == "convert":
+        from loader.conversion import convert  # noqa: PLC0415  # this mode alone
+
         convert(module, job, report)
     return module
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from loader.config.schema import CheckpointConfig, JobConfig, PartConfig
 from loader.errors import ConfigError, FitError
@@ -20,6 +19,9 @@ from loader.plan import Offered, Wanted
 from loader.rules import Hits, rewrite, rewrite_metadata
 from loader.select import select
 from loader.wording import did_you_mean, listing, safe_text
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(slots=True)

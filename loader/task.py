@@ -48,7 +48,7 @@ class Task:
             resolved = plain(config)
         except ConfigError as error:
             return refuse(error, config, self.typed, output_dir)
-        from loader.job import run  # noqa: PLC0415  # imports torch, which --help and --cfg do without
+        from loader.job import run  # noqa: PLC0415  # --help and --cfg do without
 
         return run(resolved, self.typed, output_dir)
 

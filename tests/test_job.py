@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-import loader.job
+import loader.pipeline
 from loader.job import run
 from tests.jobs import job, save, target
 from tests.models import Two, filled
@@ -106,7 +106,7 @@ def test_a_bug_is_told_as_one(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of ours")
 
-    monkeypatch.setattr(loader.job, "run_pipeline", broken)
+    monkeypatch.setattr(loader.pipeline, "run", broken)
     with caplog.at_level(logging.INFO, "loader"):
         assert run(job("Two", path), [], tmp_path) == 1
     printed = capsys.readouterr().err

@@ -1,7 +1,8 @@
 """What a name in a file may stand for.
 
 Guarantees: plain data (sizes, devices, dtypes, containers) is made by this module's own code, whatever is admitted; any
-other name is imported only if it is admitted, and is used only if it is what the admitted name says.
+other name is imported only if it is admitted, and is used only if it is what the admitted name says. What needs no
+permission is told without importing torch.
 """
 
 from __future__ import annotations
@@ -12,26 +13,47 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import torch
-
 from loader.errors import CheckpointError
+from loader.formats.base import ITEMSIZE
 from loader.formats.records import Global
 from loader.wording import safe_text
 
 _WITHOUT = "the weights load without it when the model is declared: model._target_=my_pkg.Net"
-_CONSTANTS = (torch.dtype, torch.layout, torch.memory_format, torch.qscheme)
+_TORCH_CONSTANTS = frozenset(
+    (
+        *ITEMSIZE,
+        *("half", "float", "double", "chalf", "cfloat", "cdouble", "short", "int", "long"),
+        *("bit", "quint4x2", "quint2x4"),
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)),
+        *("strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged", "_mkldnn"),
+        *("contiguous_format", "preserve_format", "channels_last", "channels_last_3d", "legacy_contiguous_format"),
+        *("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric"),
+        "per_channel_affine_float_qparams",
+    )
+)
+"""Torch's dtypes, layouts, memory formats and quantisation schemes, by name."""
 _TYPES: Mapping[str, type] = {
     f"builtins.{kind.__name__}": kind
     for kind in (int, float, bool, str, bytes, bytearray, complex, list, tuple, dict, set, frozenset, object)
 } | {f"collections.{kind.__name__}": kind for kind in (OrderedDict, defaultdict, Counter, deque)}
 
 
+def is_plain(named: Global) -> bool:
+    """Whether a name stands for plain data or what makes it, and so needs no permission."""
+    return data_maker(named) is not None or _is_torch_constant(named) or named.full_name in _TYPES
+
+
 def constant(named: Global) -> Any:
     """The dtype, layout or plain type that a name stands for; None where it is none."""
-    if named.module == "torch" and "." not in named.name:
-        found = getattr(torch, named.name, None)
-        return found if isinstance(found, _CONSTANTS) else None
+    if _is_torch_constant(named):
+        import torch  # noqa: PLC0415  # telling what a file needs does without
+
+        return getattr(torch, named.name, None)
     return _TYPES.get(named.full_name)
+
+
+def _is_torch_constant(named: Global) -> bool:
+    return named.module == "torch" and named.name in _TORCH_CONSTANTS
 
 
 def data_maker(named: Global) -> Callable[..., Any] | None:
@@ -132,7 +154,21 @@ def _bytearray(content: Any = b"", encoding: Any = None) -> bytearray:
     return bytearray(_encoded(content, encoding))
 
 
+def _size(dimensions: Any = ()) -> Any:
+    import torch  # noqa: PLC0415  # only rebuilding needs it
+
+    return torch.Size(dimensions)
+
+
+def _device(*arguments: Any) -> Any:
+    import torch  # noqa: PLC0415  # only rebuilding needs it
+
+    return torch.device(*arguments)
+
+
 def _layout(name: str) -> Any:
+    import torch  # noqa: PLC0415  # only rebuilding needs it
+
     found = getattr(torch, name.removeprefix("torch."), None)
     if not isinstance(found, torch.layout):
         raise ValueError("no layout has that name")
@@ -171,8 +207,8 @@ _MAKERS: Mapping[str, Callable[..., Any]] = {
     "builtins.range": range,
     "_codecs.encode": _encoded,
     "copyreg._reconstructor": _reconstructed,
-    "torch.Size": torch.Size,
-    "torch.device": torch.device,
+    "torch.Size": _size,
+    "torch.device": _device,
     "torch.serialization._get_layout": _layout,
 }
 """What makes plain data, by the name that picklers write for it."""

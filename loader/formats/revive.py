@@ -8,7 +8,7 @@ Nothing is admitted by prefix, and whatever fails, no other way is tried.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from loader.errors import CheckpointError
 from loader.formats.admitted import constant, data_maker, resolve
 from loader.formats.base import TensorEntry
 from loader.formats.leaves import PLAIN, type_of
+from loader.formats.needed import needed_globals
 from loader.formats.records import Global, PickledDict, PickledSet, Reduced
 from loader.wording import listing, safe_text
 
@@ -26,29 +27,6 @@ _OLD_WAY = "declare the model instead, then nothing of the file is run: model._t
 Read = Callable[[TensorEntry], torch.Tensor]
 Steps = Generator[object, Any, Any]
 """Yields the records it needs, is sent the objects made of them, and returns its own object."""
-
-
-def needed_globals(record: object) -> list[str]:
-    """Names everything that reviving a record would import, but for what plain data and tensors need.
-
-    Args:
-        record: A container's or leaf's record, or a tensor's entry.
-
-    Returns:
-        Sorted ``module.qualname``.
-    """
-    found: set[str] = set()
-    seen: set[int] = set()
-    pending = [record]
-    while pending:
-        current = pending.pop()
-        if isinstance(current, PLAIN) or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, Global) and data_maker(current) is None and constant(current) is None:
-            found.add(current.full_name)
-        pending.extend(_below(current))
-    return sorted(found)
 
 
 def revive(record: object, allow: Collection[str], read: Read) -> Any:
@@ -69,21 +47,6 @@ def revive(record: object, allow: Collection[str], read: Read) -> Any:
             f"if you trust them: 'checkpoint.allow_globals=[{','.join((*sorted(allow), *refused))}]'\n{_OLD_WAY}",
         )
     return _Reviver(allow, read).run(record)
-
-
-def _below(record: object) -> Iterator[object]:
-    if isinstance(record, list | tuple):
-        yield from record
-    elif isinstance(record, PickledDict):
-        yield from record.flat
-        yield record.state
-    elif isinstance(record, PickledSet):
-        yield from record.items
-    elif isinstance(record, Reduced):
-        yield from (record.function, record.args, record.kwargs, record.flat, record.items, record.states)
-    elif isinstance(record, TensorEntry):
-        yield record.details.get("subclass")
-        yield record.details.get("attributes")
 
 
 class _Reviver:

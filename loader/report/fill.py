@@ -1,6 +1,7 @@
 """Fills a report with what a job knows so far.
 
-Guarantees: reads, never changes what it describes; may be called again when more is known.
+Guarantees: reads, never changes what it describes; may be called again when more is known; imports no torch for a job
+that did without.
 """
 
 from __future__ import annotations
@@ -14,15 +15,13 @@ from contextlib import contextmanager
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from loader.place import dtype_names
 from loader.report import planned
 from loader.report.data import KeysReport, ModelReport, PartReport, Report
-from loader.wants import slots
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from loader.build import Built
     from loader.config.schema import JobConfig
     from loader.parts import Part
@@ -85,6 +84,8 @@ def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Pr
         described.rules = [{"name": hit.name, "hits": hit.hits} for hit in part.hits]
         described.other = dict(part.other)
     if prepared is None:
+        from loader.wants import slots  # noqa: PLC0415  # imports torch
+
         report.keys = KeysReport(loaded=len(slots(module)))
         return
     plan = prepared.plan
@@ -108,17 +109,27 @@ def environment(report: Report) -> None:
     """Describes the machine and the versions, and the process's peak memory."""
     report.environment = {
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{name: metadata.version(name) for name in ("hydra-core", "omegaconf", "safetensors")},
+        **{name: metadata.version(name) for name in ("torch", "hydra-core", "omegaconf", "safetensors")},
         "platform": platform.platform(),
-        "cuda": torch.version.cuda,
-        "threads": torch.get_num_threads(),
+        **_of_torch(),
     }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     report.memory = {"peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024}
 
 
+def _of_torch() -> dict[str, Any]:
+    """What only torch itself knows; nothing in a job that did not import it."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    return {"torch": torch.__version__, "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
+
+
 def _model(target: str, module: nn.Module, device: torch.device) -> ModelReport:
+    from torch import nn  # noqa: PLC0415  # a report without a model needs none
+
+    from loader.place import dtype_names  # noqa: PLC0415  # imports torch
+
     lazy = nn.parameter.UninitializedParameter
     sized = [parameter for parameter in module.parameters() if not isinstance(parameter, lazy)]
     return ModelReport(

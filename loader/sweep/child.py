@@ -36,6 +36,7 @@ _PRELOADED = [
     "loader.cli",
     "loader.sweep.child",
     "loader.job",
+    "loader.pipeline",
     "loader.formats.opened",
     "loader.formats.safetensors",
     "loader.formats.torch_legacy",

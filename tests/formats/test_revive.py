@@ -18,8 +18,9 @@ from torch import nn
 
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
+from loader.formats.needed import needed_globals
 from loader.formats.records import PickledDict
-from loader.formats.revive import needed_globals, revive
+from loader.formats.revive import revive
 from tests.formats.comparing import assert_same
 from tests.formats.hostile import Call, pickled, torch_zip
 
