@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from loader.formats import folder, sharded, sniff
+from loader.formats import dcp, folder, sharded, sniff
 from loader.formats.base import Found
 from loader.formats.file import CheckpointFile
 from loader.formats.index import is_index
@@ -19,10 +19,12 @@ from loader.formats.opened import OpenedFile
 from loader.formats.several import opened
 from loader.formats.sharded import Shards
 
-FORMATS = (*sniff.FORMATS, *sharded.FORMATS)
+FORMATS = (*sniff.FORMATS, *sharded.FORMATS, dcp.FORMAT)
 """Everything that is read."""
 
-_FOLDERS: Sequence[tuple[Callable[[Sequence[str]], bool], Callable[[Path, ExitStack], Found]]] = ()
+_FOLDERS: Sequence[tuple[Callable[[Sequence[str]], bool], Callable[[Path, ExitStack], Found]]] = (
+    (dcp.is_dcp, dcp.DistributedFolder),
+)
 """Whether a folder with these names in it is of a kind, and what finds out more about it."""
 
 
@@ -57,7 +59,11 @@ def find(path: Path, stack: ExitStack) -> Found:
     Raises:
         CheckpointError: It cannot be opened, or is nothing that is read.
     """
-    return _in_folder(path, stack) if path.is_dir() else _in_file(opened(path, stack), stack)
+    if path.is_dir():
+        return _in_folder(path, stack)
+    if path.name == dcp.METADATA or path.suffix == dcp.ENDING:
+        return _in_folder(path.parent, stack)  # no checkpoint by itself, and always a part of one
+    return _in_file(opened(path, stack), stack)
 
 
 def _in_folder(path: Path, stack: ExitStack) -> Found:

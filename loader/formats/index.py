@@ -95,7 +95,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _refuse_unsafe(file: CheckpointFile, names: dict[str, None]) -> None:
-    told = [f"'{safe_text(name)}' {fault}" for name in names if (fault := _fault(name))]
+    told = [f"'{safe_text(name)}' {fault}" for name in names if (fault := fault_of_name(name))]
     if told:
         raise CheckpointError(
             f"{shown_path(file.path)} names {counted(len(told), 'shard')} that may not be opened: {phrases(told)}; "
@@ -104,8 +104,8 @@ def _refuse_unsafe(file: CheckpointFile, names: dict[str, None]) -> None:
         )
 
 
-def _fault(name: str) -> str:
-    """What is wrong with a shard's name; empty where nothing is."""
+def fault_of_name(name: str) -> str:
+    """What is wrong with the name of a file that is to lie below a folder; empty where nothing is."""
     if not name:
         return "is empty"
     if safe_text(name, len(name)) != name:

@@ -157,7 +157,7 @@ class OpenedFile(Opened):
             raise CheckpointError(
                 f"{shown_path(self.path)} is damaged: {counted(len(damaged), 'record')} of {len(storages):,} read "
                 f"differ from what was written: {listing(s.key for s in damaged)}; damaged with them: "
-                f"{listing(self._tensors_in(damaged)) or 'no tensor'}",
+                f"{listing(self.tensors_in(damaged)) or 'no tensor'}",
                 "copy or download the file again",
             )
 
@@ -191,7 +191,8 @@ class OpenedFile(Opened):
         """Unpacks a deflated storage piece by piece; only formats that deflate have any."""
         raise CheckpointError(f"the storage '{safe_text(storage.key)}' cannot be unpacked", "load it again")
 
-    def _tensors_in(self, damaged: Sequence[Storage]) -> list[str]:
+    def tensors_in(self, damaged: Sequence[Storage]) -> list[str]:
+        """Names the tensors that look into these storages."""
         places = {storage.offset for storage in damaged}
         return [
             f"{prefix}.{key}" if prefix else key

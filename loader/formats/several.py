@@ -7,7 +7,9 @@ tensor that lies in several files is read from all of them, piece by piece.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,9 +17,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loader.errors import CheckpointError
 from loader.formats.base import Container, Storage, TensorEntry
+from loader.formats.confine import cached_repository
 from loader.formats.file import CheckpointFile
 from loader.formats.opened import Opened, OpenedFile, tensor_maker
-from loader.wording import counted, phrases, safe_text
+from loader.formats.path import shown_path
+from loader.wording import counted, listing, phrases, safe_text
 
 if TYPE_CHECKING:
     import torch
@@ -142,11 +146,31 @@ def refuse_links(links: Mapping[str, Path], owner: str) -> None:
         owner: What names them, for the message.
     """
     if links:
-        told = phrases(f"{safe_text(name)} → {safe_text(real, 400)}" for name, real in links.items())
+        told = phrases(f"{safe_text(name)} → {shown_path(real)}" for name, real in links.items())
         raise CheckpointError(
             f"{counted(len(links), 'shard')} of {owner} would be read from outside its folder: {told}",
             "copy the shards into the folder, or move the index to where they are",
         )
+
+
+def refuse_missing(index: Path, paths: Mapping[str, Path]) -> None:
+    """Raises CheckpointError where files that an index names are not there; all are told."""
+    missing = [name for name, path in paths.items() if not os.path.exists(path)]  # noqa: PTH110  # False for what is no path
+    if not missing:
+        return
+    folder = shlex.quote(shown_path(index.parent))
+    named = " ".join(shlex.quote(safe_text(name)) for name in missing[:5])
+    repository = cached_repository(index.parent)
+    hint = (
+        f"hf download {shlex.quote(repository)}"
+        if repository
+        else f"hf download ORGANISATION/MODEL {named} --local-dir {folder}   # or copy them"
+    )
+    raise CheckpointError(
+        f"{len(missing):,} of the {counted(len(paths), 'shard')} of {shown_path(index)} "
+        f"{'is' if len(missing) == 1 else 'are'} not there: {listing(missing)}",
+        hint,
+    )
 
 
 def natural(name: str) -> list[tuple[int, str]]:

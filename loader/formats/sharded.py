@@ -7,8 +7,6 @@ folder is opened; each shard keeps every promise of its own format.
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,12 +14,12 @@ from pathlib import Path
 from loader.errors import CheckpointError
 from loader.formats import safetensors, torch_legacy, torch_zip
 from loader.formats.base import Container, Node
-from loader.formats.confine import cached_repository, leads_out
+from loader.formats.confine import leads_out
 from loader.formats.file import CheckpointFile
 from loader.formats.index import read_index
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
-from loader.formats.several import SeveralFiles, digest_of, each, natural, opened, refuse_links
+from loader.formats.several import SeveralFiles, digest_of, each, natural, opened, refuse_links, refuse_missing
 from loader.formats.sniff import recognise
 from loader.wording import counted, listing, phrases, safe_text
 
@@ -54,7 +52,7 @@ class Shards:
         paths = {name: folder / name for name in sorted(set(self.places.values()), key=natural)}
         outside = {name: real for name, path in paths.items() if (real := leads_out(path, folder))}
         refuse_links(outside, shown_path(index.path))
-        _refuse_missing(index.path, paths)
+        refuse_missing(index.path, paths)
         self.files = each(paths, lambda path: opened(path, stack))
         self.recognised = each(self.files, recognise)
         self.format = self._format()
@@ -84,25 +82,6 @@ class Shards:
                 f"{shown_path(self.index.path)} names shards of different formats: {phrases(told)}", _AGAIN
             )
         return next(iter(by_format))
-
-
-def _refuse_missing(index: Path, paths: Mapping[str, Path]) -> None:
-    missing = [name for name, path in paths.items() if not os.path.exists(path)]  # noqa: PTH110  # False for what is no path
-    if not missing:
-        return
-    folder = shlex.quote(shown_path(index.parent))
-    named = " ".join(shlex.quote(safe_text(name)) for name in missing[:5])
-    repository = cached_repository(index.parent)
-    hint = (
-        f"hf download {shlex.quote(repository)}"
-        if repository
-        else f"hf download ORGANISATION/MODEL {named} --local-dir {folder}   # or copy them"
-    )
-    raise CheckpointError(
-        f"{len(missing):,} of the {counted(len(paths), 'shard')} of {shown_path(index)} "
-        f"{'is' if len(missing) == 1 else 'are'} not there: {listing(missing)}",
-        hint,
-    )
 
 
 def _merged(index: Path, places: Mapping[str, str], shards: Mapping[str, OpenedFile], format: str) -> Container:
