@@ -9,6 +9,7 @@ demand, from the pieces it needs alone.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,8 +18,7 @@ from loader.errors import CheckpointError
 from loader.formats.base import Container, Leaf, Node, Piece, Storage, TensorEntry
 from loader.formats.confine import leads_out
 from loader.formats.dcp_metadata import Chunk, Metadata, Place, Whole, read_metadata
-from loader.formats.file import CheckpointFile, FileRange
-from loader.formats.leaves import leaf
+from loader.formats.file import CheckpointFile
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.several import SeveralFiles, digest_of, each, natural, opened, refuse_links, refuse_missing
@@ -61,14 +61,14 @@ class DistributedFolder:
                 f"{METADATA}, which is written last",
                 _AGAIN,
             )
+        _refuse_outside(path, {METADATA: index})
         self.path = path
-        refuse_links({METADATA: real for real in [leads_out(index, path)] if real}, shown_path(path))
         self.index = opened(index, stack)
         self.metadata = read_metadata(self.index)
         places = list(self.metadata.places())
         paths = {name: path / name for name in sorted({place.path for place in places}, key=natural)}
-        refuse_links({n: real for n, file in paths.items() if (real := leads_out(file, path))}, shown_path(index))
-        refuse_missing(index, paths)
+        _refuse_outside(path, paths)
+        refuse_missing(index, paths, lambda _missing: _AGAIN)
         self.files = each(paths, lambda file: opened(file, stack))
         _check_places(self.files, places)
 
@@ -93,7 +93,6 @@ class DistributedCheckpoint(SeveralFiles):
         self._check = check
         self._items: dict[tuple[int, int], TensorEntry] = {}
         members = {name: _Items(file, check) for name, file in found.files.items()}
-        self._whole_tensors = found.metadata.tensors
         root = _tree(found, self._objects(found))
         super().__init__(found.path, FORMAT, root, members, {METADATA: found.index})
         if check == "full":
@@ -128,11 +127,9 @@ class DistributedCheckpoint(SeveralFiles):
                 f"the item at byte {item.offset:,} is {safe_text(what)}; the metadata says that it is "
                 f"'{safe_text(item.key)}', {declared.dtype} {safe_text(list(declared.shape))}"
             )
-        inside = found.storage
-        moved = dataclasses.replace(inside, key=item.key, offset=inside.offset + item.offset, file=file)
-        if moved.packed is not None or moved.data is not None:
+        if found.storage.packed is not None or found.storage.data is not None:
             raise file.damaged(f"'{safe_text(item.key)}' is compressed, which torch.save never does")
-        return dataclasses.replace(found, storage=moved)
+        return dataclasses.replace(found, storage=dataclasses.replace(found.storage, key=item.key))
 
     def _objects(self, found: DistributedFolder) -> dict[str, Node]:
         objects: dict[str, Node] = {}
@@ -154,7 +151,7 @@ class _Items(OpenedFile):
 
 
 def _stream(file: CheckpointFile, place: Place, check: str) -> TorchZip:
-    return TorchZip(Archive(FileRange(file, place.offset, place.length)), check)
+    return TorchZip(Archive(file, place.offset, place.offset + place.length), check)
 
 
 def _object(file: CheckpointFile, place: Place, check: str) -> Node:
@@ -162,11 +159,7 @@ def _object(file: CheckpointFile, place: Place, check: str) -> Node:
     if file.pread(place.offset, min(place.length, len(LOCAL_SIGNATURE))) != LOCAL_SIGNATURE:
         return _unread(place)
     root = _stream(file, place, check).root
-    inside = root.children.get("") if len(root.children) == 1 else root
-    if isinstance(inside, Leaf):
-        return inside
-    # Tensors in it would have places inside the item; nothing that torch writes keeps any there.
-    return leaf(root.record)
+    return root.children[""] if list(root.children) == [""] else root
 
 
 def _unread(place: Place) -> Leaf:
@@ -187,7 +180,7 @@ def _put(root: Container, metadata: Metadata, name: str, node: Node, index: Chec
     """Hangs an entry where it was before its state dict was flattened."""
     steps: Sequence[str | int] = metadata.paths.get(name, (name,))
     at = root
-    for step, following in zip(steps, steps[1:], strict=False):
+    for step, following in itertools.pairwise(steps):
         kind = "list" if type(following) is int else "dict"
         below = at.children.setdefault(str(step), Container(kind, kind))
         if not isinstance(below, Container):
@@ -221,6 +214,11 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(dimension, 1)
     return tuple(reversed(strides))
+
+
+def _refuse_outside(folder: Path, paths: Mapping[str, Path]) -> None:
+    outside = {name: real for name, file in paths.items() if (real := leads_out(file, folder))}
+    refuse_links(outside, shown_path(folder))
 
 
 def _check_places(files: Mapping[str, CheckpointFile], places: Sequence[Place]) -> None:

@@ -22,6 +22,7 @@ from loader.formats.tensors import BUILDERS, dtype_name, shape_of
 from loader.wording import counted, listing, phrases, safe_text
 
 _PACKAGE = "torch.distributed."
+LARGEST_METADATA = 1 << 30
 _LARGEST = 1 << 63
 _MOST_LEVELS = 100
 _UNSAFE = "do not load this checkpoint; ask whoever made it to save it again with torch.distributed.checkpoint"
@@ -84,9 +85,9 @@ def read_metadata(file: CheckpointFile) -> Metadata:
     Raises:
         CheckpointError: It is damaged, no such metadata, or contradicts itself.
     """
-    if not file.size:
-        raise file.damaged("it is empty (0 bytes)")
-    root = unpickle(file.mapping, builders=BUILDERS, where=shown_path(file.path)).root
+    if not 0 < file.size <= LARGEST_METADATA:
+        raise file.damaged(f"it has {file.size:,} bytes; 1 to {LARGEST_METADATA:,} were expected")
+    root = unpickle(file.pread(0, file.size), builders=BUILDERS, where=shown_path(file.path)).root
     return _Reader(file).read(root)
 
 

@@ -202,28 +202,6 @@ class CheckpointFile:
         )
 
 
-class FileRange(CheckpointFile):
-    """A run of bytes of an opened file as a file of its own, for formats that stand inside others.
-
-    Args:
-        whole: The file.
-        start: Where the run begins.
-        size: How long it is; it lies inside the file.
-    """
-
-    def __init__(self, whole: CheckpointFile, start: int, size: int) -> None:
-        self.path = whole.path
-        self.size = size
-        self._whole = whole
-        self._start = start
-
-    def pread(self, offset: int, length: int) -> bytes:
-        """Reads exactly these bytes of the run."""
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise self.ends_early(offset + length)
-        return self._whole.pread(self._start + offset, length)
-
-
 def _looked_at(path: Path) -> os.stat_result:
     try:
         return path.stat()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loader.errors import CheckpointError
 from loader.formats.base import Container, Storage, TensorEntry
-from loader.formats.confine import cached_repository
 from loader.formats.file import CheckpointFile
 from loader.formats.opened import Opened, OpenedFile, tensor_maker
 from loader.formats.path import shown_path
@@ -153,24 +151,21 @@ def refuse_links(links: Mapping[str, Path], owner: str) -> None:
         )
 
 
-def refuse_missing(index: Path, paths: Mapping[str, Path]) -> None:
-    """Raises CheckpointError where files that an index names are not there; all are told."""
+def refuse_missing(index: Path, paths: Mapping[str, Path], hint: Callable[[list[str]], str]) -> None:
+    """Raises CheckpointError where files that an index names are not there; all are told.
+
+    Args:
+        index: Where they are named.
+        paths: Name → where it should be.
+        hint: What to do about those that are missing.
+    """
     missing = [name for name, path in paths.items() if not os.path.exists(path)]  # noqa: PTH110  # False for what is no path
-    if not missing:
-        return
-    folder = shlex.quote(shown_path(index.parent))
-    named = " ".join(shlex.quote(safe_text(name)) for name in missing[:5])
-    repository = cached_repository(index.parent)
-    hint = (
-        f"hf download {shlex.quote(repository)}"
-        if repository
-        else f"hf download ORGANISATION/MODEL {named} --local-dir {folder}   # or copy them"
-    )
-    raise CheckpointError(
-        f"{len(missing):,} of the {counted(len(paths), 'shard')} of {shown_path(index)} "
-        f"{'is' if len(missing) == 1 else 'are'} not there: {listing(missing)}",
-        hint,
-    )
+    if missing:
+        raise CheckpointError(
+            f"{len(missing):,} of the {counted(len(paths), 'shard')} of {shown_path(index)} "
+            f"{'is' if len(missing) == 1 else 'are'} not there: {listing(missing)}",
+            hint(missing),
+        )
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -7,6 +7,7 @@ folder is opened; each shard keeps every promise of its own format.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from loader.errors import CheckpointError
 from loader.formats import safetensors, torch_legacy, torch_zip
 from loader.formats.base import Container, Node
-from loader.formats.confine import leads_out
+from loader.formats.confine import cached_repository, leads_out
 from loader.formats.file import CheckpointFile
 from loader.formats.index import read_index
 from loader.formats.opened import OpenedFile
@@ -52,7 +53,7 @@ class Shards:
         paths = {name: folder / name for name in sorted(set(self.places.values()), key=natural)}
         outside = {name: real for name, path in paths.items() if (real := leads_out(path, folder))}
         refuse_links(outside, shown_path(index.path))
-        refuse_missing(index.path, paths)
+        refuse_missing(index.path, paths, lambda missing: _download(folder, missing))
         self.files = each(paths, lambda path: opened(path, stack))
         self.recognised = each(self.files, recognise)
         self.format = self._format()
@@ -82,6 +83,14 @@ class Shards:
                 f"{shown_path(self.index.path)} names shards of different formats: {phrases(told)}", _AGAIN
             )
         return next(iter(by_format))
+
+
+def _download(folder: Path, missing: list[str]) -> str:
+    repository = cached_repository(folder)
+    if repository:
+        return f"hf download {shlex.quote(repository)}"
+    named = " ".join(shlex.quote(safe_text(name)) for name in missing[:5])
+    return f"hf download ORGANISATION/MODEL {named} --local-dir {shlex.quote(shown_path(folder))}   # or copy them"
 
 
 def _merged(index: Path, places: Mapping[str, str], shards: Mapping[str, OpenedFile], format: str) -> Container:

@@ -59,13 +59,16 @@ class Archive:
 
     Args:
         file: The opened file.
+        start: Where the archive begins in it, for one that stands inside another file.
+        end: Where it ends; None is the file's end.
 
     Raises:
         CheckpointError: It is cut off, or its declarations contradict each other or the file.
     """
 
-    def __init__(self, file: CheckpointFile) -> None:
+    def __init__(self, file: CheckpointFile, start: int = 0, end: int | None = None) -> None:
         self.file = file
+        self._start, self._end = start, file.size if end is None else end
         self._path = shown_path(file.path)
         self._window, self._window_start = b"", 0
         count, size, start = self._find_directory()
@@ -96,7 +99,7 @@ class Archive:
         """Reads a local header; those of small members stand close together, and one read serves many."""
         start = offset - self._window_start
         if start < 0 or start + length > len(self._window):
-            self._window = self.file.pread(offset, max(length, min(_WINDOW, self.file.size - offset)))
+            self._window = self.file.pread(offset, max(length, min(_WINDOW, self._end - offset)))
             self._window_start, start = offset, 0
         return self._window[start : start + length]
 
@@ -143,8 +146,8 @@ class Archive:
 
     def _find_directory(self) -> tuple[int, int, int]:
         """Entries, bytes and place of the table of contents."""
-        tail_start = max(0, self.file.size - _END.size - _LONGEST_COMMENT)
-        tail = self.file.pread(tail_start, self.file.size - tail_start)
+        tail_start = max(self._start, self._end - _END.size - _LONGEST_COMMENT)
+        tail = self.file.pread(tail_start, self._end - tail_start)
         place = self._last_record(tail)
         _, disk, _, _, count, size, start, _ = _END.unpack_from(tail, place)
         if disk not in {0, 0xFFFF}:
@@ -155,6 +158,7 @@ class Archive:
             count, size, start, end = wide
         elif _IN_ZIP64 in {size, start}:
             raise self.file.damaged("the second half of its table of contents is missing")
+        start += self._start
         if start + size != end:
             raise self.file.damaged(
                 f"its table of contents is declared at bytes {start:,} to {start + size:,}; it ends at {end:,}"
@@ -171,18 +175,18 @@ class Archive:
         if first >= 0 and first + _END.size <= len(tail):
             raise self.file.damaged("something follows the end of the zip archive")
         raise CheckpointError(
-            f"{self._path} is cut off: {self.file.size:,} bytes are there, and a zip file's table of contents, "
-            "which stands at its end, is missing",
+            f"{self._path} is cut off: {self._end - self._start:,} bytes are there, and a zip file's table of "
+            "contents, which stands at its end, is missing",
             "copy or download the file again; it may also still be being written",
         )
 
     def _find_directory64(self, end: int) -> tuple[int, int, int, int] | None:
         """The same from the records that archives of any size may have, and large ones must."""
         place = end - _END64_LOCATOR.size
-        locator = self.file.pread(place, _END64_LOCATOR.size) if place >= 0 else b""
+        locator = self.file.pread(place, _END64_LOCATOR.size) if place >= self._start else b""
         if not locator.startswith(b"PK\x06\x07"):
             return None
-        start = _END64_LOCATOR.unpack(locator)[2]
+        start: int = self._start + _END64_LOCATOR.unpack(locator)[2]
         if start + _END64.size != place:
             raise self.file.damaged("the second half of its table of contents is not where it should be")
         fields = _END64.unpack(self.file.pread(start, _END64.size))
@@ -204,7 +208,7 @@ class Archive:
                 if _IN_ZIP64 in {packed, size, header}:
                     extra = directory[extra_at : extra_at + extra_length]
                     size, packed, header = _zip64_sizes(extra, size, packed, header)
-                yield Member(name, flags, method, crc32, packed, size, header)
+                yield Member(name, flags, method, crc32, packed, size, self._start + header)
                 position = extra_at + extra_length + comment_length
                 found += 1
         except (struct.error, UnicodeDecodeError) as error:
