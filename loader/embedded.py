@@ -19,6 +19,7 @@ from loader.formats.base import Container
 from loader.formats.folder import choose
 from loader.formats.needed import needed_globals, no_part_of_a_model
 from loader.formats.revive import revive
+from loader.formats.torchscript import FORMAT as TORCHSCRIPT
 from loader.parts import Part
 from loader.select import find, tree
 from loader.wording import counted, did_you_mean, listing, safe_text
@@ -65,6 +66,11 @@ def take_embedded(job: JobConfig, parts: Sequence[Part]) -> Built:
 
 def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
     root, found = part.checkpoint.root, part.selected
+    if part.checkpoint.format == TORCHSCRIPT:
+        raise CheckpointError(
+            f"model is null, and {part.label} is a TorchScript archive: its model is code in the file, which would run",
+            f"if you trust it: checkpoint.trust=true\n{_WITHOUT}",
+        )
     if found.kind != "module":
         whole = [name for name, container in root.walk() if container.kind == "module"]
         hint = f"checkpoint.key={whole[0]}" if whole and settings.key is None else "model._target_=my_pkg.Net"
@@ -93,7 +99,10 @@ def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
     """Runs the whole file's code, as the user asked for by name."""
     path = part.checkpoint.path
     try:
-        loaded = torch.load(choose(path) if path.is_dir() else path, map_location="cpu", weights_only=False)
+        if part.checkpoint.format == TORCHSCRIPT:
+            loaded = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+        else:
+            loaded = torch.load(choose(path) if path.is_dir() else path, map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
         absent = f"{error.name}." if isinstance(error, ImportError) and error.name else ""
         classes = [name for name in needed_globals(part.checkpoint.root.record) if absent and name.startswith(absent)]

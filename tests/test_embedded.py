@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,49 @@ def test_a_name_that_only_an_attack_needs_is_never_offered_to_be_admitted(tmp_pa
         "needs and an attack would use: do not load this file"
     )
     assert "allow_globals" not in refused.value.hint
+
+
+DEPRECATED = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Path:
+    path = tmp_path / "scripted.pt"
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.9), nn.Linear(3, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(filled(model)), path)
+    return path
+
+
+def test_the_code_of_a_torchscript_archive_is_not_run_unasked(scripted: Path) -> None:
+    with pytest.raises(CheckpointError) as refusal:
+        carry_out(None, scripted)
+    assert refusal.value.message == (
+        f"model is null, and {scripted} is a TorchScript archive: its model is code in the file, which would run"
+    )
+    assert refusal.value.hint == (
+        "if you trust it: checkpoint.trust=true\n"
+        "declare the architecture, which needs no permission: model._target_=my_pkg.Net"
+    )
+
+
+@DEPRECATED
+def test_a_trusted_torchscript_module_is_loaded_and_proved(scripted: Path) -> None:
+    loaded = carry_out(None, scripted, checkpoint={"trust": True}, verify={"input": {"shape": [2, 4]}}, dtype="float64")
+    assert isinstance(loaded.model, torch.jit.ScriptModule)
+    assert not loaded.model.training
+    assert {value.dtype for value in loaded.model.parameters()} == {torch.float64}
+    assert checks(loaded.report)["forward pass"]
+    assert checks(loaded.report)["eval mode"]
+    assert loaded.report.parts[""].format == "torchscript"
+    assert loaded.report.keys.loaded == 9
+
+
+@DEPRECATED
+def test_a_torchscript_archive_loads_into_a_declared_model(scripted: Path) -> None:
+    layers = [("Linear", {"in_features": 4, "out_features": 3}), ("BatchNorm1d", {"num_features": 3}), ("Dropout", {})]
+    layers.append(("Linear", {"in_features": 3, "out_features": 2}))
+    nodes = [{"_target_": f"torch.nn.{name}", **arguments} for name, arguments in layers]
+    loaded = carry_out({"_target_": "torch.nn.Sequential", "_args_": nodes}, scripted, verify={})
+    assert_same_state(loaded.model, torch.jit.load(scripted).state_dict())  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from zlib_ng import zlib_ng
 
+from loader.errors import CheckpointError
 from loader.formats.base import Container, Storage
 from loader.formats.opened import OpenedFile
 from loader.formats.zip import DEFLATED, STORED, Archive, Member
@@ -40,10 +41,10 @@ class Records:
     def __contains__(self, name: str) -> bool:
         return self.folder + name in self.archive.members
 
-    def names(self, folder: str) -> list[str]:
-        """The records below a folder of this one."""
-        whole = self.folder + folder
-        return [name[len(self.folder) :] for name in self.archive.members if name.startswith(whole)]
+    def size(self, name: str) -> int:
+        """How many bytes a record holds; 0 where there is none."""
+        member = self.archive.members.get(self.folder + name)
+        return 0 if member is None else member.size
 
     def read(self, name: str, told: str) -> bytes:
         """Reads a record that belongs to the index.
@@ -58,8 +59,22 @@ class Records:
         member = self.archive.members[self.folder + name]
         data = self.archive.read(member.name, member.size if member.method == STORED else _MOST_INFLATED)
         if self._compares and zlib_ng.crc32(data) != member.crc32:
-            raise self.file.damaged(f"its {told} ({safe_text(name)}) differs from what was written")
+            raise self._differs(name, told)
         return data
+
+    def pieces(self, name: str, told: str) -> Iterator[bytes]:
+        """Reads a record of the index piece by piece, so that memory stays flat; the arguments are those of `read`.
+
+        Raises:
+            CheckpointError: It differs from what was written; told at the end.
+        """
+        member = self.archive.members[self.folder + name]
+        checksum = 0
+        for piece in self.archive.pieces(member):
+            checksum = zlib_ng.crc32(piece, checksum)
+            yield piece
+        if self._compares and checksum != member.crc32:
+            raise self._differs(name, told)
 
     def storage(self, name: str) -> Storage:
         """A record's place in the file.
@@ -81,6 +96,9 @@ class Records:
     def inflate(self, storage: Storage) -> Iterator[bytes]:
         """Unpacks a deflated storage piece by piece."""
         return self.archive.inflate(self._deflated[storage.offset], storage.offset)
+
+    def _differs(self, name: str, told: str) -> CheckpointError:
+        return self.file.damaged(f"its {told} ({safe_text(name)}) differs from what was written")
 
     def _located(self, member: Member, key: str) -> Storage:
         start, packed = self.archive.locate(member), None

@@ -137,9 +137,3 @@ def name_zip(names: list[str]) -> Foreign:
     inside = next((name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors"))), "")
     held = f"; it holds {safe_text(inside)}" if inside else ""
     return Foreign(f"a zip archive that torch.save did not write{held}", _UNPACK)
-
-
-TORCHSCRIPT = Foreign(
-    "a TorchScript archive, which carries code of its own",
-    "save its weights where you trust it: torch.save(torch.jit.load('{file}').state_dict(), 'new.pt')",
-)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from loader.errors import CheckpointError
-from loader.formats import safetensors, torch_legacy, torch_tar, torch_zip
+from loader.formats import safetensors, torch_legacy, torch_tar, torch_zip, torchscript
 from loader.formats.file import CheckpointFile
-from loader.formats.foreign import TORCHSCRIPT, Foreign, name_foreign, name_zip
+from loader.formats.foreign import Foreign, name_foreign, name_zip
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.zip import LOCAL_SIGNATURE, Archive
@@ -22,7 +22,7 @@ from loader.formats.zip import LOCAL_SIGNATURE, Archive
 _HEAD = 4096
 _EMPTY_ZIP = b"PK\x05\x06"
 
-FORMATS = (torch_zip.FORMAT, torch_legacy.FORMAT, torch_tar.FORMAT, safetensors.FORMAT)
+FORMATS = (torch_zip.FORMAT, torch_legacy.FORMAT, torch_tar.FORMAT, torchscript.FORMAT, safetensors.FORMAT)
 """The names of what is read."""
 
 
@@ -62,8 +62,8 @@ def _recognise_zip(archive: Archive) -> Recognised:
     folder = torch_zip.torch_folder(archive.members)
     if folder is None:
         raise _refused(archive.file, name_zip(list(archive.members)))
-    if f"{folder}constants.pkl" in archive.members:
-        raise _refused(archive.file, TORCHSCRIPT)
+    if torchscript.is_torchscript(archive):
+        return Recognised(torchscript.FORMAT, partial(torchscript.TorchScript, archive))
     return Recognised(torch_zip.FORMAT, partial(torch_zip.TorchZip, archive))
 
 

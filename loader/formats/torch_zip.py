@@ -60,8 +60,11 @@ class PickleInArchive:
         self._known: dict[str, TypedStorage] = {}
         data = records.read(name, "index")
         where = f"the pickle in {shown_path(self._file.path)}"
-        self.root = unpickle(data, builders=BUILDERS, persistent=self._storage, where=where).root
+        found = unpickle(data, builders=BUILDERS, persistent=self._storage, where=where)
+        self.root = found.root
         """What it holds, as inert records."""
+        self.globals = found.globals
+        """Everything it names."""
 
     def _storage(self, pid: object) -> object:
         """Finds what a persistent id refers to: ("storage", type, key, location, elements)."""

@@ -115,10 +115,16 @@ class Archive:
             raise self.file.damaged(
                 f"'{safe_text(name)}' declares {member.size:,} bytes; at most {most:,} were expected"
             )
+        return b"".join(self.pieces(member))
+
+    def pieces(self, member: Member) -> Iterator[bytes]:
+        """Reads a member piece by piece."""
         start = self.locate(member)
-        if member.method == STORED:
-            return self.file.pread(start, member.size)
-        return b"".join(self.inflate(member, start))
+        if member.method == DEFLATED:
+            yield from self.inflate(member, start)
+            return
+        for offset in range(0, member.size, _CHUNK):
+            yield self.file.pread(start + offset, min(_CHUNK, member.size - offset))
 
     def inflate(self, member: Member, start: int) -> Iterator[bytes]:
         """Unpacks a deflated member piece by piece, never further than its declared size."""

@@ -58,7 +58,7 @@ def plan_passes(
     names = [name for name in parts if name] if by_part or not _has_forward(model) else [""]
     passes = []
     for name in names or [""]:
-        module = model.get_submodule(name)
+        module = model.get_submodule(name) if name else model  # scripted modules do not have the method
         own, where = (raw.get(name), f"verify.input.{name}") if by_part else (raw, "verify.input")
         golden = records.get(name)
         if own is not None:
@@ -115,7 +115,9 @@ def _of(name: str) -> str:
 
 
 def _has_forward(module: nn.Module) -> bool:
-    return type(module).forward is not nn.Module.forward
+    # A scripted module has it on the instance alone, and its class refuses to be asked.
+    own = getattr(module, "forward", None)
+    return own is not None and getattr(own, "__func__", None) is not nn.Module.forward
 
 
 def _proposed(module: nn.Module, device: torch.device, seed: int, where: str) -> Inputs:

@@ -59,11 +59,6 @@ FOREIGN = {
     "zip": (zipped(**{"notes.txt": b"1"}), "is a zip archive that torch.save did not write", "unpack it"),
     "zipped": (zipped(**{"net/a.pth": b"1"}), "did not write; it holds net/a.pth", "unpack it"),
     "no members": (zipped(), "is a zip archive that torch.save did not write", "unpack it"),
-    "torchscript": (
-        zipped(**{"m/data.pkl": b"N.", "m/constants.pkl": b"N."}),
-        "is a TorchScript archive",
-        "torch.jit.load('{path}')",
-    ),
     "pickle": (pickle.dumps({"a": 1}), "is a pickle that torch.save did not write", "torch.save(state_dict"),
     "zeros": (bytes(100), "is nothing but zero bytes at its start", "download the file again"),
     "elf": (b"\x7fELF" + bytes(20), "is a program", "checkpoint.path=FILE"),
