@@ -6,7 +6,7 @@ asked for; a record that is read for the index has the checksum that the archive
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from zlib_ng import zlib_ng
 
@@ -16,6 +16,8 @@ from loader.formats.opened import OpenedFile
 from loader.formats.zip import DEFLATED, STORED, Archive, Member
 from loader.wording import safe_text
 
+INDEX = "data.pkl"
+"""The pickle of what `torch.save` was given."""
 _MOST_SIDE_BYTES = 1000
 _MOST_INFLATED = 256 << 20
 """A deflated record may not declare more than this where it is read for the index; torch itself stores its own."""
@@ -40,6 +42,26 @@ class Records:
 
     def __contains__(self, name: str) -> bool:
         return self.folder + name in self.archive.members
+
+    def names(self, folder: str) -> list[str]:
+        """The records below a folder of this one."""
+        whole = self.folder + folder
+        return [name[len(self.folder) :] for name in self.archive.members if name.startswith(whole)]
+
+    def within(self, name: str, check: str) -> Records:
+        """The records of an archive of torch that is itself a record.
+
+        Raises:
+            CheckpointError: It is missing, no archive of torch, or anything of it is deflated.
+        """
+        whole = self.storage(name)
+        archive = Archive(self.file, whole.offset, whole.offset + whole.nbytes) if whole.packed is None else None
+        if archive is None or any(member.method == DEFLATED for member in archive.members.values()):
+            raise self.file.damaged(f"the file of torch.save inside it ({safe_text(name)}) is deflated")
+        folder = torch_folder(archive.members)
+        if folder is None:
+            raise self.file.damaged(f"the record '{safe_text(name)}' holds no {INDEX}")
+        return Records(archive, folder, check)
 
     def size(self, name: str) -> int:
         """How many bytes a record holds; 0 where there is none."""
@@ -115,6 +137,13 @@ class Records:
         if order not in {b"little", b"big"}:
             raise self.file.damaged(f"its byte order is {safe_text(order)}; little or big was expected")
         return order.decode()
+
+
+def torch_folder(names: Collection[str], index: str = INDEX) -> str | None:
+    """The folder inside an archive that holds a file, with its slash; None where there is none."""
+    first = next(iter(names), "")
+    folder = first[: first.find("/") + 1]
+    return folder if f"{folder}{index}" in names else None
 
 
 class ArchivedFile(OpenedFile):

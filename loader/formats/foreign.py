@@ -131,8 +131,8 @@ def name_zip(names: list[str]) -> Foreign:
         )
     if "archive_format" in folders or "archive_format" in names:
         return Foreign(
-            f"a torch.export program (.pt2); {_READ}",
-            "save its weights: torch.save(torch.export.load('{file}').state_dict, 'new.pt')",
+            "a package of compiled code (.pt2, as AOTInductor writes it), without weights of its own",
+            "give the file of torch.export.save or the checkpoint that it was compiled from: checkpoint.path=FILE",
         )
     inside = next((name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors"))), "")
     held = f"; it holds {safe_text(inside)}" if inside else ""

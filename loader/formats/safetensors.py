@@ -6,15 +6,14 @@ exactly, without overlap or gap, each as large as its type and shape say.
 
 from __future__ import annotations
 
-import json
 import struct
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
-from loader.errors import CheckpointError
 from loader.formats.base import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
 from loader.formats.file import CheckpointFile
 from loader.formats.opened import OpenedFile
+from loader.formats.strict_json import read_mapping
 from loader.wording import safe_text
 
 FORMAT = "safetensors"
@@ -58,29 +57,10 @@ class SafeTensors(OpenedFile):
         length = _LENGTH.unpack(file.pread(0, _LENGTH.size))[0]
         if length > LARGEST_HEADER:
             raise file.damaged(f"its header declares {length:,} bytes; at most {LARGEST_HEADER:,} are allowed")
-        header = self._header(file.pread(_LENGTH.size, length))
+        header = read_mapping(file, file.pread(_LENGTH.size, length), "its header")
         notes = self._notes(header.pop(_METADATA, {}))
         children = self._children(header, _LENGTH.size + length)
         super().__init__(file, FORMAT, Container("dict", FORMAT, children, record=notes), check)
-
-    def _header(self, raw: bytes) -> dict[str, Any]:
-        try:
-            header = json.loads(raw.decode("utf-8"), object_pairs_hook=self._once, parse_constant=_no_constant)
-        except CheckpointError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise self._file.damaged(f"its header is no JSON ({safe_text(error, 120)})") from error
-        if not isinstance(header, dict):
-            raise self._file.damaged("its header is no mapping of names")
-        return header
-
-    def _once(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise self._file.damaged(f"its header names '{safe_text(twice)}' twice")
-        return found
 
     def _notes(self, notes: Any) -> dict[str, str]:
         texts = isinstance(notes, dict) and all(type(note) is str for note in notes.values())
@@ -137,7 +117,3 @@ class SafeTensors(OpenedFile):
             raise self._file.ends_early(start + at)
         if start + at < self._file.size:
             raise self._file.damaged(f"{self._file.size - start - at:,} bytes follow its last tensor")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from loader.errors import CheckpointError
-from loader.formats import safetensors, torch_legacy, torch_tar, torch_zip, torchscript
+from loader.formats import exported, safetensors, torch_legacy, torch_tar, torch_zip, torchscript
+from loader.formats.archived import torch_folder
 from loader.formats.file import CheckpointFile
 from loader.formats.foreign import Foreign, name_foreign, name_zip
 from loader.formats.opened import OpenedFile
@@ -22,7 +23,14 @@ from loader.formats.zip import LOCAL_SIGNATURE, Archive
 _HEAD = 4096
 _EMPTY_ZIP = b"PK\x05\x06"
 
-FORMATS = (torch_zip.FORMAT, torch_legacy.FORMAT, torch_tar.FORMAT, torchscript.FORMAT, safetensors.FORMAT)
+FORMATS = (
+    torch_zip.FORMAT,
+    torch_legacy.FORMAT,
+    torch_tar.FORMAT,
+    torchscript.FORMAT,
+    exported.FORMAT,
+    safetensors.FORMAT,
+)
 """The names of what is read."""
 
 
@@ -59,8 +67,10 @@ def recognise(file: CheckpointFile) -> Recognised:
 
 
 def _recognise_zip(archive: Archive) -> Recognised:
-    folder = torch_zip.torch_folder(archive.members)
-    if folder is None:
+    exported_in = exported.export_folder(archive)
+    if exported_in is not None:
+        return Recognised(exported.FORMAT, partial(exported.ExportedProgram, archive, exported_in))
+    if torch_folder(archive.members) is None:
         raise _refused(archive.file, name_zip(list(archive.members)))
     if torchscript.is_torchscript(archive):
         return Recognised(torchscript.FORMAT, partial(torchscript.TorchScript, archive))

@@ -6,9 +6,7 @@ pickle is read inertly; no storage is read or unpacked before one of its tensors
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-from loader.formats.archived import ArchivedFile, Records
+from loader.formats.archived import INDEX, ArchivedFile, Records, torch_folder
 from loader.formats.base import ITEMSIZE
 from loader.formats.path import shown_path
 from loader.formats.pickle import unpickle
@@ -19,7 +17,6 @@ from loader.formats.zip import Archive
 from loader.wording import safe_text
 
 FORMAT = "torch-zip"
-INDEX = "data.pkl"
 
 
 class TorchZip(ArchivedFile):
@@ -36,9 +33,9 @@ class TorchZip(ArchivedFile):
     def __init__(self, archive: Archive, check: str) -> None:
         folder = torch_folder(archive.members)
         if folder is None:
-            raise archive.file.damaged("it holds no data.pkl")
+            raise archive.file.damaged(f"it holds no {INDEX}")
         records = Records(archive, folder, check)
-        super().__init__(records, FORMAT, build_tree(PickleInArchive(records, INDEX, "data").root), check)
+        super().__init__(records, FORMAT, build_tree(pickled_in(records)), check)
 
 
 class PickleInArchive:
@@ -88,8 +85,6 @@ class PickleInArchive:
         return known
 
 
-def torch_folder(names: Collection[str], index: str = INDEX) -> str | None:
-    """The folder inside an archive that holds a file, with its slash; None where there is none."""
-    first = next(iter(names), "")
-    folder = first[: first.find("/") + 1]
-    return folder if f"{folder}{index}" in names else None
+def pickled_in(records: Records) -> object:
+    """What `torch.save` was given, as inert records."""
+    return PickleInArchive(records, INDEX, "data").root

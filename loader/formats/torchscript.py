@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loader.formats.archived import ArchivedFile, Records
+from loader.formats.archived import INDEX, ArchivedFile, Records, torch_folder
 from loader.formats.base import Container, TensorEntry
 from loader.formats.records import PickledDict, Reduced
 from loader.formats.script_classes import ScriptClass, script_classes
-from loader.formats.torch_zip import INDEX, PickleInArchive, torch_folder
+from loader.formats.torch_zip import PickleInArchive
 from loader.formats.tree import build_tree
 from loader.formats.zip import Archive
 from loader.wording import safe_text

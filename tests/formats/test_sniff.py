@@ -55,7 +55,7 @@ FOREIGN = {
     "npy": (b"\x93NUMPY\x01\x00", "is a NumPy array", "numpy.load('{path}')"),
     "npz": (zipped(**{"a.npy": b"1", "b.npy": b"2"}), "is a NumPy archive (.npz)", "numpy.load('{path}')"),
     "keras": (zipped(**{"config.json": b"{}", "model.weights.h5": b"1"}), "is a Keras model", "load it with Keras"),
-    "pt2": (zipped(m__archive_format=b"pt2"), "is a torch.export program (.pt2)", "torch.export.load('{path}')"),
+    "pt2": (zipped(m__archive_format=b"pt2"), "is a package of compiled code (.pt2", "it was compiled from"),
     "zip": (zipped(**{"notes.txt": b"1"}), "is a zip archive that torch.save did not write", "unpack it"),
     "zipped": (zipped(**{"net/a.pth": b"1"}), "did not write; it holds net/a.pth", "unpack it"),
     "no members": (zipped(), "is a zip archive that torch.save did not write", "unpack it"),
