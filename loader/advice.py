@@ -7,10 +7,10 @@ before anything is planned, and only where one explanation fills the part withou
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -22,7 +22,7 @@ from loader.parts import Part, below
 from loader.plan import Plan, Wanted
 from loader.select import find
 from loader.suggest.arguments import changed, resized
-from loader.suggest.explain import AUTO, Candidate, explain
+from loader.suggest.explain import Candidate, explain
 from loader.suggest.leftovers import apart
 from loader.suggest.overrides import written
 from loader.suggest.problem import Explanation, Problem, fits
@@ -31,13 +31,8 @@ from loader.suggest.refusal import NO_WAY, misfit, undecided, with_proposals
 from loader.suggest.target import Shape
 from loader.wants import slots, wanted
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a model was made, so that one of another size can be tried."""
-
-    config: Mapping[str, Any]
-    build: Callable[[Mapping[str, Any]], nn.Module]
+if TYPE_CHECKING:
+    from loader.prepare import Recipe
 
 
 @dataclasses.dataclass(slots=True)
@@ -59,13 +54,13 @@ class Advice:
         """
         for part in self.parts:
             settings = part.config.checkpoint
-            autos = {"key": settings.key == AUTO, "rules": part.config.rules is None}
-            if not any(autos.values()):
+            autos = part.config.autos
+            if not autos:
                 continue
             problem = self.problem(part)
-            found = explain(problem, keys_free=autos["key"], rules_free=autos["rules"]).explanations
+            found = explain(problem, keys_free="key" in autos, rules_free="rules" in autos).explanations
             if len(found) != 1 or found[0].excused:
-                names = [f"{problem.config(name)}=auto" for name, auto in autos.items() if auto]
+                names = [f"{problem.config(name)}=auto" for name in autos]
                 given, candidates = self._proposals([part])
                 raise undecided(names, str(part.checkpoint.path), given, candidates)
             chosen = found[0]

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import hydra
 
@@ -23,9 +24,11 @@ from loader.config.argv import Arguments, parse_arguments
 from loader.config.compose import CONFIG_NAME, VERSION_BASE, conf_dir
 from loader.config.messages import translate
 from loader.errors import ConfigError, LoaderError
-from loader.sweep import Summary, Sweep, summarise, take_sweep
-from loader.sweep.table import show_summary
+from loader.sweep.callback import Sweep, take_sweep
 from loader.task import Task
+
+if TYPE_CHECKING:
+    from loader.sweep.summary import Summary
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _INTERRUPTED = 130
@@ -105,6 +108,9 @@ def _summary(sweep: Sweep | None) -> Summary | None:
     """Writes and shows how a sweep went; None where no job of it was started."""
     if sweep is None:
         return None
+    from loader.sweep.summary import summarise  # noqa: PLC0415  # only a sweep has one
+    from loader.sweep.table import show_summary  # noqa: PLC0415
+
     summary = summarise(sweep)
     if all(job.status == "not run" for job in summary.jobs):
         return None

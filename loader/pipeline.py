@@ -13,13 +13,12 @@ from contextlib import ExitStack
 
 from torch import nn
 
-from loader.advice import Recipe
 from loader.build import Built, build_model
 from loader.config.schema import JobConfig
 from loader.embedded import take_embedded
 from loader.parts import open_parts
 from loader.place import own_random_state, resolve_device, resolve_dtype, settle
-from loader.prepare import prepare
+from loader.prepare import Recipe, prepare
 from loader.report import fill
 from loader.report.data import Report
 from loader.verify.structure import without_data

@@ -5,22 +5,34 @@ Guarantees: reads no tensor data and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from loader.advice import Advice, Recipe
 from loader.apply import Staged, apply
 from loader.config.schema import AllowConfig
 from loader.errors import FitError
 from loader.formats.base import TensorEntry
 from loader.hooks import rehearse
 from loader.parts import Part, check_mounts, offers
-from loader.plan import Plan, make_plan
+from loader.plan import Plan, Wanted, make_plan
 from loader.stage import Stage
 from loader.wants import slots, wanted
+
+if TYPE_CHECKING:
+    from loader.advice import Advice
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a model was made, so that one of another size can be tried."""
+
+    config: Mapping[str, Any]
+    build: Callable[[Mapping[str, Any]], nn.Module]
 
 
 @dataclass(slots=True)
@@ -31,7 +43,8 @@ class Prepared:
     plan: Plan
     stage: Stage
     allow: AllowConfig
-    advice: Advice
+    advise: Callable[[], Advice]
+    """Brings what finds out what would make the files fit; only a refusal needs it."""
 
     def refuse_misfit(self) -> None:
         """Raises FitError, which carries the plan, where the files do not fit the model."""
@@ -40,7 +53,7 @@ class Prepared:
         files = ", ".join(dict.fromkeys(part.label for part in self.stage.parts.values()))
         entries = {key: offer.entry for key, offer in self.stage.offers.entries.items()}
         shapes = {key: entry.shape for key, entry in entries.items() if isinstance(entry, TensorEntry)}
-        raise self.advice.misfit(self.plan, shapes, files)
+        raise self.advise().misfit(self.plan, shapes, files)
 
     def carry_out(self, *, live: bool = False) -> Callable[[], None]:
         """Reads what is planned, then puts it in place, all or nothing.
@@ -78,13 +91,22 @@ def prepare(
     check_mounts(model, parts)
     places = slots(model)
     wants = wanted(places)
-    advice = Advice(model, parts, wants, allow, recipe)
-    advice.settle_auto()
+    advise = partial(_advice, model, parts, wants, allow, recipe)
+    if any(part.config.autos for part in parts):
+        advise().settle_auto()
     try:
         found = offers(parts, wants)
     except FitError as error:
-        raise advice.improved(error) from error
+        raise advise().improved(error) from error
     hooked = rehearse(model, found.entries, found.metadata)
     plan = make_plan(wants, found.entries, hooked, allow, found.dropped)
     stage = Stage({part.name: part for part in parts}, found, wants, places, device, policy)
-    return Prepared(model, plan, stage, allow, advice)
+    return Prepared(model, plan, stage, allow, advise)
+
+
+def _advice(
+    model: nn.Module, parts: Sequence[Part], wants: Mapping[str, Wanted], allow: AllowConfig, recipe: Recipe | None
+) -> Advice:
+    from loader.advice import Advice  # noqa: PLC0415  # with it comes the search, which a load that fits does without
+
+    return Advice(model, parts, wants, allow, recipe)

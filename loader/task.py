@@ -18,7 +18,6 @@ from loader.config.compose import plain
 from loader.errors import ConfigError
 from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
-from loader.sweep import recorded, run_apart, worst
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +52,10 @@ class Task:
         return run(resolved, self.typed, output_dir)
 
     def _run_in_sweep(self, config: DictConfig) -> dict[str, Any]:
+        from loader.sweep.child import run_apart  # noqa: PLC0415  # what a single run does without
+        from loader.sweep.records import recorded  # noqa: PLC0415
+        from loader.sweep.summary import worst  # noqa: PLC0415
+
         with recorded() as record:
             try:
                 run_apart(plain(config), record)

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from loader.config.schema import (
+    AUTO,
     AllowConfig,
     CheckpointConfig,
     ConvertConfig,
@@ -36,9 +37,6 @@ MODES = ("load", "plan", "inspect", "convert", "scaffold")
 
 CHECKS = ("crc", "structure", "full")
 """How much of a file's integrity is verified."""
-
-AUTO = "auto"
-"""In the place of rules: find out which."""
 
 MISSING = "???"
 """OmegaConf's mark for a value that must be given."""
@@ -147,7 +145,7 @@ def _assign(record: Any, name: str, hint: Any, value: Any, place: str, problems:
 
 def _converted(value: Any, hint: Any) -> Any:
     """A value in the type of its field, by the conversions of OmegaConf's structured configs: 10 is text as well."""
-    if isinstance(value, str) and str in _alternatives(hint):
+    if type(value) in _alternatives(hint):
         return value
     if hint == list[str] and isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
         return list(value)

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+AUTO = "auto"
+"""In the place of a nested key or of rules: find out which."""
+
 
 @dataclass(slots=True)
 class CheckpointConfig:
@@ -48,6 +51,11 @@ class PartConfig:
     checkpoint: CheckpointConfig
     rules: dict[str, RuleConfig] | None
     """None where they are to be found (``rules: auto``)."""
+
+    @property
+    def autos(self) -> list[str]:
+        """Which of ``key`` and ``rules`` are to be found."""
+        return [*(["key"] if self.checkpoint.key == AUTO else []), *(["rules"] if self.rules is None else [])]
 
 
 @dataclass(slots=True)

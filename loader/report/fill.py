@@ -110,7 +110,8 @@ def environment(report: Report) -> None:
     report.environment = {
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("torch", "hydra-core", "omegaconf", "safetensors")},
-        "platform": platform.platform(),
+        # Not `platform.platform()`, which starts a process to ask for the processor's name and leaves it out.
+        "platform": "-".join((platform.system(), platform.release(), platform.machine(), *platform.libc_ver())),
         **_of_torch(),
     }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

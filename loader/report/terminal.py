@@ -10,9 +10,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from rich.console import Console
-from rich.text import Text
-
 from loader.errors import LoaderError
 from loader.report import planned
 from loader.report.data import PartReport, Report
@@ -28,8 +25,8 @@ def print_error(error: LoaderError) -> None:
     _show(
         sys.stderr,
         [
-            (Text("error  ", "bold red"), error.message, ""),
-            *((Text("  try  ", "bold green"), line, "") for line in hints),
+            (("error  ", "bold red"), error.message, ""),
+            *((("  try  ", "bold green"), line, "") for line in hints),
         ],
     )
 
@@ -37,7 +34,7 @@ def print_error(error: LoaderError) -> None:
 def print_report(report: Report) -> None:
     """Prints the report of a job that went well on stdout."""
     # One line each: a name with a line break in it must not write a line of the report.
-    shown = [(Text(f"{label:<11}", "bold"), text.replace("\n", "\\n"), style) for label, text, style in lines(report)]
+    shown = [((f"{label:<11}", "bold"), text.replace("\n", "\\n"), style) for label, text, style in lines(report)]
     _show(sys.stdout, shown)
 
 
@@ -121,7 +118,7 @@ def _ending(report: Report) -> Iterator[Line]:
     yield "took", f"{report.timings.get('total', 0.0):.2f} s ({steps})", "dim"
 
 
-def _show(stream: TextIO, shown: Sequence[tuple[Text, str, str]]) -> None:
+def _show(stream: TextIO, shown: Sequence[tuple[tuple[str, str], str, str]]) -> None:
     """Writes labelled lines at once; a plan may have as many as a model has keys."""
     encoding = stream.encoding or "utf-8"
 
@@ -130,9 +127,12 @@ def _show(stream: TextIO, shown: Sequence[tuple[Text, str, str]]) -> None:
 
     if not stream.isatty():
         # Whatever the environment says of colours (FORCE_COLOR), they have no place in a log file.
-        stream.write("".join(f"{label.plain}{harmless(text)}\n" for label, text, _ in shown))
+        stream.write("".join(f"{label}{harmless(text)}\n" for (label, _), text, _ in shown))
         stream.flush()
         return
+    from rich.console import Console  # noqa: PLC0415  # only a terminal needs it
+    from rich.text import Text  # noqa: PLC0415
+
     # Wrapping would break the lines to paste, and markup would let a file's names act.
     console = Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True, force_terminal=True)
-    console.print(Text("\n").join(label + Text(harmless(text), style) for label, text, style in shown))
+    console.print(Text("\n").join(Text(*label) + Text(harmless(text), style) for label, text, style in shown))

@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loader.config.schema import RuleConfig
+from loader.config.schema import AUTO, RuleConfig
 from loader.formats.base import TensorEntry
 from loader.suggest.conclude import conclude
 from loader.suggest.draft import Draft, Source
 from loader.suggest.problem import Explanation, Problem
 from loader.suggest.search import drafts, sources
 from loader.suggest.target import Target
-
-AUTO = "auto"
-"""The nested key that stands for: find it."""
 
 _MOST_JUDGED = 5
 

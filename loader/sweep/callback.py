@@ -16,7 +16,6 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from loader.config.argv import readable
-from loader.sweep.records import forget, typed_overrides
 
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -34,6 +33,8 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_kwargs: Any) -> None:
         """Notes the sweep, and clears away what an earlier one left in its folder."""
+        from loader.sweep.records import forget  # noqa: PLC0415  # a single run keeps no records
+
         folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
         forget(folder)
         _seen.append(Sweep(folder, expected_jobs(config)))
@@ -56,6 +57,8 @@ def expected_jobs(config: DictConfig) -> list[list[str]] | None:
     if OmegaConf.select(config, "hydra.sweeper._target_") != _BASIC_SWEEPER:
         return None
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: PLC0415  # private: kept to this place
+
+    from loader.sweep.records import typed_overrides  # noqa: PLC0415  # a single run keeps no records
 
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())

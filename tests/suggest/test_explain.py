@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader.config.schema import AllowConfig, RuleConfig
+from loader.config.schema import AUTO, AllowConfig, RuleConfig
 from loader.formats.base import Container, Storage, TensorEntry
 from loader.plan import Hooked, Offered, Taken, Wanted
-from loader.suggest.explain import AUTO, Findings, explain
+from loader.suggest.explain import Findings, explain
 from loader.suggest.problem import Explanation, Problem
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from loader.sweep import JobRecord, Summary, Sweep, summarise, worst
-from loader.sweep.callback import SweepCallback, expected_jobs, take_sweep
+from loader.sweep.callback import Sweep, SweepCallback, expected_jobs, take_sweep
 from loader.sweep.child import _PRELOADED
-from loader.sweep.records import forget, keep, read_all
+from loader.sweep.records import JobRecord, forget, keep, read_all
+from loader.sweep.summary import Summary, summarise, worst
 from loader.sweep.table import show_summary
 
 CODES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 137, -9]))
