@@ -23,6 +23,7 @@ import loader
 from loader.formats import open_checkpoint
 from loader.formats.file import CheckpointFile
 from tests.benchmarks import machine
+from tests.command import run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LAYERS, WIDTH = 12, 2048
@@ -251,6 +252,28 @@ def operations(call: Callable[[], object]) -> set[str]:
     with Watch():  # type: ignore[no-untyped-call]
         call()
     return seen
+
+
+NOT_FOR_A_LOAD = (
+    *("loader.advice", "loader.suggest", "loader.conversion", "loader.inspection", "loader.scaffold", "rich"),
+    *("loader.sweep.child", "loader.sweep.preload", "loader.sweep.records", "loader.sweep.summary", "subprocess"),
+    *("torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes", "sympy"),
+)
+"""What a load that goes well does without: refusals, sweeps, other modes, colours, torch's compiler."""
+
+
+def test_a_load_imports_only_what_it_uses(tmp_path: Path) -> None:
+    baseline = imported("-c", "import torch, hydra", cwd=tmp_path)
+    found = imported(str(REPOSITORY / "run.py"), cwd=tmp_path)
+    assert {"loader.pipeline", "loader.verify.verify"} <= found
+    assert not {name for name in found - baseline if name.startswith(NOT_FOR_A_LOAD)}
+
+
+def imported(*arguments: str, cwd: Path) -> set[str]:
+    """The modules that a Python process imports."""
+    done = run(sys.executable, "-X", "importtime", *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
 
 
 def test_importing_the_loader_imports_no_torch() -> None:

@@ -6,6 +6,7 @@ there are and calls nothing when a sweep breaks off, so a callback that `conf/co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from loader.config.argv import readable
 
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class SweepCallback(Callback):
         folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
         forget(folder)
         _seen.append(Sweep(folder, expected_jobs(config)))
+        if OmegaConf.select(config, "hydra.launcher._target_") == _BASIC_LAUNCHER:
+            compose_once(GlobalHydra.instance().config_loader())
 
 
 _seen: list[Sweep] = []
@@ -46,6 +50,25 @@ _seen: list[Sweep] = []
 def take_sweep() -> Sweep | None:
     """Returns the sweep that was started last, once."""
     return _seen.pop() if _seen else None
+
+
+def compose_once(loader: Any) -> None:
+    """Has a config loader keep each job's config from where the sweeper tries it out until the launcher asks for it.
+
+    Hydra composes every job of a sweep twice, and one composition takes longer than all else that a job costs beside
+    its load. A launcher that sends the config loader to other processes is no party to this.
+    """
+    compose: Callable[..., DictConfig] = loader.load_sweep_config
+    kept: dict[tuple[str, ...], DictConfig | None] = {}
+
+    def load_sweep_config(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        job = tuple(sweep_overrides)
+        known, first = kept.get(job), job not in kept
+        made = compose(master_config, sweep_overrides) if known is None else known
+        kept[job] = made if first else None  # handed out to be run, it will be changed
+        return made
+
+    loader.load_sweep_config = load_sweep_config
 
 
 def expected_jobs(config: DictConfig) -> list[list[str]] | None:

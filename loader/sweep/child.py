@@ -29,21 +29,6 @@ from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
 from loader.sweep.records import INTERRUPTED, JobRecord
 
-_PRELOADED = [
-    "torch",
-    "numpy.random",
-    "zlib_ng.zlib_ng",
-    "loader.cli",
-    "loader.sweep.child",
-    "loader.job",
-    "loader.pipeline",
-    "loader.formats.opened",
-    "loader.formats.safetensors",
-    "loader.formats.torch_legacy",
-    "loader.formats.torch_zip",
-]
-"""What a job imports sooner or later."""
-
 _PATIENCE = 5
 """Seconds that a job which was told to stop gets for it."""
 
@@ -147,7 +132,7 @@ def _start_server() -> None:
 
     It finds modules by PYTHONPATH alone, and passes in silence over one that it does not find.
     """
-    multiprocessing.set_forkserver_preload(_PRELOADED)
+    multiprocessing.set_forkserver_preload(["loader.sweep.preload"])
     with _environment_for_server():
         forkserver.ensure_running()
 
@@ -183,9 +168,9 @@ def _run_here(request: _Request) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # what a killed job had printed is seen
     setup_globals()
-    schema = OmegaConf.structured(HydraConf)
-    with open_dict(schema):  # Hydra itself adds nodes that its schema does not know
-        hydra = OmegaConf.merge(schema, request.hydra)
+    hydra: Any = OmegaConf.structured(HydraConf)
+    with open_dict(hydra):  # Hydra itself adds nodes that its schema does not know
+        hydra.merge_with(request.hydra)
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
     configure_log(hydra.job_logging, hydra.verbose)
     from loader.job import run  # noqa: PLC0415  # imports torch, which only this process may

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from loader.sweep.callback import Sweep, SweepCallback, expected_jobs, take_sweep
-from loader.sweep.child import _PRELOADED
+from loader.sweep.callback import Sweep, SweepCallback, compose_once, expected_jobs, take_sweep
 from loader.sweep.records import JobRecord, forget, keep, read_all
 from loader.sweep.summary import Summary, summarise, worst
 from loader.sweep.table import show_summary
@@ -158,6 +156,25 @@ def test_a_callback_notes_the_sweep_once(tmp_path: Path) -> None:
     assert read_all(tmp_path / "sweep") == {}
 
 
-@pytest.mark.parametrize("module", _PRELOADED)
-def test_what_is_preloaded_exists(module: str) -> None:
-    assert importlib.util.find_spec(module) is not None
+class Composer:
+    """Hydra's config loader, as far as a sweep asks it."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        self.asked.append(sweep_overrides)
+        return OmegaConf.from_dotlist(sweep_overrides)
+
+
+def test_each_job_of_a_sweep_is_composed_once() -> None:
+    composer, master = Composer(), OmegaConf.create({"seed": 0})
+    compose_once(composer)
+    jobs = [["seed=1"], ["seed=2"], ["seed=1"]]
+    for job in jobs:
+        composer.load_sweep_config(master_config=master, sweep_overrides=list(job))
+    run = [composer.load_sweep_config(master, list(job)) for job in jobs]
+    assert [config.seed for config in run] == [1, 2, 1]
+    # Twins get a config each: a job's own is changed when it runs.
+    assert composer.asked == [["seed=1"], ["seed=2"], ["seed=1"], ["seed=1"]]
+    assert run[0] is not run[2]

@@ -1,0 +1,28 @@
+"""What a job's process needs, imported by the server that jobs are forked from.
+
+Guarantees: after it a job that loads imports nothing of the loader, of Hydra or of torch any more; the collector
+leaves alone what is there by then, so that a job's collections neither look through it nor copy the pages it shares.
+"""
+
+from __future__ import annotations
+
+import gc
+from importlib import import_module
+from pkgutil import iter_modules
+
+from loader import formats
+
+_REST = (
+    "hydra._internal.logging_config",
+    "loader.cli",
+    "loader.job",
+    "loader.pipeline",
+    "loader.sweep.child",
+    "numpy.random",
+    "zlib_ng.zlib_ng",
+)
+
+for _name in (*_REST, *(f"loader.formats.{found.name}" for found in iter_modules(formats.__path__))):
+    import_module(_name)
+gc.collect()
+gc.freeze()
