@@ -88,12 +88,7 @@ def _carry_out(job: JobConfig, report: Report, *, prove: bool) -> nn.Module | No
         return None
     from loader.pipeline import run as run_pipeline  # noqa: PLC0415  # imports torch
 
-    module = run_pipeline(job, report, prove=prove)
-    if job.mode == "convert":
-        from loader.conversion import convert  # noqa: PLC0415  # this mode alone
-
-        convert(module, job, report)
-    return module
+    return run_pipeline(job, report, prove=prove)
 
 
 def describe_refusal(report: Report, error: LoaderError) -> None:

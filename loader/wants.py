@@ -68,7 +68,7 @@ def wanted(places: dict[str, Slot]) -> dict[str, Wanted]:
             described[key] = Wanted(None, "", "extra", key)
             continue
         tensor = slot.tensor
-        owner = first.setdefault(_identity(tensor), key)
+        owner = first.setdefault(identity(tensor), key)
         fixed = None if is_lazy(tensor) else tuple(tensor.shape)
         described[key] = Wanted(fixed, dtype_name(tensor.dtype), slot.kind, owner)
     return described
@@ -85,11 +85,17 @@ def storage_id(tensor: torch.Tensor) -> int:
     return identity
 
 
-def _identity(tensor: torch.Tensor) -> object:
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one of torch's own classes, and no wrapper around others."""
+    return type(tensor) in _PLAIN
+
+
+def identity(tensor: torch.Tensor) -> object:
     """Two names are one tensor when they are one object, or the same view of the same storage."""
-    if is_lazy(tensor) or tensor.layout != torch.strided or tensor.is_quantized or type(tensor) not in _PLAIN:
+    if is_lazy(tensor) or tensor.layout != torch.strided or tensor.is_quantized or not is_plain(tensor):
         return id(tensor)
-    return (storage_id(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    view = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    return (storage_id(tensor), *view, tensor.is_conj(), tensor.is_neg())
 
 
 _PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer)

@@ -15,6 +15,8 @@ from typing import Final
 
 import torch
 
+from loader import examples
+
 LOOKUPS: Final = frozenset(
     f"hydra.utils.{name}" for name in ("get_object", "get_class", "get_method", "get_static_method")
 )
@@ -64,7 +66,8 @@ _NUMPY: Final = (
     *("pandas.read_*", "pandas.io", "pandas.eval", "pandas.core.computation"),
 )
 _DANGEROUS: Final = (*_CODE, *_PICKLES, *_FILES, *_OTHER_RULES, *_TORCH, *_NUMPY)
-_HARMLESS: Final = ("math", "cmath", "loader.examples", "torch.distributed.fsdp")
+_EXAMPLES: Final = ("loader.examples.models", *(f"loader.examples.{name}" for name in examples.__all__))
+_HARMLESS: Final = ("math", "cmath", *_EXAMPLES, "torch.distributed.fsdp")
 # Wherever they stand: methods that many classes have, and that read pickles, files or libraries.
 _METHODS: Final = frozenset(
     ("load_from_checkpoint", "load_library", "load_state_dict_from_url", "from_file", "tofile", "to_pickle")

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from loader.config.schema import (
     AUTO,
+    EMBEDDED,
     AllowConfig,
     CheckpointConfig,
     ConvertConfig,
@@ -168,6 +169,8 @@ def _shown(value: Any) -> str:
 def _model(raw: Any, problems: _Problems) -> _Raw | None:
     if raw is None:
         return None
+    if raw == EMBEDDED:
+        return {"_target_": EMBEDDED}
     if not isinstance(raw, Mapping):
         problems.add(f"'model' is {safe_text(raw)!r}, expected a mapping with a _target_", "model._target_=my_pkg.Net")
         return None

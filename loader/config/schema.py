@@ -13,6 +13,9 @@ from typing import Any
 AUTO = "auto"
 """In the place of a nested key or of rules: find out which."""
 
+EMBEDDED = "embedded"
+"""The `_target_` of a model whose config stands in its checkpoint; without a dot, it can be imported by nobody."""
+
 
 @dataclass(slots=True)
 class CheckpointConfig:

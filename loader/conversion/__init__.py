@@ -1,13 +1,5 @@
-"""Writes the model."""
+"""From a loaded model to a safetensors file, and from such a file alone back to the model.
 
-from __future__ import annotations
-
-from torch import nn
-
-from loader.config.schema import JobConfig
-from loader.report.data import Report
-
-
-def convert(module: nn.Module, job: JobConfig, report: Report) -> None:
-    """Writes the model."""
-    raise NotImplementedError
+`convert` puts the first together out of `destination` (where), `existing` (what stands there), `contents` (which
+tensors), `record` (what the file says about itself) and `writing`; `embedded` is the way back.
+"""

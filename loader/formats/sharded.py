@@ -106,7 +106,14 @@ def _merged(index: Path, places: Mapping[str, str], shards: Mapping[str, OpenedF
     told = [*_lacking(places, holders), *_twice(holders), *_unlisted(places, holders)]
     if told:
         raise CheckpointError(f"{shown_path(index)} and its shards contradict each other: {'; '.join(told)}", _AGAIN)
+    root.record = _notes([shard.root.record for shard in shards.values()])
     return root
+
+
+def _notes(records: Sequence[object]) -> dict[str, object]:
+    """The notes in the shards' headers that all of them agree on."""
+    notes = [record if isinstance(record, dict) else {} for record in records]
+    return {name: text for name, text in notes[0].items() if all(other.get(name) == text for other in notes)}
 
 
 def _lacking(places: Mapping[str, str], holders: Mapping[str, list[str]]) -> list[str]:

@@ -108,7 +108,7 @@ class Report:
     inspection: dict[str, Any] | None = None
     """In ``mode=inspect``, what is in the file (`loader.inspection`)."""
     written: dict[str, Any] | None = None
-    """What ``mode=convert`` or ``mode=scaffold`` wrote: ``{path, files, bytes}``."""
+    """What ``mode=convert`` or ``mode=scaffold`` wrote: ``{path, files, bytes, …}``."""
     verification: VerificationReport = field(default_factory=VerificationReport)
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds."""

@@ -40,7 +40,15 @@ def print_report(report: Report) -> None:
 
 def lines(report: Report) -> list[Line]:
     """The report as labelled lines."""
-    return [*_model(report), *_parts(report), *_keys(report), *_plan(report), *_checks(report), *_ending(report)]
+    return [
+        *_model(report),
+        *_parts(report),
+        *_keys(report),
+        *_plan(report),
+        *_checks(report),
+        *_written(report),
+        *_ending(report),
+    ]
 
 
 def _model(report: Report) -> Iterator[Line]:
@@ -111,6 +119,25 @@ def _checks(report: Report) -> Iterator[Line]:
             yield "output", f"{safe_text(output['name'])} {shape(output['shape'])} {output['dtype']}: {numbers}", ""
     if report.verification.fingerprint:
         yield "", f"fingerprint {report.verification.fingerprint[:16]}", "dim"
+
+
+def _written(report: Report) -> Iterator[Line]:
+    written = report.written
+    if written is None:
+        return
+    files = written["files"]
+    several = f" in {counted(len(files) - 1, 'shard')}" if len(files) > 1 else ""
+    amount = f"{counted(written['tensors'], 'tensor')}{several}, {size(written['bytes'])}"
+    yield "written", f"{safe_text(written['path'], 300)}: {amount}", ""
+    if written["golden"]:
+        yield "", f"golden record {safe_text(written['golden'], 300)}", "dim"
+    if written["aliases"]:
+        told = phrases(f"{safe_text(second)} = {safe_text(first)}" for second, first in written["aliases"].items())
+        yield "", f"tied, stored once: {told}", "dim"
+    if written["left_out"]:
+        told = listing(f"{key} ({kind})" for key, kind in written["left_out"].items())
+        yield "", f"left out, no tensors: {told}", "yellow"
+    yield "load it", f"run.py {written['next']}", "green"
 
 
 def _ending(report: Report) -> Iterator[Line]:

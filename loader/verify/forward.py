@@ -43,7 +43,8 @@ def plan_passes(
 ) -> list[Pass]:
     """Decides which modules are run on which inputs.
 
-    The whole model runs where it has a forward pass; a container of several models (`nn.ModuleDict`) runs part by part.
+    The whole model runs where it has a forward pass; a container of several models (`nn.ModuleDict`) runs part by part,
+    or child by child where one file fills it all.
 
     Args:
         model: The loaded model.
@@ -53,9 +54,10 @@ def plan_passes(
         device: Where the model is.
         seed: For random inputs.
     """
-    raw = config.input
-    by_part = isinstance(raw, dict) and not is_spec(raw) and bool(raw) and set(raw) <= {*parts} - {""}
-    names = [name for name in parts if name] if by_part or not _has_forward(model) else [""]
+    raw, runs = config.input, _has_forward(model)
+    within = [name for name in parts if name] or ([] if runs else [name for name, _ in model.named_children()])
+    by_part = isinstance(raw, dict) and not is_spec(raw) and bool(raw) and set(raw) <= {*within}
+    names = within if by_part or not runs else [""]
     passes = []
     for name in names or [""]:
         module = model.get_submodule(name) if name else model  # scripted modules do not have the method

@@ -1,0 +1,183 @@
+"""Writes a loaded and verified model as safetensors.
+
+Guarantees: what can be known to be wrong is told before the checkpoint is opened, or before the model is built; a file
+that is there already is replaced only by a conversion of the same source in the same way, and the source never;
+nothing is left behind by a conversion that does not come to its end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from loader.build.dangerous import LOOKUPS
+from loader.build.policy import Policy
+from loader.config.schema import JobConfig
+from loader.conversion.contents import Contents, contents, shards
+from loader.conversion.destination import Destination, destination
+from loader.conversion.embedded import TRUSTED
+from loader.conversion.existing import refuse_to_replace
+from loader.conversion.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
+from loader.conversion.writing import drafts, nbytes, pieces
+from loader.errors import ConfigError
+from loader.formats.folder import choose
+from loader.parts import Part
+from loader.place import resolve_dtype
+from loader.report.data import Report
+from loader.verify import golden
+from loader.wording import phrases
+
+
+class Conversion:
+    """A conversion that a job is to end with.
+
+    Args:
+        job: A job in ``mode=convert``.
+
+    Raises:
+        ConfigError: It could not be carried out, whatever the checkpoint holds.
+    """
+
+    def __init__(self, job: JobConfig) -> None:
+        self.destination: Destination = destination(job.convert)
+        if job.device == "meta":
+            raise ConfigError("on device=meta there are no weights, and mode=convert writes them", "device=cpu")
+        if job.convert.embed:
+            _refuse_unwritable(job.model)
+
+    def check(self, job: JobConfig, parts: Sequence[Part]) -> None:
+        """Refuses to replace what is not to be lost.
+
+        Raises:
+            ConfigError: Something else than an earlier result of this conversion stands where it would write, or the
+                model's config is too long to be written.
+        """
+        record = self._record(job, parts)
+        to_text(record)
+        refuse_to_replace(self.destination, record, [part.checkpoint for part in parts])
+
+    def carry_out(
+        self, module: nn.Module, job: JobConfig, parts: Sequence[Part], recorded: Path | None, report: Report
+    ) -> None:
+        """Writes the model.
+
+        Args:
+            module: Loaded and verified.
+            job: With the model's own config.
+            parts: The opened parts.
+            recorded: The golden record of the checkpoint; where the model was run, a copy of it goes beside the result.
+            report: Filled with what was written.
+
+        Raises:
+            ConfigError: The format cannot hold the model, or the file cannot be written.
+        """
+        found = contents(module)
+        record = self._record(job, parts)
+        # Another job may have written there since this one looked.
+        stale = refuse_to_replace(self.destination, record, [part.checkpoint for part in parts])
+        notes = {**found.aliases, "format": "pt", KEY: to_text(record)}
+        recorded = recorded if job.verify.forward else None
+        files = self._write(found, notes, stale, recorded)
+        for part in parts:
+            report.parts[part.name].sha256 = part.checkpoint.sha256()
+        report.written = {
+            "path": str(files[-1]),
+            "files": [str(file) for file in files],
+            "bytes": sum(file.stat().st_size for file in files),
+            "tensors": len(found.tensors),
+            "aliases": found.aliases,
+            "left_out": found.left_out,
+            "golden": None if recorded is None else str(golden.beside(files[-1])),
+            "next": shlex.join(_next(job, found, self.destination.typed(files[-1]))),
+        }
+
+    def _write(
+        self, found: Contents, notes: Mapping[str, str], stale: Sequence[Path], recorded: Path | None
+    ) -> list[Path]:
+        """Writes the file, or the shards and then their index; returns them in this order."""
+        place = self.destination
+        states = list(shards(found.tensors, place.shard_size))
+        files = [place.single] if len(states) == 1 else [place.shard(n + 1, len(states)) for n in range(len(states))]
+        with drafts() as made:
+            for path, state in zip(files, states, strict=True):
+                made.write(path, pieces(state, notes))
+            if len(files) > 1:
+                total = sum(map(nbytes, found.tensors.values()))
+                map_ = {key: path.name for path, state in zip(files, states, strict=True) for key in state}
+                index = {"metadata": {"total_size": total}, "weight_map": map_}
+                files.append(place.index)
+                made.write(place.index, [json.dumps(index, indent=2).encode()])
+            if recorded is not None:
+                made.write(golden.beside(files[-1]), [recorded.read_bytes()])
+            made.settle(stale)
+        return files
+
+    def _record(self, job: JobConfig, parts: Sequence[Part]) -> Record:
+        asked = job.verify.input
+        return Record(
+            sources={part.name: _source(part) for part in parts},
+            model=job.model if job.convert.embed else None,
+            input=asked if is_input(asked) else None,
+            dtype=resolve_dtype(job.dtype),
+        )
+
+
+def _source(part: Part) -> Source:
+    path = part.checkpoint.path
+    settings = part.config.checkpoint
+    ruled = part.config.rules
+    rules = None if ruled is None else {name: _said(rule) for name, rule in ruled.items() if rule.enabled}
+    return Source((choose(path) if path.is_dir() else path).name, part.checkpoint.sha256(), settings.key, rules)
+
+
+def _said(rule: Any) -> dict[str, Any]:
+    """A rule as it is written in a config: what differs from the defaults."""
+    defaults = type(rule)()
+    values = dataclasses.asdict(rule)
+    return {name: value for name, value in values.items() if value != getattr(defaults, name)}
+
+
+def _refuse_unwritable(model: Mapping[str, Any] | None) -> None:
+    if model is None:
+        raise ConfigError(
+            "a pickled model has no config that could go into the converted file, and convert.embed is true", WITHOUT
+        )
+    told = list(unwritable(model, "model"))
+    if told:
+        raise ConfigError(
+            f"the model's config cannot go into the converted file: {phrases(told)}; text, numbers, true, false, null, "
+            "lists and mappings of these were expected",
+            WITHOUT,
+        )
+
+
+def _next(job: JobConfig, found: Contents, path: str) -> Iterator[str]:
+    """The overrides that load what was written."""
+    if job.convert.embed:
+        yield "model=embedded"
+    yield f"checkpoint.path={path}"
+    if job.convert.embed:
+        policy = Policy(TRUSTED)
+        untrusted = [name for name in dict.fromkeys(_targets(job.model)) if policy.objection(name)]
+        if untrusted:
+            yield f"trusted_targets=[{','.join([*TRUSTED, *untrusted])}]"
+    if found.left_out:
+        yield f"allow.missing=[{','.join(found.left_out)}]"
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Every name that building a config calls or looks up."""
+    if isinstance(node, Mapping):
+        target = node.get("_target_")
+        if isinstance(target, str):
+            yield target
+            if target in LOOKUPS and isinstance(node.get("path"), str):
+                yield node["path"]
+    for item in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
+        yield from _targets(item)

@@ -1,0 +1,102 @@
+"""What stands where a conversion would write.
+
+Guarantees: only files of the destination's own names are looked at, and only their headers; nothing is changed here.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from loader.conversion.destination import Destination
+from loader.conversion.record import Record, Source, read_record
+from loader.errors import CheckpointError, ConfigError
+from loader.formats import open_checkpoint
+from loader.formats.base import Checkpoint, TensorEntry
+from loader.formats.folder import choose
+from loader.formats.path import shown_path
+from loader.wording import listing
+
+_AUTO = "auto"
+
+
+def refuse_to_replace(place: Destination, record: Record, sources: Sequence[Checkpoint]) -> list[Path]:
+    """Refuses a destination that holds anything but an earlier result of the same conversion.
+
+    Args:
+        place: Where to write.
+        record: What would be written.
+        sources: The opened checkpoints that are to be converted.
+
+    Returns:
+        The files of the earlier result.
+
+    Raises:
+        ConfigError: A file there is one of the source's, is no converted one, or comes from something else.
+    """
+    there = _standing(place)
+    read = {_inode(path) for path in _files(sources)}
+    if mine := [path for path in there if _inode(path) in read]:
+        raise ConfigError(
+            f"convert.path would replace {listing(mine, longest=400)}, which is what is being converted",
+            "convert.path=OTHER.safetensors",
+        )
+    others = {path: told for path in there if path != place.index and (told := _other(path, record))}
+    if place.index in there and not (set(there) - {place.index}):
+        others[place.index] = "names no shard that is there"
+    if others:
+        first = next(iter(others))
+        raise ConfigError(
+            f"{shown_path(first)} is there already, and {others[first]}; only the result of the same conversion is "
+            "replaced",
+            f"rm {shlex.join(map(str, there))}   # if it is not needed any more, or another convert.path",
+        )
+    return there
+
+
+def _standing(place: Destination) -> list[Path]:
+    """The files that are there already: the index first, so that taking them away in this order misleads nobody."""
+    return [path for path in (place.index, place.single, *place.shards()) if os.path.lexists(path)]
+
+
+def _other(path: Path, record: Record) -> str:
+    """Says why a file is not what this conversion wrote before; empty where it is."""
+    try:
+        with open_checkpoint(path) as found:
+            earlier = read_record(found)
+    except CheckpointError:
+        return "is no file that a conversion wrote"
+    if earlier is None:
+        return "is no file that a conversion wrote"
+    if earlier.dtype != record.dtype:
+        return f"was converted with dtype={earlier.dtype or 'null'}"
+    same = earlier.sources.keys() == record.sources.keys()
+    if not same or not all(_is_same(earlier.sources[part], source) for part, source in record.sources.items()):
+        return f"was converted from {listing(f'{source.file}' for source in earlier.sources.values())} in another state"
+    return ""
+
+
+def _is_same(earlier: Source, now: Source) -> bool:
+    keys = now.key in (_AUTO, earlier.key)
+    return earlier.sha256 == now.sha256 and keys and (now.rules is None or earlier.rules == now.rules)
+
+
+def _files(sources: Iterable[Checkpoint]) -> set[Path]:
+    """Every file that a checkpoint is read from."""
+    paths = set()
+    for source in sources:
+        paths.add(choose(source.path) if source.path.is_dir() else source.path)
+        for _, container in source.root.walk():
+            entries = (entry for entry in container.children.values() if isinstance(entry, TensorEntry))
+            paths |= {s.file.path for entry in entries for s in entry.storages() if s.file is not None}
+    return paths
+
+
+def _inode(path: Path) -> tuple[int, int] | Path:
+    try:
+        found = path.stat()
+    except OSError:
+        return path
+    return found.st_dev, found.st_ino
