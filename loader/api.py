@@ -97,8 +97,8 @@ def load_model(
     into, in place.
 
     Args:
-        model: A node with a `_target_`, a built module, ``embedded`` to take the config out of a converted file, or None
-            to take the whole model that the file holds.
+        model: A node with a `_target_`, a built module, ``embedded`` to take the config out of a converted file, or
+            None to take the whole model that the file holds.
         checkpoint: A path, or the `checkpoint` node.
         rules: Named key rules; ``auto`` finds them.
         parts: Parts by submodule.

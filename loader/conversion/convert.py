@@ -26,7 +26,6 @@ from loader.conversion.existing import refuse_to_replace
 from loader.conversion.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
 from loader.conversion.writing import drafts, nbytes, pieces
 from loader.errors import ConfigError
-from loader.formats.folder import choose
 from loader.parts import Part
 from loader.place import resolve_dtype
 from loader.report.data import Report
@@ -129,11 +128,9 @@ class Conversion:
 
 
 def _source(part: Part) -> Source:
-    path = part.checkpoint.path
-    settings = part.config.checkpoint
     ruled = part.config.rules
     rules = None if ruled is None else {name: _said(rule) for name, rule in ruled.items() if rule.enabled}
-    return Source((choose(path) if path.is_dir() else path).name, part.checkpoint.sha256(), settings.key, rules)
+    return Source(part.checkpoint.path.name, part.checkpoint.sha256(), part.config.checkpoint.key, rules)
 
 
 def _said(rule: Any) -> dict[str, Any]:

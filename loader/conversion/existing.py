@@ -15,7 +15,6 @@ from loader.conversion.record import Record, Source, read_record
 from loader.errors import CheckpointError, ConfigError
 from loader.formats import open_checkpoint
 from loader.formats.base import Checkpoint, TensorEntry
-from loader.formats.folder import choose
 from loader.formats.path import shown_path
 from loader.wording import listing
 
@@ -84,10 +83,10 @@ def _is_same(earlier: Source, now: Source) -> bool:
 
 
 def _files(sources: Iterable[Checkpoint]) -> set[Path]:
-    """Every file that a checkpoint is read from."""
+    """Every file that a checkpoint is read from, with all that lie in its folder where it is one."""
     paths = set()
     for source in sources:
-        paths.add(choose(source.path) if source.path.is_dir() else source.path)
+        paths |= {source.path, *(source.path.iterdir() if source.path.is_dir() else ())}
         for _, container in source.root.walk():
             entries = (entry for entry in container.children.values() if isinstance(entry, TensorEntry))
             paths |= {s.file.path for entry in entries for s in entry.storages() if s.file is not None}

@@ -37,10 +37,10 @@ _SPEC: Mapping[str, tuple[type, ...]] = {"shape": (list,), "dtype": (str,), "kin
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file that weights were taken from."""
+    """A file or folder that weights were taken from."""
 
     file: str
-    """Its name, without the folder."""
+    """Its name, without where it stands."""
     sha256: str
     key: str | None = None
     rules: Mapping[str, Mapping[str, Any]] | None = field(default_factory=dict)

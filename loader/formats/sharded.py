@@ -8,7 +8,7 @@ folder is opened; each shard keeps every promise of its own format.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
