@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from loader.config.schema import AUTO
 from loader.conversion.destination import Destination
 from loader.conversion.record import Record, Source, read_record
 from loader.errors import CheckpointError, ConfigError
@@ -17,8 +18,6 @@ from loader.formats import open_checkpoint
 from loader.formats.base import Checkpoint, TensorEntry
 from loader.formats.path import shown_path
 from loader.wording import listing
-
-_AUTO = "auto"
 
 
 def refuse_to_replace(place: Destination, record: Record, sources: Sequence[Checkpoint]) -> list[Path]:
@@ -78,7 +77,7 @@ def _other(path: Path, record: Record) -> str:
 
 
 def _is_same(earlier: Source, now: Source) -> bool:
-    keys = now.key in (_AUTO, earlier.key)
+    keys = now.key in (AUTO, earlier.key)
     return earlier.sha256 == now.sha256 and keys and (now.rules is None or earlier.rules == now.rules)
 
 
