@@ -114,6 +114,21 @@ class Piece:
     tensor, which a piece of one dimension is."""
 
 
+def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a compact tensor, as torch counts them."""
+    strides, step = [], 1
+    for dimension in reversed(shape):
+        strides.append(step)
+        step *= max(dimension, 1)
+    return tuple(reversed(strides))
+
+
+def assembled(name: str, dtype: str, shape: tuple[int, ...], pieces: Iterable[Piece]) -> TensorEntry:
+    """The entry of a compact tensor that its pieces cover; one without elements needs none."""
+    empty = Storage(name, 0, 0, data=b"") if 0 in shape else None
+    return TensorEntry(dtype, shape, contiguous(shape), storage=empty, pieces=() if empty else tuple(pieces))
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """An entry that is no tensor and holds none."""

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from loader.errors import CheckpointError
-from loader.formats.base import Container, Leaf, Node, Piece, Storage, TensorEntry
+from loader.formats.base import Container, Leaf, Node, Piece, Storage, TensorEntry, assembled, contiguous
 from loader.formats.confine import leads_out
 from loader.formats.dcp_metadata import Chunk, Metadata, Place, Whole, read_metadata
 from loader.formats.file import CheckpointFile
@@ -35,9 +35,10 @@ _MOST_OBJECTS = 10_000
 """Objects beyond this size or number are named and not read."""
 
 
-def is_dcp(names: Sequence[str]) -> bool:
-    """Whether a folder with these names in it is of this format."""
-    return METADATA in names or any(name.endswith(ENDING) for name in names)
+def find_dcp(path: Path, names: Sequence[str], stack: ExitStack) -> DistributedFolder | None:
+    """Reads the metadata of a folder with these names in it; None where it is not of this format."""
+    ours = METADATA in names or any(name.endswith(ENDING) for name in names)
+    return DistributedFolder(path, stack) if ours else None
 
 
 class DistributedFolder:
@@ -192,28 +193,17 @@ def _put(root: Container, metadata: Metadata, name: str, node: Node, index: Chec
 
 
 def _entry(name: str, whole: Whole, files: Mapping[str, CheckpointFile]) -> TensorEntry:
-    stride = _strides(whole.shape)
-    if 0 in whole.shape:
-        return TensorEntry(whole.dtype, whole.shape, stride, storage=Storage(name, 0, 0, data=b""))
-    pieces = tuple(_piece(name, whole, chunk, files[chunk.place.path]) for chunk in whole.chunks)
-    return TensorEntry(whole.dtype, whole.shape, stride, pieces=pieces)
+    pieces = [_piece(name, whole, chunk, files[chunk.place.path]) for chunk in whole.chunks]
+    return assembled(name, whole.dtype, whole.shape, pieces)
 
 
 def _piece(name: str, whole: Whole, chunk: Chunk, file: CheckpointFile) -> Piece:
     label = name if len(whole.chunks) == 1 else f"{name} at {list(chunk.start)}"
     item = Storage(label, chunk.place.offset, chunk.place.length, file=file)
-    entry = TensorEntry(whole.dtype, chunk.shape, _strides(chunk.shape), storage=item)
+    entry = TensorEntry(whole.dtype, chunk.shape, contiguous(chunk.shape), storage=item)
     if entry.nbytes > item.nbytes:
         raise file.damaged(f"'{safe_text(label)}' needs {safe_text(entry.nbytes)} bytes; its item has {item.nbytes:,}")
     return Piece(entry, chunk.start)
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for dimension in reversed(shape):
-        strides.append(step)
-        step *= max(dimension, 1)
-    return tuple(reversed(strides))
 
 
 def _refuse_outside(folder: Path, paths: Mapping[str, Path]) -> None:

@@ -64,6 +64,11 @@ def choose(folder: Path) -> Path:
     return chosen
 
 
+def has_preferred(names: Sequence[str]) -> bool:
+    """Whether one of these names is one that Hugging Face's libraries give to a model's weights."""
+    return any(name in names for pair in _PREFERRED for name in pair)
+
+
 def listed(folder: Path) -> list[str]:
     """The names in a folder, sorted.
 

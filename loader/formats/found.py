@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from loader.formats import dcp, folder, sharded, sniff
+from loader.formats import dcp, deepspeed, folder, sharded, sniff
 from loader.formats.base import Found
 from loader.formats.file import CheckpointFile
 from loader.formats.index import is_index
@@ -19,13 +19,14 @@ from loader.formats.opened import OpenedFile
 from loader.formats.several import opened
 from loader.formats.sharded import Shards
 
-FORMATS = (*sniff.FORMATS, *sharded.FORMATS, dcp.FORMAT)
+FORMATS = (*sniff.FORMATS, *sharded.FORMATS, dcp.FORMAT, deepspeed.FORMAT)
 """Everything that is read."""
 
-_FOLDERS: Sequence[tuple[Callable[[Sequence[str]], bool], Callable[[Path, ExitStack], Found]]] = (
-    (dcp.is_dcp, dcp.DistributedFolder),
+_FOLDERS: Sequence[Callable[[Path, Sequence[str], ExitStack], Found | None]] = (
+    dcp.find_dcp,
+    deepspeed.find_zero,
 )
-"""Whether a folder with these names in it is of a kind, and what finds out more about it."""
+"""Takes a folder and the names in it; None where it is not of the kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,10 @@ def find(path: Path, stack: ExitStack) -> Found:
 
 def _in_folder(path: Path, stack: ExitStack) -> Found:
     names = folder.listed(path)
-    for is_of_kind, kind in _FOLDERS:
-        if is_of_kind(names):
-            return kind(path, stack)
+    for kind in _FOLDERS:
+        found = kind(path, names, stack)
+        if found is not None:
+            return found
     return _in_file(opened(folder.choose(path), stack), stack)
 
 
