@@ -13,7 +13,7 @@ from loader.formats.base import ITEMSIZE, Storage, TensorEntry
 from loader.formats.records import Global, Reduced
 
 _ARRAYS = frozenset({"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"})
-_DTYPES: Mapping[str, str] = {
+NUMPY_DTYPES: Mapping[str, str] = {
     "b1": "bool", "i1": "int8", "i2": "int16", "i4": "int32", "i8": "int64",
     "u1": "uint8", "u2": "uint16", "u4": "uint32", "u8": "uint64",
     "f2": "float16", "f4": "float32", "f8": "float64", "c8": "complex64", "c16": "complex128",
@@ -71,7 +71,7 @@ def _dtype(kind: object) -> tuple[str, bool] | None:
         return None
     name = kind.args[0] if kind.args else None
     order = kind.state[1] if isinstance(kind.state, tuple) and len(kind.state) > 1 else None
-    found = _DTYPES.get(name) if isinstance(name, str) else None
+    found = NUMPY_DTYPES.get(name) if isinstance(name, str) else None
     return None if found is None else (found, order == ">")
 
 

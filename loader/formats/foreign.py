@@ -46,8 +46,6 @@ _MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
         _FROM_KERAS)),
     (0, b"GGUF", Foreign(
         f"a GGUF file, as llama.cpp writes them; {_READ}", "get the safetensors files it was converted from")),
-    (0, b"\x93NUMPY", Foreign(
-        f"a NumPy array; {_READ}", "torch.save({'weight': torch.from_numpy(numpy.load('{file}'))}, 'new.pt')")),
     (4, b"TFL3", Foreign(f"a TensorFlow Lite model; {_READ}", "get the model it was converted from")),
     (0, b"PAR1", Foreign(f"a Parquet table; {_READ}", "checkpoint.path=FILE")),
     (0, b"%PDF", Foreign("a PDF document", _AGAIN)),
@@ -117,13 +115,7 @@ def name_zip(names: list[str]) -> Foreign:
     Args:
         names: Its members.
     """
-    endings = {name.rpartition(".")[2] for name in names}
     folders = {name.partition("/")[2].partition("/")[0] for name in names}
-    if endings == {"npy"}:
-        return Foreign(
-            f"a NumPy archive (.npz); {_READ}",
-            "torch.save({k: torch.from_numpy(v) for k, v in numpy.load('{file}').items()}, 'new.pt')",
-        )
     if "model.weights.h5" in names:
         return Foreign(
             f"a Keras model; {_READ}",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from loader.errors import CheckpointError
-from loader.formats import exported, safetensors, torch_legacy, torch_tar, torch_zip, torchscript
+from loader.formats import exported, npy, npz, safetensors, torch_legacy, torch_tar, torch_zip, torchscript
 from loader.formats.archived import torch_folder
 from loader.formats.file import CheckpointFile
 from loader.formats.foreign import Foreign, name_foreign, name_zip
@@ -30,6 +30,8 @@ FORMATS = (
     torchscript.FORMAT,
     exported.FORMAT,
     safetensors.FORMAT,
+    npz.FORMAT,
+    npy.FORMAT,
 )
 """The names of what is read."""
 
@@ -63,6 +65,8 @@ def recognise(file: CheckpointFile) -> Recognised:
         return Recognised(safetensors.FORMAT, partial(safetensors.SafeTensors, file))
     if torch_tar.is_old_tar(head):
         return Recognised(torch_tar.FORMAT, partial(torch_tar.TorchTar, file))
+    if head.startswith(npy.MAGIC):
+        return Recognised(npy.FORMAT, partial(npy.Npy, file))
     raise _refused(file, name_foreign(head))
 
 
@@ -70,6 +74,8 @@ def _recognise_zip(archive: Archive) -> Recognised:
     exported_in = exported.export_folder(archive)
     if exported_in is not None:
         return Recognised(exported.FORMAT, partial(exported.ExportedProgram, archive, exported_in))
+    if npz.is_npz(archive):
+        return Recognised(npz.FORMAT, partial(npz.Npz, archive))
     if torch_folder(archive.members) is None:
         raise _refused(archive.file, name_zip(list(archive.members)))
     if torchscript.is_torchscript(archive):

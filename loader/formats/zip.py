@@ -32,6 +32,8 @@ _ENCRYPTED = 0x0001
 _UTF8 = 0x0800
 _CHUNK = 1 << 20
 _WINDOW = 16 << 10
+_CLOSE = 1 << 10
+"""Deflated, a few bytes may take a little more than as they are."""
 _BEST_RATIO = 1032
 """Deflate cannot do better; whoever declares more lies."""
 
@@ -125,6 +127,17 @@ class Archive:
             return
         for offset in range(0, member.size, _CHUNK):
             yield self.file.pread(start + offset, min(_CHUNK, member.size - offset))
+
+    def head(self, member: Member, most: int) -> bytes:
+        """Reads the first bytes of a member, at most so many."""
+        start, most = self.locate(member), min(most, member.size)
+        packed = self.file.pread(start, min(member.packed, most + _CLOSE))
+        if member.method == STORED or not most:
+            return packed[:most]
+        try:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, most)
+        except zlib.error as error:
+            raise self.file.damaged(f"'{safe_text(member.name)}' cannot be unpacked ({error})") from error
 
     def inflate(self, member: Member, start: int) -> Iterator[bytes]:
         """Unpacks a deflated member piece by piece, never further than its declared size."""

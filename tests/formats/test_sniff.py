@@ -52,8 +52,6 @@ FOREIGN = {
     "gguf": (b"GGUF" + bytes(20), "is a GGUF file, as llama.cpp writes them", "get the safetensors files"),
     "onnx": (b"\x08\x08\x12\x07pytorch\x1a\x05", "is an ONNX model", "initializers"),
     "tflite": (b"\x1c\x00\x00\x00TFL3" + bytes(20), "is a TensorFlow Lite model", "converted from"),
-    "npy": (b"\x93NUMPY\x01\x00", "is a NumPy array", "numpy.load('{path}')"),
-    "npz": (zipped(**{"a.npy": b"1", "b.npy": b"2"}), "is a NumPy archive (.npz)", "numpy.load('{path}')"),
     "keras": (zipped(**{"config.json": b"{}", "model.weights.h5": b"1"}), "is a Keras model", "load it with Keras"),
     "pt2": (zipped(m__archive_format=b"pt2"), "is a package of compiled code (.pt2", "it was compiled from"),
     "zip": (zipped(**{"notes.txt": b"1"}), "is a zip archive that torch.save did not write", "unpack it"),

@@ -1,0 +1,161 @@
+"""NumPy's `.npy`: a text that says type, order and shape, then the bytes.
+
+Guarantees: the text is bounded and matched, never evaluated; the array is exactly as large as it says; an array of
+Python objects, which is a pickle, is not looked into.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from loader.errors import CheckpointError
+from loader.formats.arrays import NUMPY_DTYPES
+from loader.formats.base import ITEMSIZE, Container, Leaf, Storage, TensorEntry
+from loader.formats.file import CheckpointFile
+from loader.formats.opened import OpenedFile
+from loader.formats.path import shown_path
+from loader.wording import counted, listing, safe_text, shape
+
+FORMAT = "npy"
+MAGIC = b"\x93NUMPY"
+LONGEST_HEAD = 10_100
+"""NumPy itself reads no header that is longer than 10,000 bytes."""
+_MOST_DIMENSIONS = 64
+_MOST_DIGITS = 18
+_ITEM = r"""'(descr|fortran_order|shape)'\s*:\s*('[^']{1,40}'|True|False|\([\d\s,L]*\))\s*"""
+_HEADER = re.compile(rf"\{{\s*{_ITEM},\s*{_ITEM},\s*{_ITEM},?\s*\}}\s*", re.ASCII)
+_FIELDED = re.compile(r"'descr'\s*:\s*(?=\[)")
+_FIELDS = "'fields'"
+"""Stands in for the list of a type's fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of its array."""
+
+    descr: str
+    """NumPy's name of the type, such as ``<f4``; the text of a list where it has fields."""
+    fortran: bool
+    shape: tuple[int, ...]
+    start: int
+    """Where the array begins."""
+
+    @property
+    def dtype(self) -> str | None:
+        """Torch's name of the type; None where torch has none."""
+        return NUMPY_DTYPES.get(self.descr[1:]) if self.descr[:1] in {"<", ">", "|", "="} else None
+
+    @property
+    def of_objects(self) -> bool:
+        """Whether the array is a pickle."""
+        return self.descr[1:2] == "O" or "'|O'" in self.descr
+
+    @property
+    def of_raw_bytes(self) -> bool:
+        """Whether it has a type that NumPy does not know, and has written as so many bytes."""
+        return self.descr[1:2] == "V"
+
+    def stride(self) -> tuple[int, ...]:
+        """In elements, as torch counts."""
+        strides, step = [], 1
+        for size in self.shape if self.fortran else reversed(self.shape):
+            strides.append(step)
+            step *= max(size, 1)
+        return tuple(strides if self.fortran else reversed(strides))
+
+
+def read_header(file: CheckpointFile, head: bytes, name: str) -> Header:
+    """Reads the header of an array.
+
+    Args:
+        file: The file it stands in, for messages.
+        head: Its first bytes, up to `LONGEST_HEAD`.
+        name: What to call the array in a message.
+
+    Raises:
+        CheckpointError: It is none.
+    """
+    wide = head[6:7] != b"\x01"
+    start = 12 if wide else 10
+    length = int.from_bytes(head[8:start], "little")
+    text = head[start : start + length].decode("utf-8", "replace")
+    fielded = _FIELDED.search(text)
+    listed = text[fielded.end() : text.rfind("]") + 1] if fielded else ""
+    found = _HEADER.fullmatch(text.replace(listed, _FIELDS, 1) if listed else text)
+    if not head.startswith(MAGIC) or len(head) < start + length or found is None:
+        raise file.damaged(f"the header of its array '{safe_text(name)}' is none")
+    fields = dict(zip(found.groups()[::2], found.groups()[1::2], strict=True))
+    shown, order, sizes = fields.get("descr", ""), fields.get("fortran_order", ""), fields.get("shape", "")
+    dimensions = [size.strip().rstrip("L") for size in sizes[1:-1].split(",") if size.strip()]
+    if shown[:1] != "'" or order not in {"True", "False"} or sizes[:1] != "(" or len(dimensions) > _MOST_DIMENSIONS:
+        raise file.damaged(f"the header of its array '{safe_text(name)}' is none")
+    if not all(size.isdigit() and len(size) <= _MOST_DIGITS for size in dimensions):
+        raise file.damaged(f"the shape of its array '{safe_text(name)}' is none")
+    descr = listed if shown == _FIELDS else shown[1:-1]
+    return Header(descr, order == "True", tuple(map(int, dimensions)), start + length)
+
+
+def entry_of(file: CheckpointFile, header: Header, storage: Storage, name: str) -> TensorEntry | Leaf:
+    """The tensor in a record that begins with this header; a leaf where torch has no such type.
+
+    Raises:
+        CheckpointError: The record is not as large as the header says.
+    """
+    dtype = header.dtype
+    if dtype is None:
+        return Leaf(f"numpy {safe_text(header.descr, 20)}", shape(header.shape))
+    count, width = 1, ITEMSIZE[dtype]
+    for size in header.shape:
+        count *= size
+    if header.start + count * width != storage.nbytes:
+        raise file.damaged(
+            f"its array '{safe_text(name)}' holds {storage.nbytes - header.start:,} bytes; {dtype} "
+            f"{safe_text(list(header.shape))} needs {safe_text(count * width)}"
+        )
+    if header.start % width:
+        raise file.damaged(f"its array '{safe_text(name)}' does not begin where an element of {dtype} can")
+    return TensorEntry(dtype, header.shape, header.stride(), header.start // width, storage)
+
+
+def refuse_unreadable(file: CheckpointFile, headers: dict[str, Header]) -> None:
+    """Raises CheckpointError where arrays have a type that is not told, or all are pickles."""
+    path = shown_path(file.path)
+    raw = [f"{name} ({header.descr})" for name, header in headers.items() if header.of_raw_bytes]
+    if raw:
+        raise CheckpointError(
+            f"{path} holds {counted(len(raw), 'array')} of a type that NumPy does not have, as so many bytes each: "
+            f"{listing(raw)}; of which type (bfloat16, float8 …) is not in the file",
+            "write it again with NumPy's own types: numpy.savez('new.npz', name=array.astype('float32'))",
+        )
+    pickled = [name for name, header in headers.items() if header.of_objects]
+    if pickled and len(pickled) == len(headers):
+        raise CheckpointError(
+            f"{path} holds arrays of Python objects, which are pickles, and no other: {listing(pickled)}",
+            "load it where you trust it, and save the arrays by name: numpy.savez('new.npz', **arrays)",
+        )
+
+
+class Npy(OpenedFile):
+    """A file with one array.
+
+    Args:
+        file: The opened file.
+        check: Its bytes carry no checksum: all that can be checked, the structure, always is.
+
+    Raises:
+        CheckpointError: It is cut off, damaged, or an array of something that torch does not have.
+    """
+
+    def __init__(self, file: CheckpointFile, check: str) -> None:
+        header = read_header(file, file.pread(0, min(LONGEST_HEAD, file.size)), file.path.name)
+        refuse_unreadable(file, {file.path.name: header})
+        width = ITEMSIZE.get(header.dtype or "", 0)
+        needed = header.start + width
+        for size in header.shape:
+            needed = header.start + (needed - header.start) * size
+        if needed > file.size:
+            raise file.ends_early(needed)
+        storage = Storage("array", 0, file.size, file=file, big_endian=header.descr.startswith(">"))
+        entry = entry_of(file, header, storage, file.path.name)
+        super().__init__(file, FORMAT, Container("dict", "numpy.ndarray", {"": entry}), check)

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from loader.errors import CheckpointError
+from loader.formats import open_checkpoint
+from loader.formats.arrays import NUMPY_DTYPES
+from loader.formats.base import Leaf
+from tests.formats.comparing import assert_same
+from tests.jobs import carry_out
+
+ARRAYS: dict[str, Any] = {
+    **{name: np.arange(6).astype(name).reshape(2, 3) for name in NUMPY_DTYPES},
+    "turned": np.asfortranarray(np.arange(24.0).reshape(2, 3, 4)),
+    "swapped": np.arange(6.0).astype(">f4").reshape(2, 3),
+    "swapped complex": (np.arange(6) * (1 + 2j)).astype(">c16").reshape(3, 2).T,
+    "swapped half": np.arange(3).astype(">f2"),
+    "scalar": np.float32(2.5),
+    "empty": np.zeros((0, 3), np.int16),
+    "Transformer/encoder/kernel": np.ones(5),
+}
+
+
+def as_torch(array: Any) -> torch.Tensor:
+    order = array.dtype.newbyteorder("=")
+    made = torch.from_numpy(np.asarray(array).astype(order))
+    return (
+        made if made.numel() else torch.empty_like(made, memory_format=torch.contiguous_format)
+    )  # NumPy has strides 0
+
+
+def saved(array: Any, version: tuple[int, int] | None = None) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.asarray(array), version)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("check", ["crc", "full", "structure"])
+def test_arrays_are_those_that_numpy_gives(save: Any, check: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    save(path, **ARRAYS)
+    with np.load(path) as theirs, open_checkpoint(path, check=check) as checkpoint:
+        ours = checkpoint.root.tensors()
+        assert checkpoint.format == "npz"
+        assert list(ours) == list(theirs)
+        checkpoint.verify(ours.values())
+        for name, entry in ours.items():
+            for mmap in (True, False):
+                assert_same(checkpoint.read(entry, mmap=mmap), as_torch(theirs[name]))
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_single_array_is_read(name: str, version: tuple[int, int], tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(saved(ARRAYS[name], version))
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.format == "npy"
+        assert_same(checkpoint.read(checkpoint.root.tensors()[""]), as_torch(ARRAYS[name]))
+
+
+def test_an_archive_loads_into_a_model(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, weight=np.ones((2, 3), np.float32), bias=np.zeros(2, np.float32))
+    node = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2}
+    loaded = carry_out(node, path, verify={})
+    assert torch.equal(loaded.model.weight, torch.ones(2, 3))  # type: ignore[arg-type]
+
+
+def test_a_flipped_bit_is_told_with_the_array(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.full(1000, 7.0), b=np.zeros(3))
+    content = bytearray(path.read_bytes())
+    content[content.index(struct.pack("<d", 7.0)) + 80] ^= 1
+    path.write_bytes(content)
+    with open_checkpoint(path) as checkpoint:
+        checkpoint.verify([checkpoint.root.tensors()["b"]])
+        with pytest.raises(CheckpointError, match=r"differ from what was written: a.npy; damaged with them: a\n"):
+            checkpoint.verify(checkpoint.root.tensors().values())
+
+
+def test_what_torch_has_no_type_for_is_shown_as_such(tmp_path: Path) -> None:
+    fields = np.zeros(2, [("a", "<f4"), ("b", "<i4", (2,))])
+    path = tmp_path / "a.npz"
+    np.savez(
+        path,
+        w=np.ones(2),
+        text=np.array(["a", "bc"]),
+        when=np.zeros(1, "M8[s]"),
+        fields=fields,
+        many=np.array([{}, None]),
+    )
+    with open_checkpoint(path) as checkpoint:
+        assert list(checkpoint.root.tensors()) == ["w"]
+        others = {name: child for name, child in checkpoint.root.children.items() if name != "w"}
+    assert others == {
+        "text": Leaf("numpy <U2", "[2]"),
+        "when": Leaf("numpy <M8[s]", "[1]"),
+        "fields": Leaf("numpy [('a', '<f4'), ('b'…", "[2]"),
+        "many": Leaf("numpy |O", "[2]"),
+    }
+
+
+class Marking:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.mark,))
+
+
+def test_arrays_of_objects_are_refused_and_run_nothing(tmp_path: Path) -> None:
+    objects = np.array([Marking(tmp_path / "mark")], dtype=object)
+    np.savez(tmp_path / "a.npz", one=objects, two=objects)
+    np.save(tmp_path / "b.npy", objects)
+    for path, names in ((tmp_path / "a.npz", "one, two"), (tmp_path / "b.npy", "b.npy")):
+        with pytest.raises(CheckpointError) as refusal:
+            open_checkpoint(path)
+        assert refusal.value.message == (
+            f"{path} holds arrays of Python objects, which are pickles, and no other: {names}"
+        )
+        assert refusal.value.hint == (
+            "load it where you trust it, and save the arrays by name: numpy.savez('new.npz', **arrays)"
+        )
+    assert not (tmp_path / "mark").exists()
+
+
+def test_types_that_only_another_package_knows_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, w=np.zeros(3, "V2"), v=np.zeros(3, "V1"), u=np.ones(1))  # as ml_dtypes' bfloat16 and float8 come out
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(path)
+    assert refusal.value.message == (
+        f"{path} holds 2 arrays of a type that NumPy does not have, as so many bytes each: w (|V2), v (|V1); "
+        "of which type (bfloat16, float8 …) is not in the file"
+    )
+    assert "array.astype('float32')" in refusal.value.hint
+
+
+def header(text: str, body: bytes = bytes(24)) -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode("latin1") + body
+
+
+PLAIN = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }"
+LIES = {
+    "more": (header(PLAIN.replace("2", "20") + " " * 58), "is cut off: 152 bytes are there, 368 or more are declared"),
+    "less": (header(PLAIN.replace("2", "1") + " " * 59), "holds 24 bytes; float32 [1, 3] needs 12"),
+    "huge": (header(PLAIN.replace("2, 3", "9" * 18 + ", " + "9" * 18) + " " * 25), "is cut off"),
+    "digits": (header(PLAIN.replace("2", "9" * 5000)), "the shape of its array 'a.npy' is none"),
+    "dimensions": (header(PLAIN.replace("2, 3", "1, " * 65)), "the header of its array 'a.npy' is none"),
+    "negative": (header(PLAIN.replace("2", "-2")), "the header of its array 'a.npy' is none"),
+    "code": (header(PLAIN.replace("False", "print(1)")), "the header of its array 'a.npy' is none"),
+    "twice": (header(PLAIN.replace("shape", "descr")), "the header of its array 'a.npy' is none"),
+    "long": (header(PLAIN + " " * 20_000), "the header of its array 'a.npy' is none"),
+    "cut": (header(PLAIN, b"")[:30], "the header of its array 'a.npy' is none"),
+    "short": (b"\x93NUMPY", "the header of its array 'a.npy' is none"),
+    "lists": (header("{'descr': [" + "], 'descr': [" * 700), "the header of its array 'a.npy' is none"),
+    "crooked": (header(PLAIN), "does not begin where an element of float32 can"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LIES)
+def test_headers_that_lie_are_refused(case: str, tmp_path: Path) -> None:
+    content, told = LIES[case]
+    path = tmp_path / "a.npy"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(path)
+    assert told in refusal.value.message
+
+
+def test_records_that_lie_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    for packing in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        for content in (header(PLAIN + " " * 59, bytes(20)), b"", b"text"):
+            with zipfile.ZipFile(path, "w", packing) as archive:
+                archive.writestr("w.npy", content)
+            with pytest.raises(CheckpointError, match="its array 'w'"):
+                open_checkpoint(path)
+
+
+def test_headers_in_another_order_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    text = "{'shape': (2L, 3L), 'descr': '<f4', 'fortran_order': True}"
+    path.write_bytes(header(text + " " * (-(10 + len(text)) % 64)))
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.root.tensors()[""].stride == (1, 2)
