@@ -68,7 +68,10 @@ class TensorEntry:
     layout: str = "strided"
     """``strided``, ``sparse_coo``, ``sparse_csr`` (and csc, bsr, bsc), ``quantized`` or ``nested``."""
     components: Mapping[str, TensorEntry] = field(default_factory=dict)
-    """The dense tensors an assembled one is made of, by role (``indices``, ``values``, ``scales`` …)."""
+    """The dense tensors an assembled one is made of, by role (``indices``, ``values``, ``scales`` …).
+
+    A strided tensor has them where it is computed from ggml's blocks.
+    """
     details: Mapping[str, object] = field(default_factory=dict)
     """Plain values that belong to the layout (quantisation scheme, scale, zero point, conjugate bit …)."""
     pieces: tuple[Piece, ...] = ()

@@ -44,9 +44,6 @@ _MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
     (0, b"\x89HDF\r\n\x1a\n", Foreign(
         f"an HDF5 file, as Keras writes them; {_READ}",
         _FROM_KERAS)),
-    (0, b"GGUF", Foreign(
-        f"a GGUF file, as llama.cpp writes them; {_READ}", "get the safetensors files it was converted from")),
-    (4, b"TFL3", Foreign(f"a TensorFlow Lite model; {_READ}", "get the model it was converted from")),
     (0, b"PAR1", Foreign(f"a Parquet table; {_READ}", "checkpoint.path=FILE")),
     (0, b"%PDF", Foreign("a PDF document", _AGAIN)),
     (0, b"\x7fELF", Foreign("a program", "checkpoint.path=FILE")),

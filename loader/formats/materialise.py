@@ -16,6 +16,7 @@ import torch
 
 from loader.errors import CheckpointError
 from loader.formats.base import ITEMSIZE, Storage, TensorEntry
+from loader.formats.ggml import dequantised
 from loader.wording import safe_text
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE if hasattr(torch, name)}
@@ -40,9 +41,11 @@ def tensor_of(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor
     """
     if entry.pieces:
         return _joined(entry, unpack, mmap=mmap)
-    if entry.layout == "strided":
+    if entry.layout == "strided" and not entry.components:
         return _dense(entry, unpack, mmap=mmap)
     parts = {role: tensor_of(part, unpack, mmap=mmap) for role, part in entry.components.items()}
+    if entry.layout == "strided":
+        return dequantised(entry, parts)
     try:
         return _ASSEMBLERS[entry.layout](entry, parts)
     except (RuntimeError, ValueError, TypeError) as error:

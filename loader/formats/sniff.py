@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from functools import partial
 
 from loader.errors import CheckpointError
-from loader.formats import exported, npy, npz, safetensors, torch_legacy, torch_tar, torch_zip, torchscript
+from loader.formats import (
+    exported,
+    gguf,
+    gguf_header,
+    npy,
+    npz,
+    safetensors,
+    torch_legacy,
+    torch_tar,
+    torch_zip,
+    torchscript,
+)
 from loader.formats.archived import torch_folder
 from loader.formats.file import CheckpointFile
 from loader.formats.foreign import Foreign, name_foreign, name_zip
@@ -30,6 +41,7 @@ FORMATS = (
     torchscript.FORMAT,
     exported.FORMAT,
     safetensors.FORMAT,
+    gguf.FORMAT,
     npz.FORMAT,
     npy.FORMAT,
 )
@@ -65,6 +77,8 @@ def recognise(file: CheckpointFile) -> Recognised:
         return Recognised(safetensors.FORMAT, partial(safetensors.SafeTensors, file))
     if torch_tar.is_old_tar(head):
         return Recognised(torch_tar.FORMAT, partial(torch_tar.TorchTar, file))
+    if head.startswith(gguf_header.MAGIC):
+        return Recognised(gguf.FORMAT, partial(gguf.Gguf, file))
     if head.startswith(npy.MAGIC):
         return Recognised(npy.FORMAT, partial(npy.Npy, file))
     raise _refused(file, name_foreign(head))

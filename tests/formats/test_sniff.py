@@ -49,7 +49,6 @@ FOREIGN = {
     "7z": (b"7z\xbc\xaf\x27\x1c" + b"\x01" * 20, "is a 7-Zip archive", "unpack it"),
     "tar": (tarred("readme"), "is a tar archive", "unpack it"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(8), "is an HDF5 file, as Keras writes them", "load it with Keras"),
-    "gguf": (b"GGUF" + bytes(20), "is a GGUF file, as llama.cpp writes them", "get the safetensors files"),
     "onnx": (b"\x08\x08\x12\x07pytorch\x1a\x05", "is an ONNX model", "initializers"),
     "tflite": (b"\x1c\x00\x00\x00TFL3" + bytes(20), "is a TensorFlow Lite model", "converted from"),
     "keras": (zipped(**{"config.json": b"{}", "model.weights.h5": b"1"}), "is a Keras model", "load it with Keras"),
