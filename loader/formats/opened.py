@@ -18,6 +18,7 @@ from loader.formats.base import Container, Storage, TensorEntry
 from loader.formats.checksums import Read, differing
 from loader.formats.file import CheckpointFile
 from loader.formats.path import shown_path
+from loader.formats.read_ahead import read_ahead
 from loader.wording import counted, listing, safe_text
 
 if TYPE_CHECKING:
@@ -162,14 +163,16 @@ class OpenedFile(Opened):
             )
 
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
-        """Tells the system which bytes of this file come next."""
+        """Has what these tensors need of this file read ahead."""
+        read_ahead([(self.file, self.ranges(entries))])
+
+    def ranges(self, entries: Iterable[TensorEntry]) -> Iterator[tuple[int, int]]:
+        """Where in this file the bytes of these tensors stand: offset and length."""
         file = self.file
-        self.file.will_need(
-            (s.offset, s.nbytes if s.packed is None else s.packed)
-            for entry in entries
-            for s in entry.storages()
-            if s.file is file
-        )
+        for entry in entries:
+            for storage in entry.storages():
+                if storage.file is file:
+                    yield storage.offset, storage.nbytes if storage.packed is None else storage.packed
 
     def check_unchanged(self) -> None:
         """Raises CheckpointError where the file changed since it was opened."""

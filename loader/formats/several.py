@@ -19,6 +19,7 @@ from loader.formats.base import Container, Storage, TensorEntry
 from loader.formats.file import CheckpointFile
 from loader.formats.opened import Opened, OpenedFile, tensor_maker
 from loader.formats.path import shown_path
+from loader.formats.read_ahead import read_ahead
 from loader.wording import counted, listing, phrases, safe_text
 
 if TYPE_CHECKING:
@@ -71,9 +72,8 @@ class SeveralFiles(Opened):
         super().release(self.located(entry))
 
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
-        """Has all files read ahead."""
-        for member, own in self._by_member(entries).values():
-            member.will_need(own)
+        """Has all files read ahead, one after the other."""
+        read_ahead((member.file, member.ranges(own)) for member, own in self._by_member(entries).values())
 
     def check_unchanged(self) -> None:
         """Raises CheckpointError where an index or another file changed since it was opened."""

@@ -55,9 +55,9 @@ def test_a_closed_file_is_not_read(path: Path) -> None:
     file.close()
     with pytest.raises(CheckpointError, match="was closed before it was read"):
         _ = file.mapping
-    with pytest.raises(CheckpointError, match="cannot be read: Bad file descriptor"):
+    with pytest.raises(CheckpointError, match="was closed before it was read"):
         file.pread(0, 1)
-    with pytest.raises(CheckpointError, match="cannot be read: Bad file descriptor"):
+    with pytest.raises(CheckpointError, match="was closed before it was read"):
         file.read_into(torch.empty(1), 0)
 
 

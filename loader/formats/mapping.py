@@ -1,0 +1,50 @@
+"""Files as private memory.
+
+Guarantees: writing to the memory never reaches the file, and a mapping keeps no descriptor of its own, so that a
+thousand shards can be mapped at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+import os
+import sys
+
+_FIXED = 0x10
+"""MAP_FIXED, which Python does not name; the same on Linux, macOS and the BSDs."""
+_UNCOUNTED = 0x4000 if sys.platform == "linux" else 0
+"""MAP_NORESERVE: what only holds the place counts against no limit."""
+_PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
+_FAILED = ctypes.c_void_p(-1).value
+
+
+def map_private(descriptor: int, size: int) -> mmap.mmap:
+    """Maps a whole file, copy on write.
+
+    Python's own mapping duplicates the descriptor for as long as it lives. So Python maps nothing but a place, and the
+    file is mapped there by hand; Python's object then owns the memory, and knows of no file.
+
+    Args:
+        descriptor: The opened file; it may be closed afterwards.
+        size: The file's, not 0.
+
+    Raises:
+        OSError, ValueError: The system refuses.
+    """
+    place = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _UNCOUNTED, prot=_PROTECTION)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(place))
+    if _system_mmap()(address, size, _PROTECTION, mmap.MAP_PRIVATE | _FIXED, descriptor, 0) == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return place
+
+
+@functools.cache
+def _system_mmap() -> ctypes._NamedFuncPointer:
+    function = ctypes.CDLL(None, use_errno=True).mmap
+    function.restype = ctypes.c_void_p
+    integer = ctypes.c_int
+    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, integer, integer, integer, ctypes.c_long)
+    return function
