@@ -19,6 +19,9 @@ from loader.formats.base import Container, Leaf, Node, Piece, Storage, TensorEnt
 from loader.formats.confine import leads_out
 from loader.formats.dcp_metadata import Chunk, Metadata, Place, Whole, read_metadata
 from loader.formats.file import CheckpointFile
+from loader.formats.folder import DCP as FORMAT
+from loader.formats.folder import DCP_ENDING as ENDING
+from loader.formats.folder import DCP_METADATA as METADATA
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.several import SeveralFiles, digest_of, each, natural, opened, refuse_links, refuse_missing
@@ -26,9 +29,6 @@ from loader.formats.torch_zip import TorchZip
 from loader.formats.zip import LOCAL_SIGNATURE, Archive
 from loader.wording import safe_text
 
-FORMAT = "dcp"
-METADATA = ".metadata"
-ENDING = ".distcp"
 _AGAIN = "copy or download the whole folder again; it may also be a save that never finished"
 _LARGEST_OBJECT = 1 << 20
 _MOST_OBJECTS = 10_000

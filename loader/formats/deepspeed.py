@@ -18,6 +18,7 @@ from loader.formats import sniff, zero
 from loader.formats.base import Container, Node, TensorEntry
 from loader.formats.confine import leads_out
 from loader.formats.file import CheckpointFile
+from loader.formats.folder import DEEPSPEED as FORMAT
 from loader.formats.folder import has_preferred, listed
 from loader.formats.index import fault_of_name
 from loader.formats.path import shown_path
@@ -27,7 +28,6 @@ from loader.wording import counted, listing, safe_text
 
 log = logging.getLogger(__name__)
 
-FORMAT = "deepspeed"
 _MODEL = "mp_rank_00_model_states.pt"
 """The model as one process has it whole."""
 _MODEL_STATES = re.compile(r"(zero_pp_rank_\d+_)?mp_rank_\d+_model_states\.pt")

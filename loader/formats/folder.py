@@ -22,6 +22,10 @@ from loader.wording import counted, listing
 
 log = logging.getLogger(__name__)
 
+DCP, DEEPSPEED = FORMATS = ("dcp", "deepspeed")
+"""The names of the folders that are read as a whole, whatever files they hold."""
+DCP_METADATA, DCP_ENDING = ".metadata", ".distcp"
+"""What torch.distributed.checkpoint calls its files."""
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 """What checkpoint files are called; what they are is for their content to say."""
 _GOLDEN = ".golden.safetensors"

@@ -1,7 +1,7 @@
 """What a path is: a file, the index of several, or a folder of one kind or another.
 
 Guarantees: content decides for files, and the names that a tool always writes for folders. A new kind of folder is one
-file with a class that is a `formats.base.Found`, and a line in `_FOLDERS`.
+file with a class that is a `formats.base.Found`, its name in `folder.FORMATS`, and its function in `_folders`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from loader.formats import dcp, deepspeed, folder, sharded, sniff
+from loader.formats import folder, sharded, sniff
 from loader.formats.base import Found
 from loader.formats.file import CheckpointFile
 from loader.formats.index import is_index
@@ -19,13 +19,10 @@ from loader.formats.opened import OpenedFile
 from loader.formats.several import opened
 from loader.formats.sharded import Shards
 
-FORMATS = (*sniff.FORMATS, *sharded.FORMATS, dcp.FORMAT, deepspeed.FORMAT)
+FORMATS = (*sniff.FORMATS, *sharded.FORMATS, *folder.FORMATS)
 """Everything that is read."""
 
-_FOLDERS: Sequence[Callable[[Path, Sequence[str], ExitStack], Found | None]] = (
-    dcp.find_dcp,
-    deepspeed.find_zero,
-)
+FindsFolder = Callable[[Path, Sequence[str], ExitStack], Found | None]
 """Takes a folder and the names in it; None where it is not of the kind."""
 
 
@@ -62,14 +59,20 @@ def find(path: Path, stack: ExitStack) -> Found:
     """
     if path.is_dir():
         return _in_folder(path, stack)
-    if path.name == dcp.METADATA or path.suffix == dcp.ENDING:
+    if path.name == folder.DCP_METADATA or path.suffix == folder.DCP_ENDING:
         return _in_folder(path.parent, stack)  # no checkpoint by itself, and always a part of one
     return _in_file(opened(path, stack), stack)
 
 
+def _folders() -> Sequence[FindsFolder]:
+    from loader.formats import dcp, deepspeed  # noqa: PLC0415  # most checkpoints are files
+
+    return dcp.find_dcp, deepspeed.find_zero
+
+
 def _in_folder(path: Path, stack: ExitStack) -> Found:
     names = folder.listed(path)
-    for kind in _FOLDERS:
+    for kind in _folders():
         found = kind(path, names, stack)
         if found is not None:
             return found
