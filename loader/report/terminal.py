@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from loader.errors import LoaderError
 from loader.report import planned
@@ -43,7 +43,7 @@ def lines(report: Report) -> list[Line]:
     return [
         *_model(report),
         *_parts(report),
-        *_keys(report),
+        *(_keys(report) if report.mode != "scaffold" else ()),
         *_plan(report),
         *_checks(report),
         *_written(report),
@@ -125,6 +125,9 @@ def _written(report: Report) -> Iterator[Line]:
     written = report.written
     if written is None:
         return
+    if report.mode == "scaffold":
+        yield from _scaffolded(written)
+        return
     files = written["files"]
     several = f" in {counted(len(files) - 1, 'shard')}" if len(files) > 1 else ""
     amount = f"{counted(written['tensors'], 'tensor')}{several}, {size(written['bytes'])}"
@@ -138,6 +141,13 @@ def _written(report: Report) -> Iterator[Line]:
         told = listing(f"{key} ({kind})" for key, kind in written["left_out"].items())
         yield "", f"left out, no tensors: {told}", "yellow"
     yield "load it", f"run.py {written['next']}", "green"
+
+
+def _scaffolded(written: dict[str, Any]) -> Iterator[Line]:
+    yield "written", f"{safe_text(written['path'], 300)}: {size(written['bytes'])}", ""
+    for index, line in enumerate(written["open"]):
+        yield "to give" if index == 0 else "", line, "yellow"
+    yield "load it", written["line"], "green"
 
 
 def _ending(report: Report) -> Iterator[Line]:

@@ -1,11 +1,116 @@
-"""Writes a config."""
+"""``mode=scaffold``: writes the config that loads a checkpoint into an architecture.
+
+Guarantees: the architecture is named by the user, or by the ``config.json`` of a Hugging Face folder as a model of
+`transformers`, and never by a checkpoint; what is written was tried, or says that it was not; nothing is overwritten.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from loader.build import Built, build_model
 from loader.config.schema import JobConfig
+from loader.errors import ConfigError
+from loader.infer.goals import goals_of
+from loader.parts import Part, open_parts
+from loader.report import fill
 from loader.report.data import Report
+from loader.scaffold.arguments import Inference, infer
+from loader.scaffold.fitting import Fitting, fitting_of, no_fit
+from loader.scaffold.forward import forward_lines
+from loader.scaffold.hints import hints_of
+from loader.scaffold.page import MISSING, Line
+from loader.scaffold.place import Place, choose_place
+from loader.scaffold.settings import config_text
+from loader.suggest.explain import AUTO
+from loader.suggest.overrides import written
+from loader.wording import safe_text
 
 
 def write_scaffold(job: JobConfig, report: Report) -> None:
-    """Writes a config."""
-    raise NotImplementedError
+    """Writes a config file that loads the job's checkpoint.
+
+    Args:
+        job: The job; its model as far as it is known.
+        report: Filled on the way.
+
+    Raises:
+        LoaderError: The file exists, or nothing was found with which the checkpoint fits.
+    """
+    _refuse_shapes_of_job(job)
+    clock = fill.Clock(report)
+    with ExitStack() as files, clock("total"):
+        place = choose_place(job.scaffold.path, job.checkpoint.path)
+        with clock("open"):
+            part = open_parts(job, files)[0]
+        fill.parts(report, [part])
+        with clock("search"):
+            found = _inferred(job, part)
+            fitting, forward = _tried(job, part, found, report)
+        _write(place, config_text(job, place, part, found.lines, fitting, forward), report)
+    report.written = {**(report.written or {}), "line": place.line, "open": _open(found.lines, fitting)}
+
+
+def _refuse_shapes_of_job(job: JobConfig) -> None:
+    if job.parts:
+        raise ConfigError("mode=scaffold writes the config of one checkpoint, and parts names several", "'parts={}'")
+    if job.model is None:
+        raise ConfigError(
+            "mode=scaffold needs the class of the model, which a checkpoint is never asked for", "model._target_=my_pkg.Net"
+        )
+
+
+def _inferred(job: JobConfig, part: Part) -> Inference:
+    settings, root = part.config.checkpoint, part.checkpoint.root
+    key = None if settings.key == AUTO else settings.key
+    rules = part.config.rules or {}
+    return infer(
+        job,
+        job.model or {},
+        hints_of(root),
+        lambda config: _build(job, config).module,
+        lambda seen: goals_of(root, key, rules, seen),
+    )
+
+
+def _tried(job: JobConfig, part: Part, found: Inference, report: Report) -> tuple[Fitting | None, list[Line]]:
+    """How the file goes into the model that was found; None where none could be built to try it."""
+    if found.values is None:
+        if not found.open and found.probe.refusal is not None:
+            raise found.probe.refusal
+        return None, []
+    node = {**(job.model or {}), **found.values}
+    built = _build(job, node)
+    fitting = fitting_of(job, part, built.module)
+    if fitting is None:
+        raise no_fit(job, part, built.module, found.values, found.probe.spent)
+    fill.model(report, dataclasses.replace(job, model=node), built, torch.device("cpu"))
+    return fitting, forward_lines(built.module) if job.verify.input is None and job.verify.forward else []
+
+
+def _build(job: JobConfig, config: Mapping[str, Any]) -> Built:
+    return build_model(config, trusted=job.trusted_targets, seed=job.seed)
+
+
+def _open(lines: list[Line], fitting: Fitting | None) -> list[str]:
+    """What has to be given before the config runs."""
+    found = [f"model.{line.key}={MISSING}   # {line.note}" for line in lines if line.value == MISSING]
+    return [*found, *(" ".join(map(written, way.overrides)) for way in (fitting.ways if fitting else ()))]
+
+
+def _write(place: Place, text: str, report: Report) -> None:
+    try:
+        place.path.parent.mkdir(parents=True, exist_ok=True)
+        with place.path.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(
+            f"{safe_text(place.path, 200)} cannot be written: {error.strerror}",
+            "scaffold.path=OTHER/FOLDER/experiment/",
+        ) from error
+    report.written = {"path": str(place.path), "files": [str(place.path)], "bytes": len(text.encode())}

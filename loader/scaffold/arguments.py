@@ -1,0 +1,150 @@
+"""The arguments of the model's constructor as they go into a config, each with the reason for its value.
+
+Guarantees: a value is written only where it was given, where the file carries it, where it is the constructor's own
+default, or where the shapes leave no other; everything else that has to be given is left open.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from loader.build.arguments import signature_of
+from loader.build.policy import Policy
+from loader.build.targets import TARGET, find_targets
+from loader.config.schema import JobConfig
+from loader.infer.certainty import FREE, TOLD, partners
+from loader.infer.knobs import Knob, kind_of, knobs_of
+from loader.infer.probe import Goal, Probe, Seen
+from loader.infer.solve import Solution, begin, solve, sure
+from loader.scaffold.hints import Hint
+from loader.scaffold.page import MISSING, Line
+from loader.wording import listing
+
+_MOST_BUILDS = 600
+
+
+@dataclass(slots=True)
+class Inference:
+    """What became of the search."""
+
+    lines: list[Line]
+    values: Mapping[str, Any] | None
+    """The arguments that were built beside those that were given, with stand-ins for what is left open; None where
+    nothing could be built."""
+    probe: Probe
+
+    @property
+    def open(self) -> bool:
+        """Whether something has to be given."""
+        return any(line.value == MISSING for line in self.lines)
+
+
+def infer(
+    job: JobConfig,
+    node: Mapping[str, Any],
+    hints: Mapping[str, Hint],
+    build: Callable[[Mapping[str, Any]], nn.Module],
+    goals: Callable[[Seen], Sequence[Goal]],
+) -> Inference:
+    """Searches for the arguments of a model.
+
+    Args:
+        job: For the policy on targets.
+        node: The model's node as far as it is given.
+        hints: What the file carries.
+        build: Builds a node.
+        goals: What the file looks like to an architecture.
+
+    Raises:
+        ConfigError: The target cannot be found or may not be used.
+    """
+    everything = _knobs(job, node)
+    given = _given(node, everything)
+    fitting = {knob.name: hints[knob.name] for knob in everything if knob.name in hints and _suits(knob, hints)}
+    fitting = {name: hint for name, hint in fitting.items() if name not in given}
+    knobs = [_of_kind(knob, fitting) for knob in everything if knob.name not in given]
+    probe = Probe(lambda values: build({**node, **values}), _MOST_BUILDS)
+    start = begin(probe, knobs, {name: hint.value for name, hint in fitting.items()})
+    solution = solve(probe, knobs, start, goals) if start is not None else None
+    lines = [Line(key, value, "as typed" if key != TARGET else "") for key, value in node.items()]
+    if solution is None:
+        return Inference([*lines, *_unsolved(knobs, fitting)], start, probe)
+    certain = sure(probe, knobs, solution)
+    lines += [line for knob in knobs if (line := _line(knob, solution, certain, fitting, probe, knobs)) is not None]
+    return Inference(lines, solution.values, probe)
+
+
+def _knobs(job: JobConfig, node: Mapping[str, Any]) -> list[Knob]:
+    target = find_targets([("model", node)], Policy(job.trusted_targets))[id(node)]
+    signature = signature_of(target.found)
+    return knobs_of(signature) if signature is not None else []
+
+
+def _given(node: Mapping[str, Any], knobs: Sequence[Knob]) -> set[str]:
+    positional = node.get("_args_")
+    return {*node, *(knob.name for knob in knobs[: len(positional) if isinstance(positional, list) else 0])}
+
+
+def _suits(knob: Knob, hints: Mapping[str, Hint]) -> bool:
+    """Whether a value may be meant for an argument: numbers for numbers, a choice that there is."""
+    kind, value = kind_of(hints[knob.name].value), hints[knob.name].value
+    if knob.choices:
+        return value in knob.choices
+    unannotated = knob.required or knob.default is None
+    return not knob.kind or kind == knob.kind or {kind, knob.kind} == {"int", "float"} or (unannotated and bool(kind))
+
+
+def _of_kind(knob: Knob, hints: Mapping[str, Hint]) -> Knob:
+    """An argument that says nothing of its kind has its hint's."""
+    kind = kind_of(hints[knob.name].value) if knob.name in hints else ""
+    if not kind or kind == knob.kind or (knob.kind and not knob.required):
+        return knob
+    return dataclasses.replace(knob, kind=kind, choices=(False, True) if kind == "choice" else ())
+
+
+def _line(
+    knob: Knob,
+    solution: Solution,
+    certain: Mapping[str, str],
+    hints: Mapping[str, Hint],
+    probe: Probe,
+    knobs: Sequence[Knob],
+) -> Line | None:
+    value, how = solution.values.get(knob.name, knob.default), certain.get(knob.name, FREE)
+    if knob.name in hints and hints[knob.name].value == value:
+        return Line(knob.name, value, f"from the file's {hints[knob.name].place}{_agreeing(how)}")
+    if how == TOLD:
+        return Line(knob.name, value, "the default, as the shapes say" if value == knob.default else "from the shapes")
+    if not knob.required and value == knob.default:
+        return _default(knob, how)
+    if how == FREE:
+        return Line(knob.name, MISSING, "no shape depends on it")
+    others = partners(probe, knobs, solution.values, solution.seen, knob.name)
+    together = f"; the shapes tell it only together with {listing(others)}" if others else ", and so do others"
+    return Line(knob.name, MISSING, f"{value} fits{together}")
+
+
+def _agreeing(how: str) -> str:
+    return ", as the shapes say" if how == TOLD else ""
+
+
+def _default(knob: Knob, how: str) -> Line | None:
+    if not knob.kind or knob.default is None:
+        return None
+    told = "no shape depends on it" if how == FREE else "it fits, and so do others"
+    return Line(knob.name, knob.default, f"the default; {told}")
+
+
+def _unsolved(knobs: Sequence[Knob], hints: Mapping[str, Hint]) -> list[Line]:
+    lines = []
+    for knob in knobs:
+        if knob.name in hints:
+            lines.append(Line(knob.name, hints[knob.name].value, f"from the file's {hints[knob.name].place}"))
+        elif knob.required:
+            lines.append(Line(knob.name, MISSING, "it has no default, and nothing tells it"))
+    return lines

@@ -1,0 +1,42 @@
+"""Whether the dummy forward pass has an input.
+
+Guarantees: computes with shapes alone; only what a shape decides counts as a failure.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from loader.scaffold.page import Line
+from loader.verify.inputs import make_inputs, propose
+from loader.wording import safe_text
+
+_GIVE = "then give verify.input={shape: …} and take this out"
+
+
+def forward_lines(module: nn.Module) -> list[Line]:
+    """Switches the forward pass off where no input can be proposed, or where the proposed one does not go through.
+
+    Args:
+        module: The model, which is moved to the meta device.
+    """
+    proposal = propose(module)
+    if proposal is None:
+        return [Line("forward", False, f"the first layer does not tell the input's shape; {_GIVE}")]
+    trouble = _trouble(module, proposal[0])
+    return [Line("forward", False, f"the input proposed from {proposal[1]} fails: {trouble}; {_GIVE}")] if trouble else []
+
+
+def _trouble(module: nn.Module, spec: dict[str, object]) -> str:
+    """What a forward pass without data says; empty where it goes through, or cannot be tried without data."""
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    inputs = make_inputs(spec, dtype, torch.device("cpu"), 0)
+    try:
+        with torch.no_grad():
+            module.to("meta").eval()(*(value.to("meta") for value in inputs.args))
+    except NotImplementedError:
+        return ""
+    except Exception as error:  # the model's own code
+        return "" if "meta" in str(error) else safe_text(f"{type(error).__name__}: {error}")
+    return ""
