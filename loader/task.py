@@ -7,6 +7,7 @@ this process, a job of a sweep gets one of its own; a config that does not resol
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Task:
     def _run(self, config: DictConfig) -> int:
         output_dir = Path(HydraConfig.get().runtime.output_dir)
         try:
-            resolved = plain(config)
+            resolved = _resolved(config)
         except ConfigError as error:
             return refuse(error, config, self.typed, output_dir)
         from loader.job import run  # noqa: PLC0415  # --help and --cfg do without
@@ -58,7 +59,7 @@ class Task:
 
         with recorded() as record:
             try:
-                run_apart(plain(config), record)
+                run_apart(_resolved(config), record)
             except ConfigError as error:
                 record.settle(refuse(error, config, record.overrides, Path(str(record.output_dir))))
             except Exception as error:
@@ -67,6 +68,16 @@ class Task:
                 record.fail(error)
         self.exit_code = worst([self.exit_code or 0, record.counts_as])
         return {"exit_code": record.exit_code}
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain data; a config to be written goes to the user's own configs, if a folder of them is named."""
+    resolved = plain(config)
+    if resolved.get("mode") == "scaffold" and isinstance(resolved.get("scaffold"), dict):
+        own = [s.path for s in HydraConfig.get().runtime.config_sources if s.provider == "command-line"]
+        if own and resolved["scaffold"].get("path") is None:
+            resolved["scaffold"]["path"] = f"{os.path.relpath(own[0])}/experiment/"
+    return resolved
 
 
 def refuse(error: ConfigError, config: DictConfig, overrides: list[str], output_dir: Path) -> int:

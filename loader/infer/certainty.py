@@ -14,8 +14,8 @@ from loader.infer.axes import Axis, axes, current, respond
 from loader.infer.knobs import CHOICE, FLOAT, SIZES, Knob
 from loader.infer.probe import Goal, Probe, Seen, Values
 
-TOLD, FREE, SHARED = "told", "free", "shared"
-"""The shapes tell it, they say nothing of it, or they tell it only together with another argument."""
+TOLD, FREE, LOOSE, SHARED = "told", "free", "loose", "shared"
+"""The shapes tell it, they say nothing of it, numbers beside it do as well, or other arguments can stand in for it."""
 
 _Row = tuple[str, int]
 
@@ -32,9 +32,10 @@ def certainty(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Values, s
             continue
         if not any(columns[axis] for axis in own) and knob.kind != SIZES:
             found[knob.name] = FREE
+        elif any(_slack(probe, goal, values, axis, seen) for axis in own):
+            found[knob.name] = LOOSE
         else:
-            sure = all(axis in independent and not _slack(probe, goal, values, axis, seen) for axis in own)
-            found[knob.name] = TOLD if sure else SHARED
+            found[knob.name] = TOLD if independent.issuperset(own) else SHARED
     return found
 
 

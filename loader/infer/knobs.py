@@ -22,7 +22,9 @@ INT, FLOAT, CHOICE, SIZES = "int", "float", "choice", "sizes"
 """What a knob's values are: whole numbers, numbers, one of a few, and lists of whole numbers."""
 
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-_LISTS = re.compile(r"(builtins\.)?(typing\.)?(collections\.abc\.)?(list|tuple|Sequence|Iterable)\[int\b.*\]", re.I)
+_LISTS = re.compile(
+    r"(builtins\.)?(typing\.)?(collections\.abc\.)?(list|tuple|Sequence|Iterable)\[int\b.*\]", re.IGNORECASE
+)
 _WORDS: Mapping[str, str] = {"int": INT, "float": FLOAT, "bool": CHOICE, "torch.dtype": ""}
 
 

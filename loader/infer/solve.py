@@ -18,8 +18,8 @@ from loader.infer.sizes import settle_sizes
 from loader.infer.structure import settle_structure
 
 _ROUNDS = 3
-_FEW = re.compile(r"head|group|layer|depth|block|stage|num_|n_|level|expan|ratio|stride|dilation", re.I)
-_KERNEL = re.compile(r"kernel|patch|stride|pool", re.I)
+_FEW = re.compile(r"head|group|layer|depth|block|stage|num_|n_|level|expan|ratio|stride|dilation", re.IGNORECASE)
+_KERNEL = re.compile(r"kernel|patch|stride|pool", re.IGNORECASE)
 
 Goals = Callable[[Seen], Sequence[Goal]]
 """What a file looks like to an architecture: its tensors under the names that they would have there, best first."""

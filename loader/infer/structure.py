@@ -27,13 +27,18 @@ def settle_structure(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Va
         for knob in knobs:
             if seen is None or goal.distance(seen)[0] == 0:
                 return best
-            for other in _candidates(probe, goal, knob, best, seen):
-                tried = probe.see(other)
-                if tried is not None and goal.distance(tried)[0] < goal.distance(seen)[0]:
-                    best, seen = other, tried
+            while (closer := _closer(probe, goal, knob, best, seen)) is not None:
+                best, seen = closer
         if best == before:
             break
     return best
+
+
+def _closer(probe: Probe, goal: Goal, knob: Knob, values: Values, seen: Seen) -> tuple[dict[str, Any], Seen] | None:
+    """The best of the candidates, where it is better than what there is."""
+    tried = [(other, found) for other in _candidates(probe, goal, knob, values, seen) if (found := probe.see(other))]
+    best = min(tried, key=lambda pair: goal.distance(pair[1])[0], default=None)
+    return best if best is not None and goal.distance(best[1])[0] < goal.distance(seen)[0] else None
 
 
 def _candidates(probe: Probe, goal: Goal, knob: Knob, values: Values, seen: Seen) -> Iterator[dict[str, Any]]:
@@ -45,7 +50,8 @@ def _candidates(probe: Probe, goal: Goal, knob: Knob, values: Values, seen: Seen
     elif knob.kind in (INT, SIZES):
         if knob.kind == SIZES and value:
             lengths = _lengths(probe, goal, knob, values, seen)
-            yield from ({**values, knob.name: stretched(value, length)} for length in lengths)
+            fills = dict.fromkeys((value[-1], 1))
+            yield from ({**values, knob.name: stretched(value, n, fill)} for n in lengths for fill in fills)
         for axis in axes([knob], values):
             depths = _depths(respond(probe, values, axis, seen), axis.value(values), goal, seen)
             yield from (axis.at(values, depth) for depth in depths)
@@ -54,7 +60,7 @@ def _candidates(probe: Probe, goal: Goal, knob: Knob, values: Values, seen: Seen
 def _lengths(probe: Probe, goal: Goal, knob: Knob, values: Values, seen: Seen) -> list[int]:
     """The lengths of a list under which there are as many keys as in the file."""
     length = len(current(knob, values))
-    longer = probe.see({**values, knob.name: stretched(current(knob, values), length + 1)})
+    longer = probe.see({**values, knob.name: stretched(current(knob, values), length + 1, 1)})
     if longer is None:
         return []
     changes = {name: count - seen.counts[name] for name, count in longer.counts.items() if count != seen.counts[name]}
@@ -73,6 +79,6 @@ def _depths(response: Response | None, value: int, goal: Goal, seen: Seen) -> li
     return sorted(votes, key=lambda depth: (-votes[depth], depth))
 
 
-def stretched(items: Sequence[int], length: int) -> list[int]:
-    """A list of another length; its last item is repeated."""
-    return [*items, *[items[-1]] * (length - len(items))][:length]
+def stretched(items: Sequence[int], length: int, fill: int) -> list[int]:
+    """A list of another length."""
+    return [*items, *[fill] * (length - len(items))][:length]

@@ -16,8 +16,10 @@ import torch
 from loader.build import Built, build_model
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
+from loader.formats.base import Container
 from loader.infer.goals import goals_of
 from loader.parts import Part, open_parts
+from loader.place import own_random_state
 from loader.report import fill
 from loader.report.data import Report
 from loader.scaffold.arguments import Inference, infer
@@ -27,6 +29,7 @@ from loader.scaffold.hints import hints_of
 from loader.scaffold.page import MISSING, Line
 from loader.scaffold.place import Place, choose_place
 from loader.scaffold.settings import config_text
+from loader.select import find
 from loader.suggest.explain import AUTO
 from loader.suggest.overrides import written
 from loader.wording import safe_text
@@ -44,7 +47,7 @@ def write_scaffold(job: JobConfig, report: Report) -> None:
     """
     _refuse_shapes_of_job(job)
     clock = fill.Clock(report)
-    with ExitStack() as files, clock("total"):
+    with own_random_state(torch.device("cpu")), ExitStack() as files, clock("total"):
         place = choose_place(job.scaffold.path, job.checkpoint.path)
         with clock("open"):
             part = open_parts(job, files)[0]
@@ -61,7 +64,8 @@ def _refuse_shapes_of_job(job: JobConfig) -> None:
         raise ConfigError("mode=scaffold writes the config of one checkpoint, and parts names several", "'parts={}'")
     if job.model is None:
         raise ConfigError(
-            "mode=scaffold needs the class of the model, which a checkpoint is never asked for", "model._target_=my_pkg.Net"
+            "mode=scaffold needs the class of the model, which a checkpoint is never asked for",
+            "model._target_=my_pkg.Net",
         )
 
 
@@ -89,8 +93,15 @@ def _tried(job: JobConfig, part: Part, found: Inference, report: Report) -> tupl
     fitting = fitting_of(job, part, built.module)
     if fitting is None:
         raise no_fit(job, part, built.module, found.values, found.probe.spent)
+    _describe(report, part, fitting)
     fill.model(report, dataclasses.replace(job, model=node), built, torch.device("cpu"))
     return fitting, forward_lines(built.module) if job.verify.input is None and job.verify.forward else []
+
+
+def _describe(report: Report, part: Part, fitting: Fitting) -> None:
+    selected = part.checkpoint.root if fitting.key is None else find(part.checkpoint.root, fitting.key)
+    if isinstance(selected, Container):
+        report.parts[""].key, report.parts[""].tensors = fitting.key, len(selected.tensors())
 
 
 def _build(job: JobConfig, config: Mapping[str, Any]) -> Built:

@@ -17,15 +17,15 @@ from loader.build.arguments import signature_of
 from loader.build.policy import Policy
 from loader.build.targets import TARGET, find_targets
 from loader.config.schema import JobConfig
-from loader.infer.certainty import FREE, TOLD, partners
+from loader.infer.certainty import FREE, SHARED, TOLD, partners
 from loader.infer.knobs import Knob, kind_of, knobs_of
 from loader.infer.probe import Goal, Probe, Seen
 from loader.infer.solve import Solution, begin, solve, sure
 from loader.scaffold.hints import Hint
 from loader.scaffold.page import MISSING, Line
-from loader.wording import listing
 
 _MOST_BUILDS = 600
+_MOST_NAMED = 3
 
 
 @dataclass(slots=True)
@@ -125,8 +125,8 @@ def _line(
     if how == FREE:
         return Line(knob.name, MISSING, "no shape depends on it")
     others = partners(probe, knobs, solution.values, solution.seen, knob.name)
-    together = f"; the shapes tell it only together with {listing(others)}" if others else ", and so do others"
-    return Line(knob.name, MISSING, f"{value} fits{together}")
+    why = f", with another {' or '.join(others[:_MOST_NAMED])}" if how == SHARED and others else ""
+    return Line(knob.name, MISSING, f"{value} fits, and other values do as well{why}")
 
 
 def _agreeing(how: str) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from loader.errors import VerificationError
 from loader.scaffold.page import Line
+from loader.verify.forward import forward
 from loader.verify.inputs import make_inputs, propose
-from loader.wording import safe_text
 
 _GIVE = "then give verify.input={shape: …} and take this out"
 
@@ -25,18 +26,15 @@ def forward_lines(module: nn.Module) -> list[Line]:
     if proposal is None:
         return [Line("forward", False, f"the first layer does not tell the input's shape; {_GIVE}")]
     trouble = _trouble(module, proposal[0])
-    return [Line("forward", False, f"the input proposed from {proposal[1]} fails: {trouble}; {_GIVE}")] if trouble else []
+    return [Line("forward", False, f"proposed from {proposal[1]}: {trouble}; {_GIVE}")] if trouble else []
 
 
 def _trouble(module: nn.Module, spec: dict[str, object]) -> str:
     """What a forward pass without data says; empty where it goes through, or cannot be tried without data."""
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    inputs = make_inputs(spec, dtype, torch.device("cpu"), 0)
+    inputs = make_inputs(spec, dtype, torch.device("meta"), 0)
     try:
-        with torch.no_grad():
-            module.to("meta").eval()(*(value.to("meta") for value in inputs.args))
-    except NotImplementedError:
-        return ""
-    except Exception as error:  # the model's own code
-        return "" if "meta" in str(error) else safe_text(f"{type(error).__name__}: {error}")
+        forward(module.to("meta").eval(), inputs, "", 0)
+    except VerificationError as error:
+        return "" if "meta" in error.message else error.message.partition(". Its input was")[0]
     return ""

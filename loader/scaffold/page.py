@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from loader.wording import safe_text
 
@@ -38,7 +38,7 @@ def section(name: str, lines: Sequence[Line]) -> list[str]:
     if not lines:
         return []
     shown = [(f"  {flow(line.key)}: {flow(line.value)}", line.note) for line in lines]
-    width = min(max(len(text) for text, _ in shown), 40)
+    width = max((len(text) for text, note in shown if note), default=0)
     return [f"{name}:", *(f"{text:<{width}}  # {comment(note)}" if note else text for text, note in shown)]
 
 

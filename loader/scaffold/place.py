@@ -23,7 +23,7 @@ DEFAULT = f"conf/{GROUP}/"
 
 _ENDING = ".yaml"
 _OPTION = re.compile(r"[A-Za-z_][\w-]*(/[A-Za-z_][\w-]*)*", re.ASCII)
-_SUFFIXES = re.compile(r"(\.index\.json|\.safetensors|\.(pt|pth|ckpt|bin|tar|pkl|json))+$", re.I)
+_SUFFIXES = re.compile(r"(\.index\.json|\.safetensors|\.(pt|pth|ckpt|bin|tar|pkl|json))+$", re.IGNORECASE)
 _LONGEST = 60
 
 
@@ -39,7 +39,7 @@ class Place:
     @property
     def line(self) -> str:
         """What to type to run it."""
-        program = ["python", "run.py"] if Path(sys.argv[0]).name == "run.py" else ["hydra-loader"]
+        program = ["python", sys.argv[0]] if sys.argv[0].endswith("run.py") else ["hydra-loader"]
         return shlex.join([*program, "--config-dir", self.config_dir, f"{GROUP}={self.option}"])
 
 
@@ -61,8 +61,8 @@ def choose_place(wanted: str | None, checkpoint: str) -> Place:
     at = next((at for at, parent in enumerate(parents) if parent.name == GROUP), None)
     if path.suffix != _ENDING or at is None:
         raise ConfigError(
-            f"scaffold.path is '{safe_text(typed, 200)}', where the command line would not find it; a {_ENDING} file in "
-            f"a folder called {GROUP} was expected",
+            f"scaffold.path is '{safe_text(typed, 200)}', where the command line would not find it; a {_ENDING} file "
+            f"in a folder called {GROUP} was expected",
             f"scaffold.path={DEFAULT}{name_of(checkpoint)}{_ENDING}",
         )
     option = path.relative_to(parents[at]).with_suffix("").as_posix()

@@ -60,7 +60,9 @@ def _told(fitting: Fitting | None) -> list[str]:
     if fitting.ways:
         lines = (" ".join(map(written, way.overrides)) for way in fitting.ways)
         return ["The file fits in several ways that are equally good; one of these has to be given:", *lines]
-    return [f"All {fitting.loaded:,} keys of the model fit{': ' if fitting.reasons else '.'}{'; '.join(fitting.reasons)}"]
+    return [
+        f"All {fitting.loaded:,} keys of the model fit{': ' if fitting.reasons else '.'}{'; '.join(fitting.reasons)}"
+    ]
 
 
 def _checkpoint(settings: CheckpointConfig, typed: CheckpointConfig, fitting: Fitting | None) -> list[Line]:
