@@ -248,7 +248,7 @@ def test_the_report_names_the_file_and_the_line(tmp_path: Path) -> None:
     assert report.written["files"] == ["conf/experiment/a.yaml"]
     assert report.written["bytes"] == Path("conf/experiment/a.yaml").stat().st_size
     shown = {label: text for label, text, _ in lines(report) if label}
-    assert shown["run it"].endswith("--config-dir conf experiment=a")
+    assert shown["load it"].endswith("--config-dir conf experiment=a")
     assert "keys" not in shown
 
 
