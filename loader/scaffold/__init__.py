@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from loader.build import Built, build_model
-from loader.config.schema import JobConfig
+from loader.config.schema import AUTO, JobConfig
 from loader.errors import ConfigError
 from loader.formats.base import Container
 from loader.infer.goals import goals_of
@@ -30,7 +30,6 @@ from loader.scaffold.page import MISSING, Line
 from loader.scaffold.place import Place, choose_place
 from loader.scaffold.settings import config_text
 from loader.select import find
-from loader.suggest.explain import AUTO
 from loader.suggest.overrides import written
 from loader.wording import safe_text
 

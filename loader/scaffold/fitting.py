@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from loader.advice import Advice
-from loader.config.schema import AllowConfig, JobConfig, RuleConfig
+from loader.config.schema import AUTO, AllowConfig, JobConfig, RuleConfig
 from loader.errors import ConfigError, FitError
 from loader.parts import Part
 from loader.prepare import prepare
-from loader.suggest.explain import AUTO, explain
+from loader.suggest.explain import explain
 from loader.suggest.problem import Explanation, fits
 from loader.wants import slots, wanted
 from loader.wording import counted, safe_text

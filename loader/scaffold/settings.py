@@ -9,12 +9,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loader.config.schema import AllowConfig, CheckpointConfig, JobConfig, RuleConfig
+from loader.config.schema import AUTO, AllowConfig, CheckpointConfig, JobConfig, RuleConfig
 from loader.parts import Part
 from loader.scaffold.fitting import Fitting
 from loader.scaffold.page import MISSING, Line, flow, page, section
 from loader.scaffold.place import Place
-from loader.suggest.explain import AUTO
 from loader.suggest.overrides import ready_made, written
 from loader.wording import safe_text
 
