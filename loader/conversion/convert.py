@@ -16,13 +16,11 @@ from typing import Any
 
 from torch import nn
 
-from loader.build.dangerous import LOOKUPS
-from loader.build.policy import Policy
 from loader.config.schema import JobConfig
 from loader.conversion.contents import Contents, contents, shards
 from loader.conversion.destination import Destination, destination
-from loader.conversion.embedded import TRUSTED
-from loader.conversion.existing import refuse_to_replace
+from loader.conversion.embedded import TRUSTED, untrusted
+from loader.conversion.existing import refuse_to_replace, standing
 from loader.conversion.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
 from loader.conversion.writing import drafts, nbytes, pieces
 from loader.errors import ConfigError
@@ -48,18 +46,16 @@ class Conversion:
         if job.device == "meta":
             raise ConfigError("on device=meta there are no weights, and mode=convert writes them", "device=cpu")
         if job.convert.embed:
-            _refuse_unwritable(job.model)
+            to_text(Record({}, _writable(job.model)))
 
     def check(self, job: JobConfig, parts: Sequence[Part]) -> None:
         """Refuses to replace what is not to be lost.
 
         Raises:
-            ConfigError: Something else than an earlier result of this conversion stands where it would write, or the
-                model's config is too long to be written.
+            ConfigError: Something else than an earlier result of this conversion stands where it would write.
         """
-        record = self._record(job, parts)
-        to_text(record)
-        refuse_to_replace(self.destination, record, [part.checkpoint for part in parts])
+        if standing(self.destination):
+            refuse_to_replace(self.destination, self._record(job, parts), [part.checkpoint for part in parts])
 
     def carry_out(
         self, module: nn.Module, job: JobConfig, parts: Sequence[Part], recorded: Path | None, report: Report
@@ -79,10 +75,10 @@ class Conversion:
         found = contents(module)
         record = self._record(job, parts)
         # Another job may have written there since this one looked.
-        stale = refuse_to_replace(self.destination, record, [part.checkpoint for part in parts])
+        there = refuse_to_replace(self.destination, record, [part.checkpoint for part in parts])
         notes = {**found.aliases, "format": "pt", KEY: to_text(record)}
         recorded = recorded if job.verify.forward else None
-        files = self._write(found, notes, stale, recorded)
+        files = self._write(found, notes, there, recorded)
         for part in parts:
             report.parts[part.name].sha256 = part.checkpoint.sha256()
         report.written = {
@@ -97,7 +93,7 @@ class Conversion:
         }
 
     def _write(
-        self, found: Contents, notes: Mapping[str, str], stale: Sequence[Path], recorded: Path | None
+        self, found: Contents, notes: Mapping[str, str], there: Sequence[Path], recorded: Path | None
     ) -> list[Path]:
         """Writes the file, or the shards and then their index; returns them in this order."""
         place = self.destination
@@ -114,7 +110,7 @@ class Conversion:
                 made.write(place.index, [json.dumps(index, indent=2).encode()])
             if recorded is not None:
                 made.write(golden.beside(files[-1]), [recorded.read_bytes()])
-            made.settle(stale)
+            made.settle([path for path in there if path == place.index], [path for path in there if path not in files])
         return files
 
     def _record(self, job: JobConfig, parts: Sequence[Part]) -> Record:
@@ -140,7 +136,8 @@ def _said(rule: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(defaults, name)}
 
 
-def _refuse_unwritable(model: Mapping[str, Any] | None) -> None:
+def _writable(model: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A model's config, if it comes back from a file as it is."""
     if model is None:
         raise ConfigError(
             "a pickled model has no config that could go into the converted file, and convert.embed is true", WITHOUT
@@ -152,6 +149,7 @@ def _refuse_unwritable(model: Mapping[str, Any] | None) -> None:
             "lists and mappings of these were expected",
             WITHOUT,
         )
+    return model
 
 
 def _next(job: JobConfig, found: Contents, path: str) -> Iterator[str]:
@@ -160,21 +158,8 @@ def _next(job: JobConfig, found: Contents, path: str) -> Iterator[str]:
         yield "model=embedded"
     yield f"checkpoint.path={path}"
     if job.convert.embed:
-        policy = Policy(TRUSTED)
-        untrusted = [name for name in dict.fromkeys(_targets(job.model)) if policy.objection(name)]
-        if untrusted:
-            yield f"trusted_targets=[{','.join([*TRUSTED, *untrusted])}]"
+        names = untrusted(job.model or {}, TRUSTED)
+        if names:
+            yield f"trusted_targets=[{','.join([*TRUSTED, *names])}]"
     if found.left_out:
         yield f"allow.missing=[{','.join(found.left_out)}]"
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Every name that building a config calls or looks up."""
-    if isinstance(node, Mapping):
-        target = node.get("_target_")
-        if isinstance(target, str):
-            yield target
-            if target in LOOKUPS and isinstance(node.get("path"), str):
-                yield node["path"]
-    for item in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
-        yield from _targets(item)

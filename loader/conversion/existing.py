@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from loader.config.schema import AUTO
@@ -16,8 +17,15 @@ from loader.conversion.record import Record, Source, read_record
 from loader.errors import CheckpointError, ConfigError
 from loader.formats import open_checkpoint
 from loader.formats.base import Checkpoint, TensorEntry
+from loader.formats.file import CheckpointFile
+from loader.formats.index import read_index
 from loader.formats.path import shown_path
 from loader.wording import listing
+
+
+def standing(place: Destination) -> list[Path]:
+    """The files that are there already: the index first, so that taking them away in this order misleads nobody."""
+    return [path for path in (place.index, place.single, *place.shards()) if os.path.lexists(path)]
 
 
 def refuse_to_replace(place: Destination, record: Record, sources: Sequence[Checkpoint]) -> list[Path]:
@@ -34,16 +42,15 @@ def refuse_to_replace(place: Destination, record: Record, sources: Sequence[Chec
     Raises:
         ConfigError: A file there is one of the source's, is no converted one, or comes from something else.
     """
-    there = _standing(place)
+    there = standing(place)
     read = {_inode(path) for path in _files(sources)}
     if mine := [path for path in there if _inode(path) in read]:
         raise ConfigError(
             f"convert.path would replace {listing(mine, longest=400)}, which is what is being converted",
             "convert.path=OTHER.safetensors",
         )
-    others = {path: told for path in there if path != place.index and (told := _other(path, record))}
-    if place.index in there and not (set(there) - {place.index}):
-        others[place.index] = "names no shard that is there"
+    judged = {path: _other_index(path, there) if path == place.index else _other(path, record) for path in there}
+    others = {path: told for path, told in judged.items() if told}
     if others:
         first = next(iter(others))
         raise ConfigError(
@@ -52,11 +59,6 @@ def refuse_to_replace(place: Destination, record: Record, sources: Sequence[Chec
             f"rm {shlex.join(map(str, there))}   # if it is not needed any more, or another convert.path",
         )
     return there
-
-
-def _standing(place: Destination) -> list[Path]:
-    """The files that are there already: the index first, so that taking them away in this order misleads nobody."""
-    return [path for path in (place.index, place.single, *place.shards()) if os.path.lexists(path)]
 
 
 def _other(path: Path, record: Record) -> str:
@@ -74,6 +76,16 @@ def _other(path: Path, record: Record) -> str:
     if not same or not all(_is_same(earlier.sources[part], source) for part, source in record.sources.items()):
         return f"was converted from {listing(f'{source.file}' for source in earlier.sources.values())} in another state"
     return ""
+
+
+def _other_index(index: Path, there: Sequence[Path]) -> str:
+    """Says why an index is not that of the shards beside it, which are judged by themselves; empty where it is."""
+    try:
+        with closing(CheckpointFile(index)) as file:
+            named = {index.with_name(name) for name in read_index(file).values()}
+    except CheckpointError:
+        return "is no index that a conversion wrote"
+    return "" if named <= {*there} else "names files that a conversion did not write"
 
 
 def _is_same(earlier: Source, now: Source) -> bool:

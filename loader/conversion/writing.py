@@ -1,8 +1,8 @@
 """Writes safetensors files that are there as a whole or not at all.
 
 Guarantees: one tensor at a time is made compact and brought to the CPU, so that writing costs no more memory than the
-largest of them; all files are complete on disk under names of their own before the first one takes its place, and
-whatever interrupts that leaves none of them behind.
+largest of them; all files are complete on disk under names of their own before the first one takes its place, and an
+error or an interruption by the user leaves none of them behind.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -61,25 +62,30 @@ class Drafts:
         except OSError as error:
             raise _not_written(path, error) from error
 
-    def settle(self, stale: Iterable[Path]) -> None:
+    def settle(self, first: Iterable[Path], last: Iterable[Path]) -> None:
         """Puts every file in its place, in the order in which they were written.
 
         Args:
-            stale: What has to be gone first, so that no reader finds half of the old and half of the new.
+            first: What has to be gone before, so that no reader takes half of the old and half of the new for a whole.
+            last: What is to be gone afterwards.
+
+        Raises:
+            ConfigError: The folder does not take it.
         """
-        for path in stale:
-            path.unlink(missing_ok=True)
+        _remove(first)
         for path, draft in self._drafts.items():
             try:
                 draft.replace(path)
             except OSError as error:
                 raise _not_written(path, error) from error
             self._placed.append(path)
+        self._placed.clear()
+        _remove(last)
         for folder in {path.parent for path in self._drafts}:
             _sync(folder)
 
     def discard(self) -> None:
-        """Takes away everything that was written."""
+        """Takes away everything that was written, unless all of it is in its place."""
         for path in (*self._drafts.values(), *self._placed):
             path.unlink(missing_ok=True)
 
@@ -133,6 +139,17 @@ def _write(descriptor: int, piece: bytes | memoryview) -> None:
     rest = memoryview(piece)
     while rest:
         rest = rest[os.write(descriptor, rest[:_CHUNK]) :]
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{shown_path(path)}, of an earlier conversion, cannot be removed: {error.strerror}",
+                f"rm {shlex.quote(shown_path(path))}",
+            ) from error
 
 
 def _sync(folder: Path) -> None:

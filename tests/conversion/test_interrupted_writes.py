@@ -1,0 +1,115 @@
+"""A file is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from loader import ConfigError
+from tests.jobs import assert_same_state, carry_out, save
+from tests.models import Two, filled
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return save(filled(Two()).state_dict(), tmp_path / "source.pt")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def convert(source: Path, out: Path, size: str = "20B") -> None:
+    carry_out("Two", source, mode="convert", convert={"path": str(out), "shard_size": size})
+
+
+class Failing:
+    """A function, or a method, of which one call fails."""
+
+    def __init__(self, real: Callable[..., object], after: int, error: BaseException) -> None:
+        self.real, self.left, self.error = real, after, error
+
+    def __call__(self, *arguments: object, **named: object) -> object:
+        self.left -= 1
+        if self.left == -1:
+            raise self.error
+        return self.real(*arguments, **named)
+
+    def __get__(self, instance: object, owner: type) -> Callable[..., object]:
+        return partial(self, instance)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 5, 8])
+def test_a_full_disk_is_told_and_leaves_nothing(
+    after: int, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "write", Failing(os.write, after, full))
+    with pytest.raises(ConfigError) as refused:
+        convert(source, out)
+    monkeypatch.undo()
+    name = [*(f"model-0000{n}-of-00004.safetensors" for n in range(1, 5)), "model.safetensors.index.json"][after // 2]
+    assert refused.value.message == (
+        f"{out}/{name} cannot be written: No space left on device; nothing of it was left behind"
+    )
+    assert refused.value.hint == "convert.path=FILE   # on a disk with room for it, in a folder that takes it"
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("after", [0, 3, 8])
+def test_an_interruption_leaves_nothing(after: int, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "write", Failing(os.write, after, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, out)
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("after", [0, 2, 4])
+def test_an_interruption_between_two_files_leaves_none(
+    after: int, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "replace", Failing(Path.replace, after, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, out)
+    assert list(out.iterdir()) == []
+
+
+def test_what_stood_there_stays_until_the_new_is_complete(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(source, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr(os, "fsync", Failing(os.fsync, 3, OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(ConfigError, match="cannot be written: Input/output error"):
+        convert(source, out)
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_an_old_file_that_cannot_be_removed_is_told(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert(source, out)
+    monkeypatch.setattr(Path, "unlink", Failing(Path.unlink, 2, PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(ConfigError) as refused:
+        convert(source, out, "5GB")
+    monkeypatch.undo()
+    assert refused.value.message == (
+        f"{out}/model-00001-of-00004.safetensors, of an earlier conversion, cannot be removed: Permission denied"
+    )
+    assert refused.value.hint == f"rm {out}/model-00001-of-00004.safetensors"
+    assert_same_state(carry_out("Two", out / "model.safetensors").model, filled(Two()).state_dict())
+
+
+def test_files_have_the_rights_that_the_user_gives_to_files(source: Path, out: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        convert(source, out, "5GB")
+    finally:
+        os.umask(old)
+    assert (out / "model.safetensors").stat().st_mode & 0o777 == 0o640
