@@ -16,6 +16,7 @@ from pathlib import Path
 from loader.errors import CheckpointError
 from loader.formats.confine import leads_out
 from loader.formats.file import CheckpointFile
+from loader.formats.foreign_folders import name_folder
 from loader.formats.index import is_index, is_index_name, read_index
 from loader.formats.path import shown_path
 from loader.wording import counted, listing
@@ -26,13 +27,18 @@ DCP, DEEPSPEED = FORMATS = ("dcp", "deepspeed")
 """The names of the folders that are read as a whole, whatever files they hold."""
 DCP_METADATA, DCP_ENDING = ".metadata", ".distcp"
 """What torch.distributed.checkpoint calls its files."""
-ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
+ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".pt2", ".gguf", ".npz")
 """What checkpoint files are called; what they are is for their content to say."""
 _GOLDEN = ".golden.safetensors"
 _PREFERRED = (
     ("model.safetensors.index.json", "model.safetensors"),
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
+    ("diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors"),
+    ("diffusion_pytorch_model.bin.index.json", "diffusion_pytorch_model.bin"),
+    ("adapter_model.safetensors",),
+    ("adapter_model.bin",),
 )
+"""What transformers, diffusers and PEFT call a model's weights, in the order in which they are taken."""
 _SHARD = re.compile(r".*-\d+-of-\d+\.\w+", re.DOTALL)
 _MOST_SHOWN = 20
 
@@ -127,6 +133,18 @@ def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
             "(*.index.json)",
             "download the index too; it lies beside the shards where they are from",
         )
+    entries = listed(folder)
+    foreign = name_folder(folder, entries)
+    if foreign is not None:
+        path = shown_path(folder)
+        return CheckpointError(f"{path} is {foreign.what}", foreign.hint.replace("{file}", path))
+    below = [entry for entry in entries if _holds_checkpoint(folder / entry)]
+    if below:
+        return CheckpointError(
+            f"{shown_path(folder)} holds no checkpoint itself; {counted(len(below), 'folder')} in it "
+            f"{'does' if len(below) == 1 else 'do'}: {listing(below)}",
+            _lines(folder, below),
+        )
     return CheckpointError(
         f"{shown_path(folder)} is a folder without a checkpoint; model.safetensors, pytorch_model.bin, the index of "
         f"either (*.index.json), or one file called {', '.join(f'*{ending}' for ending in ENDINGS)} was expected",
@@ -135,10 +153,21 @@ def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
 
 
 def _several(folder: Path, candidates: Sequence[str]) -> CheckpointError:
-    lines = [f"checkpoint.path={shown_path(folder / name)}" for name in candidates[:_MOST_SHOWN]]
-    more = len(candidates) - len(lines)
     return CheckpointError(
         f"{shown_path(folder)} is a folder with {len(candidates):,} checkpoints; one was expected: "
         f"{listing(candidates)}",
-        "\n".join([*lines, *([f"… and {more:,} more"] if more else [])]),
+        _lines(folder, candidates),
     )
+
+
+def _lines(folder: Path, names: Sequence[str]) -> str:
+    lines = [f"checkpoint.path={shown_path(folder / name)}" for name in names[:_MOST_SHOWN]]
+    more = len(names) - len(lines)
+    return "\n".join([*lines, *([f"… and {more:,} more"] if more else [])])
+
+
+def _holds_checkpoint(folder: Path) -> bool:
+    """Whether something in a folder is called as checkpoints are; one that is a link, or may not be listed, is none."""
+    if folder.is_symlink() or not folder.is_dir() or not os.access(folder, os.R_OK):
+        return False
+    return any(name == DCP_METADATA or name.endswith((*ENDINGS, DCP_ENDING)) for name in listed(folder))

@@ -46,6 +46,8 @@ def refusal(path: Path) -> CheckpointError:
         (["pytorch_model.bin.index.json"], "pytorch_model.bin.index.json"),
         (["model.safetensors", "training_args.bin", "optimizer.pt"], "model.safetensors"),
         (["last.ckpt"], "last.ckpt"),
+        (["adapter_model.safetensors", "adapter_model.bin", "optimizer.pt"], "adapter_model.safetensors"),
+        (["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"], "diffusion_pytorch_model.safetensors"),
         (["last.ckpt", "last.ckpt.golden.safetensors", ".hidden.pt"], "last.ckpt"),
     ],
 )
@@ -95,7 +97,8 @@ def test_a_folder_without_a_checkpoint_is_told(tmp_path: Path) -> None:
     told = refusal(tmp_path)
     assert told.message == (
         f"{tmp_path} is a folder without a checkpoint; model.safetensors, pytorch_model.bin, the index of either "
-        "(*.index.json), or one file called *.safetensors, *.pt, *.pth, *.ckpt, *.bin, *.tar was expected"
+        "(*.index.json), or one file called *.safetensors, *.pt, *.pth, *.ckpt, *.bin, *.tar, *.pt2, *.gguf, *.npz was "
+        "expected"
     )
     assert told.hint == "checkpoint.path=FILE"
 
