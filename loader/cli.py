@@ -82,7 +82,7 @@ def _let_argparse_be() -> None:
 
 
 def _run(arguments: Arguments) -> int:
-    task = Task(arguments.typed)
+    task = Task(arguments.typed, as_json=arguments.json)
     take_sweep()
     try:
         with _command_line(arguments.rewritten()), _hydra_raises(), _terminable(sweep=arguments.sweep):

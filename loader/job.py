@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("loader")
 
 
-def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path) -> int:
+def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *, quiet: bool = False) -> int:
     """Runs one job for the command line.
 
     Args:
         config: The composed config, resolved and plain.
         overrides: What the user typed, for the report.
         output_dir: The run's folder.
+        quiet: Whether a job that went well prints nothing.
 
     Returns:
         The exit code.
@@ -47,7 +48,8 @@ def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path) -
         _describe_bug(report, error)
         log.exception("a bug of the loader")
     else:
-        print_report(report)
+        if not quiet:
+            print_report(report)
         log.info("%s", _summary(report))
     written = write_report(report, output_dir)
     log.info("report: %s", written)
@@ -111,5 +113,7 @@ def _bug(error: Exception) -> LoaderError:
 
 
 def _summary(report: Report) -> str:
+    if report.inspection is not None:
+        return f"inspect ok: {sum(part.tensors for part in report.parts.values())} tensors"
     model = report.model
     return f"{report.mode} ok: {report.keys.loaded} keys into {model.target if model else '?'}"

@@ -39,15 +39,26 @@ def select(root: Container, key: str | None, wanted: Shapes, path: str, override
     found = root if key is None else find(root, key)
     if isinstance(found, Container) and found.tensors():
         return found
+    raise FitError(f"{_misses(found, root, key, path)}. In the file:\n{tree(root)}", _advice(root, wanted, override))
+
+
+def subtree(root: Container, key: str | None, path: str, override: str = "checkpoint.key") -> Container:
+    """Finds what stands under a nested key, whether it can be loaded or not; raises FitError as `select` does."""
+    found = root if key is None else find(root, key)
+    if isinstance(found, Container):
+        return found
+    what = _misses(found, root, key, path)
+    raise FitError(f"{what}. In the file:\n{tree(root)}", f"{override}=null   # all that is in the file")
+
+
+def _misses(found: Node | None, root: Container, key: str | None, path: str) -> str:
     place = "the top level" if key is None else f"the nested key '{safe_text(key)}'"
     if found is None:
-        what = f"{place} is not in {path}{did_you_mean(key or '', (name for name, _ in root.walk()))}"
-    elif isinstance(found, Container):
-        what = f"{place} of {path} holds no tensor itself"
-    else:
-        kind = "one tensor" if isinstance(found, TensorEntry) else f"an entry of type {safe_text(found.type)}"
-        what = f"{place} of {path} is {kind}, not a state dict"
-    raise FitError(f"{what}. In the file:\n{tree(root)}", _advice(root, wanted, override))
+        return f"{place} is not in {path}{did_you_mean(key or '', (name for name, _ in root.walk()))}"
+    if isinstance(found, Container):
+        return f"{place} of {path} holds no tensor itself"
+    kind = "one tensor" if isinstance(found, TensorEntry) else f"an entry of type {safe_text(found.type)}"
+    return f"{place} of {path} is {kind}, not a state dict"
 
 
 def find(root: Container, key: str) -> Node | None:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from loader.config.compose import plain
 from loader.errors import ConfigError
 from loader.report.data import ErrorReport, Report
-from loader.report.files import write_report
+from loader.report.files import REPORT, write_report
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,12 @@ class Task:
 
     Args:
         typed: The overrides as the user typed them.
+        as_json: Whether a single run prints its report as JSON, whatever became of it, and no text.
     """
 
-    def __init__(self, typed: list[str]) -> None:
+    def __init__(self, typed: list[str], *, as_json: bool = False) -> None:
         self.typed = typed
+        self.as_json = as_json
         self.exit_code: int | None = None
         """How the run ended, or the worst job that was run from this process; None where none was."""
 
@@ -44,13 +46,21 @@ class Task:
 
     def _run(self, config: DictConfig) -> int:
         output_dir = Path(HydraConfig.get().runtime.output_dir)
+        exit_code = self._run_in(output_dir, config)
+        if self.as_json:
+            from loader.report.terminal import print_json  # noqa: PLC0415  # only this flag needs it
+
+            print_json(output_dir / REPORT)
+        return exit_code
+
+    def _run_in(self, output_dir: Path, config: DictConfig) -> int:
         try:
             resolved = _resolved(config)
         except ConfigError as error:
             return refuse(error, config, self.typed, output_dir)
         from loader.job import run  # noqa: PLC0415  # --help and --cfg do without
 
-        return run(resolved, self.typed, output_dir)
+        return run(resolved, self.typed, output_dir, quiet=self.as_json)
 
     def _run_in_sweep(self, config: DictConfig) -> dict[str, Any]:
         from loader.sweep.child import run_apart  # noqa: PLC0415  # what a single run does without

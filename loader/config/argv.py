@@ -45,6 +45,8 @@ _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.$-]*)=(.*)", re.DOTALL)
 _VALUE_FLAGS = re.compile(r"--cfg|-c|--package|-p|--config-(path|name|dir)|-c[pnd]|--experimental-rerun")
 _INFO_FLAGS = ("--info", "-i")
 _COMPLETION_FLAGS = ("--shell-completion", "-sc")
+_JSON = "--json"
+"""The loader's own flag; the others are Hydra's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Arguments:
     typed: list[str]
     sweep: bool
     completion: bool
+    json: bool = False
+    """Whether the report goes to stdout as JSON."""
 
     def rewritten(self) -> list[str]:
         """Returns the arguments to hand to Hydra; overrides come first, so that they may stand around flags."""
@@ -64,10 +68,11 @@ class Arguments:
 
 
 def parse_arguments(arguments: Sequence[str]) -> Arguments:
-    """Tells flags, with their values, from overrides."""
+    """Tells flags, with their values, from overrides; raises ConfigError where flags contradict each other."""
     flags: list[str] = []
     typed: list[str] = []
-    queue = list(arguments)
+    queue = [argument for argument in arguments if argument != _JSON]
+    json = len(queue) < len(arguments)
     while queue:
         argument = queue.pop(0)
         if not argument.startswith("-"):
@@ -81,7 +86,12 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
             flags.append(queue.pop(0))
     sweep = any(f == "-m" or (len(f) > 3 and "--multirun".startswith(f)) for f in flags)
     sweep = sweep or any(override.lstrip("+").lower() == "hydra.mode=multirun" for override in typed)
-    return Arguments(flags, typed, sweep, any(flag in _COMPLETION_FLAGS for flag in flags))
+    if json and sweep:
+        raise ConfigError(
+            f"{_JSON} prints the report of one run, and a sweep has several",
+            f"the same line without {_JSON}   # summary.json in the sweep's folder names the report.json of each job",
+        )
+    return Arguments(flags, typed, sweep, any(flag in _COMPLETION_FLAGS for flag in flags), json)
 
 
 def rewrite(

@@ -51,9 +51,10 @@ def needed_globals(record: object) -> list[str]:
 def no_part_of_a_model(name: str) -> bool:
     """Whether no model needs this name and an attack would: such a name is never offered to be admitted."""
     segments = name.split(".")
-    if segments[0] in {"builtins", "__builtin__"}:
-        return segments[-1] in _WAYS_OUT
-    return segments[0] in _NO_PART_OF_A_MODEL or not all(map(str.isidentifier, segments))
+    if not all(map(str.isidentifier, segments)):
+        return True
+    builtin = segments[0] in {"builtins", "__builtin__"}
+    return not _WAYS_OUT.isdisjoint(segments) if builtin else segments[0] in _NO_PART_OF_A_MODEL
 
 
 def _below(record: object) -> Iterator[object]:

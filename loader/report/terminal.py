@@ -6,8 +6,10 @@ text, never as markup; a refusal is one block on stderr, without a traceback.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from loader.errors import LoaderError
@@ -38,8 +40,19 @@ def print_report(report: Report) -> None:
     _show(sys.stdout, shown)
 
 
+def print_json(report: Path) -> None:
+    """Prints ``report.json`` on stdout, as it is; whoever reads it may stop when they have enough."""
+    try:
+        sys.stdout.write(report.read_text(encoding="utf-8"))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+
+
 def lines(report: Report) -> list[Line]:
     """The report as labelled lines."""
+    if report.inspection is not None:
+        return [*_inspection(report.inspection), *_ending(report)]
     return [
         *_model(report),
         *_parts(report),
@@ -102,6 +115,12 @@ def _keys(report: Report) -> Iterator[Line]:
         yield "", f"cast {len(keys.cast):,}: {phrases([*lost, *told], 3)}", "yellow" if lost else "dim"
     if keys.tied:
         yield "", f"tied: {phrases(' = '.join(map(safe_text, group)) for group in keys.tied)}", "dim"
+
+
+def _inspection(inspection: Mapping[str, Any]) -> Iterator[Line]:
+    from loader.inspection.tell import lines as told  # noqa: PLC0415  # this mode alone
+
+    return told(inspection["files"])
 
 
 def _plan(report: Report) -> Iterator[Line]:

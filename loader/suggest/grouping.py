@@ -24,11 +24,16 @@ Path = tuple[str, ...]
 class Group:
     """Some keys of one side that are told as one."""
 
-    pattern: str
-    """``encoder.layers.{0..11}.*``."""
+    path: Path
+    """The segments of its pattern."""
     keys: tuple[str, ...]
     detail: Hashable
     """What its keys have in common; None where it holds several."""
+
+    @property
+    def pattern(self) -> str:
+        """``encoder.layers.{0..11}.*``."""
+        return ".".join(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +52,16 @@ class _Node:
     below: dict[str, _Node] = field(default_factory=dict)
 
 
-def group(keys: Mapping[str, Hashable], universe: Iterable[str] = (), *, star: bool = True) -> list[Group]:
+def group(
+    keys: Mapping[str, Hashable], universe: Iterable[str] = (), *, star: bool = True, deepest: int = _DEEPEST
+) -> list[Group]:
     """Groups keys by module.
 
     Args:
         keys: The keys to be told, with what tells them apart (a shape, a pair of shapes).
         universe: All keys of that side.
         star: Whether whole modules may be written with ``*``, which hides the details of their keys.
+        deepest: How often a key is split; what is deeper stays one name.
 
     Returns:
         The groups, in the order of their first keys.
@@ -61,17 +69,17 @@ def group(keys: Mapping[str, Hashable], universe: Iterable[str] = (), *, star: b
     root = _Node(whole=False)
     for key, detail in keys.items():
         node = root
-        for segment in key.split(".", _DEEPEST):
+        for segment in key.split(".", deepest):
             node = node.below.setdefault(segment, _Node())
         node.listed, node.detail = True, detail
     for key in universe:
         if key not in keys:
-            _mark_partial(root, key)
+            _mark_partial(root, key, deepest)
     found = []
     for piece in _pieces(root, star=star):
         details = {detail for _, detail in piece.members}
         common = next(iter(details)) if len(details) == 1 else None
-        found.append(Group(".".join(piece.pattern), tuple(".".join(path) for path, _ in piece.members), common))
+        found.append(Group(piece.pattern, tuple(".".join(path) for path, _ in piece.members), common))
     return found
 
 
@@ -87,9 +95,9 @@ def ranges(numbers: Sequence[int]) -> str:
     return told[0] if len(numbers) == 1 else "{" + ",".join(told) + "}"
 
 
-def _mark_partial(root: _Node, key: str) -> None:
+def _mark_partial(root: _Node, key: str, deepest: int) -> None:
     node: _Node | None = root
-    for segment in key.split(".", _DEEPEST):
+    for segment in key.split(".", deepest):
         node = node.below.get(segment) if node else None
         if node is None:
             return

@@ -19,7 +19,7 @@ from loader.wording import safe_text
 
 _MOST_VOTES = 8
 _MOST_TARGETS = 4
-_AVERAGE = "n_averaged"
+AVERAGE = "n_averaged"
 """The counter that `torch.optim.swa_utils.AveragedModel` keeps beside its module."""
 _DDP = tuple(READY_MADE["ddp"].values())
 _NORMS = (
@@ -36,12 +36,24 @@ def wrappers(draft: Draft) -> Iterator[Step]:
     found = [w for w in WRAPPERS if w not in in_model and any(w in path for path in in_file)]
     if not found:
         return
-    rules = tuple(_unwrap(wrapper, in_file) for wrapper in found)
-    told = f"the file has {_quoted(f'{wrapper}.' for wrapper in found)} in its keys"
-    if _AVERAGE in draft.source.shapes and _AVERAGE not in draft.target.shapes:
-        counter, told = RuleConfig(drop=_AVERAGE), f"the file is an AveragedModel's: {told}"
-        rules = tuple(READY_MADE["ema"].values()) if rules == _DDP else (counter, *rules)
-    yield Step(rules, told, well_known=True)
+    averaged = AVERAGE in draft.source.shapes and AVERAGE not in draft.target.shapes
+    whose = "the file is an AveragedModel's: " if averaged else ""
+    told = f"{whose}the file has {_quoted(f'{wrapper}.' for wrapper in found)} in its keys"
+    yield Step(unwrapping(found, in_file, averaged=averaged), told, well_known=True)
+
+
+def unwrapping(found: Sequence[str], paths: Sequence[Path], *, averaged: bool) -> tuple[RuleConfig, ...]:
+    """The rules that take off the segments of wrappers.
+
+    Args:
+        found: The segments.
+        paths: The names that have them.
+        averaged: Whether `torch.optim.swa_utils.AveragedModel`'s counter stands beside them.
+    """
+    rules = tuple(_unwrap(wrapper, paths) for wrapper in found)
+    if not averaged:
+        return rules
+    return tuple(READY_MADE["ema"].values()) if rules == _DDP else (RuleConfig(drop=AVERAGE), *rules)
 
 
 def _unwrap(wrapper: str, paths: Sequence[Path]) -> RuleConfig:

@@ -1,0 +1,71 @@
+"""What to type next, once it is known what is in a file.
+
+Guarantees: whole command lines that go through a shell and Hydra's grammar and mean the same there; a name that could
+act on a terminal is not written, and no name is offered to be admitted that only an attack needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loader.config.schema import CheckpointConfig
+from loader.formats.needed import no_part_of_a_model
+from loader.inspection.rows import CandidateRow
+from loader.suggest.overrides import key_override, may_be_typed, written
+
+_MOST_OTHERS = 4
+_MOST_GLOBALS = 50
+_OTHERWISE = {"weights": "these weights", "model": "this model", "average": "this average of weights"}
+
+
+def what_to_type(ranked: Sequence[CandidateRow], settings: CheckpointConfig) -> list[str]:
+    """The lines to type after looking at a file.
+
+    Args:
+        ranked: Its candidates, best first.
+        settings: How the file was opened.
+
+    Returns:
+        Whole commands; none where nothing in the file looks like a model's weights.
+    """
+    models = [row for row in ranked if row["role"] in {"weights", "model", "average"}]
+    if not models or not may_be_typed(settings.path):
+        return []
+    best, *others = models
+    lines = [*_plan(best, settings), *_rebuild(best, settings)]
+    for other in others[:_MOST_OTHERS]:
+        # Nothing out of the file stands behind the `#`: not every shell takes that for a comment.
+        lines += [f"{line}   # or {_OTHERWISE[other['role']]}" for line in _plan(other, settings)]
+    return lines
+
+
+def _plan(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
+    place = _place(row, settings)
+    if place is None:
+        return []
+    unsure = [prefix for prefix in row["prefixes"] if not row["rules"]]
+    rules = ["rules=auto"] if unsure else row["rules"]
+    return [_command("mode=plan", "model._target_=my_pkg.Net", *place, *rules)]
+
+
+def _rebuild(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
+    """The line that takes the whole model out of the file, where nothing speaks against it."""
+    names, place = row["globals"], _place(row, settings)
+    if row["role"] != "model" or place is None or len(names) > _MOST_GLOBALS:
+        return []
+    if any(map(no_part_of_a_model, names)):
+        return []
+    admitted = [f"checkpoint.allow_globals=[{','.join(names)}]"] if names else []
+    return [f"{_command('model=null', *place, *admitted)}   # if you trust what it names"]
+
+
+def _place(row: CandidateRow, settings: CheckpointConfig) -> list[str] | None:
+    outer = settings.key or ""
+    key = f"{outer}.{row['key']}" if outer and row["key"] else outer or row["key"]
+    if not may_be_typed(key):
+        return None
+    return [f"checkpoint.path={settings.path}", *([key_override("checkpoint.key", key)] if key else [])]
+
+
+def _command(*overrides: str) -> str:
+    return " ".join(["run.py", *map(written, overrides)])

@@ -1,0 +1,142 @@
+"""Which nested keys may hold what one is looking for.
+
+Guarantees: pure functions of names, types and sizes; a guess is ranked and says why, and none is ever acted on: the
+user types it. An optimizer's state is called one wherever it stands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from loader.formats.base import Container
+from loader.formats.needed import needed_globals
+from loader.inspection.prefixes import Names, describe_names
+from loader.inspection.rows import CandidateRow, TensorRow
+from loader.inspection.survey import Survey, own_bytes, own_elements
+from loader.suggest.steps import AVERAGE
+
+ROLES = ("weights", "model", "average", "tensors", "optimizer")
+"""What a nested key may hold, the likeliest to be wanted first."""
+
+_KNOWN = re.compile(
+    r"(model_?)?state_dict|model|module|net(work)?|params|weights|(model_?)?state|generator|discriminator|encoder|"
+    r"backbone|teacher|student|policy|actor|critic|net_?[gd]|g|d",
+    re.IGNORECASE,
+)
+"""What people call the place of a model's weights."""
+_OPTIMIZER = re.compile(r"(optim|opt|optimizer)(_(states?|state_dict|g|d))?|optimizers", re.IGNORECASE)
+_OPTIMIZER_TABLES = {"state", "param_groups"}
+_OPTIMIZER_STATE = frozenset(
+    {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "acc_delta", "grad_avg"}
+)
+"""What the optimizers of torch keep for a parameter."""
+_AVERAGED = re.compile(r"(^|[_.\W])(ema|swa|averaged?|shadow)($|[_.\W])", re.IGNORECASE)
+_PARAMETER = frozenset({"weight", "bias", "kernel", "gamma", "beta", "scale", "embedding", "running", "w", "b"})
+"""Words in the last names of parameters: `in_proj_weight`, `bias_hh_l0`."""
+_LONGEST_NAME = 100
+
+
+@dataclass(slots=True)
+class _Held:
+    """The tensors of one container, or of an optimizer and everything below it."""
+
+    key: str
+    container: Container
+    optimizer: bool = False
+    rows: list[TensorRow] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> int:
+        return sum(map(own_elements, self.rows))
+
+
+def candidates(found: Survey) -> list[CandidateRow]:
+    """Ranks the nested keys that hold tensors."""
+    lightning = any(row["key"] == "pytorch-lightning_version" for row in found.entries)
+    rows = [_candidate(held, lightning=lightning) for held in _held(found)]
+    order = {row["key"]: number for number, row in enumerate(rows)}
+    return sorted(rows, key=lambda row: (ROLES.index(row["role"]), -row["parameters"], order[row["key"]]))
+
+
+def optimizers(containers: Mapping[str, Container]) -> set[str]:
+    """The keys of containers that hold an optimizer's state, the outermost ones."""
+    found: set[str] = set()
+    for key, container in containers.items():
+        name = key.rpartition(".")[2]
+        is_state = container.children.keys() >= _OPTIMIZER_TABLES or (key and _OPTIMIZER.fullmatch(name))
+        if is_state and container.kind != "module" and _owner(key, found) is None:
+            found.add(key)
+    return found
+
+
+def _held(found: Survey) -> Iterable[_Held]:
+    tables = optimizers(found.containers)
+    owners = {key: _owner(key, tables) for key in found.containers}
+    held: dict[str, _Held] = {}
+    for row in found.tensors:
+        place = found.holder[row["key"]]
+        owner = owners[place]
+        key = place if owner is None else owner
+        if key not in held:
+            held[key] = _Held(key, found.containers[key], owner is not None)
+        held[key].rows.append(row)
+    return held.values()
+
+
+def _owner(key: str, tables: set[str]) -> str | None:
+    """The optimizer that a container belongs to."""
+    if key in tables or (key and "" in tables):
+        return key if key in tables else ""
+    at = key.find(".")
+    while at >= 0:
+        if key[:at] in tables:
+            return key[:at]
+        at = key.find(".", at + 1)
+    return None
+
+
+def _candidate(held: _Held, *, lightning: bool) -> CandidateRow:
+    own = len(held.key) + 1 if held.key else 0
+    names = [row["key"][own:] for row in held.rows]
+    role, why = _role(held, names)
+    named = role in {"weights", "model", "average"}
+    told = describe_names(names, averaged=AVERAGE in names, lightning=lightning) if named else Names()
+    return {
+        "key": held.key,
+        "role": role,
+        "type": held.container.type,
+        "tensors": len(names),
+        "parameters": held.parameters,
+        "bytes": sum(map(own_bytes, held.rows)),
+        "why": why,
+        "prefixes": told.prefixes,
+        "rules": told.rules,
+        "globals": needed_globals(held.container.record) if role == "model" else [],
+    }
+
+
+def _role(held: _Held, names: list[str]) -> tuple[str, str]:
+    name = held.key.rpartition(".")[2]
+    states = sum(row["key"].rpartition(".")[2] in _OPTIMIZER_STATE for row in held.rows)
+    if held.optimizer or 2 * states > len(names):
+        kept = sorted({row["key"].rpartition(".")[2] for row in held.rows} & _OPTIMIZER_STATE)
+        return "optimizer", f"an optimizer's state: {', '.join(kept)}" if kept else "called so"
+    if held.container.kind == "module":
+        return "model", f"a whole pickled {held.container.type}"
+    if _AVERAGED.search(held.key):
+        return "average", f"called '{name}'"
+    if AVERAGE in names:
+        return "average", f"an AveragedModel's: '{AVERAGE}' is in it"
+    named = sum(map(_is_parameter, names))
+    if held.container.kind == "list":
+        return "tensors", "a list: its tensors have no names"
+    if 2 * named >= len(names) or (_KNOWN.fullmatch(name) and any("." in own for own in names)):
+        called = f", and it is called '{name}'" if _KNOWN.fullmatch(name) else ""
+        return "weights", f"{named:,} of {len(names):,} names are those of parameters{called}"
+    return "tensors", f"{named:,} of {len(names):,} names are those of parameters"
+
+
+def _is_parameter(name: str) -> bool:
+    return not _PARAMETER.isdisjoint(name.rpartition(".")[2][:_LONGEST_NAME].split("_"))
