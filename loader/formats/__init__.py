@@ -60,7 +60,7 @@ def open_checkpoint(
                 f"checkpoint.format={kind.format}",
             )
         _compare_digest(named, kind.sha256, sha256)
-        with _collector_paused():
+        with collector_paused():
             opened = kind.open(check)
         opened.path = named
         stack.pop_all()  # from here on, the checkpoint closes its files
@@ -68,7 +68,7 @@ def open_checkpoint(
 
 
 @contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """Millions of records are made and none is garbage: looking for cycles among them takes as long as reading."""
     was_enabled = gc.isenabled()
     gc.disable()

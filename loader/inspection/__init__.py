@@ -13,6 +13,7 @@ from fnmatch import translate
 
 from loader.config.schema import AUTO, InspectConfig, JobConfig
 from loader.errors import FitError
+from loader.formats import collector_paused
 from loader.formats.base import Container
 from loader.formats.needed import needed_globals, no_part_of_a_model
 from loader.inspection.draw import Known, draw
@@ -46,7 +47,7 @@ def inspect_files(job: JobConfig, report: Report) -> None:
         with clock("open"):
             parts = open_parts(job, files)
         fill.parts(report, parts)
-        with clock("inspect"):
+        with clock("inspect"), collector_paused():
             report.inspection = {"files": [_look_into(part, job, report) for part in parts]}
         for part in parts:
             part.checkpoint.check_unchanged()

@@ -17,7 +17,7 @@ class Sharing:
         self.stored_bytes = 0
         """Of all storages met so far."""
         self._ids: dict[object, int] = {}
-        self._first: dict[int, str] = {}
+        self._first: dict[int, tuple[str, TensorEntry]] = {}
         self._exact: dict[object, str] = {}
 
     def row(self, entry: TensorEntry) -> StorageRow | None:
@@ -28,18 +28,18 @@ class Sharing:
         number = self._id(storage)
         return {"id": number, "bytes": storage.nbytes, "offset": entry.offset, "stride": list(entry.stride)}
 
-    def same_as(self, key: str, entry: TensorEntry) -> str | None:
-        """The earlier tensor that has the very same elements; None for the first of them."""
-        if entry.storage is None and not entry.components:
-            return None
-        first = self._exact.setdefault(self._view(entry), key)
-        return None if first == key else first
-
-    def shares(self, key: str, row: StorageRow | None) -> str | None:
-        """The first tensor that looks into the same storage; None for that one itself."""
+    def earlier(self, key: str, entry: TensorEntry, row: StorageRow | None) -> tuple[str | None, str | None]:
+        """Which earlier tensor has the very same elements, and which was the first in the same storage."""
         if row is None:
-            return None
-        first = self._first.setdefault(row["id"], key)
+            return (self._same_as(key, entry) if entry.components else None), None
+        first, owner = self._first.setdefault(row["id"], (key, entry))
+        if owner is entry and first == key:
+            return None, None
+        self._same_as(first, owner)
+        return self._same_as(key, entry), first
+
+    def _same_as(self, key: str, entry: TensorEntry) -> str | None:
+        first = self._exact.setdefault(self._view(entry), key)
         return None if first == key else first
 
     def _id(self, storage: Storage) -> int:

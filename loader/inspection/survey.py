@@ -34,8 +34,8 @@ class Survey:
     """Keys under which a container stands once more → its first key."""
     holder: dict[str, str] = field(default_factory=dict)
     """A tensor's key → the key of the container it stands in."""
-    files: dict[str, ShardRow] = field(default_factory=dict)
-    """The files that the tensors stand in, by path."""
+    files: dict[int, ShardRow] = field(default_factory=dict)
+    """The files that the tensors stand in."""
     stored_bytes: int = 0
 
     def totals(self) -> TotalsRow:
@@ -134,7 +134,7 @@ def value_of(leaf: Leaf) -> object:
     return leaf.text
 
 
-def _tensor(key: str, entry: TensorEntry, sharing: Sharing, files: dict[str, ShardRow]) -> TensorRow:
+def _tensor(key: str, entry: TensorEntry, sharing: Sharing, files: dict[int, ShardRow]) -> TensorRow:
     storage = sharing.row(entry)
     row: TensorRow = {
         "key": key,
@@ -145,17 +145,17 @@ def _tensor(key: str, entry: TensorEntry, sharing: Sharing, files: dict[str, Sha
         "layout": entry.layout,
         "storage": storage,
     }
-    first, same = sharing.shares(key, storage), sharing.same_as(key, entry)
+    same, first = sharing.earlier(key, entry, storage)
     if same is not None:
         row["same_as"] = same
     elif first is not None:
         row["shares"] = first
     if entry.components:
         row["components"] = {role: _component(part, sharing) for role, part in entry.components.items()}
-    details = {name: value for name, value in entry.details.items() if isinstance(value, bool | int | float | str)}
-    if details:
-        row["details"] = details
-    _note_file(row, next(entry.storages(), None), files)
+    if entry.details:
+        plain = {name: value for name, value in entry.details.items() if isinstance(value, bool | int | float | str)}
+        row |= {"details": plain} if plain else {}
+    _note_file(row, entry.storage or next(entry.storages(), None), files)
     return row
 
 
@@ -163,12 +163,13 @@ def _component(entry: TensorEntry, sharing: Sharing) -> ComponentRow:
     return {"shape": list(entry.shape), "dtype": entry.dtype, "storage": sharing.row(entry)}
 
 
-def _note_file(row: TensorRow, storage: Storage | None, files: dict[str, ShardRow]) -> None:
+def _note_file(row: TensorRow, storage: Storage | None, files: dict[int, ShardRow]) -> None:
     if storage is None or storage.file is None:
         return
-    path = storage.file.path
-    row["file"] = path.name
-    told = files.setdefault(str(path), {"name": path.name, "tensors": 0, "bytes": 0})
+    told = files.get(id(storage.file))
+    if told is None:
+        told = files[id(storage.file)] = {"name": storage.file.path.name, "tensors": 0, "bytes": 0}
+    row["file"] = told["name"]
     told["tensors"] += 1
     told["bytes"] += own_bytes(row)
 

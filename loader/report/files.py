@@ -18,15 +18,49 @@ REPORT = "report.json"
 """Its name in a run's folder."""
 
 
+def _plain(content: Any) -> Any:
+    return dict(content) if isinstance(content, Mapping) else str(content)
+
+
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=True, default=_plain)
+
+
 def write_report(report: Report, folder: Path) -> Path:
     """Writes ``report.json`` into a run's folder."""
     return write_json(folder / REPORT, report.to_dict())
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Writes JSON at once: readers see the old file or the new one; what JSON has no number for becomes null."""
-    text = json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=True, default=str)
-    return write_text(path, text + "\n")
+    """Writes JSON at once: readers see the old file or the new one; what JSON has no number for becomes null.
+
+    A mapping takes a line for each key, a list one for each item: a report may have as many as a file has tensors.
+    """
+    return write_text(path, _written(content, "") + "\n")
+
+
+def _written(content: Any, margin: str) -> str:
+    inner = f"{margin}  "
+    if isinstance(content, Mapping) and content:
+        pairs = (f"{inner}{_ENCODER.encode(str(key))}: {_written(value, inner)}" for key, value in content.items())
+        return "{\n" + ",\n".join(pairs) + f"\n{margin}}}"
+    if isinstance(content, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in content):
+        return "[\n" + ",\n".join(f"{inner}{_item(item, inner)}" for item in content) + f"\n{margin}]"
+    return _on_one_line(content)
+
+
+def _item(content: Any, margin: str) -> str:
+    """One line for a row; an item that holds lists of rows itself takes more."""
+    rows = isinstance(content, Mapping) and any(
+        isinstance(value, list) and value and isinstance(value[0], Mapping) for value in content.values()
+    )
+    return _written(content, margin) if rows else _on_one_line(content)
+
+
+def _on_one_line(content: Any) -> str:
+    try:
+        return _ENCODER.encode(content)
+    except (ValueError, TypeError):
+        return _ENCODER.encode(_finite(content))
 
 
 def _finite(content: Any) -> Any:

@@ -50,6 +50,8 @@ class _Node:
     whole: bool = True
     """Whether every key of this side below belongs to the list."""
     below: dict[str, _Node] = field(default_factory=dict)
+    looks: int = -1
+    """The same number for nodes below which everything is the same."""
 
 
 def group(
@@ -75,6 +77,7 @@ def group(
     for key in universe:
         if key not in keys:
             _mark_partial(root, key, deepest)
+    _number(root, {})
     found = []
     for piece in _pieces(root, star=star):
         details = {detail for _, detail in piece.members}
@@ -104,19 +107,23 @@ def _mark_partial(root: _Node, key: str, deepest: int) -> None:
         node.whole = False
 
 
+def _number(node: _Node, known: dict[object, int]) -> int:
+    """Finds out which nodes look alike: by the numbers of what is below them, so that no key is looked at twice."""
+    below = tuple((segment, _number(child, known)) for segment, child in node.below.items())
+    node.looks = known.setdefault((node.listed, node.detail, node.whole, below), len(known))
+    return node.looks
+
+
 def _pieces(node: _Node, *, star: bool) -> list[_Piece]:
     if star and node.whole and node.below and not node.listed:
         return [_Piece(("*",), tuple(_members(node, ())))]
     pieces = [_Piece((), (((), node.detail),))] if node.listed else []
-    alike: dict[tuple[object, ...], list[tuple[str, list[_Piece]]]] = {}
+    alike: dict[tuple[str, int], list[str]] = {}
     for segment, child in node.below.items():
-        below = _pieces(child, star=star)
         alone = segment if _SPECIAL.search(segment) else ""
-        signature = (alone, *((piece.pattern, piece.members) for piece in below))
-        alike.setdefault(signature, []).append((segment, below))
-    for siblings in alike.values():
-        labels = [segment for segment, _ in siblings]
-        pieces += [_joined(labels, piece) for piece in siblings[0][1]]
+        alike.setdefault((alone, child.looks), []).append(segment)
+    for labels in alike.values():
+        pieces += [_joined(labels, piece) for piece in _pieces(node.below[labels[0]], star=star)]
     return pieces
 
 
