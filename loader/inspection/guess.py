@@ -16,6 +16,7 @@ from loader.inspection.prefixes import Names, describe_names
 from loader.inspection.rows import CandidateRow, TensorRow
 from loader.inspection.survey import Survey, own_bytes, own_elements
 from loader.suggest.steps import AVERAGE
+from loader.wording import counted
 
 ROLES = ("weights", "model", "average", "tensors", "optimizer")
 """What a nested key may hold, the likeliest to be wanted first."""
@@ -133,9 +134,10 @@ def _role(held: _Held, names: list[str]) -> tuple[str, str]:
     if held.container.kind == "list":
         return "tensors", "a list: its tensors have no names"
     if 2 * named >= len(names) or (_KNOWN.fullmatch(name) and any("." in own for own in names)):
-        called = f", and it is called '{name}'" if _KNOWN.fullmatch(name) else ""
-        return "weights", f"{named:,} of {len(names):,} names are those of parameters{called}"
-    return "tensors", f"{named:,} of {len(names):,} names are those of parameters"
+        called = f"called '{name}'; " if _KNOWN.fullmatch(name) else ""
+        share = "all" if named == len(names) else f"{named:,} of {len(names):,}"
+        return "weights", f"{called}{share} names are parameters'"
+    return "tensors", f"{named or 'none'} of {counted(len(names), 'name')} is a parameter's"
 
 
 def _is_parameter(name: str) -> bool:
