@@ -13,14 +13,16 @@ from zlib_ng import zlib_ng
 from loader.errors import CheckpointError
 from loader.formats.base import Container, Storage
 from loader.formats.opened import OpenedFile
-from loader.formats.zip import DEFLATED, STORED, Archive, Member
+from loader.formats.path import shown_path
+from loader.formats.zip import DEFLATED, Archive, Member
 from loader.wording import safe_text
 
 INDEX = "data.pkl"
 """The pickle of what `torch.save` was given."""
 _MOST_SIDE_BYTES = 1000
-_MOST_INFLATED = 256 << 20
-"""A deflated record may not declare more than this where it is read for the index; torch itself stores its own."""
+_MOST_INFLATED, _MOST_FOLD = 1 << 20, 16
+"""A deflated record of the index may declare so many bytes, or so many times what it takes in the file: real ones
+deflate five-fold, and every byte can become an object of a hundred. torch itself stores its own as they are."""
 
 
 class Records:
@@ -79,7 +81,9 @@ class Records:
             CheckpointError: It declares too much, or differs from what was written.
         """
         member = self.archive.members[self.folder + name]
-        data = self.archive.read(member.name, member.size if member.method == STORED else _MOST_INFLATED)
+        if member.method == DEFLATED and member.size > max(_MOST_INFLATED, _MOST_FOLD * member.packed):
+            raise self._too_deflated(member, told)
+        data = self.archive.read(member.name, member.size)
         if self._compares and zlib_ng.crc32(data) != member.crc32:
             raise self._differs(name, told)
         return data
@@ -118,6 +122,13 @@ class Records:
     def inflate(self, storage: Storage) -> Iterator[bytes]:
         """Unpacks a deflated storage piece by piece."""
         return self.archive.inflate(self._deflated[storage.offset], storage.offset)
+
+    def _too_deflated(self, member: Member, told: str) -> CheckpointError:
+        return CheckpointError(
+            f"{shown_path(self.file.path)} holds its {told} ({safe_text(member.name)}) deflated from {member.size:,} "
+            f"bytes to {member.packed:,}; at most {_MOST_FOLD}-fold was expected",
+            "where you trust it, unzip it, and pack it again without deflating: zip -0 -r",
+        )
 
     def _differs(self, name: str, told: str) -> CheckpointError:
         return self.file.damaged(f"its {told} ({safe_text(name)}) differs from what was written")

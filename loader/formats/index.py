@@ -21,6 +21,8 @@ _HEAD = 4096
 _MAP = "weight_map"
 _MOST_CONTAINERS = 1000
 """An index has two; more than these are a bomb of brackets."""
+_LONGEST_NAME = 1000
+"""No file system has longer paths by default, and to follow a path of many steps takes the square of their number."""
 _NAME = re.compile(r".*\.index(\.[\w-]+)?\.json", re.DOTALL)
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _UNSAFE = "do not load this checkpoint; ask whoever made it for shards in one folder"
@@ -108,6 +110,8 @@ def fault_of_name(name: str) -> str:
     """What is wrong with the name of a file that is to lie below a folder; empty where nothing is."""
     if not name:
         return "is empty"
+    if len(name) > _LONGEST_NAME:
+        return f"is {len(name):,} characters long"
     if safe_text(name, len(name)) != name:
         return "holds characters that cannot be shown"
     if "\\" in name:

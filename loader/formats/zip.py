@@ -27,6 +27,7 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LONGEST_COMMENT = 0xFFFF
 _IN_ZIP64 = 0xFFFFFFFF
+_NOT_HERE = (0xFFFF, _IN_ZIP64, _IN_ZIP64)
 _SIZES_FOLLOW = 0x0008
 _ENCRYPTED = 0x0001
 _UTF8 = 0x0800
@@ -174,6 +175,9 @@ class Archive:
         end = tail_start + place
         wide = self._find_directory64(end)
         if wide is not None:
+            # Readers differ in which of the two they believe, so both must say the same.
+            if any(n not in {w, limit} for n, w, limit in zip((count, size, start), wide, _NOT_HERE, strict=False)):
+                raise self.file.damaged("the two halves of its table of contents contradict each other")
             count, size, start, end = wide
         elif _IN_ZIP64 in {size, start}:
             raise self.file.damaged("the second half of its table of contents is missing")

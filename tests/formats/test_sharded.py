@@ -322,7 +322,13 @@ def test_names_that_are_no_plain_paths_are_refused(name: str, fault: str, tmp_pa
 
 
 def test_a_name_too_long_for_any_file_is_missing(tmp_path: Path) -> None:
-    assert "1 of the 1 shard" in refusal(write_index(tmp_path, {"a": "x9" * 5000})).message
+    assert "1 of the 1 shard" in refusal(write_index(tmp_path, {"a": "x9" * 400})).message
+
+
+def test_a_path_beyond_any_file_system_is_not_looked_for(tmp_path: Path) -> None:
+    error = refusal(write_index(tmp_path, {"a": "s/" * 100_000 + "b"}))
+    assert "names 1 shard that may not be opened: " in error.message
+    assert error.message.endswith("is 200,001 characters long; names of files below its own folder were expected")
 
 
 def test_shards_in_folders_below_are_read(tmp_path: Path) -> None:

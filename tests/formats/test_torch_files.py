@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
 from loader.formats.base import ITEMSIZE, Container, Leaf
 from tests.formats.comparing import assert_loads_like_torch, assert_same
@@ -221,6 +222,19 @@ def test_storage_tags_are_text(tmp_path: Path) -> None:
         entry = checkpoint.root.tensors()["a"]
         assert entry.location == "cuda:0"
         assert_same(checkpoint.read(entry), torch.ones(3))
+
+
+def test_an_index_that_deflates_too_well_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"]" * (2 << 20) + b".")
+        packed = archive.getinfo("a/data.pkl").compress_size
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(path)
+    assert refusal.value.message == (
+        f"{path} holds its index (a/data.pkl) deflated from 2,097,153 bytes to {packed:,}; at most 16-fold was expected"
+    )
+    assert refusal.value.hint == "where you trust it, unzip it, and pack it again without deflating: zip -0 -r"
 
 
 def test_deflated_archives_are_read(tmp_path: Path) -> None:

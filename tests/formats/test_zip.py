@@ -166,7 +166,12 @@ def test_a_member_is_not_read_beyond_what_is_sane(tmp_path: Path) -> None:
 
 def test_large_archives_have_their_own_table_of_contents(tmp_path: Path) -> None:
     members = {f"{index}": b"" for index in range(70_000)}
-    assert len(opened(tmp_path, packed(members)).members) == 70_000
+    content = packed(members)
+    assert len(opened(tmp_path, content).members) == 70_000
+    short = content[:-22] + struct.pack(
+        "<4s4H2LH", b"PK\x05\x06", 0, 0, 7, 7, *struct.unpack("<2L", content[-10:-2]), 0
+    )
+    assert refusal(tmp_path, short).endswith("the two halves of its table of contents contradict each other")
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

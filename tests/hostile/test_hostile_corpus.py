@@ -1,0 +1,95 @@
+"""Every hostile file, against every promise; `child.py` says what is promised, and holds each case against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from loader.errors import CheckpointError
+from tests.hostile import archives, bombs, escapes, headers, names, running, tensors
+from tests.hostile.case import BOUNDED, DAMAGED, FITS, MISFIT, REFUSED, Case, content, unique
+from tests.hostile.child import LONGEST, fulfilled, improper
+from tests.hostile.harness import Examined, examine
+from tests.hostile.samples import torch_zip
+
+CORPUS = unique(
+    case for module in (running, bombs, archives, headers, tensors, escapes, names) for case in module.cases()
+)
+
+
+@pytest.fixture(scope="module")
+def examined(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Mapping[str, Examined]:
+    """The cases that this run selected, in one child."""
+    found = (item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec"))
+    wanted = {name for name in found if name in CORPUS}
+    return examine([CORPUS[name] for name in CORPUS if name in wanted], tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.mark.parametrize("name", [*CORPUS])
+def test_every_promise_holds(name: str, examined: Mapping[str, Examined]) -> None:
+    assert not examined[name].broken
+
+
+HONEST = Case("honest", lambda folder: torch_zip(folder, {"weight": torch.tensor([[1.0, -2.0, 0.5]])}), REFUSED)
+WRONG = Case("wrong", lambda folder: torch_zip(folder, {"weight": torch.tensor([[1.0, -2.0, 0.6]])}), FITS)
+
+
+def test_the_harness_tells_a_wrong_outcome_and_a_wrong_value(tmp_path: Path) -> None:
+    found = examine([HONEST, WRONG, content("refused", b"", REFUSED)], tmp_path)
+    assert found["honest"].broken == [f"ended with {dict(found['honest'].codes)}; refused was expected"]
+    assert any("gave [1.0, -2.0, 0.6" in text for text in found["wrong"].broken)
+    assert not found["refused"].broken
+
+
+BREACHES: dict[str, tuple[str, list[str]]] = {
+    "a marker": ("open(path[:-4] + '../marks/m', 'w').close()", ["breach: opened ", "made the marker m"]),
+    "a file outside": ("open('/etc/passwd').close()", ["breach: opened /etc/passwd"]),
+    "a file written": ("open(path, 'r+').close()", ["breach: opened "]),
+    "a shell": ("import os; os.system('true')", ["breach: os.system"]),
+    "unpickling": ("import pickle; pickle.loads(b'cmath\\nsin\\n.')", ["breach: pickle.find_class"]),
+    "an import": ("import this_is_hostile", ["breach: imported ['this_is_hostile']"]),
+    "memory": ("bytearray(200 << 20)", ["took "]),
+    "much memory": ("bytearray(2 << 30)", ["breach: leaked MemoryError"]),
+    "another exception": ("[][0]", ["breach: leaked IndexError"]),
+    "a signal": ("import os; os.kill(os.getpid(), 11)", ["the process ended with SIGSEGV"]),
+    "no end": (
+        "import signal; signal.setitimer(signal.ITIMER_PROF, 0.1)\nwhile True: pass",
+        ["the process ended with SIGPROF"]),
+    "nothing": ("", []),
+}  # fmt: skip
+"""What a step does in place of reading, and what the harness has to say of it."""
+
+
+def test_the_harness_tells_every_breach(tmp_path: Path) -> None:
+    def write(folder: Path, code: str) -> Path:
+        (folder / "this_is_hostile.py").touch()
+        path = folder / "a.py"
+        path.write_text(code)
+        return path
+
+    cases = [Case(name, partial(write, code=code)) for name, (code, _) in BREACHES.items()]
+    found = examine(cases, tmp_path, "tests.hostile.breaches")
+    for name, (_, expected) in BREACHES.items():
+        broken = found[name].broken
+        assert all(any(text.startswith(part) for text in broken) for part in expected), (name, broken)
+        assert bool(broken) == bool(expected), (name, broken)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "read", "load", "plan"),
+    [(REFUSED, 3, 3, 3), (DAMAGED, 3, 3, 0), (FITS, 0, 0, 0), (MISFIT, 0, 4, 4), (BOUNDED, 0, 3, 4)],
+)
+def test_an_outcome_is_fulfilled_by_its_own_exit_codes_alone(outcome: str, read: int, load: int, plan: int) -> None:
+    assert fulfilled(outcome, {"read": read, "load": load, "plan": plan, "load_into": load})
+    assert not fulfilled(outcome, {"read": read, "load": 5, "plan": plan, "load_into": load})
+    assert not fulfilled(outcome, {"read": 1, "load": load, "plan": plan, "load_into": load})
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2J", "a\u202eb", "a\x00", "a" * (LONGEST + 1), "set weights_only=False"])
+def test_an_improper_message_is_told(text: str) -> None:
+    assert list(improper(CheckpointError(text)))
+    assert not list(improper(CheckpointError("a\nb", "c")))
