@@ -17,9 +17,9 @@ from loader.config.schema import CheckpointConfig, JobConfig
 from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats.base import Container
 from loader.formats.folder import choose
+from loader.formats.names import TORCHSCRIPT
 from loader.formats.needed import needed_globals, no_part_of_a_model
 from loader.formats.revive import revive
-from loader.formats.torchscript import FORMAT as TORCHSCRIPT
 from loader.parts import Part
 from loader.select import find, tree
 from loader.wording import counted, did_you_mean, listing, safe_text

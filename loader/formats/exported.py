@@ -11,6 +11,7 @@ from typing import Any
 
 from loader.formats.archived import ArchivedFile, Records
 from loader.formats.base import Container, Leaf, Node
+from loader.formats.names import TORCH_EXPORT as FORMAT
 from loader.formats.strict_json import read_mapping
 from loader.formats.tensors import TypedStorage, viewed
 from loader.formats.torch_zip import pickled_in
@@ -18,7 +19,6 @@ from loader.formats.tree import build_tree
 from loader.formats.zip import Archive
 from loader.wording import safe_text
 
-FORMAT = "torch-export"
 CONSTANTS = "CONSTANTS"
 """Where tensors are shown that belong to the program and not to its state dict."""
 _WEIGHTS, _CONSTANTS = "data/weights/", "data/constants/"

@@ -16,7 +16,6 @@ import torch
 
 from loader.errors import CheckpointError
 from loader.formats.base import ITEMSIZE, Storage, TensorEntry
-from loader.formats.ggml import dequantised
 from loader.wording import safe_text
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE if hasattr(torch, name)}
@@ -45,6 +44,8 @@ def tensor_of(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor
         return _dense(entry, unpack, mmap=mmap)
     parts = {role: tensor_of(part, unpack, mmap=mmap) for role, part in entry.components.items()}
     if entry.layout == "strided":
+        from loader.formats.ggml import dequantised  # noqa: PLC0415  # only quantised GGUF files need it
+
         return dequantised(entry, parts)
     try:
         return _ASSEMBLERS[entry.layout](entry, parts)

@@ -13,11 +13,11 @@ from loader.errors import CheckpointError
 from loader.formats.arrays import NUMPY_DTYPES
 from loader.formats.base import ITEMSIZE, Container, Leaf, Storage, TensorEntry
 from loader.formats.file import CheckpointFile
+from loader.formats.names import NPY as FORMAT
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.wording import counted, listing, safe_text, shape
 
-FORMAT = "npy"
 MAGIC = b"\x93NUMPY"
 LONGEST_HEAD = 10_100
 """NumPy itself reads no header that is longer than 10,000 bytes."""
@@ -63,6 +63,11 @@ class Header:
             strides.append(step)
             step *= max(size, 1)
         return tuple(strides if self.fortran else reversed(strides))
+
+
+def is_npy(head: bytes) -> bool:
+    """Whether a file begins like this format."""
+    return head.startswith(MAGIC)
 
 
 def read_header(file: CheckpointFile, head: bytes, name: str) -> Header:

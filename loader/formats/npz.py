@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from loader.formats.archived import ArchivedFile, Records
 from loader.formats.base import Container, Node
+from loader.formats.names import NPZ as FORMAT
 from loader.formats.npy import LONGEST_HEAD, Header, entry_of, read_header, refuse_unreadable
 from loader.formats.zip import Archive
 
-FORMAT = "npz"
 _ENDING = ".npy"
 
 

@@ -2,7 +2,7 @@
 
 Guarantees: content decides, never the name; what is recognised and not read, and what is not recognised, is refused
 with a sentence of its own. A new format is one file with a class like the others, its name in `FORMATS`, and a line in
-`recognise`.
+`_recognise` or `_recognise_zip`; only the readers that most runs need are imported at once.
 """
 
 from __future__ import annotations
@@ -12,21 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from loader.errors import CheckpointError
-from loader.formats import (
-    exported,
-    gguf,
-    gguf_header,
-    npy,
-    npz,
-    safetensors,
-    torch_legacy,
-    torch_tar,
-    torch_zip,
-    torchscript,
-)
+from loader.formats import names, safetensors, torch_legacy, torch_zip
 from loader.formats.archived import torch_folder
 from loader.formats.file import CheckpointFile
-from loader.formats.foreign import Foreign, name_foreign, name_zip
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.zip import LOCAL_SIGNATURE, Archive
@@ -34,17 +22,7 @@ from loader.formats.zip import LOCAL_SIGNATURE, Archive
 _HEAD = 4096
 _EMPTY_ZIP = b"PK\x05\x06"
 
-FORMATS = (
-    torch_zip.FORMAT,
-    torch_legacy.FORMAT,
-    torch_tar.FORMAT,
-    torchscript.FORMAT,
-    exported.FORMAT,
-    safetensors.FORMAT,
-    gguf.FORMAT,
-    npz.FORMAT,
-    npy.FORMAT,
-)
+FORMATS = (torch_zip.FORMAT, torch_legacy.FORMAT, safetensors.FORMAT, *names.RARE)
 """The names of what is read."""
 
 
@@ -69,34 +47,38 @@ def recognise(file: CheckpointFile) -> Recognised:
             f"{shown_path(file.path)} is empty (0 bytes)",
             "copy or download the file again; it may also still be being written",
         )
-    if head.startswith((LOCAL_SIGNATURE, _EMPTY_ZIP)):
-        return _recognise_zip(Archive(file))
+    archive = Archive(file) if head.startswith((LOCAL_SIGNATURE, _EMPTY_ZIP)) else None
+    found = _recognise(file, head) if archive is None else _recognise_zip(archive)
+    if found is None:
+        from loader.formats.foreign import refusal  # noqa: PLC0415  # only what is refused needs it
+
+        raise refusal(file, head, archive)
+    return found
+
+
+def _recognise(file: CheckpointFile, head: bytes) -> Recognised | None:
     if torch_legacy.is_legacy(head):
         return Recognised(torch_legacy.FORMAT, partial(torch_legacy.TorchLegacy, file))
     if safetensors.is_safetensors(head):
         return Recognised(safetensors.FORMAT, partial(safetensors.SafeTensors, file))
+    from loader.formats import gguf, npy, torch_tar  # noqa: PLC0415  # few files are any of these
+
     if torch_tar.is_old_tar(head):
-        return Recognised(torch_tar.FORMAT, partial(torch_tar.TorchTar, file))
-    if head.startswith(gguf_header.MAGIC):
-        return Recognised(gguf.FORMAT, partial(gguf.Gguf, file))
-    if head.startswith(npy.MAGIC):
-        return Recognised(npy.FORMAT, partial(npy.Npy, file))
-    raise _refused(file, name_foreign(head))
+        return Recognised(names.TORCH_TAR, partial(torch_tar.TorchTar, file))
+    if gguf.is_gguf(head):
+        return Recognised(names.GGUF, partial(gguf.Gguf, file))
+    return Recognised(names.NPY, partial(npy.Npy, file)) if npy.is_npy(head) else None
 
 
-def _recognise_zip(archive: Archive) -> Recognised:
+def _recognise_zip(archive: Archive) -> Recognised | None:
+    folder = torch_folder(archive.members)
+    if folder is not None and f"{folder}constants.pkl" not in archive.members:
+        return Recognised(torch_zip.FORMAT, partial(torch_zip.TorchZip, archive))
+    from loader.formats import exported, npz, torchscript  # noqa: PLC0415  # few files are any of these
+
+    if folder is not None:
+        return Recognised(names.TORCHSCRIPT, partial(torchscript.TorchScript, archive))
     exported_in = exported.export_folder(archive)
     if exported_in is not None:
-        return Recognised(exported.FORMAT, partial(exported.ExportedProgram, archive, exported_in))
-    if npz.is_npz(archive):
-        return Recognised(npz.FORMAT, partial(npz.Npz, archive))
-    if torch_folder(archive.members) is None:
-        raise _refused(archive.file, name_zip(list(archive.members)))
-    if torchscript.is_torchscript(archive):
-        return Recognised(torchscript.FORMAT, partial(torchscript.TorchScript, archive))
-    return Recognised(torch_zip.FORMAT, partial(torch_zip.TorchZip, archive))
-
-
-def _refused(file: CheckpointFile, foreign: Foreign) -> CheckpointError:
-    path = shown_path(file.path)
-    return CheckpointError(f"{path} is {foreign.what}", foreign.hint.replace("{file}", path))
+        return Recognised(names.TORCH_EXPORT, partial(exported.ExportedProgram, archive, exported_in))
+    return Recognised(names.NPZ, partial(npz.Npz, archive)) if npz.is_npz(archive) else None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 from loader.formats.base import ITEMSIZE, Storage, TensorEntry
 from loader.formats.file import CheckpointFile
+from loader.formats.names import TORCH_TAR as FORMAT
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.pickle import Unpickled, unpickle
@@ -21,7 +22,6 @@ from loader.formats.tensors import BUILDERS, TypedStorage, storage_dtype, viewed
 from loader.formats.tree import build_tree
 from loader.wording import safe_text
 
-FORMAT = "torch-tar"
 _MEMBERS = ("sys_info", "pickle", "tensors", "storages")
 _COUNT = struct.Struct("<q")
 _DIMENSIONS = struct.Struct("<i4x")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from loader.formats.archived import INDEX, ArchivedFile, Records, torch_folder
 from loader.formats.base import Container, TensorEntry
+from loader.formats.names import TORCHSCRIPT as FORMAT
 from loader.formats.records import PickledDict, Reduced
 from loader.formats.script_classes import ScriptClass, script_classes
 from loader.formats.torch_zip import PickleInArchive
@@ -17,15 +18,9 @@ from loader.formats.tree import build_tree
 from loader.formats.zip import Archive
 from loader.wording import safe_text
 
-FORMAT = "torchscript"
 CONSTANTS = "CONSTANTS"
 """Under this name the code refers to tensors that are no attributes; all weights are there in a frozen module."""
 _CONSTANTS_INDEX = "constants.pkl"
-
-
-def is_torchscript(archive: Archive) -> bool:
-    """Whether an archive carries a scripted module."""
-    return torch_folder(archive.members, _CONSTANTS_INDEX) is not None
 
 
 class TorchScript(ArchivedFile):

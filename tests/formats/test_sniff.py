@@ -26,6 +26,14 @@ def zipped(**members: bytes) -> bytes:
     return stream.getvalue()
 
 
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protocol buffer that holds bytes."""
+    length, size = b"", len(content)
+    while size > 0x7F:
+        length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
 def tarred(name: str) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
@@ -50,9 +58,46 @@ FOREIGN = {
     "tar": (tarred("readme"), "is a tar archive", "unpack it"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(8), "is an HDF5 file, as Keras writes them", "load it with Keras"),
     "onnx": (b"\x08\x08\x12\x07pytorch\x1a\x05", "is an ONNX model", "initializers"),
-    "tflite": (b"\x1c\x00\x00\x00TFL3" + bytes(20), "is a TensorFlow Lite model", "converted from"),
+    "tflite": (b"\x1c\x00\x00\x00TFL3" + bytes(20), "is a TensorFlow Lite model", "made from"),
     "keras": (zipped(**{"config.json": b"{}", "model.weights.h5": b"1"}), "is a Keras model", "load it with Keras"),
     "pt2": (zipped(m__archive_format=b"pt2"), "is a package of compiled code (.pt2", "it was compiled from"),
+    "onnx without a name": (b"\x08\x07" + field(7, b"x" * 300), "is an ONNX model", "initializers"),
+    "saved model": (
+        b"\x08\x01" + field(2, field(1, b"x" * 500)),
+        "is a TensorFlow SavedModel", "tensorflow.saved_model.load('{folder}')",
+    ),
+    "frozen graph": (
+        field(1, field(1, b"model/input") + field(2, b"Placeholder")), "is a frozen TensorFlow graph", "tf2onnx.convert"
+    ),
+    "tensorflow index": (
+        bytes(90) + bytes.fromhex("57fb808b247547db"),
+        "is the index of a TensorFlow checkpoint", "tensorflow.train.load_checkpoint('{path}')",
+    ),
+    "tensorflow note": (
+        b'model_checkpoint_path: "model-7"\n', "is the note in which TensorFlow says",
+        "tensorflow.train.load_checkpoint"
+    ),
+    "core ml": (b"\x08\x05" + field(2, field(1, b"x" * 200)), "is a Core ML model", "it was made from"),
+    "flax": (b"\x81\xa6params\x82\xa5Dense\x81", "is a MessagePack file, as Flax writes them", "msgpack_restore"),
+    "large flax": (b"\xde\x00\x20\xa7Dense_0\x82\xa4bias", "is a MessagePack file, as Flax", "open('{path}', 'rb')"),
+    "ocdbt": (b"\x0c\xdb\x3a\x2a" + bytes(40), "is a part of an Orbax checkpoint", "restore('{folder}')"),
+    "orbax": (b'{"tree_metadata": {}}', "is a part of an Orbax checkpoint", "restore('{folder}')"),
+    "paddle": (
+        pickle.dumps({"w": [0] * 5000, "StructuredToParameterName@@": {"w": "w_0"}}),
+        "is a file of Paddle", "paddle.load('{path}')",
+    ),
+    "joblib": (
+        b"\x80\x04\x95\x10\0\0\0\0\0\0\0\x8c\x13joblib.numpy_pickle\x94",
+        "is a file of joblib or scikit-learn", "with joblib where you trust it",
+    ),
+    "mxnet": (b"\x12\x01" + bytes(30), "is a file of MXNet", "mxnet.nd.load('{path}')"),
+    "executorch": (b"\x20\0\0\0ET12" + bytes(9), "is an ExecuTorch program", "it was made from"),
+    "tensorrt": (b"ftrt" + bytes(9), "is a TensorRT engine", "it was made from"),
+    "ggml": (b"tjgg\x03\0\0\0", "is a GGML file of before GGUF", "convert_llama_ggml_to_gguf.py"),
+    "old torchscript": (
+        zipped(**{"net/model.json": b"{}"}),
+        "is a TorchScript archive of before torch 1.4", "torch.jit.load('{path}')",
+    ),
     "zip": (zipped(**{"notes.txt": b"1"}), "is a zip archive that torch.save did not write", "unpack it"),
     "zipped": (zipped(**{"net/a.pth": b"1"}), "did not write; it holds net/a.pth", "unpack it"),
     "no members": (zipped(), "is a zip archive that torch.save did not write", "unpack it"),
@@ -72,8 +117,17 @@ def test_what_is_no_checkpoint_is_named(case: str, tmp_path: Path) -> None:
         open_checkpoint(path)
     assert refusal.value.message.startswith(f"{path} is ")
     assert sentence in refusal.value.message
-    assert hint.replace("{path}", str(path)) in refusal.value.hint
+    assert hint.replace("{path}", str(path)).replace("{folder}", str(tmp_path)) in refusal.value.hint
     assert len(refusal.value.message) < 300 + len(str(path))
+
+
+def test_the_data_of_a_tensorflow_checkpoint_are_told_by_their_name(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt-7.data-00000-of-00001"
+    path.write_bytes(bytes(range(3, 200)))
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(path)
+    assert refusal.value.message.startswith(f"{path} is the data of a TensorFlow checkpoint, to go by its name")
+    assert f"tensorflow.train.load_checkpoint('{tmp_path / 'model.ckpt-7'}')" in refusal.value.hint
 
 
 def test_the_name_never_decides(tmp_path: Path) -> None:
