@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loader.formats.file import CheckpointFile
-from loader.formats.foreign import Foreign
+from loader.formats.frameworks import Foreign
 from loader.formats.path import shown_path
 from loader.wording import counted, listing, safe_text
 
