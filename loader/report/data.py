@@ -53,6 +53,8 @@ class PartReport:
     """``{name, hits}`` per rule, in order."""
     other: dict[str, str] = field(default_factory=dict)
     """Entries that are no tensors: key → type."""
+    beside: dict[str, str] = field(default_factory=dict)
+    """What the file says beside the weights, such as ``hyper_parameters.lr``: key → value, or type."""
     applied: list[str] = field(default_factory=list)
     """The overrides that `auto` stood for; with them instead, the job is the same."""
     trust: dict[str, Any] = field(default_factory=dict)

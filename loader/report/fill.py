@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from loader.beside import beside
 from loader.report import planned
 from loader.report.data import KeysReport, ModelReport, PartReport, Report
 
@@ -83,6 +84,7 @@ def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Pr
         described.tensors = len(part.selected.tensors())
         described.rules = [{"name": hit.name, "hits": hit.hits} for hit in part.hits]
         described.other = dict(part.other)
+        described.beside = beside(part.checkpoint.root, part.selected)
     if prepared is None:
         from loader.wants import slots  # noqa: PLC0415  # imports torch
 

@@ -90,6 +90,9 @@ def _part_details(part: PartReport) -> Iterator[Line]:
         yield "", "rules: " + ", ".join(f"{safe_text(r['name'])} hit {r['hits']}" for r in part.rules), ""
     if part.other:
         yield "", f"not tensors: {listing(f'{key} ({kind})' for key, kind in part.other.items())}", "dim"
+    if part.beside:
+        entries = [f"{key} {value}" for key, value in part.beside.items()]
+        yield "", f"beside the weights: {listing(entries, 12)}", "dim"
     if part.sha256:
         yield "", f"sha256 {part.sha256}", "dim"
     if part.trust:
