@@ -72,10 +72,11 @@ def _other(path: Path, record: Record) -> str:
         return "is no file that a conversion wrote"
     if earlier.dtype != record.dtype:
         return f"was converted with dtype={earlier.dtype or 'null'}"
-    same = earlier.sources.keys() == record.sources.keys()
-    if not same or not all(_is_same(earlier.sources[part], source) for part, source in record.sources.items()):
-        return f"was converted from {listing(f'{source.file}' for source in earlier.sources.values())} in another state"
-    return ""
+    was = {part: source.file for part, source in earlier.sources.items()}
+    if was != {part: source.file for part, source in record.sources.items()}:
+        return f"was converted from {listing(was.values())}"
+    same = all(_is_same(earlier.sources[part], source) for part, source in record.sources.items())
+    return "" if same else f"was converted from another state, or another part, of {listing(was.values())}"
 
 
 def _other_index(index: Path, there: Sequence[Path]) -> str:

@@ -85,13 +85,21 @@ def test_an_index_and_shards_of_somebody_else_stay(source: Path, out: Path) -> N
 def test_what_came_from_elsewhere_or_otherwise_stays(source: Path, out: Path) -> None:
     convert(source, out)
     assert "was converted with dtype=null" in refused(source, out, dtype="float16").message
-    told = "was converted from source.pt in another state"
+    told = "was converted from another state, or another part, of source.pt"
     save({"state": filled(Two(), 2).state_dict()}, source)
     assert told in refused(source, out, checkpoint={"key": "auto"}).message
     save({"state": filled(Two(), 2).state_dict(), "ema": filled(Two(), 3).state_dict()}, source)
     (out / "model.safetensors").unlink()
     convert(source, out, checkpoint={"key": "state"})
     assert told in refused(source, out, checkpoint={"key": "ema"}).message
+
+
+def test_what_came_from_another_file_stays(source: Path, out: Path, tmp_path: Path) -> None:
+    convert(source, out)
+    other = save(filled(Two(), 2).state_dict(), tmp_path / "other.pt")
+    assert (
+        f"{out}/model.safetensors is there already, and was converted from source.pt; " in refused(other, out).message
+    )
 
 
 def test_the_result_of_found_rules_is_replaced(source: Path, out: Path) -> None:
