@@ -17,8 +17,7 @@ import torch
 from torch import nn
 
 from loader.build import Built, build_model
-from loader.config.schema import JobConfig
-from loader.conversion.embedded import with_own_model
+from loader.config.schema import EMBEDDED, JobConfig
 from loader.embedded import take_embedded
 from loader.parts import Part, open_parts
 from loader.place import own_random_state, resolve_device, resolve_dtype, settle
@@ -53,7 +52,7 @@ def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
         with clock("open"):
             parts = open_parts(job, files)
             fill.parts(report, parts)
-            job = with_own_model(job, parts)
+            job = _with_model(job, parts)
             report.config = {**report.config, "model": job.model}
             policy = resolve_dtype(job.dtype)
             record = record_of(job, parts) if prove else None
@@ -108,6 +107,15 @@ def _load(
     fill.model(report, job, built, device)
     fill.keys(report, built.module, parts, prepared)
     return built, prepared
+
+
+def _with_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
+    """The job with its model's own config, where that stands in the checkpoint."""
+    if job.model is None or job.model.get("_target_") != EMBEDDED:
+        return job
+    from loader.conversion.embedded import with_own_model  # noqa: PLC0415  # such a model alone
+
+    return with_own_model(job, parts)
 
 
 def _conversion(job: JobConfig) -> Conversion:

@@ -13,7 +13,7 @@ from typing import Any
 from loader.build.dangerous import LOOKUPS, why_dangerous
 from loader.build.policy import Policy
 from loader.config.overlay import overlay
-from loader.config.schema import EMBEDDED, JobConfig
+from loader.config.schema import JobConfig
 from loader.conversion.record import Record, read_record
 from loader.errors import ConfigError
 from loader.formats.path import shown_path
@@ -27,18 +27,16 @@ _TARGET = "_target_"
 
 
 def with_own_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
-    """Returns the job with the config that its checkpoint holds, where it asks for that.
+    """Returns a job with the config that its checkpoint holds.
 
     Args:
-        job: Its model may be ``{_target_: embedded, …}``; the other keys there are laid over the file's.
+        job: Its model is ``{_target_: embedded, …}``; the other keys there are laid over the file's.
         parts: Its opened parts.
 
     Raises:
         CheckpointError: The file's record of its conversion is refused.
         ConfigError: There is no such config.
     """
-    if job.model is None or job.model.get(_TARGET) != EMBEDDED:
-        return job
     record = _record(parts)
     shown = shown_path(parts[0].checkpoint.path)
     if record.model is None:
@@ -47,7 +45,7 @@ def with_own_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
         )
     trusted = list(TRUSTED) if job.trusted_targets is None else job.trusted_targets
     _refuse_untrusted(record.model, trusted, shown)
-    typed = {key: value for key, value in job.model.items() if key != _TARGET}
+    typed = {key: value for key, value in (job.model or {}).items() if key != _TARGET}
     given = job.verify.input
     return dataclasses.replace(
         job,
