@@ -8,9 +8,9 @@ known by then; the global random state is left as it was found.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,9 +48,9 @@ def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
     clock = fill.Clock(report)
     device, policy = resolve_device(job.device), resolve_dtype(job.dtype)
     conversion = _conversion(job) if job.mode == "convert" else None
-    with own_random_state(device), ExitStack() as files, clock("total"):
+    with own_random_state(device), ExitStack() as stack, clock("total"):
         with clock("open"):
-            parts = open_parts(job, files)
+            parts = open_parts(job, stack)
             fill.parts(report, parts)
             job = _with_model(job, parts)
             report.config = {**report.config, "model": job.model}
@@ -59,54 +59,75 @@ def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
             if conversion is not None:
                 conversion.check(job, parts)
 
-        built, prepared = _load(job, parts, device, policy, report, clock)
+        with clock("build"):
+            built = _build(job) if job.model is not None else take_embedded(job, parts)
+        work = _Work(job, parts, device, policy, built)
+        stack.callback(work.describe, report)
+        with clock("plan"):
+            work.plan()
         if job.mode == "plan":
-            return built.module
+            return work.built.module
 
+        with clock("apply"):
+            work.apply()
+        with clock("place"):
+            settle(work.built.module.eval(), device, policy)
         with clock("verify"):
-            check_structure(built.module, device, report.verification)
+            check_structure(work.built.module, device, report.verification)
             if prove:
-                verify(built.module, job, parts, record, device, report.verification, prepared)
+                verify(work.built.module, job, parts, record, device, report.verification, work.prepared)
             for part in parts:
                 part.checkpoint.check_unchanged()
         if conversion is not None:
             with clock("convert"):
-                conversion.carry_out(built.module, job, parts, record, report)
-    return built.module
+                conversion.carry_out(work.built.module, job, parts, record, report)
+    return work.built.module
 
 
-def _load(
-    job: JobConfig, parts: Sequence[Part], device: torch.device, policy: str | None, report: Report, clock: fill.Clock
-) -> tuple[Built, Prepared | None]:
-    """Builds the model and fills it, or in ``mode=plan`` only plans to; the plan is None where it came filled."""
-    with clock("build"):
-        built = _build(job) if job.model is not None else take_embedded(job, parts)
-        recipe = Recipe(job.model or {}, lambda model: _build(dataclasses.replace(job, model=model)).module)
+@dataclass(slots=True)
+class _Work:
+    """A job's model on its way from an architecture to its weights, and what is known of it."""
 
-    with clock("plan"):
-        prepared = None if built.complete else prepare(built.module, parts, job.allow, device, policy, recipe)
-        if prepared is not None and built.hollow and prepared.plan.leaves_to_initialise() and job.mode != "plan":
-            built = _build(job, plainly="keys that may stay unloaded keep the model's own initialisation")
-            prepared = prepare(built.module, parts, job.allow, device, policy)
-    fill.model(report, job, built, device)
-    fill.keys(report, built.module, parts, prepared)
-    if prepared is not None:
+    job: JobConfig
+    parts: Sequence[Part]
+    device: torch.device
+    policy: str | None
+    built: Built
+    prepared: Prepared | None = None
+    """None for a model that came out of the file complete."""
+
+    def plan(self) -> None:
+        """Plans the load, and refuses it where the files do not fit the model."""
+        if self.built.complete:
+            return
+        prepared = self._prepare()
+        if self.built.hollow and prepared.plan.leaves_to_initialise() and self.job.mode != "plan":
+            prepared = self._start_over("keys that may stay unloaded keep the model's own initialisation")
         prepared.refuse_misfit()
-    if job.mode == "plan":
-        return built, prepared
 
-    with clock("apply"):
-        if prepared is not None and device.type != "meta":
-            prepared.carry_out()
-            if built.hollow and without_data(built.module):
-                built = _build(job, plainly="the model brings values of its own for keys that the file lacks")
-                prepared = prepare(built.module, parts, job.allow, device, policy)
-                prepared.carry_out()
-    with clock("place"):
-        settle(built.module.eval(), device, policy)
-    fill.model(report, job, built, device)
-    fill.keys(report, built.module, parts, prepared)
-    return built, prepared
+    def apply(self) -> None:
+        """Carries the plan out."""
+        if self.prepared is None or self.device.type == "meta":
+            return
+        self.prepared.carry_out()
+        if self.built.hollow and without_data(self.built.module):
+            self._start_over("the model brings values of its own for keys that the file lacks").carry_out()
+
+    def describe(self, report: Report) -> None:
+        """Reports what is known by now."""
+        fill.model(report, self.job, self.built, self.device)
+        if self.prepared is not None or self.built.complete:
+            fill.keys(report, self.built.module, self.parts, self.prepared)
+
+    def _prepare(self) -> Prepared:
+        recipe = Recipe(self.job.model or {}, lambda model: _build(replace(self.job, model=model)).module)
+        self.prepared = prepare(self.built.module, self.parts, self.job.allow, self.device, self.policy, recipe)
+        return self.prepared
+
+    def _start_over(self, reason: str) -> Prepared:
+        """The same with a model that has the values which its constructor gives it."""
+        self.built = _build(self.job, plainly=reason)
+        return self._prepare()
 
 
 def _with_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:

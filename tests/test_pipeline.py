@@ -282,4 +282,20 @@ def test_a_refused_job_reports_what_was_known(tmp_path: Path) -> None:
     assert report.error.type == "FitError"
     assert report.keys.missing == ["first.bias", "second.weight", "second.bias"]
     assert report.parts[""].format == "torch-zip"
+    assert report.model is not None
+    assert report.model.parameters == 40
     assert {"open", "build", "plan", "total"} <= set(report.timings)
+
+
+def test_a_job_refused_for_its_casts_reports_them(tmp_path: Path) -> None:
+    from loader.job import execute
+    from loader.report.data import Report
+    from tests.jobs import job
+
+    state = {"first.weight": torch.full((4, 4), 1e6), "first.bias": torch.ones(4)}
+    path = save(state | {"second.weight": torch.ones(4, 4), "second.bias": torch.ones(4)}, tmp_path / "large.pt")
+    report = Report()
+    with pytest.raises(FitError, match="a cast would change values"):
+        execute(job("Two", path, dtype="float16"), report)
+    assert [cast["loss"] for cast in report.keys.cast if cast["loss"]] == ["16 elements become inf or nan"]
+    assert report.keys.loaded == 4
