@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from loader.apply import Staged, apply
+from loader.collector import collector_paused
 from loader.config.schema import AllowConfig
 from loader.errors import FitError
 from loader.formats.base import TensorEntry
@@ -55,6 +56,7 @@ class Prepared:
         shapes = {key: entry.shape for key, entry in entries.items() if isinstance(entry, TensorEntry)}
         raise self.advise().misfit(self.plan, shapes, files)
 
+    @collector_paused()
     def carry_out(self, *, live: bool = False) -> Callable[[], None]:
         """Reads what is planned, then puts it in place, all or nothing.
 
@@ -66,6 +68,7 @@ class Prepared:
         return apply(self.model, self.stage.places, self.plan, staged, self.stage.fit, live=live)
 
 
+@collector_paused()
 def prepare(
     model: nn.Module,
     parts: Sequence[Part],

@@ -24,12 +24,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils import swap_tensors
 
 from loader.build.randomness import torch_states
 from loader.build.skip import InexactError, Skipping
-
-Holders = dict[int, list[tuple[nn.Module, str]]]
 
 
 def build_hollow(construct: Callable[[], nn.Module], mode: Skipping | None = None) -> nn.Module:
@@ -76,53 +73,40 @@ def holds_unset(module: nn.Module, mode: Skipping) -> bool:
 
 def _empty(module: nn.Module, mode: Skipping) -> None:
     """Moves the parameters and the unset persistent buffers to meta, and checks that their memory is gone."""
-    loaded, holders = _loaded(module, mode)
-    if not all(mode.watch(tensor) for tensor in loaded.values()):
+    loaded = _loaded(module, mode)
+    if not all(mode.watch(tensor) for tensor, _ in loaded.values()):
         raise InexactError("two of its parameters share memory without being one, or one is of a kind without memory")
     while loaded:
-        _to_meta(loaded.popitem()[1], holders)
+        _to_meta(*loaded.popitem()[1])
     if mode.unset:
         gc.collect()
     if mode.unset:
         raise InexactError("it keeps values that depend on its parameters or on chance outside its state dict")
 
 
-def _loaded(module: nn.Module, mode: Skipping) -> tuple[dict[int, Tensor], Holders]:
-    """Returns the tensors that a checkpoint overwrites, by identity, and which modules hold each."""
-    loaded: dict[int, Tensor] = {}
-    holders: Holders = {}
+def _loaded(module: nn.Module, mode: Skipping) -> dict[int, tuple[Tensor, str]]:
+    """Returns the tensors that a checkpoint overwrites, by identity, each with its name."""
+    loaded: dict[int, tuple[Tensor, str]] = {}
     for owner in module.modules():
-        tensors: list[tuple[str, Tensor | None]] = [*owner._parameters.items()]
+        for name, parameter in owner._parameters.items():
+            if parameter is not None and not is_lazy(parameter):
+                loaded[id(parameter)] = (parameter, name)
         for name, buffer in owner._buffers.items():
             if buffer is not None and name not in owner._non_persistent_buffers_set and mode.is_unset(buffer):
-                tensors.append((name, buffer))
-        for name, tensor in tensors:
-            if tensor is not None and not is_lazy(tensor):
-                loaded[id(tensor)] = tensor
-                holders.setdefault(id(tensor), []).append((owner, name))
-    return loaded, holders
+                loaded[id(buffer)] = (buffer, name)
+    return loaded
 
 
-def _to_meta(tensor: Tensor, holders: Holders) -> None:
-    """Empties a tensor in place, so that whoever holds it (lists, ties, closures) holds the empty one."""
-    places, kind, attributes = holders[id(tensor)], type(tensor), vars(tensor)
+def _to_meta(tensor: Tensor, name: str) -> None:
+    """Empties a tensor in place, so that whoever holds it (lists, ties, closures, weak references) holds an empty one.
+
+    This is the heart of `torch.utils.swap_tensors`, without its refusals: where something else still looks into the
+    tensor's memory, that memory stays alive and is noticed.
+    """
     try:
-        empty: Tensor = torch.empty_like(tensor, device="meta", requires_grad=False)
+        empty = torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
+        torch._C._swap_tensor_impl(tensor, empty)  # noqa: SLF001
     except (RuntimeError, NotImplementedError) as error:
-        raise InexactError(f"its {places[0][1]} cannot be moved to the meta device") from error
-    if isinstance(tensor, nn.Parameter):
-        empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
-    try:
-        swap_tensors(tensor, empty)  # type: ignore[no-untyped-call]
-    except RuntimeError:
-        # Weak references to the tensor, which recurrent layers keep, forbid the swap. An empty one takes its place;
-        # if anything else holds the old one its memory stays alive, and that is noticed.
-        for owner, name in places:
-            setattr(owner, name, empty)
-        tensor = empty
-    if type(tensor) is not kind:
-        tensor.__class__ = kind
-    if attributes:
-        vars(tensor).update(attributes)
-    if not getattr(*places[0]).is_meta:
-        raise InexactError(f"its {places[0][1]} cannot be moved to the meta device")
+        raise InexactError(f"its {name} cannot be moved to the meta device") from error
+    if not tensor.is_meta:
+        raise InexactError(f"its {name} cannot be moved to the meta device")

@@ -20,6 +20,7 @@ from loader.build.hollow import build_hollow, holds_unset
 from loader.build.policy import Policy
 from loader.build.randomness import seeded
 from loader.build.skip import InexactError, Skipping
+from loader.collector import collector_paused
 from loader.errors import ConfigError
 from loader.wording import safe_text
 
@@ -37,6 +38,7 @@ class Built:
     """True: it carries its weights already."""
 
 
+@collector_paused()
 def build_model(
     config: Mapping[str, Any],
     *,

@@ -110,7 +110,8 @@ class Skipping(TorchFunctionMode):
         if storage is None or id(storage) in self._watched:
             return False
         self._watched.add(id(storage))
-        self.unset[id(storage)] = storage
+        if id(storage) not in self.unset:
+            self.unset[id(storage)] = storage
         return True
 
     def _handler(self, func: Function, name: str) -> Handler:

@@ -6,13 +6,12 @@ opened or refused with a `CheckpointError` that says what it is.
 
 from __future__ import annotations
 
-import contextlib
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loader.collector import collector_paused
 from loader.errors import CheckpointError, ConfigError
 from loader.formats.path import resolve_path, shown_path
 from loader.wording import did_you_mean, safe_text
@@ -65,18 +64,6 @@ def open_checkpoint(
         opened.path = named
         stack.pop_all()  # from here on, the checkpoint closes its files
     return opened
-
-
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """Millions of records are made and none is garbage: looking for cycles among them takes as long as reading."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _refuse_unknown(key: str, value: str, known: tuple[str, ...]) -> None:

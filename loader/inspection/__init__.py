@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from fnmatch import translate
 
+from loader.collector import collector_paused
 from loader.config.schema import AUTO, InspectConfig, JobConfig
 from loader.errors import FitError
-from loader.formats import collector_paused
 from loader.formats.base import Container
 from loader.formats.needed import needed_globals, no_part_of_a_model
 from loader.inspection.draw import Known, draw

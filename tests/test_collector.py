@@ -1,0 +1,47 @@
+"""Pausing the collector of cyclic garbage."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+
+import loader
+from loader.collector import collector_paused
+
+
+@collector_paused()
+def interrupted() -> None:
+    assert not gc.isenabled()
+    raise KeyError
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_left_as_it_was_found(enabled: bool) -> None:
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(KeyError):
+            interrupted()
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
+
+
+def test_it_rests_while_a_model_is_built_and_runs_again_after_a_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    build = torch.nn.Linear.reset_parameters
+
+    def reset_parameters(self: torch.nn.Linear) -> None:
+        seen.append(gc.isenabled())
+        build(self)
+
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "weights.pt")
+    monkeypatch.setattr(torch.nn.Linear, "reset_parameters", reset_parameters)
+    model = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}
+    loader.load_model(model, tmp_path / "weights.pt")
+    assert seen == [False]
+    assert gc.isenabled()
