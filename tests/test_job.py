@@ -46,7 +46,7 @@ def test_the_report_has_the_promised_form(path: Path, tmp_path: Path) -> None:
     assert (report["schema"], report["status"], report["exit_code"], report["error"]) == (1, "ok", 0, None)
     assert report["model"] == {
         "target": "tests.models.Two", "parameters": 40, "bytes": 160, "device": "cpu", "dtypes": ["float32"],
-        "build": "hollow",
+        "build": "hollow", "trust": {},
     }  # fmt: skip
     (part,) = report["parts"].values()
     assert set(part) >= PART
@@ -64,6 +64,17 @@ def test_the_report_has_the_promised_form(path: Path, tmp_path: Path) -> None:
     assert report["environment"]["torch"] == torch.__version__
     assert report["config"] == json.loads(json.dumps(config))
     assert report["overrides"] == ["seed=0"]
+
+
+def test_permissions_are_reported(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"allow_globals": ["argparse.Namespace"]}
+    assert run(job("Two", path, checkpoint=settings, trusted_targets=["tests.*"]), [], tmp_path) == 0
+    report = report_of(tmp_path)
+    assert report["model"]["trust"] == {"trusted_targets": ["tests.*"]}
+    assert report["parts"][""]["trust"] == settings
+    printed = capsys.readouterr().out
+    assert "           permissions: trusted_targets=tests.*\n" in printed
+    assert "           permissions: allow_globals=argparse.Namespace\n" in printed
 
 
 def test_a_digest_is_reported_where_it_was_asked_for(path: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from loader.formats.needed import needed_globals, no_part_of_a_model
 from loader.inspection.draw import Known, draw
 from loader.inspection.fold import fold
 from loader.inspection.following import what_to_type
-from loader.inspection.guess import candidates
+from loader.inspection.guess import IN_ARCHIVE, candidates
 from loader.inspection.modules import module_rows
 from loader.inspection.rows import CandidateRow, FileRow, GlobalRow
 from loader.inspection.survey import Survey, notes_of, survey
@@ -133,4 +133,8 @@ def _globals(root: Container) -> list[GlobalRow]:
     """What rebuilding everything would import; a checkpoint of several files keeps no record at its root."""
     records: list[object] = [container.record for _, container in root.walk()]
     records += [child.record for _, c in root.walk() for child in c.children.values() if hasattr(child, "record")]
-    return [{"name": name, "hostile": no_part_of_a_model(name)} for name in needed_globals(records)]
+    return [
+        {"name": name, "hostile": no_part_of_a_model(name)}
+        for name in needed_globals(records)
+        if not name.startswith(IN_ARCHIVE)
+    ]

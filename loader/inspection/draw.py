@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from loader.inspection.fold import Folded
+from loader.inspection.fold import Folded, is_view
 from loader.inspection.rows import EntryRow, ModuleRow, TensorRow
 from loader.wording import counted, safe_text, shape, size
 
@@ -104,6 +104,7 @@ def _row(row: TensorRow | EntryRow) -> str:
     if "shape" not in row:
         return f" = {_value(row)}"
     told = [f"  {shape(row['shape'])} {row['dtype']}"]
+    told += [safe_text(row["details"]["quantised"], 20)] if "quantised" in row.get("details", {}) else []
     told += [row["layout"]] if row["layout"] != "strided" else []
     told += [safe_text(row["device"], 20)] if row["device"] != "cpu" else []
     return " ".join([*told, *_place(row)])
@@ -116,12 +117,14 @@ def _place(row: TensorRow) -> Iterator[str]:
     elif "shares" in row:
         yield f"in the storage of {safe_text(row['shares'])}"
     if storage is None:
-        if "components" not in row:
+        if "pieces" in row:
+            yield f"(in {counted(len(row['pieces']), 'piece')})"
+        elif "components" not in row:
             yield "(no data in the file)"
         return
     if not _is_compact(row["shape"], storage["stride"]):
         yield f"stride {shape(storage['stride'])}"
-    if storage["bytes"] > row["bytes"]:
+    if is_view(row):
         yield f"(a view of {size(storage['bytes'])})"
 
 

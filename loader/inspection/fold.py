@@ -17,6 +17,8 @@ from loader.suggest.names import is_number
 
 Row = TensorRow | EntryRow
 
+_LARGEST_HEADER = 1024
+
 
 @dataclass(slots=True)
 class Folded:
@@ -57,6 +59,12 @@ def fold(tensors: Sequence[TensorRow], entries: Sequence[EntryRow]) -> Folded:
     return root
 
 
+def is_view(row: TensorRow) -> bool:
+    """Whether a tensor looks into a storage that holds more than itself; the header of an array is no more."""
+    storage = row["storage"]
+    return storage is not None and storage["bytes"] > row["bytes"] + _LARGEST_HEADER
+
+
 def _merged(tensors: Sequence[TensorRow], entries: Sequence[EntryRow]) -> Iterator[Row]:
     # What is plain comes first: it says what the file is, and it is short.
     yield from (entry for entry in entries if "." not in entry["key"])
@@ -85,7 +93,8 @@ def _looks(row: Row) -> Hashable:
         # Entries fold along with what they stand in, and not with their neighbours.
         return (row["type"], repr(row["value"]), "" if is_number(name) else name)
     storage = row["storage"]
-    whole = storage is None or storage["bytes"] == row["bytes"]
-    marks = (row.get("same_as"), row.get("shares"), None if whole or storage is None else storage["bytes"])
+    seen = storage["bytes"] if storage is not None and is_view(row) else None
+    sharing = (row.get("same_as"), row.get("shares"), seen)
+    made_of = (len(row.get("pieces", ())), row.get("details", {}).get("quantised"))
     stride = () if storage is None else tuple(storage["stride"])
-    return (row["dtype"], tuple(row["shape"]), stride, row["device"], row["layout"], *marks)
+    return (row["dtype"], tuple(row["shape"]), stride, row["device"], row["layout"], sharing, made_of)

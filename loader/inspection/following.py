@@ -51,12 +51,12 @@ def _plan(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
 def _rebuild(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
     """The line that takes the whole model out of the file, where nothing speaks against it."""
     names, place = row["globals"], _place(row, settings)
-    if row["role"] != "model" or place is None or len(names) > _MOST_GLOBALS:
+    if row["role"] != "model" or place is None or not 0 < len(names) <= _MOST_GLOBALS:
         return []
     if any(map(no_part_of_a_model, names)):
         return []
-    admitted = [f"checkpoint.allow_globals=[{','.join(names)}]"] if names else []
-    return [f"{_command('model=null', *place, *admitted)}   # if you trust what it names"]
+    admitted = f"checkpoint.allow_globals=[{','.join(names)}]"
+    return [f"{_command('model=null', *place, admitted)}   # if you trust what it names"]
 
 
 def _place(row: CandidateRow, settings: CheckpointConfig) -> list[str] | None:

@@ -37,6 +37,8 @@ _AVERAGED = re.compile(r"(^|[_.\W])(ema|swa|averaged?|shadow)($|[_.\W])", re.IGN
 _PARAMETER = frozenset({"weight", "bias", "kernel", "gamma", "beta", "scale", "embedding", "running", "w", "b"})
 """Words in the last names of parameters: `in_proj_weight`, `bias_hh_l0`."""
 _LONGEST_NAME = 100
+IN_ARCHIVE = "__torch__."
+"""How TorchScript's archives call classes of their own."""
 
 
 @dataclass(slots=True)
@@ -114,7 +116,7 @@ def _candidate(held: _Held, *, lightning: bool) -> CandidateRow:
         "why": why,
         "prefixes": told.prefixes,
         "rules": told.rules,
-        "globals": needed_globals(held.container.record) if role == "model" else [],
+        "globals": needed_globals(held.container.record) if role == "model" and not _is_script(held.container) else [],
     }
 
 
@@ -124,6 +126,8 @@ def _role(held: _Held, names: list[str]) -> tuple[str, str]:
     if held.optimizer or 2 * states > len(names):
         kept = sorted({row["key"].rpartition(".")[2] for row in held.rows} & _OPTIMIZER_STATE)
         return "optimizer", f"an optimizer's state: {', '.join(kept)}" if kept else "called so"
+    if held.container.kind == "module" and _is_script(held.container):
+        return "model", "a TorchScript module"
     if held.container.kind == "module":
         return "model", f"a whole pickled {held.container.type}"
     if _AVERAGED.search(held.key):
@@ -138,6 +142,11 @@ def _role(held: _Held, names: list[str]) -> tuple[str, str]:
         share = "all" if named == len(names) else f"{named:,} of {len(names):,}"
         return "weights", f"{called}{share} names are parameters'"
     return "tensors", f"{named or 'none'} of {counted(len(names), 'name')} is a parameter's"
+
+
+def _is_script(container: Container) -> bool:
+    """Whether a module's class is code inside the archive: nothing is imported for it, and it is run by trust alone."""
+    return container.type.startswith(IN_ARCHIVE)
 
 
 def _is_parameter(name: str) -> bool:

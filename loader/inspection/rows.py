@@ -29,6 +29,16 @@ class ComponentRow(TypedDict):
     storage: StorageRow | None
 
 
+class PieceRow(TypedDict):
+    """One of the pieces of a tensor that was split among files or processes."""
+
+    shape: list[int]
+    start: list[int]
+    """Where it begins in the whole: a number per dimension, or one in the flattened tensor."""
+    file: str
+    storage: StorageRow | None
+
+
 @final
 class TensorRow(TypedDict):
     """One tensor."""
@@ -43,9 +53,10 @@ class TensorRow(TypedDict):
     """Where it was when it was saved."""
     layout: str
     storage: StorageRow | None
-    """None where it is assembled of components, or its data is not in the file."""
+    """None where it is put together from components or pieces, or its data is not in the file."""
     file: NotRequired[str]
     """The file it stands in, where the checkpoint has several."""
+    pieces: NotRequired[list[PieceRow]]
     same_as: NotRequired[str]
     """An earlier tensor with the very same elements."""
     shares: NotRequired[str]
@@ -144,8 +155,9 @@ class ShardRow(TypedDict):
 
     name: str
     tensors: int
+    """Those of which at least a piece is in it."""
     bytes: int
-    """Of the tensors in it."""
+    """Of the storages that they look into there."""
 
 
 class FileRow(TypedDict):

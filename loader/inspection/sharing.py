@@ -31,7 +31,7 @@ class Sharing:
     def earlier(self, key: str, entry: TensorEntry, row: StorageRow | None) -> tuple[str | None, str | None]:
         """Which earlier tensor has the very same elements, and which was the first in the same storage."""
         if row is None:
-            return (self._same_as(key, entry) if entry.components else None), None
+            return (None if entry.is_without_data else self._same_as(key, entry)), None
         first, owner = self._first.setdefault(row["id"], (key, entry))
         if owner is entry and first == key:
             return None, None
@@ -53,7 +53,8 @@ class Sharing:
     def _view(self, entry: TensorEntry) -> object:
         own = None if entry.storage is None else self._id(entry.storage)
         parts = tuple((role, self._view(part)) for role, part in entry.components.items())
-        return (own, entry.offset, entry.shape, entry.stride, entry.dtype, parts)
+        pieces = tuple((piece.start, self._view(piece.entry)) for piece in entry.pieces)
+        return (own, entry.offset, entry.shape, entry.stride, entry.dtype, parts, pieces)
 
 
 def _place(storage: Storage) -> object:

@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from loader.formats.base import Container, Leaf, Storage, TensorEntry
+from loader.formats.base import Container, Leaf, Piece, TensorEntry
 from loader.formats.leaves import leaf as describe
 from loader.formats.records import PickledDict, Reduced
-from loader.inspection.rows import ComponentRow, DtypeRow, EntryRow, ShardRow, TensorRow, TotalsRow
+from loader.inspection.rows import ComponentRow, DtypeRow, EntryRow, PieceRow, ShardRow, TensorRow, TotalsRow
 from loader.inspection.sharing import Sharing
 
 _LONGEST_VALUE = 1000
@@ -152,10 +152,12 @@ def _tensor(key: str, entry: TensorEntry, sharing: Sharing, files: dict[int, Sha
         row["shares"] = first
     if entry.components:
         row["components"] = {role: _component(part, sharing) for role, part in entry.components.items()}
+    if entry.pieces:
+        row["pieces"] = [_piece(piece, sharing) for piece in entry.pieces]
     if entry.details:
         plain = {name: value for name, value in entry.details.items() if isinstance(value, bool | int | float | str)}
         row |= {"details": plain} if plain else {}
-    _note_file(row, entry.storage or next(entry.storages(), None), files)
+    _note_files(row, entry, files)
     return row
 
 
@@ -163,15 +165,32 @@ def _component(entry: TensorEntry, sharing: Sharing) -> ComponentRow:
     return {"shape": list(entry.shape), "dtype": entry.dtype, "storage": sharing.row(entry)}
 
 
-def _note_file(row: TensorRow, storage: Storage | None, files: dict[int, ShardRow]) -> None:
-    if storage is None or storage.file is None:
-        return
-    told = files.get(id(storage.file))
-    if told is None:
-        told = files[id(storage.file)] = {"name": storage.file.path.name, "tensors": 0, "bytes": 0}
-    row["file"] = told["name"]
-    told["tensors"] += 1
-    told["bytes"] += own_bytes(row)
+def _piece(piece: Piece, sharing: Sharing) -> PieceRow:
+    storage = next(piece.entry.storages(), None)
+    name = storage.file.path.name if storage is not None and storage.file is not None else ""
+    return {
+        "shape": list(piece.entry.shape),
+        "start": list(piece.start),
+        "file": name,
+        "storage": sharing.row(piece.entry),
+    }
+
+
+def _note_files(row: TensorRow, entry: TensorEntry, files: dict[int, ShardRow]) -> None:
+    met: set[int] = set()
+    for storage in entry.storages():
+        if storage.file is None:
+            continue
+        place = id(storage.file)
+        told = files.get(place)
+        if told is None:
+            told = files[place] = {"name": storage.file.path.name, "tensors": 0, "bytes": 0}
+        told["tensors"] += place not in met
+        told["bytes"] += storage.nbytes if "same_as" not in row and "shares" not in row else 0
+        met.add(place)
+        row["file"] = told["name"]
+    if len(met) > 1:
+        del row["file"]
 
 
 def notes_of(root: Container) -> dict[str, str]:

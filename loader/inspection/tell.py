@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from loader.inspection.fold import is_view
 from loader.inspection.rows import CandidateRow, FileRow
 from loader.suggest.overrides import written
 from loader.wording import counted, listing, phrases, safe_text, size
@@ -39,7 +40,7 @@ def _header(file: FileRow) -> Iterator[Line]:
     dtypes = ", ".join(f"{told['tensors']:,} {name}" for name, told in totals["dtypes"].items())
     amount = f"{counted(totals['tensors'], 'tensor')}{under}, {counted(totals['elements'], 'element')}"
     yield "", f"{amount}, {size(totals['bytes'])}{f': {dtypes}' if dtypes else ''}", ""
-    if totals["stored_bytes"] > totals["bytes"]:
+    if any(map(is_view, file["tensors"])) and totals["stored_bytes"] > totals["bytes"]:
         spare = size(totals["stored_bytes"] - totals["bytes"])
         yield "", f"{spare} of the file are in no tensor: they are views of larger storages", "dim"
     devices = [f"{safe_text(name, 20)} ({number:,})" for name, number in totals["devices"].items() if name != "cpu"]

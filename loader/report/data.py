@@ -36,6 +36,8 @@ class ModelReport:
     dtypes: list[str] = field(default_factory=list)
     build: str = ""
     """``hollow``, or ``plain: why``."""
+    trust: dict[str, Any] = field(default_factory=dict)
+    """What limited the code that was called to build it: ``trusted_targets``; empty where nothing did."""
 
 
 @dataclass(slots=True)

@@ -49,6 +49,8 @@ def model(report: Report, job: JobConfig, built: Built, device: torch.device) ->
     """Describes the model."""
     target = (job.model or {}).get("_target_") or _name(built.module)
     report.model = _model(str(target), built.module, device)
+    if job.trusted_targets is not None:
+        report.model.trust = {"trusted_targets": list(job.trusted_targets)}
     report.model.build = "hollow" if built.hollow else f"plain: {built.reason}"
 
 

@@ -72,6 +72,7 @@ def _model(report: Report) -> Iterator[Line]:
     yield "model", f"{safe_text(model.target)}: {amount} on {model.device}", ""
     if model.build != "hollow":
         yield "", f"built {model.build}", "dim"
+    yield from _trust(model.trust)
 
 
 def _parts(report: Report) -> Iterator[Line]:
@@ -95,8 +96,12 @@ def _part_details(part: PartReport) -> Iterator[Line]:
         yield "", f"beside the weights: {listing(entries, 12)}", "dim"
     if part.sha256:
         yield "", f"sha256 {part.sha256}", "dim"
-    if part.trust:
-        told = ", ".join(f"{name}={listing(v) if isinstance(v, list) else v}" for name, v in part.trust.items())
+    yield from _trust(part.trust)
+
+
+def _trust(trust: Mapping[str, Any]) -> Iterator[Line]:
+    if trust:
+        told = ", ".join(f"{name}={listing(v) if isinstance(v, list) else v}" for name, v in trust.items())
         yield "", f"permissions: {told}", "yellow"
 
 

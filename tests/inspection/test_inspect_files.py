@@ -7,14 +7,17 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 import loader
 from loader.errors import CheckpointError, FitError
@@ -113,6 +116,34 @@ def test_one_file_is_not_named_again(tmp_path: Path) -> None:
     assert file["files"] == []
     assert all("file" not in row for row in file["tensors"])
     assert file["notes"] == {"format": "pt"}
+
+
+def test_pieces_of_a_split_tensor_are_named(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save_distributed({"model": untied(), "epoch": 3}, checkpoint_id=tmp_path / "dcp", no_dist=True)
+    file, _ = inspected(tmp_path / "dcp")
+    assert [(row["key"], row["role"]) for row in file["candidates"]] == [("model", "weights")]
+    (piece,) = file["tensors"][0].get("pieces", [])
+    assert (piece["shape"], piece["start"], piece["file"]) == ([7, 4], [0, 0], "__0_0.distcp")
+    assert any(line.endswith("weight  [4, 4] float32 (in 1 piece)") for line in file["tree"])
+
+
+def test_the_header_of_an_array_makes_it_no_view(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", w=np.zeros((2, 2), np.float32))
+    file, report = inspected(tmp_path / "a.npz")
+    assert file["tree"] == ["w  [2, 2] float32"]
+    assert "view" not in text(report)
+
+
+def test_a_script_module_is_rebuilt_by_trust_alone(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "s.pt")  # type: ignore[no-untyped-call]
+    file, _ = inspected(tmp_path / "s.pt")
+    assert [(row["role"], row["why"]) for row in file["candidates"]] == [("model", "a TorchScript module")]
+    assert file["globals"] == []
+    assert not any("model=null" in line for line in file["next"])
 
 
 def training_checkpoint(folder: Path) -> Path:
