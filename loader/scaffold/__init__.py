@@ -14,24 +14,29 @@ from typing import Any
 import torch
 
 from loader.build import Built, build_model
+from loader.build.targets import TARGET
 from loader.config.schema import AUTO, JobConfig
 from loader.errors import ConfigError
 from loader.formats.base import Container
 from loader.infer.goals import goals_of
+from loader.infer.probe import Probe
 from loader.parts import Part, open_parts
 from loader.place import own_random_state
 from loader.report import fill
 from loader.report.data import Report
-from loader.scaffold.arguments import Inference, infer
-from loader.scaffold.fitting import Fitting, fitting_of, no_fit
+from loader.scaffold.arguments import Inference, given_lines, infer
+from loader.scaffold.fitting import DEFAULT, Fitting, fitting_of, no_fit
 from loader.scaffold.forward import forward_lines
 from loader.scaffold.hints import hints_of
 from loader.scaffold.page import MISSING, Line
 from loader.scaffold.place import Place, choose_place
+from loader.scaffold.published import CONFIG, LIBRARY, check_class, installed, published
 from loader.scaffold.settings import config_text
 from loader.select import find
 from loader.suggest.overrides import written
 from loader.wording import safe_text
+
+_TYPED = "as typed"
 
 
 def write_scaffold(job: JobConfig, report: Report) -> None:
@@ -44,7 +49,7 @@ def write_scaffold(job: JobConfig, report: Report) -> None:
     Raises:
         LoaderError: The file exists, or nothing was found with which the checkpoint fits.
     """
-    _refuse_shapes_of_job(job)
+    _refuse_parts(job)
     clock = fill.Clock(report)
     with own_random_state(torch.device("cpu")), ExitStack() as files, clock("total"):
         place = choose_place(job.scaffold.path, job.checkpoint.path)
@@ -52,32 +57,50 @@ def write_scaffold(job: JobConfig, report: Report) -> None:
             part = open_parts(job, files)[0]
         fill.parts(report, [part])
         with clock("search"):
-            found = _inferred(job, part)
+            job, origin = _with_model(job, part)
+            found = _inferred(job, part, origin)
             fitting, forward = _tried(job, part, found, report)
         _write(place, config_text(job, place, part, found.lines, fitting, forward), report)
-    report.written = {**(report.written or {}), "line": place.line, "open": _open(found.lines, fitting)}
+    lacking = [f"pip install {LIBRARY}"] if origin != _TYPED and not installed() else []
+    opened = [*lacking, *_open(found.lines, fitting)]
+    report.written = {**(report.written or {}), "line": place.line, "open": opened}
 
 
-def _refuse_shapes_of_job(job: JobConfig) -> None:
+def _refuse_parts(job: JobConfig) -> None:
     if job.parts:
         raise ConfigError("mode=scaffold writes the config of one checkpoint, and parts names several", "'parts={}'")
+
+
+def _with_model(job: JobConfig, part: Part) -> tuple[JobConfig, str]:
+    """The job with the model that was named, by the user or by a Hugging Face folder, and where its name is from."""
+    if job.model not in (None, {TARGET: DEFAULT}):
+        return job, _TYPED
+    node = published(part.checkpoint.path, _tensors(part))
+    if node is not None:
+        return dataclasses.replace(job, model=node), f"from {CONFIG}"
     if job.model is None:
         raise ConfigError(
             "mode=scaffold needs the class of the model, which a checkpoint is never asked for",
             "model._target_=my_pkg.Net",
         )
+    return job, _TYPED
 
 
-def _inferred(job: JobConfig, part: Part) -> Inference:
-    settings, root = part.config.checkpoint, part.checkpoint.root
+def _inferred(job: JobConfig, part: Part, origin: str) -> Inference:
+    settings, root, node = part.config.checkpoint, part.checkpoint.root, job.model or {}
+    if origin != _TYPED:
+        if not installed():
+            return Inference(given_lines(node, origin), None, Probe(lambda _: _build(job, node).module, 0))
+        check_class(str(node[TARGET]))
     key = None if settings.key == AUTO else settings.key
     rules = part.config.rules or {}
     return infer(
         job,
-        job.model or {},
+        node,
         hints_of(root),
         lambda config: _build(job, config).module,
         lambda seen: goals_of(root, key, rules, seen),
+        origin,
     )
 
 
@@ -86,6 +109,7 @@ def _tried(job: JobConfig, part: Part, found: Inference, report: Report) -> tupl
     if found.values is None:
         if not found.open and found.probe.refusal is not None:
             raise found.probe.refusal
+        report.parts[""].tensors = _tensors(part)
         return None, []
     node = {**(job.model or {}), **found.values}
     built = _build(job, node)
@@ -101,6 +125,10 @@ def _describe(report: Report, part: Part, fitting: Fitting) -> None:
     selected = part.checkpoint.root if fitting.key is None else find(part.checkpoint.root, fitting.key)
     if isinstance(selected, Container):
         report.parts[""].key, report.parts[""].tensors = fitting.key, len(selected.tensors())
+
+
+def _tensors(part: Part) -> int:
+    return sum(len(container.tensors()) for _, container in part.checkpoint.root.walk())
 
 
 def _build(job: JobConfig, config: Mapping[str, Any]) -> Built:

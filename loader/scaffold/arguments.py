@@ -50,6 +50,7 @@ def infer(
     hints: Mapping[str, Hint],
     build: Callable[[Mapping[str, Any]], nn.Module],
     goals: Callable[[Seen], Sequence[Goal]],
+    origin: str = "as typed",
 ) -> Inference:
     """Searches for the arguments of a model.
 
@@ -59,6 +60,7 @@ def infer(
         hints: What the file carries.
         build: Builds a node.
         goals: What the file looks like to an architecture.
+        origin: Where the node comes from.
 
     Raises:
         ConfigError: The target cannot be found or may not be used.
@@ -71,12 +73,17 @@ def infer(
     probe = Probe(lambda values: build({**node, **values}), _MOST_BUILDS)
     start = begin(probe, knobs, {name: hint.value for name, hint in fitting.items()})
     solution = solve(probe, knobs, start, goals) if start is not None else None
-    lines = [Line(key, value, "as typed" if key != TARGET else "") for key, value in node.items()]
+    lines = given_lines(node, origin)
     if solution is None:
         return Inference([*lines, *_unsolved(knobs, fitting)], start, probe)
     certain = sure(probe, knobs, solution)
     lines += [line for knob in knobs if (line := _line(knob, solution, certain, fitting, probe, knobs)) is not None]
     return Inference(lines, solution.values, probe)
+
+
+def given_lines(node: Mapping[str, Any], origin: str) -> list[Line]:
+    """The lines of what is given."""
+    return [Line(key, value, origin if key != TARGET else "") for key, value in node.items()]
 
 
 def _knobs(job: JobConfig, node: Mapping[str, Any]) -> list[Knob]:

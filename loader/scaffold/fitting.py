@@ -25,7 +25,8 @@ from loader.wants import slots, wanted
 from loader.wording import counted, safe_text
 
 _TARGET = "_target_"
-_DEFAULT = "loader.examples.SimpleNet"
+DEFAULT = "loader.examples.SimpleNet"
+"""The model that is configured when nobody names one."""
 _LONGEST = 300
 
 
@@ -78,6 +79,6 @@ def no_fit(job: JobConfig, part: Part, module: nn.Module, values: Mapping[str, A
     try:
         prepare(module, [part], job.allow, torch.device("cpu"), None).refuse_misfit()
     except (FitError, ConfigError) as error:
-        hint = "model._target_=my_pkg.Net   # the class of the file's model" if target == _DEFAULT else error.hint
+        hint = "model._target_=my_pkg.Net   # the class of the file's model" if target == DEFAULT else error.hint
         return FitError(f"{head}\n{error.message}", hint)
     raise LookupError(part.label)

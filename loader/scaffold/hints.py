@@ -20,6 +20,7 @@ _DEEPEST = 3
 _MOST = 1000
 _LONGEST = 200
 _LARGEST = 2**31
+_LARGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,20 @@ class Hint:
 def hints_of(root: Container) -> dict[str, Hint]:
     """The values by name; of one name the outermost, and none where two places of one level disagree."""
     found: dict[str, Hint] = {}
+    sizes = (size for _, c in root.walk() for entry in c.tensors().values() for size in entry.shape)
+    largest = max(_LARGE, *sizes, 0)
     for place in PLACES:
         node = root.children.get(place)
         if node is not None and not isinstance(node, TensorEntry):
             for name, value in _values(node).items():
-                found.setdefault(name, Hint(value, place))
+                if not _too_large(value, largest):
+                    found.setdefault(name, Hint(value, place))
     return found
+
+
+def _too_large(value: Any, most: int) -> bool:
+    """Whether a number is above all sizes: a constructor that counts that far does not come to an end."""
+    return any(type(number) is int and number > most for number in (value if isinstance(value, list) else [value]))
 
 
 def _values(node: Node) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,11 @@ from loader.wording import safe_text
 MISSING = "???"
 """A value that has to be given before the config runs."""
 
-_PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
+_PLAIN = re.compile(r"/?[A-Za-z_][\w./-]*", re.ASCII)
 _KEYWORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "nan", "inf", "y", "n"})
 _LONGEST_NOTE = 200
+_SHORT = 4
+"""How many entries a mapping on one line may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,19 @@ class Line:
 
 def section(name: str, lines: Sequence[Line]) -> list[str]:
     """A section's lines; none where it is empty."""
-    if not lines:
-        return []
-    shown = [(f"  {flow(line.key)}: {flow(line.value)}", line.note) for line in lines]
+    shown = [row for line in lines for row in _rows(line, "  ")]
     width = max((len(text) for text, note in shown if note), default=0)
-    return [f"{name}:", *(f"{text:<{width}}  # {comment(note)}" if note else text for text, note in shown)]
+    told = [f"{text:<{width}}  # {comment(note)}" if note else text for text, note in shown]
+    return [f"{name}:", *told] if told else []
+
+
+def _rows(line: Line, indent: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(line.value, Mapping) or len(line.value) <= _SHORT:
+        yield f"{indent}{flow(line.key)}: {flow(line.value)}", line.note
+        return
+    yield f"{indent}{flow(line.key)}:", line.note
+    for key, value in line.value.items():
+        yield from _rows(Line(str(key), value), f"{indent}  ")
 
 
 def comment(text: str) -> str:

@@ -55,7 +55,7 @@ def _ready(fitting: Fitting | None) -> list[str]:
 
 def _told(fitting: Fitting | None) -> list[str]:
     if fitting is None:
-        return ["It was not tried: what is marked ??? has to be given before the model can be built."]
+        return ["It was not tried: the model cannot be built before what it needs is given and installed."]
     if fitting.ways:
         lines = (" ".join(map(written, way.overrides)) for way in fitting.ways)
         return ["The file fits in several ways that are equally good; one of these has to be given:", *lines]

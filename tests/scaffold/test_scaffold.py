@@ -196,7 +196,7 @@ def test_an_argument_that_nothing_tells_is_left_open_and_said_to_be_untried(tmp_
 
     assert written["model"] == {"_target_": f"{NETS}Wrapping", "backbone": "???", "classes": "???"}
     assert written["checkpoint"]["key"] == "auto"
-    assert "# It was not tried: what is marked ??? has to be given before the model can be built.\n" in text
+    assert "# It was not tried: the model cannot be built before what it needs is given and installed.\n" in text
 
 
 def test_a_file_of_another_architecture_is_refused_with_the_closest_build(tmp_path: Path) -> None:

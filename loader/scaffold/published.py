@@ -1,0 +1,128 @@
+"""The architecture of a Hugging Face folder, by its ``config.json``.
+
+Guarantees: the file is read as data and bounded; what it names is taken for a model class of `transformers` and for
+nothing else, and is refused where it turns out to be anything else; no value of it becomes a target, an interpolation
+or code, and its own code (``auto_map``) is left out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from loader.build.locate import locate
+from loader.build.policy import identity
+from loader.errors import CheckpointError, ConfigError
+from loader.formats.confine import leads_out
+from loader.formats.file import CheckpointFile
+from loader.formats.path import shown_path
+from loader.formats.strict_json import read_mapping
+from loader.wording import safe_text
+
+CONFIG = "config.json"
+LIBRARY = "transformers"
+
+_LARGEST = 1_000_000
+_CLASS = re.compile(r"[A-Z][A-Za-z0-9]{1,80}")
+_TYPE = re.compile(r"[a-z][a-z0-9_-]{0,40}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
+_DEPTH = re.compile(r"layer|depth|block|stage", re.IGNORECASE)
+_NO_ARGUMENTS = frozenset(
+    ("architectures", "auto_map", "custom_pipelines", "dtype", "model_type", "quantization_config", "torch_dtype",
+     "transformers_version")
+)  # fmt: skip
+_UNSET = "???"
+_DEEPEST = 4
+
+
+def published(folder: Path, tensors: int) -> dict[str, Any] | None:
+    """The node of the model that a folder's config names; None where there is no such config.
+
+    Args:
+        folder: The folder of the checkpoint.
+        tensors: How many tensors it has: more layers than that are no honest config.
+
+    Raises:
+        CheckpointError: The config is damaged, or names what no model is called.
+    """
+    path = folder / CONFIG
+    if not folder.is_dir() or not path.is_file() or leads_out(path, folder) is not None:
+        return None
+    file = CheckpointFile(path)
+    try:
+        if file.size > _LARGEST:
+            raise file.damaged(f"it has {file.size:,} bytes; at most {_LARGEST:,} were expected")
+        content = read_mapping(file, file.pread(0, file.size), "its text")
+    finally:
+        file.close()
+    return _node(path, content, tensors)
+
+
+def _node(path: Path, content: Mapping[str, Any], tensors: int) -> dict[str, Any] | None:
+    classes, kind = content.get("architectures"), content.get("model_type")
+    if not isinstance(classes, list) or not classes or kind is None:
+        return None
+    if not (isinstance(classes[0], str) and _CLASS.fullmatch(classes[0]) and _TYPE.fullmatch(str(kind))):
+        raise CheckpointError(
+            f"{shown_path(path)} names the architecture '{safe_text(classes[0])}' of type '{safe_text(kind)}', which "
+            f"is the name of no model of {LIBRARY}",
+            "model._target_=my_pkg.Net",
+        )
+    deep = [name for name, value in content.items() if _DEPTH.search(name) and _is_above(value, tensors)]
+    if deep:
+        raise CheckpointError(
+            f"{shown_path(path)} says {safe_text(deep[0])}={safe_text(content[deep[0]])}, more than the checkpoint has "
+            f"tensors ({tensors:,})",
+            "model._target_=my_pkg.Net",
+        )
+    arguments = {name: value for name, value in _plain(content, 0).items() if name not in _NO_ARGUMENTS}
+    config = {"_target_": f"{LIBRARY}.AutoConfig.for_model", "model_type": kind, **arguments}
+    return {"_target_": f"{LIBRARY}.{classes[0]}", "config": config}
+
+
+def installed() -> bool:
+    """Whether the library is there."""
+    return importlib.util.find_spec(LIBRARY) is not None
+
+
+def check_class(target: str) -> None:
+    """Refuses what is no model class of the library, before it is called.
+
+    Raises:
+        ConfigError: It is none, or there is none of that name.
+    """
+    found = locate(target, "model._target_")
+    home = identity(found, target)[0].partition(".")[0]
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and home == LIBRARY):
+        raise ConfigError(f"{CONFIG} names {safe_text(target)}, which is no model class", "model._target_=my_pkg.Net")
+
+
+def _is_above(value: object, most: int) -> bool:
+    return isinstance(value, int) and value > max(most, 1)
+
+
+def _plain(content: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """Its entries, but for what a config would take for more than data."""
+    kept = {name: _value(value, depth) for name, value in content.items() if _NAME.fullmatch(name)}
+    return {name: value for name, value in kept.items() if value is not _LEFT_OUT}
+
+
+_LEFT_OUT = object()
+
+
+def _value(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return _LEFT_OUT if value == _UNSET or not value.isprintable() else value
+    if depth >= _DEEPEST and isinstance(value, dict | list):
+        return _LEFT_OUT
+    if isinstance(value, dict):
+        return _plain(value, depth + 1)
+    if isinstance(value, list):
+        items = [_value(item, depth + 1) for item in value]
+        return _LEFT_OUT if any(item is _LEFT_OUT for item in items) else items
+    return value
