@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from loader.config.schema import CheckpointConfig, JobConfig, PartConfig
-from loader.errors import ConfigError, FitError
+from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats import open_checkpoint
 from loader.formats.base import Checkpoint, Container, TensorEntry
 from loader.plan import Offered, Wanted
 from loader.rules import Hits, rewrite, rewrite_metadata
-from loader.select import select
+from loader.select import only_optimizer, select, tree
 from loader.wording import did_you_mean, listing, safe_text
 
 if TYPE_CHECKING:
@@ -102,6 +102,18 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
         part.selected = select(part.checkpoint.root, key, shapes, str(part.checkpoint.path), override)
         _offer(part, wanted, result)
     return result
+
+
+def check_weights(parts: Sequence[Part]) -> None:
+    """Raises CheckpointError where a file holds the state of an optimizer alone, and no nested key says to take it."""
+    for part in parts:
+        root = part.checkpoint.root
+        named = part.config.checkpoint.key is not None and "key" not in part.config.autos
+        if not named and only_optimizer(root):
+            raise CheckpointError(
+                f"{part.checkpoint.path} holds the state of an optimizer and no weights. In the file:\n{tree(root)}",
+                "give the file of the model's weights, which is often beside it: checkpoint.path=FILE",
+            )
 
 
 def check_mounts(model: nn.Module, parts: Sequence[Part]) -> None:

@@ -19,7 +19,7 @@ from loader.config.schema import AllowConfig
 from loader.errors import FitError
 from loader.formats.base import TensorEntry
 from loader.hooks import rehearse
-from loader.parts import Part, check_mounts, offers
+from loader.parts import Part, check_mounts, check_weights, offers
 from loader.plan import Plan, Wanted, make_plan
 from loader.stage import Stage
 from loader.wants import slots, wanted
@@ -89,9 +89,11 @@ def prepare(
 
     Raises:
         ConfigError: A part names a submodule that is not there.
+        CheckpointError: A file holds the state of an optimizer alone.
         FitError: A nested key, a rule or a load hook does not work out, or ``auto`` finds nothing to settle on.
     """
     check_mounts(model, parts)
+    check_weights(parts)
     places = slots(model)
     wants = wanted(places)
     advise = partial(_advice, model, parts, wants, allow, recipe)

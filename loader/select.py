@@ -76,6 +76,23 @@ def find(root: Container, key: str) -> Node | None:
     return None
 
 
+def only_optimizer(root: Container) -> bool:
+    """Whether all that a file holds is the state of optimizers, as `Optimizer.state_dict` gives it."""
+    found, pending, seen = False, [root], {id(root)}
+    while pending:
+        container = pending.pop()
+        if {"state", "param_groups"} <= container.children.keys():
+            found = True
+            continue
+        for child in container.children.values():
+            if isinstance(child, TensorEntry):
+                return False
+            if isinstance(child, Container) and id(child) not in seen:
+                seen.add(id(child))
+                pending.append(child)
+    return found
+
+
 def candidates(root: Container, wanted: Shapes) -> list[tuple[str, int, int]]:
     """Ranks the containers that hold tensors: (dotted key, tensors that fit the model, tensors), best first.
 

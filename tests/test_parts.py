@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 import torch
 
 from loader.config.parse import parse_job
+from loader.errors import CheckpointError
 from loader.formats.memory import MemoryCheckpoint
 from loader.parts import Part, offers, open_parts, part_configs
 from loader.wants import slots, wanted
-from tests.jobs import job, save
+from tests.jobs import carry_out, job, save
 from tests.models import Extra, Normed, Pair, Two, filled
 
 
@@ -82,3 +84,34 @@ def test_files_are_closed_with_the_job(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ValueError, match=r"bad\.pt"), ExitStack() as files:
         open_parts(parse_job(job("Pair", "", parts=parts)), files)
     assert closed == [good]
+
+
+OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
+    "alone": lambda state: state,
+    "nested": lambda state: {"optimizer": state, "epoch": 3, "scheduler": {"last_epoch": 3}},
+    "two": lambda state: {"optimizers": [state, state]},
+}
+
+
+@pytest.mark.parametrize("case", OPTIMIZERS)
+@pytest.mark.parametrize("key", [None, "auto"])
+def test_a_file_of_an_optimizer_alone_is_told_by_its_name(case: str, key: str | None, tmp_path: Path) -> None:
+    model = Two()
+    optimizer = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    path = save(OPTIMIZERS[case](optimizer.state_dict()), tmp_path / "optimizer.pt")
+    with pytest.raises(CheckpointError) as refusal:
+        carry_out("Two", path, checkpoint={"key": key})
+    assert refusal.value.message.startswith(
+        f"{path} holds the state of an optimizer and no weights. In the file:\n  (top"
+    )
+    assert refusal.value.hint == "give the file of the model's weights, which is often beside it: checkpoint.path=FILE"
+
+
+def test_weights_beside_an_optimizer_are_weights(tmp_path: Path) -> None:
+    state = filled(Two()).state_dict()
+    optimizer = torch.optim.AdamW(Two().parameters()).state_dict()
+    path = save({"model": state, "optimizer": optimizer}, tmp_path / "a.pt")
+    assert carry_out("Two", path, checkpoint={"key": "model"}).report.keys.loaded == len(state)

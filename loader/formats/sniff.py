@@ -17,7 +17,7 @@ from loader.formats.archived import torch_folder
 from loader.formats.file import CheckpointFile
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
-from loader.formats.zip import LOCAL_SIGNATURE, Archive
+from loader.formats.zip import LOCAL_SIGNATURE, Archive, UnfinishedError
 
 _HEAD = 4096
 _EMPTY_ZIP = b"PK\x05\x06"
@@ -47,13 +47,21 @@ def recognise(file: CheckpointFile) -> Recognised:
             f"{shown_path(file.path)} is empty (0 bytes)",
             "copy or download the file again; it may also still be being written",
         )
-    archive = Archive(file) if head.startswith((LOCAL_SIGNATURE, _EMPTY_ZIP)) else None
+    archive = _archive(file) if head.startswith((LOCAL_SIGNATURE, _EMPTY_ZIP)) else None
     found = _recognise(file, head) if archive is None else _recognise_zip(archive)
     if found is None:
         from loader.formats.foreign import refusal  # noqa: PLC0415  # only what is refused needs it
 
         raise refusal(file, head, archive)
     return found
+
+
+def _archive(file: CheckpointFile) -> Archive:
+    try:
+        return Archive(file)
+    except UnfinishedError as error:
+        declared = torch_zip.declared_bytes(file)
+        raise (file.ends_early(declared) if declared > file.size else error) from error
 
 
 def _recognise(file: CheckpointFile, head: bytes) -> Recognised | None:

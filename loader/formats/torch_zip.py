@@ -6,8 +6,12 @@ pickle is read inertly; no storage is read or unpacked before one of its tensors
 
 from __future__ import annotations
 
+import struct
+
+from loader.errors import CheckpointError
 from loader.formats.archived import INDEX, ArchivedFile, Records, torch_folder
 from loader.formats.base import ITEMSIZE
+from loader.formats.file import CheckpointFile
 from loader.formats.path import shown_path
 from loader.formats.pickle import unpickle
 from loader.formats.records import PersistentId
@@ -17,6 +21,8 @@ from loader.formats.zip import Archive
 from loader.wording import safe_text
 
 FORMAT = "torch-zip"
+_LOCAL = struct.Struct("<8xH16x2H")
+"""Of what stands before a member: how it is packed, and how long its name and its extra field are."""
 
 
 class TorchZip(ArchivedFile):
@@ -88,3 +94,29 @@ class PickleInArchive:
 def pickled_in(records: Records) -> object:
     """What `torch.save` was given, as inert records."""
     return PickleInArchive(records, INDEX, "data").root
+
+
+def declared_bytes(file: CheckpointFile) -> int:
+    """How many bytes the storages need which the pickle at a file's start refers to; 0 where it begins otherwise.
+
+    The end of an archive may be missing, and the table of contents with it; torch writes the pickle first.
+    """
+    header = file.pread(0, min(_LOCAL.size, file.size))
+    if len(header) < _LOCAL.size:
+        return 0
+    method, name_length, extra_length = _LOCAL.unpack(header)
+    start = _LOCAL.size + name_length + extra_length
+    if method or start > file.size or not file.pread(_LOCAL.size, name_length).endswith(INDEX.encode()):
+        return 0
+    sizes: dict[str, int] = {}
+
+    def note(pid: object) -> object:
+        if isinstance(pid, tuple) and len(pid) == 5 and type(pid[2]) is str and type(pid[4]) is int:
+            sizes[pid[2]] = pid[4] * ITEMSIZE[storage_dtype(pid[1]) or "uint8"]
+        return PersistentId(pid)
+
+    try:
+        unpickle(file.mapping, start, persistent=note)
+    except CheckpointError:
+        return 0  # the pickle itself is cut off
+    return sum(sizes.values())

@@ -57,6 +57,10 @@ class Member:
     """Where the next member's header, or the table of contents, begins."""
 
 
+class UnfinishedError(CheckpointError):
+    """The end of an archive is missing, and with it the table of contents."""
+
+
 class Archive:
     """The table of contents of a zip file.
 
@@ -197,9 +201,11 @@ class Archive:
             place = tail.rfind(b"PK\x05\x06", 0, place + 3)
         if first >= 0 and first + _END.size <= len(tail):
             raise self.file.damaged("something follows the end of the zip archive")
-        raise CheckpointError(
-            f"{self._path} is cut off: {self._end - self._start:,} bytes are there, and a zip file's table of "
-            "contents, which stands at its end, is missing",
+        zeros = tail and not tail.strip(b"\0")
+        there = "it ends in zero bytes" if zeros else f"{self._end - self._start:,} bytes are there"
+        raise UnfinishedError(
+            f"{self._path} is cut off: {there}, and a zip file's table of contents, which stands at its end, is "
+            "missing",
             "copy or download the file again; it may also still be being written",
         )
 

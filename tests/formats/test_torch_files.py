@@ -287,3 +287,40 @@ def test_old_storage_views_are_read(tmp_path: Path) -> None:
     path.write_bytes(view)
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.read(checkpoint.root.tensors()["0"]).tolist() == [2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_file_that_is_cut_off_tells_how_much_was_declared(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.ones(10_000), "b": torch.ones(500, dtype=torch.float64), "c": 3}, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(path)
+    there, declared = f"{int(share * len(whole)):,} bytes are there", "44,000 or more are declared"
+    assert refusal.value.message == (
+        f"{path} is cut off: {there}, {declared}"
+        if share * len(whole) < 44_000
+        else f"{path} is cut off: {there}, and a zip file's table of contents, which stands at its end, is missing"
+    )
+    assert refusal.value.hint == "copy or download the file again; it may also still be being written"
+
+
+@pytest.mark.parametrize("length", [4, 29, 40, 200])
+def test_a_file_whose_index_is_cut_off_says_that(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.ones(10_000)}, path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(
+        CheckpointError, match=rf"is cut off: {length} bytes are there, and a zip file's table of contents"
+    ):
+        open_checkpoint(path)
+
+
+def test_a_download_that_stopped_in_a_file_of_full_length_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.ones(100_000)}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[:100_000] + bytes(len(content) - 100_000))
+    with pytest.raises(CheckpointError, match="is cut off: it ends in zero bytes, and a zip file's table of contents"):
+        open_checkpoint(path)
