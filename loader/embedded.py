@@ -19,6 +19,7 @@ from loader.formats.base import Container
 from loader.formats.folder import choose
 from loader.formats.names import TORCHSCRIPT
 from loader.formats.needed import needed_globals, no_part_of_a_model
+from loader.formats.path import called
 from loader.formats.revive import revive
 from loader.parts import Part
 from loader.select import find, tree
@@ -108,12 +109,12 @@ def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
         classes = [name for name in needed_globals(part.checkpoint.root.record) if absent and name.startswith(absent)]
         told = f" ({listing(classes)})" if classes else ""
         raise CheckpointError(
-            f"{part.checkpoint.path} needs a class that cannot be imported{told}: {safe_text(error, 200)}",
+            f"{called(path)} needs a class that cannot be imported{told}: {safe_text(error, 200)}",
             f"add the folder that holds its module: PYTHONPATH=/path/to/its/folder\n{_WITHOUT}",
         ) from error
     except (Exception, SystemExit) as error:
         raise CheckpointError(
-            f"unpickling {part.checkpoint.path} raised {type(error).__name__}: {safe_text(error, 200)}", _WITHOUT
+            f"unpickling {called(path)} raised {type(error).__name__}: {safe_text(error, 200)}", _WITHOUT
         ) from error
     for name in settings.key.split(".") if settings.key else ():
         try:
@@ -126,7 +127,7 @@ def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
 def _no_key(key: str, part: Part) -> FitError:
     root = part.checkpoint.root
     return FitError(
-        f"the nested key '{safe_text(key)}' is not in {part.checkpoint.path}"
+        f"the nested key '{safe_text(key)}' is not in {called(part.checkpoint.path)}"
         f"{did_you_mean(key, (name for name, _ in root.walk()))}. In the file:\n{tree(root)}",
         "checkpoint.key=null takes the top level",
     )

@@ -15,6 +15,7 @@ from loader.config.schema import CheckpointConfig, JobConfig, PartConfig
 from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats import open_checkpoint
 from loader.formats.base import Checkpoint, Container, TensorEntry
+from loader.formats.path import called
 from loader.plan import Offered, Wanted
 from loader.rules import Hits, rewrite, rewrite_metadata
 from loader.select import only_optimizer, select, tree
@@ -22,6 +23,10 @@ from loader.wording import did_you_mean, listing, safe_text
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+_WITHOUT_DATA = ("plan", "inspect")
+"""Modes that read no tensor: of a remote file the header will do."""
 
 
 @dataclass(slots=True)
@@ -47,7 +52,7 @@ class Part:
     def label(self) -> str:
         """How messages name it: the file and the nested key."""
         key = self.config.checkpoint.key
-        return f"{self.checkpoint.path}" + (f" under '{safe_text(key)}'" if key else "")
+        return called(self.checkpoint.path) + (f" under '{safe_text(key)}'" if key else "")
 
 
 @dataclass(slots=True)
@@ -83,7 +88,8 @@ def open_parts(job: JobConfig, stack: ExitStack) -> list[Part]:
         settings = config.checkpoint
         identity = (settings.path, settings.format, settings.sha256, settings.check)
         if identity not in opened:
-            opened[identity] = _open(settings, stack, f"parts.{name}.path" if name else "checkpoint.path")
+            override = f"parts.{name}.path" if name else "checkpoint.path"
+            opened[identity] = _open(settings, stack, override, data=job.mode not in _WITHOUT_DATA)
         parts.append(Part(name, config, opened[identity]))
     return parts
 
@@ -99,7 +105,7 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
         shapes = {key: want.shape for key, want in below(part.name, wanted)}
         override = f"parts.{part.name}.key" if part.name else "checkpoint.key"
         key = part.config.checkpoint.key
-        part.selected = select(part.checkpoint.root, key, shapes, str(part.checkpoint.path), override)
+        part.selected = select(part.checkpoint.root, key, shapes, called(part.checkpoint.path), override)
         _offer(part, wanted, result)
     return result
 
@@ -133,10 +139,12 @@ def check_mounts(model: nn.Module, parts: Sequence[Part]) -> None:
         raise ConfigError(f"parts overlap: {listing(nested)}", "give each key of the model to one part alone")
 
 
-def _open(settings: CheckpointConfig, stack: ExitStack, override: str) -> Checkpoint:
+def _open(settings: CheckpointConfig, stack: ExitStack, override: str, *, data: bool) -> Checkpoint:
     if not settings.path:
         raise ConfigError(f"'{override}' must be given", f"{override}=FILE")
-    checkpoint = open_checkpoint(settings.path, format=settings.format, sha256=settings.sha256, check=settings.check)
+    checkpoint = open_checkpoint(
+        settings.path, format=settings.format, sha256=settings.sha256, check=settings.check, data=data
+    )
     stack.callback(checkpoint.close)
     return checkpoint
 

@@ -1,22 +1,26 @@
 """What Hydra calls for each job.
 
 Guarantees: it never raises for anything about a job, so that no launcher stops a sweep for one; a single run stays in
-this process, a job of a sweep gets one of its own; a config that does not resolve is refused like any other.
+this process, a job of a sweep gets one of its own; a config that does not resolve is refused like any other; what Hydra
+keeps of a job has lost the credentials of its URLs before the job runs.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from loader.config.compose import plain
 from loader.errors import ConfigError
+from loader.redaction import redact_files
 from loader.report.data import ErrorReport, Report
 from loader.report.files import REPORT, write_report
 
@@ -39,7 +43,9 @@ class Task:
 
     def __call__(self, config: DictConfig) -> dict[str, Any]:
         """Runs a job; what it returns is kept by Hydra until the end, and therefore small."""
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        hydra = HydraConfig.get()
+        redact_files(_kept_by(hydra))
+        if hydra.mode == RunMode.MULTIRUN:
             return self._run_in_sweep(config)
         self.exit_code = self._run(config)
         return {"exit_code": self.exit_code}
@@ -88,6 +94,14 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
         if own and resolved["scaffold"].get("path") is None:
             resolved["scaffold"]["path"] = f"{os.path.relpath(own[0])}/experiment/"
     return resolved
+
+
+def _kept_by(hydra: HydraConf) -> Iterator[Path]:
+    """Where Hydra has kept a job's config, and a sweep's, by the time that the job begins."""
+    if hydra.output_subdir is not None:
+        yield from (Path(hydra.runtime.output_dir) / hydra.output_subdir).glob("*.yaml")
+    if hydra.mode == RunMode.MULTIRUN:
+        yield Path(hydra.runtime.cwd, hydra.sweep.dir, "multirun.yaml")
 
 
 def refuse(error: ConfigError, config: DictConfig, overrides: list[str], output_dir: Path) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from loader.collector import collector_paused
 from loader.errors import CheckpointError, ConfigError
-from loader.formats.path import resolve_path, shown_path
+from loader.formats.path import is_url, resolve_path, shown_path
 from loader.wording import did_you_mean, safe_text
 
 if TYPE_CHECKING:
@@ -28,18 +28,20 @@ def open_checkpoint(
     format: str = "auto",
     sha256: str | None = None,
     check: str = "crc",  # as in configs
+    data: bool = True,
 ) -> Opened:
     """Opens a checkpoint and reads its index.
 
     Args:
         path: A file, the index of a checkpoint in several files, or a folder that holds one checkpoint; `~` and
-            `pkg://package/file` are resolved.
+            `pkg://package/file` are resolved, and a URL is downloaded (`loader.remote`).
         format: `auto`, or the name of the format that it must have.
         sha256: The digest that it must have; that of several files is described at `several.digest_of`.
         check: `structure` compares no checksums, `crc` those of what is used, `full` all of them, at once.
+        data: Whether tensors will be read; without, a remote file's header may be all that is fetched.
 
     Returns:
-        The checkpoint; its `path` is what was given, made absolute.
+        The checkpoint; its `path` is what was given, made absolute, or where the copy of a remote file is.
 
     Raises:
         CheckpointError: It is missing, unreadable, damaged, no checkpoint, or has another digest or format.
@@ -49,16 +51,24 @@ def open_checkpoint(
 
     _refuse_unknown("checkpoint.format", format, ("auto", *found.FORMATS))
     _refuse_unknown("checkpoint.check", check, CHECKS)
-    named = resolve_path(path)
+    wanted = _digest(path, sha256)
     with ExitStack() as stack:
-        kind = found.find(named, stack)
+        if is_url(path):
+            from loader.remote import open_remote  # noqa: PLC0415  # only URLs need it
+
+            file = open_remote(str(path), sha256=wanted, data=data or check == "full")
+            stack.callback(file.close)
+            named, kind = file.path, found.find_in(file, stack)
+        else:
+            named = resolve_path(path)
+            kind = found.find(named, stack)
         if format not in {"auto", kind.format}:
             raise CheckpointError(
                 f"{shown_path(named)} is a {kind.format} {'checkpoint' if named.is_dir() else 'file'}; "
                 f"checkpoint.format says {format}",
                 f"checkpoint.format={kind.format}",
             )
-        _compare_digest(named, kind.sha256, sha256)
+        _compare_digest(named, kind.sha256, wanted)
         with collector_paused():
             opened = kind.open(check)
         opened.path = named
@@ -74,15 +84,21 @@ def _refuse_unknown(key: str, value: str, known: tuple[str, ...]) -> None:
         )
 
 
-def _compare_digest(path: Path, digest: Callable[[], str], expected: str | None) -> None:
+def _digest(path: str | Path, expected: str | None) -> str | None:
     if expected is None:
-        return
+        return None
     wanted = expected.lower()
     if len(wanted) != 64 or set(wanted) - set("0123456789abcdef"):
         raise ConfigError(
             f"checkpoint.sha256 is '{safe_text(expected)}'; 64 hexadecimal digits were expected",
             f"sha256sum {shown_path(path)}",
         )
+    return wanted
+
+
+def _compare_digest(path: Path, digest: Callable[[], str], wanted: str | None) -> None:
+    if wanted is None:
+        return
     found = digest()
     if found != wanted:
         raise CheckpointError(

@@ -13,7 +13,7 @@ import mmap
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from loader.errors import CheckpointError
 from loader.formats.descriptors import Descriptor, changed
@@ -40,12 +40,19 @@ class CheckpointFile:
         CheckpointError: It is missing, unreadable, or no regular file.
     """
 
+    remote: ClassVar[bool] = False
+    """Whether its neighbours may not be on this machine yet."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor = Descriptor(path)
         self.size = self._descriptor.size
         self._mapping: mmap.mmap | None = None
         self._mapping_lock = threading.Lock()
+
+    def beside(self, name: str) -> CheckpointFile:
+        """Opens another file of the same folder."""
+        return CheckpointFile(self.path.parent / name)
 
     def pread(self, offset: int, length: int) -> bytes:
         """Reads exactly these bytes.

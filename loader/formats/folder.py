@@ -30,7 +30,7 @@ DCP_METADATA, DCP_ENDING = ".metadata", ".distcp"
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".pt2", ".gguf", ".npz")
 """What checkpoint files are called; what they are is for their content to say."""
 _GOLDEN = ".golden.safetensors"
-_PREFERRED = (
+PREFERRED = (
     ("model.safetensors.index.json", "model.safetensors"),
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
     ("diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors"),
@@ -56,7 +56,7 @@ def choose(folder: Path) -> Path:
         CheckpointError: There is none, there are several, or it leads out of the folder.
     """
     names = _files(folder)
-    candidates = next((found for pair in _PREFERRED if (found := [name for name in pair if name in names])), None)
+    candidates = next((found for pair in PREFERRED if (found := [name for name in pair if name in names])), None)
     if candidates is None:
         candidates = _others(folder, names)
     if not candidates:
@@ -76,7 +76,12 @@ def choose(folder: Path) -> Path:
 
 def has_preferred(names: Sequence[str]) -> bool:
     """Whether one of these names is one that Hugging Face's libraries give to a model's weights."""
-    return any(name in names for pair in _PREFERRED for name in pair)
+    return any(name in names for pair in PREFERRED for name in pair)
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file is called like one of several shards."""
+    return _SHARD.fullmatch(name) is not None
 
 
 def listed(folder: Path) -> list[str]:
@@ -110,7 +115,7 @@ def _others(folder: Path, names: Sequence[str]) -> list[str]:
     files = [
         name
         for name in names
-        if name not in indexes and name not in named and not name.endswith(_GOLDEN) and not _SHARD.fullmatch(name)
+        if name not in indexes and name not in named and not name.endswith(_GOLDEN) and not is_shard(name)
     ]
     return [*indexes, *files]
 
@@ -126,7 +131,7 @@ def _shards(index: Path) -> set[str]:
 
 
 def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
-    shards = [name for name in names if _SHARD.fullmatch(name)]
+    shards = [name for name in names if is_shard(name)]
     if shards:
         return CheckpointError(
             f"{shown_path(folder)} holds {counted(len(shards), 'shard')} ({listing(shards)}) and no index of them "

@@ -30,6 +30,7 @@ from loader.wording import safe_text
 _AGAIN = "download the file again, from its raw link and with the access it needs"
 _SHOWN = 60
 _TAIL = 64 << 10
+_HEAD = 4096
 
 _MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
     (0, b"version https://git-lfs.github.com/spec/", Foreign(
@@ -100,6 +101,12 @@ def name_foreign(head: bytes, tail: bytes, name: str) -> Foreign:
     return _name_text(head) or Foreign(
         f"of no known format (it begins with the bytes {head[:8].hex(' ')}); {READ}", "checkpoint.path=FILE"
     )
+
+
+def page_in(head: bytes) -> Foreign | None:
+    """What to say of a download that begins like this, where it is a web page."""
+    found = _name_text(head[:_HEAD]) if head else None
+    return found if found is _PAGE else None
 
 
 def _name_text(head: bytes) -> Foreign | None:

@@ -61,7 +61,7 @@ def find(path: Path, stack: ExitStack) -> Found:
         return _in_folder(path, stack)
     if path.name == folder.DCP_METADATA or path.suffix == folder.DCP_ENDING:
         return _in_folder(path.parent, stack)  # no checkpoint by itself, and always a part of one
-    return _in_file(opened(path, stack), stack)
+    return find_in(opened(path, stack), stack)
 
 
 def _folders() -> Sequence[FindsFolder]:
@@ -76,8 +76,9 @@ def _in_folder(path: Path, stack: ExitStack) -> Found:
         found = kind(path, names, stack)
         if found is not None:
             return found
-    return _in_file(opened(folder.choose(path), stack), stack)
+    return find_in(opened(folder.choose(path), stack), stack)
 
 
-def _in_file(file: CheckpointFile, stack: ExitStack) -> Found:
+def find_in(file: CheckpointFile, stack: ExitStack) -> Found:
+    """Finds out what an opened file is, as `find` does."""
     return Shards(file, stack) if is_index(file) else OneFile(file, sniff.recognise(file))

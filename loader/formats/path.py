@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 from pathlib import Path, PurePosixPath
 
@@ -15,16 +16,23 @@ from loader.errors import CheckpointError
 from loader.wording import closest, listing, safe_text
 
 _PACKAGE = "pkg://"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LONGEST_PATH = 400
+_NAMES: dict[Path, str] = {}
 _MOST_ENTRIES = 10_000
 """A folder with more entries than this is not searched for close names."""
+
+
+def is_url(text: str | Path) -> bool:
+    """Whether what a user typed is a URL; ``pkg://`` is none, it names a file on this machine."""
+    return _URL.match(str(text)) is not None and not str(text).lower().startswith(_PACKAGE)
 
 
 def resolve_path(text: str | Path) -> Path:
     """Finds the file or folder that a config names.
 
     Args:
-        text: A path, `~` allowed; `pkg://package.name/sub/file` is a file inside an installed package.
+        text: A path, `~` allowed, no URL; `pkg://package.name/sub/file` is a file inside an installed package.
 
     Returns:
         The absolute path; something is there.
@@ -37,15 +45,7 @@ def resolve_path(text: str | Path) -> Path:
         raise CheckpointError(
             f"checkpoint.path is {typed!r:.60}; the path of a file was expected", "checkpoint.path=FILE"
         )
-    if typed.startswith(_PACKAGE):
-        path = _in_package(typed)
-    elif "://" in typed:
-        raise CheckpointError(
-            f"checkpoint.path is {shown_path(typed)}, a URL; a file on this machine was expected",
-            "download the file first, then give its path: checkpoint.path=FILE",
-        )
-    else:
-        path = Path(os.path.abspath(os.path.expanduser(typed)))  # noqa: PTH100, PTH111  # pathlib raises on an unknown user
+    path = _in_package(typed) if typed.startswith(_PACKAGE) else _on_disk(typed)
     if not os.path.lexists(path):
         raise missing_file(path, typed)
     return path
@@ -53,7 +53,22 @@ def resolve_path(text: str | Path) -> Path:
 
 def shown_path(path: str | Path) -> str:
     """Writes a path for a message, whole unless it is absurdly long."""
-    return safe_text(path, longest=_LONGEST_PATH)
+    return safe_text(called(path), longest=_LONGEST_PATH)
+
+
+def stand_for(path: Path, name: str) -> None:
+    """Has a local copy called by the name of what it is a copy of: a user knows a URL, not its place in a cache."""
+    _NAMES[path] = name
+
+
+def called(path: str | Path) -> str:
+    """What messages and reports call a file: its path, or the URL that it was downloaded from."""
+    return _NAMES.get(Path(path), str(path)) if _NAMES else str(path)
+
+
+def is_copy(path: Path) -> bool:
+    """Whether a file is a local copy of something that lies elsewhere."""
+    return path in _NAMES
 
 
 def missing_file(path: Path, typed: str = "") -> CheckpointError:
@@ -67,6 +82,10 @@ def missing_file(path: Path, typed: str = "") -> CheckpointError:
     if near:
         message += f"; close names there: {listing(near)}"
     return CheckpointError(message, _advice(path, near))
+
+
+def _on_disk(typed: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(typed)))  # noqa: PTH100, PTH111  # pathlib raises on an unknown user
 
 
 def _advice(path: Path, near: list[str]) -> str:

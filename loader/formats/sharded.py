@@ -20,7 +20,7 @@ from loader.formats.file import CheckpointFile
 from loader.formats.index import read_index
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
-from loader.formats.several import SeveralFiles, digest_of, each, natural, opened, refuse_links, refuse_missing
+from loader.formats.several import SeveralFiles, digest_of, each, natural, refuse_links, refuse_missing
 from loader.formats.sniff import recognise
 from loader.wording import counted, listing, phrases, safe_text
 
@@ -53,8 +53,9 @@ class Shards:
         paths = {name: folder / name for name in sorted(set(self.places.values()), key=natural)}
         outside = {name: real for name, path in paths.items() if (real := leads_out(path, folder))}
         refuse_links(outside, shown_path(index.path))
-        refuse_missing(index.path, paths, lambda missing: _download(folder, missing))
-        self.files = each(paths, lambda path: opened(path, stack))
+        if not index.remote:
+            refuse_missing(index.path, paths, lambda missing: _download(folder, missing))
+        self.files = each({name: name for name in paths}, lambda name: self._opened(name, stack))
         self.recognised = each(self.files, recognise)
         self.format = self._format()
 
@@ -72,6 +73,11 @@ class Shards:
         the shards in natural order (2 before 10).
         """
         return digest_of({self.index.path.name: self.index, **self.files})
+
+    def _opened(self, name: str, stack: ExitStack) -> CheckpointFile:
+        file = self.index.beside(name)
+        stack.callback(file.close)
+        return file
 
     def _format(self) -> str:
         by_format: dict[str, list[str]] = {}

@@ -1,6 +1,7 @@
 """Keeps reports on disk.
 
-Guarantees: a file is there as a whole or not at all; it is JSON that any reader takes (no NaN, no infinity).
+Guarantees: a file is there as a whole or not at all; it is JSON that any reader takes (no NaN, no infinity); URLs
+have lost their credentials.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from loader.redaction import redacted
 from loader.report.data import Report
 
 REPORT = "report.json"
@@ -76,6 +78,6 @@ def _finite(content: Any) -> Any:
 def write_text(path: Path, text: str) -> Path:
     """Writes text at once."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8", newline="")
+    draft.write_text(redacted(text), encoding="utf-8", newline="")
     draft.replace(path)
     return path

@@ -16,6 +16,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from loader.beside import beside
+from loader.formats.path import called
 from loader.report import planned
 from loader.report.data import KeysReport, ModelReport, PartReport, Report
 
@@ -67,7 +68,7 @@ def parts(report: Report, opened: Sequence[Part]) -> None:
         used: dict[str, Any] = {"allow_globals": settings.allow_globals} if settings.allow_globals else {}
         digest = part.checkpoint.sha256() if settings.sha256 or settings.check == "full" else None
         report.parts[part.name] = PartReport(
-            path=str(part.checkpoint.path),
+            path=called(part.checkpoint.path),
             format=part.checkpoint.format,
             key=settings.key,
             sha256=digest,

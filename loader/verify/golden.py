@@ -21,6 +21,7 @@ from safetensors.torch import save
 
 from loader.errors import ConfigError
 from loader.formats import open_checkpoint
+from loader.formats.path import is_url
 from loader.verify.inputs import Inputs
 from loader.wants import dtype_name
 from loader.wording import listing, safe_text, shape
@@ -53,16 +54,21 @@ def beside(checkpoint: Path) -> Path:
 
 
 def find(setting: str | None, checkpoint: Path | None) -> Path | None:
-    """The record that a config means: a path, or with ``auto`` the one beside the checkpoint where there is one.
+    """The record that a config means: a path or URL, or with ``auto`` the one beside a checkpoint on this machine.
 
     Raises:
         ConfigError: A record is named and is not there.
+        CheckpointError: It is a URL, and cannot be downloaded.
     """
     if setting is None:
         return None
     if setting == "auto":
         own = beside(checkpoint) if checkpoint is not None else None
         return own if own is not None and own.is_file() else None
+    if is_url(setting):
+        from loader.remote import local_copy  # noqa: PLC0415  # only URLs need it
+
+        return local_copy(setting)
     named = Path(setting).expanduser().absolute()
     if not named.is_file():
         raise ConfigError(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from loader.errors import CheckpointError
+from loader.formats import path
 from loader.formats.path import resolve_path
 
 
@@ -61,9 +62,13 @@ def test_what_is_no_path_is_refused(text: str) -> None:
     assert "the path of a file was expected" in refusal(text).message
 
 
-@pytest.mark.parametrize("text", ["https://host/x.pt", "s3://bucket/x.pt"])
-def test_urls_are_told_apart(text: str) -> None:
-    assert refusal(text).message == f"checkpoint.path is {text}, a URL; a file on this machine was expected"
+def test_a_copy_is_called_by_what_it_is_a_copy_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(path, "_NAMES", {})
+    copy = tmp_path / "a.pt"
+    assert (path.called(copy), path.is_copy(copy)) == (str(copy), False)
+    path.stand_for(copy, "https://host/a.pt")
+    assert (path.called(copy), path.shown_path(copy), path.is_copy(copy)) == (*["https://host/a.pt"] * 2, True)
+    assert path.called(tmp_path / "b.pt") == str(tmp_path / "b.pt")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import struct
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -166,8 +167,9 @@ def test_another_format_than_the_config_says_is_refused(tmp_path: Path) -> None:
 def test_wrong_settings_are_the_configs_fault(key: str, value: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save({"a": torch.ones(1)}, path)
+    settings: dict[str, Any] = {key: value}
     with pytest.raises(ConfigError) as refusal:
-        open_checkpoint(path, **{key: value})
+        open_checkpoint(path, **settings)
     assert expected in refusal.value.message
 
 

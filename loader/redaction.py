@@ -1,0 +1,66 @@
+"""URLs as they may be shown.
+
+Guarantees: what these functions let pass holds no user name, no password and no signed query of a URL, wherever in a
+text the URL stands; a text without a URL comes back as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+HIDDEN = "***"
+"""Stands where a secret stood."""
+
+_URL = re.compile(
+    r"""(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s/?\#"'<>]*@)?(?P<path>[^\s?\#"'<>]*)"""
+    r"""(?P<query>\?[^\s\#"'<>]*)?(?P<fragment>\#[^\s"'<>]*)?"""
+)
+_HARMLESS = re.compile(r"\d{1,4}|v?\d+(\.\d+){1,3}|true|false|main|master")
+"""Values that are too plain to be a secret; everything else in a query may be one, whatever its name is."""
+
+_PUNCTUATION = ".,;:!)]}"
+"""Belongs to the sentence that a URL ends."""
+
+
+def redacted(text: str) -> str:
+    """Takes the credentials out of all URLs in a text."""
+    return _URL.sub(_shown, text) if "://" in text else text
+
+
+class RedactingFormatter(logging.Formatter):
+    """A log's formatter; Hydra logs the overrides of a sweep's jobs as they were typed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or lines, of a record."""
+        return redacted(super().format(record))
+
+
+def redact_files(paths: Iterable[Path]) -> None:
+    """Takes the credentials out of text files that others wrote; files that are not there are passed over."""
+    for path in paths:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        shown = redacted(text)
+        if shown != text:
+            path.write_text(shown, encoding="utf-8")
+
+
+def _shown(url: re.Match[str]) -> str:
+    if url["scheme"].lower() == "pkg://":
+        return url[0]
+    user = f"{HIDDEN}@" if url["user"] else ""
+    return f"{url['scheme']}{user}{url['path']}{_query(url['query'] or '')}"
+
+
+def _query(query: str) -> str:
+    if not query:
+        return ""
+    shown = []
+    bare = query.rstrip(_PUNCTUATION)
+    for pair in bare[1:].split("&"):
+        name, equals, value = pair.partition("=")
+        plain = equals and (not value or _HARMLESS.fullmatch(value))
+        shown.append(pair if plain else f"{name}={HIDDEN}" if equals else HIDDEN)
+    return "?" + "&".join(shown) + query[len(bare) :]

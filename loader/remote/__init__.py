@@ -1,0 +1,54 @@
+"""Checkpoints that are not on this machine: ``https://``, ``http://``, ``s3://``, ``gs://`` and ``hf://``.
+
+Guarantees: importing this package imports neither fsspec nor a protocol's package. What is opened is a
+`CheckpointFile`: a copy in the cache that is complete and has the digest that was asked for, or, where no data is
+wanted, the remote file's header. Nothing that came from elsewhere is run, unpacked, or looked for anywhere else.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from loader.formats.file import CheckpointFile
+from loader.remote.cache import Cache, cache_folder
+from loader.remote.source import Source, is_set
+from loader.remote.urls import parse_url
+
+__all__ = ["local_copy", "open_remote"]
+
+
+def open_remote(text: str, *, sha256: str | None, data: bool) -> CheckpointFile:
+    """Opens the file that a URL names.
+
+    Args:
+        text: The URL of a file, of the index of a checkpoint in several files, or, where the protocol has folders, of a
+            folder with one checkpoint.
+        sha256: The digest that it must have, of which nothing else is known yet.
+        data: Whether tensors will be read; without, the header of a safetensors file is all that is fetched, unless a
+            digest is to be checked.
+
+    Raises:
+        CheckpointError: It is not to be had, or is something else.
+    """
+    url = parse_url(text)
+    cache = Cache(cache_folder())
+    source = Source(url, cache)
+    with ExitStack() as stack:
+        stack.callback(source.close)
+        cached = sha256 is not None and cache.blob(sha256).is_file()
+        found = url if cached else source.find()
+        path = source.place(found)
+        if data or sha256 is not None:
+            file = source.whole(found, path, None if is_set(found) else sha256)
+        else:
+            file = source.header(found, path)
+        stack.pop_all()  # from here on, closing the file closes the connections
+    return file
+
+
+def local_copy(text: str) -> Path:
+    """Downloads the file that a URL names, unless it is in the cache, and says where it is now."""
+    file = open_remote(text, sha256=None, data=True)
+    file.close()
+    return file.path

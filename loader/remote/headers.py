@@ -1,0 +1,151 @@
+"""A remote file of which only the index is wanted.
+
+Guarantees: what is read is asked for in ranges and kept once read; every range is of the version that the first one
+was of; a tensor's data is never fetched this way.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from loader.errors import CheckpointError
+from loader.formats.file import CheckpointFile
+from loader.formats.index import is_index_name
+from loader.formats.safetensors import is_safetensors
+from loader.remote.download import refuse_page
+from loader.remote.patience import patiently
+from loader.remote.refusals import changed_meanwhile
+from loader.remote.transport import Answer, Interrupted, Transport, Version
+from loader.remote.urls import Url
+
+if TYPE_CHECKING:
+    import torch
+
+_FIRST = 256 << 10
+"""Holds the header of most files, so that one request is enough."""
+
+
+class RemoteHeader(CheckpointFile):
+    """A remote file that is read in ranges.
+
+    Args:
+        url: The file.
+        path: What it is called by; nothing is there.
+        transport: The way to it; closed with this.
+        head: Its first bytes.
+        version: Of which version they are; its size is known.
+        sibling: Opens another file of its folder.
+    """
+
+    remote = True
+
+    def __init__(
+        self,
+        url: Url,
+        path: Path,
+        transport: Transport,
+        head: bytes,
+        version: Version,
+        sibling: Callable[[str], CheckpointFile],
+    ) -> None:
+        self.path = path
+        self._sibling = sibling
+        self.size = version.size or 0
+        self._url, self._transport, self._version = url, transport, version
+        self._pieces = {0: head}
+        self._mapping = None
+
+    def beside(self, name: str) -> CheckpointFile:
+        """Opens another file of the same folder, likewise."""
+        return self._sibling(name)
+
+    @property
+    def mapping(self) -> mmap.mmap:
+        """Raises CheckpointError: there is nothing to map."""
+        self._refuse_data()
+
+    def read_into(self, tensor: torch.Tensor, offset: int) -> None:  # noqa: ARG002  # as files take it
+        """Raises CheckpointError: no data is here."""
+        self._refuse_data()
+
+    def release(self, offset: int, length: int) -> None:
+        """Nothing is mapped."""
+
+    def open_again(self) -> int:
+        """Raises CheckpointError: there is nothing to read ahead."""
+        self._refuse_data()
+
+    def check_unchanged(self) -> None:
+        """Every range was of the same version."""
+
+    def close(self) -> None:
+        """Ends the connections."""
+        self._transport.close()
+
+    def _read_once(self, offset: int, length: int) -> bytes:
+        for start, piece in self._pieces.items():
+            if start <= offset < start + len(piece):
+                return piece[offset - start : offset - start + length]
+        end = min(self.size, offset + max(length, _FIRST))
+        ask = partial(_read_range, self._url, self._transport, offset, end, self._version)
+        self._pieces[offset] = piece = patiently(self._url, ask)
+        return piece[:length]
+
+    def _refuse_data(self) -> NoReturn:
+        raise CheckpointError(
+            f"{self._url.shown} was opened for its header alone; its tensors were not downloaded", "mode=load"
+        )
+
+
+def try_header(
+    url: Url, path: Path, transport: Transport, sibling: Callable[[str], CheckpointFile]
+) -> RemoteHeader | None:
+    """Opens a remote file for its header, as `RemoteHeader` takes it; None where that needs the whole file.
+
+    That is so where the server gives no ranges or no size, and for formats whose index is not at their beginning.
+
+    Raises:
+        CheckpointError: It is not to be had.
+    """
+    begun = patiently(url, lambda: _begin(url, transport))
+    if begun is None:
+        return None
+    head, version = begun
+    readable = len(head) > 8 and is_safetensors(head)
+    if not readable and not is_index_name(url.name):
+        return None
+    return RemoteHeader(url, path, transport, head, version, sibling)
+
+
+def _begin(url: Url, transport: Transport) -> tuple[bytes, Version] | None:
+    with transport.open(url, 0, _FIRST) as answer:
+        size = answer.version.size
+        if size is None or not (answer.partial or size <= _FIRST):
+            return None
+        head = _exactly(answer, min(_FIRST, size))
+        refuse_page(url, head, answer.said)
+        return head, answer.version
+
+
+def _read_range(url: Url, transport: Transport, start: int, end: int, version: Version) -> bytes:
+    with transport.open(url, start, end, version.tag) as answer:
+        if answer.start != start or not answer.partial or answer.version != version:
+            raise changed_meanwhile(url)
+        return _exactly(answer, end - start)
+
+
+def _exactly(answer: Answer, length: int) -> bytes:
+    """So many bytes; an answer that has fewer broke off, and one that has more is not listened to."""
+    pieces, there = [], 0
+    chunks = answer.chunks()
+    while there < length:
+        piece = next(chunks, b"")
+        if not piece:
+            raise Interrupted(f"broke off: {there:,} of {length:,} bytes came", "try again later")
+        pieces.append(piece)
+        there += len(piece)
+    return b"".join(pieces)[:length]

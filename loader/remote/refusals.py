@@ -1,0 +1,57 @@
+"""What is said where a remote file is not to be had, whatever the protocol.
+
+Guarantees: every sentence names the URL without its credentials.
+"""
+
+from __future__ import annotations
+
+from loader.errors import CheckpointError
+from loader.remote.urls import WEB, Url
+from loader.wording import listing
+
+_HUB = "huggingface.co"
+_SIGN_IN = {
+    "hf": "HF_TOKEN=… in the environment, or hf auth login; a gated model asks for consent on its page first",
+    "s3": "AWS credentials in the environment, or FSSPEC_S3_ANON=true for a public bucket",
+    "gs": "gcloud auth application-default login, or FSSPEC_GS_TOKEN=anon for a public bucket",
+}
+
+
+def not_allowed(url: Url, said: str) -> CheckpointError:
+    """The file may not be read without, or with these, credentials."""
+    if url.scheme in WEB:
+        host = url.host
+        hub = host == _HUB or host.endswith(f".{_HUB}")
+        hint = (
+            "checkpoint.path=hf://ORGANISATION/MODEL/FILE takes HF_TOKEN along"
+            if hub
+            else "credentials belong into ~/.netrc; a signed URL may have expired"
+        )
+    else:
+        hint = _SIGN_IN[url.scheme]
+    return CheckpointError(f"{url.shown} may not be read: {said}", hint)
+
+
+def gone(url: Url, said: str) -> CheckpointError:
+    """There is no such file."""
+    return CheckpointError(f"{url.shown} is not there: {said}", f"checkpoint.path={url.scheme}://…   # check the URL")
+
+
+def no_checkpoint_in(url: Url, names: list[str]) -> CheckpointError:
+    """A remote folder holds none, or several."""
+    if names:
+        lines = [f"checkpoint.path={url.below(name).shown}" for name in names[:20]]
+        return CheckpointError(
+            f"{url.shown} is a folder with {len(names):,} checkpoints; one was expected: {listing(names)}",
+            "\n".join(lines),
+        )
+    return CheckpointError(
+        f"{url.shown} is a folder without a checkpoint; model.safetensors, pytorch_model.bin, the index of either "
+        "(*.index.json), or one checkpoint file was expected",
+        f"checkpoint.path={url.shown.rstrip('/')}/FILE",
+    )
+
+
+def changed_meanwhile(url: Url) -> CheckpointError:
+    """What was read is of two versions of the file."""
+    return CheckpointError(f"{url.shown} changed while it was being read", "run it again once it is fully uploaded")

@@ -1,0 +1,127 @@
+"""Opens remote files: whole ones by way of the cache, or their headers alone.
+
+Guarantees: without a digest a file from the cache is used only after the server said that it is unchanged; with one
+that is in the cache the network is not used at all. When a header cannot be read alone, the log says that the file is
+downloaded.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+
+from loader.formats.file import CheckpointFile
+from loader.formats.index import is_index_name
+from loader.formats.path import stand_for
+from loader.remote.cache import Cache
+from loader.remote.download import Fetched, fetch
+from loader.remote.folder import choose
+from loader.remote.headers import try_header
+from loader.remote.patience import patiently
+from loader.remote.transport import Transport, connect
+from loader.remote.urls import Url
+
+log = logging.getLogger(__name__)
+
+
+class Source:
+    """One remote checkpoint: the way to its files, opened when it is first needed, and where they are kept.
+
+    Args:
+        url: Where it is.
+        cache: Where downloads are kept.
+    """
+
+    def __init__(self, url: Url, cache: Cache) -> None:
+        self._url, self._cache = url, cache
+        self._transport: Transport | None = None
+
+    @property
+    def transport(self) -> Transport:
+        """The way to the files."""
+        if self._transport is None:
+            self._transport = connect(self._url)
+        return self._transport
+
+    def find(self) -> Url:
+        """The URL itself, or where it is that of a folder, of the one checkpoint in it."""
+        names = patiently(self._url, lambda: self.transport.names(self._url))
+        if names is None:
+            return self._url
+        chosen = self._url.below(choose(self._url, names))
+        log.info("%s: %s is the checkpoint in it", self._url.shown, chosen.name)
+        return chosen
+
+    def whole(self, url: Url, path: Path, sha256: str | None = None) -> CheckpointFile:
+        """Opens a file after it was downloaded, or found in the cache.
+
+        Args:
+            url: The file.
+            path: Its place in the cache.
+            sha256: The digest that it must have.
+        """
+        stand_for(path, url.shown)
+        if sha256 is not None and self._cache.holds(sha256):
+            log.info("%s: taken from the cache by its sha256, without the network", url.shown)
+            found = Fetched(sha256, seen=True)
+        else:
+            found = fetch(url, self.transport, self._cache, sha256)
+        return RemoteCopy(self._cache.put(path, found.digest), url, self, found.digest if found.seen else None)
+
+    def header(self, url: Url, path: Path) -> CheckpointFile:
+        """Opens a file for its header alone where that can be, else as `whole` does."""
+        stand_for(path, url.shown)
+        opened = try_header(url, path, self.transport, partial(self._header_beside, url, path))
+        if opened is not None:
+            return opened
+        log.info("%s: its header cannot be read alone, so all of it is downloaded", url.shown)
+        return self.whole(url, path)
+
+    def place(self, url: Url) -> Path:
+        """Where a file belongs in the cache."""
+        return self._cache.place(url)
+
+    def close(self) -> None:
+        """Ends the connections; what is opened later opens new ones."""
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+    def _header_beside(self, url: Url, path: Path, name: str) -> CheckpointFile:
+        return self.header(url.beside(name), path.parent / name)
+
+
+class RemoteCopy(CheckpointFile):
+    """A downloaded file: a file like any other, whose neighbours are still to be downloaded.
+
+    Args:
+        path: Where it is in the cache.
+        url: Where it is from.
+        source: Downloads its neighbours.
+        digest: Its digest, where its bytes went through it just now.
+    """
+
+    remote = True
+
+    def __init__(self, path: Path, url: Url, source: Source, digest: str | None) -> None:
+        super().__init__(path)
+        self._url, self._source, self._seen = url, source, digest
+
+    def beside(self, name: str) -> CheckpointFile:
+        """Downloads another file of the same remote folder, and opens it."""
+        return self._source.whole(self._url.beside(name), self.path.parent / name)
+
+    def sha256(self) -> str:
+        """Its digest, read again only where it was not just computed."""
+        return self._seen or super().sha256()
+
+    def close(self) -> None:
+        """Closes the file and the connections."""
+        super().close()
+        self._source.close()
+
+
+def is_set(url: Url) -> bool:
+    """Whether `checkpoint.sha256` is the digest of several files, which only all of them together have."""
+    return is_index_name(url.name)

@@ -1,0 +1,132 @@
+"""``s3://``, ``gs://`` and ``hf://``, each through its own fsspec file system.
+
+Guarantees: one file system of exactly the URL's scheme is used, nothing that a path names can bring in another; files
+are read in blocks, so that memory stays flat and a break loses one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from fsspec.registry import get_filesystem_class
+
+from loader.errors import CheckpointError
+from loader.remote.refusals import changed_meanwhile, gone, not_allowed
+from loader.remote.transport import Interrupted, Version
+from loader.remote.urls import Url
+from loader.wording import safe_text
+
+_BLOCK = 16 << 20
+_TAGS = ("ETag", "etag", "generation", "blob_id", "LastModified", "updated", "mtime", "last_modified", "created")
+"""Where file systems say which version of a file is there, the surest first."""
+_AGAIN = "try again later, and check the network"
+
+
+class StorageAnswer:
+    """A file's bytes from some place on."""
+
+    def __init__(self, storage: StorageTransport, url: Url, version: Version, start: int, end: int | None) -> None:
+        self.partial = True
+        self.version, self.start, self.said = version, start, f"read through {url.scheme}"
+        self._storage, self._url, self._end = storage, url, end
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes, block by block."""
+        size = self.version.size
+        last = size if self._end is None else self._end if size is None else min(self._end, size)
+        at = self.start
+        while last is None or at < last:
+            chunk = self._storage.block(self._url, at, at + _BLOCK if last is None else min(at + _BLOCK, last))
+            if not chunk:
+                break
+            at += len(chunk)
+            yield chunk
+        self._refuse_mixture()
+
+    def _refuse_mixture(self) -> None:
+        """Blocks are asked for one by one: they are of one version only if it is still there after the last."""
+        if self._storage.look(self._url) != self.version:
+            raise changed_meanwhile(self._url)
+
+
+class StorageTransport:
+    """A file system of fsspec; what the user configured for it (FSSPEC_S3_ANON=true) applies.
+
+    Args:
+        scheme: s3, gs or hf.
+    """
+
+    def __init__(self, scheme: str) -> None:
+        kind = get_filesystem_class(scheme)
+        self._files: Any = kind(skip_instance_cache=True, use_listings_cache=False)
+
+    def look(self, url: Url) -> Version:
+        """Asks for a file's size and version alone."""
+        info = self._info(url)
+        if info.get("type") == "directory":
+            raise gone(url, "it is a folder")
+        size = info.get("size")
+        return Version(size if isinstance(size, int) else None, _tag(info))
+
+    @contextmanager
+    def open(self, url: Url, start: int = 0, end: int | None = None, tag: str = "") -> Iterator[StorageAnswer]:
+        """Bytes of a file; from its beginning where its version is not `tag` any more."""
+        version = self.look(url)
+        same = not tag or version.tag == tag
+        yield StorageAnswer(self, url, version, start if same else 0, end)
+
+    def names(self, url: Url) -> Sequence[str] | None:
+        """The names of the files in a folder; None where the URL is a file."""
+        if self._info(url).get("type") != "directory":
+            return None
+        with _told(url):
+            listed = self._files.ls(self._path(url), detail=True)
+        return sorted(str(one["name"]).rstrip("/").rpartition("/")[2] for one in listed if one.get("type") == "file")
+
+    def block(self, url: Url, start: int, end: int) -> bytes:
+        """Reads one block."""
+        with _told(url):
+            return bytes(self._files.cat_file(self._path(url), start=start, end=end))
+
+    def close(self) -> None:
+        """The file systems close their own sessions."""
+
+    def _info(self, url: Url) -> dict[str, Any]:
+        with _told(url):
+            return dict(self._files.info(self._path(url)))
+
+    def _path(self, url: Url) -> str:
+        return str(self._files._strip_protocol(url.text))  # noqa: SLF001  # fsspec's own way from a URL to a path
+
+
+def _tag(info: dict[str, Any]) -> str:
+    lfs = info.get("lfs")
+    digest = lfs.get("sha256") if isinstance(lfs, dict) else None
+    found = digest or next((info[name] for name in _TAGS if info.get(name)), "")
+    return str(found)
+
+
+@contextmanager
+def _told(url: Url) -> Iterator[None]:
+    """Turns what a file system raises, each its own kinds, into what a user can act on."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise gone(url, "there is no such file") from None
+    except PermissionError as error:
+        raise not_allowed(url, _said(error)) from None
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in {401, 403} or "Credentials" in type(error).__name__:
+            raise not_allowed(url, _said(error)) from None
+        if isinstance(error, OSError):  # timeouts too
+            raise Interrupted(f"broke off: {_said(error)}", _AGAIN) from None
+        raise CheckpointError(f"{url.shown} cannot be read: {_said(error)}", _AGAIN) from error
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {safe_text(error, 160)}"

@@ -1,0 +1,140 @@
+"""What counts as a URL, and what it names.
+
+Guarantees: of a URL only `Url.text` holds credentials, and only a transport reads it; everything that is shown, logged
+or kept comes from `Url.shown`. A shard's URL differs from its index's in the file's name alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from loader.errors import CheckpointError
+from loader.redaction import redacted
+from loader.wording import did_you_mean, safe_text
+
+SCHEMES = ("https", "http", "s3", "gs", "hf")
+"""What checkpoints are read from."""
+
+WEB = ("https", "http")
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_LONGEST_NAME = 200
+_LONGEST_URL = 400
+
+
+@dataclass(frozen=True)
+class Url:
+    """One remote file or folder."""
+
+    scheme: str
+    text: str
+    """As it is requested, credentials included."""
+
+    @cached_property
+    def shown(self) -> str:
+        """As it may be shown: without credentials."""
+        return safe_text(redacted(self.text), _LONGEST_URL)
+
+    @cached_property
+    def key(self) -> str:
+        """Identifies it in the cache; user and password do not count, another query is another file."""
+        return _digest(self._anonymous)
+
+    @cached_property
+    def folder_key(self) -> str:
+        """Identifies its folder in the cache."""
+        return _digest(_joined(self._anonymous, "", self.scheme))
+
+    @property
+    def host(self) -> str:
+        """The host of a web address; of anything else what stands in its place."""
+        return urlsplit(self.text).hostname or ""
+
+    @cached_property
+    def name(self) -> str:
+        """The file's name, harmless as the name of a local file."""
+        path = urlsplit(self.text).path if self.scheme in WEB else self.text.partition("://")[2]
+        name = path.rstrip("/").rpartition("/")[2]
+        name = unquote(name) if self.scheme in WEB else name
+        plain = safe_text(name, _LONGEST_NAME) == name and not set(name) & {"/", "\\", ":"}
+        return name if plain and name not in {"", ".", ".."} and len(name.encode()) <= _LONGEST_NAME else "file"
+
+    def beside(self, name: str) -> Url:
+        """Another file of the same folder; the name is one that `formats.index` let pass."""
+        return replace(self, text=_joined(self.text, name, self.scheme))
+
+    def below(self, name: str) -> Url:
+        """A file in this folder."""
+        return replace(self, text=f"{self.text.rstrip('/')}/{name}")
+
+    @cached_property
+    def _anonymous(self) -> str:
+        if self.scheme not in WEB:
+            return self.text
+        pieces = urlsplit(self.text)
+        return urlunsplit((self.scheme, pieces.netloc.rpartition("@")[2], pieces.path, pieces.query, ""))
+
+
+def parse_url(text: str) -> Url:
+    """Takes a URL apart.
+
+    Raises:
+        CheckpointError: It is of a scheme that is not read, or names no host or file.
+    """
+    found = _SCHEME.match(text)
+    scheme = found[1].lower() if found else ""
+    if found is None or scheme not in SCHEMES:
+        raise _unknown_scheme(scheme, text)
+    rest = text[found.end() :]
+    if safe_text(rest, len(rest)) != rest or any(character.isspace() for character in rest):
+        raise _malformed(text, "holds spaces or characters that cannot be shown", scheme)
+    if scheme not in WEB:
+        if not rest.strip("/"):
+            raise _malformed(text, "names no file", scheme)
+        return Url(scheme, f"{scheme}://{rest}")
+    try:
+        pieces = urlsplit(f"{scheme}://{rest}")
+        host = pieces.hostname if pieces.port != 0 else ""
+    except ValueError:  # its text may hold what must not be shown
+        raise _malformed(f"{scheme}://…", "has a host or a port that is none", scheme) from None
+    if not host:
+        raise _malformed(text, "names no host", scheme)
+    return Url(scheme, urlunsplit((scheme, pieces.netloc, pieces.path, pieces.query, "")))
+
+
+def _joined(text: str, name: str, scheme: str) -> str:
+    if scheme not in WEB:
+        return f"{text.rpartition('/')[0]}/{name}"
+    pieces = urlsplit(text)
+    return urlunsplit((scheme, pieces.netloc, f"{pieces.path.rpartition('/')[0]}/{quote(name)}", pieces.query, ""))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _unknown_scheme(scheme: str, text: str) -> CheckpointError:
+    shown = safe_text(redacted(text), _LONGEST_URL)
+    if scheme == "file":
+        return CheckpointError(
+            f"checkpoint.path is {shown}; a file on this machine is given by its path",
+            f"checkpoint.path={safe_text(text[len('file://') :], _LONGEST_URL)}",
+        )
+    told = ", ".join(f"{known}://" for known in SCHEMES)
+    return CheckpointError(
+        f"checkpoint.path is {shown}, and '{safe_text(scheme)}://' is not read{did_you_mean(scheme, SCHEMES)}; "
+        f"{told} or the path of a file was expected",
+        "checkpoint.path=https://HOST/FILE",
+    )
+
+
+def _malformed(text: str, fault: str, scheme: str) -> CheckpointError:
+    example = "HOST/FILE" if scheme in WEB else "ORGANISATION/MODEL/FILE" if scheme == "hf" else "BUCKET/FILE"
+    return CheckpointError(
+        f"checkpoint.path is {safe_text(redacted(text), _LONGEST_URL)}, a URL that {fault}",
+        f"checkpoint.path={scheme}://{example}",
+    )

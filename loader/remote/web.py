@@ -1,0 +1,204 @@
+"""``https://`` and ``http://``, through fsspec's session.
+
+Guarantees: a redirect leads to http or https only, never to a file, and from https never back to http; a packed answer
+is refused, as its size would mean nothing; no wait is longer than `_SILENCE` without a byte; a server's page of text in
+the place of a file is told as what it is, with the server's status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+from fsspec.asyn import sync
+from fsspec.exceptions import FSTimeoutError
+from fsspec.implementations.http import HTTPFileSystem
+
+from loader.errors import CheckpointError
+from loader.remote.refusals import gone, not_allowed
+from loader.remote.transport import Interrupted, Unreachable, Version
+from loader.remote.urls import Url
+from loader.wording import safe_text
+
+_CONNECTING = 15.0
+_SILENCE = 30.0
+"""Seconds that are waited for a connection, and for the next bytes."""
+_BUFFER = 256 << 10
+_MOST_REDIRECTS = 5
+_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""States of a server that may pass."""
+_NO_HEAD = frozenset({400, 403, 405, 501})
+"""What servers answer that do not take HEAD; a signed URL is often for GET alone."""
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_AGAIN = "try again later, or look at the URL in a browser"
+
+
+class WebAnswer:
+    """The answer to a GET; the response is closed by who made it."""
+
+    def __init__(self, url: Url, response: aiohttp.ClientResponse, loop: asyncio.AbstractEventLoop) -> None:
+        self._url, self._response, self._loop = url, response, loop
+        found = _RANGE.match(response.headers.get("Content-Range", "")) if response.status == 206 else None
+        self.start = int(found[1]) if found else 0
+        self.partial = found is not None
+        size = found[2] if found else response.headers.get("Content-Length", "")
+        self.version = Version(int(size) if size.isdecimal() else None, _tag(response))
+        self.said = f"HTTP {response.status}, {safe_text(response.content_type)}"
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes as they come."""
+        with _told(self._url):
+            while chunk := sync(self._loop, self._response.content.readany):
+                yield chunk
+
+
+class WebTransport:
+    """A session with web servers; fsspec's own settings for http apply."""
+
+    def __init__(self) -> None:
+        self._files: Any = None
+        self._session: aiohttp.ClientSession | None = None
+
+    def look(self, url: Url) -> Version:
+        """Asks with HEAD, or where the server does not take that, for the first byte."""
+        with self._response("HEAD", url, {}) as response:
+            refused = response.status in _NO_HEAD
+            if not refused:
+                _refuse_status(url, response)
+                return WebAnswer(url, response, self._files.loop).version
+        with self.open(url, 0, 1) as answer:
+            return answer.version
+
+    @contextmanager
+    def open(self, url: Url, start: int = 0, end: int | None = None, tag: str = "") -> Iterator[WebAnswer]:
+        """Asks with GET, for a range where less than everything is wanted."""
+        headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
+        if start and tag:
+            headers["If-Range"] = tag
+        with self._response("GET", url, headers) as response:
+            _refuse_status(url, response)
+            yield WebAnswer(url, response, self._files.loop)
+
+    def names(self, url: Url) -> None:
+        """Web servers have no folders."""
+
+    def close(self) -> None:
+        """Closes the session; the next question opens a new one."""
+        if self._session is not None:
+            sync(self._files.loop, self._session.close)
+            self._session = None
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._files = HTTPFileSystem(skip_instance_cache=True)
+            # Proxies and ~/.netrc, as every other program takes them.
+            self._files.client_kwargs = {"trust_env": True, **self._files.client_kwargs}
+            self._session = sync(self._files.loop, self._files.set_session)
+        return self._session
+
+    @contextmanager
+    def _response(self, method: str, url: Url, headers: dict[str, str]) -> Iterator[aiohttp.ClientResponse]:
+        with _told(url):
+            session = self._opened()
+            response = sync(self._files.loop, self._request, session, method, url.text, headers)
+        try:
+            _refuse_detour(url, response)
+            _refuse_packed(url, response)
+            yield response
+        finally:
+            response.close()
+
+    async def _request(
+        self, session: aiohttp.ClientSession, method: str, text: str, headers: dict[str, str]
+    ) -> aiohttp.ClientResponse:
+        settings: dict[str, Any] = {
+            "timeout": aiohttp.ClientTimeout(total=None, connect=_CONNECTING * 2, sock_connect=_CONNECTING,
+                                             sock_read=_SILENCE),
+            "allow_redirects": True,
+            "max_redirects": _MOST_REDIRECTS,
+            "read_bufsize": _BUFFER,
+            **self._files.kwargs,
+        }  # fmt: skip
+        settings["headers"] = {**settings.get("headers", {}), "Accept-Encoding": "identity", **headers}
+        return await session.request(method, self._files.encode_url(text), **settings)
+
+
+def _tag(response: aiohttp.ClientResponse) -> str:
+    """A weak ETag does not promise the same bytes; the time of the last change then has to do."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+@contextmanager
+def _told(url: Url) -> Iterator[None]:
+    """Turns what aiohttp raises into what a user can act on; its own texts hold the whole URL and are not passed on."""
+    try:
+        yield
+    except (aiohttp.RedirectClientError, aiohttp.TooManyRedirects) as error:
+        raise _no_way(url, error) from None
+    except aiohttp.InvalidURL:
+        raise CheckpointError(
+            f"{url.shown} is no URL that can be asked for", "checkpoint.path=https://HOST/FILE"
+        ) from None
+    except aiohttp.ClientConnectorDNSError:
+        host = safe_text(url.host)
+        raise Unreachable(f"cannot be reached: there is no host {host}", "check the URL and the network") from None
+    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
+        raise CheckpointError(
+            f"{url.shown} cannot be trusted: {safe_text(error.os_error if isinstance(error, OSError) else error, 160)}",
+            "check the host's name; SSL_CERT_FILE names the certificates of an own authority",
+        ) from None
+    except aiohttp.ClientConnectorError as error:
+        reason = safe_text(error.os_error.strerror or type(error.os_error).__name__, 120)
+        raise Unreachable(f"cannot be reached: {reason}", "check the host, the port and the network") from None
+    except (TimeoutError, FSTimeoutError):
+        raise Interrupted(f"did not answer within {_SILENCE:.0f} seconds", _AGAIN) from None
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise Interrupted(f"broke off ({type(error).__name__})", _AGAIN) from None
+
+
+def _no_way(url: Url, error: Exception) -> CheckpointError:
+    if isinstance(error, aiohttp.TooManyRedirects):
+        what = f"more than {_MOST_REDIRECTS} times"
+    else:
+        what = (
+            f"to something that is not on the web ({safe_text(str(error).partition(':')[0])}:…), which is not followed"
+        )
+    return CheckpointError(f"{url.shown} redirects {what}", "checkpoint.path=URL   # the file's own")
+
+
+def _refuse_detour(url: Url, response: aiohttp.ClientResponse) -> None:
+    steps = [step.url for step in (*response.history, response)]
+    if url.scheme == "https" and any(step.scheme != "https" for step in steps):
+        raise CheckpointError(
+            f"{url.shown} redirects from https to http, where anybody on the way can change the file; "
+            "that is not followed",
+            "checkpoint.path=http://HOST/FILE   # if that is meant, with checkpoint.sha256",
+        )
+
+
+def _refuse_packed(url: Url, response: aiohttp.ClientResponse) -> None:
+    packing = response.headers.get("Content-Encoding", "identity").lower()
+    if packing not in {"", "identity"}:
+        raise CheckpointError(
+            f"{url.shown} comes packed ({safe_text(packing)}), although the file as it is was asked for",
+            "download the file by other means, then give its path: checkpoint.path=FILE",
+        )
+
+
+def _refuse_status(url: Url, response: aiohttp.ClientResponse) -> None:
+    status = response.status
+    if status in {200, 206}:
+        return
+    said = f"{status} {safe_text(response.reason or '')}".strip()
+    if status in {401, 403, 407}:
+        raise not_allowed(url, f"the server answered {said}")
+    if status in {404, 410}:
+        raise gone(url, f"the server answered {said}")
+    if status in _LATER:
+        raise Interrupted(f"is not to be had now: the server answered {said}", _AGAIN)
+    raise CheckpointError(f"{url.shown} gives no file: the server answered {said}", "look at the URL in a browser")

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loader.formats import path as paths
+from loader.remote import patience
+from tests.remote.server import Server
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own; nothing is waited for, and no proxy is asked."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("LOADER_CACHE", str(folder))
+    monkeypatch.setattr(patience, "PAUSES", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(paths, "_NAMES", {})
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return folder

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loader.errors import CheckpointError
+from loader.formats import open_checkpoint
+from loader.formats.path import is_url
+from loader.remote.urls import parse_url
+
+EXPECTED = "https://, http://, s3://, gs://, hf:// or the path of a file was expected"
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("https://host/a.pt", True),
+        ("S3://bucket/a.pt", True),
+        ("whatever://x", True),
+        ("pkg://loader.examples/a.pt", False),
+        ("runs/epoch=3.ckpt", False),
+        ("a/b://c", False),
+        (Path("/tmp/a.pt"), False),
+    ],
+)
+def test_what_counts_as_a_url(text: str | Path, url: bool) -> None:
+    assert is_url(text) is url
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (
+            "htps://host/a.pt",
+            f"checkpoint.path is htps://host/a.pt, and 'htps://' is not read (did you mean 'https'?); {EXPECTED}",
+            "checkpoint.path=https://HOST/FILE",
+        ),
+        (
+            "file:///etc/passwd",
+            "checkpoint.path is file:///etc/passwd; a file on this machine is given by its path",
+            "checkpoint.path=/etc/passwd",
+        ),
+        (
+            "https:///a.pt",
+            "checkpoint.path is https:///a.pt, a URL that names no host",
+            "checkpoint.path=https://HOST/FILE",
+        ),
+        (
+            "https://me:secret@host:port/a.pt",
+            "checkpoint.path is https://…, a URL that has a host or a port that is none",
+            "checkpoint.path=https://HOST/FILE",
+        ),
+        ("s3://", "checkpoint.path is s3://, a URL that names no file", "checkpoint.path=s3://BUCKET/FILE"),
+        (
+            "hf://a b",
+            "checkpoint.path is hf://a b, a URL that holds spaces or characters that cannot be shown",
+            "checkpoint.path=hf://ORGANISATION/MODEL/FILE",
+        ),
+    ],
+)
+def test_what_is_no_url_that_is_read_is_told(text: str, message: str, hint: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(text)
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+def test_a_shard_is_asked_for_where_its_index_is_with_the_same_credentials() -> None:
+    index = parse_url("https://me:pass@host/a%20b/model.safetensors.index.json?sig=abcdef#top")
+    shard = index.beside("model-1 of#2.safetensors")
+    assert shard.text == "https://me:pass@host/a%20b/model-1%20of%232.safetensors?sig=abcdef"
+    assert shard.folder_key == index.folder_key
+    assert index.shown == "https://***@host/a%20b/model.safetensors.index.json?sig=***"
+    assert parse_url("hf://org/model/a.index.json").beside("sub/b.bin").text == "hf://org/model/sub/b.bin"
+
+
+def test_user_and_password_make_no_other_file_and_a_query_does() -> None:
+    keys = {
+        parse_url(text).key for text in ("https://h/a.pt", "https://me:x@h/a.pt", "https://h/a.pt#b", "HTTPS://h/a.pt")
+    }
+    assert len(keys) == 1
+    assert parse_url("https://h/a.pt?v=1").key not in keys
+
+
+@given(st.text(max_size=300))
+def test_a_name_in_the_cache_stays_in_its_folder(path: str) -> None:
+    for scheme in ("https://host/", "hf://org/"):
+        try:
+            name = parse_url(scheme + path).name
+        except CheckpointError:
+            continue
+        assert name not in {"", ".", ".."}
+        assert Path("/cache/files", name).parent == Path("/cache/files")
+        assert len(name.encode()) <= 200
+
+
+@pytest.mark.parametrize("path", ["%2e%2e%2fetc", "..%2f..%2fa.pt", "a%00b", "..", "x" * 300, "a%0ab"])
+def test_a_name_that_would_lead_elsewhere_is_replaced(path: str) -> None:
+    assert parse_url(f"https://host/folder/{path}").name == "file"
