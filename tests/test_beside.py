@@ -67,7 +67,7 @@ def test_nothing_stands_beside_the_whole_file(tmp_path: Path) -> None:
 def test_the_selected_weights_and_other_state_dicts_are_not_told() -> None:
     root = Container("dict", "dict", {"a": Container("dict", "dict", {"x": leaf(1)})})
     root.children["b"] = selected = Container("dict", "dict", {"y": leaf(2)})
-    root.children["c"] = Leaf("argparse.Namespace")
+    root.children["c"] = Leaf("argparse.Namespace", record=object())
     weights: dict[str, Node] = {"w": TensorEntry("float32", (1,)), "z": leaf(3)}
     root.children["ema"] = Container("dict", "dict", weights)
     assert beside(root, selected) == {"a.x": "1", "c": "argparse.Namespace"}
