@@ -208,6 +208,8 @@ class Checkpoint(Protocol):
     """Everything in it. A file whose root is a single tensor has it under the key ``""``."""
     nbytes: int
     """Size of all its files."""
+    note: str
+    """What was decided about it where there was a choice; empty where there was none."""
 
     def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
         """Compares the checksums of the bytes that these tensors need; CheckpointError names what is damaged.

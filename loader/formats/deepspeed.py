@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -89,22 +89,27 @@ class ZeroFolder:
     def open(self, check: str) -> SeveralFiles:
         """Reads the indexes of all files and puts the parameters together by name."""
         members = each(self.recognised, lambda found: found.open(check))
-        models = {name: ModelStates(members[name]) for name in self.models}
-        root = self._root(models, {name: OptimizerStates(members[name]) for name in self.optimizers})
-        return SeveralFiles(self.path, FORMAT, root, members, {})
+        models = [ModelStates(members[name]) for name in self.models]
+        optimizers = [OptimizerStates(members[name]) for name in self.optimizers]
+        module, note = self._masters(models, optimizers) if optimizers else self._as_trained(models[0])
+        root = models[0].root
+        children: dict[str, Node] = {**root.children, "module": module}
+        whole = Container("dict", FORMAT, children, record=root.record)
+        checkpoint = SeveralFiles(self.path, FORMAT, whole, members, {})
+        checkpoint.note = f"{safe_text(self.path.name)}: {note}"
+        log.info("%s: %s", shown_path(self.path.parent), checkpoint.note)
+        return checkpoint
 
-    def _root(self, models: Mapping[str, ModelStates], optimizers: Mapping[str, OptimizerStates]) -> Container:
-        first = next(iter(models.values()))
-        module = first.module
-        if optimizers:
-            module = self._masters(list(models.values()), list(optimizers.values()))
-        else:
-            self._refuse_partitioned()
-            log.info("%s: no master weights; 'module' is the weights as trained", shown_path(self.path))
-        children: dict[str, Node] = {**first.root.children, "module": module}
-        return Container("dict", FORMAT, children, record=first.root.record)
+    def _as_trained(self, states: ModelStates) -> tuple[Container, str]:
+        if _MODEL not in self.models:
+            raise CheckpointError(
+                f"{shown_path(self.path)} holds the model states of {_processes(self.models)}, each "
+                "with a part of every parameter, and no optimizer states (*_optim_states.pt), which keep the weights",
+                _AGAIN,
+            )
+        return states.module, "'module' is the weights as trained; there are no master weights"
 
-    def _masters(self, models: Sequence[ModelStates], optimizers: Sequence[OptimizerStates]) -> Container:
+    def _masters(self, models: Sequence[ModelStates], optimizers: Sequence[OptimizerStates]) -> tuple[Container, str]:
         stage, where = self._stage(optimizers), shown_path(self.path)
         if stage == 3 and len(models) != len(optimizers):
             raise CheckpointError(
@@ -125,23 +130,10 @@ class ZeroFolder:
             **trained,
         }
         found |= {name: found[source] for name, source in first.shared().items() if source in found}
-        log.info(
-            "%s: ZeRO stage %d of %s; 'module' is the float32 master weights, put together (%s holds them as trained)",
-            where,
-            stage,
-            _processes(optimizers),
-            self.models[0],
-        )
-        kind = f"ZeRO stage {stage} master weights"
-        return Container("dict", kind, found, metadata=first.module.metadata, record=first.module.record)
-
-    def _refuse_partitioned(self) -> None:
-        if _MODEL not in self.models:
-            raise CheckpointError(
-                f"{shown_path(self.path)} holds the model states of {_processes(self.models)}, each "
-                "with a part of every parameter, and no optimizer states (*_optim_states.pt), which keep the weights",
-                _AGAIN,
-            )
+        kind = f"master weights of ZeRO stage {stage}"
+        note = f"'module' is the float32 {kind}, put together from {_processes(optimizers)}"
+        beside = f"; {_MODEL} holds them as trained" if stage < 3 else ""
+        return Container("dict", kind, found, metadata=first.module.metadata, record=first.module.record), note + beside
 
     def _stage(self, optimizers: Sequence[OptimizerStates]) -> int:
         stages = {states.stage() for states in optimizers}

@@ -22,6 +22,7 @@ class MemoryCheckpoint:
     """A mapping of names to tensors as a checkpoint."""
 
     format = "memory"
+    note = ""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self._state = {str(key): value for key, value in state.items()}

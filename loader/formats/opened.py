@@ -48,6 +48,7 @@ class Opened(ABC):
         self.format = format
         self.root = root
         self.nbytes = nbytes
+        self.note = ""
         self._digest: str | None = None
 
     def __enter__(self) -> Self:

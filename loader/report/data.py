@@ -53,6 +53,8 @@ class PartReport:
     """How many tensors stand under the nested key."""
     rules: list[dict[str, Any]] = field(default_factory=list)
     """``{name, hits}`` per rule, in order."""
+    note: str = ""
+    """What was decided where there was a choice, as which of two sets of weights is offered."""
     other: dict[str, str] = field(default_factory=dict)
     """Entries that are no tensors: key → type."""
     beside: dict[str, str] = field(default_factory=dict)

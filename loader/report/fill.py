@@ -74,6 +74,7 @@ def parts(report: Report, opened: Sequence[Part]) -> None:
             sha256=digest,
             bytes=part.checkpoint.nbytes,
             tensors=0,
+            note=part.checkpoint.note,
             trust=used | ({"trust": True} if settings.trust else {}),
         )
 

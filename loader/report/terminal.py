@@ -85,6 +85,8 @@ def _parts(report: Report) -> Iterator[Line]:
 
 
 def _part_details(part: PartReport) -> Iterator[Line]:
+    if part.note:
+        yield "", safe_text(part.note, 300), ""
     if part.applied:
         yield "", f"auto found: {' '.join(part.applied)}", "green"
     if part.rules:

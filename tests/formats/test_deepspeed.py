@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -76,20 +75,18 @@ def test_a_parameter_in_one_partition_looks_into_the_file(tmp_path: Path) -> Non
         assert checkpoint.read(entry).data_ptr() == checkpoint.read(entry).data_ptr()
 
 
-def test_which_weights_are_taken_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = Run([WEIGHTS], 2, 2).write(tmp_path)
-    with caplog.at_level(logging.INFO, "loader"):
-        open_checkpoint(folder).close()
-        for name in folder.glob("*_optim_states.pt"):
-            name.unlink()
-        found = weights(folder)
-    masters, trained = (record.getMessage() for record in caplog.records)
-    assert masters == (
-        f"{folder}: ZeRO stage 2 of 2 processes; 'module' is the float32 master weights, put together "
-        "(mp_rank_00_model_states.pt holds them as trained)"
-    )
-    assert trained == f"{folder}: no master weights; 'module' is the weights as trained"
-    assert_equal(found, {name: value.bfloat16() for name, value in WEIGHTS.items()})
+def test_which_weights_are_taken_is_told(tmp_path: Path) -> None:
+    three, two = (Run([WEIGHTS], stage, 2).write(tmp_path / f"global_step{stage}") for stage in (3, 2))
+    told = "'module' is the float32 master weights of ZeRO stage {}, put together from 2 processes"
+    with open_checkpoint(three) as checkpoint:
+        assert checkpoint.note == f"global_step3: {told.format(3)}"
+    with open_checkpoint(two) as checkpoint:
+        assert checkpoint.note == f"global_step2: {told.format(2)}; mp_rank_00_model_states.pt holds them as trained"
+    for name in two.glob("*_optim_states.pt"):
+        name.unlink()
+    with open_checkpoint(two) as checkpoint:
+        assert checkpoint.note == "global_step2: 'module' is the weights as trained; there are no master weights"
+    assert_equal(weights(two), {name: value.bfloat16() for name, value in WEIGHTS.items()})
 
 
 @pytest.mark.parametrize("tag", ["global_step30", "best"])
@@ -153,6 +150,7 @@ def test_a_model_is_loaded_from_under_module(tmp_path: Path) -> None:
     loaded = loader.load(job)
     assert_equal(dict(loaded.model.state_dict()), state)
     assert loaded.report.parts[""].format == "deepspeed"
+    assert "float32 master weights" in loaded.report.parts[""].note
 
 
 def test_the_digest_is_that_of_all_files(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_report_has_the_fields_that_others_read() -> None:
     assert set(told["error"]) == {"type", "message", "hint"}
     assert set(told["model"]) == {"target", "parameters", "bytes", "device", "dtypes", "build", "trust"}
     part = set(told["parts"][""])
-    assert part - {"other", "beside", "applied", "trust"} == {
+    assert part - {"note", "other", "beside", "applied", "trust"} == {
         "path", "format", "key", "sha256", "bytes", "tensors", "rules",
     }  # fmt: skip
     assert set(told["keys"]) == {"loaded", "missing", "unexpected", "mismatched", "dropped", "cast", "tied"}
