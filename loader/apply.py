@@ -8,7 +8,6 @@ ties, lists and optimizers that hold them stay right.
 from __future__ import annotations
 
 import copy
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,12 +148,13 @@ def _take_over(holders: list[Slot], value: torch.Tensor) -> None:
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=old.requires_grad)
     new.__dict__.update(old.__dict__)
-    if weakref.getweakrefs(old):
-        # torch does not swap a tensor that is referred to weakly; the slots take a new object instead.
+    try:
+        swap_tensors(old, new)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        # torch does not swap a tensor that is referred to weakly, or that the constructor computed something from
+        # (weight_norm and spectral_norm as they were do); it says so first, and the slots take a new object instead.
         for slot in holders:
             setattr(slot.module, slot.name, new)
-    else:
-        swap_tensors(old, new)  # type: ignore[no-untyped-call]
 
 
 def _shared_storages(places: Mapping[str, Slot]) -> set[int]:

@@ -31,6 +31,30 @@ from tests.models import (
     filled,
 )
 
+# Weights that the constructor computed something from.
+
+
+class OldNormed(nn.Module):
+    """The weight norm of old: its constructor computes the weight from the two parameters that it splits it into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = weight_norm(nn.Linear(3, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.layer(x)
+        return result
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_the_weight_norm_of_old_is_loaded_and_computes_what_was_saved(tmp_path: Path) -> None:
+    saved = filled(OldNormed()).eval()
+    path = save(saved.state_dict(), tmp_path / "old.pt")
+    loaded = carry_out({"_target_": OldNormed}, path, verify={"input": {"shape": [2, 3]}}).model
+    assert_same_state(loaded, saved.state_dict())
+    assert torch.equal(loaded(torch.ones(1, 3)), saved(torch.ones(1, 3)))
+
+
 # Tied weights.
 
 

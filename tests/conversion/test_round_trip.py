@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from loader.api import Loaded
 from loader.build import build_model
 from loader.conversion.contents import contents, shards
 from loader.conversion.writing import NAMES, nbytes, pieces
+from tests.build import zoo, zoo_plain
+from tests.build.exactness import other_values, plain
 from tests.jobs import MODELS, assert_same_state, carry_out, same_tensor, save, target
 from tests.models import Tied, filled, two_models
 
@@ -246,3 +249,18 @@ def test_views_of_one_storage_are_each_written_compact(tmp_path: Path) -> None:
     (tmp_path / "views.safetensors").write_bytes(b"".join(bytes(piece) for piece in pieces(found.tensors, {})))
     assert found.aliases == {}
     assert_same_state(module, {key: load_file(tmp_path / "views.safetensors")[key] for key in found.tensors})
+
+
+WHOLE = [construct for construct in (*zoo.HOLLOW, *zoo_plain.PLAIN) if construct not in (zoo.lazy, zoo_plain.Sparse)]
+"""Models whose every key has dense values before any forward pass."""
+
+
+@pytest.mark.parametrize("construct", WHOLE, ids=lambda c: c.__name__)
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_whatever_a_constructor_does_its_model_comes_back(construct: Callable[[], nn.Module], tmp_path: Path) -> None:
+    node = {"_target_": f"{construct.__module__}.{construct.__qualname__}"}
+    loaded = carry_out(node, save(other_values(plain(construct)), tmp_path / "source.pt"))
+    converted(node, tmp_path / "source.pt", tmp_path / "out.safetensors", convert={"shard_size": "1KB"})
+    written = next(tmp_path.glob("out.safetensors*"))
+    embedded = carry_out(EMBEDDED, written, trusted_targets=["tests.*"])
+    assert_same_state(embedded.model, loaded.model.state_dict())
