@@ -6,6 +6,7 @@ tensor that lies in several files is read from all of them, piece by piece.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -159,13 +160,24 @@ def refuse_missing(index: Path, paths: Mapping[str, Path], hint: Callable[[list[
         paths: Name → where it should be.
         hint: What to do about those that are missing.
     """
-    missing = [name for name, path in paths.items() if not os.path.exists(path)]  # noqa: PTH110  # False for what is no path
+    missing = [name for name, path in paths.items() if not os.path.exists(path) and not _is_circle(path)]  # noqa: PTH110  # False for what is no path
     if missing:
         raise CheckpointError(
             f"{len(missing):,} of the {counted(len(paths), 'shard')} of {shown_path(index)} "
             f"{'is' if len(missing) == 1 else 'are'} not there: {listing(missing)}",
             hint(missing),
         )
+
+
+def _is_circle(path: Path) -> bool:
+    """Whether a path is a link that leads to itself, which opening it will tell."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    except ValueError:
+        return False  # no path at all
+    return False
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -131,6 +131,28 @@ def test_a_model_is_loaded_from_under_its_nested_key(tmp_path: Path) -> None:
     assert loaded.report.parts[""].format == "dcp"
 
 
+def test_a_plan_looks_into_no_item(tmp_path: Path) -> None:
+    folder = write_distributed(tmp_path / "d", torch.nn.Linear(3, 4).state_dict())
+    for path in folder.glob("*.distcp"):
+        path.write_bytes(b"\xff" * path.stat().st_size)
+    job: dict[str, Any] = {
+        "model": {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 4},
+        "checkpoint": {"path": str(folder), "key": "model"},
+        "device": "cpu",
+        "mode": "plan",
+    }
+    assert loader.load(job).report.keys.loaded == 2
+    with pytest.raises(CheckpointError, match=r"__0_0\.distcp is cut off"):
+        loader.load({**job, "mode": "load"})
+
+
+def test_a_folder_of_weights_holds_no_model(tmp_path: Path) -> None:
+    folder = write_distributed(tmp_path / "d", {"a": torch.ones(2)})
+    with pytest.raises(CheckpointError) as caught:
+        loader.load({"model": None, "checkpoint": {"path": str(folder), "trust": True}, "device": "cpu"})
+    assert caught.value.message == f"{folder} is a folder of weights (dcp) without a model"
+
+
 def test_the_metadata_or_a_piece_stands_for_its_folder(tmp_path: Path) -> None:
     folder = write_distributed(tmp_path / "d", {"a": torch.ones(4)})
     for name in (".metadata", "__1_0.distcp"):

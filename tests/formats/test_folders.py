@@ -103,6 +103,17 @@ def test_a_folder_without_a_checkpoint_is_told(tmp_path: Path) -> None:
     assert told.hint == "checkpoint.path=FILE"
 
 
+def test_an_empty_folder_and_links_in_a_circle_are_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert refusal(tmp_path / "empty").message.startswith(f"{tmp_path / 'empty'} is a folder without a checkpoint")
+    (tmp_path / "loop").symlink_to("loop")
+    assert refusal(tmp_path / "loop").message == f"{tmp_path / 'loop'} is a symbolic link that leads in a circle"
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "last.ckpt").symlink_to("last.ckpt")
+    told = refusal(tmp_path / "one")
+    assert told.message == f"{tmp_path / 'one' / 'last.ckpt'} is a symbolic link that leads in a circle"
+
+
 def test_shards_without_their_index_are_told(tmp_path: Path) -> None:
     write_shards(tmp_path, STATE).unlink()
     told = refusal(tmp_path)

@@ -418,11 +418,32 @@ def test_a_pipe_is_no_shard(tmp_path: Path) -> None:
     assert f"{TWO} is a named pipe; a checkpoint file was expected" in refusal(index).message
 
 
-def test_a_shard_that_links_in_a_circle_is_missing(tmp_path: Path) -> None:
+def test_a_shard_that_links_in_a_circle_is_told(tmp_path: Path) -> None:
     index = write_shards(tmp_path, A, B)
     (tmp_path / TWO).unlink()
     (tmp_path / TWO).symlink_to(TWO)
-    assert f"is not there: {TWO}" in refusal(index).message
+    assert refusal(index).message == f"{tmp_path / TWO} is a symbolic link that leads in a circle"
+
+
+def test_a_shard_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = write_shards(tmp_path, A, B)
+    original = os.open
+
+    def denied(path: Path, flags: int) -> int:
+        if Path(path).name == TWO:
+            raise PermissionError(13, "Permission denied")
+        return original(path, flags)
+
+    monkeypatch.setattr(os, "open", denied)
+    assert refusal(index).message == f"{tmp_path / TWO} may not be read by this user"
+
+
+def test_tied_names_in_shards_of_the_same_layout_are_compared(tmp_path: Path) -> None:
+    model = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2, bias=False), "b": torch.nn.Linear(2, 2, bias=False)})
+    model["b"].weight = model["a"].weight
+    write_shards(tmp_path, {"a.weight": torch.ones(2, 2)}, {"b.weight": torch.zeros(2, 2)}, ending="bin")
+    with pytest.raises(FitError, match=r"ties names that hold different values in the file: a\.weight and b\.weight"):
+        loader.load_into(model, tmp_path)
 
 
 def open_files() -> int:
