@@ -114,6 +114,21 @@ def in_item(folder: Path, opcodes: bytes) -> Path:
     return path
 
 
+def in_export(folder: Path, opcodes: bytes, *, member: str) -> Path:
+    """A file of `torch.save` inside the archive of an exported program."""
+    inner = in_zip(folder, opcodes, writer=samples.torch_zip, member="data.pkl", infect=inside).read_bytes()
+    (folder / "a.pt").unlink()
+    return rezip(samples.exported(folder, STATE), {member: lambda _: inner})
+
+
+def in_states(folder: Path, opcodes: bytes, *, of: str) -> Path:
+    """One file of a DeepSpeed folder."""
+    path = samples.deepspeed(folder, STATE)
+    infected = next(path.rglob(f"*{of}_states.pt"))
+    rezip(infected, {"data.pkl": lambda raw: beside(raw, opcodes)})
+    return path
+
+
 CARRIERS: Mapping[str, Carrier] = {
     "torch-zip": partial(in_zip, writer=samples.torch_zip, member="data.pkl", infect=inside),
     "torch-zip, beside": partial(in_zip, writer=samples.torch_zip, member="data.pkl", infect=beside),
@@ -129,7 +144,11 @@ CARRIERS: Mapping[str, Carrier] = {
     "torch-sharded": partial(in_zip, writer=samples.pickled_shards, member="data.pkl", infect=beside),
     "torchscript, data": partial(in_zip, writer=samples.torchscript, member="data.pkl", infect=beside),
     "torchscript, constants": partial(in_zip, writer=samples.torchscript, member="constants.pkl", infect=beside),
+    "torch-export, weights": partial(in_export, member="state_dict.pt"),
+    "torch-export, constants": partial(in_export, member="constants.pt"),
     "npz": in_array,
+    "deepspeed, model": partial(in_states, of="model"),
+    "deepspeed, optimizer": partial(in_states, of="optim"),
     "dcp, metadata": in_metadata,
     "dcp, object": in_item,
 }

@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 import unicodedata
 import warnings
@@ -153,6 +154,7 @@ STEPS: dict[str, Callable[[str], torch.Tensor | None]] = {
     "read": reading,
     "load": job("load"),
     "plan": job("plan"),
+    "inspect": job("inspect"),
     "load_into": filling,
 }
 
@@ -201,6 +203,9 @@ class Examiner:
             code = 1
             broke(f"leaked {type(error).__name__}: {str(error)[:300]}")
         finally:
+            for thread in threading.enumerate():
+                if thread is not threading.main_thread():
+                    thread.join(PATIENCE)  # what reads ahead belongs to this case
             self.watch.home = None
             sys.path.remove(case["folder"])
         if weight is not None and not (weight.shape == WEIGHT.shape and torch.equal(weight, WEIGHT)):
@@ -214,14 +219,15 @@ class Examiner:
 
 def fulfilled(outcome: str, codes: dict[str, int]) -> bool:
     """Whether the exit codes of the steps are what a case expects."""
+    index, data = {codes["inspect"]}, {codes["load"], codes["load_into"]}
     if outcome == REFUSED:
         return set(codes.values()) == {3}
     if outcome == DAMAGED:
-        return codes["plan"] in {0, 4} and {codes["read"], codes["load"], codes["load_into"]} == {3}
+        return index == {0} and codes["plan"] == 0 and {codes["read"], *data} == {3}
     if outcome == FITS:
         return set(codes.values()) == {0}
     if outcome == MISFIT:
-        return codes["read"] == 0 and {codes["load"], codes["plan"], codes["load_into"]} == {4}
+        return {codes["read"], *index} == {0} and {codes["plan"], *data} == {4}
     return set(codes.values()) <= {0, 3, 4}
 
 

@@ -10,6 +10,7 @@ import pickle
 import struct
 import tarfile
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,6 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.formats.sharding import write_shards
+from tests.formats.test_gguf import written as written_gguf
+from tests.formats.zero_writer import Run
 
 State = Mapping[str, torch.Tensor]
 Writer = Callable[[Path, State], Path]
@@ -124,6 +127,51 @@ def distributed(folder: Path, state: State) -> Path:
     return path
 
 
+def npy(folder: Path, state: State) -> Path:
+    """What `numpy.save` writes: one array without a name."""
+    path = folder / "a.npy"
+    np.save(path, next(iter(state.values())).numpy())
+    return path
+
+
+def exported(folder: Path, state: State) -> Path:
+    """What `torch.export` wrote before torch 2.8: an archive with files of `torch.save` in it."""
+    path = folder / "a.pt2"
+    weights = folder / "weights"
+    torch.save(dict(state), weights)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("version", "8.0")
+        archive.writestr("serialized_exported_program.json", "{}")
+        archive.write(weights, "serialized_state_dict.pt")
+        archive.write(weights, "serialized_constants.pt")
+    weights.unlink()
+    return path
+
+
+def program(folder: Path, state: State) -> Path:
+    """What `torch.export` writes today; exporting takes seconds."""
+    module = torch.nn.Linear(3, 1, bias=False)
+    module.load_state_dict({"weight": state["weight"]})
+    path = folder / "a.pt2"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(module, (torch.ones(1, 3),)), path)
+    return path
+
+
+def gguf(folder: Path, state: State) -> Path:
+    """What llama.cpp's own tools write."""
+    return written_gguf(folder / "a.gguf", {key: value.numpy() for key, value in state.items()})
+
+
+def deepspeed(folder: Path, state: State) -> Path:
+    """A folder of DeepSpeed, of two processes."""
+    path = folder / "run"
+    path.mkdir()
+    floats = {key: value.float() for key, value in state.items()}
+    return Run([floats], 2, 2).write(path)
+
+
 SAMPLES: Mapping[str, Writer] = {
     "torch-zip": torch_zip,
     "torch-legacy": torch_legacy,
@@ -133,5 +181,12 @@ SAMPLES: Mapping[str, Writer] = {
     "torch-sharded": pickled_shards,
     "torchscript": torchscript,
     "npz": npz,
+    "npy": npy,
+    "torch-export": exported,
+    "gguf": gguf,
     "dcp": distributed,
+    "deepspeed": deepspeed,
 }
+"""By format."""
+SLOW: Mapping[str, Writer] = {"torch-export, program": program}
+"""For long runs alone."""

@@ -80,13 +80,17 @@ def test_the_harness_tells_every_breach(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "read", "load", "plan"),
-    [(REFUSED, 3, 3, 3), (DAMAGED, 3, 3, 0), (FITS, 0, 0, 0), (MISFIT, 0, 4, 4), (BOUNDED, 0, 3, 4)],
+    ("outcome", "index", "read", "load", "plan"),
+    [(REFUSED, 3, 3, 3, 3), (DAMAGED, 0, 3, 3, 0), (FITS, 0, 0, 0, 0), (MISFIT, 0, 0, 4, 4), (BOUNDED, 0, 0, 3, 4)],
 )
-def test_an_outcome_is_fulfilled_by_its_own_exit_codes_alone(outcome: str, read: int, load: int, plan: int) -> None:
-    assert fulfilled(outcome, {"read": read, "load": load, "plan": plan, "load_into": load})
-    assert not fulfilled(outcome, {"read": read, "load": 5, "plan": plan, "load_into": load})
-    assert not fulfilled(outcome, {"read": 1, "load": load, "plan": plan, "load_into": load})
+def test_an_outcome_is_fulfilled_by_its_own_exit_codes_alone(
+    outcome: str, index: int, read: int, load: int, plan: int
+) -> None:
+    codes = {"inspect": index, "read": read, "load": load, "plan": plan, "load_into": load}
+    assert fulfilled(outcome, codes)
+    for step in codes:
+        assert not fulfilled(outcome, {**codes, step: 1})
+        assert not fulfilled(outcome, {**codes, step: 5})
 
 
 @pytest.mark.parametrize("text", ["a\x1b[2J", "a\u202eb", "a\x00", "a" * (LONGEST + 1), "set weights_only=False"])
