@@ -17,6 +17,7 @@ from loader import errors
 from loader.config.schema import CheckpointConfig, JobConfig, RuleConfig, VerifyConfig
 from loader.examples.files import write_examples
 from loader.examples.names import EXAMPLE_FILES
+from loader.formats.found import FORMATS
 from loader.rules import KINDS
 from tests.command import REPOSITORY, run
 
@@ -158,3 +159,8 @@ def test_every_exit_code_is_told() -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert "://" in target or (REPOSITORY / target).exists(), target
+
+
+def test_every_format_is_named() -> None:
+    table = README.partition("## What is read")[2].partition("## ")[0]
+    assert set(re.findall(r"`([a-z]+(?:-[a-z]+)?)`", table)) >= set(FORMATS)

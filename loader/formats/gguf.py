@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from loader.formats.base import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
 from loader.formats.file import CheckpointFile
 from loader.formats.ggml import quantisations
-from loader.formats.gguf_header import MAGIC, Header, Listed
+from loader.formats.gguf_header import MAGIC, Header, Listed, Values
 from loader.formats.leaves import leaf
 from loader.formats.names import GGUF as FORMAT
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
-from loader.wording import safe_text
+from loader.wording import counted, safe_text
 
 _ALIGNMENT = "general.alignment"
 _LARGEST_ALIGNMENT = 1 << 20
@@ -51,7 +51,7 @@ class Gguf(OpenedFile):
         if type(alignment) is not int or not 0 < alignment <= _LARGEST_ALIGNMENT or alignment & (alignment - 1):
             raise file.damaged(f"its alignment is {safe_text(alignment)}; a power of two was expected")
         self._start = -(-header.end // alignment) * alignment
-        children: dict[str, Node] = {name: leaf(note) for name, note in header.notes.items()}
+        children: dict[str, Node] = {name: _note(note) for name, note in header.notes.items()}
         children |= {name: self._entry(listed) for name, listed in header.listed.items()}
         self._check_places(children)
         super().__init__(file, FORMAT, Container("dict", FORMAT, children), check)
@@ -92,6 +92,10 @@ class Gguf(OpenedFile):
             if storage.offset < end:
                 raise self._file.damaged(f"its tensor '{safe_text(storage.key)}' overlaps what stands before it")
             end = storage.offset + storage.nbytes
+
+
+def _note(note: object) -> Leaf:
+    return Leaf("list", counted(note.count, "value")) if isinstance(note, Values) else leaf(note)
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from loader.formats.file import CheckpointFile
-from loader.wording import counted, safe_text
+from loader.wording import safe_text
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -27,6 +27,13 @@ _MOST_DIMENSIONS = 8
 _MOST_LEVELS = 3
 _MOST_WALKED = 10_000_000
 """Texts and lists inside lists are found one behind the other; the largest vocabularies have a few hundred thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """A list, of which only the length is kept."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ class Header:
         self.end = _START.size
         """The position after it."""
         self.notes: dict[str, object] = {}
-        """The values by name; of a list, how many it holds."""
+        """The values by name: numbers, texts and `Values`."""
         self.listed: dict[str, Listed] = {}
         """The tensors by name."""
         for _ in self._times(notes, 8 + 4 + 1, "notes"):
@@ -92,7 +99,7 @@ class Header:
             raise self._file.damaged(f"a note in its header is of a type that is none ({kind:,})")
         item, count = self._number(_U4), self._number(_U8)
         self._pass_over(item, count, level)
-        return f"<{counted(count, 'value')}>"
+        return Values(count)
 
     def _pass_over(self, kind: int, count: int, level: int) -> None:
         if kind in _NUMBERS:
