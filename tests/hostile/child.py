@@ -29,6 +29,7 @@ from loader.errors import LoaderError
 from loader.formats import open_checkpoint
 from loader.job import execute
 from loader.report.data import Report
+from loader.report.terminal import lines
 from tests.formats.comparing import entries_below
 from tests.hostile.case import DAMAGED, FITS, MISFIT, MODEL, REFUSED, WEIGHT
 
@@ -132,7 +133,8 @@ def job(mode: str) -> Callable[[str], torch.Tensor | None]:
         config: dict[str, Any] = {"mode": mode, "checkpoint": {"path": path}, "device": "cpu"}
         if mode != "inspect":
             config |= {"model": MODEL, "verify": {"input": {"shape": [1, 3]}}}
-        module = execute(config, Report())
+        module = execute(config, report := Report())
+        assert all(len(line) < LONGEST and line.isprintable() for _, line, _ in lines(report)), "shown as it is"
         return module.weight.detach() if mode == "load" and isinstance(module, torch.nn.Linear) else None
 
     return carry_out
