@@ -24,6 +24,7 @@ from loader.conversion.existing import refuse_to_replace, standing
 from loader.conversion.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
 from loader.conversion.writing import drafts, nbytes, pieces
 from loader.errors import ConfigError
+from loader.formats.path import called, is_copy
 from loader.parts import Part
 from loader.place import resolve_dtype
 from loader.report.data import Report
@@ -126,7 +127,12 @@ class Conversion:
 def _source(part: Part) -> Source:
     ruled = part.config.rules
     rules = None if ruled is None else {name: _said(rule) for name, rule in ruled.items() if rule.enabled}
-    return Source(part.checkpoint.path.name, part.checkpoint.sha256(), part.config.checkpoint.key, rules)
+    return Source(_name(part.checkpoint.path), part.checkpoint.sha256(), part.config.checkpoint.key, rules)
+
+
+def _name(path: Path) -> str:
+    """A file's name where it is from, without what else its URL holds."""
+    return called(path).partition("?")[0].rpartition("/")[2] if is_copy(path) else path.name
 
 
 def _said(rule: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 
 from loader.errors import CheckpointError, ConfigError
@@ -157,3 +158,16 @@ def test_a_cache_that_is_deleted_is_made_again(server: Server, cache: Path, tmp_
     carry_out(LINEAR, url)
     with pytest.raises(CheckpointError):
         carry_out(LINEAR, f"{url}x")
+
+
+def test_what_is_elsewhere_is_converted_here_and_noted_by_its_name_alone(server: Server, tmp_path: Path) -> None:
+    url = server.add("/runs/net.safetensors?sig=secret", linear(tmp_path / "a.safetensors").read_bytes())
+    out = tmp_path / "out.safetensors"
+    carry_out(LINEAR, url, mode="convert", convert={"path": str(out)})
+    with safe_open(out, "pt") as file:
+        note = file.metadata()["hydra_loader"]
+    assert json.loads(note)["sources"][""]["file"] == "net.safetensors"
+    assert "secret" not in note
+    again = server.add("/out.safetensors", out.read_bytes())
+    assert isinstance(carry_out({"_target_": "embedded"}, again).model, torch.nn.Linear)
+    assert carry_out({"_target_": "embedded"}, again, mode="plan").report.keys.loaded == 2
