@@ -7,7 +7,7 @@ that loses more than precision, or tied names that hold different values, refuse
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -18,6 +18,7 @@ from loader.config.schema import AllowConfig
 from loader.errors import CheckpointError, FitError
 from loader.formats.base import Storage, TensorEntry
 from loader.formats.memory import MemoryCheckpoint
+from loader.formats.once import ReadOnce
 from loader.formats.revive import revive
 from loader.parts import Offers, Part
 from loader.place import Loss, cast, final_dtype
@@ -52,6 +53,8 @@ class Stage:
     policy: str | None
     """As `place.resolve_dtype` returns it."""
     casts: list[Cast] = field(default_factory=list)
+    _once: dict[str, ReadOnce] = field(default_factory=dict)
+    """By part that is not mapped: what compares checksums as it reads."""
     _own: set[int] = field(default_factory=set)
     """Memory of a live model: what is offered out of it has to be read before anything is written."""
 
@@ -77,7 +80,8 @@ class Stage:
         self._refuse_empty(compared)
         self._refuse_layouts(filled)
         passing = {source for source, key in filled.items() if self._is_cast(source, key)}
-        self._verify(compared, passing)
+        twice = [match.taken.key for pair in plan.duplicates for match in pair if match.taken.key]
+        self._verify(compared, passing, [*needed, *twice])
         self._compare_tied(plan)
         aliased = set() if live else self._aliased(filled)
         self._own = _storages(self.places) if live else set()
@@ -92,18 +96,21 @@ class Stage:
                 values[source] = self._final(key, self.read(source), copy=source in aliased, live=live)
             if source in passing:
                 self._release(source)
+        self._refuse_damage(compared)
         self._refuse_losses(allow)
         for part in self.parts.values():
             part.checkpoint.check_unchanged()
         return values
 
-    def read(self, source: str, *, mmap: bool | None = None) -> torch.Tensor:
+    def read(self, source: str) -> torch.Tensor:
         """One offered tensor as it is in its file, on the CPU."""
         offer = self.offers.entries[source]
         part = self.parts[offer.part]
         if not isinstance(offer.entry, TensorEntry):
             raise LookupError(source)
-        value = part.checkpoint.read(offer.entry, mmap=part.config.checkpoint.mmap if mmap is None else mmap)
+        once = self._once.get(offer.part)
+        entry = offer.entry if once is None else once(offer.entry)
+        value = part.checkpoint.read(entry, mmap=part.config.checkpoint.mmap)
         # Conjugate and negative views keep that they are in a bit beside their bytes.
         return value.resolve_conj().resolve_neg()
 
@@ -157,12 +164,13 @@ class Stage:
         if isinstance(offer.entry, TensorEntry):
             self.parts[offer.part].checkpoint.release(offer.entry)
 
-    def _verify(self, needed: Sequence[str], passing: Collection[str]) -> None:
-        """Reads ahead, and checks the checksums of everything that is about to be used.
+    def _verify(self, needed: Sequence[str], passing: Collection[str], reads: Sequence[str]) -> None:
+        """Reads ahead, and checks the checksums of everything that is about to be used; or has them checked by then.
 
         Args:
             needed: What will be read.
             passing: What of it is not to stay in memory, and so is not looked at through the mapping.
+            reads: The same, as often as it will be read.
         """
         used: dict[tuple[str, bool], list[TensorEntry]] = {}
         for source in needed:
@@ -173,7 +181,27 @@ class Stage:
         for (part, _), entries in used.items():
             self.parts[part].checkpoint.will_need(entries)
         for (part, mmap), entries in used.items():
-            self.parts[part].checkpoint.verify(entries, mmap=mmap)
+            settings = self.parts[part].config.checkpoint
+            if not settings.mmap and settings.check == "crc":
+                self._once[part] = once = ReadOnce(self._entries(part, reads))
+                used[part, mmap] = [entry for entry in entries if not once.covers(entry)]
+            self.parts[part].checkpoint.verify(used[part, mmap], mmap=mmap)
+
+    def _entries(self, part: str, sources: Iterable[str]) -> list[TensorEntry]:
+        offers = [offer for source in sources if (offer := self.offers.entries[source]).part == part]
+        return [offer.entry for offer in offers if isinstance(offer.entry, TensorEntry)]
+
+    def _refuse_damage(self, needed: Sequence[str]) -> None:
+        """Refuses what was found damaged while it was read; it is read again to tell which tensors those are."""
+        for name, once in self._once.items():
+            if once.damaged:
+                part = self.parts[name]
+                part.checkpoint.verify(self._entries(name, needed), mmap=False)
+                raise CheckpointError(
+                    f"{part.label} gave other bytes when it was read a second time",
+                    "load it again once nothing writes to it; if nothing does, check the disk",
+                )
+        self._once.clear()
 
     def _refuse_empty(self, needed: Sequence[str]) -> None:
         """A tensor that was saved on the meta device is a shape without values."""
@@ -196,6 +224,7 @@ class Stage:
             if not self._same(first, second)
         ]
         if differing:
+            self._refuse_damage([match.taken.key for pair in plan.duplicates for match in pair if match.taken.key])
             raise FitError(
                 f"the model ties names that hold different values in the file: {phrases(differing)}",
                 "drop the name that is not meant: '+rules={untie: {drop: '" + plan.duplicates[0][1].key + "'}}'",

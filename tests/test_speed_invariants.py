@@ -70,9 +70,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         lengths.append(length)
         return pread(self, offset, length)
 
-    def counted_into(self: CheckpointFile, tensor: torch.Tensor, offset: int) -> None:
+    def counted_into(self: CheckpointFile, tensor: torch.Tensor, offset: int) -> memoryview:
         lengths.append(tensor.nbytes)
-        read_into(self, tensor, offset)
+        return read_into(self, tensor, offset)
 
     def no_mapping(self: CheckpointFile) -> None:
         pytest.fail("the file is mapped, and was asked not to be")
@@ -213,8 +213,11 @@ def test_what_is_wanted_is_read_ahead_and_the_rest_is_not(folder: Path) -> None:
     assert layer <= (machine.cached([path]) or 0) * path.stat().st_size < 3 * layer
 
 
+@pytest.mark.parametrize("check", ["structure", "crc"])
 @pytest.mark.parametrize("container", ["pt", "safetensors"])
-def test_without_a_mapping_only_wanted_bytes_are_read(tmp_path: Path, read: list[int], container: str) -> None:
+def test_without_a_mapping_each_wanted_byte_is_read_once(
+    tmp_path: Path, read: list[int], container: str, check: str
+) -> None:
     weights = {f"branch{part}.{key}": value for part in range(10) for key, value in state(2, 512).items()}
     path = tmp_path / f"branches.{container}"
     if container == "pt":
@@ -222,7 +225,7 @@ def test_without_a_mapping_only_wanted_bytes_are_read(tmp_path: Path, read: list
     else:
         save_file(weights, path)
     rules = {"one": {"keep": "branch4.*"}, "root": {"strip": "branch4."}}
-    checkpoint = {"path": str(path), "mmap": False, "check": "structure"}
+    checkpoint = {"path": str(path), "mmap": False, "check": check}
     loader.load_model(STACK | {"layers": 2, "width": 512}, checkpoint, rules=rules)
     wanted = sum(value.nbytes for key, value in weights.items() if key.startswith("branch4."))
     # The end of the archive may be a comment of 64 KiB; the pickle and the headers take the rest.

@@ -56,16 +56,54 @@ def test_without_mapping_nothing_is_mapped(tmp_path: Path, monkeypatch: pytest.M
         carry_out("Two", path)
 
 
-def test_the_second_name_of_a_tied_tensor_is_checked_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mmap", [True, False])
+def test_the_second_name_of_a_tied_tensor_is_checked_too(tmp_path: Path, mmap: bool) -> None:
     weight = torch.rand(6, 4)
     path = save({"embed.weight": weight, "head.weight": weight.clone()}, tmp_path / "tied.pt")
     data = bytearray(path.read_bytes())
     data[data.rindex(weight.numpy().tobytes())] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(CheckpointError, match=r"damaged with them: head\.weight"):
-        carry_out("Tied", path)
+        carry_out("Tied", path, checkpoint={"mmap": mmap})
     with pytest.raises(FitError, match="hold different values"):
-        carry_out("Tied", path, checkpoint={"check": "structure"})
+        carry_out("Tied", path, checkpoint={"check": "structure", "mmap": mmap})
+
+
+def test_damage_is_told_alike_with_a_mapping_and_without(tmp_path: Path) -> None:
+    state = filled(Two()).state_dict()
+    path = save(state, tmp_path / "two.pt")
+    data = bytearray(path.read_bytes())
+    for name in ("first.weight", "second.bias"):
+        data[data.index(state[name].numpy().tobytes())] ^= 1
+    path.write_bytes(bytes(data))
+    told = []
+    for mmap in (True, False):
+        live = Two()
+        before = {key: value.clone() for key, value in live.state_dict().items()}
+        with pytest.raises(CheckpointError) as refusal:
+            load_into(live, {"path": str(path), "mmap": mmap})
+        told.append(refusal.value.message)
+        assert_same_state(live, before)
+    assert told[0] == told[1]
+    assert "2 records of 4 read differ" in told[0]
+    assert "damaged with them: first.weight, second.bias" in told[0]
+
+
+def test_bytes_that_differ_from_one_reading_to_the_next_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(filled(Two()).state_dict(), tmp_path / "two.pt")
+    read_into = CheckpointFile.read_into
+
+    def flipped(self: CheckpointFile, tensor: torch.Tensor, offset: int) -> memoryview:
+        memory = read_into(self, tensor, offset)
+        memory[0] ^= 1
+        return memory
+
+    monkeypatch.setattr(CheckpointFile, "read_into", flipped)
+    with pytest.raises(CheckpointError, match=r"two\.pt gave other bytes when it was read a second time") as refusal:
+        carry_out("Two", path, checkpoint={"mmap": False})
+    assert refusal.value.hint == "load it again once nothing writes to it; if nothing does, check the disk"
 
 
 def test_tied_names_may_look_into_one_storage_or_two_equal_ones(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ class Storage:
     """Whether its elements were written most significant byte first."""
     data: bytes | None = field(default=None, compare=False, repr=False)
     """Its bytes, where the file keeps them inside a pickle; `offset` means nothing then."""
+    memory: torch.UntypedStorage | None = field(default=None, compare=False, repr=False)
+    """Its bytes, where they are in memory already."""
 
 
 @dataclass(frozen=True, slots=True)

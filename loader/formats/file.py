@@ -72,13 +72,17 @@ class CheckpointFile:
             offset, length = offset + len(piece), length - len(piece)
         return b"".join(pieces)
 
-    def read_into(self, tensor: torch.Tensor, offset: int) -> None:
-        """Fills a compact CPU tensor with the file's bytes from this offset, without any copy between."""
+    def read_into(self, tensor: torch.Tensor, offset: int) -> memoryview:
+        """Fills a compact CPU tensor with the file's bytes from this offset, without any copy between.
+
+        Returns:
+            The tensor's memory, valid as long as the tensor is.
+        """
         length = tensor.numel() * tensor.element_size()
         if offset < 0 or offset + length > self.size:
             raise self.ends_early(offset + length)
         if not length:
-            return
+            return memoryview(b"")
         # torch has no public way to hand out its memory as a writable buffer without NumPy.
         target = memoryview((ctypes.c_ubyte * length).from_address(tensor.data_ptr())).cast("B")
         done = 0
@@ -91,6 +95,7 @@ class CheckpointFile:
             if not count:
                 raise self.changed("it is shorter now")
             done += count
+        return target
 
     @property
     def mapping(self) -> mmap.mmap:

@@ -69,7 +69,7 @@ def _dense(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
     carrier = _CARRIERS[width] if entry.dtype in _QUANTIZED else dtype
     flat = _flat(entry.storage, entry.offset * width, extent, carrier, unpack, mmap=mmap)
     # The size stays: resize_ only sets the shape, and unlike view() it makes no view.
-    made = flat.resize_(shape) if compact else flat.set_(flat.untyped_storage(), 0, shape, stride)
+    made = flat.resize_(shape) if compact else flat.set_(flat.untyped_storage(), flat.storage_offset(), shape, stride)
     return _with_bits(made, entry) if entry.details else made
 
 
@@ -125,7 +125,9 @@ def _flat(storage: Storage, start: int, count: int, dtype: torch.dtype, unpack: 
     """The elements from a byte offset inside a storage on, one-dimensional."""
     if not count:
         return torch.empty(0, dtype=dtype)
-    if storage.data is not None or storage.packed is not None:
+    if storage.memory is not None:
+        flat = torch.empty(0, dtype=dtype).set_(storage.memory, start // dtype.itemsize, (count,), (1,))
+    elif storage.data is not None or storage.packed is not None:
         whole = storage.data if storage.data is not None else unpack(storage)
         flat = torch.frombuffer(bytearray(whole), dtype=dtype, count=count, offset=start)
     elif storage.file is None:

@@ -1,0 +1,74 @@
+"""Reading what checksums cover once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from loader.formats import open_checkpoint
+from loader.formats.base import TensorEntry
+from loader.formats.file import CheckpointFile
+from loader.formats.once import ReadOnce
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Two views of one storage of 3 MB, one of them with strides, and a tensor of its own."""
+    base = torch.arange(750_000.0)
+    state = {"start": base[:10], "columns": base.view(750, 1000)[:, 3:7], "own": torch.arange(0.5, 6.0).view(2, 3)}
+    torch.save(state, tmp_path / "views.pt")
+    return tmp_path / "views.pt"
+
+
+def tensors(path: Path, reads: list[int], monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    read_into = CheckpointFile.read_into
+
+    def counted(self: CheckpointFile, tensor: torch.Tensor, offset: int) -> memoryview:
+        reads.append(tensor.nbytes)
+        return read_into(self, tensor, offset)
+
+    monkeypatch.setattr(CheckpointFile, "read_into", counted)
+    with open_checkpoint(path) as checkpoint:
+        entries = checkpoint.root.tensors()
+        once = ReadOnce(entries.values())
+        found = {name: checkpoint.read(once(entry), mmap=False) for name, entry in entries.items()}
+        assert not once.damaged
+        assert not once._memory
+    return found
+
+
+def test_every_byte_is_read_once_and_shared_as_in_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    found = tensors(path, reads, monkeypatch)
+    for name, expected in torch.load(path).items():
+        assert torch.equal(found[name], expected)
+        assert found[name].stride() == expected.stride()
+    assert sum(reads) == 3_000_000 + 24
+    found["start"][3] = -1.0
+    assert found["columns"][0, 0] == -1.0
+    assert found["own"].untyped_storage().nbytes() == 24
+
+
+def test_damage_is_noticed_while_it_is_read(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.arange(0.5, 6.0).numpy().tobytes()) + 5] ^= 1
+    path.write_bytes(data)
+    with open_checkpoint(path) as checkpoint:
+        entries = checkpoint.root.tensors()
+        once = ReadOnce(entries.values())
+        once(entries["start"])
+        assert not once.damaged
+        once(entries["own"])
+        assert once.damaged
+
+
+def test_what_has_no_checksum_is_left_alone(path: Path) -> None:
+    with open_checkpoint(path) as checkpoint:
+        entry = checkpoint.root.tensors()["own"]
+        once = ReadOnce([])
+        assert not once.covers(entry)
+        assert once(entry) is entry
+        plain = TensorEntry("float32", (2,), (1,))
+        assert not ReadOnce([plain]).covers(plain)
