@@ -68,7 +68,7 @@ class RemoteHeader(CheckpointFile):
         """Raises CheckpointError: there is nothing to map."""
         self._refuse_data()
 
-    def read_into(self, tensor: torch.Tensor, offset: int) -> None:  # noqa: ARG002  # as files take it
+    def read_into(self, tensor: torch.Tensor, offset: int) -> memoryview:  # noqa: ARG002  # as files take it
         """Raises CheckpointError: no data is here."""
         self._refuse_data()
 
