@@ -23,6 +23,7 @@ import hydra
 from loader.config.argv import Arguments, parse_arguments
 from loader.config.compose import CONFIG_NAME, VERSION_BASE, conf_dir
 from loader.config.messages import translate
+from loader.config.shown import completing, fitted, shown
 from loader.errors import ConfigError, LoaderError
 from loader.sweep.callback import Sweep, take_sweep
 from loader.task import Task
@@ -55,7 +56,11 @@ def run_command(arguments: Sequence[str]) -> int:
     _find_modules_here()
     _let_argparse_be()
     try:
-        return _run(parse_arguments(arguments))
+        parsed = parse_arguments(arguments)
+        if shown(parsed):
+            return 0
+        with completing(parsed) as answered, fitted(parsed):
+            return 0 if answered else _run(parsed)
     except LoaderError as error:
         if os.environ.get(_FULL_ERROR) == "1":
             traceback.print_exception(error)
