@@ -61,6 +61,7 @@ def run_command(arguments: Sequence[str]) -> int:
             return 0
         with completing(parsed) as answered, fitted(parsed):
             return 0 if answered else _run(parsed)
+        return 0
     except LoaderError as error:
         if os.environ.get(_FULL_ERROR) == "1":
             traceback.print_exception(error)

@@ -82,7 +82,7 @@ def test_modules_of_the_current_folder_are_found(folder: Path, command: list[str
         ["--help"],
         ["--hydra-help"],
         ["--cfg", "job"],
-        ["--info", "defaults"],
+        ["--info"],
         ["--shell-completion", "query=bash"],
         ["chekpoint.path=x"],
         ["checkpoint.path=glob(nothing/*.pt)"],

@@ -1,7 +1,7 @@
 """Values for the shell's completion, beside the groups and keys that Hydra completes.
 
-Guarantees: reads names of files and of configs, opens none of them, and imports no torch; where it has nothing to add it
-says nothing, and Hydra answers.
+Guarantees: reads names of files and of configs, opens none of them, and imports no torch; where it has nothing to add
+it says nothing, and Hydra answers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -63,7 +64,7 @@ def for_hydra(words: Sequence[str]) -> str:
 
 def _is_plain(word: str) -> bool:
     try:
-        return rewrite([word]) == [word]
+        return rewrite([word]) == [word] and not re.search(r"\s", word)
     except LoaderError:
         return False
 
@@ -99,8 +100,7 @@ def _rules(value: str, before: Sequence[str]) -> Iterator[str]:
 
 def _own_folders(before: Sequence[str]) -> list[Path]:
     flags = parse_arguments([word for word in before if word != "--json"]).flags
-    pairs = zip(flags, flags[1:], strict=False)
-    return [Path(value) for flag, value in pairs if flag in ("--config-dir", "-cd")]
+    return [Path(value) for flag, value in pairwise(flags) if flag in ("--config-dir", "-cd")]
 
 
 def _files(value: str) -> Iterator[str]:

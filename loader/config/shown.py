@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import platform
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from hydra.plugins.completion_plugin import CompletionPlugin
 
 from loader.config.argv import Arguments
 from loader.config.completion import candidates, for_hydra
+from loader.errors import LoaderError
 
 _WIDTH = 100
 _HELP = ("--help", "-h")
@@ -58,9 +60,12 @@ def fitted(arguments: Arguments) -> Iterator[None]:
         yield
         return
     page = io.StringIO()
-    with contextlib.redirect_stdout(page):
-        yield
-    sys.stdout.write("\n".join(wrapped(page.getvalue().rstrip().split("\n"))) + "\n")
+    try:
+        with contextlib.redirect_stdout(page):
+            yield
+    finally:
+        if page.getvalue():
+            sys.stdout.write("\n".join(wrapped(page.getvalue().rstrip().split("\n"))) + "\n")
 
 
 def wrapped(lines: Sequence[str]) -> Iterator[str]:
@@ -81,13 +86,23 @@ def completing(arguments: Arguments) -> Iterator[bool]:
     if not (arguments.completion and shell) or line is None:
         yield False
         return
-    rest = CompletionPlugin.strip_python_or_app_name(line)
-    words = [*rest.split(), *([""] if not rest or rest[-1].isspace() else [])]
+    words = _words(CompletionPlugin.strip_python_or_app_name(line))
     found = candidates(words)
     if found:
         sys.stdout.write(("\n" if shell == "fish" else " ").join(found) + "\n")
     os.environ[_LINE] = f"hydra-loader {for_hydra(words)}"
     try:
         yield bool(found)
+    except LoaderError:
+        pass  # a line that is not finished may well be wrong, and a shell shows what is said among its own words
     finally:
         os.environ[_LINE] = line
+
+
+def _words(line: str) -> list[str]:
+    """A line's words as the shell makes them, the one that is being written last."""
+    try:
+        words = shlex.split(line)
+    except ValueError:  # a quote is still open
+        words = line.split()
+    return [*words, *([""] if not line or line[-1].isspace() else [])]
