@@ -1,0 +1,253 @@
+"""s3, gs and hf: their own way through fsspec, with file systems of the tests in the place of the real ones."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry, register_implementation
+from safetensors.torch import save
+
+from loader.errors import CheckpointError
+from loader.formats import open_checkpoint
+from loader.formats.path import called
+from loader.remote import storage, transport
+from loader.remote.urls import parse_url
+from tests.remote.test_downloads import files_in, refusal, value
+
+SMALL = save({"a": torch.arange(4.0)})
+LARGE = save({"a": torch.arange(100_000.0)})
+
+
+class Fake(MemoryFileSystem):
+    """A file system in memory that tells versions as a cloud's does, and fails where it is told to."""
+
+    store: dict[str, Any] = {}  # noqa: RUF012  # as in the class that it extends
+    pseudo_dirs = [""]  # noqa: RUF012  # as in the class that it extends
+    failures: list[Exception] = []  # noqa: RUF012  # the test's own
+    told: dict[str, Any] = {}  # noqa: RUF012  # the test's own
+    reads: list[tuple[int, int]] = []  # noqa: RUF012  # the test's own
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.partition("://")[2].strip("/") if "://" in path else path
+
+    def info(self, path: str, **settings: Any) -> dict[str, Any]:
+        if self.failures:
+            raise self.failures.pop(0)
+        found = dict(super().info(path, **settings))
+        found.pop("created", None)
+        if found["type"] == "file":
+            found |= {"ETag": str(hash(self.store[path].getvalue()))} | self.told
+        return found
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **settings: Any) -> bytes:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.reads.append((start or 0, end or 0))
+        return bytes(super().cat_file(path, start=start, end=end, **settings))
+
+
+@pytest.fixture(autouse=True)
+def fake() -> Iterator[type[Fake]]:
+    """Stands in for s3, gs and hf."""
+    before = {scheme: _registry.get(scheme) for scheme in ("s3", "gs", "hf")}
+    for scheme in before:
+        register_implementation(scheme, Fake, clobber=True)
+    Fake.store, Fake.failures, Fake.told, Fake.reads = {}, [], {}, []
+    Fake.pseudo_dirs = [""]
+    yield Fake
+    for scheme, kind in before.items():
+        _registry.pop(scheme)
+        if kind is not None:
+            _registry[scheme] = kind
+
+
+def put(path: str, content: bytes) -> None:
+    Fake(skip_instance_cache=True).pipe_file(f"/{path}", content)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "hf"])
+def test_a_file_is_downloaded_once_and_called_by_its_url(scheme: str, cache: Path) -> None:
+    put("org/model/a.safetensors", SMALL)
+    url = f"{scheme}://org/model/a.safetensors"
+    with open_checkpoint(url) as checkpoint:
+        assert checkpoint.read(checkpoint.root.tensors()["a"]).tolist() == [0, 1, 2, 3]
+        assert called(checkpoint.path) == url
+    Fake.reads.clear()
+    assert value(url).tolist() == [0, 1, 2, 3]
+    assert Fake.reads == []
+    put("org/model/a.safetensors", save({"a": torch.ones(4)}))
+    assert value(url).tolist() == [1, 1, 1, 1]
+
+
+def test_of_a_safetensors_file_only_the_header_is_fetched(cache: Path) -> None:
+    put("bucket/a.safetensors", save({"a": torch.zeros(1_000_000)}))
+    with open_checkpoint("s3://bucket/a.safetensors", data=False) as checkpoint:
+        assert checkpoint.root.tensors()["a"].shape == (1_000_000,)
+    assert Fake.reads == [(0, 256 << 10)]
+    assert files_in(cache) == []
+
+
+def test_large_files_come_in_blocks_and_a_break_loses_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_BLOCK", 150_000)
+    put("bucket/a.safetensors", LARGE)
+    cat_file, breaks = Fake.cat_file, [2]
+
+    def breaking(self: Fake, path: str, start: int, end: int) -> bytes:
+        if start and breaks[0]:
+            breaks[0] -= 1
+            raise ConnectionResetError("reset by peer")
+        return cat_file(self, path, start, end)
+
+    monkeypatch.setattr(Fake, "cat_file", breaking)
+    assert torch.equal(value("gs://bucket/a.safetensors"), torch.arange(100_000.0))
+    assert [start for start, _ in Fake.reads] == [0, 150_000, 300_000]
+
+
+def test_a_file_that_changes_between_its_blocks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_BLOCK", 150_000)
+    put("bucket/a.safetensors", LARGE)
+    cat_file = Fake.cat_file
+
+    def changing(self: Fake, path: str, start: int, end: int) -> bytes:
+        found = cat_file(self, path, start, end)
+        put("bucket/a.safetensors", LARGE[:-1] + b"x" * (1 + len(Fake.reads) % 2))
+        return found
+
+    monkeypatch.setattr(Fake, "cat_file", changing)
+    assert refusal("s3://bucket/a.safetensors").message == "s3://bucket/a.safetensors changed while it was being read"
+
+
+@pytest.mark.parametrize("data", [True, False])
+def test_a_folder_is_its_index_and_the_shards_beside_it(data: bool, caplog: pytest.LogCaptureFixture) -> None:
+    put("org/model/w-1.safetensors", save({"a": torch.ones(2)}))
+    put("org/model/w-2.safetensors", save({"b": torch.ones(3)}))
+    index = {"weight_map": {"a": "w-1.safetensors", "b": "w-2.safetensors"}}
+    put("org/model/model.safetensors.index.json", json.dumps(index).encode())
+    put("org/model/config.json", b"{}")
+    put("org/model/pytorch_model.bin", b"old")
+    with caplog.at_level(logging.INFO, "loader"), open_checkpoint("hf://org/model", data=data) as checkpoint:
+        assert {key: entry.shape for key, entry in checkpoint.root.tensors().items()} == {"a": (2,), "b": (3,)}
+        assert called(checkpoint.path) == "hf://org/model/model.safetensors.index.json"
+        if data:
+            assert checkpoint.read(checkpoint.root.tensors()["b"]).tolist() == [1, 1, 1]
+    assert "hf://org/model: model.safetensors.index.json is the checkpoint in it" in caplog.messages
+
+
+def test_a_folder_with_one_checkpoint_of_any_name_is_that() -> None:
+    put("bucket/run/last.safetensors", SMALL)
+    put("bucket/run/log.txt", b"")
+    assert value("s3://bucket/run/").tolist() == [0, 1, 2, 3]
+
+
+def test_a_folder_with_several_checkpoints_or_none_is_told() -> None:
+    put("bucket/run/a.pt", b"")
+    put("bucket/run/b.pt", b"")
+    error = refusal("s3://bucket/run")
+    assert error.message == "s3://bucket/run is a folder with 2 checkpoints; one was expected: a.pt, b.pt"
+    assert error.hint == "checkpoint.path=s3://bucket/run/a.pt\ncheckpoint.path=s3://bucket/run/b.pt"
+    put("bucket/none/log.txt", b"")
+    error = refusal("s3://bucket/none")
+    assert error.message.startswith("s3://bucket/none is a folder without a checkpoint; model.safetensors, ")
+    assert error.hint == "checkpoint.path=s3://bucket/none/FILE"
+
+
+def test_a_missing_file_is_told() -> None:
+    error = refusal("gs://bucket/a.safetensors")
+    assert error.message == "gs://bucket/a.safetensors is not there: there is no such file"
+
+
+class NoCredentialsError(Exception):
+    """As botocore's."""
+
+
+class HubError(OSError):
+    """As huggingface_hub's, with the server's answer."""
+
+    def __init__(self) -> None:
+        super().__init__("401 Client Error")
+        self.response = type("Response", (), {"status_code": 401})
+
+
+@pytest.mark.parametrize(
+    ("scheme", "failure", "said", "hint"),
+    [
+        ("s3", PermissionError("Access Denied"), "PermissionError: Access Denied", "FSSPEC_S3_ANON=true"),
+        ("s3", NoCredentialsError("no keys"), "NoCredentialsError: no keys", "FSSPEC_S3_ANON=true"),
+        ("gs", PermissionError("Forbidden"), "PermissionError: Forbidden", "FSSPEC_GS_TOKEN=anon"),
+        ("hf", HubError(), "HubError: 401 Client Error", "HF_TOKEN=…"),
+    ],
+)
+def test_a_file_that_may_not_be_read_is_told(scheme: str, failure: Exception, said: str, hint: str) -> None:
+    Fake.failures.append(failure)
+    error = refusal(f"{scheme}://bucket/a")
+    assert error.message == f"{scheme}://bucket/a may not be read: {said}"
+    assert hint in error.hint
+
+
+def test_what_passes_is_waited_for_and_what_stays_is_told() -> None:
+    put("bucket/a.safetensors", SMALL)
+    Fake.failures += [TimeoutError("slow"), ConnectionError("reset")]
+    assert value("s3://bucket/a.safetensors").tolist() == [0, 1, 2, 3]
+    Fake.failures += [TimeoutError("slow")] * 5
+    error = refusal("s3://bucket/a.safetensors")
+    assert error.message == "s3://bucket/a.safetensors broke off: TimeoutError: slow"
+    assert error.hint == "try again later, and check the network"
+
+
+def test_whatever_else_a_file_system_raises_is_told() -> None:
+    Fake.failures.append(ValueError("no such bucket name"))
+    assert refusal("s3://b/a").message == "s3://b/a cannot be read: ValueError: no such bucket name"
+
+
+def test_a_wrong_length_is_refused(cache: Path) -> None:
+    put("bucket/a.safetensors", SMALL)
+    Fake.told = {"size": len(SMALL) + 7}
+    error = refusal("s3://bucket/a.safetensors")
+    assert error.message == (
+        f"s3://bucket/a.safetensors broke off; {len(SMALL):,} of {len(SMALL) + 7:,} declared bytes came in 5 attempts"
+    )
+    assert not (cache / "blobs").exists()
+
+
+def test_the_digest_that_the_hub_knows_tells_versions_apart() -> None:
+    assert storage._tag({"lfs": {"sha256": "abc"}, "ETag": "e"}) == "abc"
+    assert storage._tag({"generation": 7, "updated": "now"}) == "7"
+    assert storage._tag({"size": 3}) == ""
+
+
+@pytest.mark.parametrize("scheme", ["https", "s3", "gs", "hf"])
+def test_a_package_that_is_not_installed_is_named_with_its_line(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name in {"loader.remote.web", "loader.remote.storage"}:
+            raise ImportError("No module named 'fsspec'", name="fsspec")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(CheckpointError) as caught:
+        transport.connect(parse_url(f"{scheme}://host/a"))
+    assert caught.value.message == (
+        f"reading {scheme}:// needs a package that is not installed (No module named 'fsspec')"
+    )
+    assert caught.value.hint == "pip install 'hydra-loader[remote]'"
+
+
+def test_the_package_of_one_protocol_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_scheme: str) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(storage, "get_filesystem_class", missing)
+    error = refusal("s3://bucket/a.safetensors")
+    assert error.message == "reading s3:// needs a package that is not installed (Install s3fs to access S3)"
+    assert error.hint == "pip install 'hydra-loader[remote]'"
