@@ -22,6 +22,7 @@ from loader.infer.goals import goals_of
 from loader.infer.probe import Probe
 from loader.parts import Part, open_parts
 from loader.place import own_random_state
+from loader.redaction import redacted
 from loader.report import fill
 from loader.report.data import Report
 from loader.scaffold.arguments import Inference, given_lines, infer
@@ -60,7 +61,7 @@ def write_scaffold(job: JobConfig, report: Report) -> None:
             job, origin = _with_model(job, part)
             found = _inferred(job, part, origin)
             fitting, forward = _tried(job, part, found, report)
-        _write(place, config_text(job, place, part, found.lines, fitting, forward), report)
+        _write(place, redacted(config_text(job, place, part, found.lines, fitting, forward)), report)
     lacking = [f"pip install {LIBRARY}"] if origin != _TYPED and not installed() else []
     opened = [*lacking, *_open(found.lines, fitting)]
     report.written = {**(report.written or {}), "line": place.line, "open": opened}

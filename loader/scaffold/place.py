@@ -15,6 +15,7 @@ from pathlib import Path
 from loader.config.compose import conf_dir
 from loader.config.quoting import parse_value
 from loader.errors import ConfigError
+from loader.formats.path import is_url
 from loader.wording import safe_text
 
 GROUP = "experiment"
@@ -78,6 +79,10 @@ def choose_place(wanted: str | None, checkpoint: str) -> Place:
 
 def name_of(checkpoint: str) -> str:
     """An option's name made of a checkpoint's."""
+    if is_url(checkpoint):
+        from loader.remote.urls import parse_url  # noqa: PLC0415  # only URLs need it
+
+        checkpoint = parse_url(checkpoint).name
     return _tidy(_SUFFIXES.sub("", checkpoint.rstrip("/").rpartition("/")[2]))
 
 

@@ -48,6 +48,33 @@ def test_a_plan_reads_the_header_alone(server: Server, tmp_path: Path, cache: Pa
     assert server.methods() == ["GET"]
 
 
+def test_what_is_in_a_remote_file_is_told_by_its_header(server: Server, tmp_path: Path, cache: Path) -> None:
+    url = server.add("/a.safetensors", linear(tmp_path / "a.safetensors").read_bytes())
+    report = carry_out(None, url, mode="inspect").report
+    assert report.parts[""].path == url
+    assert report.inspection is not None
+    assert report.inspection["files"][0]["path"] == url
+    assert not cache.exists()
+
+
+def test_a_scaffold_of_a_url_is_called_by_the_file_and_holds_no_credentials(server: Server, tmp_path: Path) -> None:
+    url = server.add("/my%20net.safetensors?sig=verysecret", WEIGHTS.read_bytes())
+    done = run_loader("mode=scaffold", f"checkpoint.path={url}", cwd=tmp_path)
+    assert done.code == 0, done.err
+    written = tmp_path / "conf" / "experiment" / "my_net.yaml"
+    assert f'path: "{url.replace("verysecret", "***")}"' in written.read_text()
+    assert "secret" not in written.read_text() + done.out
+
+
+def test_what_is_converted_is_written_on_this_machine(server: Server, tmp_path: Path) -> None:
+    url = server.add("/a.safetensors", linear(tmp_path / "a.safetensors").read_bytes())
+    written = tmp_path / "converted.safetensors"
+    carry_out(LINEAR, url, mode="convert", convert={"path": str(written)})
+    assert torch.equal(load_file(written)["weight"], load_file(tmp_path / "a.safetensors")["weight"])
+    with pytest.raises(ConfigError, match="expected a file on this machine"):
+        carry_out(LINEAR, url, mode="convert", convert={"path": f"{server.url}/b.safetensors"})
+
+
 def test_two_parts_come_from_two_urls(server: Server, tmp_path: Path) -> None:
     content = linear(tmp_path / "a.safetensors").read_bytes()
     parts = {name: {"path": server.add(f"/{name}.safetensors", content)} for name in ("a", "b")}

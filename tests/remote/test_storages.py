@@ -25,7 +25,7 @@ SMALL = save({"a": torch.arange(4.0)})
 LARGE = save({"a": torch.arange(100_000.0)})
 
 
-class Fake(MemoryFileSystem):
+class Fake(MemoryFileSystem):  # type: ignore[misc]  # fsspec ships no types
     """A file system in memory that tells versions as a cloud's does, and fails where it is told to."""
 
     store: dict[str, Any] = {}  # noqa: RUF012  # as in the class that it extends
