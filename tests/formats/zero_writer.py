@@ -65,14 +65,17 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         with deepspeed_classes() as (stage, scaler):
             for rank in range(self.processes):
-                name = f"{self.prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
-                torch.save(self._optimizer(rank, stage(self.stage), scaler()), folder / name)
-            if self.stage < 3:
-                torch.save(self._model(0), folder / "mp_rank_00_model_states.pt")
-                return folder
-            for rank in range(self.processes):
-                torch.save(self._model(rank), folder / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
+                states = self._optimizer(rank, stage(self.stage), scaler())
+                torch.save(states, folder / f"{self.prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+        for rank in range(self.processes if self.stage == 3 else 1):
+            ranked = f"zero_pp_rank_{rank}_" if self.stage == 3 else ""
+            torch.save(self._model(rank), folder / f"{ranked}mp_rank_00_model_states.pt")
         return folder
+
+    def states(self, name: str) -> dict[str, Any]:
+        """What stands in one of the files, without DeepSpeed's own classes."""
+        rank = int(name.partition("zero_pp_rank_")[2].partition("_")[0] or 0)
+        return self._optimizer(rank, self.stage, None) if name.endswith("_optim_states.pt") else self._model(rank)
 
     def _model(self, rank: int) -> dict[str, Any]:
         trained = {name: value.bfloat16() for group in self.groups for name, value in group.items()}
