@@ -77,7 +77,7 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
         "entries": [],
         "notes": notes_of(root),
         "globals": _globals(root),
-        "next": [] if job.parts else what_to_type(ranked, settings),
+        "next": [] if job.parts else what_to_type(ranked, settings, root.record),
         "tree": [],
         "depth": job.inspect.depth,
         "filter": list(job.inspect.filter),

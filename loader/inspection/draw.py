@@ -117,9 +117,10 @@ def _place(row: TensorRow) -> Iterator[str]:
     elif "shares" in row:
         yield f"in the storage of {safe_text(row['shares'])}"
     if storage is None:
-        if "pieces" in row:
-            yield f"(in {counted(len(row['pieces']), 'piece')})"
-        elif "components" not in row:
+        pieces = row.get("pieces", ())
+        if len(pieces) > 1:
+            yield f"(in {len(pieces):,} pieces)"
+        elif not pieces and "components" not in row:
             yield "(no data in the file)"
         return
     if not _is_compact(row["shape"], storage["stride"]):

@@ -6,7 +6,8 @@ act on a terminal is not written, and no name is offered to be admitted that onl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from loader.config.schema import CheckpointConfig
 from loader.formats.needed import no_part_of_a_model
@@ -15,15 +16,18 @@ from loader.suggest.overrides import key_override, may_be_typed, written
 
 _MOST_OTHERS = 4
 _MOST_GLOBALS = 50
+RECORD = "hydra_loader"
+"""The note of a converted file that holds its model's config."""
 _OTHERWISE = {"weights": "these weights", "model": "this model", "average": "this average of weights"}
 
 
-def what_to_type(ranked: Sequence[CandidateRow], settings: CheckpointConfig) -> list[str]:
+def what_to_type(ranked: Sequence[CandidateRow], settings: CheckpointConfig, notes: object = None) -> list[str]:
     """The lines to type after looking at a file.
 
     Args:
         ranked: Its candidates, best first.
         settings: How the file was opened.
+        notes: What its header says beside the tensors, as it stands there.
 
     Returns:
         Whole commands; none where nothing in the file looks like a model's weights.
@@ -32,7 +36,7 @@ def what_to_type(ranked: Sequence[CandidateRow], settings: CheckpointConfig) -> 
     if not models or not may_be_typed(settings.path):
         return []
     best, *others = models
-    lines = [*_plan(best, settings), *_rebuild(best, settings)]
+    lines = [*_embedded(best, settings, notes), *_plan(best, settings), *_rebuild(best, settings)]
     for other in others[:_MOST_OTHERS]:
         # Nothing out of the file stands behind the `#`: not every shell takes that for a comment.
         lines += [f"{line}   # or {_OTHERWISE[other['role']]}" for line in _plan(other, settings)]
@@ -46,6 +50,14 @@ def _plan(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
     unsure = [prefix for prefix in row["prefixes"] if not row["rules"]]
     rules = ["rules=auto"] if unsure else row["rules"]
     return [_command("mode=plan", "model._target_=my_pkg.Net", *place, *rules)]
+
+
+def _embedded(row: CandidateRow, settings: CheckpointConfig, notes: object) -> list[str]:
+    """The line for a file that `mode=convert` wrote along with its model's config."""
+    record = notes.get(RECORD) if isinstance(notes, Mapping) else None
+    place = _place(row, settings)
+    told = isinstance(record, str) and re.search(r'"model": ?\{', record) is not None
+    return [_command("model=embedded", *place)] if told and place is not None else []
 
 
 def _rebuild(row: CandidateRow, settings: CheckpointConfig) -> list[str]:

@@ -20,7 +20,9 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 import loader
+from loader.conversion.record import KEY
 from loader.errors import CheckpointError, FitError
+from loader.inspection.following import RECORD
 from loader.inspection.rows import FileRow
 from loader.report.data import Report
 from loader.report.terminal import lines
@@ -126,7 +128,7 @@ def test_pieces_of_a_split_tensor_are_named(tmp_path: Path) -> None:
     assert [(row["key"], row["role"]) for row in file["candidates"]] == [("model", "weights")]
     (piece,) = file["tensors"][0].get("pieces", [])
     assert (piece["shape"], piece["start"], piece["file"]) == ([7, 4], [0, 0], "__0_0.distcp")
-    assert any(line.endswith("weight  [4, 4] float32 (in 1 piece)") for line in file["tree"])
+    assert any(line.endswith("weight  [4, 4] float32") for line in file["tree"])
 
 
 def test_the_header_of_an_array_makes_it_no_view(tmp_path: Path) -> None:
@@ -144,6 +146,18 @@ def test_a_script_module_is_rebuilt_by_trust_alone(tmp_path: Path) -> None:
     assert [(row["role"], row["why"]) for row in file["candidates"]] == [("model", "a TorchScript module")]
     assert file["globals"] == []
     assert not any("model=null" in line for line in file["next"])
+
+
+def test_a_converted_file_says_that_it_needs_no_definition(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    model = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}
+    source = save(nn.Linear(2, 2).state_dict(), tmp_path / "m.pt")
+    loader.load(
+        {"mode": "convert", "model": model, "checkpoint": {"path": str(source)}, "convert": {"path": str(path)}}
+    )
+    file, _ = inspected(path)
+    assert file["next"][0] == f"run.py model=embedded checkpoint.path={path}"
+    assert RECORD == KEY
 
 
 def training_checkpoint(folder: Path) -> Path:
