@@ -18,8 +18,8 @@ from torch import nn
 
 from loader.build import Built, build_model
 from loader.config.schema import EMBEDDED, JobConfig
-from loader.embedded import take_embedded
 from loader.parts import Part, open_parts
+from loader.pickled import take_pickled
 from loader.place import own_random_state, resolve_device, resolve_dtype, settle
 from loader.prepare import Prepared, Recipe, prepare
 from loader.report import fill
@@ -60,7 +60,7 @@ def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
                 conversion.check(job, parts)
 
         with clock("build"):
-            built = _build(job) if job.model is not None else take_embedded(job, parts)
+            built = _build(job) if job.model is not None else take_pickled(job, parts)
         work = _Work(job, parts, device, policy, built)
         stack.callback(work.describe, report)
         with clock("plan"):

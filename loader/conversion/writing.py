@@ -2,7 +2,7 @@
 
 Guarantees: one tensor at a time is made compact and brought to the CPU, so that writing costs no more memory than the
 largest of them; all files are complete on disk under names of their own before the first one takes its place, and an
-error or an interruption by the user leaves none of them behind.
+error, an interruption by the user or a scheduler's signal to end leaves none of them behind.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import json
 import os
 import secrets
 import shlex
+import signal
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -31,6 +34,8 @@ METADATA = "__metadata__"
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 8
 _CHUNK = 64 << 20
+_TERMINATED = 143
+"""The exit code of a process that was asked to end."""
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 
 Write = Callable[[bytes | memoryview], None]
@@ -94,11 +99,30 @@ class Drafts:
 def drafts() -> Iterator[Drafts]:
     """Files to be written; whatever goes wrong before the end leaves none of them."""
     made = Drafts()
+    with _terminable():
+        try:
+            yield made
+        except BaseException:
+            made.discard()
+            raise
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets a process that a scheduler ends meanwhile tidy up; who has a handler already decides for itself."""
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(_TERMINATED)
+
+    signal.signal(signal.SIGTERM, stop)
     try:
-        yield made
-    except BaseException:
-        made.discard()
-        raise
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def pieces(tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> Iterator[bytes | memoryview]:

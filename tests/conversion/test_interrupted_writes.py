@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,29 @@ def test_an_interruption_leaves_nothing(after: int, source: Path, out: Path, mon
     with pytest.raises(KeyboardInterrupt):
         convert(source, out)
     assert list(out.iterdir()) == []
+
+
+def test_a_scheduler_that_ends_the_process_finds_it_tidy(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        convert(source, out)
+    assert ended.value.code == 143
+    assert list(out.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_handler_of_somebody_elses_stays(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: signal.raise_signal(signal.SIGTERM))
+    try:
+        convert(source, out, "5GB")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert told == [signal.SIGTERM] * 2
+    assert [path.name for path in out.iterdir()] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("after", [0, 2, 4])

@@ -29,7 +29,7 @@ from loader.wording import counted, did_you_mean, listing, safe_text
 _WITHOUT = "declare the architecture, which needs no permission: model._target_=my_pkg.Net"
 
 
-def take_embedded(job: JobConfig, parts: Sequence[Part]) -> Built:
+def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
     """Rebuilds the model that a file holds.
 
     Args:
