@@ -14,9 +14,10 @@ from pathlib import Path
 HIDDEN = "***"
 """Stands where a secret stood."""
 
-_URL = re.compile(
-    r"""(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s/?\#"'<>]*@)?(?P<path>[^\s?\#"'<>]*)"""
-    r"""(?P<query>\?[^\s\#"'<>]*)?(?P<fragment>\#[^\s"'<>]*)?"""
+_USER = re.compile(r"""://[^\s/?\#"'<>]*@""")
+_QUERY = re.compile(
+    # A bounded scheme: a text may come from a hostile file, and hold a million letters in a row.
+    r"""(?P<url>[A-Za-z][A-Za-z0-9+.-]{0,20}://[^\s?\#"'<>]*)(?P<query>\?[^\s\#"'<>]*)?(?P<fragment>\#[^\s"'<>]*)?"""
 )
 _HARMLESS = re.compile(r"\d{1,4}|v?\d+(\.\d+){1,3}|true|false|main|master")
 """Values that are too plain to be a secret; everything else in a query may be one, whatever its name is."""
@@ -27,7 +28,7 @@ _PUNCTUATION = ".,;:!)]}"
 
 def redacted(text: str) -> str:
     """Takes the credentials out of all URLs in a text."""
-    return _URL.sub(_shown, text) if "://" in text else text
+    return _QUERY.sub(_shown, _USER.sub(f"://{HIDDEN}@", text)) if "://" in text else text
 
 
 class RedactingFormatter(logging.Formatter):
@@ -48,10 +49,7 @@ def redact_files(paths: Iterable[Path]) -> None:
 
 
 def _shown(url: re.Match[str]) -> str:
-    if url["scheme"].lower() == "pkg://":
-        return url[0]
-    user = f"{HIDDEN}@" if url["user"] else ""
-    return f"{url['scheme']}{user}{url['path']}{_query(url['query'] or '')}"
+    return f"{url['url']}{_query(url['query'] or '')}"
 
 
 def _query(query: str) -> str:

@@ -107,10 +107,13 @@ class SeveralFiles(Opened):
 
 def digest_of(files: Mapping[str, CheckpointFile]) -> str:
     """Digest of several files: that of the text which `sha256sum NAME…` prints in their folder."""
-    digest = hashlib.sha256()
-    for name, file in files.items():
-        digest.update(f"{file.sha256()}  {name}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+    return joint_digest({name: file.sha256() for name, file in files.items()})
+
+
+def joint_digest(digests: Mapping[str, str]) -> str:
+    """The same of files whose own digests are known."""
+    lines = (f"{digest}  {name}\n" for name, digest in digests.items())
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def opened(path: Path, stack: ExitStack) -> CheckpointFile:

@@ -39,6 +39,8 @@ def open_remote(text: str, *, sha256: str | None, data: bool) -> CheckpointFile:
         cached = sha256 is not None and cache.blob(sha256).is_file()
         found = url if cached else source.find()
         path = source.place(found)
+        if sha256 is not None and is_set(found):
+            source.pin(found, sha256)
         if data or sha256 is not None:
             file = source.whole(found, path, None if is_set(found) else sha256)
         else:

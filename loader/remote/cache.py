@@ -148,6 +148,7 @@ class Cache:
     def lock(self, url: Url) -> Iterator[None]:
         """Keeps other processes and threads from the same URL meanwhile."""
         with self.writing():
+            self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
             path = self.root / "locks" / url.key
             path.parent.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

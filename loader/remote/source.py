@@ -7,13 +7,16 @@ downloaded.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from functools import partial
 from pathlib import Path
 
+from loader.errors import CheckpointError
 from loader.formats.file import CheckpointFile
-from loader.formats.index import is_index_name
+from loader.formats.index import is_index_name, read_index
 from loader.formats.path import stand_for
+from loader.formats.several import joint_digest, natural
 from loader.remote.cache import Cache
 from loader.remote.download import Fetched, fetch
 from loader.remote.folder import choose
@@ -36,6 +39,7 @@ class Source:
     def __init__(self, url: Url, cache: Cache) -> None:
         self._url, self._cache = url, cache
         self._transport: Transport | None = None
+        self._pinned: dict[Path, str] = {}
 
     @property
     def transport(self) -> Transport:
@@ -62,12 +66,23 @@ class Source:
             sha256: The digest that it must have.
         """
         stand_for(path, url.shown)
-        if sha256 is not None and self._cache.holds(sha256):
+        pinned = self._pinned.get(path)
+        if pinned is not None:
+            found = Fetched(pinned, seen=True)
+        elif sha256 is not None and self._cache.holds(sha256):
             log.info("%s: taken from the cache by its sha256, without the network", url.shown)
             found = Fetched(sha256, seen=True)
         else:
             found = fetch(url, self.transport, self._cache, sha256)
         return RemoteCopy(self._cache.put(path, found.digest), url, self, found.digest if found.seen else None)
+
+    def pin(self, url: Url, sha256: str) -> None:
+        """Takes the index of a URL and its shards from the cache alone, if all of them together have this digest."""
+        digests = _digests(self.place(url))
+        if joint_digest(digests) == sha256:
+            log.info("%s: taken from the cache by the sha256 of all its files, without the network", url.shown)
+            folder = self.place(url).parent
+            self._pinned = {folder / name: digest for name, digest in digests.items()}
 
     def header(self, url: Url, path: Path) -> CheckpointFile:
         """Opens a file for its header alone where that can be, else as `whole` does."""
@@ -120,6 +135,16 @@ class RemoteCopy(CheckpointFile):
         """Closes the file and the connections."""
         super().close()
         self._source.close()
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """The digests of an index and its shards, in the order of their joint one; none where not all of them are there."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(CheckpointError), contextlib.closing(CheckpointFile(path)) as index:
+        for name in (path.name, *sorted(set(read_index(index).values()), key=natural)):
+            with contextlib.closing(CheckpointFile(path.parent / name)) as file:
+                found[name] = file.sha256()
+    return found
 
 
 def is_set(url: Url) -> bool:

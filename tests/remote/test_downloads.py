@@ -52,6 +52,7 @@ def test_a_file_is_downloaded_and_called_by_its_url(server: Server, cache: Path)
     blob = cache / "blobs" / DIGEST
     assert blob.read_bytes() == SMALL
     assert stat.S_IMODE(blob.stat().st_mode) == 0o444
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     assert blob.samefile(checkpoint.path)
 
 

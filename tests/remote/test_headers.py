@@ -188,7 +188,22 @@ def test_the_digest_of_a_sharded_checkpoint_is_that_of_all_its_files(server: Ser
     url = sharded(server)
     with open_checkpoint(url) as checkpoint:
         digest = checkpoint.sha256()
-    with open_checkpoint(url, sha256=digest) as checkpoint:
-        assert checkpoint.sha256() == digest
     with pytest.raises(CheckpointError, match=f"its sha256 is {digest}, checkpoint.sha256 says"):
         open_checkpoint(url, sha256="0" * 64)
+    server.stop()
+    with open_checkpoint(url, sha256=digest) as checkpoint:
+        assert checkpoint.sha256() == digest
+        assert checkpoint.read(checkpoint.root.tensors()["b"]).tolist() == STATE["b"].tolist()
+    with pytest.raises(CheckpointError, match="cannot be reached"):
+        open_checkpoint(url)
+
+
+def test_a_shard_that_was_damaged_in_the_cache_is_not_used_for_the_digest(server: Server, cache: Path) -> None:
+    url = sharded(server)
+    with open_checkpoint(url) as checkpoint:
+        digest, path = checkpoint.sha256(), checkpoint.path.parent / "w-1-of-2.safetensors"
+    path.unlink()
+    path.write_bytes(b"damaged")
+    with open_checkpoint(url, sha256=digest) as checkpoint:
+        assert checkpoint.sha256() == digest
+        assert torch.equal(checkpoint.read(checkpoint.root.tensors()["a"]), STATE["a"])

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loader.config.compose import compose
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
 from loader.formats.path import is_url
@@ -65,6 +66,21 @@ def test_what_is_no_url_that_is_read_is_told(text: str, message: str, hint: str)
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(text)
     assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://host/a=b.pt?x=1",
+        "https://me:p%40ss@host:8080/runs/epoch=3,step=10.ckpt?x=1&y=a+b",
+        "https://host/(1)/a~b.pt?list=[1,2]&map={a:b}",
+        "https://host/it's.pt#x",
+        "hf://org/model@main/a.safetensors",
+    ],
+)
+def test_a_url_reaches_the_job_as_it_was_typed(url: str) -> None:
+    assert compose([f"checkpoint.path={url}"])["checkpoint"]["path"] == url
+    assert compose([f"+parts.a.path={url}"])["parts"]["a"]["path"] == url
 
 
 def test_a_shard_is_asked_for_where_its_index_is_with_the_same_credentials() -> None:
