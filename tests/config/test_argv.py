@@ -329,3 +329,19 @@ def test_overrides_stand_before_flags_and_completion_is_left_alone() -> None:
         "job",
     ]
     assert parse_arguments(["-sc", "query=bash", "model.a=1"]).rewritten() == ["query=bash", "model.a=1", "-sc"]
+
+
+def test_json_is_the_loaders_own_flag_and_hydra_never_sees_it() -> None:
+    parsed = parse_arguments(["mode=inspect", "--json", "--cfg", "job"])
+    assert (parsed.json, parsed.flags, parsed.typed) == (True, ["--cfg", "job"], ["mode=inspect"])
+    assert not parse_arguments(["mode=inspect"]).json
+
+
+@pytest.mark.parametrize("sweep", ["-m", "--multirun", "hydra.mode=MULTIRUN"])
+def test_json_of_a_sweep_is_refused(sweep: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        parse_arguments([sweep, "device=cpu,meta", "--json"])
+    assert refusal.value.message == "--json prints the report of one run, and a sweep has several"
+    assert refusal.value.hint == (
+        "the same line without --json   # summary.json in the sweep's folder names the report.json of each job"
+    )

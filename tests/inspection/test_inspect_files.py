@@ -29,6 +29,7 @@ from loader.report.terminal import lines
 from tests.command import REPOSITORY, run, run_loader
 from tests.formats.sharding import write_shards
 from tests.jobs import save
+from tests.models import Two, filled
 
 
 class Layers(nn.Module):
@@ -158,6 +159,17 @@ def test_a_converted_file_says_that_it_needs_no_definition(tmp_path: Path) -> No
     file, _ = inspected(path)
     assert file["next"][0] == f"run.py model=embedded checkpoint.path={path}"
     assert RECORD == KEY
+
+
+@pytest.mark.parametrize("key", ["net", "a b", "x=1,y", "{z}"])
+def test_the_line_to_type_next_is_right(key: str, tmp_path: Path) -> None:
+    state = {f"module._orig_mod.{name}": value for name, value in filled(Two()).state_dict().items()}
+    file, _ = inspected(save({key: state, "epoch": 1}, tmp_path / "odd, name.pt"))
+    (line,) = file["next"]
+    program, *overrides = shlex.split(line.replace("my_pkg.Net", "tests.models.Two"))
+    assert program == "run.py"
+    report = loader.load([*overrides, "device=cpu"]).report
+    assert (report.mode, report.keys.loaded, report.keys.unexpected) == ("plan", 4, [])
 
 
 def training_checkpoint(folder: Path) -> Path:

@@ -87,3 +87,20 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="disk full"):
         write_text(path, "new")
     assert path.read_text() == "old"
+
+
+def test_rows_take_a_line_each(tmp_path: Path) -> None:
+    content = {"files": [{"rows": [{"key": "a", "shape": [1, 2]}, {"key": "b", "mean": math.nan}]}], "dtypes": ["x"]}
+    assert write_json(tmp_path / "a.json", content).read_text() == (
+        "{\n"
+        '  "files": [\n'
+        "    {\n"
+        '      "rows": [\n'
+        '        {"key": "a", "shape": [1, 2]},\n'
+        '        {"key": "b", "mean": null}\n'
+        "      ]\n"
+        "    }\n"
+        "  ],\n"
+        '  "dtypes": ["x"]\n'
+        "}\n"
+    )
