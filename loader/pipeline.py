@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from loader.build import Built, build_model
+from loader.collector import collector_paused
 from loader.config.schema import EMBEDDED, JobConfig
 from loader.parts import Part, open_parts
 from loader.pickled import take_pickled
@@ -113,6 +114,7 @@ class _Work:
         if self.built.hollow and without_data(self.built.module):
             self._start_over("the model brings values of its own for keys that the file lacks").carry_out()
 
+    @collector_paused()
     def describe(self, report: Report) -> None:
         """Reports what is known by now."""
         fill.model(report, self.job, self.built, self.device)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from loader.collector import collector_paused
 from loader.redaction import redacted
 from loader.report.data import Report
 
@@ -32,6 +33,7 @@ def write_report(report: Report, folder: Path) -> Path:
     return write_json(folder / REPORT, report.to_dict())
 
 
+@collector_paused()
 def write_json(path: Path, content: Any) -> Path:
     """Writes JSON at once: readers see the old file or the new one; what JSON has no number for becomes null.
 
