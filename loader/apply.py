@@ -39,6 +39,8 @@ class Staged:
     """Offered key → value."""
     metadata: Metadata = field(default_factory=dict)
     """Module prefix → version, for load hooks."""
+    release: Callable[[str], None] | None = None
+    """Told of each offered key whose value was copied and is not looked at any more."""
 
 
 def apply(
@@ -80,7 +82,10 @@ def _commit(
         run_hooks(model, staged.state, staged.metadata, visit, assign=not journal.live)
     else:
         for match in plan.matches:
-            install(match.key, staged.state[match.taken.key])
+            # Values leave memory one by one as the journal takes up the old ones.
+            install(match.key, staged.state.pop(match.taken.key))
+            if staged.release is not None:
+                staged.release(match.taken.key)
     _run_post_hooks(model, plan)
 
 

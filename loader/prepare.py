@@ -64,7 +64,7 @@ class Prepared:
             What gives a live model its old values back.
         """
         values = self.stage.run(self.plan, self.allow, live=live)
-        staged = Staged(values, self.stage.offers.metadata)
+        staged = Staged(values, self.stage.offers.metadata, self.stage.release if live else None)
         return apply(self.model, self.stage.places, self.plan, staged, self.stage.fit, live=live)
 
 

@@ -95,7 +95,7 @@ class Stage:
             else:
                 values[source] = self._final(key, self.read(source), copy=source in aliased, live=live)
             if source in passing:
-                self._release(source)
+                self.release(source)
         self._refuse_damage(compared)
         self._refuse_losses(allow)
         for part in self.parts.values():
@@ -158,8 +158,8 @@ class Stage:
             return False
         return dtype_name(final_dtype(want, entry.dtype, self.policy)) != entry.dtype
 
-    def _release(self, source: str) -> None:
-        """Gives up the file's pages of a tensor that was cast: memory then holds the result alone."""
+    def release(self, source: str) -> None:
+        """Gives up the file's pages of a tensor that was cast or copied: memory then holds the result alone."""
         offer = self.offers.entries[source]
         if isinstance(offer.entry, TensorEntry):
             self.parts[offer.part].checkpoint.release(offer.entry)

@@ -157,6 +157,27 @@ result = {"peak": after["peak"] - before["resident"], "mapped": here.resident_in
 
 
 @on_linux
+@pytest.mark.parametrize("mmap", [True, False])
+def test_loading_into_a_live_model_needs_its_old_values_once(folder: Path, mmap: bool) -> None:
+    found = in_a_new_process(
+        f"""
+model = here.Stack(here.LAYERS, here.WIDTH)
+machine.forget_peak()
+before = machine.memory()
+loader.load_into(model, {{"path": str(paths[0]), "mmap": {mmap}}})
+after = machine.memory()
+total = sum(float(p.sum()) for p in model.parameters())
+result = {{"peak": after["peak"] - before["resident"], "mapped": here.resident_in_file(paths[0]), "total": total}}
+""",
+        folder / "weights.pt",
+    )
+    size, tensor = (folder / "weights.pt").stat().st_size, WIDTH * WIDTH * 4
+    assert found["total"] == LAYERS * (WIDTH * WIDTH + WIDTH) * 0.5
+    assert found["mapped"] < tensor
+    assert found["peak"] < size + 2 * tensor
+
+
+@on_linux
 @pytest.mark.parametrize("container", ["pt", "safetensors"])
 def test_a_tenth_of_a_file_touches_a_tenth_of_its_bytes(tmp_path: Path, container: str) -> None:
     weights = {f"branch{part}.{key}": value for part in range(10) for key, value in state(2, 1024).items()}
