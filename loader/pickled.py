@@ -15,10 +15,11 @@ from torch import nn
 from loader.build import Built
 from loader.config.schema import CheckpointConfig, JobConfig
 from loader.errors import CheckpointError, ConfigError, FitError
+from loader.formats import torch_legacy, torch_zip
 from loader.formats.base import Container
 from loader.formats.folder import FORMATS as WHOLE_FOLDERS
 from loader.formats.folder import choose
-from loader.formats.names import TORCHSCRIPT
+from loader.formats.names import TORCH_TAR, TORCHSCRIPT
 from loader.formats.needed import needed_globals, no_part_of_a_model
 from loader.formats.path import called
 from loader.formats.revive import revive
@@ -26,6 +27,8 @@ from loader.parts import Part
 from loader.select import find, tree
 from loader.wording import counted, did_you_mean, listing, safe_text
 
+_WITH_MODELS = frozenset((torch_zip.FORMAT, torch_legacy.FORMAT, TORCH_TAR, TORCHSCRIPT))
+"""The formats that can hold a whole model; trusting another changes nothing."""
 _WITHOUT = "declare the architecture, which needs no permission: model._target_=my_pkg.Net"
 
 
@@ -57,7 +60,8 @@ def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
     if isinstance(found, Container):
         part.selected = found
         part.checkpoint.verify(list(found.tensors().values()), mmap=settings.mmap)
-    module = _unpickle(settings, part) if settings.trust else _rebuild(settings, part)
+    trusted = settings.trust and part.checkpoint.format in _WITH_MODELS
+    module = _unpickle(settings, part) if trusted else _rebuild(settings, part)
     if not isinstance(module, nn.Module):
         raise CheckpointError(
             f"{part.label} holds a {safe_text(type(module).__name__)}, not a whole model, and model is null",

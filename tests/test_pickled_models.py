@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from loader import CheckpointError, ConfigError, FitError
@@ -243,3 +244,10 @@ def test_a_torchscript_archive_loads_into_a_declared_model(scripted: Path) -> No
     nodes = [{"_target_": f"torch.nn.{name}", **arguments} for name, arguments in layers]
     loaded = carry_out({"_target_": "torch.nn.Sequential", "_args_": nodes}, scripted, verify={})
     assert_same_state(loaded.model, torch.jit.load(scripted).state_dict())  # type: ignore[no-untyped-call]
+
+
+def test_trust_makes_no_model_of_a_file_of_weights(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.ones(1)}, path)
+    with pytest.raises(ConfigError, match=r"holds no whole pickled model\. In the file:"):
+        carry_out(None, path, checkpoint={"trust": True})

@@ -7,6 +7,7 @@ with a sentence of its own. A new format is one file with a class like the other
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +20,21 @@ from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.zip import LOCAL_SIGNATURE, Archive, UnfinishedError
 
+log = logging.getLogger(__name__)
+
 _HEAD = 4096
 _EMPTY_ZIP = b"PK\x05\x06"
 
 FORMATS = (torch_zip.FORMAT, torch_legacy.FORMAT, safetensors.FORMAT, *names.RARE)
 """The names of what is read."""
+_OF_TORCH = frozenset((torch_zip.FORMAT, torch_legacy.FORMAT, names.TORCH_TAR, names.TORCHSCRIPT))
+_ENDINGS = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin"), _OF_TORCH),
+    ".safetensors": {safetensors.FORMAT},
+    ".pt2": {names.TORCH_EXPORT},
+    **{f".{name}": {name} for name in (names.GGUF, names.NPZ, names.NPY)},
+}
+"""What a name promises; it is told where the content is something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,9 @@ def recognise(file: CheckpointFile) -> Recognised:
         from loader.formats.foreign import refusal  # noqa: PLC0415  # only what is refused needs it
 
         raise refusal(file, head, archive)
+    expected = _ENDINGS.get(file.path.suffix.lower())
+    if expected is not None and found.format not in expected:
+        log.warning("%s is a %s file, whatever its name says", shown_path(file.path), found.format)
     return found
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -128,5 +129,8 @@ def test_only_the_wanted_bytes_are_announced(path: Path, monkeypatch: pytest.Mon
         entry = checkpoint.root.tensors()["other"]
         checkpoint.will_need([entry])
         storage = entry.storage
+    for thread in threading.enumerate():
+        if thread.name == "read-ahead":
+            thread.join()
     assert storage is not None
     assert [(start, length) for _, start, length, _ in announced] == [(storage.offset, storage.nbytes)]

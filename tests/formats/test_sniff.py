@@ -140,6 +140,15 @@ def test_the_name_never_decides(tmp_path: Path) -> None:
     assert found == ["torch-zip", "safetensors", "torch-legacy"]
 
 
+@pytest.mark.parametrize(("name", "told"), [("a.safetensors", True), ("a.PT", False), ("a.npz", True), ("a", False)])
+def test_a_name_that_promises_something_else_is_told(
+    name: str, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / name)
+    open_checkpoint(tmp_path / name).close()
+    assert caplog.messages == [f"{tmp_path / name} is a torch-zip file, whatever its name says"] * told
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_the_old_format_is_recognised_in_every_protocol(protocol: int, tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
