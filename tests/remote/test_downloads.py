@@ -248,7 +248,7 @@ def test_the_cache_holds_no_credentials(server: Server, cache: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_told(server: Server, cache: Path) -> None:
     cache.write_text("a file in its place")
     error = refusal(server.add("/a.safetensors", SMALL))
-    assert error.message == f"the cache {cache} cannot be written to: Not a directory"
+    assert error.message == f"the cache {cache} cannot be written to: File exists"
     assert error.hint == "LOADER_CACHE=FOLDER   # one that this user may write to"
 
 
