@@ -6,6 +6,7 @@ are read in blocks, so that memory stays flat and a break loses one block.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,13 +15,14 @@ from fsspec.registry import get_filesystem_class
 
 from loader.errors import CheckpointError
 from loader.remote.refusals import changed_meanwhile, gone, not_allowed
-from loader.remote.transport import Interrupted, Version
+from loader.remote.transport import Interrupted, Unreachable, Version
 from loader.remote.urls import Url
 from loader.wording import safe_text
 
 _BLOCK = 16 << 20
 _TAGS = ("ETag", "etag", "generation", "blob_id", "LastModified", "updated", "mtime", "last_modified", "created")
 """Where file systems say which version of a file is there, the surest first."""
+_PASSING = re.compile("Timeout|Connect|Network|Transport|Protocol|Incomplete|Payload")
 _AGAIN = "try again later, and check the network"
 
 
@@ -87,7 +89,7 @@ class StorageTransport:
 
     def block(self, url: Url, start: int, end: int) -> bytes:
         """Reads one block."""
-        with _told(url):
+        with _told(url, Interrupted):
             return bytes(self._files.cat_file(self._path(url), start=start, end=end))
 
     def close(self) -> None:
@@ -109,8 +111,13 @@ def _tag(info: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _told(url: Url) -> Iterator[None]:
-    """Turns what a file system raises, each its own kinds, into what a user can act on."""
+def _told(url: Url, broken: type[Interrupted] = Unreachable) -> Iterator[None]:
+    """Turns what a file system raises, each its own kinds, into what a user can act on.
+
+    Args:
+        url: What was asked for.
+        broken: What a failed connection is. The libraries ask again themselves; only a long download is worth more.
+    """
     try:
         yield
     except CheckpointError:
@@ -123,9 +130,14 @@ def _told(url: Url) -> Iterator[None]:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in {401, 403} or "Credentials" in type(error).__name__:
             raise not_allowed(url, _said(error)) from None
-        if isinstance(error, OSError):  # timeouts too
-            raise Interrupted(f"broke off: {_said(error)}", _AGAIN) from None
+        if _may_pass(error):
+            raise broken(f"broke off: {_said(error)}", _AGAIN) from None
         raise CheckpointError(f"{url.shown} cannot be read: {_said(error)}", _AGAIN) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Connections fail in each library's own classes, few of which are an OSError."""
+    return isinstance(error, OSError) or any(_PASSING.search(kind.__name__) for kind in type(error).__mro__)
 
 
 def _said(error: BaseException) -> str:

@@ -192,11 +192,26 @@ def test_a_file_that_may_not_be_read_is_told(scheme: str, failure: Exception, sa
     assert hint in error.hint
 
 
-def test_what_passes_is_waited_for_and_what_stays_is_told() -> None:
+class ReadTimeoutError(Exception):
+    """As botocore's, which is no OSError."""
+
+
+@pytest.mark.parametrize("failure", [TimeoutError("slow"), ConnectionError("reset"), ReadTimeoutError("slow")])
+def test_what_passes_while_it_is_read_is_waited_for(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     put("bucket/a.safetensors", SMALL)
-    Fake.failures += [TimeoutError("slow"), ConnectionError("reset")]
+    cat_file, failures = Fake.cat_file, [failure, failure]
+
+    def failing(self: Fake, path: str, start: int, end: int) -> bytes:
+        if failures:
+            raise failures.pop()
+        return cat_file(self, path, start, end)
+
+    monkeypatch.setattr(Fake, "cat_file", failing)
     assert value("s3://bucket/a.safetensors").tolist() == [0, 1, 2, 3]
-    Fake.failures += [TimeoutError("slow")] * 5
+
+
+def test_a_storage_that_does_not_answer_is_told_at_once() -> None:
+    Fake.failures += [TimeoutError("slow")]
     error = refusal("s3://bucket/a.safetensors")
     assert error.message == "s3://bucket/a.safetensors broke off: TimeoutError: slow"
     assert error.hint == "try again later, and check the network"
