@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from loader.alternatives import in_parts, of_another_size
 from loader.config.schema import AllowConfig
-from loader.errors import FitError, LoaderError
+from loader.errors import FitError
 from loader.formats.base import Container
 from loader.formats.path import called
 from loader.hooks import rehearse
 from loader.parts import Part, below
 from loader.plan import Plan, Wanted
 from loader.select import find
-from loader.suggest.arguments import changed, resized
 from loader.suggest.explain import Candidate, explain
 from loader.suggest.leftovers import apart
 from loader.suggest.overrides import written
@@ -30,7 +30,6 @@ from loader.suggest.problem import Explanation, Problem, fits
 from loader.suggest.proposal import Proposal, proposals
 from loader.suggest.refusal import NO_WAY, misfit, undecided, with_proposals
 from loader.suggest.target import Shape
-from loader.wants import slots, wanted
 
 if TYPE_CHECKING:
     from loader.prepare import Recipe
@@ -100,32 +99,9 @@ class Advice:
         if globs is None:
             return [], candidates
         ways = proposals(found, self.allow, (loaded, total + len(uncovered)), globs)
-        if len(self.parts) == 1 and found:
-            ways = [*(way for e in found[0][1] if (way := self._of_its_size(e)) is not None), *ways]
+        if len(self.parts) == 1 and found and not any(way.loaded == way.wanted for way in ways):
+            ways = in_parts(self) or [*of_another_size(self), *ways]
         return ways, candidates
-
-    def _of_its_size(self, explanation: Explanation) -> Proposal | None:
-        """The same explanation with a model of the file's size, where a number of its config says it."""
-        mismatched = explanation.verdict.plan.mismatched
-        arguments = resized(self.recipe.config, mismatched) if self.recipe else {}
-        if self.recipe is None or not arguments:
-            return None
-        try:
-            module = self.recipe.build(changed(self.recipe.config, arguments))
-        except LoaderError:
-            return None
-        other = dataclasses.replace(self, model=module, wanted=wanted(slots(module)))
-        plan = fits(dataclasses.replace(other.problem(self.parts[0]), key=explanation.key, rules=explanation.rules))
-        if plan is None or len(plan.loaded) != len(other.wanted):
-            return None
-        told = [f"model.{name}={value}" for name, value in arguments.items()]
-        reasons = [reason for reason in explanation.reasons if "another size" not in reason]
-        return Proposal(
-            (*explanation.overrides, *told),
-            (*reasons, f"the file's sizes are those of {' '.join(told)}"),
-            len(plan.loaded),
-            len(other.wanted),
-        )
 
     def _uncovered(self) -> dict[str, bool]:
         """The model's keys that belong to no part and that nothing excuses yet; whether each is a buffer."""

@@ -122,7 +122,11 @@ class _Work:
             fill.keys(report, self.built.module, self.parts, self.prepared)
 
     def _prepare(self) -> Prepared:
-        recipe = Recipe(self.job.model or {}, lambda model: _build(replace(self.job, model=model)).module)
+        recipe = Recipe(
+            self.job.model or {},
+            lambda model: _build(replace(self.job, model=model)).module,
+            self.job.trusted_targets,
+        )
         self.prepared = prepare(self.built.module, self.parts, self.job.allow, self.device, self.policy, recipe)
         return self.prepared
 

@@ -34,6 +34,7 @@ class Recipe:
 
     config: Mapping[str, Any]
     build: Callable[[Mapping[str, Any]], nn.Module]
+    trusted: Sequence[str] | None = None
 
 
 @dataclass(slots=True)

@@ -37,9 +37,9 @@ def key_override(path: str, key: str | None) -> str:
     return f"{path}={'null' if key is None else _text(key)}"
 
 
-def rules_override(path: str, rules: Mapping[str, RuleConfig]) -> str:
-    """``rules=[ddp,compile]`` where ready-made rules do it, else ``rules={fit: {strip: "net."}}``."""
-    names = ready_made(rules) if path == "rules" else None
+def rules_override(path: str, rules: Mapping[str, RuleConfig], *, named: bool = True) -> str:
+    """``rules=[ddp,compile]`` where ready-made rules do it and may be named, else ``rules={fit: {strip: "net."}}``."""
+    names = ready_made(rules) if path == "rules" and named else None
     if names is not None:
         return f"{path}=[{','.join(names)}]"
     told = ", ".join(f"{name}: {_rule(rule)}" for name, rule in rules.items())
@@ -49,6 +49,25 @@ def rules_override(path: str, rules: Mapping[str, RuleConfig]) -> str:
 def globs_override(path: str, globs: Sequence[str]) -> str:
     """``allow.missing=[head.*]``."""
     return f"{path}=[{','.join(map(_text, globs))}]"
+
+
+def value_override(path: str, value: object) -> str:
+    """``model.width=64``, of a plain value."""
+    if isinstance(value, list | tuple):
+        return f"{path}=[{','.join(map(str, value))}]"
+    if value is None or isinstance(value, bool):
+        return f"{path}={'null' if value is None else str(value).lower()}"
+    return f"{path}={_text(value) if isinstance(value, str) else value}"
+
+
+def parts_override(parts: Mapping[str, tuple[str | None, Mapping[str, RuleConfig]]]) -> str:
+    """``parts={encoder: {key: encoder_state}}``."""
+    told = []
+    for name, (key, rules) in parts.items():
+        fields = [f"key: {'null' if key is None else _text(key)}"]
+        fields += [rules_override("rules", rules, named=False).replace("=", ": ", 1)] if rules else []
+        told.append(f"{name}: {{{', '.join(fields)}}}")
+    return f"parts={{{', '.join(told)}}}"
 
 
 def ready_made(rules: Mapping[str, RuleConfig]) -> list[str] | None:

@@ -18,6 +18,24 @@ def build(name: str, classes: int = 10) -> nn.Module:
     return ARCHITECTURES[name](classes)
 
 
+def build_deep(name: str, depth: int = 2, classes: int = 10) -> nn.Module:
+    """A network whose depth is an argument."""
+    makers = {"res_net": res_net, "transformer": transformer, "gpt": gpt, "bert": bert}
+    return makers[name](classes, depth)
+
+
+class Sized(nn.Module):
+    """Its widths and its depth are arguments, all with defaults."""
+
+    def __init__(self, inputs: int = 6, width: int = 8, depth: int = 2, classes: int = 10, bias: bool = True) -> None:
+        super().__init__()
+        self.stem = nn.Linear(inputs, width, bias=bias)
+        self.blocks = nn.ModuleList(
+            Sub(up=nn.Linear(width, 2 * width), down=nn.Linear(2 * width, width)) for _ in range(depth)
+        )
+        self.head = nn.Linear(width, classes)
+
+
 class Sub(nn.Module):
     """Submodules by name."""
 

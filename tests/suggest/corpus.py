@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from tests.suggest.architectures import Sub, build, compiled
+from tests.suggest.architectures import Sized, Sub, build, build_deep, compiled
 
 State = dict[str, Tensor]
 
@@ -31,6 +31,14 @@ class Case:
     """Whether `auto` may load it."""
     given: Mapping[str, Any] = field(default_factory=dict)
     """Settings that the user already has."""
+    target: str = "build"
+    """What makes the model; all but `build` take no name where there is none."""
+
+    @property
+    def node(self) -> dict[str, Any]:
+        """The model's config."""
+        target = {"_target_": f"tests.suggest.architectures.{self.target}"}
+        return target | ({"name": self.model} if self.model else {})
 
 
 def weights(name: str, seed: int = 0, **arguments: Any) -> State:
@@ -77,7 +85,20 @@ def without(state: Mapping[str, Tensor], *prefixes: str) -> State:
 
 def cases() -> Iterator[Case]:
     """All pairs."""
-    for maker in (wrapped, nested, namings, counted, sized, partial, averages, combined, given, strangers):
+    for maker in (
+        wrapped,
+        nested,
+        namings,
+        counted,
+        sized,
+        partial,
+        averages,
+        combined,
+        given,
+        deep,
+        spread,
+        strangers,
+    ):
         yield from maker()
 
 
@@ -253,7 +274,8 @@ def sized() -> Iterator[Case]:
     for number, (name, head) in enumerate(HEADS.items()):
         state = weights(name, classes=37)
         file: Any = state if number % 2 else {"state_dict": prefixed(state, "module.")}
-        yield Case(f"{name} with another head", "head size", name, file, (without(state, head),), auto=False)
+        # With its own head, which the constructor's default decides, or with the file's.
+        yield Case(f"{name} with another head", "head size", name, file, (state, without(state, head)), auto=False)
 
 
 def partial() -> Iterator[Case]:
@@ -336,7 +358,7 @@ def combined() -> Iterator[Case]:
         "combined",
         "res_net",
         prefixed(renamed(head, (r"^layer(\d)\.", r"stage\1.")), "module."),
-        (without(head, "fc."),),
+        (head, without(head, "fc.")),
         auto=False,
     )
 
@@ -360,6 +382,36 @@ def given() -> Iterator[Case]:
         (allowed,),
         given={"allow": {"missing": ["classifier.*"]}},
     )
+
+
+def deep() -> Iterator[Case]:
+    """Files of another depth or width than the constructor's defaults: arguments to give."""
+    for number, (name, depth) in enumerate((n, d) for n in ("res_net", "transformer", "gpt", "bert") for d in (3, 12)):
+        state = filled(build_deep(name, depth))
+        file: Any = state if number % 2 else {"state_dict": prefixed(state, "module.")}
+        title = f"{name} of depth {depth}"
+        yield Case(title, "arguments", name, file, (state,), auto=False, target="build_deep")
+    for title, arguments in {
+        "wider": {"width": 20}, "deeper": {"depth": 5}, "shallower": {"depth": 1}, "without a bias": {"bias": False},
+        "everything else": {"inputs": 9, "width": 5, "depth": 4, "classes": 3, "bias": False},
+    }.items():  # fmt: skip
+        state = filled(Sized(**arguments))  # type: ignore[arg-type]
+        yield Case(f"sized, {title}", "arguments", "", {"model": state}, (state,), auto=False, target="Sized")
+
+
+def spread() -> Iterator[Case]:
+    """One model in several nested dicts of a file."""
+    whole = weights("auto_encoder")
+    halves = {name: below(whole, f"{name}.") for name in ("encoder", "decoder")}
+    answer = (whole,)
+    yield Case("an auto encoder in two dicts", "parts", "auto_encoder", halves, answer, auto=False)
+    nested = {"epoch": 2, "nets": {f"{name}_state_dict": state for name, state in halves.items()}}
+    yield Case("an auto encoder in two nested dicts", "parts", "auto_encoder", nested, answer, auto=False)
+    wrapped = {name: prefixed(state, "module.") for name, state in halves.items()}
+    yield Case("an auto encoder in two wrapped dicts", "parts", "auto_encoder", wrapped, answer, auto=False)
+    whole = weights("conv_net")
+    apart = {"backbone": below(whole, "features."), "head": below(whole, "classifier.")}
+    yield Case("a conv_net in two dicts of other names", "parts", "conv_net", apart, (whole,), auto=False)
 
 
 def strangers() -> Iterator[Case]:

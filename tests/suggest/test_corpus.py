@@ -52,7 +52,7 @@ def judged(case: Case, path: Path) -> tuple[str, str]:
 
 def by_line(case: Case, path: Path) -> str:
     with pytest.raises(loader.FitError) as refused:
-        carry_out(node(case), path, **case.given)
+        carry_out(case.node, path, **case.given)
     lines = [shlex.split(line) for line in refused.value.hint.splitlines()] if typed(refused.value.hint) else []
     if not lines:
         return "not solved" if case.answers else "refused"
@@ -68,7 +68,7 @@ def by_line(case: Case, path: Path) -> str:
 def by_auto(case: Case, path: Path) -> str:
     settings: dict[str, Any] = {key: value for key, value in case.given.items() if key == "allow"}
     try:
-        loaded = carry_out(node(case), path, checkpoint={"key": "auto"}, rules="auto", **settings)
+        loaded = carry_out(case.node, path, checkpoint={"key": "auto"}, rules="auto", **settings)
     except loader.FitError:
         return "auto does nothing" if case.auto and case.answers else "held back"
     if len(case.answers) != 1 or not holds(loaded.model.state_dict(), case.answers[0]):
@@ -80,7 +80,7 @@ def by_auto(case: Case, path: Path) -> str:
 def pasted(case: Case, path: Path, line: list[str]) -> Mapping[str, torch.Tensor] | None:
     """What the model holds after the job was run with the pasted line; None where it still does not load."""
     typed = [
-        f"model={{_target_: tests.suggest.architectures.build, name: {case.model}}}",
+        f"model={{{', '.join(f'{key}: {value}' for key, value in case.node.items())}}}",
         f"checkpoint.path={path}", "device=cpu", "verify.forward=false",
     ]  # fmt: skip
     allowed = case.given.get("allow", {})
@@ -91,10 +91,6 @@ def pasted(case: Case, path: Path, line: list[str]) -> Mapping[str, torch.Tensor
         return loader.load([*typed, *line]).model.state_dict()
     except loader.LoaderError:
         return None
-
-
-def node(case: Case) -> dict[str, Any]:
-    return {"_target_": "tests.suggest.architectures.build", "name": case.model}
 
 
 def typed(hint: str) -> bool:

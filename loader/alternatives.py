@@ -1,0 +1,128 @@
+"""What would make a file fit beside nested keys and rules: the model in another size, or in parts.
+
+Guarantees: reads no tensor data and changes no model; other sizes are built and matched with the file before they are
+proposed, and only where the shapes leave no other; parts are proposed only where together they fill the whole model,
+each from a place of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from loader.build.arguments import signature_of
+from loader.build.policy import Policy
+from loader.build.targets import TARGET, find_targets
+from loader.errors import LoaderError
+from loader.infer.certainty import TOLD
+from loader.infer.goals import goals_of
+from loader.infer.knobs import Knob, knobs_of
+from loader.infer.probe import Goal, Probe, Seen
+from loader.infer.solve import at_start, solve, sure
+from loader.suggest.arguments import changed, numbers
+from loader.suggest.explain import explain
+from loader.suggest.names import segments
+from loader.suggest.overrides import parts_override, value_override
+from loader.suggest.problem import Explanation, Problem, fits
+from loader.suggest.proposal import Proposal
+from loader.wants import slots, wanted
+
+if TYPE_CHECKING:
+    from loader.advice import Advice
+    from loader.prepare import Recipe
+
+_MOST_BUILDS = 120
+_MOST_PARTS = 8
+
+
+def of_another_size(advice: Advice) -> list[Proposal]:
+    """Ways with other arguments of the model's constructor, where the shapes tell them."""
+    recipe, part = advice.recipe, advice.parts[0]
+    if recipe is None or recipe.config.get(TARGET) is None or part.name:
+        return []
+    root, rules = part.checkpoint.root, part.config.rules or {}
+    goals = [goal for goal in goals_of(root, None, rules, Seen(advice.wanted)) if _is_close(goal, advice)]
+    if not goals:
+        return []
+    try:
+        knobs = _knobs(recipe)
+        probe = Probe(lambda values: recipe.build(changed(recipe.config, values)), _MOST_BUILDS)
+        solution = solve(probe, knobs, {}, lambda _: goals)
+        if solution is None or not solution.values or not _all_told(probe, knobs, solution.values, solution):
+            return []
+        module = recipe.build(changed(recipe.config, solution.values))
+    except LoaderError:
+        return []
+    other = dataclasses.replace(advice, model=module, wanted=wanted(slots(module)))
+    return list(_proposed(other.problem(part), solution.values))
+
+
+def _is_close(goal: Goal, advice: Advice) -> bool:
+    """Whether half of the names agree; a model of another kind is not worth the builds."""
+    return 2 * sum(key in goal.shapes for key in advice.wanted) >= min(len(advice.wanted), len(goal.shapes))
+
+
+def _knobs(recipe: Recipe) -> list[Knob]:
+    """The arguments as the config gives them, defaults that it does not mention, and numbers further inside it."""
+    target = find_targets([("model", recipe.config)], Policy(recipe.trusted))[id(recipe.config)]
+    signature = signature_of(target.found)
+    knobs = knobs_of(signature) if signature is not None else []
+    inside = [Knob(name, "int", value) for name, value in numbers(recipe.config)]
+    own = {knob.name for knob in knobs}
+    known = [knob for knob in at_start(knobs, recipe.config) if knob.kind and not knob.required]
+    return [*known, *(knob for knob in inside if knob.name not in own)]
+
+
+def _all_told(probe: Probe, knobs: Sequence[Knob], values: Mapping[str, Any], solution: Any) -> bool:
+    certain = sure(probe, knobs, solution)
+    return all(certain.get(name) == TOLD for name in values)
+
+
+def _proposed(problem: Problem, values: Mapping[str, Any]) -> Iterator[Proposal]:
+    told = tuple(value_override(f"model.{name}", value) for name, value in values.items())
+    reason = f"the file's sizes are those of {' '.join(told)}"
+    plan = fits(problem)
+    if plan is not None:
+        yield Proposal(told, (reason,), len(plan.loaded), len(problem.wanted))
+        return
+    for explanation in explain(problem).explanations:
+        if not explanation.excused:
+            ways = (*explanation.overrides, *told)
+            yield Proposal(ways, (*explanation.reasons, reason), explanation.loaded, explanation.wanted)
+
+
+def in_parts(advice: Advice) -> list[Proposal]:
+    """The way in which every submodule of a model is filled from a nested key of its own."""
+    part = advice.parts[0]
+    children = [name for name, child in advice.model.named_children() if any(child.state_dict(keep_vars=True))]
+    if part.name or part.config.rules or not 1 < len(children) <= _MOST_PARTS:
+        return []
+    if any(key.partition(".")[0] not in children for key in advice.wanted):
+        return []
+    whole = advice.problem(part)
+    found: dict[str, Explanation] = {}
+    for child in children:
+        problem = _below(whole, child)
+        ways = [e for e in explain(problem).explanations if not e.excused and e.key is not None]
+        named = [e for e in ways if _is_named(e.key or "", child)]
+        if len(ways) != 1 and len(named) != 1:
+            return []
+        found[child] = (named if len(ways) != 1 else ways)[0]
+    if len({explanation.key for explanation in found.values()}) < len(found):
+        return []
+    override = parts_override({name: (e.key, e.rules) for name, e in found.items()})
+    reasons = [f"{name}: its weights are under '{e.key}'" for name, e in found.items()]
+    loaded = sum(explanation.loaded for explanation in found.values())
+    return [Proposal((override,), tuple(reasons), loaded, len(advice.wanted))]
+
+
+def _below(whole: Problem, child: str) -> Problem:
+    keys = {key: want for key, want in whole.wanted.items() if key.startswith(f"{child}.")}
+    return dataclasses.replace(whole, part=child, wanted=keys, key=None, rules={})
+
+
+def _is_named(key: str, child: str) -> bool:
+    """Whether a nested key is called like a submodule: ``encoder``, ``encoder_state_dict``."""
+    last = segments(key)[-1]
+    return last == child or last.startswith(f"{child}_") or last.endswith(f"_{child}")
