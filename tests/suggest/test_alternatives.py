@@ -47,7 +47,7 @@ def test_a_size_that_the_shapes_do_not_tell_is_not_named(tmp_path: Path) -> None
     assert "model." not in refusal(node, state, tmp_path).hint
 
 
-def test_a_target_that_is_not_trusted_is_not_built_again(tmp_path: Path) -> None:
+def test_other_sizes_are_built_under_the_same_trusted_targets(tmp_path: Path) -> None:
     state = filled(Sized(width=20)).state_dict()
     error = refusal({"_target_": SIZED}, state, tmp_path, trusted_targets=["tests.*"])
 
