@@ -15,7 +15,7 @@ from loader.config.schema import CheckpointConfig, JobConfig, PartConfig
 from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats import open_checkpoint
 from loader.formats.base import Checkpoint, Container, TensorEntry
-from loader.formats.path import called
+from loader.formats.path import shown_path
 from loader.plan import Offered, Wanted
 from loader.rules import Hits, rewrite, rewrite_metadata
 from loader.select import only_optimizer, select, tree
@@ -52,7 +52,7 @@ class Part:
     def label(self) -> str:
         """How messages name it: the file and the nested key."""
         key = self.config.checkpoint.key
-        return called(self.checkpoint.path) + (f" under '{safe_text(key)}'" if key else "")
+        return shown_path(self.checkpoint.path) + (f" under '{safe_text(key)}'" if key else "")
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
         shapes = {key: want.shape for key, want in below(part.name, wanted)}
         override = f"parts.{part.name}.key" if part.name else "checkpoint.key"
         key = part.config.checkpoint.key
-        part.selected = select(part.checkpoint.root, key, shapes, called(part.checkpoint.path), override)
+        part.selected = select(part.checkpoint.root, key, shapes, shown_path(part.checkpoint.path), override)
         _offer(part, wanted, result)
     return result
 

@@ -21,7 +21,7 @@ from loader.formats.folder import FORMATS as WHOLE_FOLDERS
 from loader.formats.folder import choose
 from loader.formats.names import TORCH_TAR, TORCHSCRIPT
 from loader.formats.needed import needed_globals, no_part_of_a_model
-from loader.formats.path import called
+from loader.formats.path import shown_path
 from loader.formats.revive import revive
 from loader.parts import Part
 from loader.select import find, tree
@@ -116,12 +116,12 @@ def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
         classes = [name for name in needed_globals(part.checkpoint.root.record) if absent and name.startswith(absent)]
         told = f" ({listing(classes)})" if classes else ""
         raise CheckpointError(
-            f"{called(path)} needs a class that cannot be imported{told}: {safe_text(error, 200)}",
+            f"{shown_path(path)} needs a class that cannot be imported{told}: {safe_text(error, 200)}",
             f"add the folder that holds its module: PYTHONPATH=/path/to/its/folder\n{_WITHOUT}",
         ) from error
     except (Exception, SystemExit) as error:
         raise CheckpointError(
-            f"unpickling {called(path)} raised {type(error).__name__}: {safe_text(error, 200)}", _WITHOUT
+            f"unpickling {shown_path(path)} raised {type(error).__name__}: {safe_text(error, 200)}", _WITHOUT
         ) from error
     for name in settings.key.split(".") if settings.key else ():
         try:
@@ -134,7 +134,7 @@ def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
 def _no_key(key: str, part: Part) -> FitError:
     root = part.checkpoint.root
     return FitError(
-        f"the nested key '{safe_text(key)}' is not in {called(part.checkpoint.path)}"
+        f"the nested key '{safe_text(key)}' is not in {shown_path(part.checkpoint.path)}"
         f"{did_you_mean(key, (name for name, _ in root.walk()))}. In the file:\n{tree(root)}",
         "checkpoint.key=null takes the top level",
     )

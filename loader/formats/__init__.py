@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from loader.collector import collector_paused
 from loader.errors import CheckpointError, ConfigError
-from loader.formats.path import is_url, resolve_path, shown_path
+from loader.formats.path import is_url, quoted_path, resolve_path, shown_path
 from loader.wording import did_you_mean, safe_text
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _digest(path: str | Path, expected: str | None) -> str | None:
     if len(wanted) != 64 or set(wanted) - set("0123456789abcdef"):
         raise ConfigError(
             f"checkpoint.sha256 is '{safe_text(expected)}'; 64 hexadecimal digits were expected",
-            f"sha256sum {shown_path(path)}",
+            f"sha256sum {quoted_path(path)}",
         )
     return wanted
 

@@ -21,7 +21,7 @@ from loader.formats.file import CheckpointFile
 from loader.formats.folder import DEEPSPEED as FORMAT
 from loader.formats.folder import has_preferred, listed
 from loader.formats.index import fault_of_name
-from loader.formats.path import shown_path
+from loader.formats.path import path_override, shown_path
 from loader.formats.several import SeveralFiles, digest_of, each, natural, opened, refuse_links
 from loader.formats.zero_states import ModelStates, OptimizerStates
 from loader.wording import counted, listing, safe_text
@@ -183,7 +183,7 @@ def _tagged(path: Path, names: Sequence[str]) -> Path | None:
             raise CheckpointError(
                 f"{shown_path(path)} holds {counted(len(steps), 'checkpoint')} of DeepSpeed and no '{_LATEST}' that "
                 f"says which is meant: {listing(steps)}",
-                "\n".join(f"checkpoint.path={shown_path(path / step)}" for step in steps[-5:]),
+                "\n".join(path_override(path / step) for step in steps[-5:]),
             )
         return path / steps[0] if steps else None
     tag = _tag(path / _LATEST)

@@ -18,7 +18,7 @@ from loader.formats.confine import leads_out
 from loader.formats.file import CheckpointFile
 from loader.formats.foreign_folders import name_folder
 from loader.formats.index import is_index, is_index_name, read_index
-from loader.formats.path import shown_path
+from loader.formats.path import path_override, quoted_path, shown_path
 from loader.wording import counted, listing
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def choose(folder: Path) -> Path:
     if outside is not None:
         raise CheckpointError(
             f"{shown_path(chosen)} is a link that leads out of its folder, to {shown_path(outside)}",
-            f"checkpoint.path={shown_path(outside)}   # if that file is meant",
+            f"{path_override(outside)}   # if that file is meant",
         )
     log.info("%s: %s is the checkpoint in it", shown_path(folder), candidates[0])
     return chosen
@@ -95,7 +95,7 @@ def listed(folder: Path) -> list[str]:
     except OSError as error:
         raise CheckpointError(
             f"the folder {shown_path(folder)} cannot be listed: {error.strerror}",
-            f"chmod u+rx {shown_path(folder)}   # or ask its owner",
+            f"chmod u+rx {quoted_path(folder)}   # or ask its owner",
         ) from error
 
 
@@ -142,7 +142,7 @@ def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
     foreign = name_folder(folder, entries)
     if foreign is not None:
         path = shown_path(folder)
-        return CheckpointError(f"{path} is {foreign.what}", foreign.hint.replace("{file}", path))
+        return CheckpointError(f"{path} is {foreign.what}", foreign.advice(file=path))
     below = [entry for entry in entries if _holds_checkpoint(folder / entry)]
     if below:
         return CheckpointError(
@@ -166,7 +166,7 @@ def _several(folder: Path, candidates: Sequence[str]) -> CheckpointError:
 
 
 def _lines(folder: Path, names: Sequence[str]) -> str:
-    lines = [f"checkpoint.path={shown_path(folder / name)}" for name in names[:_MOST_SHOWN]]
+    lines = [path_override(folder / name) for name in names[:_MOST_SHOWN]]
     more = len(names) - len(lines)
     return "\n".join([*lines, *([f"… and {more:,} more"] if more else [])])
 

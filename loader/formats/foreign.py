@@ -73,8 +73,8 @@ def refusal(file: CheckpointFile, head: bytes, archive: Archive | None) -> Check
     else:
         foreign = name_zip(list(archive.members))
     path = shown_path(file.path)
-    hint = foreign.hint.replace("{file}", path).replace("{folder}", shown_path(file.path.parent))
-    return CheckpointError(f"{path} is {foreign.what}", hint.replace("{prefix}", shown_path(_prefix(file.path))))
+    places = {"file": path, "folder": shown_path(file.path.parent), "prefix": shown_path(_prefix(file.path))}
+    return CheckpointError(f"{path} is {foreign.what}", foreign.advice(**places))
 
 
 def _prefix(path: Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loader.formats.file import CheckpointFile
 from loader.formats.frameworks import Foreign
-from loader.formats.path import shown_path
+from loader.formats.path import path_override, shown_path
 from loader.wording import counted, listing, safe_text
 
 _ORBAX = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
@@ -107,8 +107,8 @@ def _iteration(folder: Path, what: str) -> Foreign:
         )
     if ranks:
         inside = folder / ranks[0] / "model_optim_rng.pt"
-        return Foreign(f"{what} has one rank, whose file is read", f"checkpoint.path={shown_path(inside)}")
-    return Foreign(f"{what} is a folder of its own", f"checkpoint.path={shown_path(folder)}")
+        return Foreign(f"{what} has one rank, whose file is read", path_override(inside))
+    return Foreign(f"{what} is a folder of its own", path_override(folder))
 
 
 def _onnx(folder: Path, names: Sequence[str]) -> Foreign | None:
@@ -118,7 +118,7 @@ def _onnx(folder: Path, names: Sequence[str]) -> Foreign | None:
     return Foreign(
         f"a folder with {counted(len(models), 'ONNX model')} ({listing(models)})",
         "get the weights they were exported from, or save their initializers: "
-        f"m = onnx.load('{shown_path(folder / models[0])}'); torch.save("
+        f"m = onnx.load({shown_path(folder / models[0])!r}); torch.save("
         "{i.name: torch.tensor(onnx.numpy_helper.to_array(i)) for i in m.graph.initializer}, 'new.pt')",
     )
 
@@ -130,5 +130,5 @@ def _pipeline(folder: Path, names: Sequence[str]) -> Foreign | None:
     models = [name for name in names if (folder / name / "config.json").is_file()]
     return Foreign(
         f"a pipeline of several models ({listing(models)}); one was expected",
-        "\n".join(f"checkpoint.path={shown_path(folder / name)}" for name in models[:5]) or "checkpoint.path=FOLDER",
+        "\n".join(path_override(folder / name) for name in models[:5]) or "checkpoint.path=FOLDER",
     )

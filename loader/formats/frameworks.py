@@ -24,6 +24,13 @@ class Foreign:
     hint: str
     """What to do; `{file}` stands for its path."""
 
+    def advice(self, **paths: str) -> str:
+        """The hint with its paths filled in; one in quotes is Python, and stays one string whatever the path holds."""
+        hint = self.hint
+        for name, path in paths.items():
+            hint = hint.replace(f"'{{{name}}}'", repr(path)).replace(f"{{{name}}}", path)
+        return hint
+
 
 KERAS = Foreign(
     f"a Keras model; {READ}",

@@ -71,6 +71,16 @@ def is_copy(path: Path) -> bool:
     return path in _NAMES
 
 
+def quoted_path(path: str | Path) -> str:
+    """Writes a path for a line to type, quoted where a shell would act on it: the names in a folder may be hostile."""
+    return shlex.quote(shown_path(path))
+
+
+def path_override(path: str | Path) -> str:
+    """The override that names a path, as a shell takes it."""
+    return shlex.quote(f"checkpoint.path={shown_path(path)}")
+
+
 def missing_file(path: Path, typed: str = "") -> CheckpointError:
     """Says what was looked for and which names in that folder are close."""
     origin = f" (checkpoint.path is {shown_path(typed)})" if typed and typed != str(path) else ""
@@ -93,7 +103,7 @@ def _advice(path: Path, near: list[str]) -> str:
 
     if path.name in EXAMPLE_FILES:
         return f"{COMMAND} {shlex.quote(shown_path(path.parent))}   # writes the example files"
-    return f"checkpoint.path={shown_path(path.parent / near[0])}" if near else "checkpoint.path=FILE"
+    return path_override(path.parent / near[0]) if near else "checkpoint.path=FILE"
 
 
 def _names_in(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ import dataclasses
 from loader.errors import CheckpointError
 from loader.formats.base import Container, Node, TensorEntry, contiguous
 from loader.formats.opened import OpenedFile
-from loader.formats.path import shown_path
+from loader.formats.path import path_override, shown_path
 from loader.formats.records import PickledDict, Reduced
 from loader.formats.tensors import shape_of
 from loader.wording import safe_text
@@ -50,7 +50,7 @@ class _States:
     def _strange(self, what: str) -> CheckpointError:
         return CheckpointError(
             f"{shown_path(self.file.path)} is not what DeepSpeed writes: it holds no {what}",
-            f"checkpoint.path={shown_path(self.file.path)}   # the weights in it, if there are any",
+            f"{path_override(self.file.path)}   # the weights in it, if there are any",
         )
 
 

@@ -5,6 +5,8 @@ Guarantees: every sentence names the URL without its credentials.
 
 from __future__ import annotations
 
+import shlex
+
 from loader.errors import CheckpointError
 from loader.remote.urls import WEB, Url
 from loader.wording import listing
@@ -40,7 +42,7 @@ def gone(url: Url, said: str) -> CheckpointError:
 def no_checkpoint_in(url: Url, names: list[str]) -> CheckpointError:
     """A remote folder holds none, or several."""
     if names:
-        lines = [f"checkpoint.path={url.below(name).shown}" for name in names[:20]]
+        lines = [shlex.quote(f"checkpoint.path={url.below(name).shown}") for name in names[:20]]
         return CheckpointError(
             f"{url.shown} is a folder with {len(names):,} checkpoints; one was expected: {listing(names)}",
             "\n".join(lines),

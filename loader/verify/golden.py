@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from loader.errors import ConfigError
+from loader.errors import CheckpointError, ConfigError
 from loader.formats import open_checkpoint
-from loader.formats.path import is_url
+from loader.formats.confine import leads_out
+from loader.formats.path import is_url, shown_path
 from loader.verify.inputs import Inputs
 from loader.wants import dtype_name
 from loader.wording import listing, safe_text, shape
@@ -58,13 +60,13 @@ def find(setting: str | None, checkpoint: Path | None) -> Path | None:
 
     Raises:
         ConfigError: A record is named and is not there.
-        CheckpointError: It is a URL, and cannot be downloaded.
+        CheckpointError: It is a URL, and cannot be downloaded; or nobody named it, and it leads out of its folder.
     """
     if setting is None:
         return None
     if setting == "auto":
         own = beside(checkpoint) if checkpoint is not None else None
-        return own if own is not None and own.is_file() else None
+        return _inside(own) if own is not None and own.is_file() else None
     if is_url(setting):
         from loader.remote import local_copy  # noqa: PLC0415  # only URLs need it
 
@@ -76,6 +78,17 @@ def find(setting: str | None, checkpoint: Path | None) -> Path | None:
             "verify.golden=auto takes the one beside the checkpoint; verify.record=true writes it",
         )
     return named
+
+
+def _inside(path: Path) -> Path:
+    """A record that nobody named may be as hostile as the checkpoint: it does not lead out of its folder."""
+    outside = leads_out(path, path.parent)
+    if outside is not None:
+        raise CheckpointError(
+            f"{shown_path(path)} is a link that leads out of its folder, to {shown_path(outside)}",
+            f"{shlex.quote(f'verify.golden={shown_path(outside)}')}   # if that record is meant; null does without",
+        )
+    return path
 
 
 def read(path: Path) -> dict[str, Record]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from loader.errors import ConfigError, VerificationError
 from loader.formats import open_checkpoint
-from loader.formats.path import called
+from loader.formats.path import shown_path
 from loader.wording import counted, did_you_mean, listing, safe_text, shape
 
 SPEC_KEYS = ("shape", "dtype", "kind", "high", "value", "path")
@@ -224,7 +224,7 @@ def _from_file(path: str, dtype: torch.dtype | None, where: str) -> torch.Tensor
         tensors = checkpoint.root.tensors()
         if len(tensors) != 1:
             raise ConfigError(
-                f"'{where}.path': {called(checkpoint.path)} holds {counted(len(tensors), 'tensor')}, expected one",
+                f"'{where}.path': {shown_path(checkpoint.path)} holds {counted(len(tensors), 'tensor')}, expected one",
                 "torch.save(tensor, 'input.pt') writes such a file",
             )
         value = checkpoint.read(next(iter(tensors.values())), mmap=False)

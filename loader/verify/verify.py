@@ -15,7 +15,7 @@ from torch import nn
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError, VerificationError
 from loader.formats.memory import MemoryCheckpoint
-from loader.formats.path import called, is_copy
+from loader.formats.path import is_copy, shown_path
 from loader.parts import Part
 from loader.place import floating_dtype
 from loader.prepare import Prepared
@@ -45,7 +45,7 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
         return golden.find(verify.golden, only)
     if only is not None and is_copy(only):
         raise ConfigError(
-            f"verify.record=true writes beside the checkpoint, and {called(only)} is not on this machine",
+            f"verify.record=true writes beside the checkpoint, and {shown_path(only)} is not on this machine",
             "download it, then: checkpoint.path=FILE verify.record=true",
         )
     if only is None:

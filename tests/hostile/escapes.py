@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.formats.sharding import write_index, write_shards
-from tests.hostile.case import BOUNDED, FITS, REFUSED, WEIGHT, Case
+from tests.hostile.case import BOUNDED, FITS, REFUSED, UNPROVEN, WEIGHT, Case
+from tests.hostile.samples import torch_zip
 
 INDEX = "model.safetensors.index.json"
 OTHER = torch.tensor([[7.0, 7.0, 7.0]])
@@ -200,8 +202,53 @@ LIES: dict[str, tuple[Write, str]] = {
 }
 
 
+def golden(make: Callable[[Path], object]) -> Write:
+    """Honest weights, and whatever this makes where a golden record would be."""
+
+    def write(folder: Path) -> Path:
+        (folder / "inner").mkdir()
+        save_file({"input.0": torch.zeros(1, 3), "output.0": torch.zeros(1, 1)}, folder / "secret.safetensors")
+        path = torch_zip(folder / "inner", {"weight": WEIGHT})
+        make(path.with_name(f"{path.name}.golden.safetensors"))
+        return path
+
+    return write
+
+
+def recorded(path: Path, name: str, width: int) -> None:
+    """A golden record that does not fit."""
+    save_file({name: torch.ones(1, width), "output.0": OTHER}, path)
+
+
+def beside_configs(folder: Path) -> Path:
+    """Honest weights beside configs which hang whoever opens them."""
+    (folder / ".hydra").mkdir()
+    for name in ("config.yaml", "config.json", ".hydra/config.yaml", "hparams.yaml", "conf.py", "__init__.py"):
+        os.mkfifo(folder / name)
+    save_file({"weight": WEIGHT}, folder / "model.safetensors")
+    return folder
+
+
+GOLDEN: dict[str, tuple[Write, str]] = {
+    "a link out": (golden(lambda path: path.symlink_to(path.parent.parent / "secret.safetensors")), UNPROVEN),
+    "a link to passwords": (golden(lambda path: path.symlink_to("/etc/passwd")), UNPROVEN),
+    "a link to itself": (golden(lambda path: path.symlink_to(path.name)), FITS),
+    "a pipe": (golden(os.mkfifo), FITS),
+    "a folder": (golden(Path.mkdir), FITS),
+    "empty": (golden(Path.touch), UNPROVEN),
+    "a pickle": (golden(lambda path: path.write_bytes(b"cos\nsystem\n(Vtrue\ntR.")), UNPROVEN),
+    "of another model": (golden(partial(recorded, name="input.0", width=9)), UNPROVEN),
+    "of other names": (golden(partial(recorded, name="\x1b[2J", width=3)), UNPROVEN),
+    "of wrong answers": (golden(partial(recorded, name="input.0", width=3)), UNPROVEN),
+}  # fmt: skip
+"""What lies beside an honest checkpoint under the name of its golden record, which is read without being named."""
+
+
 def cases() -> Iterator[Case]:
     """All of them."""
+    yield Case("beside configs that are pipes", beside_configs, FITS)
+    for name, (write, outcome) in GOLDEN.items():
+        yield Case(f"golden record: {name}", write, outcome)
     for name, shard in NAMES.items():
         yield Case(f"index names {name}", places(weight=shard), REFUSED)
     yield Case(

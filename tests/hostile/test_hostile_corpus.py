@@ -86,7 +86,7 @@ def test_the_harness_tells_every_breach(tmp_path: Path) -> None:
 def test_an_outcome_is_fulfilled_by_its_own_exit_codes_alone(
     outcome: str, index: int, read: int, load: int, plan: int
 ) -> None:
-    codes = {"inspect": index, "read": read, "load": load, "plan": plan, "load_into": load}
+    codes = {"inspect": index, "read": read, "load": load, "plan": plan, "load_into": load, "whole": 3}
     assert fulfilled(outcome, codes)
     for step in codes:
         assert not fulfilled(outcome, {**codes, step: 1})
