@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from loader.collector import collector_paused
 from loader.errors import CheckpointError
 from loader.formats.base import ITEMSIZE
 from loader.formats.coverage import fault_of_cover
@@ -76,6 +77,7 @@ class Metadata:
         yield from self.objects.values()
 
 
+@collector_paused()
 def read_metadata(file: CheckpointFile) -> Metadata:
     """Reads and checks the metadata of a folder.
 
