@@ -9,7 +9,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from loader.errors import CheckpointError
 from loader.formats.file import CheckpointFile
+from loader.formats.path import shown_path
 from loader.wording import safe_text
 
 MAGIC = b"GGUF"
@@ -65,7 +67,7 @@ class Header:
         self._walked = 0
         _, version, tensors, notes = _START.unpack(file.pread(0, _START.size))
         if version not in _VERSIONS:
-            raise file.damaged(_other_version(version))
+            raise _other_version(shown_path(file.path), version)
         self.end = _START.size
         """The position after it."""
         self.notes: dict[str, object] = {}
@@ -150,7 +152,13 @@ class Header:
         self.end += length
 
 
-def _other_version(version: int) -> str:
+def _other_version(path: str, version: int) -> CheckpointError:
     if version & 0xFFFF == 0:
-        return "it was written for a big-endian machine (gguf-convert-endian of the package gguf turns it round)"
-    return f"its version of GGUF is {version:,}; 2 or 3 was expected"
+        return CheckpointError(
+            f"{path} is a GGUF file for big-endian machines; one for little-endian machines was expected",
+            f"pip install gguf && gguf-convert-endian {path} little   # turns the file itself round",
+        )
+    return CheckpointError(
+        f"{path} is a GGUF file of version {version:,}; version 2 or 3 was expected",
+        "convert it again with the newest llama.cpp",
+    )

@@ -187,8 +187,8 @@ LIES = {
     "rows": (made(tensor(kind=2)), "has rows that are no multiple of Q4_0's 32 elements"),
     "no alignment": (made(notes=(note(ALIGNMENT, 4, struct.pack("<I", 3)),)), "its alignment is 3; a power of two"),
     "alignment": (made(notes=(note(ALIGNMENT, 8, text("32")),)), "its alignment is 32; a power of two"),
-    "version": (made(version=1), "its version of GGUF is 1; 2 or 3 was expected"),
-    "big": (made(version=3 << 24), "it was written for a big-endian machine"),
+    "version": (made(version=1), "is a GGUF file of version 1; version 2 or 3 was expected"),
+    "big": (made(version=3 << 24), "is a GGUF file for big-endian machines"),
     "cut": (made(tensor())[:50], "is cut off: 50 bytes are there"),
     "start": (b"GGUF\x03", "is cut off: 5 bytes are there, 24 or more are declared"),
 }  # fmt: skip
