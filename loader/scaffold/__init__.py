@@ -15,7 +15,7 @@ import torch
 
 from loader.build import Built, build_model
 from loader.build.targets import TARGET
-from loader.config.schema import AUTO, JobConfig
+from loader.config.schema import AUTO, EMBEDDED, JobConfig
 from loader.errors import ConfigError
 from loader.formats.base import Container
 from loader.infer.goals import goals_of
@@ -70,6 +70,8 @@ def write_scaffold(job: JobConfig, report: Report) -> None:
 def _refuse_parts(job: JobConfig) -> None:
     if job.parts:
         raise ConfigError("mode=scaffold writes the config of one checkpoint, and parts names several", "'parts={}'")
+    if (job.model or {}).get(TARGET) == EMBEDDED:
+        raise ConfigError("model=embedded needs no config: the file says how its model is built", "mode=load")
 
 
 def _with_model(job: JobConfig, part: Part) -> tuple[JobConfig, str]:

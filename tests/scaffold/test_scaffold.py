@@ -220,6 +220,7 @@ def test_the_default_model_that_does_not_fit_asks_for_a_class(tmp_path: Path) ->
     ("overrides", "message"),
     [
         (["model=null"], "mode=scaffold needs the class of the model"),
+        (["model=embedded"], "model=embedded needs no config"),
         (["parts={a: {path: a.pt}}"], "mode=scaffold writes the config of one checkpoint"),
         (["scaffold.path=my.yaml"], "where the command line would not find it"),
         (["scaffold.path=conf/experiment/a b.yaml"], "is no name that experiment=NAME takes"),
