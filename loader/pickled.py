@@ -17,7 +17,6 @@ from loader.config.schema import CheckpointConfig, JobConfig
 from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats import torch_legacy, torch_zip
 from loader.formats.base import Container
-from loader.formats.folder import FORMATS as WHOLE_FOLDERS
 from loader.formats.folder import choose
 from loader.formats.names import TORCH_TAR, TORCHSCRIPT
 from loader.formats.needed import needed_globals, no_part_of_a_model
@@ -104,8 +103,6 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
 def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
     """Runs the whole file's code, as the user asked for by name."""
     path = part.checkpoint.path
-    if part.checkpoint.format in WHOLE_FOLDERS:
-        raise CheckpointError(f"{path} is a folder of weights ({part.checkpoint.format}) without a model", _WITHOUT)
     try:
         if part.checkpoint.format == TORCHSCRIPT:
             loaded = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]

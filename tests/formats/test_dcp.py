@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.state_dict_saver import save
 
 import loader
-from loader.errors import CheckpointError
+from loader.errors import CheckpointError, ConfigError
 from loader.formats import open_checkpoint
 from loader.formats.base import Container, Leaf, Node, TensorEntry
 from tests.formats.distributed import Writer, grid, halves, write_distributed
@@ -148,9 +148,9 @@ def test_a_plan_looks_into_no_item(tmp_path: Path) -> None:
 
 def test_a_folder_of_weights_holds_no_model(tmp_path: Path) -> None:
     folder = write_distributed(tmp_path / "d", {"a": torch.ones(2)})
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(ConfigError) as caught:
         loader.load({"model": None, "checkpoint": {"path": str(folder), "trust": True}, "device": "cpu"})
-    assert caught.value.message == f"{folder} is a folder of weights (dcp) without a model"
+    assert caught.value.message.startswith(f"model is null, and {folder} holds no whole pickled model.")
 
 
 def test_the_metadata_or_a_piece_stands_for_its_folder(tmp_path: Path) -> None:
