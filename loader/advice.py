@@ -18,7 +18,7 @@ from loader.alternatives import in_parts, of_another_size
 from loader.config.schema import AllowConfig
 from loader.errors import FitError
 from loader.formats.base import Container
-from loader.formats.path import called
+from loader.formats.path import shown_path
 from loader.hooks import rehearse
 from loader.parts import Part, below
 from loader.plan import Plan, Wanted
@@ -62,7 +62,7 @@ class Advice:
             if len(found) != 1 or found[0].excused:
                 names = [f"{problem.config(name)}=auto" for name in autos]
                 given, candidates = self._proposals([part])
-                raise undecided(names, called(part.checkpoint.path), given, candidates)
+                raise undecided(names, shown_path(part.checkpoint.path), given, candidates)
             chosen = found[0]
             part.config = dataclasses.replace(
                 part.config,

@@ -16,7 +16,7 @@ from loader.config.schema import AUTO, InspectConfig, JobConfig
 from loader.errors import FitError
 from loader.formats.base import Container
 from loader.formats.needed import needed_globals, no_part_of_a_model
-from loader.formats.path import called
+from loader.formats.path import shown_path
 from loader.inspection.draw import Known, draw
 from loader.inspection.fold import fold
 from loader.inspection.following import what_to_type
@@ -59,7 +59,7 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
     if settings.key == AUTO:
         settings.key = told.key = _likeliest(candidates(survey(checkpoint.root)))
         told.applied = [key_override("checkpoint.key", settings.key)]
-    root = subtree(checkpoint.root, settings.key, called(checkpoint.path), _override(part))
+    root = subtree(checkpoint.root, settings.key, shown_path(checkpoint.path), _override(part))
     found = survey(root)
     told.tensors = len(found.tensors)
     ranked = candidates(found)
