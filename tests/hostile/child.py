@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy.ma  # noqa: F401  # other code brings it in when it is first needed, whatever the file
 import torch
 
 import loader
