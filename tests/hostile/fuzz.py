@@ -30,6 +30,7 @@ from loader.errors import LoaderError
 from loader.formats import open_checkpoint
 from tests.formats.comparing import entries_below, raw
 from tests.hostile.case import WEIGHT
+from tests.hostile.child import improper
 from tests.hostile.mutate import blind, knowing
 from tests.hostile.samples import SAMPLES, SLOW, Writer
 
@@ -79,8 +80,8 @@ class Format:
         try:
             found = values_of(self.path)
         except LoaderError as error:
-            if len(error.message) > 3000 or not printable(error.message + error.hint):
-                raise BrokenLawError(f"said {error.message[:200]!r}") from error
+            if faults := [*improper(error)]:
+                raise BrokenLawError(f"said {error.message[:200]!r}: {faults}") from error
             self.counts["refused"] += 1
         except Exception as error:
             raise BrokenLawError(f"leaked {type(error).__name__}: {error}") from error
@@ -96,11 +97,6 @@ class Format:
         other = [key for key, value in found.items() if self.values.get(key) != value]
         if other:
             raise BrokenLawError(f"gave other values for {other}")
-
-
-def printable(text: str) -> bool:
-    """Whether nothing in a message acts on a terminal."""
-    return all(part.isprintable() for part in text.split("\n"))
 
 
 def values_of(path: Path) -> dict[str, list[bytes]]:
