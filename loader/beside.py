@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loader.formats.base import Container, Leaf, TensorEntry
-from loader.formats.leaves import PLAIN
+from loader.formats.pickle.leaves import PLAIN
 
 _MOST = 100
 _LEVELS = 2

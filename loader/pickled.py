@@ -15,13 +15,13 @@ from torch import nn
 from loader.build import Built
 from loader.config.schema import CheckpointConfig, JobConfig
 from loader.errors import CheckpointError, ConfigError, FitError
-from loader.formats import torch_legacy, torch_zip
 from loader.formats.base import Container
 from loader.formats.folder import choose
 from loader.formats.names import TORCH_TAR, TORCHSCRIPT
-from loader.formats.needed import needed_globals, no_part_of_a_model
 from loader.formats.path import shown_path
-from loader.formats.revive import revive
+from loader.formats.pickle.needed import needed_globals, no_part_of_a_model
+from loader.formats.pickle.revive import revive
+from loader.formats.torch_files import torch_legacy, torch_zip
 from loader.parts import Part
 from loader.select import find, tree
 from loader.wording import counted, did_you_mean, listing, safe_text

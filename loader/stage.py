@@ -19,7 +19,7 @@ from loader.errors import CheckpointError, FitError
 from loader.formats.base import Storage, TensorEntry
 from loader.formats.memory import MemoryCheckpoint
 from loader.formats.once import ReadOnce
-from loader.formats.revive import revive
+from loader.formats.pickle.revive import revive
 from loader.parts import Offers, Part
 from loader.place import Loss, cast, final_dtype
 from loader.plan import Match, Plan, Wanted

@@ -11,7 +11,7 @@ import loader
 from loader.beside import beside
 from loader.formats import open_checkpoint
 from loader.formats.base import Container, Leaf, Node, TensorEntry
-from loader.formats.leaves import leaf
+from loader.formats.pickle.leaves import leaf
 
 
 def lightning(module: torch.nn.Module) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from loader.errors import CheckpointError
 from loader.formats.confine import leads_out
 from loader.formats.file import CheckpointFile
-from loader.formats.foreign_folders import name_folder
+from loader.formats.foreign.folders import name_folder
 from loader.formats.index import is_index, is_index_name, read_index
 from loader.formats.path import path_override, quoted_path, shown_path
 from loader.wording import counted, listing

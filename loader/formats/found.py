@@ -65,7 +65,7 @@ def find(path: Path, stack: ExitStack) -> Found:
 
 
 def _folders() -> Sequence[FindsFolder]:
-    from loader.formats import dcp, deepspeed  # noqa: PLC0415  # most checkpoints are files
+    from loader.formats.distributed import dcp, deepspeed  # noqa: PLC0415  # most checkpoints are files
 
     return dcp.find_dcp, deepspeed.find_zero
 

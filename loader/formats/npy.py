@@ -10,12 +10,12 @@ import re
 from dataclasses import dataclass
 
 from loader.errors import CheckpointError
-from loader.formats.arrays import NUMPY_DTYPES
 from loader.formats.base import ITEMSIZE, Container, Leaf, Storage, TensorEntry
 from loader.formats.file import CheckpointFile
 from loader.formats.names import NPY as FORMAT
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
+from loader.formats.pickle.arrays import NUMPY_DTYPES
 from loader.wording import counted, listing, safe_text, shape
 
 MAGIC = b"\x93NUMPY"

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from loader.errors import CheckpointError
-from loader.formats import safetensors, torch_legacy, torch_zip
+from loader.formats import safetensors
 from loader.formats.base import Container, Node
 from loader.formats.confine import cached_repository, leads_out
 from loader.formats.file import CheckpointFile
@@ -22,6 +22,7 @@ from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.several import SeveralFiles, digest_of, each, natural, refuse_links, refuse_missing
 from loader.formats.sniff import recognise
+from loader.formats.torch_files import torch_legacy, torch_zip
 from loader.wording import counted, listing, phrases, safe_text
 
 SAFETENSORS_SHARDED = "safetensors-sharded"

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from loader.errors import CheckpointError
-from loader.formats import names, safetensors, torch_legacy, torch_zip
-from loader.formats.archived import torch_folder
+from loader.formats import names, safetensors
+from loader.formats.archives.archived import torch_folder
+from loader.formats.archives.zip import LOCAL_SIGNATURE, Archive, UnfinishedError
 from loader.formats.file import CheckpointFile
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
-from loader.formats.zip import LOCAL_SIGNATURE, Archive, UnfinishedError
+from loader.formats.torch_files import torch_legacy, torch_zip
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def recognise(file: CheckpointFile) -> Recognised:
     archive = _archive(file) if head.startswith((LOCAL_SIGNATURE, _EMPTY_ZIP)) else None
     found = _recognise(file, head) if archive is None else _recognise_zip(archive)
     if found is None:
-        from loader.formats.foreign import refusal  # noqa: PLC0415  # only what is refused needs it
+        from loader.formats.foreign.files import refusal  # noqa: PLC0415  # only what is refused needs it
 
         raise refusal(file, head, archive)
     expected = _ENDINGS.get(file.path.suffix.lower())
@@ -83,7 +84,9 @@ def _recognise(file: CheckpointFile, head: bytes) -> Recognised | None:
         return Recognised(torch_legacy.FORMAT, partial(torch_legacy.TorchLegacy, file))
     if safetensors.is_safetensors(head):
         return Recognised(safetensors.FORMAT, partial(safetensors.SafeTensors, file))
-    from loader.formats import gguf, npy, torch_tar  # noqa: PLC0415  # few files are any of these
+    from loader.formats import npy  # noqa: PLC0415  # few files are any of these
+    from loader.formats.gguf import reader as gguf  # noqa: PLC0415  # few files are any of these
+    from loader.formats.torch_files import torch_tar  # noqa: PLC0415  # few files are any of these
 
     if torch_tar.is_old_tar(head):
         return Recognised(names.TORCH_TAR, partial(torch_tar.TorchTar, file))
@@ -96,7 +99,8 @@ def _recognise_zip(archive: Archive) -> Recognised | None:
     folder = torch_folder(archive.members)
     if folder is not None and f"{folder}constants.pkl" not in archive.members:
         return Recognised(torch_zip.FORMAT, partial(torch_zip.TorchZip, archive))
-    from loader.formats import exported, npz, torchscript  # noqa: PLC0415  # few files are any of these
+    from loader.formats import npz  # noqa: PLC0415  # few files are any of these
+    from loader.formats.torch_files import exported, torchscript  # noqa: PLC0415  # few files are any of these
 
     if folder is not None:
         return Recognised(names.TORCHSCRIPT, partial(torchscript.TorchScript, archive))

@@ -15,8 +15,8 @@ from loader.collector import collector_paused
 from loader.config.schema import AUTO, InspectConfig, JobConfig
 from loader.errors import FitError
 from loader.formats.base import Container
-from loader.formats.needed import needed_globals, no_part_of_a_model
 from loader.formats.path import shown_path
+from loader.formats.pickle.needed import needed_globals, no_part_of_a_model
 from loader.inspection.draw import Known, draw
 from loader.inspection.fold import fold
 from loader.inspection.following import what_to_type

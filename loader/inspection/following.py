@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from loader.config.schema import CheckpointConfig
-from loader.formats.needed import no_part_of_a_model
+from loader.formats.pickle.needed import no_part_of_a_model
 from loader.inspection.rows import CandidateRow
 from loader.suggest.overrides import key_override, may_be_typed, written
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from loader.formats.base import Container
-from loader.formats.needed import needed_globals
+from loader.formats.pickle.needed import needed_globals
 from loader.inspection.prefixes import Names, describe_names
 from loader.inspection.rows import CandidateRow, TensorRow
 from loader.inspection.survey import Survey, own_bytes, own_elements

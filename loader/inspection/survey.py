@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from loader.formats.base import Container, Leaf, Piece, TensorEntry
-from loader.formats.leaves import leaf as describe
-from loader.formats.records import PickledDict, Reduced
+from loader.formats.pickle.leaves import leaf as describe
+from loader.formats.pickle.records import PickledDict, Reduced
 from loader.inspection.rows import ComponentRow, DtypeRow, EntryRow, PieceRow, ShardRow, TensorRow, TotalsRow
 from loader.inspection.sharing import Sharing
 

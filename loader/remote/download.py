@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from loader.errors import CheckpointError
-from loader.formats.foreign import page_in
+from loader.formats.foreign.files import page_in
 from loader.remote import patience
 from loader.remote.cache import Cache
 from loader.remote.patience import patiently, wait

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loader.formats.base import Container, Leaf, Node, TensorEntry
-from loader.formats.records import PickledDict, Reduced
+from loader.formats.pickle.records import PickledDict, Reduced
 
 PLACES = ("hyper_parameters", "hparams", "model_args", "args", "config", "cfg")
 """Where training programs keep what a model was made with; Lightning's is the first."""

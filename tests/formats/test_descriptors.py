@@ -16,7 +16,7 @@ from loader.formats import descriptors
 from loader.formats.descriptors import Descriptor
 from loader.formats.file import CheckpointFile
 from loader.formats.mapping import map_private
-from tests.formats.distributed import Writer
+from tests.formats.distributed.dcp_writer import Writer
 from tests.formats.sharding import write_sparse
 
 

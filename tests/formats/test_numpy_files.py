@@ -12,8 +12,8 @@ import torch
 
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
-from loader.formats.arrays import NUMPY_DTYPES
 from loader.formats.base import Leaf
+from loader.formats.pickle.arrays import NUMPY_DTYPES
 from tests.formats.comparing import assert_same
 from tests.jobs import carry_out
 

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from tests.formats.distributed.zero_writer import Run
+from tests.formats.gguf.test_gguf import written as written_gguf
 from tests.formats.sharding import write_shards
-from tests.formats.test_gguf import written as written_gguf
-from tests.formats.zero_writer import Run
 
 State = Mapping[str, torch.Tensor]
 Writer = Callable[[Path, State], Path]

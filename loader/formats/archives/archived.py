@@ -1,0 +1,181 @@
+"""What all checkpoints that are one zip archive have in common.
+
+Guarantees: a tensor's bytes are those of one record of the archive, which is unpacked or mapped only when the tensor is
+asked for; a record that is read for the index has the checksum that the archive keeps for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from zlib_ng import zlib_ng
+
+from loader.errors import CheckpointError
+from loader.formats.archives.zip import DEFLATED, Archive, Member
+from loader.formats.base import Container, Storage
+from loader.formats.opened import OpenedFile
+from loader.formats.path import shown_path
+from loader.wording import safe_text
+
+INDEX = "data.pkl"
+"""The pickle of what `torch.save` was given."""
+_MOST_SIDE_BYTES = 1000
+_MOST_INFLATED, _MOST_FOLD = 1 << 20, 16
+"""A deflated record of the index may declare so many bytes, or so many times what it takes in the file: real ones
+deflate five-fold, and every byte can become an object of a hundred. torch itself stores its own as they are."""
+
+
+class Records:
+    """The records in one folder of an archive.
+
+    Args:
+        archive: The archive's table of contents.
+        folder: The folder, with its slash; empty where the records stand at the top.
+        check: `structure` leaves the checksums alone.
+    """
+
+    def __init__(self, archive: Archive, folder: str, check: str) -> None:
+        self.archive = archive
+        self.file = archive.file
+        self.folder = folder
+        self._compares = check != "structure" and archive.has_checksums
+        self._deflated: dict[int, Member] = {}
+        self.big_endian = self._byte_order() == "big"
+
+    def __contains__(self, name: str) -> bool:
+        return self.folder + name in self.archive.members
+
+    def names(self, folder: str) -> list[str]:
+        """The records below a folder of this one."""
+        whole = self.folder + folder
+        return [name[len(self.folder) :] for name in self.archive.members if name.startswith(whole)]
+
+    def within(self, name: str, check: str) -> Records:
+        """The records of an archive of torch that is itself a record.
+
+        Raises:
+            CheckpointError: It is missing, no archive of torch, or anything of it is deflated.
+        """
+        whole = self.storage(name)
+        archive = Archive(self.file, whole.offset, whole.offset + whole.nbytes) if whole.packed is None else None
+        if archive is None or any(member.method == DEFLATED for member in archive.members.values()):
+            raise self.file.damaged(f"the file of torch.save inside it ({safe_text(name)}) is deflated")
+        folder = torch_folder(archive.members)
+        if folder is None:
+            raise self.file.damaged(f"the record '{safe_text(name)}' holds no {INDEX}")
+        return Records(archive, folder, check)
+
+    def size(self, name: str) -> int:
+        """How many bytes a record holds; 0 where there is none."""
+        member = self.archive.members.get(self.folder + name)
+        return 0 if member is None else member.size
+
+    def read(self, name: str, told: str) -> bytes:
+        """Reads a record that belongs to the index.
+
+        Args:
+            name: Its name; it must be there.
+            told: What it is, for messages.
+
+        Raises:
+            CheckpointError: It declares too much, or differs from what was written.
+        """
+        member = self.archive.members[self.folder + name]
+        if member.method == DEFLATED and member.size > max(_MOST_INFLATED, _MOST_FOLD * member.packed):
+            raise self._too_deflated(member, told)
+        data = self.archive.read(member.name, member.size)
+        if self._compares and zlib_ng.crc32(data) != member.crc32:
+            raise self._differs(name, told)
+        return data
+
+    def pieces(self, name: str, told: str) -> Iterator[bytes]:
+        """Reads a record of the index piece by piece, so that memory stays flat; the arguments are those of `read`.
+
+        Raises:
+            CheckpointError: It differs from what was written; told at the end.
+        """
+        member = self.archive.members[self.folder + name]
+        checksum = 0
+        for piece in self.archive.pieces(member):
+            checksum = zlib_ng.crc32(piece, checksum)
+            yield piece
+        if self._compares and checksum != member.crc32:
+            raise self._differs(name, told)
+
+    def storage(self, name: str) -> Storage:
+        """A record's place in the file.
+
+        Raises:
+            CheckpointError: It is missing, or its header contradicts the archive's table of contents.
+        """
+        member = self.archive.members.get(self.folder + name)
+        if member is None:
+            raise self.file.damaged(f"the record '{safe_text(self.folder + name)}' is missing")
+        return self._located(member, name)
+
+    def with_checksum(self) -> list[Storage]:
+        """Everything in the archive that has a checksum, whatever its folder."""
+        if not self.archive.has_checksums:
+            return []
+        return [self._located(m, name.removeprefix(self.folder)) for name, m in self.archive.members.items()]
+
+    def inflate(self, storage: Storage) -> Iterator[bytes]:
+        """Unpacks a deflated storage piece by piece."""
+        return self.archive.inflate(self._deflated[storage.offset], storage.offset)
+
+    def _too_deflated(self, member: Member, told: str) -> CheckpointError:
+        return CheckpointError(
+            f"{shown_path(self.file.path)} holds its {told} ({safe_text(member.name)}) deflated from {member.size:,} "
+            f"bytes to {member.packed:,}; at most {_MOST_FOLD}-fold was expected",
+            "where you trust it, unzip it, and pack it again without deflating: zip -0 -r",
+        )
+
+    def _differs(self, name: str, told: str) -> CheckpointError:
+        return self.file.damaged(f"its {told} ({safe_text(name)}) differs from what was written")
+
+    def _located(self, member: Member, key: str) -> Storage:
+        start, packed = self.archive.locate(member), None
+        if member.method == DEFLATED:
+            packed = member.packed
+            self._deflated[start] = member
+        checksum = member.crc32 if self.archive.has_checksums else None
+        return Storage(key, start, member.size, checksum, packed, self.file, self.big_endian)
+
+    def _byte_order(self) -> str:
+        if "byteorder" not in self:
+            return "little"
+        order = self.archive.read(f"{self.folder}byteorder", _MOST_SIDE_BYTES)
+        if order not in {b"little", b"big"}:
+            raise self.file.damaged(f"its byte order is {safe_text(order)}; little or big was expected")
+        return order.decode()
+
+
+def torch_folder(names: Collection[str], index: str = INDEX) -> str | None:
+    """The folder inside an archive that holds a file, with its slash; None where there is none."""
+    first = next(iter(names), "")
+    folder = first[: first.find("/") + 1]
+    return folder if f"{folder}{index}" in names else None
+
+
+class ArchivedFile(OpenedFile):
+    """A checkpoint that is one zip archive.
+
+    Args:
+        records: Its records.
+        format: What was recognised in its content.
+        root: Everything in it.
+        check: `structure` leaves the checksums alone, `full` compares all of them now, `crc` those that are needed.
+
+    Raises:
+        CheckpointError: `full` found damaged records.
+    """
+
+    def __init__(self, records: Records, format: str, root: Container, check: str) -> None:
+        super().__init__(records.file, format, root, check)
+        self._records = records
+        if check == "full":
+            self.verify_storages(records.with_checksum(), mmap=False)
+
+    def inflate(self, storage: Storage) -> Iterator[bytes]:
+        """Unpacks a deflated storage piece by piece."""
+        return self._records.inflate(storage)

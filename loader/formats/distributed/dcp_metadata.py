@@ -1,0 +1,232 @@
+"""The `.metadata` of a `torch.distributed.checkpoint` folder: which tensors there are, in which pieces, and where.
+
+Guarantees: it is a pickle and is read as inert records: nothing it names is imported. The pieces of every tensor cover
+it exactly once, none is without a place, and every place is a plain path below the folder. What the places hold is a
+claim; `dcp` checks it against the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from loader.collector import collector_paused
+from loader.errors import CheckpointError
+from loader.formats.base import ITEMSIZE
+from loader.formats.distributed.coverage import fault_of_cover
+from loader.formats.file import CheckpointFile
+from loader.formats.index import fault_of_name
+from loader.formats.path import shown_path
+from loader.formats.pickle.reader import unpickle
+from loader.formats.pickle.records import PickledDict, Reduced
+from loader.formats.pickle.tensors import BUILDERS, dtype_name, shape_of
+from loader.wording import counted, listing, phrases, safe_text
+
+_PACKAGE = "torch.distributed."
+LARGEST_METADATA = 1 << 30
+_LARGEST = 1 << 63
+_MOST_LEVELS = 100
+_UNSAFE = "do not load this checkpoint; ask whoever made it to save it again with torch.distributed.checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an item stands."""
+
+    path: str
+    """Relative to the folder."""
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A box of a tensor."""
+
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A tensor as the metadata describes it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(slots=True)
+class Metadata:
+    """What a folder is said to hold."""
+
+    tensors: dict[str, Whole] = field(default_factory=dict)
+    objects: dict[str, Place] = field(default_factory=dict)
+    """What is no tensor, pickled each for itself."""
+    strange: dict[str, str] = field(default_factory=dict)
+    """Tensors of a type that is not read: name → type."""
+    paths: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
+    """The nested keys that a flattened name stands for, where they were kept."""
+
+    def places(self) -> Iterator[Place]:
+        """Where all items stand."""
+        for tensor in self.tensors.values():
+            for chunk in tensor.chunks:
+                yield chunk.place
+        yield from self.objects.values()
+
+
+@collector_paused()
+def read_metadata(file: CheckpointFile) -> Metadata:
+    """Reads and checks the metadata of a folder.
+
+    Args:
+        file: The opened `.metadata`.
+
+    Raises:
+        CheckpointError: It is damaged, no such metadata, or contradicts itself.
+    """
+    if not 0 < file.size <= LARGEST_METADATA:
+        raise file.damaged(f"it has {file.size:,} bytes; 1 to {LARGEST_METADATA:,} were expected")
+    root = unpickle(file.pread(0, file.size), builders=BUILDERS, where=shown_path(file.path)).root
+    return _Reader(file).read(root)
+
+
+class _Reader:
+    def __init__(self, file: CheckpointFile) -> None:
+        self.file = file
+        self.places: dict[tuple[str, tuple[int, ...] | None], Place] = {}
+        self.faults: list[str] = []
+
+    def read(self, root: object) -> Metadata:
+        fields = self.fields(root, "Metadata")
+        declared, stored = fields.get("state_dict_metadata"), fields.get("storage_data")
+        if not isinstance(declared, PickledDict) or not isinstance(stored, PickledDict):
+            raise self.file.damaged("it does not say which tensors there are, or where they stand")
+        self.read_places(stored)
+        metadata = Metadata()
+        for name, entry in declared.pairs():
+            self.add(metadata, self.text(name, "a tensor's name"), entry)
+        if self.faults:
+            raise CheckpointError(
+                f"{shown_path(self.file.path)} contradicts itself: {phrases(self.faults)}",
+                "copy or download the whole folder again; it may also be a save that never finished",
+            )
+        metadata.paths = self.nested(fields.get("planner_data"), metadata)
+        return metadata
+
+    def add(self, metadata: Metadata, name: str, entry: object) -> None:
+        if name in metadata.tensors or name in metadata.objects or name in metadata.strange:
+            raise self.file.damaged(f"it names '{safe_text(name)}' twice")
+        kind = entry.type.rpartition(".")[2] if isinstance(entry, Reduced) else ""
+        if kind == "BytesStorageMetadata":
+            place = self.places.get((name, None))
+            if place is None:
+                self.faults.append(f"{safe_text(name)} has no place")
+            else:
+                metadata.objects[name] = place
+            return
+        fields = self.fields(entry, "TensorStorageMetadata")
+        dtype = self.dtype(fields.get("properties"))
+        if dtype not in ITEMSIZE:
+            metadata.strange[name] = dtype
+            return
+        metadata.tensors[name] = self.tensor(name, dtype, fields)
+
+    def tensor(self, name: str, dtype: str, fields: PickledDict) -> Whole:
+        shape, chunks = shape_of(fields.get("size")), []
+        for chunk in self.listed(fields.get("chunks"), "the pieces of a tensor"):
+            box = self.fields(chunk, "ChunkStorageMetadata")
+            start, size = shape_of(box.get("offsets")), shape_of(box.get("sizes"))
+            if 0 in size:
+                continue  # a process that got nothing of the tensor
+            place = self.places.get((name, start))
+            if place is None:
+                self.faults.append(f"the piece of {safe_text(name)} at {list(start)} has no place")
+                continue
+            chunks.append(Chunk(start, size, place))
+        fault = fault_of_cover(shape, [(chunk.start, chunk.shape) for chunk in chunks])
+        if fault and not self.faults:
+            self.faults.append(f"the pieces of {safe_text(name)} {fault}")
+        return Whole(dtype, shape, tuple(chunks))
+
+    def read_places(self, stored: PickledDict) -> None:
+        unsafe: dict[str, str] = {}
+        extended: set[str] = set()
+        for key, value in stored.pairs():
+            index, info = self.fields(key, "MetadataIndex"), self.fields(value, "_StorageInfo")
+            name, offsets = self.text(index.get("fqn"), "a tensor's name"), index.get("offset")
+            path = self.text(info.get("relative_path"), "a file's name")
+            fault = fault_of_name(path)
+            if fault:
+                unsafe[path] = fault
+            extended.update(map(str, self.listed(info.get("transform_descriptors") or [], "extensions")))
+            offset, length = (self.number(info.get(what)) for what in ("offset", "length"))
+            where = (name, None if offsets is None else shape_of(offsets))
+            if where in self.places:
+                raise self.file.damaged(f"it gives '{safe_text(name)}' two places at {safe_text(where[1])}")
+            self.places[where] = Place(path, offset, length)
+        self.refuse(unsafe, extended)
+
+    def refuse(self, unsafe: dict[str, str], extended: set[str]) -> None:
+        if unsafe:
+            told = phrases(f"'{safe_text(path)}' {fault}" for path, fault in unsafe.items())
+            raise CheckpointError(
+                f"{shown_path(self.file.path)} names {counted(len(unsafe), 'file')} that may not be opened: {told}; "
+                "names of files below its own folder were expected",
+                _UNSAFE,
+            )
+        if extended:
+            raise CheckpointError(
+                f"{shown_path(self.file.path)} says that its tensors were written through an extension "
+                f"({listing(sorted(extended))}); plain ones are read",
+                "save it again without extensions, where torch can read it",
+            )
+
+    def nested(self, planner: object, metadata: Metadata) -> dict[str, tuple[str | int, ...]]:
+        if not isinstance(planner, PickledDict):
+            return {}  # a state dict that was not flattened, or the data of another planner
+        paths: dict[str, tuple[str | int, ...]] = {}
+        for name, path in planner.pairs():
+            steps = path if isinstance(path, tuple) else ()
+            plain = all(type(step) is str or (type(step) is int and 0 <= step < _LARGEST) for step in steps)
+            if type(name) is not str or not steps or not plain or len(steps) > _MOST_LEVELS:
+                raise self.file.damaged("the nested keys that it keeps are none")
+            paths[name] = steps
+        return {
+            name: paths[name] for name in (*metadata.tensors, *metadata.objects, *metadata.strange) if name in paths
+        }
+
+    def fields(self, record: object, kind: str) -> PickledDict:
+        """The attributes of an object of one of torch's classes; where it was defined has changed over the years."""
+        known = isinstance(record, Reduced) and record.type.startswith(_PACKAGE)
+        if not known or not isinstance(record, Reduced) or record.type.rpartition(".")[2] != kind:
+            found = record.type if isinstance(record, Reduced | PickledDict) else type(record).__name__
+            raise CheckpointError(
+                f"{shown_path(self.file.path)} is not what torch.distributed.checkpoint writes: {safe_text(found)} "
+                f"stands where a {kind} was expected",
+                "checkpoint.path=FILE   # the checkpoint itself",
+            )
+        return record.state if isinstance(record.state, PickledDict) else PickledDict()
+
+    def dtype(self, properties: object) -> str:
+        state = properties.state if isinstance(properties, Reduced) else None
+        first = state[0] if isinstance(state, tuple) and state else None
+        found = state.get("dtype") if isinstance(state, PickledDict) else first
+        return dtype_name(found) or "of an unknown type"
+
+    def text(self, value: object, what: str) -> str:
+        if type(value) is not str:
+            raise self.file.damaged(f"{what} in it is no text")
+        return value
+
+    def number(self, value: object) -> int:
+        if type(value) is not int or not 0 <= value < _LARGEST:
+            raise self.file.damaged("it gives an item a place that is none")
+        return value
+
+    def listed(self, value: object, what: str) -> list[object]:
+        if not isinstance(value, list | tuple):
+            raise self.file.damaged(f"{what} in it are no list")
+        return list(value)

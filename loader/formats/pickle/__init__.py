@@ -1,0 +1,1 @@
+"""Pickles, read as data: nothing that one names is imported or called."""

@@ -1,0 +1,72 @@
+"""Which names a file would have imported.
+
+Guarantees: a pure walk over a file's records, once per object and without recursion; nothing is imported, nor is torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loader.formats.base import TensorEntry
+from loader.formats.pickle.admitted import is_plain
+from loader.formats.pickle.leaves import PLAIN
+from loader.formats.pickle.records import Global, PickledDict, PickledSet, Reduced
+
+_NO_PART_OF_A_MODEL = frozenset(
+    (
+        *("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "ctypes", "importlib", "runpy", "pty", "code"),
+        *("pickle", "_pickle", "marshal", "webbrowser", "urllib", "http", "ftplib", "smtplib", "signal", "threading"),
+        *("multiprocessing", "asyncio", "platform", "pdb", "timeit", "cProfile", "profile", "doctest", "pip"),
+    )
+)
+"""Modules whose names in a pickled model are never offered to be admitted."""
+
+_WAYS_OUT = frozenset({"eval", "exec", "compile", "open", "input", "breakpoint", "getattr", "setattr", "__import__"})
+"""Builtins of which the same holds."""
+
+
+def needed_globals(record: object) -> list[str]:
+    """Names everything that reviving a record would import, but for what plain data and tensors need.
+
+    Args:
+        record: A container's or leaf's record, or a tensor's entry.
+
+    Returns:
+        Sorted ``module.qualname``.
+    """
+    found: set[str] = set()
+    seen: set[int] = set()
+    pending = [record]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, PLAIN) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, Global) and not is_plain(current):
+            found.add(current.full_name)
+        pending.extend(_below(current))
+    return sorted(found)
+
+
+def no_part_of_a_model(name: str) -> bool:
+    """Whether no model needs this name and an attack would: such a name is never offered to be admitted."""
+    segments = name.split(".")
+    if not all(map(str.isidentifier, segments)):
+        return True
+    builtin = segments[0] in {"builtins", "__builtin__"}
+    return not _WAYS_OUT.isdisjoint(segments) if builtin else segments[0] in _NO_PART_OF_A_MODEL
+
+
+def _below(record: object) -> Iterator[object]:
+    if isinstance(record, list | tuple):
+        yield from record
+    elif isinstance(record, PickledDict):
+        yield from record.flat
+        yield record.state
+    elif isinstance(record, PickledSet):
+        yield from record.items
+    elif isinstance(record, Reduced):
+        yield from (record.function, record.args, record.kwargs, record.flat, record.items, record.states)
+    elif isinstance(record, TensorEntry):
+        yield record.details.get("subclass")
+        yield record.details.get("attributes")

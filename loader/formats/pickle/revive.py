@@ -1,0 +1,242 @@
+"""Live Python objects out of a file's inert records, where the user has admitted the classes they need.
+
+Guarantees: exactly the named globals are imported and called, those that stand in the selected part of the file and
+no others; a name that turns out to be another object's alias must be admitted under that object's own name as well.
+Nothing is admitted by prefix, and whatever fails, no other way is tried.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Generator
+from functools import partial
+from typing import Any
+
+import torch
+
+from loader.errors import CheckpointError
+from loader.formats.base import TensorEntry
+from loader.formats.pickle.admitted import constant, data_maker, resolve
+from loader.formats.pickle.leaves import PLAIN, type_of
+from loader.formats.pickle.needed import needed_globals
+from loader.formats.pickle.records import Global, PickledDict, PickledSet, Reduced
+from loader.wording import listing, safe_text
+
+_MOST_KEY_PARTS = 1000
+_OLD_WAY = "declare the model instead, then nothing of the file is run: model._target_=my_pkg.Net"
+Read = Callable[[TensorEntry], torch.Tensor]
+Steps = Generator[object, Any, Any]
+"""Yields the records it needs, is sent the objects made of them, and returns its own object."""
+
+
+def revive(record: object, allow: Collection[str], read: Read) -> Any:
+    """Rebuilds one part of a file's objects.
+
+    Args:
+        record: A container's or leaf's record, or a tensor's entry.
+        allow: The globals that may be imported and called, as ``module.qualname``.
+        read: Reads a tensor.
+
+    Raises:
+        CheckpointError: A global is not admitted or cannot be imported, or the admitted code refuses what it is given.
+    """
+    refused = [name for name in needed_globals(record) if name not in allow]
+    if refused:
+        raise CheckpointError(
+            f"rebuilding the file's objects needs names that are not admitted: {listing(refused, 50)}",
+            f"if you trust them: 'checkpoint.allow_globals=[{','.join((*sorted(allow), *refused))}]'\n{_OLD_WAY}",
+        )
+    return _Reviver(allow, read).run(record)
+
+
+class _Reviver:
+    """Makes objects of records, each once, without recursion."""
+
+    def __init__(self, allow: Collection[str], read: Read) -> None:
+        self.allow = allow
+        self.read = read
+        self.made: dict[int, Any] = {}
+        self.active: set[int] = set()
+
+    def run(self, record: object) -> Any:
+        running: list[Steps] = []
+        value = self.begin(record, running)
+        while running:
+            try:
+                wanted = running[-1].send(value)
+            except StopIteration as done:
+                running.pop()
+                value = done.value
+            else:
+                value = self.begin(wanted, running)
+        return value
+
+    def begin(self, record: object, running: list[Steps]) -> Any:
+        """Returns what is at hand already; starts making anything else, and returns None."""
+        if isinstance(record, PLAIN):
+            return record
+        if id(record) in self.made:
+            return self.made[id(record)]
+        if isinstance(record, Global):
+            return resolve(record, self.allow)
+        running.append(self.steps(record))
+        return None
+
+    def steps(self, record: object) -> Steps:
+        if isinstance(record, Reduced):
+            return self.make_object(record)
+        if isinstance(record, list):
+            return self.make_list(record)
+        if isinstance(record, tuple):
+            return self.make_tuple(record)
+        if isinstance(record, PickledDict):
+            return self.make_dict(record)
+        if isinstance(record, PickledSet):
+            return self.make_set(record)
+        if isinstance(record, TensorEntry):
+            return self.make_tensor(record)
+        raise CheckpointError(f"a {type_of(record)} of this file cannot be rebuilt outside of a tensor", _OLD_WAY)
+
+    def make_list(self, record: list[object]) -> Steps:
+        made: list[Any] = []
+        self.made[id(record)] = made  # before its items: one of them may refer to it
+        for item in record:
+            made += [(yield item)]
+        return made
+
+    def make_tuple(self, record: tuple[object, ...]) -> Steps:
+        made: tuple[Any, ...] = ()
+        items = []
+        for item in record:
+            items += [(yield item)]
+        made = tuple(items)
+        return self.made.setdefault(id(record), made)
+
+    def make_dict(self, record: PickledDict) -> Steps:
+        made: dict[Any, Any] = OrderedDict() if record.type == "collections.OrderedDict" else {}
+        self.made[id(record)] = made
+        yield from self.fill(made, record.flat)
+        if record.state is not None:
+            _guarded(record.type, _set_state, made, (yield record.state))
+        return made
+
+    def make_set(self, record: PickledSet) -> Steps:
+        items = []
+        for item in record.items:
+            _check_key(item)
+            items += [(yield item)]
+        kind = "frozenset" if record.frozen else "set"
+        made = _guarded(kind, frozenset if record.frozen else set, items)
+        return self.made.setdefault(id(record), made)
+
+    def fill(self, made: Any, flat: list[object]) -> Steps:
+        for index in range(0, len(flat), 2):
+            _check_key(flat[index])
+            key = yield flat[index]
+            _guarded("a dict", made.__setitem__, key, (yield flat[index + 1]))
+        return made
+
+    def make_object(self, record: Reduced) -> Steps:
+        function = record.function
+        if not isinstance(function, Global) or id(record) in self.active:
+            raise CheckpointError("an object of this file is made by another object, or by itself", _OLD_WAY)
+        self.active.add(id(record))
+        args = yield record.args
+        kwargs = (yield record.kwargs) or {}
+        name = function.full_name
+        made = _guarded(name, self.callee(function, by_new=record.by_new), *args, **kwargs)
+        self.made[id(record)] = made
+        if record.items is not None:
+            _guarded(name, _append, made, (yield record.items))
+        if record.flat is not None:
+            yield from self.fill(made, record.flat)
+        for state in record.states or ():
+            _guarded(name, _set_state, made, (yield state))
+        return made
+
+    def callee(self, function: Global, *, by_new: bool) -> Callable[..., Any]:
+        maker = data_maker(function)
+        if maker is not None:
+            return maker
+        target: Callable[..., Any] = resolve(function, self.allow)
+        if constant(function) is not None and not (by_new and target is object):
+            raise CheckpointError(f"this file calls {safe_text(function.full_name)}, which no pickler does", _OLD_WAY)
+        if not by_new:
+            return target
+        if not isinstance(target, type):
+            raise CheckpointError(f"{safe_text(function.full_name)} is used as a class, and is none", _OLD_WAY)
+        return partial(target.__new__, target)
+
+    def make_tensor(self, record: TensorEntry) -> Steps:
+        made = self.read(record)
+        subclass = record.details.get("subclass")
+        if isinstance(subclass, Global):
+            made = made.as_subclass(resolve(subclass, self.allow))
+        if record.details.get("parameter"):
+            made = torch.nn.Parameter(made, bool(record.details.get("requires_grad")))
+        elif record.details.get("requires_grad"):
+            made.requires_grad_()
+        self.made[id(record)] = made
+        attributes = record.details.get("attributes")
+        if attributes is not None:
+            _guarded("a tensor", _add_attributes, made, (yield attributes))
+        return made
+
+
+def _guarded(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return call(*args, **kwargs)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the code of whoever wrote the class may raise anything
+        raise CheckpointError(
+            f"rebuilding {safe_text(name)} raised {type(error).__name__}: {safe_text(error, 200)}",
+            f"the class may have changed since the file was written; {_OLD_WAY}",
+        ) from error
+
+
+def _append(made: Any, items: list[Any]) -> None:
+    if hasattr(made, "extend"):
+        made.extend(items)
+        return
+    for item in items:
+        made.append(item)
+
+
+def _set_state(made: Any, state: Any) -> None:
+    """As pickle does: `__setstate__` where there is one, else attributes and slots."""
+    if hasattr(made, "__setstate__"):
+        made.__setstate__(state)
+        return
+    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    if attributes:
+        vars(made).update(attributes)
+    for name, value in (slots or {}).items():
+        setattr(made, name, value)
+
+
+def _add_attributes(made: torch.Tensor, state: Any) -> None:
+    """Sets what users hang on tensors; what would hide torch's own attributes is refused."""
+    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    for name, value in {**(attributes or {}), **(slots or {})}.items():
+        if hasattr(type(made), name) or name.startswith("__"):
+            raise CheckpointError(f"a tensor of this file hides torch's own attribute '{safe_text(name)}'", _OLD_WAY)
+        setattr(made, name, value)
+
+
+def _check_key(record: object) -> None:
+    """Refuses keys that take more than a moment to hash."""
+    pending, parts = [record], 0
+    while pending:
+        current = pending.pop()
+        parts += 1
+        if parts > _MOST_KEY_PARTS:
+            raise CheckpointError("a dict of this file has a key of more than a thousand parts", _OLD_WAY)
+        if isinstance(current, tuple):
+            pending.extend(current)
+        elif isinstance(current, Reduced):
+            pending.append(current.args)
+        elif isinstance(current, PickledSet):
+            pending.extend(current.items)
+        elif isinstance(current, list | bytearray | PickledDict):
+            raise CheckpointError(f"a dict of this file has a key that is a {type_of(current)}", _OLD_WAY)

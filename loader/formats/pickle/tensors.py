@@ -1,0 +1,296 @@
+"""Recognises tensors in what a pickle says.
+
+Guarantees: a tensor becomes a `TensorEntry` only where its storage is in the file with exactly the declared size and
+its view lies inside that storage, by arithmetic that cannot overflow. What torch's own functions would make of such
+arguments is never tried out. A tensor of a kind that is not known stays a plain record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from loader.errors import CheckpointError
+from loader.formats.base import ITEMSIZE, Storage, TensorEntry
+from loader.formats.pickle.arrays import device_tensor_from_array
+from loader.formats.pickle.records import Builder, Global, PickledDict, PickledSet, Reduced
+from loader.wording import safe_text
+
+_TENSOR = frozenset({"torch.Tensor", "torch._tensor.Tensor"})
+_MOST_DIMENSIONS = 64
+_LARGEST = 1 << 63
+_PLAIN: Mapping[str, TensorEntry] = MappingProxyType({})
+_NO_DETAILS: Mapping[str, object] = MappingProxyType({})
+_WITH_GRADIENT: Mapping[str, object] = MappingProxyType({"requires_grad": True})
+
+STORAGE_DTYPES: Mapping[str, str] = {
+    "FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
+    "ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128", "QInt8Storage": "qint8", "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32", "UntypedStorage": "uint8", "_UntypedStorage": "uint8",
+}  # fmt: skip
+"""dtype by the name of the class that a pickle names."""
+
+
+@dataclass(frozen=True, slots=True)
+class TypedStorage:
+    """A storage as a pickle refers to it."""
+
+    storage: Storage
+    dtype: str
+    location: str
+
+
+def storage_dtype(storage_type: object) -> str | None:
+    """The element type of a storage class that a pickle names; None where it is not known."""
+    if not isinstance(storage_type, Global) or storage_type.module.partition(".")[0] != "torch":
+        return None
+    return STORAGE_DTYPES.get(storage_type.name)
+
+
+def dtype_name(dtype: object) -> str | None:
+    """The name torch gives a pickled dtype; None where it is not one that can be read."""
+    if isinstance(dtype, Global) and dtype.module == "torch" and dtype.name in ITEMSIZE:
+        return dtype.name
+    return None
+
+
+def shape_of(size: object) -> tuple[int, ...]:
+    """A tuple of sane sizes out of a pickled tuple, list or ``torch.Size``."""
+    if isinstance(size, Reduced) and size.type == "torch.Size" and isinstance(size.args, tuple) and len(size.args) == 1:
+        size = size.args[0]
+    if not isinstance(size, tuple | list) or len(size) > _MOST_DIMENSIONS:
+        raise _malformed("its shape is no list of sizes")
+    for dimension in size:
+        if type(dimension) is not int or not 0 <= dimension < _LARGEST:
+            raise _malformed("its shape or strides are no sizes")
+    return tuple(size)
+
+
+def _malformed(what: str) -> CheckpointError:
+    return CheckpointError(
+        f"a tensor of this file is not what torch writes: {what}",
+        "do not load this file; ask whoever made it for a safetensors file",
+    )
+
+
+def viewed(
+    typed: TypedStorage,
+    dtype: str,
+    offset: object,
+    size: object,
+    stride: object,
+    details: Mapping[str, object] = _NO_DETAILS,
+) -> TensorEntry:
+    """A dense tensor that looks into a storage.
+
+    Raises:
+        CheckpointError: It reaches outside the storage, or is described by what are no sizes.
+    """
+    if type(size) is not tuple or type(stride) is not tuple:
+        size, stride = shape_of(size), shape_of(stride)
+    if type(offset) is not int or not 0 <= offset < _LARGEST or not len(size) == len(stride) <= _MOST_DIMENSIONS:
+        raise _malformed("its offset, shape and strides do not belong together")
+    count, last = 1, offset
+    for dimension, step in zip(size, stride, strict=True):
+        if (
+            type(dimension) is not int
+            or type(step) is not int
+            or not (0 <= dimension < _LARGEST and 0 <= step < _LARGEST)
+        ):
+            raise _malformed("its shape or strides are no sizes")
+        count *= dimension
+        last += (dimension - 1) * step
+        if count >= _LARGEST:
+            raise _malformed("its shape is beyond any memory")
+    storage = typed.storage
+    if count and (last + 1) * ITEMSIZE[dtype] > storage.nbytes:
+        raise _malformed(
+            f"a view of {safe_text(list(size))} elements lies outside its storage '{safe_text(storage.key)}' "
+            f"of {storage.nbytes:,} bytes"
+        )
+    return TensorEntry(dtype, size, stride, offset, storage, typed.location, "strided", _PLAIN, details)
+
+
+def _tensor(function: Global, args: tuple[object, ...]) -> object:
+    """``_rebuild_tensor`` and ``_rebuild_tensor_v2``: storage, offset, size, stride, requires_grad, hooks, metadata."""
+    if len(args) < 4 or not isinstance(args[0], TypedStorage):
+        return _not_known(function, args)
+    details = _WITH_GRADIENT if len(args) > 4 and args[4] is True else _NO_DETAILS
+    if len(args) > 6 and args[6] is not None:
+        details = _with_bits(details, args[6])
+    return viewed(args[0], args[0].dtype, args[1], args[2], args[3], details)
+
+
+def _tensor_v3(function: Global, args: tuple[object, ...]) -> object:
+    """The same with an untyped storage and the dtype after the hooks."""
+    dtype = dtype_name(args[6]) if len(args) > 6 else None
+    if dtype is None or not isinstance(args[0], TypedStorage):
+        return _not_known(function, args)
+    details = _WITH_GRADIENT if args[4] is True else _NO_DETAILS
+    if len(args) > 7 and args[7] is not None:
+        details = _with_bits(details, args[7])
+    return viewed(args[0], dtype, args[1], args[2], args[3], details)
+
+
+def _with_bits(details: Mapping[str, object], metadata: object) -> Mapping[str, object]:
+    if not isinstance(metadata, PickledDict):
+        raise _malformed("its metadata is no dict")
+    bits = {name: True for name in ("conj", "neg") if metadata.get(name) is True}
+    return {**details, **bits} if bits else details
+
+
+def _parameter(function: Global, args: tuple[object, ...]) -> object:
+    """``_rebuild_parameter``, with or without the attributes of the parameter as a fourth argument."""
+    if len(args) < 3 or not isinstance(args[0], TensorEntry):
+        return _not_known(function, args)
+    details = {**args[0].details, "parameter": True, "requires_grad": args[1] is True}
+    if len(args) > 3:
+        details["attributes"] = args[3]
+    return replace(args[0], details=details)
+
+
+def _of_type(function: Global, args: tuple[object, ...]) -> object:
+    """``_rebuild_from_type_v2``: function, class, its arguments, attributes."""
+    if len(args) != 4:
+        return _not_known(function, args)
+    inner, kind, inner_args, attributes = args
+    if not isinstance(inner, Global) or not isinstance(kind, Global):
+        return _not_known(function, args)
+    made = inner.builder(inner, inner_args) if inner.builder is not None and isinstance(inner_args, tuple) else None
+    if not isinstance(made, TensorEntry):
+        return _not_known(function, args)
+    details = {**made.details, "attributes": attributes}
+    if kind.full_name not in _TENSOR:
+        details["subclass"] = kind
+    return replace(made, details=details)
+
+
+def _quantized(function: Global, args: tuple[object, ...]) -> object:
+    """``_rebuild_qtensor``: storage, offset, size, stride, quantizer, requires_grad, hooks."""
+    if len(args) < 5 or not isinstance(args[0], TypedStorage) or not isinstance(args[4], tuple):
+        return _not_known(function, args)
+    data = viewed(args[0], args[0].dtype, args[1], args[2], args[3], _NO_DETAILS)
+    scheme = args[4][0].name if args[4] and isinstance(args[4][0], Global) else ""
+    components: dict[str, TensorEntry] = {"data": data}
+    details: dict[str, object] = {"scheme": scheme}
+    if scheme == "per_tensor_affine" and len(args[4]) == 3:
+        details["scale"], details["zero_point"] = _scalar(args[4][1]), _scalar(args[4][2])
+    elif scheme in {"per_channel_affine", "per_channel_affine_float_qparams"} and len(args[4]) == 4:
+        _, scales, zero_points, axis = args[4]
+        if not isinstance(scales, TensorEntry) or not isinstance(zero_points, TensorEntry):
+            return _not_known(function, args)
+        if type(axis) is not int or not 0 <= axis < len(data.shape):
+            raise _malformed("its quantisation axis is none of its dimensions")
+        if not scales.shape == zero_points.shape == (data.shape[axis],):
+            raise _malformed("its quantisation scales do not match its shape")
+        components.update(scales=scales, zero_points=zero_points)
+        details["axis"] = axis
+    else:
+        return _not_known(function, args)
+    return TensorEntry(data.dtype, data.shape, data.stride, 0, None, data.location, "quantized", components, details)
+
+
+def _scalar(value: object) -> int | float:
+    if isinstance(value, int | float):
+        return value
+    raise _malformed("its quantisation scale is no number")
+
+
+def _sparse(function: Global, args: tuple[object, ...]) -> object:
+    """``_rebuild_sparse_tensor``: layout, (indices …, values, size, maybe is_coalesced)."""
+    layout = _layout(args[0]) if len(args) == 2 else ""
+    data = args[1] if len(args) == 2 else None
+    roles = ("indices", "values") if layout == "sparse_coo" else ("compressed_indices", "plain_indices", "values")
+    if not layout or not isinstance(data, tuple) or not len(roles) < len(data) <= len(roles) + 2:
+        return _not_known(function, args)
+    components = {role: part for role, part in zip(roles, data, strict=False) if isinstance(part, TensorEntry)}
+    if len(components) != len(roles):
+        return _not_known(function, args)
+    size = shape_of(data[len(roles)])
+    details = {"is_coalesced": data[3] is True} if layout == "sparse_coo" and len(data) > 3 else {}
+    values = components["values"]
+    return TensorEntry(values.dtype, size, (), 0, None, values.location, layout, components, details)
+
+
+def _layout(layout: object) -> str:
+    name = layout.args[0] if isinstance(layout, Reduced) and isinstance(layout.args, tuple) and layout.args else ""
+    known = {f"torch.sparse_{form}": f"sparse_{form}" for form in ("coo", "csr", "csc", "bsr", "bsc")}
+    return known.get(name, "") if isinstance(name, str) else ""
+
+
+def _nested(function: Global, args: tuple[object, ...]) -> object:
+    """``_rebuild_nested_tensor``: buffer, sizes, strides, offsets."""
+    roles = ("buffer", "sizes", "strides", "offsets")
+    components = {role: part for role, part in zip(roles, args, strict=False) if isinstance(part, TensorEntry)}
+    if len(components) != len(roles) or len(args) != len(roles):
+        return _not_known(function, args)
+    buffer = components["buffer"]
+    return TensorEntry(buffer.dtype, buffer.shape, (), 0, None, buffer.location, "nested", components, _NO_DETAILS)
+
+
+def _without_data(function: Global, args: tuple[object, ...]) -> object:
+    """``_rebuild_meta_tensor_no_storage``: dtype, size, stride, requires_grad."""
+    dtype = dtype_name(args[0]) if len(args) == 4 else None
+    if dtype is None:
+        return _not_known(function, args)
+    details = _WITH_GRADIENT if args[3] is True else _NO_DETAILS
+    return TensorEntry(dtype, shape_of(args[1]), shape_of(args[2]), 0, None, "meta", "strided", _PLAIN, details)
+
+
+def _from_cpu_tensor(function: Global, args: tuple[object, ...]) -> object:
+    """``_rebuild_device_tensor_from_cpu_tensor``: tensor, dtype, device, requires_grad."""
+    if len(args) != 4 or not isinstance(args[0], TensorEntry) or dtype_name(args[1]) != args[0].dtype:
+        return _not_known(function, args)
+    location = args[2] if isinstance(args[2], str) else "cpu"
+    return replace(args[0], location=location, details=_WITH_GRADIENT if args[3] is True else _NO_DETAILS)
+
+
+def _not_known(function: Global, args: tuple[object, ...]) -> Reduced:
+    return Reduced(function, args)
+
+
+def _ordered_dict(function: Global, args: tuple[object, ...]) -> object:
+    if not args:
+        return PickledDict("collections.OrderedDict")
+    pairs = args[0]
+    if (
+        len(args) != 1
+        or not isinstance(pairs, list)
+        or not all(isinstance(p, tuple | list) and len(p) == 2 for p in pairs)
+    ):
+        return Reduced(function, args)
+    return PickledDict("collections.OrderedDict", [item for pair in pairs for item in pair])
+
+
+def _set(function: Global, args: tuple[object, ...]) -> object:
+    """A set as picklers of protocol 2 and 3 write it: a call with a list."""
+    if len(args) != 1 or not isinstance(args[0], list):
+        return Reduced(function, args)
+    return PickledSet(args[0], frozen=function.name == "frozenset")
+
+
+BUILDERS: Mapping[str, Builder] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _of_type,
+    "torch._tensor._rebuild_from_type": _of_type,
+    "torch.tensor._rebuild_from_type_v2": _of_type,  # where it was until torch 1.8
+    "torch.tensor._rebuild_from_type": _of_type,
+    "torch._utils._rebuild_qtensor": _quantized,
+    "torch._utils._rebuild_sparse_tensor": _sparse,
+    "torch._utils._rebuild_nested_tensor": _nested,
+    "torch._utils._rebuild_meta_tensor_no_storage": _without_data,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_cpu_tensor,
+    "torch._utils._rebuild_device_tensor_from_numpy": device_tensor_from_array,
+    "torch._utils._rebuild_xla_tensor": device_tensor_from_array,
+    "collections.OrderedDict": _ordered_dict,
+    "builtins.set": _set,
+    "builtins.frozenset": _set,
+}
+"""What makes a recognised object, by the name of what torch or Python would call."""

@@ -1,0 +1,168 @@
+"""From the records of a pickle to the tree of what is in the file.
+
+Guarantees: walks without recursion and once per object, so that cycles, shared objects and deep nesting cost nothing;
+a name that stands twice in one dict is refused instead of guessed; objects appear as containers only where there are
+tensors in them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from loader.errors import CheckpointError
+from loader.formats.base import Container, Leaf, Node, TensorEntry
+from loader.formats.pickle.leaves import PLAIN, key_of, leaf, type_of
+from loader.formats.pickle.modules import ModuleReader, module_tables
+from loader.formats.pickle.records import PickledDict, Reduced
+from loader.wording import safe_text
+
+_MOST_LEVELS = 100
+_LONGEST_KEY = 200
+_NOT_METADATA = "assign_to_params_buffers"
+"""torch's own switch, which a file must not be able to throw."""
+
+
+def build_tree(root: object) -> Container:
+    """Makes the tree of a file's root object.
+
+    Raises:
+        CheckpointError: A key stands twice in one dict.
+    """
+    return _Tree().grow(root)
+
+
+class _Tree:
+    def __init__(self) -> None:
+        self.known: dict[int, Container] = {}
+        self.pending: deque[tuple[Container, int]] = deque()
+        self.parents: dict[int, list[Container]] = {}
+        self.modules = ModuleReader()
+
+    def grow(self, record: object) -> Container:
+        top = self.node(record, 0)
+        root = top if isinstance(top, Container) else Container("dict", type_of(record), {"": top}, record=record)
+        while self.pending:
+            container, level = self.pending.popleft()
+            self.fill(container, level)
+        self.prune(root)
+        return root
+
+    def node(self, record: object, level: int) -> Node:
+        if isinstance(record, TensorEntry):
+            return record
+        if isinstance(record, PLAIN):
+            return leaf(record)
+        known = self.known.get(id(record))
+        if known is not None:
+            return known
+        kind = _kind(record)
+        if not kind or (kind == "list" and _is_plain(record)):
+            return leaf(record)
+        if level > _MOST_LEVELS:
+            return Leaf(type_of(record), f"nested deeper than {_MOST_LEVELS} levels", record)
+        container = Container(kind, type_of(record), record=record)
+        self.known[id(record)] = container
+        self.pending.append((container, level))
+        return container
+
+    def fill(self, container: Container, level: int) -> None:
+        children = container.children
+        invented: set[str] = set()
+        for key, value in self.entries(container):
+            name = key if type(key) is str and len(key) < _LONGEST_KEY else key_of(key, len(children))
+            if name in children:
+                if type(key) is str and name not in invented:
+                    raise _twice(name)
+                name = f"{name} ({len(children)})"
+                if name in children:
+                    raise _twice(name)
+            if name is not key:
+                invented.add(name)
+            child = value if type(value) is TensorEntry else self.node(value, level + 1)
+            children[name] = child
+            if type(child) is Container:
+                self.parents.setdefault(id(child), []).append(container)
+        if isinstance(container.record, PickledDict):
+            container.metadata = _metadata(container.record.state)
+
+    def entries(self, container: Container) -> Iterable[tuple[object, object]]:
+        record = container.record
+        if isinstance(record, PickledDict):
+            return record.pairs()
+        if isinstance(record, list | tuple):
+            return enumerate(record)
+        if not isinstance(record, Reduced):
+            return ()
+        if container.kind == "module":
+            return self.modules.state_dict(record).items()
+        if record.flat is not None:
+            return zip(record.flat[::2], record.flat[1::2], strict=True)
+        return _attributes(record) if record.items is None else enumerate(record.items)
+
+    def prune(self, root: Container) -> None:
+        """Turns objects without a tensor below them into leaves."""
+        holding: set[int] = set()
+        rising = [c for c in self.known.values() if c.kind == "module" or any(map(_is_tensor, c.children.values()))]
+        while rising:
+            container = rising.pop()
+            if id(container) not in holding:
+                holding.add(id(container))
+                rising.extend(self.parents.get(id(container), ()))
+        for container in (root, *self.known.values()):
+            for key, child in container.children.items():
+                if type(child) is Container and child.kind == "object" and id(child) not in holding:
+                    container.children[key] = leaf(child.record)
+
+
+def _is_tensor(node: Node) -> bool:
+    return isinstance(node, TensorEntry)
+
+
+def _kind(record: object) -> str:
+    if isinstance(record, PickledDict):
+        return "dict"
+    if isinstance(record, list | tuple):
+        return "list"
+    if not isinstance(record, Reduced):
+        return ""
+    if module_tables(record) is not None:
+        return "module"
+    if record.flat is not None:
+        return "dict"
+    return "list" if record.items is not None else "object"
+
+
+def _is_plain(record: object) -> bool:
+    items = record.items if isinstance(record, Reduced) else record
+    return isinstance(items, list | tuple) and all(isinstance(item, PLAIN) for item in items)
+
+
+def _twice(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"the key '{safe_text(name)}' stands twice in one dict of this file",
+        "do not load this file; save it again with one value per key",
+    )
+
+
+def _attributes(record: Reduced) -> Iterable[tuple[object, object]]:
+    """An object's attributes, those in slots as well; where it has none, what it is made from."""
+    states = record.state if isinstance(record.state, tuple) else (record.state,)
+    found = [pair for state in states if isinstance(state, PickledDict) for pair in state.pairs()]
+    return found or enumerate(record.args if isinstance(record.args, tuple) else ())
+
+
+def _metadata(state: object) -> dict[str, dict[str, object]]:
+    """Torch's notes on the module versions a state dict came from: plain values only."""
+    notes = state.get("_metadata") if isinstance(state, PickledDict) else None
+    if not isinstance(notes, PickledDict):
+        return {}
+    return {
+        prefix: {
+            name: value
+            for name, value in note.pairs()
+            if type(name) is str and name != _NOT_METADATA and isinstance(value, PLAIN)
+        }
+        for prefix, note in notes.pairs()
+        if type(prefix) is str and isinstance(note, PickledDict)
+    }

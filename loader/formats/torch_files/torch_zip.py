@@ -1,0 +1,122 @@
+"""Files of `torch.save` since torch 1.6: a zip archive of one pickle and one record per storage.
+
+Guarantees: every storage that the pickle refers to is a record of exactly the declared size and of one dtype; the
+pickle is read inertly; no storage is read or unpacked before one of its tensors is asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from loader.errors import CheckpointError
+from loader.formats.archives.archived import INDEX, ArchivedFile, Records, torch_folder
+from loader.formats.archives.zip import Archive
+from loader.formats.base import ITEMSIZE
+from loader.formats.file import CheckpointFile
+from loader.formats.path import shown_path
+from loader.formats.pickle.reader import unpickle
+from loader.formats.pickle.records import PersistentId
+from loader.formats.pickle.tensors import BUILDERS, TypedStorage, storage_dtype
+from loader.formats.pickle.tree import build_tree
+from loader.wording import safe_text
+
+FORMAT = "torch-zip"
+_LOCAL = struct.Struct("<8xH16x2H")
+"""Of what stands before a member: how it is packed, and how long its name and its extra field are."""
+
+
+class TorchZip(ArchivedFile):
+    """A zip file written by `torch.save`.
+
+    Args:
+        archive: The archive's table of contents.
+        check: `structure` leaves the checksums alone, `full` compares all of them now, `crc` those that are needed.
+
+    Raises:
+        CheckpointError: It is damaged, or not what torch writes.
+    """
+
+    def __init__(self, archive: Archive, check: str) -> None:
+        folder = torch_folder(archive.members)
+        if folder is None:
+            raise archive.file.damaged(f"it holds no {INDEX}")
+        records = Records(archive, folder, check)
+        super().__init__(records, FORMAT, build_tree(pickled_in(records)), check)
+
+
+class PickleInArchive:
+    """A pickle whose storages are records of the same archive.
+
+    Args:
+        records: The archive's records.
+        name: The pickle.
+        storages: The folder of its storages.
+
+    Raises:
+        CheckpointError: It is damaged, or a storage is missing or not of the declared size.
+    """
+
+    def __init__(self, records: Records, name: str, storages: str) -> None:
+        self._records = records
+        self._file = records.file
+        self._storages = storages
+        self._known: dict[str, TypedStorage] = {}
+        data = records.read(name, "index")
+        where = f"the pickle in {shown_path(self._file.path)}"
+        found = unpickle(data, builders=BUILDERS, persistent=self._storage, where=where)
+        self.root = found.root
+        """What it holds, as inert records."""
+        self.globals = found.globals
+        """Everything it names."""
+
+    def _storage(self, pid: object) -> object:
+        """Finds what a persistent id refers to: ("storage", type, key, location, elements)."""
+        if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
+            raise self._file.damaged("its pickle refers to something that is no storage")
+        _, kind, key, location, count = pid
+        if type(key) is not str or type(location) is not str or type(count) is not int:
+            raise self._file.damaged("its pickle refers to a storage without a name or a size")
+        dtype = storage_dtype(kind)
+        if dtype is None:
+            return PersistentId(pid)
+        known = self._known.get(key)
+        if known is None:
+            storage = self._records.storage(f"{self._storages}/{key}")
+            self._known[key] = known = TypedStorage(storage, dtype, location)
+        if known.dtype != dtype or count * ITEMSIZE[dtype] != known.storage.nbytes:
+            raise self._file.damaged(
+                f"its pickle declares {safe_text(count)} elements of {dtype} in '{safe_text(known.storage.key)}', "
+                f"which holds {known.storage.nbytes:,} bytes of {known.dtype}"
+            )
+        return known
+
+
+def pickled_in(records: Records) -> object:
+    """What `torch.save` was given, as inert records."""
+    return PickleInArchive(records, INDEX, "data").root
+
+
+def declared_bytes(file: CheckpointFile) -> int:
+    """How many bytes the storages need which the pickle at a file's start refers to; 0 where it begins otherwise.
+
+    The end of an archive may be missing, and the table of contents with it; torch writes the pickle first.
+    """
+    header = file.pread(0, min(_LOCAL.size, file.size))
+    if len(header) < _LOCAL.size:
+        return 0
+    method, name_length, extra_length = _LOCAL.unpack(header)
+    start = _LOCAL.size + name_length + extra_length
+    if method or start > file.size or not file.pread(_LOCAL.size, name_length).endswith(INDEX.encode()):
+        return 0
+    sizes: dict[str, int] = {}
+
+    def note(pid: object) -> object:
+        if isinstance(pid, tuple) and len(pid) == 5 and type(pid[2]) is str and type(pid[4]) is int:
+            sizes[pid[2]] = pid[4] * ITEMSIZE[storage_dtype(pid[1]) or "uint8"]
+        return PersistentId(pid)
+
+    try:
+        unpickle(file.mapping, start, persistent=note)
+    except CheckpointError:
+        return 0  # the pickle itself is cut off
+    return sum(sizes.values())
