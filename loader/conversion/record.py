@@ -13,11 +13,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, TypeGuard
 
 from loader.errors import CheckpointError, ConfigError
 from loader.formats.base import Checkpoint
 from loader.formats.path import shown_path
+from loader.formats.strict_json import parse_mapping
 from loader.place import DTYPES
 from loader.wording import safe_text
 
@@ -143,8 +144,11 @@ def _is_shape(shape: Any) -> TypeGuard[Sequence[int]]:
 def _parsed(text: str) -> Record:
     if len(text) > LARGEST:
         raise ValueError(f"it has {len(text):,} characters, at most {LARGEST:,} are allowed")
-    content = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-    if not isinstance(content, dict) or type(content.get("schema")) is not int:
+    try:
+        content = parse_mapping(text.encode())
+    except ValueError as error:
+        raise ValueError(f"it {error}") from error
+    if type(content.get("schema")) is not int:
         raise ValueError("it says no schema")
     if content["schema"] != SCHEMA:
         raise ValueError(f"its schema is {content['schema']}, this loader reads {SCHEMA}")
@@ -169,17 +173,6 @@ def _source(raw: Any) -> Source:
     if not texts or not isinstance(raw["rules"], dict) or not all(isinstance(r, dict) for r in raw["rules"].values()):
         raise ValueError("'sources' holds what is no source")
     return Source(**raw)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("it names a field twice")
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _version() -> str:

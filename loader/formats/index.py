@@ -6,18 +6,19 @@ below the index's own folder, written in one way only. What it says of the shard
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import PureWindowsPath
-from typing import Any, NoReturn
+from typing import Any
 
 from loader.errors import CheckpointError
 from loader.formats.file import CheckpointFile
 from loader.formats.path import shown_path
+from loader.formats.strict_json import read_mapping
 from loader.wording import counted, phrases, safe_text
 
 LARGEST_INDEX = 64_000_000
 _HEAD = 4096
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAP = "weight_map"
 _MOST_CONTAINERS = 1000
 """An index has two; more than these are a bomb of brackets."""
@@ -35,7 +36,7 @@ def is_index_name(name: str) -> bool:
 
 def is_index(file: CheckpointFile) -> bool:
     """Whether a file is a JSON text that names shards, or is called so."""
-    head = file.pread(0, min(_HEAD, file.size)).removeprefix(b"\xef\xbb\xbf").lstrip()
+    head = file.pread(0, min(_HEAD, file.size)).removeprefix(_BYTE_ORDER_MARK).lstrip()
     return head.startswith(b"{") and (f'"{_MAP}"'.encode() in head or is_index_name(file.path.name))
 
 
@@ -54,7 +55,7 @@ def read_index(file: CheckpointFile) -> dict[str, str]:
     if file.size > LARGEST_INDEX:
         raise file.damaged(f"an index of {file.size:,} bytes; at most {LARGEST_INDEX:,} are allowed")
     index = _parsed(file, file.pread(0, file.size))
-    places = index.get(_MAP) if isinstance(index, dict) else None
+    places = index.get(_MAP)
     if not isinstance(places, dict) or not places:
         what = "is empty" if places == {} else "is missing, or no mapping of tensors to shards"
         raise CheckpointError(
@@ -68,32 +69,14 @@ def read_index(file: CheckpointFile) -> dict[str, str]:
     return places
 
 
-def _parsed(file: CheckpointFile, raw: bytes) -> Any:
+def _parsed(file: CheckpointFile, raw: bytes) -> dict[str, Any]:
     if _brackets(raw) > _MOST_CONTAINERS and _brackets(_STRING.sub(b"", raw)) > _MOST_CONTAINERS:
         raise file.damaged(f"an index with more than {_MOST_CONTAINERS:,} lists and mappings; two were expected")
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise file.damaged(f"it names '{safe_text(twice)}' twice")
-        return found
-
-    try:
-        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=once, parse_constant=_no_constant)
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise file.damaged(f"an index that is no JSON ({safe_text(error, 120)})") from error
+    return read_mapping(file, raw.removeprefix(_BYTE_ORDER_MARK), "it")
 
 
 def _brackets(raw: bytes) -> int:
     return raw.count(b"[") + raw.count(b"{")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _refuse_unsafe(file: CheckpointFile, names: dict[str, None]) -> None:

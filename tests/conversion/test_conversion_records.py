@@ -49,11 +49,11 @@ def test_a_record_rebuilds_the_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "told"),
     [
-        ("no JSON", "Expecting value"),
+        ("no JSON", "it is no JSON (Expecting value"),
         ("[" * 100_000, "maximum recursion depth exceeded"),
         ("x" * 1_000_001, "it has 1,000,001 characters, at most 1,000,000 are allowed"),
-        ('{"schema": 1, "schema": 1}', "it names a field twice"),
-        ('{"schema": NaN}', "NaN is no JSON"),
+        ('{"schema": 1, "schema": 1}', "it names 'schema' twice"),
+        ('{"schema": NaN}', "it is no JSON (NaN is no JSON"),
         ([], "it says no schema"),
         ({**GOOD, "schema": True}, "it says no schema"),
         ({**GOOD, "schema": 2}, "its schema is 2, this loader reads 1"),

@@ -250,12 +250,12 @@ def test_another_format_is_told(tmp_path: Path) -> None:
         ('{"weight_map": {"a": 3}}', "its 'weight_map' gives 'a' a shard that is no text"),
         ('{"weight_map": {"a": "x", "a": "y"}}', "it names 'a' twice"),
         ('{"weight_map": {}, "weight_map": {}}', "it names 'weight_map' twice"),
-        ('{"weight_map": {"a": "x"', "an index that is no JSON"),
-        ('{"metadata": NaN, "weight_map": {"a": "x"}}', "an index that is no JSON (NaN is no JSON)"),
+        ('{"weight_map": {"a": "x"', "it is no JSON"),
+        ('{"metadata": NaN, "weight_map": {"a": "x"}}', "it is no JSON (NaN is no JSON)"),
         ('{"weight_map": ' + "[" * 1001, "an index with more than 1,000 lists and mappings; two were expected"),
-        ('{"weight_map": ' + "[" * 990, "an index that is no JSON"),
-        ('{"weight_map": {"a": ' + "9" * 5000 + "}}", "an index that is no JSON"),
-        ("{\udcff", "an index that is no JSON"),
+        ('{"weight_map": ' + "[" * 990, "it is no JSON"),
+        ('{"weight_map": {"a": ' + "9" * 5000 + "}}", "it is no JSON"),
+        ("{\udcff", "it is no JSON"),
     ],
 )
 def test_what_is_no_index_is_told(text: str, expected: str, tmp_path: Path) -> None:
