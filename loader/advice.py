@@ -61,8 +61,8 @@ class Advice:
             found = explain(problem, keys_free="key" in autos, rules_free="rules" in autos).explanations
             if len(found) != 1 or found[0].excused:
                 names = [f"{problem.config(name)}=auto" for name in autos]
-                given, candidates = self._proposals([part])
-                raise undecided(names, shown_path(part.checkpoint.path), given, candidates)
+                given, candidates, remarks = self._proposals([part])
+                raise undecided(names, shown_path(part.checkpoint.path), given, candidates, remarks)
             chosen = found[0]
             part.config = dataclasses.replace(
                 part.config,
@@ -73,15 +73,16 @@ class Advice:
 
     def improved(self, error: FitError) -> FitError:
         """A refusal of a nested key or a rule, with what would make the files fit instead."""
-        found, candidates = self._proposals(self.parts)
+        found, candidates, remarks = self._proposals(self.parts)
         lost = any(not _holds_tensors(part) for part in self.parts)
-        return with_proposals(error, found, candidates, otherwise=NO_WAY if lost else error.hint)
+        return with_proposals(error, found, candidates, remarks, otherwise=NO_WAY if lost else error.hint)
 
     def misfit(self, plan: Plan, file: Mapping[str, Shape], source: str) -> FitError:
         """The refusal of a plan that may not be carried out."""
         return misfit(plan, self.wanted, file, source, *self._proposals(self.parts))
 
-    def _proposals(self, parts: Sequence[Part]) -> tuple[list[Proposal], tuple[Candidate, ...]]:
+    def _proposals(self, parts: Sequence[Part]) -> tuple[list[Proposal], tuple[Candidate, ...], list[str]]:
+        """What to type, what the nested keys fill, and what else there is to say of the search."""
         found: list[tuple[str, Sequence[Explanation]]] = []
         candidates: tuple[Candidate, ...] = ()
         loaded = total = 0
@@ -97,11 +98,15 @@ class Advice:
         uncovered = self._uncovered() if len(parts) == len(self.parts) else {}
         globs = apart(uncovered, [key for key in self.wanted if key not in uncovered])
         if globs is None:
-            return [], candidates
+            return [], candidates, []
         ways = proposals(found, self.allow, (loaded, total + len(uncovered)), globs)
         if len(self.parts) == 1 and found and not any(way.loaded == way.wanted for way in ways):
-            ways = in_parts(self) or [*of_another_size(self), *ways]
-        return ways, candidates
+            halves = in_parts(self)
+            if halves:
+                return halves, candidates, []
+            sized, remarks = of_another_size(self)
+            return [*sized, *ways], candidates, remarks
+        return ways, candidates, []
 
     def _uncovered(self) -> dict[str, bool]:
         """The model's keys that belong to no part and that nothing excuses yet; whether each is a buffer."""

@@ -1,8 +1,8 @@
 """What would make a file fit beside nested keys and rules: the model in another size, or in parts.
 
 Guarantees: reads no tensor data and changes no model; other sizes are built and matched with the file before they are
-proposed, and only where the shapes leave no other; parts are proposed only where together they fill the whole model,
-each from a place of its own.
+proposed, and only where the shapes leave no other; the search for them is short, and says where it was cut off; parts
+are proposed only where together they fill the whole model, each from a place of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from loader.infer.certainty import TOLD
 from loader.infer.goals import goals_of
 from loader.infer.knobs import Knob, knobs_of
 from loader.infer.probe import Goal, Probe, Seen
-from loader.infer.solve import at_start, solve, sure
+from loader.infer.solve import Solution, at_start, solve, sure
 from loader.suggest.arguments import changed, numbers
 from loader.suggest.explain import explain
 from loader.suggest.names import segments
@@ -27,35 +27,38 @@ from loader.suggest.overrides import parts_override, value_override
 from loader.suggest.problem import Explanation, Problem, fits
 from loader.suggest.proposal import Proposal
 from loader.wants import slots, wanted
+from loader.wording import counted, safe_text
 
 if TYPE_CHECKING:
     from loader.advice import Advice
     from loader.prepare import Recipe
 
 _MOST_BUILDS = 120
+_MOST_SECONDS = 3
 _MOST_PARTS = 8
 
 
-def of_another_size(advice: Advice) -> list[Proposal]:
-    """Ways with other arguments of the model's constructor, where the shapes tell them."""
+def of_another_size(advice: Advice) -> tuple[list[Proposal], list[str]]:
+    """Ways with other arguments of the model's constructor, where the shapes tell them; else how far that went."""
     recipe, part = advice.recipe, advice.parts[0]
     if recipe is None or recipe.config.get(TARGET) is None or part.name:
-        return []
+        return [], []
     root, rules = part.checkpoint.root, part.config.rules or {}
     goals = [goal for goal in goals_of(root, None, rules, Seen(advice.wanted)) if _is_close(goal, advice)]
     if not goals:
-        return []
+        return [], []
     try:
         knobs = _knobs(recipe)
-        probe = Probe(lambda values: recipe.build(changed(recipe.config, values)), _MOST_BUILDS)
+        probe = Probe(lambda values: recipe.build(changed(recipe.config, values)), _MOST_BUILDS, _MOST_SECONDS)
         solution = solve(probe, knobs, {}, lambda _: goals)
-        if solution is None or not solution.values or not _all_told(probe, knobs, solution.values, solution):
-            return []
+        open_names = _untold(probe, knobs, solution) if solution is not None else []
+        if solution is None or not solution.values or open_names:
+            return [], _remarks(probe, solution, open_names)
         module = recipe.build(changed(recipe.config, solution.values))
     except LoaderError:
-        return []
+        return [], []
     other = dataclasses.replace(advice, model=module, wanted=wanted(slots(module)))
-    return list(_proposed(other.problem(part), solution.values))
+    return list(_proposed(other.problem(part), solution.values)), []
 
 
 def _is_close(goal: Goal, advice: Advice) -> bool:
@@ -74,9 +77,23 @@ def _knobs(recipe: Recipe) -> list[Knob]:
     return [*known, *(knob for knob in inside if knob.name not in own)]
 
 
-def _all_told(probe: Probe, knobs: Sequence[Knob], values: Mapping[str, Any], solution: Any) -> bool:
-    certain = sure(probe, knobs, solution)
-    return all(certain.get(name) == TOLD for name in values)
+def _untold(probe: Probe, knobs: Sequence[Knob], solution: Solution) -> list[str]:
+    """The arguments that would have to change and for which the shapes leave other values too, or may."""
+    certain = sure(probe, knobs, solution) if solution.values else {}
+    return [name for name in solution.values if certain.get(name) != TOLD]
+
+
+def _remarks(probe: Probe, solution: Solution | None, open_names: Sequence[str]) -> list[str]:
+    if probe.cut_off:
+        spent = counted(probe.spent, "build")
+        return [f"the search for other sizes of the model was cut off after {spent}; mode=scaffold searches longer"]
+    if solution is None or any(solution.distance):
+        return []
+    found = " ".join(value_override(f"model.{name}", value) for name, value in solution.values.items())
+    names = ", ".join(f"model.{name}" for name in open_names)
+    return [
+        f"all names and shapes fit with {safe_text(found, 300)}, and with other values of {names}, so none is proposed"
+    ]
 
 
 def _proposed(problem: Problem, values: Mapping[str, Any]) -> Iterator[Proposal]:

@@ -27,6 +27,7 @@ _KEYWORDS = frozenset({TARGET, "_args_", "_partial_", "_recursive_", "_convert_"
 _DEEPEST = 100
 _MOST = 100_000
 _UNSET = "???"
+_INFER = "mode=scaffold   # finds out what the file's shapes tell"
 
 
 @dataclass(frozen=True)
@@ -197,5 +198,6 @@ def _check_arguments(root: Call, policy: Policy) -> None:
         found, fixes = arguments.problems(signature, len(call.positional), call.named, call.partial, call.where)
         if found:
             text = f"{call.where}: wrong arguments for {arguments.written(call.name, signature)}: {'; '.join(found)}"
-            problems.errors.append(ConfigError(text, " ".join(fixes)))
+            infers = [_INFER] if call is root and any(fix.endswith("=…") for fix in fixes) else []
+            problems.errors.append(ConfigError(text, "\n".join([" ".join(fixes), *infers])))
     problems.tell(policy)

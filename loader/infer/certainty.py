@@ -1,7 +1,8 @@
 """Which of the arguments that were found are the only ones that fit.
 
 Guarantees: an argument counts as told by the shapes only where no other value of it, and no trade with another
-argument, gives the same shapes in the neighbourhood that was looked at.
+argument, gives the same shapes in the neighbourhood that was looked at; nothing does where the
+search was cut off.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from loader.infer.axes import Axis, axes, current, respond
 from loader.infer.knobs import CHOICE, FLOAT, SIZES, Knob
 from loader.infer.probe import Goal, Probe, Seen, Values
 
-TOLD, FREE, LOOSE, SHARED = "told", "free", "loose", "shared"
-"""The shapes tell it, they say nothing of it, numbers beside it do as well, or other arguments can stand in for it."""
+TOLD, FREE, LOOSE, SHARED, OPEN = "told", "free", "loose", "shared", "open"
+"""The shapes tell it, they say nothing of it, numbers beside it do as well, other arguments can stand in for it, or the
+search was cut off before other values were tried."""
 
 _Row = tuple[str, int]
 
@@ -36,7 +38,7 @@ def certainty(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Values, s
             found[knob.name] = LOOSE
         else:
             found[knob.name] = TOLD if independent.issuperset(own) else SHARED
-    return found
+    return dict.fromkeys(found, OPEN) if probe.cut_off else found
 
 
 def partners(probe: Probe, knobs: Sequence[Knob], values: Values, seen: Seen, name: str) -> list[str]:

@@ -1,11 +1,13 @@
 """Architectures as the search sees them, and the builds that show them.
 
-Guarantees: a bounded number of builds, each value once; a constructor that refuses values is an answer and no error.
+Guarantees: a bounded number of builds within a bounded time, each value once, and it is kept whether a bound was met; a
+constructor that refuses values is an answer and no error.
 """
 
 from __future__ import annotations
 
 import re
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -66,20 +68,32 @@ class Probe:
     build: Callable[[Values], nn.Module]
     most: int
     """How many builds there may be."""
+    seconds: float
+    """How long after the first build another may begin."""
+    clock: Callable[[], float] = time.monotonic
     spent: int = 0
     refusal: LoaderError | None = None
     """What the last constructor that failed said."""
+    cut_off: bool = False
+    """Whether a build was asked for that a bound did not allow."""
+    _until: float | None = None
     _known: dict[str, Seen | None] = field(default_factory=dict)
 
     def see(self, values: Values) -> Seen | None:
-        """The keys that a build with these values has; None where it fails, or where too many were made."""
+        """The keys that a build with these values has; None where it fails, or where a bound was met."""
         name = repr(sorted(values.items()))
         if name not in self._known:
-            if self.spent >= self.most:
+            if self._is_over():
+                self.cut_off = True
                 return None
             self.spent += 1
             self._known[name] = self._built(values)
+            if self._until is None:
+                self._until = self.clock() + self.seconds
         return self._known[name]
+
+    def _is_over(self) -> bool:
+        return self.spent >= self.most or (self._until is not None and self.clock() >= self._until)
 
     def _built(self, values: Values) -> Seen | None:
         try:

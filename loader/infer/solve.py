@@ -1,6 +1,7 @@
 """The search for constructor arguments under which an architecture has the keys and shapes of a file.
 
-Guarantees: bounded in builds; deterministic; given arguments are never varied; what is returned was built.
+Guarantees: bounded by its probe, and deterministic where that does not cut it off; given arguments are never varied;
+what is returned was built.
 """
 
 from __future__ import annotations
@@ -49,7 +50,11 @@ def begin(probe: Probe, knobs: Sequence[Knob], hints: Values) -> dict[str, Any] 
 def solve(probe: Probe, knobs: Sequence[Knob], start: Values, goals: Goals) -> Solution | None:
     """The arguments that bring an architecture closest to a file; None where nothing of the file is like it."""
     seen = probe.see(start)
-    found = [_approach(probe, knobs, start, goal) for goal in goals(seen)] if seen is not None else []
+    found: list[Solution] = []
+    for goal in goals(seen) if seen is not None else ():
+        found.append(_approach(probe, knobs, start, goal))
+        if not any(found[-1].distance):
+            break
     return min(found, key=lambda solution: solution.distance, default=None)
 
 

@@ -93,7 +93,7 @@ def _inferred(job: JobConfig, part: Part, origin: str) -> Inference:
     settings, root, node = part.config.checkpoint, part.checkpoint.root, job.model or {}
     if origin != _TYPED:
         if not installed():
-            return Inference(given_lines(node, origin), None, Probe(lambda _: _build(job, node).module, 0))
+            return Inference(given_lines(node, origin), None, Probe(lambda _: _build(job, node).module, 0, 0))
         check_class(str(node[TARGET]))
     key = None if settings.key == AUTO else settings.key
     rules = part.config.rules or {}
@@ -118,7 +118,7 @@ def _tried(job: JobConfig, part: Part, found: Inference, report: Report) -> tupl
     built = _build(job, node)
     fitting = fitting_of(job, part, built.module)
     if fitting is None:
-        raise no_fit(job, part, built.module, found.values, found.probe.spent)
+        raise no_fit(job, part, built.module, found.values, found.probe)
     _describe(report, part, fitting)
     fill.model(report, dataclasses.replace(job, model=node), built, torch.device("cpu"))
     return fitting, forward_lines(built.module) if job.verify.input is None and job.verify.forward else []

@@ -17,14 +17,16 @@ from loader.build.arguments import signature_of
 from loader.build.policy import Policy
 from loader.build.targets import TARGET, find_targets
 from loader.config.schema import JobConfig
-from loader.infer.certainty import FREE, SHARED, TOLD, partners
+from loader.infer.certainty import FREE, OPEN, SHARED, TOLD, partners
 from loader.infer.knobs import Knob, kind_of, knobs_of
 from loader.infer.probe import Goal, Probe, Seen
 from loader.infer.solve import Solution, begin, solve, sure
 from loader.scaffold.hints import Hint
 from loader.scaffold.page import MISSING, Line
+from loader.wording import counted
 
 _MOST_BUILDS = 600
+_MOST_SECONDS = 20
 _MOST_NAMED = 3
 
 
@@ -70,7 +72,7 @@ def infer(
     fitting = {knob.name: hints[knob.name] for knob in everything if knob.name in hints and _suits(knob, hints)}
     fitting = {name: hint for name, hint in fitting.items() if name not in given}
     knobs = [_of_kind(knob, fitting) for knob in everything if knob.name not in given]
-    probe = Probe(lambda values: build({**node, **values}), _MOST_BUILDS)
+    probe = Probe(lambda values: build({**node, **values}), _MOST_BUILDS, _MOST_SECONDS)
     start = begin(probe, knobs, {name: hint.value for name, hint in fitting.items()})
     solution = solve(probe, knobs, start, goals) if start is not None else None
     lines = given_lines(node, origin)
@@ -128,9 +130,11 @@ def _line(
     if how == TOLD:
         return Line(knob.name, value, "the default, as the shapes say" if value == knob.default else "from the shapes")
     if not knob.required and value == knob.default:
-        return _default(knob, how)
+        return _default(knob, how, probe)
     if how == FREE:
         return Line(knob.name, MISSING, "no shape depends on it")
+    if how == OPEN:
+        return Line(knob.name, MISSING, f"{value} fits; {_cut_off(probe)}")
     others = partners(probe, knobs, solution.values, solution.seen, knob.name)
     why = f", with another {' or '.join(others[:_MOST_NAMED])}" if how == SHARED and others else ""
     return Line(knob.name, MISSING, f"{value} fits, and other values do as well{why}")
@@ -140,11 +144,15 @@ def _agreeing(how: str) -> str:
     return ", as the shapes say" if how == TOLD else ""
 
 
-def _default(knob: Knob, how: str) -> Line | None:
+def _default(knob: Knob, how: str, probe: Probe) -> Line | None:
     if not knob.kind or knob.default is None:
         return None
-    told = "no shape depends on it" if how == FREE else "it fits, and so do others"
+    told = {FREE: "no shape depends on it", OPEN: _cut_off(probe)}.get(how, "it fits, and so do others")
     return Line(knob.name, knob.default, f"the default; {told}")
+
+
+def _cut_off(probe: Probe) -> str:
+    return f"the search ended after {counted(probe.spent, 'build')}, before every other value was tried"
 
 
 def _unsolved(knobs: Sequence[Knob], hints: Mapping[str, Hint]) -> list[Line]:

@@ -17,6 +17,7 @@ from torch import nn
 from loader.advice import Advice
 from loader.config.schema import AUTO, AllowConfig, JobConfig, RuleConfig
 from loader.errors import ConfigError, FitError
+from loader.infer.probe import Probe
 from loader.parts import Part
 from loader.prepare import prepare
 from loader.suggest.explain import explain
@@ -65,13 +66,14 @@ def _fills(explanation: Explanation, allow: AllowConfig) -> bool:
     return after.missing == allow.missing and after.mismatched == allow.mismatched
 
 
-def no_fit(job: JobConfig, part: Part, module: nn.Module, values: Mapping[str, Any], builds: int) -> FitError:
+def no_fit(job: JobConfig, part: Part, module: nn.Module, values: Mapping[str, Any], probe: Probe) -> FitError:
     """The refusal where no arguments make the file fit; it says how close it came."""
     target = safe_text((job.model or {}).get(_TARGET, ""))
     name, tried = target.rpartition(".")[2], ", ".join(f"{name}={value}" for name, value in values.items())
+    cut_off = ", after which the search was cut off," if probe.cut_off else ""
     head = (
         f"no arguments of {target} were found with which it has the names and shapes of {part.label}; the closest of "
-        f"{counted(builds, 'build')} was {safe_text(f'{name}({tried})', _LONGEST)}:"
+        f"{counted(probe.spent, 'build')}{cut_off} was {safe_text(f'{name}({tried})', _LONGEST)}:"
     )
     settings = part.config.checkpoint
     settings = dataclasses.replace(settings, key=None if settings.key == AUTO else settings.key)

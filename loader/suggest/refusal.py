@@ -34,6 +34,7 @@ def misfit(
     source: str,
     proposals: Sequence[Proposal],
     candidates: Sequence[Candidate] = (),
+    remarks: Sequence[str] = (),
 ) -> FitError:
     """The refusal of a plan that may not be carried out; it carries the plan.
 
@@ -44,16 +45,21 @@ def misfit(
         source: The files, for the message.
         proposals: What would make them fit.
         candidates: Nested keys, and what they fill at best.
+        remarks: What else there is to say of the search.
     """
     head = f"{source} does not fit the model: {len(plan.loaded)} of {counted(len(wanted), 'key')} would be loaded."
-    lines = [head, *diagnosis(plan, wanted, file), *explained(proposals, candidates)]
+    lines = [head, *diagnosis(plan, wanted, file), *explained(proposals, candidates), *remarks]
     error = FitError("\n".join(lines), hint(proposals, NO_WAY + (_BY_HAND if plan.loaded else "")))
     error.plan = plan
     return error
 
 
 def undecided(
-    settings: Sequence[str], source: str, proposals: Sequence[Proposal], candidates: Sequence[Candidate] = ()
+    settings: Sequence[str],
+    source: str,
+    proposals: Sequence[Proposal],
+    candidates: Sequence[Candidate] = (),
+    remarks: Sequence[str] = (),
 ) -> FitError:
     """The refusal to choose where a config says auto.
 
@@ -62,6 +68,7 @@ def undecided(
         source: The file, for the message.
         proposals: What would make it fit, each of which auto may not take by itself.
         candidates: Nested keys, and what they fill at best.
+        remarks: What else there is to say of the search.
     """
     what = " ".join(settings)
     if len(proposals) > 1:
@@ -70,14 +77,19 @@ def undecided(
         told = f"{what}: what makes {source} fit is more than {what} may decide."
     else:
         told = f"{what}: nothing was found that makes {source} fit the model."
-    return FitError("\n".join([told, *explained(proposals, candidates)]), hint(proposals, NO_WAY))
+    return FitError("\n".join([told, *explained(proposals, candidates), *remarks]), hint(proposals, NO_WAY))
 
 
 def with_proposals(
-    error: FitError, proposals: Sequence[Proposal], candidates: Sequence[Candidate] = (), *, otherwise: str = ""
+    error: FitError,
+    proposals: Sequence[Proposal],
+    candidates: Sequence[Candidate] = (),
+    remarks: Sequence[str] = (),
+    *,
+    otherwise: str = "",
 ) -> FitError:
     """A refusal of a nested key or a rule, with the lines that make the file fit; `otherwise` where there are none."""
-    return FitError("\n".join([error.message, *explained(proposals, candidates)]), hint(proposals, otherwise))
+    return FitError("\n".join([error.message, *explained(proposals, candidates), *remarks]), hint(proposals, otherwise))
 
 
 def explained(proposals: Sequence[Proposal], candidates: Sequence[Candidate] = ()) -> list[str]:

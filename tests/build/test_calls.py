@@ -160,7 +160,7 @@ def test_wrong_arguments_of_all_targets_are_told_at_once_before_anything_is_call
 def test_missing_arguments_of_the_model() -> None:
     error = refusal({"_target_": NET})
     assert error.message == "model: wrong arguments for Net(width: int, depth: int = 2): missing width"
-    assert error.hint == "+model.width=…"
+    assert error.hint == "+model.width=…\nmode=scaffold   # finds out what the file's shapes tell"
 
 
 def test_values_that_are_still_missing_are_told_together() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import functools
 import inspect
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import nn
 
 from loader.build import build_model
 from loader.formats.base import Container, TensorEntry
-from loader.infer.certainty import FREE, LOOSE, SHARED, TOLD
+from loader.infer.certainty import FREE, LOOSE, OPEN, SHARED, TOLD
 from loader.infer.goals import goals_of
 from loader.infer.knobs import Knob, knobs_of
 from loader.infer.probe import Probe
@@ -28,7 +30,7 @@ def inferred(
     kind = type(made)
     knobs = [knob for knob in knobs_of(inspect.signature(kind)) if knob.name not in fixed]
     node = {"_target_": f"{kind.__module__}.{kind.__qualname__}", **fixed}
-    probe = Probe(lambda values: build_model({**node, **values}).module, most)
+    probe = Probe(lambda values: build_model({**node, **values}).module, most, 600)
     start = begin(probe, knobs, hints or {})
     assert start is not None
     root = file_of(made)
@@ -160,7 +162,7 @@ def test_a_value_with_which_nothing_can_be_built_is_passed_over() -> None:
 def test_another_architecture_stays_away() -> None:
     root = file_of(nets.Attention(12))
     knobs = knobs_of(inspect.signature(nets.MLP))
-    probe = Probe(lambda v: build_model({"_target_": "tests.scaffold.nets.MLP", **v}).module, 50)
+    probe = Probe(lambda v: build_model({"_target_": "tests.scaffold.nets.MLP", **v}).module, 50, 600)
     start = begin(probe, knobs, {})
 
     assert start is not None
@@ -169,7 +171,7 @@ def test_another_architecture_stays_away() -> None:
 
 def test_builds_are_bounded() -> None:
     knobs = knobs_of(inspect.signature(nets.MLP))
-    probe = Probe(lambda v: build_model({"_target_": "tests.scaffold.nets.MLP", **v}).module, 5)
+    probe = Probe(lambda v: build_model({"_target_": "tests.scaffold.nets.MLP", **v}).module, 5, 600)
     start = begin(probe, knobs, {})
     root = file_of(nets.MLP(5, 9, 3, 4))
 
@@ -199,3 +201,18 @@ def test_a_default_tells_the_kind_of_an_argument() -> None:
 
     assert [knob.kind for knob in knobs] == ["int", "choice", "sizes", "float", "", "", ""]
     assert knobs[1] == Knob("b", "choice", True, (False, True))
+
+
+def test_a_search_is_bounded_in_time_and_calls_nothing_sure_after_that() -> None:
+    knobs = knobs_of(inspect.signature(nets.MLP))
+    clock = itertools.count()
+    build = functools.partial(build_model, trusted=None)
+    probe = Probe(lambda v: build({"_target_": "tests.scaffold.nets.MLP", **v}).module, 600, 6, lambda: next(clock))
+    start = begin(probe, knobs, {})
+    root = file_of(nets.MLP(5, 9, 3, 4))
+
+    assert start is not None
+    solution = solve(probe, knobs, start, lambda seen: goals_of(root, None, {}, seen))
+    assert solution is not None
+    assert (probe.cut_off, probe.spent) == (True, 6)
+    assert set(sure(probe, knobs, solution).values()) == {OPEN}

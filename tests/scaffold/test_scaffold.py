@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import loader
+from loader.errors import FitError
 from loader.report.terminal import lines
+from loader.scaffold import arguments
 from tests.command import run_loader
 from tests.jobs import save
 from tests.models import filled
@@ -267,3 +269,23 @@ def test_a_namespace_of_arguments_is_read_as_data(tmp_path: Path) -> None:
 def _with(folder: Path, name: str) -> Path:
     (folder / name).mkdir()
     return folder
+
+
+def test_a_search_that_is_cut_off_leaves_open_what_it_did_not_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arguments, "_MOST_SECONDS", 0)
+    path = save(filled(nets.MLP(2, 16, 16)).state_dict(), tmp_path / "mlp.pt")
+    node, _ = scaffold("MLP", path)
+
+    assert "???" in node["model"].values()
+    told = "16 fits; the search ended after 1 build, before every other value was tried"
+    assert told in Path("conf/experiment/mlp.yaml").read_text()
+
+
+def test_a_refusal_after_a_search_that_was_cut_off_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "_MOST_SECONDS", 0)
+    path = save(filled(nets.MLP(9, 16, 16)).state_dict(), tmp_path / "mlp.pt")
+
+    with pytest.raises(FitError, match=r"the closest of 1 build, after which the search was cut off, was MLP\("):
+        scaffold("MLP", path)

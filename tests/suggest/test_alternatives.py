@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from loader import alternatives
 from loader.errors import FitError
 from loader.suggest.overrides import parts_override, value_override
 from tests.jobs import carry_out, save
@@ -44,7 +46,19 @@ def test_a_size_that_the_shapes_do_not_tell_is_not_named(tmp_path: Path) -> None
     state = {"qkv.weight": torch.rand(288, 12), "qkv.bias": torch.rand(288), "out.weight": torch.rand(12, 96),
              "out.bias": torch.rand(12)}  # fmt: skip
 
-    assert "model." not in refusal(node, state, tmp_path).hint
+    error = refusal(node, state, tmp_path)
+    assert "model." not in error.hint
+    told = r"all names and shapes fit with model\.\w+=\d+.*, and with other values of model\.\w+.*, so none is proposed"
+    assert re.fullmatch(told, error.message.splitlines()[-1])
+
+
+def test_a_search_for_sizes_that_is_cut_off_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alternatives, "_MOST_SECONDS", 0)
+    error = refusal({"_target_": SIZED}, filled(Sized(width=20)).state_dict(), tmp_path)
+
+    end = "the search for other sizes of the model was cut off after 1 build; mode=scaffold searches longer"
+    assert error.message.splitlines()[-1] == end
+    assert "model.width" not in error.hint
 
 
 def test_other_sizes_are_built_under_the_same_trusted_targets(tmp_path: Path) -> None:
