@@ -203,7 +203,9 @@ class Checkpoint(Protocol):
     """An opened checkpoint: what is in it, and one tensor's data on demand."""
 
     path: Path
-    """The file or folder, absolute."""
+    """The file or folder that was given, absolute."""
+    place: Path
+    """What it is in that folder: a file, the index of several, or the folder itself where it is read as a whole."""
     format: str
     """``torch-zip``, ``safetensors-sharded`` and so on; what was recognised in the content."""
     root: Container

@@ -26,7 +26,7 @@ class MemoryCheckpoint:
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self._state = {str(key): value for key, value in state.items()}
-        self.path = Path("<state dict in memory>")
+        self.path = self.place = Path("<state dict in memory>")
         self.root = Container("dict", type(state).__name__, {key: _node(key, v) for key, v in self._state.items()})
         self.root.metadata = {
             str(prefix): {str(k): v for k, v in dict(values).items() if k != _NOT_FOR_FILES}

@@ -44,7 +44,7 @@ class Opened(ABC):
     """
 
     def __init__(self, path: Path, format: str, root: Container, nbytes: int) -> None:
-        self.path = path
+        self.path = self.place = path
         self.format = format
         self.root = root
         self.nbytes = nbytes

@@ -1,29 +1,35 @@
 """``s3://``, ``gs://`` and ``hf://``, each through its own fsspec file system.
 
 Guarantees: one file system of exactly the URL's scheme is used, nothing that a path names can bring in another; files
-are read in blocks, so that memory stays flat and a break loses one block.
+are read in blocks, so that memory stays flat and a break loses one block; no call is waited for without end, however
+long a library would ask again.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from fsspec.registry import get_filesystem_class
 
 from loader.errors import CheckpointError
+from loader.remote.bounded import within
 from loader.remote.refusals import changed_meanwhile, gone, not_allowed
 from loader.remote.transport import Interrupted, Unreachable, Version
 from loader.remote.urls import Url
 from loader.wording import safe_text
 
 _BLOCK = 16 << 20
+_ANSWER, _WHOLE_BLOCK = 60.0, 300.0
+"""Seconds for a question, signing in included, and for a block."""
 _TAGS = ("ETag", "etag", "generation", "blob_id", "LastModified", "updated", "mtime", "last_modified", "created")
 """Where file systems say which version of a file is there, the surest first."""
 _PASSING = re.compile("Timeout|Connect|Network|Transport|Protocol|Incomplete|Payload")
 _AGAIN = "try again later, and check the network"
+_Result = TypeVar("_Result")
 
 
 class StorageAnswer:
@@ -61,8 +67,11 @@ class StorageTransport:
     """
 
     def __init__(self, scheme: str) -> None:
-        kind = get_filesystem_class(scheme)
-        self._files: Any = kind(skip_instance_cache=True, use_listings_cache=False)
+        self._kind = get_filesystem_class(scheme)
+
+    @cached_property
+    def _files(self) -> Any:
+        return self._kind(skip_instance_cache=True, use_listings_cache=False)
 
     def look(self, url: Url) -> Version:
         """Asks for a file's size and version alone."""
@@ -83,24 +92,28 @@ class StorageTransport:
         """The names of the files in a folder; None where the URL is a file."""
         if self._info(url).get("type") != "directory":
             return None
-        with _told(url):
-            listed = self._files.ls(self._path(url), detail=True)
+        listed = self._ask(url, lambda path: self._files.ls(path, detail=True))
         return sorted(str(one["name"]).rstrip("/").rpartition("/")[2] for one in listed if one.get("type") == "file")
 
     def block(self, url: Url, start: int, end: int) -> bytes:
         """Reads one block."""
         with _told(url, Interrupted):
-            return bytes(self._files.cat_file(self._path(url), start=start, end=end))
+            path = self._path(url)
+            return bytes(within(_WHOLE_BLOCK, lambda: self._files.cat_file(path, start=start, end=end)))
 
     def close(self) -> None:
         """The file systems close their own sessions."""
 
     def _info(self, url: Url) -> dict[str, Any]:
+        return dict(self._ask(url, lambda path: self._files.info(path)))  # noqa: PLW0108  # signing in is asking too
+
+    def _ask(self, url: Url, ask: Callable[[str], _Result]) -> _Result:
+        """Asks a question about a path; the first one signs in."""
         with _told(url):
-            return dict(self._files.info(self._path(url)))
+            return within(_ANSWER, lambda: ask(self._path(url)))
 
     def _path(self, url: Url) -> str:
-        return str(self._files._strip_protocol(url.text))  # noqa: SLF001  # fsspec's own way from a URL to a path
+        return str(self._kind._strip_protocol(url.text))  # noqa: SLF001  # fsspec's own way from a URL to a path
 
 
 def _tag(info: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.formats.distributed.zero_writer import Run
-from tests.formats.gguf.test_gguf import written as written_gguf
+from tests.formats.gguf.gguf_writer import written as written_gguf
 from tests.formats.sharding import write_shards
 
 State = Mapping[str, torch.Tensor]

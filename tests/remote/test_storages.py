@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -214,6 +215,21 @@ def test_a_storage_that_does_not_answer_is_told_at_once() -> None:
     Fake.failures += [TimeoutError("slow")]
     error = refusal("s3://bucket/a.safetensors")
     assert error.message == "s3://bucket/a.safetensors broke off: TimeoutError: slow"
+    assert error.hint == "try again later, and check the network"
+
+
+@pytest.mark.parametrize("asleep", ["__init__", "info", "ls", "cat_file"])
+def test_a_storage_that_is_silent_is_not_waited_for_without_end(asleep: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put("bucket/run/a.safetensors", SMALL)
+    waking = Event()
+    monkeypatch.setattr(storage, "_ANSWER", 0.3)
+    monkeypatch.setattr(storage, "_WHOLE_BLOCK", 0.1)
+    monkeypatch.setattr(Fake, asleep, lambda *_args, **_settings: waking.wait(60))
+    error = refusal("gs://bucket/run")
+    waking.set()
+    seconds = "0.1" if asleep == "cat_file" else "0.3"
+    assert "gs://bucket/run" in error.message
+    assert f"broke off: TimeoutError: no answer within {seconds} seconds" in error.message
     assert error.hint == "try again later, and check the network"
 
 

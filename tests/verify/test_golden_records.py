@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from loader import CheckpointError, ConfigError, VerificationError, load_into
 from loader.verify import golden
 from loader.verify.golden import Record, differences
 from loader.verify.inputs import Inputs
+from tests.formats.sharding import write_shards
+from tests.hostile.samples import distributed
 from tests.jobs import carry_out, checks, detail, save, target
 from tests.models import Two, filled, two_models
 
@@ -125,6 +128,33 @@ def test_a_record_needs_one_file_to_stand_beside(path: Path, tmp_path: Path) -> 
     assert refusal.value.message == "verify.record=true writes beside a job's one checkpoint file, and this job has 2"
     with pytest.raises(ConfigError, match="and this job has none"):
         load_into(Two(), filled(Two()).state_dict(), verify={**INPUT, "record": True})
+
+
+def as_file(state: dict[str, torch.Tensor], folder: Path) -> tuple[Path, Path]:
+    save_file(state, folder / "model.safetensors")
+    return folder, folder / "model.safetensors"
+
+
+def as_shards(state: dict[str, torch.Tensor], folder: Path) -> tuple[Path, Path]:
+    return folder, write_shards(folder, *({key: value} for key, value in state.items()))
+
+
+def as_distributed(state: dict[str, torch.Tensor], folder: Path) -> tuple[Path, Path]:
+    path = distributed(folder, state)
+    return path / ".metadata", path
+
+
+@pytest.mark.parametrize("write", [as_file, as_shards, as_distributed])
+def test_the_record_of_a_folder_stands_beside_what_is_read(
+    write: Callable[[dict[str, torch.Tensor], Path], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    typed, meant = write(filled(Two()).state_dict(), tmp_path)
+    report = carry_out("Two", typed, verify={**INPUT, "record": True}).report
+    assert detail(report, "golden record") == f"written to {record_beside(meant)}"
+    for path in (typed, meant):
+        report = carry_out("Two", path, verify={}).report
+        assert checks(report)["golden record"]
+        assert report.parts[""].path == str(path)
 
 
 def test_a_record_needs_outputs(path: Path) -> None:

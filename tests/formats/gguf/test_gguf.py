@@ -17,31 +17,12 @@ from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
 from loader.formats.base import Leaf
 from tests.formats.comparing import assert_same, entries_below
+from tests.formats.gguf.gguf_writer import written
 from tests.jobs import carry_out
 
 PLAIN = [np.float32, np.float16, np.float64, np.int8, np.int16, np.int32, np.int64]
 ONLY_WRITTEN = {Kind.Q8_1, Kind.Q8_K, Kind.Q1_0}  # the package writes them, and does not know the way back
 QUANTISED = [kind for kind, (elements, _) in gguf.GGML_QUANT_SIZES.items() if elements > 1 and kind not in ONLY_WRITTEN]
-
-
-def written(path: Path, tensors: dict[str, Any], kinds: dict[str, Kind] | None = None, alignment: int = 0) -> Path:
-    """A file as llama.cpp's own tools write it."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("a name")
-    writer.add_block_count(2)
-    writer.add_float32("llama.rope.freq_base", 0.5)
-    writer.add_bool("tokenizer.ggml.add_bos_token", val=True)
-    writer.add_token_list(["<s>", "größe", ""])
-    writer.add_token_scores([0.0, 1.0, 2.0])
-    if alignment:
-        writer.add_custom_alignment(alignment)
-    for name, tensor in tensors.items():
-        writer.add_tensor(name, tensor, raw_dtype=(kinds or {}).get(name))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.mark.parametrize("alignment", [0, 64, 4096])
