@@ -42,6 +42,9 @@ def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *
     try:
         execute(config, report)
     except LoaderError as error:
+        if report.plan and not quiet:
+            # What a plan was asked for is every key's fate; a refused one says why below it.
+            print_report(report)
         print_error(error)
         log.error("%s", error)
     except Exception as error:

@@ -181,3 +181,19 @@ def test_names_out_of_a_file_cannot_act_on_the_terminal(tmp_path: Path, capsys: 
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert "\u202e" not in printed
+
+
+def test_a_refused_plan_is_shown_as_a_table_above_the_refusal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = dict(filled(Two()).state_dict())
+    gone, _ = state.popitem()
+    path = save(state, tmp_path / "part.pt")
+    assert run(job("Two", path, mode="plan"), [], tmp_path) == 4
+
+    out, err = capsys.readouterr()
+    rows = [line.split() for line in out.splitlines() if gone in line]
+    assert ["missing,", "refused", gone] in [row[:3] for row in rows]
+    assert all(any(f"load {key} " in " ".join(line.split()) for line in out.splitlines()) for key in state)
+    assert err.startswith("error ")
+    assert "  try  " in err

@@ -21,7 +21,7 @@ from loader.config.argv import Arguments
 from loader.config.completion import candidates, for_hydra
 from loader.errors import LoaderError
 
-_WIDTH = 100
+_WIDTH = 80
 _HELP = ("--help", "-h")
 _VERSION = "--version"
 _INFO = ("--info", "-i")
