@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -121,7 +122,7 @@ def _record(kind: type[_Record], raw: Any, where: str, problems: _Problems, defa
         problems.add(f"'{where}' is {safe_text(raw)!r}, expected a mapping", f"'{where}={{…}}'")
         return record
     problems.unknown(raw, kind, where)
-    hints = get_type_hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]  # a class is hashable
     for name in (name for name in raw if name in hints):
         place = f"{where}.{name}" if where else str(name)
         if isinstance(raw[name], str) and raw[name] == MISSING:
@@ -129,6 +130,11 @@ def _record(kind: type[_Record], raw: Any, where: str, problems: _Problems, defa
         elif raw[name] is not None or type(None) in _alternatives(hints[name]):
             _assign(record, name, hints[name], raw[name], place, problems)
     return record
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _assign(record: Any, name: str, hint: Any, value: Any, place: str, problems: _Problems) -> None:

@@ -6,6 +6,7 @@ that did without.
 
 from __future__ import annotations
 
+import functools
 import platform
 import resource
 import sys
@@ -115,13 +116,19 @@ def environment(report: Report) -> None:
     """Describes the machine and the versions, and the process's peak memory."""
     report.environment = {
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "hydra-core", "omegaconf", "safetensors")},
+        **_versions(),
         # Not `platform.platform()`, which starts a process to ask for the processor's name and leaves it out.
         "platform": "-".join((platform.system(), platform.release(), platform.machine(), *platform.libc_ver())),
         **_of_torch(),
     }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     report.memory = {"peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024}
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Read once: a process may do many jobs, and each package's whole description is parsed for it."""
+    return {name: metadata.version(name) for name in ("torch", "hydra-core", "omegaconf", "safetensors")}
 
 
 def _of_torch() -> dict[str, Any]:

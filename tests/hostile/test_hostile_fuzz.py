@@ -15,7 +15,7 @@ from tests.hostile.harness import REPOSITORY
 from tests.hostile.mutate import BLIND, knowing
 from tests.hostile.samples import SAMPLES, torch_zip
 
-TRIES = 60
+TRIES = 25
 """Per format; the long run is another command."""
 PADDED = frozenset({"torch-tar"})
 """Formats that end in zeros which nobody needs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.config
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -13,6 +14,7 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry, register_implementation
+from omegaconf import OmegaConf
 from safetensors.torch import save
 
 from loader.errors import CheckpointError
@@ -20,6 +22,7 @@ from loader.formats import open_checkpoint
 from loader.formats.path import called
 from loader.remote import storage, transport
 from loader.remote.urls import parse_url
+from tests.command import REPOSITORY
 from tests.remote.test_downloads import files_in, refusal, value
 
 SMALL = save({"a": torch.arange(4.0)})
@@ -231,6 +234,20 @@ def test_a_storage_that_is_silent_is_not_waited_for_without_end(asleep: str, mon
     assert "gs://bucket/run" in error.message
     assert f"broke off: TimeoutError: no answer within {seconds} seconds" in error.message
     assert error.hint == "try again later, and check the network"
+
+
+def test_what_a_storage_logs_with_a_traceback_stays_off_the_terminal() -> None:
+    """The refusal says it; the config of a run's log is what hears it or not."""
+    file = OmegaConf.load(REPOSITORY / "conf" / "hydra" / "job_logging" / "loader.yaml")
+    settings: Any = OmegaConf.to_container(file, resolve=False)
+    logger = logging.getLogger("gcsfs")
+    before = logger.level
+    try:
+        loggers = {"gcsfs": settings["loggers"]["gcsfs"]}
+        logging.config.dictConfig({"version": 1, "incremental": True, "loggers": loggers})
+        assert not logger.isEnabledFor(logging.ERROR)
+    finally:
+        logger.setLevel(before)
 
 
 def test_whatever_else_a_file_system_raises_is_told() -> None:
