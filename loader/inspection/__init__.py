@@ -117,7 +117,7 @@ def _leaves_nothing(row: FileRow, found: Survey, globs: Sequence[str]) -> FitErr
     near = did_you_mean(globs[0], keys[:1000])
     return FitError(
         f"inspect.filter={listing(globs)} matches none of the {counted(len(keys), 'key')} of {row['path']}{near}; "
-        f"they are {listing(keys)}",
+        f"they are {listing(key or '(all of it)' for key in keys)}",
         "'inspect.filter=[*.weight]'   # globs over whole dotted keys",
     )
 

@@ -13,6 +13,7 @@ from loader.config.schema import CheckpointConfig
 from loader.formats.pickle.needed import no_part_of_a_model
 from loader.inspection.rows import CandidateRow
 from loader.suggest.overrides import key_override, may_be_typed, written
+from loader.wording import program
 
 _MOST_OTHERS = 4
 _MOST_GLOBALS = 50
@@ -80,4 +81,4 @@ def _place(row: CandidateRow, settings: CheckpointConfig) -> list[str] | None:
 
 
 def _command(*overrides: str) -> str:
-    return " ".join(["run.py", *map(written, overrides)])
+    return " ".join([program(), *map(written, overrides)])

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from loader.errors import LoaderError
 from loader.report import planned
 from loader.report.data import PartReport, Report
-from loader.wording import counted, listing, phrases, printable, safe_text, shape, size
+from loader.wording import counted, listing, phrases, printable, program, safe_text, shape, size
 
 Line = tuple[str, str, str]
 """Label, text, and style."""
@@ -169,7 +169,7 @@ def _written(report: Report) -> Iterator[Line]:
     if written["left_out"]:
         told = listing(f"{key} ({kind})" for key, kind in written["left_out"].items())
         yield "", f"left out, no tensors: {told}", "yellow"
-    yield "load it", f"run.py {written['next']}", "green"
+    yield "load it", f"{program()} {written['next']}", "green"
 
 
 def _scaffolded(written: dict[str, Any]) -> Iterator[Line]:

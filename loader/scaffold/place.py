@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from loader.config.compose import conf_dir
 from loader.config.quoting import parse_value
 from loader.errors import ConfigError
 from loader.formats.path import is_url
-from loader.wording import safe_text
+from loader.wording import program, safe_text
 
 GROUP = "experiment"
 DEFAULT = f"conf/{GROUP}/"
@@ -40,8 +39,7 @@ class Place:
     @property
     def line(self) -> str:
         """What to type to run it."""
-        program = ["python", sys.argv[0]] if sys.argv[0].endswith("run.py") else ["hydra-loader"]
-        return shlex.join([*program, "--config-dir", self.config_dir, f"{GROUP}={self.option}"])
+        return f"{program()} {shlex.join(['--config-dir', self.config_dir, f'{GROUP}={self.option}'])}"
 
 
 def choose_place(wanted: str | None, checkpoint: str) -> Place:

@@ -27,7 +27,7 @@ def test_the_shipped_example_converts_and_comes_back(tmp_path: Path) -> None:
     told = [line for line in first.out.splitlines() if line.startswith(("written", "load it"))]
     assert told == [
         f"written    {tmp_path}/out.safetensors: 4 tensors, 407.7 kB",
-        "load it    run.py model=embedded checkpoint.path=out.safetensors",
+        f"load it    python {REPOSITORY}/run.py model=embedded checkpoint.path=out.safetensors",
     ]
     again = run_loader(*shlex.split(written["next"]), "device=cpu", cwd=tmp_path)
     assert again.code == 0, again.err

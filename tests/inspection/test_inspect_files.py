@@ -157,7 +157,7 @@ def test_a_converted_file_says_that_it_needs_no_definition(tmp_path: Path) -> No
         {"mode": "convert", "model": model, "checkpoint": {"path": str(source)}, "convert": {"path": str(path)}}
     )
     file, _ = inspected(path)
-    assert file["next"][0] == f"run.py model=embedded checkpoint.path={path}"
+    assert file["next"][0] == f"hydra-loader model=embedded checkpoint.path={path}"
     assert RECORD == KEY
 
 
@@ -167,7 +167,7 @@ def test_the_line_to_type_next_is_right(key: str, tmp_path: Path) -> None:
     file, _ = inspected(save({key: state, "epoch": 1}, tmp_path / "odd, name.pt"))
     (line,) = file["next"]
     program, *overrides = shlex.split(line.replace("my_pkg.Net", "tests.models.Two"))
-    assert program == "run.py"
+    assert program == "hydra-loader"
     report = loader.load([*overrides, "device=cpu"]).report
     assert (report.mode, report.keys.loaded, report.keys.unexpected) == ("plan", 4, [])
 
@@ -200,7 +200,7 @@ def test_a_training_checkpoint_is_told_in_one_screen(tmp_path: Path) -> None:
     ]
     shown = text(report).splitlines()
     assert len(shown) < 45
-    plan = "run.py mode=plan model._target_=my_pkg.Net"
+    plan = "hydra-loader mode=plan model._target_=my_pkg.Net"
     expected = [
         "weights    state_dict: 8 tensors, 88 parameters, 352 B; called 'state_dict'; all names are parameters'",
         "           every name has 'model.': 'rules=[lightning]' takes it off",
@@ -270,7 +270,7 @@ def test_a_whole_pickled_model_is_named_and_what_it_needs_is_offered(tmp_path: P
     names = ",".join(row["globals"])
     assert "torch.nn.modules.linear.Linear" in row["globals"]
     assert shlex.split(rebuild.partition("   #")[0]) == [
-        "run.py", "model=null", f"checkpoint.path={path}", f"checkpoint.allow_globals=[{names}]",
+        "hydra-loader", "model=null", f"checkpoint.path={path}", f"checkpoint.allow_globals=[{names}]",
     ]  # fmt: skip
 
 
@@ -318,6 +318,11 @@ def test_a_filter_without_a_match_is_refused(tmp_path: Path) -> None:
     assert "inspect.filter=emb.weigth matches none of the 8 keys of" in refusal.value.message
     assert "(did you mean 'emb.weight'?)" in refusal.value.message
     assert refusal.value.hint == "'inspect.filter=[*.weight]'   # globs over whole dotted keys"
+
+
+def test_a_filter_cannot_match_a_tensor_without_a_name(tmp_path: Path) -> None:
+    with pytest.raises(FitError, match=r"matches none of the 1 key of .*; they are \(all of it\)\n"):
+        inspected(save(torch.ones(2), tmp_path / "m.pt"), filter=["*.weight"])
 
 
 def test_a_key_restricts_to_what_is_below_it(tmp_path: Path) -> None:
