@@ -6,6 +6,7 @@ Guarantees: each is a fresh process, and rounds are interleaved, so that a noisy
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 Key = tuple[str, str]
 """Case and way."""
 _LONGEST = 900
+AS_INSTALLED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""Python's compiled files are kept, as an installer makes them for every package that is measured."""
 
 
 def measure_all(
@@ -51,7 +54,9 @@ def _run_child(case: str, way: str, size: str, folder: Path, *, cold: bool) -> d
     command = [sys.executable, "-m", "tests.benchmarks.child", case, way, size, str(folder)]
     command += ["cold"] if cold else []
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=_LONGEST, check=False)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=AS_INSTALLED, capture_output=True, text=True, timeout=_LONGEST, check=False
+    )
     seconds = time.perf_counter() - start
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -13,13 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.measuring import REPOSITORY
+from tests.benchmarks.measuring import AS_INSTALLED, REPOSITORY
 
 _JOBS = (1, 4)
 """Lengths of the sweeps that are compared."""
-
-_AS_INSTALLED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-"""Python's compiled files are kept, as an installer makes them for every package, torch and Hydra among them."""
 
 
 def measure_startup(rounds: int, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -70,7 +66,7 @@ def _inside(folder: Path) -> float:
 def _seconds(*arguments: str) -> float:
     start = time.perf_counter()
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, env=_AS_INSTALLED, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, env=AS_INSTALLED, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed: {done.stderr.strip()[-500:]}")
