@@ -153,7 +153,7 @@ def test_the_file_of_a_folder_has_the_format_that_is_asked_for(tmp_path: Path) -
     assert caught.value.message == f"{tmp_path} is a torch-zip checkpoint; checkpoint.format says safetensors"
 
 
-def test_the_golden_record_of_a_folder_with_one_file_stands_beside_the_folder(tmp_path: Path) -> None:
+def test_the_golden_record_of_a_folder_with_one_file_stands_beside_that_file(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     save_file(STATE, folder / "model.safetensors")
@@ -164,7 +164,9 @@ def test_the_golden_record_of_a_folder_with_one_file_stands_beside_the_folder(tm
         "verify": {"record": True},
     }
     loader.load(job)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "m.golden.safetensors"]
+    beside = ["model.safetensors", "model.safetensors.golden.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == beside
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_a_whole_model_is_taken_out_of_a_folder_that_is_trusted(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_sharded_model_is_loaded(ending: str, tmp_path: Path) -> None:
     assert part.format == ("torch-sharded" if ending == "bin" else "safetensors-sharded")
 
 
-def test_the_golden_record_stands_beside_the_folder(tmp_path: Path) -> None:
+def test_the_golden_record_stands_beside_the_index(tmp_path: Path) -> None:
     state = nn.Linear(3, 2).state_dict()
     folder = tmp_path / "m"
     write_shards(folder, {"weight": state["weight"]}, {"bias": state["bias"]})
@@ -121,7 +121,7 @@ def test_the_golden_record_stands_beside_the_folder(tmp_path: Path) -> None:
         "device": "cpu",
     }
     loader.load({**job, "verify": {"record": True}})
-    assert (tmp_path / "m.golden.safetensors").is_file()
+    assert (folder / "model.safetensors.index.json.golden.safetensors").is_file()
     assert any("golden" in check.name for check in loader.load(job).report.verification.checks)
     write_shards(folder, {"weight": state["weight"] + 1}, {"bias": state["bias"]})
     with pytest.raises(loader.LoaderError, match=r"^golden record: output 0 differs"):
