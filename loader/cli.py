@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import hydra
@@ -27,13 +24,13 @@ from loader.config.shown import completing, fitted, shown
 from loader.errors import ConfigError, LoaderError
 from loader.sweep.callback import Sweep, take_sweep
 from loader.task import Task
+from loader.termination import terminable
 
 if TYPE_CHECKING:
     from loader.sweep.summary import Summary
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _INTERRUPTED = 130
-_TERMINATED = 143
 
 
 def main() -> None:
@@ -91,7 +88,7 @@ def _run(arguments: Arguments) -> int:
     task = Task(arguments.typed, as_json=arguments.json)
     take_sweep()
     try:
-        with _command_line(arguments.rewritten()), _hydra_raises(), _terminable(sweep=arguments.sweep):
+        with _command_line(arguments.rewritten()), _hydra_raises(), _sweeping(arguments):
             hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base=VERSION_BASE)(task)()
     except BaseException as error:
         summary = _summary(take_sweep())
@@ -163,21 +160,9 @@ def _hydra_raises() -> Iterator[None]:
             os.environ[_FULL_ERROR] = before
 
 
-@contextmanager
-def _terminable(*, sweep: bool) -> Iterator[None]:
+def _sweeping(arguments: Arguments) -> AbstractContextManager[None]:
     """Lets a sweep that a scheduler ends still write its summary, and end the job that it is at.
 
     A single run just ends: it has nothing to tidy up, and its model's own code might catch what a handler raises.
     """
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(_TERMINATED)
-
-    if not sweep or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return terminable() if arguments.sweep else nullcontext()

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from loader.config.schema import CheckpointConfig, JobConfig, PartConfig
+from loader.config.schema import CheckpointConfig, JobConfig, PartConfig, config_path
 from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats import open_checkpoint
 from loader.formats.base import Checkpoint, Container, TensorEntry
@@ -88,7 +88,7 @@ def open_parts(job: JobConfig, stack: ExitStack) -> list[Part]:
         settings = config.checkpoint
         identity = (settings.path, settings.format, settings.sha256, settings.check)
         if identity not in opened:
-            override = f"parts.{name}.path" if name else "checkpoint.path"
+            override = config_path(name, "path")
             opened[identity] = _open(settings, stack, override, data=job.mode not in _WITHOUT_DATA)
         parts.append(Part(name, config, opened[identity]))
     return parts
@@ -103,7 +103,7 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
     result = Offers()
     for part in parts:
         shapes = {key: want.shape for key, want in below(part.name, wanted)}
-        override = f"parts.{part.name}.key" if part.name else "checkpoint.key"
+        override = config_path(part.name, "key")
         key = part.config.checkpoint.key
         part.selected = select(part.checkpoint.root, key, shapes, shown_path(part.checkpoint.path), override)
         _offer(part, wanted, result)

@@ -61,6 +61,11 @@ class PartConfig:
         return [*(["key"] if self.checkpoint.key == AUTO else []), *(["rules"] if self.rules is None else [])]
 
 
+def config_path(part: str, setting: str) -> str:
+    """Where a checkpoint setting of a part stands in the config; the root's is ``checkpoint`` itself."""
+    return f"parts.{part}.{setting}" if part else f"checkpoint.{setting}"
+
+
 @dataclass(slots=True)
 class AllowConfig:
     """Globs over full model and file keys that may stay without a partner."""

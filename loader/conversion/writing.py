@@ -13,17 +13,16 @@ import secrets
 import shlex
 import signal
 import struct
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 
 import torch
 
 from loader.errors import ConfigError
 from loader.formats.path import shown_path
 from loader.formats.safetensors import DTYPES
+from loader.termination import terminable
 from loader.wants import dtype_name
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -34,8 +33,6 @@ METADATA = "__metadata__"
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 8
 _CHUNK = 64 << 20
-_TERMINATED = 143
-"""The exit code of a process that was asked to end."""
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 
 Write = Callable[[bytes | memoryview], None]
@@ -107,22 +104,9 @@ def drafts() -> Iterator[Drafts]:
             raise
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
+def _terminable() -> AbstractContextManager[None]:
     """Lets a process that a scheduler ends meanwhile tidy up; who has a handler already decides for itself."""
-    here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(_TERMINATED)
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return terminable() if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else nullcontext()
 
 
 def pieces(tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> Iterator[bytes | memoryview]:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from fnmatch import translate
 
 from loader.collector import collector_paused
-from loader.config.schema import AUTO, InspectConfig, JobConfig
+from loader.config.schema import AUTO, InspectConfig, JobConfig, config_path
 from loader.errors import FitError
 from loader.formats.base import Container
 from loader.formats.path import shown_path
@@ -59,7 +59,7 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
     if settings.key == AUTO:
         settings.key = told.key = _likeliest(candidates(survey(checkpoint.root)))
         told.applied = [key_override("checkpoint.key", settings.key)]
-    root = subtree(checkpoint.root, settings.key, shown_path(checkpoint.path), _override(part))
+    root = subtree(checkpoint.root, settings.key, shown_path(checkpoint.path), config_path(part.name, "key"))
     found = survey(root)
     told.tensors = len(found.tensors)
     ranked = candidates(found)
@@ -124,10 +124,6 @@ def _leaves_nothing(row: FileRow, found: Survey, globs: Sequence[str]) -> FitErr
 
 def _likeliest(ranked: Sequence[CandidateRow]) -> str | None:
     return ranked[0]["key"] or None if ranked else None
-
-
-def _override(part: Part) -> str:
-    return f"parts.{part.name}.key" if part.name else "checkpoint.key"
 
 
 def _globals(root: Container) -> list[GlobalRow]:

@@ -29,6 +29,7 @@ from loader.errors import CheckpointError
 from loader.formats.path import shown_path
 from loader.remote.transport import Version
 from loader.remote.urls import Url
+from loader.whole import write_whole
 from loader.wording import size
 
 log = logging.getLogger(__name__)
@@ -230,6 +231,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, f"{json.dumps(content)}\n".encode())

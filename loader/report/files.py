@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from loader.collector import collector_paused
 from loader.redaction import redacted
 from loader.report.data import Report
+from loader.whole import write_whole
 
 REPORT = "report.json"
 """Its name in a run's folder."""
@@ -79,7 +79,5 @@ def _finite(content: Any) -> Any:
 
 def write_text(path: Path, text: str) -> Path:
     """Writes text at once."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(redacted(text), encoding="utf-8", newline="")
-    draft.replace(path)
+    write_whole(path, redacted(text).encode())
     return path

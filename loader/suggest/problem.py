@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from loader.config.schema import AllowConfig, RuleConfig
+from loader.config.schema import AllowConfig, RuleConfig, config_path
 from loader.errors import FitError
 from loader.formats.base import Container, TensorEntry
 from loader.plan import Hooked, Offered, Plan, Wanted, make_plan
@@ -42,9 +42,7 @@ class Problem:
 
     def config(self, name: str) -> str:
         """The config path of one of the part's settings."""
-        if self.part:
-            return f"parts.{self.part}.{name}"
-        return name if name == "rules" else f"checkpoint.{name}"
+        return name if name == "rules" and not self.part else config_path(self.part, name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 from loader import formats
 
@@ -22,7 +22,7 @@ _REST = (
     "zlib_ng.zlib_ng",
 )
 
-for _name in (*_REST, *(f"loader.formats.{found.name}" for found in iter_modules(formats.__path__))):
+for _name in (*_REST, *(found.name for found in walk_packages(formats.__path__, f"{formats.__name__}."))):
     import_module(_name)
 gc.collect()
 gc.freeze()

@@ -10,7 +10,6 @@ difference and the tolerance that it was held to.
 from __future__ import annotations
 
 import math
-import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from loader.formats.confine import leads_out
 from loader.formats.path import is_url, shown_path
 from loader.verify.inputs import Inputs
 from loader.wants import dtype_name
+from loader.whole import write_whole
 from loader.wording import listing, safe_text, shape
 
 _NAME = re.compile(r"(part\.[^/]+/)?(input|output)\..+", re.DOTALL)
@@ -132,10 +132,7 @@ def write(path: Path, records: Mapping[str, Record]) -> None:
         values |= {f"{prefix}input.{name}": value for name, value in record.inputs.named().items()}
         values |= {f"{prefix}output.{name}": value for name, value in record.outputs.items()}
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in values.items()}
-    data = save(plain, {"format": "hydra-loader-golden", "schema": "1", "torch": torch.__version__})
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(data)
-    draft.replace(path)
+    write_whole(path, save(plain, {"format": "hydra-loader-golden", "schema": "1", "torch": torch.__version__}))
 
 
 def differences(

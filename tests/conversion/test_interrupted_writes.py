@@ -12,19 +12,8 @@ from pathlib import Path
 import pytest
 
 from loader import ConfigError
-from tests.jobs import assert_same_state, carry_out, save
+from tests.jobs import assert_same_state, carry_out
 from tests.models import Two, filled
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return save(filled(Two()).state_dict(), tmp_path / "source.pt")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out"
 
 
 def convert(source: Path, out: Path, size: str = "20B") -> None:

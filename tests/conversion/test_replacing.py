@@ -18,17 +18,6 @@ from tests.models import Two, filled
 Convert = Callable[..., None]
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return save(filled(Two()).state_dict(), tmp_path / "source.pt")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out"
-
-
 def convert(source: Path | str, out: Path, size: str = "5GB", model: Any = "Two", **settings: Any) -> None:
     carry_out(model, source, mode="convert", convert={"path": str(out), "shard_size": size}, **settings)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 
+from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
 from loader.formats.base import Container, TensorEntry
 
@@ -91,3 +93,17 @@ def assert_loads_like_torch(path: Path, found: Any = None) -> None:
             for mmap in (True, False):
                 assert_same(checkpoint.read(entry, mmap=mmap), theirs[key])
         checkpoint.check_unchanged()
+
+
+def assert_read_or_refused(path: Path, data: st.DataObject) -> None:
+    """Changes a few bytes of a file: all its tensors are read then, or it is refused, and nothing else happens."""
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        with open_checkpoint(path) as checkpoint:
+            for entry in entries_below(checkpoint.root).values():
+                checkpoint.read(entry)
+    except CheckpointError as error:
+        assert error.message  # noqa: PT017  # either way is right

@@ -150,6 +150,18 @@ class Records:
         return order.decode()
 
 
+def torch_records(archive: Archive, check: str) -> Records:
+    """The records that torch put into an archive; the arguments are those of `Records`.
+
+    Raises:
+        CheckpointError: There is no index among them.
+    """
+    folder = torch_folder(archive.members)
+    if folder is None:
+        raise archive.file.damaged(f"it holds no {INDEX}")
+    return Records(archive, folder, check)
+
+
 def torch_folder(names: Collection[str], index: str = INDEX) -> str | None:
     """The folder inside an archive that holds a file, with its slash; None where there is none."""
     first = next(iter(names), "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 
 from loader.errors import CheckpointError
-from loader.formats.archives.archived import INDEX, ArchivedFile, Records, torch_folder
+from loader.formats.archives.archived import INDEX, ArchivedFile, Records, torch_records
 from loader.formats.archives.zip import Archive
 from loader.formats.base import ITEMSIZE
 from loader.formats.file import CheckpointFile
@@ -37,10 +37,7 @@ class TorchZip(ArchivedFile):
     """
 
     def __init__(self, archive: Archive, check: str) -> None:
-        folder = torch_folder(archive.members)
-        if folder is None:
-            raise archive.file.damaged(f"it holds no {INDEX}")
-        records = Records(archive, folder, check)
+        records = torch_records(archive, check)
         super().__init__(records, FORMAT, build_tree(pickled_in(records)), check)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loader.formats.archives.archived import INDEX, ArchivedFile, Records, torch_folder
+from loader.formats.archives.archived import INDEX, ArchivedFile, Records, torch_records
 from loader.formats.archives.zip import Archive
 from loader.formats.base import Container, TensorEntry
 from loader.formats.names import TORCHSCRIPT as FORMAT
@@ -35,10 +35,7 @@ class TorchScript(ArchivedFile):
     """
 
     def __init__(self, archive: Archive, check: str) -> None:
-        folder = torch_folder(archive.members)
-        if folder is None:
-            raise archive.file.damaged(f"it holds no {INDEX}")
-        records = Records(archive, folder, check)
+        records = torch_records(archive, check)
         module = PickleInArchive(records, INDEX, "data")
         classes = script_classes(records, module.globals)
         if not isinstance(module.root, Reduced) or module.root.type not in classes:
