@@ -15,7 +15,6 @@ from loader.errors import CheckpointError
 from loader.formats import descriptors
 from loader.formats.descriptors import Descriptor
 from loader.formats.file import CheckpointFile
-from loader.formats.mapping import map_private
 from tests.formats.distributed.dcp_writer import Writer
 from tests.formats.sharding import write_sparse
 
@@ -96,23 +95,6 @@ def test_a_file_that_is_another_when_it_is_opened_again_is_told(how: str, tmp_pa
         with pytest.raises(CheckpointError) as caught:
             work()
         assert told[how] in caught.value.message
-
-
-@needs_proc
-def test_a_mapping_keeps_no_descriptor_and_never_writes_to_the_file(tmp_path: Path) -> None:
-    (path,) = files(tmp_path, 1)
-    number = os.open(path, os.O_RDONLY)
-    mapping = map_private(number, 5)
-    os.close(number)
-    assert open_under(tmp_path) == []
-    assert bytes(mapping) == b"0.bin"
-    mapping[0] = 99
-    assert path.read_bytes() == b"0.bin"
-
-
-def test_a_mapping_that_the_system_refuses_is_an_error() -> None:
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        map_private(-1, 5)
 
 
 LOAD = """
