@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     import torch
 
 _CHUNK = 4 << 20
-_CLOSE_ENOUGH = 256 << 10
-"""Two wanted ranges with a smaller gap are read ahead as one."""
-_ADVISED = 512 << 10
-"""Linux cuts a longer request down to about this; many of them are what keeps a disk busy."""
 
 
 class CheckpointFile:

@@ -1,7 +1,7 @@
 """Bytes that are read before they are asked for.
 
-Guarantees: only advice to the system, given in the background, file by file and in each file's order; whatever goes
-wrong with it is left for the reader to find.
+Guarantees: only advice to the system, given in the background, file by file and in each file's order; a file whose
+wanted bytes seem to be in memory already is left alone; whatever goes wrong is left for the reader to find.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ _CLOSE_ENOUGH = 256 << 10
 """Two wanted ranges with a smaller gap are read ahead as one."""
 _ADVISED = 512 << 10
 """Linux cuts a longer request down to about this; many of them are what keeps a disk busy."""
+_PROBES = 64
+"""At so many places it is looked whether a file is in memory: advice for each of its pieces would, where it changes
+nothing, take the interpreter from the thread that loads thousands of times."""
+_WITHOUT_WAITING = getattr(os, "RWF_NOWAIT", None)
 Range = tuple[int, int]
 
 
@@ -37,11 +41,27 @@ def _advise(wanted: Sequence[tuple[CheckpointFile, Sequence[Range]]]) -> None:
         except CheckpointError:
             continue  # changed or gone: whoever reads it is told
         try:
-            for start, end in ranges:
-                for offset in range(start, end, _ADVISED):
-                    os.posix_fadvise(descriptor, offset, min(_ADVISED, end - offset), os.POSIX_FADV_WILLNEED)
+            pieces = [(at, min(_ADVISED, end - at)) for start, end in ranges for at in range(start, end, _ADVISED)]
+            if not _all_here(descriptor, pieces):
+                for offset, length in pieces:
+                    os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(descriptor)
+
+
+def _all_here(descriptor: int, pieces: Sequence[Range]) -> bool:
+    """Whether evenly spread places among the pieces, the last one with them, can be read without waiting for a disk."""
+    if _WITHOUT_WAITING is None:
+        return False
+    step = max(1, -(-len(pieces) // _PROBES))
+    byte = bytearray(1)
+    try:
+        return all(
+            os.preadv(descriptor, [byte], offset + length - 1, _WITHOUT_WAITING)
+            for offset, length in [*pieces[::step], *pieces[-1:]]
+        )
+    except OSError:  # it would have to wait, or this file system cannot tell
+        return False
 
 
 def _merged(ranges: Iterable[Range]) -> list[Range]:
