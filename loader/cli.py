@@ -25,6 +25,7 @@ from loader.errors import ConfigError, LoaderError
 from loader.sweep.callback import Sweep, take_sweep
 from loader.task import Task
 from loader.termination import terminable
+from loader.wording import program
 
 if TYPE_CHECKING:
     from loader.sweep.summary import Summary
@@ -102,7 +103,7 @@ def _run(arguments: Arguments) -> int:
     if summary is None:
         raise ConfigError(
             f"the sweep '{' '.join(arguments.typed)}' has no jobs: a glob(...) or range(...) in it is empty",
-            "run.py --help   # lists the groups and their options",
+            f"{program()} --help   # lists the groups and their options",
         )
     return summary.exit_code
 

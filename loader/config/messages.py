@@ -23,11 +23,10 @@ from loader.config.argv import FREE
 from loader.config.quoting import pasteable
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
-from loader.wording import closest, did_you_mean, listing, safe_text
+from loader.wording import closest, did_you_mean, listing, program, safe_text
 
 _LONGEST = 400
 _MOST_OPTIONS = 30
-_SHOW_KEYS = "run.py --cfg job   # shows every key"
 
 _Told = tuple[str, str]
 
@@ -128,7 +127,7 @@ def _missing_config(error: MissingConfigException) -> _Told:
         return message, f"pip install hydra-{option}-launcher"
     near = closest(option, options, most=1)
     if not near:
-        return message, "run.py --help   # lists the groups and their options"
+        return message, f"{program()} --help   # lists the groups and their options"
     return message, f"'rules=[{near[0]}]'" if group == "rules" else f"{group}={near[0]}"
 
 
@@ -146,7 +145,7 @@ def _omegaconf(error: OmegaConfBaseException) -> _Told:
     first = re.sub(r"^\w+ raised while resolving interpolation: \"?(.+?)\"?$", r"\1", first)
     where = error.full_key or ""
     place = f" (at '{safe_text(where)}')" if where else ""
-    return f"the config cannot be resolved{place}: {first}", f"{where}=VALUE" if where else _SHOW_KEYS
+    return f"the config cannot be resolved{place}: {first}", f"{where}=VALUE" if where else _show_keys()
 
 
 def _unknown_key(found: re.Match[str]) -> _Told:
@@ -161,7 +160,7 @@ def _is_unknown(key: str) -> bool:
 def _no_such_key(key: str, value: str) -> _Told:
     meant = suggestion(key)
     told = f" (did you mean '{safe_text(meant)}'?)" if meant else ""
-    hint = shlex.quote(f"{meant}={value}") if meant else _SHOW_KEYS
+    hint = shlex.quote(f"{meant}={value}") if meant else _show_keys()
     return f"unknown config key '{safe_text(key)}'{told}", hint
 
 
@@ -179,7 +178,7 @@ def _already_there(found: re.Match[str]) -> _Told:
 
 def _not_to_delete(found: re.Match[str]) -> _Told:
     key = found["key"]
-    hint = "'rules=[]'   # takes all rules away" if key == "rules" else _SHOW_KEYS
+    hint = "'rules=[]'   # takes all rules away" if key == "rules" else _show_keys()
     return f"'~{safe_text(key)}' takes away what is not there", hint
 
 
@@ -192,15 +191,15 @@ def _no_name(found: re.Match[str]) -> _Told:
     told = (
         f"a config group takes the name of an option or a list of names; a value of the type {found['kind']} was given"
     )
-    return told, "run.py --help   # lists the groups and their options"
+    return told, f"{program()} --help   # lists the groups and their options"
 
 
 def _merge(found: re.Match[str]) -> _Told:
-    return f"'{safe_text(found['override'], _LONGEST)}' does not fit into the config", _SHOW_KEYS
+    return f"'{safe_text(found['override'], _LONGEST)}' does not fit into the config", _show_keys()
 
 
 def _no_group(found: re.Match[str]) -> _Told:
-    return f"there is no config group '{safe_text(found['key'])}'", "run.py --help   # lists the groups"
+    return f"there is no config group '{safe_text(found['key'])}'", f"{program()} --help   # lists the groups"
 
 
 _OVERRIDE = r"Could not override '(?P<key>.+?)'\."
@@ -242,3 +241,7 @@ def _composition(error: Exception, overrides: Sequence[str]) -> _Told:
 def _one_line(text: str, most: int = 12) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return safe_text("; ".join(lines[:most]), 3 * _LONGEST)
+
+
+def _show_keys() -> str:
+    return f"{program()} --cfg job   # shows every key"

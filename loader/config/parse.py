@@ -32,7 +32,7 @@ from loader.config.schema import (
 )
 from loader.errors import ConfigError
 from loader.rules import KINDS
-from loader.wording import did_you_mean, safe_text
+from loader.wording import closest, did_you_mean, safe_text
 
 MODES = ("load", "plan", "inspect", "convert", "scaffold")
 """What a job can do."""
@@ -283,6 +283,6 @@ def _choices(job: JobConfig, problems: _Problems) -> None:
     chosen = [("mode", job.mode, MODES)] + [(f"{at}.check", c.check, CHECKS) for at, c in checks.items()]
     for where, value, choices in chosen:
         if value not in choices:
-            problems.add(
-                f"'{where}' is '{safe_text(value)}', expected one of {', '.join(choices)}{did_you_mean(value, choices)}"
-            )
+            meant = (*closest(value, choices, most=1), choices[0])[0]
+            expected = f"expected one of {', '.join(choices)}{did_you_mean(value, choices)}"
+            problems.add(f"'{where}' is '{safe_text(value)}', {expected}", f"{where}={meant}")

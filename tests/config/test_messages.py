@@ -36,7 +36,7 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
         ),
         (["experimant=ddp"], "unknown config key 'experimant' (did you mean 'experiment'?)", "experiment=ddp"),
         (["sha256=x"], "unknown config key 'sha256' (did you mean 'checkpoint.sha256'?)", "checkpoint.sha256=x"),
-        (["zzz=1"], "unknown config key 'zzz'", "run.py --cfg job   # shows every key"),
+        (["zzz=1"], "unknown config key 'zzz'", "hydra-loader --cfg job   # shows every key"),
         (
             ["model=linera"],
             f"the config group 'model' has no option 'linera' (did you mean 'linear'?); there are: {MODELS}",
@@ -50,7 +50,7 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
         (
             ["rules=[zzz]"],
             f"the config group 'rules' has no option 'zzz'; there are: {RULES}",
-            "run.py --help   # lists the groups and their options",
+            "hydra-loader --help   # lists the groups and their options",
         ),
         (["hydra/launcher=zzz"], None, "pip install hydra-zzz-launcher"),
         (
@@ -70,14 +70,14 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
             "-m 'seed=range(1,3)'   # one job for each\n'seed=\"range(1,3)\"'   # one value with a comma in it",
         ),
         (["+device=cpu"], "'device' is there already, and + only adds", "device=cpu"),
-        (["~nope"], "'~nope' takes away what is not there", "run.py --cfg job   # shows every key"),
+        (["~nope"], "'~nope' takes away what is not there", "hydra-loader --cfg job   # shows every key"),
         (["~rules"], "'~rules' takes away what is not there", "'rules=[]'   # takes all rules away"),
         (
             ["rules@parts.a.rules=[ddp]"],
             "'rules@parts.a.rules' is no group of the defaults list",
             "'+rules@parts.a.rules=[ddp]'",
         ),
-        (["nope@x=y"], "there is no config group 'nope'", "run.py --help   # lists the groups"),
+        (["nope@x=y"], "there is no config group 'nope'", "hydra-loader --help   # lists the groups"),
         (
             ["checkpoint.path=${nope}"],
             "the config cannot be resolved (at 'checkpoint.path'): Interpolation key 'nope' not found",
@@ -101,7 +101,7 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
         (
             ["experiment=null"],
             "a config group takes the name of an option or a list of names; a value of the type NoneType was given",
-            "run.py --help   # lists the groups and their options",
+            "hydra-loader --help   # lists the groups and their options",
         ),
     ],
 )

@@ -218,6 +218,8 @@ def test_all_problems_are_told_at_once() -> None:
         "seed=0",
         "model._target_=my_pkg.Net, or model=null to take what is in the file",
         "'allow={…}'",
+        "mode=load",
+        "checkpoint.check=crc",
     ]
     assert error.exit_code == 2
 
@@ -261,7 +263,12 @@ def test_all_problems_are_told_at_once() -> None:
             "'trusted_targets' is '[1]', expected a list of names",
             "'trusted_targets=[my_pkg.*]'",
         ),
-        ({"mode": "train"}, "'mode' is 'train', expected one of load, plan, inspect, convert, scaffold", ""),
+        ({"mode": "train"}, "'mode' is 'train', expected one of load, plan, inspect, convert, scaffold", "mode=load"),
+        (
+            {"mode": "inspct"},
+            "'mode' is 'inspct', expected one of load, plan, inspect, convert, scaffold (did you mean 'inspect'?)",
+            "mode=inspect",
+        ),
     ],
 )
 def test_a_value_of_a_wrong_type_is_refused(config: dict[str, Any], told: str, hint: str) -> None:
