@@ -14,32 +14,16 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from loader.errors import CheckpointError, ConfigError
+from loader.errors import ConfigError
 from loader.formats import open_checkpoint
 from loader.formats.path import called
 from loader.remote.cache import Cache
+from tests.remote.asking import files_in, refusal, value
 from tests.remote.server import Server
 
 SMALL = save({"a": torch.arange(4.0)})
 LARGE = save({"a": torch.arange(1_000_000.0)})
 DIGEST = hashlib.sha256(SMALL).hexdigest()
-
-
-def value(url: str, **settings: Any) -> torch.Tensor:
-    with open_checkpoint(url, **settings) as checkpoint:
-        return checkpoint.read(checkpoint.root.tensors()["a"], mmap=False)
-
-
-def refusal(url: str, **settings: Any) -> CheckpointError:
-    with pytest.raises(CheckpointError) as caught:
-        open_checkpoint(url, **settings)
-    return caught.value
-
-
-def files_in(folder: Path) -> list[str]:
-    return sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "locks" not in path.parts
-    )
 
 
 def test_a_file_is_downloaded_and_called_by_its_url(server: Server, cache: Path) -> None:

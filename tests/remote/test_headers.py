@@ -12,8 +12,8 @@ from safetensors.torch import save
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
 from loader.remote import headers
+from tests.remote.asking import files_in
 from tests.remote.server import Server
-from tests.remote.test_downloads import files_in
 
 STATE = {"a": torch.arange(1_000_000.0), "b": torch.ones(2, 3)}
 LARGE = save(STATE)

@@ -11,8 +11,8 @@ from safetensors.torch import save
 
 from loader.remote.progress import bar
 from tests.command import REPOSITORY
+from tests.remote.asking import value
 from tests.remote.server import Server
-from tests.remote.test_downloads import value
 
 
 class Terminal(io.StringIO):

@@ -23,7 +23,7 @@ from loader.formats.path import called
 from loader.remote import storage, transport
 from loader.remote.urls import parse_url
 from tests.command import REPOSITORY
-from tests.remote.test_downloads import files_in, refusal, value
+from tests.remote.asking import files_in, refusal, value
 
 SMALL = save({"a": torch.arange(4.0)})
 LARGE = save({"a": torch.arange(100_000.0)})

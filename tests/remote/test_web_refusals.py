@@ -17,8 +17,8 @@ from loader.formats import open_checkpoint
 from loader.remote import web
 from loader.remote.transport import Interrupted, Unreachable
 from loader.remote.urls import parse_url
+from tests.remote.asking import files_in, refusal, value
 from tests.remote.server import Server
-from tests.remote.test_downloads import files_in, refusal, value
 
 SMALL = save({"a": torch.arange(4.0)})
 PAGE = b"<!DOCTYPE html><html><body>Please sign in</body></html>"
