@@ -128,8 +128,10 @@ def _likeliest(ranked: Sequence[CandidateRow]) -> str | None:
 
 def _globals(root: Container) -> list[GlobalRow]:
     """What rebuilding everything would import; a checkpoint of several files keeps no record at its root."""
-    records: list[object] = [container.record for _, container in root.walk()]
-    records += [child.record for _, c in root.walk() for child in c.children.values() if hasattr(child, "record")]
+    records: list[object] = []
+    for _, container in root.walk():
+        records.append(container.record)
+        records += [child.record for child in container.children.values() if hasattr(child, "record")]
     return [
         {"name": name, "hostile": no_part_of_a_model(name)}
         for name in needed_globals(records)
