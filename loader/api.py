@@ -16,6 +16,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+import loader.formats.found
+import loader.pipeline  # noqa: F401  # every load needs these two; torch is here, so they need not wait for the first
 from loader.config.compose import compose
 from loader.config.overlay import overlay
 from loader.config.parse import parse_job

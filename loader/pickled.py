@@ -17,16 +17,15 @@ from loader.config.schema import CheckpointConfig, JobConfig
 from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats.base import Container
 from loader.formats.folder import choose
-from loader.formats.names import TORCH_TAR, TORCHSCRIPT
+from loader.formats.names import TORCH_LEGACY, TORCH_TAR, TORCH_ZIP, TORCHSCRIPT
 from loader.formats.path import shown_path
 from loader.formats.pickle.needed import needed_globals, no_part_of_a_model
 from loader.formats.pickle.revive import revive
-from loader.formats.torch_files import torch_legacy, torch_zip
 from loader.parts import Part
 from loader.select import find, tree
 from loader.wording import counted, did_you_mean, listing, safe_text
 
-_WITH_MODELS = frozenset((torch_zip.FORMAT, torch_legacy.FORMAT, TORCH_TAR, TORCHSCRIPT))
+_WITH_MODELS = frozenset((TORCH_ZIP, TORCH_LEGACY, TORCH_TAR, TORCHSCRIPT))
 """The formats that can hold a whole model; trusting another changes nothing."""
 _WITHOUT = "declare the architecture, which needs no permission: model._target_=my_pkg.Net"
 

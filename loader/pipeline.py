@@ -20,7 +20,6 @@ from loader.build import Built, build_model
 from loader.collector import collector_paused
 from loader.config.schema import EMBEDDED, JobConfig
 from loader.parts import Part, open_parts
-from loader.pickled import take_pickled
 from loader.place import own_random_state, resolve_device, resolve_dtype, settle
 from loader.prepare import Prepared, Recipe, prepare
 from loader.report import fill
@@ -61,7 +60,7 @@ def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
                 conversion.check(job, parts)
 
         with clock("build"):
-            built = _build(job) if job.model is not None else take_pickled(job, parts)
+            built = _build(job) if job.model is not None else _pickled(job, parts)
         work = _Work(job, parts, device, policy, built)
         stack.callback(work.describe, report)
         with clock("plan"):
@@ -149,6 +148,12 @@ def _conversion(job: JobConfig) -> Conversion:
     from loader.conversion.convert import Conversion  # noqa: PLC0415  # this mode alone
 
     return Conversion(job)
+
+
+def _pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
+    from loader.pickled import take_pickled  # noqa: PLC0415  # such a model alone
+
+    return take_pickled(job, parts)
 
 
 def _build(job: JobConfig, plainly: str = "") -> Built:

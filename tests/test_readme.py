@@ -17,7 +17,7 @@ from loader import errors
 from loader.config.schema import CheckpointConfig, JobConfig, RuleConfig, VerifyConfig
 from loader.examples.files import write_examples
 from loader.examples.names import EXAMPLE_FILES
-from loader.formats.found import FORMATS
+from loader.formats.names import FORMATS
 from loader.rules import KINDS
 from tests.command import REPOSITORY, run
 

@@ -297,6 +297,22 @@ def test_a_load_imports_only_what_it_uses(tmp_path: Path) -> None:
     assert not {name for name in found - baseline if name.startswith(NOT_FOR_A_LOAD)}
 
 
+@pytest.mark.parametrize(
+    ("name", "own", "others"),
+    [
+        ("weights.safetensors", "loader.formats.safetensors", ("loader.formats.pickle", "loader.formats.archives")),
+        ("weights.pt", "loader.formats.torch_files.torch_zip", ("loader.formats.safetensors", "loader.formats.npy")),
+    ],
+)
+def test_only_the_reader_of_the_files_format_is_imported(
+    folder: Path, tmp_path: Path, name: str, own: str, others: tuple[str, ...]
+) -> None:
+    code = f"from loader.formats import open_checkpoint; open_checkpoint({str(folder / name)!r}).close()"
+    found = imported("-c", code, cwd=tmp_path)
+    assert own in found
+    assert not {name for name in found if name.startswith((*others, "loader.formats.gguf", "loader.formats.foreign"))}
+
+
 def imported(*arguments: str, cwd: Path) -> set[str]:
     """The modules that a Python process imports."""
     done = run(sys.executable, "-X", "importtime", *arguments, cwd=cwd)

@@ -19,6 +19,7 @@ from loader.config.compose import conf_dir
 from loader.config.parse import CHECKS, MODES
 from loader.config.schema import JobConfig
 from loader.errors import LoaderError
+from loader.formats.names import FORMATS
 
 FLAGS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--info", "--multirun", "--config-dir", "--json"),
@@ -76,9 +77,7 @@ def _values(key: str, value: str, before: Sequence[str]) -> Iterator[str]:
     elif _FILE.fullmatch(key):
         yield from _files(value)
     elif setting == "checkpoint.format":
-        from loader.formats import sharded, sniff  # noqa: PLC0415  # only this key needs it
-
-        yield from ("auto", *sniff.FORMATS, *sharded.FORMATS)
+        yield from ("auto", *FORMATS)
     else:
         known = {"mode": MODES, "device": _DEVICES, "dtype": _DTYPES, "checkpoint.check": CHECKS}
         flag = ("true", "false") if setting in _flags(JobConfig, "") else ()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from loader.collector import collector_paused
 from loader.errors import CheckpointError, ConfigError
+from loader.formats.names import FORMATS
 from loader.formats.path import is_url, quoted_path, resolve_path, shown_path
 from loader.wording import did_you_mean, safe_text
 
@@ -49,7 +50,7 @@ def open_checkpoint(
     """
     from loader.formats import found  # noqa: PLC0415  # the formats build on this package
 
-    _refuse_unknown("checkpoint.format", format, ("auto", *found.FORMATS))
+    _refuse_unknown("checkpoint.format", format, ("auto", *FORMATS))
     _refuse_unknown("checkpoint.check", check, CHECKS)
     wanted = _digest(path, sha256)
     with ExitStack() as stack:

@@ -16,15 +16,12 @@ from pathlib import Path
 from loader.errors import CheckpointError
 from loader.formats.confine import leads_out
 from loader.formats.file import CheckpointFile
-from loader.formats.foreign.folders import name_folder
 from loader.formats.index import is_index, is_index_name, read_index
 from loader.formats.path import path_override, quoted_path, shown_path
 from loader.wording import counted, listing
 
 log = logging.getLogger(__name__)
 
-DCP, DEEPSPEED = FORMATS = ("dcp", "deepspeed")
-"""The names of the folders that are read as a whole, whatever files they hold."""
 DCP_METADATA, DCP_ENDING = ".metadata", ".distcp"
 """What torch.distributed.checkpoint calls its files."""
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".pt2", ".gguf", ".npz")
@@ -138,6 +135,8 @@ def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
             "(*.index.json)",
             "download the index too; it lies beside the shards where they are from",
         )
+    from loader.formats.foreign.folders import name_folder  # noqa: PLC0415  # only what is refused needs it
+
     entries = listed(folder)
     foreign = name_folder(folder, entries)
     if foreign is not None:

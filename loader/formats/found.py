@@ -1,7 +1,7 @@
 """What a path is: a file, the index of several, or a folder of one kind or another.
 
 Guarantees: content decides for files, and the names that a tool always writes for folders. A new kind of folder is one
-file with a class that is a `formats.base.Found`, its name in `folder.FORMATS`, and its function in `_folders`.
+file with a class that is a `formats.base.Found`, its name in `names`, and its function in `_folders`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from loader.formats import folder, sharded, sniff
+from loader.formats import folder, sniff
 from loader.formats.base import Found
 from loader.formats.file import CheckpointFile
 from loader.formats.index import is_index
 from loader.formats.opened import OpenedFile
 from loader.formats.several import opened
 from loader.formats.sharded import Shards
-
-FORMATS = (*sniff.FORMATS, *sharded.FORMATS, *folder.FORMATS)
-"""Everything that is read."""
 
 FindsFolder = Callable[[Path, Sequence[str], ExitStack], Found | None]
 """Takes a folder and the names in it; None where it is not of the kind."""

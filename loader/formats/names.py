@@ -1,11 +1,31 @@
-"""The names of the formats whose readers are imported only when such a file is met."""
+"""What the formats are called in configs and reports.
+
+Guarantees: importing the names imports no reader.
+"""
 
 from __future__ import annotations
 
+TORCH_ZIP = "torch-zip"
+TORCH_LEGACY = "torch-legacy"
 TORCH_TAR = "torch-tar"
 TORCHSCRIPT = "torchscript"
 TORCH_EXPORT = "torch-export"
+SAFETENSORS = "safetensors"
 GGUF = "gguf"
 NPZ = "npz"
 NPY = "npy"
-RARE = (TORCH_TAR, TORCHSCRIPT, TORCH_EXPORT, GGUF, NPZ, NPY)
+FILES = (TORCH_ZIP, TORCH_LEGACY, SAFETENSORS, TORCH_TAR, TORCHSCRIPT, TORCH_EXPORT, GGUF, NPZ, NPY)
+"""One file each, told by its content."""
+
+SAFETENSORS_SHARDED = "safetensors-sharded"
+TORCH_SHARDED = "torch-sharded"
+INDEXED = (SAFETENSORS_SHARDED, TORCH_SHARDED)
+"""Several files with an index."""
+
+DCP = "dcp"
+DEEPSPEED = "deepspeed"
+FOLDERS = (DCP, DEEPSPEED)
+"""Folders that are read as a whole, whatever files they hold."""
+
+FORMATS = (*FILES, *INDEXED, *FOLDERS)
+"""Everything that is read."""

@@ -16,9 +16,9 @@ from loader.formats.names import NPY as FORMAT
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.pickle.arrays import NUMPY_DTYPES
+from loader.formats.signatures import NPY_MAGIC
 from loader.wording import counted, listing, safe_text, shape
 
-MAGIC = b"\x93NUMPY"
 LONGEST_HEAD = 10_100
 """NumPy itself reads no header that is longer than 10,000 bytes."""
 _MOST_DIMENSIONS = 64
@@ -65,11 +65,6 @@ class Header:
         return tuple(strides if self.fortran else reversed(strides))
 
 
-def is_npy(head: bytes) -> bool:
-    """Whether a file begins like this format."""
-    return head.startswith(MAGIC)
-
-
 def read_header(file: CheckpointFile, head: bytes, name: str) -> Header:
     """Reads the header of an array.
 
@@ -88,7 +83,7 @@ def read_header(file: CheckpointFile, head: bytes, name: str) -> Header:
     fielded = _FIELDED.search(text)
     listed = text[fielded.end() : text.rfind("]") + 1] if fielded else ""
     found = _HEADER.fullmatch(text.replace(listed, _FIELDS, 1) if listed else text)
-    if not head.startswith(MAGIC) or len(head) < start + length or found is None:
+    if not head.startswith(NPY_MAGIC) or len(head) < start + length or found is None:
         raise file.damaged(f"the header of its array '{safe_text(name)}' is none")
     fields = dict(zip(found.groups()[::2], found.groups()[1::2], strict=True))
     shown, order, sizes = fields.get("descr", ""), fields.get("fortran_order", ""), fields.get("shape", "")

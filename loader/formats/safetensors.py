@@ -12,15 +12,14 @@ from typing import Any
 
 from loader.formats.base import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
 from loader.formats.file import CheckpointFile
+from loader.formats.names import SAFETENSORS as FORMAT
 from loader.formats.opened import OpenedFile
 from loader.formats.strict_json import read_mapping
 from loader.wording import safe_text
 
-FORMAT = "safetensors"
 LARGEST_HEADER = 100_000_000
 _LENGTH = struct.Struct("<Q")
 _METADATA = "__metadata__"
-_MOST_DECLARED = 1 << 48
 _MOST_DIMENSIONS = 64
 _LARGEST = 1 << 63
 _EMPTY: MappingProxyType[str, Any] = MappingProxyType({})
@@ -33,12 +32,6 @@ DTYPES: dict[str, str] = {
     "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
 """The name torch has for it, by the format's own."""
-
-
-def is_safetensors(head: bytes) -> bool:
-    """Whether a file that begins like this has a header of this format."""
-    # A text whose ninth character is a brace would declare a header of exabytes.
-    return head[8:9] == b"{" and _LENGTH.unpack_from(head)[0] < _MOST_DECLARED
 
 
 class SafeTensors(OpenedFile):

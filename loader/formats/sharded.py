@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from loader.errors import CheckpointError
-from loader.formats import safetensors
+from loader.formats import names
 from loader.formats.base import Container, Node
 from loader.formats.confine import cached_repository, leads_out
 from loader.formats.file import CheckpointFile
@@ -22,16 +22,12 @@ from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.several import SeveralFiles, digest_of, each, natural, refuse_links, refuse_missing
 from loader.formats.sniff import recognise
-from loader.formats.torch_files import torch_legacy, torch_zip
 from loader.wording import counted, listing, phrases, safe_text
 
-SAFETENSORS_SHARDED = "safetensors-sharded"
-TORCH_SHARDED = "torch-sharded"
-FORMATS = (SAFETENSORS_SHARDED, TORCH_SHARDED)
 _FORMAT_OF_SHARD: Mapping[str, str] = {
-    safetensors.FORMAT: SAFETENSORS_SHARDED,
-    torch_zip.FORMAT: TORCH_SHARDED,
-    torch_legacy.FORMAT: TORCH_SHARDED,
+    names.SAFETENSORS: names.SAFETENSORS_SHARDED,
+    names.TORCH_ZIP: names.TORCH_SHARDED,
+    names.TORCH_LEGACY: names.TORCH_SHARDED,
 }
 _AGAIN = "download the index and all its shards again, from one and the same revision"
 

@@ -1,8 +1,8 @@
 """Which format a file has.
 
 Guarantees: content decides, never the name; what is recognised and not read, and what is not recognised, is refused
-with a sentence of its own. A new format is one file with a class like the others, its name in `FORMATS`, and a line in
-`_recognise` or `_recognise_zip`; only the readers that most runs need are imported at once.
+with a sentence of its own. A new format is one file with a class like the others, its name in `names`, its first bytes
+in `signatures`, and a branch in `_recognise` or `_recognise_zip`; a reader is imported when such a file is met.
 """
 
 from __future__ import annotations
@@ -11,27 +11,24 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from loader.errors import CheckpointError
-from loader.formats import names, safetensors
-from loader.formats.archives.archived import torch_folder
-from loader.formats.archives.zip import LOCAL_SIGNATURE, Archive, UnfinishedError
+from loader.formats import names, signatures
 from loader.formats.file import CheckpointFile
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
-from loader.formats.torch_files import torch_legacy, torch_zip
+
+if TYPE_CHECKING:
+    from loader.formats.archives.zip import Archive
 
 log = logging.getLogger(__name__)
 
 _HEAD = 4096
-_EMPTY_ZIP = b"PK\x05\x06"
-
-FORMATS = (torch_zip.FORMAT, torch_legacy.FORMAT, safetensors.FORMAT, *names.RARE)
-"""The names of what is read."""
-_OF_TORCH = frozenset((torch_zip.FORMAT, torch_legacy.FORMAT, names.TORCH_TAR, names.TORCHSCRIPT))
+_OF_TORCH = frozenset((names.TORCH_ZIP, names.TORCH_LEGACY, names.TORCH_TAR, names.TORCHSCRIPT))
 _ENDINGS = {
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin"), _OF_TORCH),
-    ".safetensors": {safetensors.FORMAT},
+    ".safetensors": {names.SAFETENSORS},
     ".pt2": {names.TORCH_EXPORT},
     **{f".{name}": {name} for name in (names.GGUF, names.NPZ, names.NPY)},
 }
@@ -59,7 +56,7 @@ def recognise(file: CheckpointFile) -> Recognised:
             f"{shown_path(file.path)} is empty (0 bytes)",
             "copy or download the file again; it may also still be being written",
         )
-    archive = _archive(file) if head.startswith((LOCAL_SIGNATURE, _EMPTY_ZIP)) else None
+    archive = _archive(file) if signatures.is_zip(head) else None
     found = _recognise(file, head) if archive is None else _recognise_zip(archive)
     if found is None:
         from loader.formats.foreign.files import refusal  # noqa: PLC0415  # only what is refused needs it
@@ -72,35 +69,51 @@ def recognise(file: CheckpointFile) -> Recognised:
 
 
 def _archive(file: CheckpointFile) -> Archive:
+    from loader.formats.archives.zip import Archive, UnfinishedError  # noqa: PLC0415  # this kind alone
+
     try:
         return Archive(file)
     except UnfinishedError as error:
-        declared = torch_zip.declared_bytes(file)
+        from loader.formats.torch_files.torch_zip import declared_bytes  # noqa: PLC0415  # a broken file alone
+
+        declared = declared_bytes(file)
         raise (file.ends_early(declared) if declared > file.size else error) from error
 
 
 def _recognise(file: CheckpointFile, head: bytes) -> Recognised | None:
-    if torch_legacy.is_legacy(head):
-        return Recognised(torch_legacy.FORMAT, partial(torch_legacy.TorchLegacy, file))
-    if safetensors.is_safetensors(head):
-        return Recognised(safetensors.FORMAT, partial(safetensors.SafeTensors, file))
-    from loader.formats import npy  # noqa: PLC0415  # few files are any of these
-    from loader.formats.gguf import reader as gguf  # noqa: PLC0415  # few files are any of these
-    from loader.formats.torch_files import torch_tar  # noqa: PLC0415  # few files are any of these
+    if signatures.is_safetensors(head):
+        from loader.formats.safetensors import SafeTensors  # noqa: PLC0415  # this format alone
 
-    if torch_tar.is_old_tar(head):
-        return Recognised(names.TORCH_TAR, partial(torch_tar.TorchTar, file))
-    if gguf.is_gguf(head):
-        return Recognised(names.GGUF, partial(gguf.Gguf, file))
-    return Recognised(names.NPY, partial(npy.Npy, file)) if npy.is_npy(head) else None
+        return Recognised(names.SAFETENSORS, partial(SafeTensors, file))
+    if signatures.is_torch_legacy(head):
+        from loader.formats.torch_files.torch_legacy import TorchLegacy  # noqa: PLC0415  # this format alone
+
+        return Recognised(names.TORCH_LEGACY, partial(TorchLegacy, file))
+    if signatures.is_torch_tar(head):
+        from loader.formats.torch_files.torch_tar import TorchTar  # noqa: PLC0415  # this format alone
+
+        return Recognised(names.TORCH_TAR, partial(TorchTar, file))
+    if signatures.is_gguf(head):
+        from loader.formats.gguf.reader import Gguf  # noqa: PLC0415  # this format alone
+
+        return Recognised(names.GGUF, partial(Gguf, file))
+    if signatures.is_npy(head):
+        from loader.formats.npy import Npy  # noqa: PLC0415  # this format alone
+
+        return Recognised(names.NPY, partial(Npy, file))
+    return None
 
 
 def _recognise_zip(archive: Archive) -> Recognised | None:
+    from loader.formats.archives.archived import torch_folder  # noqa: PLC0415  # archives alone
+
     folder = torch_folder(archive.members)
     if folder is not None and f"{folder}constants.pkl" not in archive.members:
-        return Recognised(torch_zip.FORMAT, partial(torch_zip.TorchZip, archive))
-    from loader.formats import npz  # noqa: PLC0415  # few files are any of these
-    from loader.formats.torch_files import exported, torchscript  # noqa: PLC0415  # few files are any of these
+        from loader.formats.torch_files.torch_zip import TorchZip  # noqa: PLC0415  # this format alone
+
+        return Recognised(names.TORCH_ZIP, partial(TorchZip, archive))
+    from loader.formats import npz  # noqa: PLC0415  # few archives are any of these
+    from loader.formats.torch_files import exported, torchscript  # noqa: PLC0415  # few archives are any of these
 
     if folder is not None:
         return Recognised(names.TORCHSCRIPT, partial(torchscript.TorchScript, archive))

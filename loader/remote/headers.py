@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from loader.errors import CheckpointError
 from loader.formats.file import CheckpointFile
 from loader.formats.index import is_index_name
-from loader.formats.safetensors import is_safetensors
+from loader.formats.signatures import is_safetensors
 from loader.remote.download import refuse_page
 from loader.remote.patience import patiently
 from loader.remote.refusals import changed_meanwhile

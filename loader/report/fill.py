@@ -127,8 +127,12 @@ def environment(report: Report) -> None:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    """Read once: a process may do many jobs, and each package's whole description is parsed for it."""
-    return {name: metadata.version(name) for name in ("torch", "hydra-core", "omegaconf", "safetensors")}
+    """By package, read once; from the module where that is imported, since a package's whole description is parsed."""
+    modules = {"torch": "torch", "hydra-core": "hydra", "omegaconf": "omegaconf", "safetensors": "safetensors"}
+    return {
+        package: getattr(sys.modules.get(module), "__version__", None) or metadata.version(package)
+        for package, module in modules.items()
+    }
 
 
 def _of_torch() -> dict[str, Any]:

@@ -22,6 +22,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["checkpoint.check="], ["checkpoint.check=crc", "checkpoint.check=structure", "checkpoint.check=full"]),
         (["parts.a.check=f"], ["parts.a.check=full"]),
         (["checkpoint.format=safetensors-"], ["checkpoint.format=safetensors-sharded"]),
+        (["checkpoint.format=d"], ["checkpoint.format=dcp", "checkpoint.format=deepspeed"]),
         (["checkpoint.mmap="], ["checkpoint.mmap=true", "checkpoint.mmap=false"]),
         (["verify.expect.finite=f"], ["verify.expect.finite=false"]),
         (["+convert.embed=t"], ["+convert.embed=true"]),

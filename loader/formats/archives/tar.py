@@ -13,7 +13,6 @@ from loader.wording import safe_text
 
 _BLOCK = 512
 _CHECKSUM = slice(148, 156)
-_MAGIC = b"ustar"
 _MOST_MEMBERS = 1000
 _LONGEST_EXTENSION = 1 << 16
 _FILES = {b"0", b"\0"}
@@ -34,11 +33,6 @@ class TarMember:
     def end(self) -> int:
         """The position after its last byte."""
         return self.start + self.size
-
-
-def is_tar(head: bytes) -> bool:
-    """Whether a file begins with the header of a tar archive."""
-    return head.startswith(_MAGIC, 257)
 
 
 def tar_members(file: CheckpointFile) -> dict[str, TarMember]:

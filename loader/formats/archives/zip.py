@@ -16,10 +16,10 @@ from itertools import zip_longest
 from loader.errors import CheckpointError
 from loader.formats.file import CheckpointFile
 from loader.formats.path import shown_path
+from loader.formats.signatures import ZIP_MEMBER
 from loader.wording import safe_text
 
 STORED, DEFLATED = 0, 8
-LOCAL_SIGNATURE = b"PK\x03\x04"
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -91,7 +91,7 @@ class Archive:
         raw = self._header(member.header, _LOCAL.size + len(name))
         signature, _, flags, method, _, _, _, packed, size, name_length, extra_length = _LOCAL.unpack_from(raw)
         start: int = member.header + _LOCAL.size + name_length + extra_length
-        agrees = signature == LOCAL_SIGNATURE and method == member.method and raw[_LOCAL.size :] == name
+        agrees = signature == ZIP_MEMBER and method == member.method and raw[_LOCAL.size :] == name
         if agrees and name_length == len(name) and not flags & _SIZES_FOLLOW:
             agrees = packed in {member.packed, _IN_ZIP64} and size in {member.size, _IN_ZIP64}
         if not agrees or name_length != len(name):

@@ -15,17 +15,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from loader.errors import CheckpointError
-from loader.formats.archives.zip import LOCAL_SIGNATURE, Archive
+from loader.formats.archives.zip import Archive
 from loader.formats.base import Container, Leaf, Node, Piece, Storage, TensorEntry, assembled, contiguous
 from loader.formats.confine import leads_out
 from loader.formats.distributed.dcp_metadata import Chunk, Metadata, Place, Whole, read_metadata
 from loader.formats.file import CheckpointFile
-from loader.formats.folder import DCP as FORMAT
 from loader.formats.folder import DCP_ENDING as ENDING
 from loader.formats.folder import DCP_METADATA as METADATA
+from loader.formats.names import DCP as FORMAT
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.several import SeveralFiles, digest_of, each, natural, opened, refuse_links, refuse_missing
+from loader.formats.signatures import ZIP_MEMBER
 from loader.formats.torch_files.torch_zip import TorchZip
 from loader.wording import safe_text
 
@@ -157,7 +158,7 @@ def _stream(file: CheckpointFile, place: Place, check: str) -> TorchZip:
 
 def _object(file: CheckpointFile, place: Place, check: str) -> Node:
     """What a pickled object is; one that torch.save did not write is only counted."""
-    if file.pread(place.offset, min(place.length, len(LOCAL_SIGNATURE))) != LOCAL_SIGNATURE:
+    if file.pread(place.offset, min(place.length, len(ZIP_MEMBER))) != ZIP_MEMBER:
         return _unread(place)
     root = _stream(file, place, check).root
     return root.children[""] if list(root.children) == [""] else root

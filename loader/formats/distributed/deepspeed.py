@@ -20,9 +20,9 @@ from loader.formats.confine import leads_out
 from loader.formats.distributed import zero
 from loader.formats.distributed.zero_states import ModelStates, OptimizerStates
 from loader.formats.file import CheckpointFile
-from loader.formats.folder import DEEPSPEED as FORMAT
 from loader.formats.folder import has_preferred, listed
 from loader.formats.index import fault_of_name
+from loader.formats.names import DEEPSPEED as FORMAT
 from loader.formats.path import path_override, shown_path
 from loader.formats.several import SeveralFiles, digest_of, each, natural, opened, refuse_links
 from loader.wording import counted, listing, safe_text

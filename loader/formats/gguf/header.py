@@ -14,7 +14,6 @@ from loader.formats.file import CheckpointFile
 from loader.formats.path import shown_path
 from loader.wording import safe_text
 
-MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _START = struct.Struct("<4sIQQ")
 _U4, _U8, _INFO = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<IQ")

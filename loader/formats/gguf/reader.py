@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from loader.formats.base import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
 from loader.formats.file import CheckpointFile
 from loader.formats.gguf.ggml import quantisations
-from loader.formats.gguf.header import MAGIC, Header, Listed, Values
+from loader.formats.gguf.header import Header, Listed, Values
 from loader.formats.names import GGUF as FORMAT
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
@@ -26,11 +26,6 @@ _PLAIN: Mapping[int, str] = {
     0: "float32", 1: "float16", 24: "int8", 25: "int16", 26: "int32", 27: "int64", 28: "float64", 30: "bfloat16",
 }  # fmt: skip
 """torch's name of a type by ggml's number."""
-
-
-def is_gguf(head: bytes) -> bool:
-    """Whether a file begins like this format."""
-    return head.startswith(MAGIC)
 
 
 class Gguf(OpenedFile):

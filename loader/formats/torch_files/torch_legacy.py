@@ -11,25 +11,18 @@ from dataclasses import dataclass
 
 from loader.formats.base import ITEMSIZE, Storage
 from loader.formats.file import CheckpointFile
+from loader.formats.names import TORCH_LEGACY as FORMAT
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.pickle.reader import Unpickled, unpickle
 from loader.formats.pickle.records import PersistentId
 from loader.formats.pickle.tensors import BUILDERS, TypedStorage, storage_dtype
 from loader.formats.pickle.tree import build_tree
+from loader.formats.signatures import LEGACY_MAGIC
 from loader.wording import safe_text
 
-FORMAT = "torch-legacy"
-MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
-_MAGIC_BYTES = MAGIC_NUMBER.to_bytes(10, "little")
-_MAGIC_TEXT = b"L%dL\n" % MAGIC_NUMBER
 _PROTOCOL_VERSION = 1001
 _COUNT = struct.Struct("<q")
-
-
-def is_legacy(head: bytes) -> bool:
-    """Whether a file begins with the pickled magic number, in any protocol."""
-    return head.startswith(_MAGIC_TEXT) or (head[:1] == b"\x80" and _MAGIC_BYTES in head[:32])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +69,7 @@ class TorchLegacy(OpenedFile):
         magic = self._pickle(0)
         version = self._pickle(magic.end)
         system = self._pickle(version.end)
-        if magic.root != MAGIC_NUMBER or version.root != _PROTOCOL_VERSION:
+        if magic.root != LEGACY_MAGIC or version.root != _PROTOCOL_VERSION:
             raise self._file.damaged(f"its version is {safe_text(version.root)}; {_PROTOCOL_VERSION} was expected")
         return system.end
 

@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable
 
-from loader.formats.archives.tar import TarMember, is_tar, tar_members
+from loader.formats.archives.tar import TarMember, tar_members
 from loader.formats.base import ITEMSIZE, Storage, TensorEntry
 from loader.formats.file import CheckpointFile
 from loader.formats.names import TORCH_TAR as FORMAT
@@ -20,19 +20,13 @@ from loader.formats.pickle.reader import Unpickled, unpickle
 from loader.formats.pickle.records import PersistentId
 from loader.formats.pickle.tensors import BUILDERS, TypedStorage, storage_dtype, viewed
 from loader.formats.pickle.tree import build_tree
+from loader.formats.signatures import TORCH_TAR_MEMBERS
 from loader.wording import safe_text
 
-_MEMBERS = ("sys_info", "pickle", "tensors", "storages")
 _COUNT = struct.Struct("<q")
 _DIMENSIONS = struct.Struct("<i4x")
 _MOST_DIMENSIONS = 64
 _KEY = re.compile(r"-?\d{1,20}", re.ASCII)
-
-
-def is_old_tar(head: bytes) -> bool:
-    """Whether a file begins like the tar archives of old torch; an extension may stand before the first member."""
-    names = (head[at:].partition(b"\0")[0] for at in range(0, len(head), 512))
-    return is_tar(head) and any(name.decode("latin1") in _MEMBERS for name in names)
 
 
 class TorchTar(OpenedFile):
@@ -49,7 +43,7 @@ class TorchTar(OpenedFile):
     def __init__(self, file: CheckpointFile, check: str) -> None:
         self._file = file
         members = tar_members(file)
-        missing = [name for name in _MEMBERS[1:] if name not in members]
+        missing = [name for name in TORCH_TAR_MEMBERS[1:] if name not in members]
         if missing:
             raise file.damaged(f"its member '{missing[0]}' is missing")
         self._known: dict[int, TypedStorage | TensorEntry] = {}

@@ -13,6 +13,7 @@ from loader.formats.archives.archived import INDEX, ArchivedFile, Records, torch
 from loader.formats.archives.zip import Archive
 from loader.formats.base import ITEMSIZE
 from loader.formats.file import CheckpointFile
+from loader.formats.names import TORCH_ZIP as FORMAT
 from loader.formats.path import shown_path
 from loader.formats.pickle.reader import unpickle
 from loader.formats.pickle.records import PersistentId
@@ -20,7 +21,6 @@ from loader.formats.pickle.tensors import BUILDERS, TypedStorage, storage_dtype
 from loader.formats.pickle.tree import build_tree
 from loader.wording import safe_text
 
-FORMAT = "torch-zip"
 _LOCAL = struct.Struct("<8xH16x2H")
 """Of what stands before a member: how it is packed, and how long its name and its extra field are."""
 

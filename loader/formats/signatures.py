@@ -1,0 +1,57 @@
+"""How the files of each format begin.
+
+Guarantees: a few bytes are looked at, and no reader is imported for it; no file begins like two of them.
+"""
+
+from __future__ import annotations
+
+import struct
+
+ZIP_MEMBER = b"PK\x03\x04"
+"""What stands before a member of a zip archive, and so at the start of most."""
+_EMPTY_ZIP = b"PK\x05\x06"
+GGUF_MAGIC = b"GGUF"
+NPY_MAGIC = b"\x93NUMPY"
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+"""The first of the pickles in a file of torch before 1.6."""
+_LEGACY_BYTES = LEGACY_MAGIC.to_bytes(10, "little")
+_LEGACY_TEXT = b"L%dL\n" % LEGACY_MAGIC
+_TAR_MAGIC, _TAR_MAGIC_AT, _TAR_BLOCK = b"ustar", 257, 512
+TORCH_TAR_MEMBERS = ("sys_info", "pickle", "tensors", "storages")
+"""What the oldest torch packed together."""
+_LENGTH = struct.Struct("<Q")
+_LONGEST_HEADER = 1 << 48
+
+
+def is_zip(head: bytes) -> bool:
+    """Whether a file begins like a zip archive."""
+    return head.startswith((ZIP_MEMBER, _EMPTY_ZIP))
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file begins with a length and a JSON object."""
+    # A text whose ninth character is a brace would declare a header of exabytes.
+    return head[8:9] == b"{" and _LENGTH.unpack_from(head)[0] < _LONGEST_HEADER
+
+
+def is_torch_legacy(head: bytes) -> bool:
+    """Whether a file begins with torch's pickled magic number, in any protocol."""
+    return head.startswith(_LEGACY_TEXT) or (head[:1] == b"\x80" and _LEGACY_BYTES in head[:32])
+
+
+def is_torch_tar(head: bytes) -> bool:
+    """Whether a file begins like the tar archives of old torch; an extension may stand before the first member."""
+    names = (head[at:].partition(b"\0")[0] for at in range(0, len(head), _TAR_BLOCK))
+    return head.startswith(_TAR_MAGIC, _TAR_MAGIC_AT) and any(
+        name.decode("latin1") in TORCH_TAR_MEMBERS for name in names
+    )
+
+
+def is_gguf(head: bytes) -> bool:
+    """Whether a file begins like llama.cpp's."""
+    return head.startswith(GGUF_MAGIC)
+
+
+def is_npy(head: bytes) -> bool:
+    """Whether a file begins like an array of NumPy's."""
+    return head.startswith(NPY_MAGIC)
