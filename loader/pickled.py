@@ -6,7 +6,7 @@ whole file; nothing outside the selected part of the file is touched, unless the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,14 @@ from torch import nn
 from loader.build import Built
 from loader.config.schema import CheckpointConfig, JobConfig
 from loader.errors import CheckpointError, ConfigError, FitError
-from loader.formats.base import Container
+from loader.formats.base import Container, TensorEntry
 from loader.formats.folder import choose
 from loader.formats.names import TORCH_LEGACY, TORCH_TAR, TORCH_ZIP, TORCHSCRIPT
 from loader.formats.path import shown_path
-from loader.formats.pickle.needed import needed_globals, no_part_of_a_model
+from loader.formats.pickle.needed import needed_globals, needed_tensors, no_part_of_a_model
 from loader.formats.pickle.revive import revive
 from loader.parts import Part
+from loader.reading import Reading
 from loader.select import find, tree
 from loader.wording import counted, did_you_mean, listing, safe_text
 
@@ -57,7 +58,6 @@ def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
         raise _no_key(settings.key or "", part)
     if isinstance(found, Container):
         part.selected = found
-        part.checkpoint.verify(list(found.tensors().values()), mmap=settings.mmap)
     trusted = settings.trust and part.checkpoint.format in _WITH_MODELS
     module = _unpickle(settings, part) if trusted else _rebuild(settings, part)
     if not isinstance(module, nn.Module):
@@ -96,11 +96,21 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
             "if you trust them: "
             f"'checkpoint.allow_globals=[{','.join((*settings.allow_globals, *missing))}]'\n{_WITHOUT}",
         )
-    return revive(found.record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))
+    return revive(found.record, settings.allow_globals, _compared(part))
+
+
+def _compared(part: Part) -> Callable[[TensorEntry], torch.Tensor]:
+    """What reads the selected model's tensors, each once; their checksums are compared before any of its code runs."""
+    reading, entries = Reading(part), needed_tensors(part.selected.record)
+    reading.verify(entries, entries, mmap=part.config.checkpoint.mmap)
+    values = {id(entry): reading.read(entry) for entry in entries}
+    reading.refuse_damage(entries)
+    return lambda entry: values.pop(id(entry))
 
 
 def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
     """Runs the whole file's code, as the user asked for by name."""
+    part.checkpoint.verify(list(part.selected.tensors().values()), mmap=settings.mmap)
     path = part.checkpoint.path
     try:
         if part.checkpoint.format == TORCHSCRIPT:

@@ -18,11 +18,11 @@ from loader.config.schema import AllowConfig
 from loader.errors import CheckpointError, FitError
 from loader.formats.base import Storage, TensorEntry
 from loader.formats.memory import MemoryCheckpoint
-from loader.formats.once import ReadOnce
 from loader.formats.pickle.revive import revive
 from loader.parts import Offers, Part
 from loader.place import Loss, cast, final_dtype
 from loader.plan import Match, Plan, Wanted
+from loader.reading import Reading
 from loader.wants import Slot, dtype_name, storage_id
 from loader.wording import listing, phrases, safe_text
 
@@ -53,10 +53,13 @@ class Stage:
     policy: str | None
     """As `place.resolve_dtype` returns it."""
     casts: list[Cast] = field(default_factory=list)
-    _once: dict[str, ReadOnce] = field(default_factory=dict)
-    """By part that is not mapped: what compares checksums as it reads."""
+    _readings: dict[str, Reading] = field(init=False)
+    """By part."""
     _own: set[int] = field(default_factory=set)
     """Memory of a live model: what is offered out of it has to be read before anything is written."""
+
+    def __post_init__(self) -> None:
+        self._readings = {name: Reading(part) for name, part in self.parts.items()}
 
     def run(self, plan: Plan, allow: AllowConfig, *, live: bool = False) -> dict[str, object]:
         """Reads everything that a plan needs.
@@ -105,12 +108,9 @@ class Stage:
     def read(self, source: str) -> torch.Tensor:
         """One offered tensor as it is in its file, on the CPU."""
         offer = self.offers.entries[source]
-        part = self.parts[offer.part]
         if not isinstance(offer.entry, TensorEntry):
             raise LookupError(source)
-        once = self._once.get(offer.part)
-        entry = offer.entry if once is None else once(offer.entry)
-        value = part.checkpoint.read(entry, mmap=part.config.checkpoint.mmap)
+        value = self._readings[offer.part].read(offer.entry)
         # Conjugate and negative views keep that they are in a bit beside their bytes.
         return value.resolve_conj().resolve_neg()
 
@@ -181,27 +181,16 @@ class Stage:
         for (part, _), entries in used.items():
             self.parts[part].checkpoint.will_need(entries)
         for (part, mmap), entries in used.items():
-            settings = self.parts[part].config.checkpoint
-            if not settings.mmap and settings.check == "crc":
-                self._once[part] = once = ReadOnce(self._entries(part, reads))
-                used[part, mmap] = [entry for entry in entries if not once.covers(entry)]
-            self.parts[part].checkpoint.verify(used[part, mmap], mmap=mmap)
+            self._readings[part].verify(entries, self._entries(part, reads), mmap=mmap)
 
     def _entries(self, part: str, sources: Iterable[str]) -> list[TensorEntry]:
         offers = [offer for source in sources if (offer := self.offers.entries[source]).part == part]
         return [offer.entry for offer in offers if isinstance(offer.entry, TensorEntry)]
 
     def _refuse_damage(self, needed: Sequence[str]) -> None:
-        """Refuses what was found damaged while it was read; it is read again to tell which tensors those are."""
-        for name, once in self._once.items():
-            if once.damaged:
-                part = self.parts[name]
-                part.checkpoint.verify(self._entries(name, needed), mmap=False)
-                raise CheckpointError(
-                    f"{part.label} gave other bytes when it was read a second time",
-                    "load it again once nothing writes to it; if nothing does, check the disk",
-                )
-        self._once.clear()
+        """Refuses what was found damaged while it was read."""
+        for name, reading in self._readings.items():
+            reading.refuse_damage(self._entries(name, needed))
 
     def _refuse_empty(self, needed: Sequence[str]) -> None:
         """A tensor that was saved on the meta device is a shape without values."""

@@ -161,15 +161,32 @@ def test_a_class_that_fails_to_come_back_is_told(trust: bool, tmp_path: Path) ->
     assert "model._target_=my_pkg.Net" in refusal.value.hint
 
 
-def test_a_damaged_whole_model_is_told(whole: Path) -> None:
+@pytest.mark.parametrize("mmap", [True, False])
+def test_a_damaged_whole_model_is_told(whole: Path, mmap: bool) -> None:
     names = needed(whole)
     data = bytearray(whole.read_bytes())
     bias = torch.load(whole, weights_only=False)[2].bias.detach().numpy().tobytes()
     data[data.index(bias)] ^= 1
     whole.write_bytes(bytes(data))
     for settings in ({"allow_globals": names}, {"trust": True}):
-        with pytest.raises(CheckpointError, match="is damaged"):
-            carry_out(None, whole, checkpoint=settings)
+        with pytest.raises(CheckpointError, match=r"1 record of \d read differ.* damaged with them: .*2\.bias"):
+            carry_out(None, whole, checkpoint=settings | {"mmap": mmap})
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_damage_in_what_is_no_entry_of_a_state_dict_is_told_before_the_files_code_runs(
+    tmp_path: Path, mmap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = filled(Two())
+    model.scales = ({"inner": torch.arange(100.0, 116.0)},)
+    path = save(model, tmp_path / "whole.pt")
+    names = needed(path)
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.arange(100.0, 116.0).numpy().tobytes())] ^= 1
+    path.write_bytes(bytes(data))
+    monkeypatch.setattr("loader.pickled.revive", lambda *_: pytest.fail("the file's code runs"))
+    with pytest.raises(CheckpointError, match=r"1 record of \d read differ"):
+        carry_out(None, path, checkpoint={"allow_globals": names, "mmap": mmap})
 
 
 def test_dtype_and_device_hold_for_it_too(whole: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -21,9 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import loader
 from loader.formats import open_checkpoint
+from loader.formats.archives.archived import Records
+from loader.formats.base import Storage
 from loader.formats.file import CheckpointFile
 from tests.benchmarks import machine
 from tests.command import run
+from tests.formats.distributed.dcp_writer import write_distributed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LAYERS, WIDTH = 12, 2048
@@ -255,6 +259,46 @@ def test_without_a_mapping_each_wanted_byte_is_read_once(
     wanted = sum(value.nbytes for key, value in weights.items() if key.startswith("branch4."))
     # The end of the archive may be a comment of 64 KiB; the pickle and the headers take the rest.
     assert wanted <= sum(read) < wanted + 0.05 * path.stat().st_size
+
+
+def test_without_a_mapping_a_whole_model_is_read_once(tmp_path: Path, read: list[int]) -> None:
+    path = tmp_path / "whole.pt"
+    torch.save(nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 1024)), path)
+    admitted = [
+        *("torch.nn.modules.container.Sequential", "torch.nn.modules.linear.Linear"),
+        *("builtins.set", "__builtin__.set"),
+    ]
+    checkpoint = {"path": str(path), "mmap": False, "allow_globals": admitted}
+    model = loader.load_model(None, checkpoint, rules={})
+    wanted = sum(value.nbytes for value in model.state_dict().values())
+    assert wanted <= sum(read) < wanted + 0.05 * path.stat().st_size
+
+
+def test_without_a_mapping_a_distributed_checkpoint_is_read_once(tmp_path: Path, read: list[int]) -> None:
+    folder = write_distributed(tmp_path / "dcp", state(2, 1024))
+    checkpoint = {"path": str(folder), "mmap": False, "key": "model"}
+    loader.load_model(STACK | {"layers": 2, "width": 1024}, checkpoint, rules={})
+    wanted = sum(value.nbytes for value in state(2, 1024).values())
+    # Each of its items is an archive of its own.
+    assert wanted <= sum(read) < 1.1 * wanted
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_what_is_deflated_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mmap: bool) -> None:
+    unpacked: list[str] = []
+    inflate = Records.inflate
+
+    def counted(self: Records, storage: Storage) -> Iterator[bytes]:
+        unpacked.append(storage.key)
+        return inflate(self, storage)
+
+    monkeypatch.setattr(Records, "inflate", counted)
+    arrays: dict[str, Any] = {key: value.numpy() for key, value in state(2, 64).items()}
+    np.savez_compressed(tmp_path / "weights.npz", **arrays)
+    checkpoint = {"path": str(tmp_path / "weights.npz"), "mmap": mmap}
+    model = loader.load_model(STACK | {"layers": 2, "width": 64}, checkpoint, rules={})
+    assert all(bool((value == 0.5).all()) for value in model.state_dict().values())
+    assert len(unpacked) == len(set(unpacked)) == 4
 
 
 def test_an_unbuilt_model_draws_and_fills_nothing(tmp_path: Path) -> None:

@@ -229,6 +229,14 @@ class Checkpoint(Protocol):
         """
         ...
 
+    def located(self, entry: TensorEntry) -> TensorEntry:
+        """The entry with the places of its bytes, where the format looks for them only when asked."""
+        ...
+
+    def inflate(self, storage: Storage) -> Iterator[bytes]:
+        """Unpacks a deflated storage piece by piece, to exactly as many bytes as it declares."""
+        ...
+
     def release(self, entry: TensorEntry) -> None:
         """Says that a mapped tensor is not looked at any more, and was not written to: its pages may leave memory."""
         ...

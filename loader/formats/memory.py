@@ -5,14 +5,14 @@ Guarantees: the caller's mapping and its tensors are read, never written; its ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from loader.errors import CheckpointError
-from loader.formats.base import Container, Leaf, Node, TensorEntry
+from loader.formats.base import Container, Leaf, Node, Storage, TensorEntry
 
 _NOT_FOR_FILES = "assign_to_params_buffers"
 """What torch leaves in a dict's `_metadata` after it was assigned from; it would switch loading over to assigning."""
@@ -43,6 +43,14 @@ class MemoryCheckpoint:
         if tuple(value.shape) == entry.shape:
             return value
         return value.reshape(-1)[entry.offset : entry.offset + entry.numel]
+
+    def located(self, entry: TensorEntry) -> TensorEntry:
+        """The entry: memory is in one place."""
+        return entry
+
+    def inflate(self, storage: Storage) -> Iterator[bytes]:
+        """Raises LookupError: nothing in memory is deflated."""
+        raise LookupError(storage.key)
 
     def release(self, entry: TensorEntry) -> None:
         """Memory is the caller's to keep."""

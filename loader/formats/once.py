@@ -7,7 +7,7 @@ tensors of one storage share its memory; that memory is given up with the last t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,7 @@ from loader.formats.base import Storage, TensorEntry
 _PIECE = 2 << 20
 """Bytes that are still in the processor's cache when their checksum is computed."""
 
+Inflate = Callable[[Storage], Iterator[bytes]]
 _Place = tuple[int, int, int]
 
 
@@ -26,17 +27,22 @@ class ReadOnce:
 
     Args:
         entries: What is going to be asked for, as often as it is; after that its memory is not held any more.
+        inflate: Unpacks a deflated storage piece by piece.
+        mmap: Whether what stands in a file as it is stays there, and what is deflated alone is read here.
     """
 
-    def __init__(self, entries: Iterable[TensorEntry]) -> None:
-        self._uses = Counter(_place(s) for entry in entries if _is_checked(entry) for s in entry.storages())
+    def __init__(self, entries: Iterable[TensorEntry], inflate: Inflate, *, mmap: bool) -> None:
+        self._inflate = inflate
+        self._mmap = mmap
+        self._uses = Counter(_place(s) for entry in entries if self._is_checked(entry) for s in entry.storages())
         self._memory: dict[_Place, torch.UntypedStorage] = {}
         self.damaged = False
         """Whether the bytes of any storage were not what was written."""
 
     def covers(self, entry: TensorEntry) -> bool:
         """Whether an entry's checksums are compared here."""
-        return _is_checked(entry) and all(_place(storage) in self._uses for storage in entry.storages())
+        known = self._uses
+        return bool(known) and self._is_checked(entry) and all(_place(storage) in known for storage in entry.storages())
 
     def __call__(self, entry: TensorEntry) -> TensorEntry:
         """The same entry, with its storages in memory where they are compared here.
@@ -67,18 +73,28 @@ class ReadOnce:
     def _read(self, storage: Storage) -> torch.UntypedStorage:
         memory = torch.empty(storage.nbytes, dtype=torch.uint8)
         checksum = 0
-        for start in range(0, storage.nbytes, _PIECE):
-            piece = memory[start : start + _PIECE]
-            read = storage.file.read_into(piece, storage.offset + start)  # type: ignore[union-attr]
-            checksum = zlib_ng.crc32(read, checksum)
+        for piece in self._stored(storage, memory) if storage.packed is None else self._unpacked(storage, memory):
+            checksum = zlib_ng.crc32(piece, checksum)
         self.damaged |= checksum != storage.crc32
         return memory.untyped_storage()
 
+    def _stored(self, storage: Storage, memory: torch.Tensor) -> Iterator[memoryview]:
+        for start in range(0, storage.nbytes, _PIECE):
+            yield storage.file.read_into(memory[start : start + _PIECE], storage.offset + start)  # type: ignore[union-attr]
 
-def _is_checked(entry: TensorEntry) -> bool:
-    """Whether all bytes of an entry stand in files as they are, with checksums."""
-    storages = list(entry.storages())
-    return bool(storages) and all(s.crc32 is not None and s.file is not None and s.packed is None for s in storages)
+    def _unpacked(self, storage: Storage, memory: torch.Tensor) -> Iterator[bytes]:
+        start = 0
+        for piece in self._inflate(storage):
+            memory[start : start + len(piece)] = torch.frombuffer(bytearray(piece), dtype=torch.uint8)
+            start += len(piece)
+            yield piece
+
+    def _is_checked(self, entry: TensorEntry) -> bool:
+        """Whether all bytes of an entry have checksums and are read into memory, whoever reads them."""
+        storages = list(entry.storages())
+        return bool(storages) and all(
+            s.crc32 is not None and s.file is not None and not (self._mmap and s.packed is None) for s in storages
+        )
 
 
 def _place(storage: Storage) -> _Place:

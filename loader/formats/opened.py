@@ -59,7 +59,6 @@ class Opened(ABC):
     ) -> None:
         self.close()
 
-    @abstractmethod
     def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
         """One tensor on the CPU, in the file's dtype, shape and strides.
 
@@ -70,6 +69,19 @@ class Opened(ABC):
         Raises:
             CheckpointError: Its bytes cannot be read, or contradict its layout.
         """
+        return tensor_maker()(self.located(entry), self.unpack, mmap=mmap)
+
+    def located(self, entry: TensorEntry) -> TensorEntry:
+        """The entry with the places of its bytes; a format that looks for them only when asked does it here."""
+        return entry
+
+    def unpack(self, storage: Storage) -> bytes:
+        """Reads a whole deflated storage."""
+        return b"".join(self.inflate(storage))
+
+    def inflate(self, storage: Storage) -> Iterator[bytes]:
+        """Unpacks a deflated storage piece by piece; only formats that deflate have any."""
+        raise CheckpointError(f"the storage '{safe_text(storage.key)}' cannot be unpacked", "load it again")
 
     @abstractmethod
     def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
@@ -85,7 +97,7 @@ class Opened(ABC):
 
     def release(self, entry: TensorEntry) -> None:
         """Says that a mapped tensor is not looked at any more, and was not written to: its pages may leave memory."""
-        for storage in entry.storages():
+        for storage in self.located(entry).storages():
             if storage.file is not None and storage.packed is None:
                 storage.file.release(storage.offset, storage.nbytes)
 
@@ -132,10 +144,6 @@ class OpenedFile(Opened):
         super().__init__(file.path, format, root, file.size)
         self.file = file
         self.check = check
-
-    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
-        """One tensor, from this file."""
-        return tensor_maker()(entry, self.unpack, mmap=mmap)
 
     def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
         """Compares the checksums of the bytes of this file that these tensors need."""
@@ -186,14 +194,6 @@ class OpenedFile(Opened):
     def close(self) -> None:
         """Closes the file; tensors that were handed out stay valid."""
         self.file.close()
-
-    def unpack(self, storage: Storage) -> bytes:
-        """Reads a whole deflated storage."""
-        return b"".join(self.inflate(storage))
-
-    def inflate(self, storage: Storage) -> Iterator[bytes]:
-        """Unpacks a deflated storage piece by piece; only formats that deflate have any."""
-        raise CheckpointError(f"the storage '{safe_text(storage.key)}' cannot be unpacked", "load it again")
 
     def tensors_in(self, damaged: Sequence[Storage]) -> list[str]:
         """Names the tensors that look into these storages."""

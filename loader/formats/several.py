@@ -10,21 +10,18 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from loader.errors import CheckpointError
 from loader.formats.base import Container, Storage, TensorEntry
 from loader.formats.file import CheckpointFile
-from loader.formats.opened import Opened, OpenedFile, tensor_maker
+from loader.formats.opened import Opened, OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.read_ahead import read_ahead
 from loader.wording import counted, listing, phrases, safe_text
-
-if TYPE_CHECKING:
-    import torch
 
 _DIGITS = re.compile(r"([0-9]+)")
 _T = TypeVar("_T")
@@ -56,21 +53,9 @@ class SeveralFiles(Opened):
         self._members = members
         self._by_file = {id(member.file): name for name, member in members.items()}
 
-    def located(self, entry: TensorEntry) -> TensorEntry:
-        """The entry with the places of its bytes; a format that looks for them only when asked does it here."""
-        return entry
-
-    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
-        """One tensor, from the file or files that it lies in."""
-        return tensor_maker()(self.located(entry), self._unpack, mmap=mmap)
-
     def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
         """Compares the checksums of the bytes that these tensors need, in all files; every damaged one is named."""
         each(self._by_member(entries), lambda work: work[0].verify(work[1], mmap=mmap))
-
-    def release(self, entry: TensorEntry) -> None:
-        """Gives up the pages of a tensor, in all files."""
-        super().release(self.located(entry))
 
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
         """Has all files read ahead, one after the other."""
@@ -93,8 +78,9 @@ class SeveralFiles(Opened):
         for member in self._members.values():
             member.close()
 
-    def _unpack(self, storage: Storage) -> bytes:
-        return self._members[self._by_file[id(storage.file)]].unpack(storage)
+    def inflate(self, storage: Storage) -> Iterator[bytes]:
+        """Unpacks a deflated storage piece by piece, in its file."""
+        return self._members[self._by_file[id(storage.file)]].inflate(storage)
 
     def _by_member(self, entries: Iterable[TensorEntry]) -> dict[str, tuple[OpenedFile, list[TensorEntry]]]:
         found: dict[str, list[TensorEntry]] = {}

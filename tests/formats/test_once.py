@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from loader.formats import open_checkpoint
-from loader.formats.base import TensorEntry
+from loader.formats.archives.archived import Records
+from loader.formats.base import Storage, TensorEntry
 from loader.formats.file import CheckpointFile
 from loader.formats.once import ReadOnce
 
@@ -32,7 +35,7 @@ def tensors(path: Path, reads: list[int], monkeypatch: pytest.MonkeyPatch) -> di
     monkeypatch.setattr(CheckpointFile, "read_into", counted)
     with open_checkpoint(path) as checkpoint:
         entries = checkpoint.root.tensors()
-        once = ReadOnce(entries.values())
+        once = ReadOnce(entries.values(), checkpoint.inflate, mmap=False)
         found = {name: checkpoint.read(once(entry), mmap=False) for name, entry in entries.items()}
         assert not once.damaged
         assert not once._memory
@@ -57,7 +60,7 @@ def test_damage_is_noticed_while_it_is_read(path: Path) -> None:
     path.write_bytes(data)
     with open_checkpoint(path) as checkpoint:
         entries = checkpoint.root.tensors()
-        once = ReadOnce(entries.values())
+        once = ReadOnce(entries.values(), checkpoint.inflate, mmap=False)
         once(entries["start"])
         assert not once.damaged
         once(entries["own"])
@@ -67,8 +70,37 @@ def test_damage_is_noticed_while_it_is_read(path: Path) -> None:
 def test_what_has_no_checksum_is_left_alone(path: Path) -> None:
     with open_checkpoint(path) as checkpoint:
         entry = checkpoint.root.tensors()["own"]
-        once = ReadOnce([])
+        once = ReadOnce([], checkpoint.inflate, mmap=False)
         assert not once.covers(entry)
         assert once(entry) is entry
         plain = TensorEntry("float32", (2,), (1,))
-        assert not ReadOnce([plain]).covers(plain)
+        assert not ReadOnce([plain], checkpoint.inflate, mmap=False).covers(plain)
+
+
+def test_what_is_mapped_stays_where_it_is_and_what_is_deflated_is_unpacked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "a.npz", zeros=np.zeros(1_000_000, np.float32), ones=np.ones((3, 4), np.int64))
+    np.savez(tmp_path / "plain.npz", zeros=np.zeros(10, np.float32))
+    unpacked: list[str] = []
+    inflate = Records.inflate
+
+    def counted(self: Records, storage: Storage) -> Iterator[bytes]:
+        unpacked.append(storage.key)
+        return inflate(self, storage)
+
+    monkeypatch.setattr(Records, "inflate", counted)
+    for mmap in (True, False):
+        with open_checkpoint(tmp_path / "a.npz") as checkpoint:
+            entries = checkpoint.root.tensors()
+            once = ReadOnce(entries.values(), checkpoint.inflate, mmap=mmap)
+            assert all(map(once.covers, entries.values()))
+            found = {name: checkpoint.read(once(entry), mmap=mmap) for name, entry in entries.items()}
+            assert not once.damaged
+        assert torch.equal(found["zeros"], torch.zeros(1_000_000))
+        assert torch.equal(found["ones"], torch.ones(3, 4, dtype=torch.int64))
+    assert len(unpacked) == 4
+    with open_checkpoint(tmp_path / "plain.npz") as checkpoint:
+        (entry,) = checkpoint.root.tensors().values()
+        assert not ReadOnce([entry], checkpoint.inflate, mmap=True).covers(entry)
+        assert ReadOnce([entry], checkpoint.inflate, mmap=False).covers(entry)

@@ -1,4 +1,4 @@
-"""Which names a file would have imported.
+"""What a file's objects need to be rebuilt: names that would be imported, and tensors.
 
 Guarantees: a pure walk over a file's records, once per object and without recursion; nothing is imported, nor is torch.
 """
@@ -34,18 +34,12 @@ def needed_globals(record: object) -> list[str]:
     Returns:
         Sorted ``module.qualname``.
     """
-    found: set[str] = set()
-    seen: set[int] = set()
-    pending = [record]
-    while pending:
-        current = pending.pop()
-        if isinstance(current, PLAIN) or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, Global) and not is_plain(current):
-            found.add(current.full_name)
-        pending.extend(_below(current))
-    return sorted(found)
+    return sorted({found.full_name for found in _walk(record) if isinstance(found, Global) and not is_plain(found)})
+
+
+def needed_tensors(record: object) -> list[TensorEntry]:
+    """Lists everything that reviving a record would read, each entry once."""
+    return [found for found in _walk(record) if isinstance(found, TensorEntry)]
 
 
 def no_part_of_a_model(name: str) -> bool:
@@ -55,6 +49,19 @@ def no_part_of_a_model(name: str) -> bool:
         return True
     builtin = segments[0] in {"builtins", "__builtin__"}
     return not _WAYS_OUT.isdisjoint(segments) if builtin else segments[0] in _NO_PART_OF_A_MODEL
+
+
+def _walk(record: object) -> Iterator[object]:
+    """Everything in a record that is more than plain data, each object once."""
+    seen: set[int] = set()
+    pending = [record]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, PLAIN) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        pending.extend(_below(current))
 
 
 def _below(record: object) -> Iterator[object]:
