@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loader.collector import importing
 from loader.config.parse import parse_job
 from loader.config.schema import JobConfig
 from loader.errors import LoaderError
@@ -87,11 +88,13 @@ def _carry_out(job: JobConfig, report: Report, *, prove: bool) -> nn.Module | No
         inspect_files(job, report)
         return None
     if job.mode == "scaffold":
-        from loader.scaffold import write_scaffold  # noqa: PLC0415  # this mode alone
+        with importing():
+            from loader.scaffold import write_scaffold  # noqa: PLC0415  # this mode alone
 
         write_scaffold(job, report)
         return None
-    from loader.pipeline import run as run_pipeline  # noqa: PLC0415  # imports torch
+    with importing():
+        from loader.pipeline import run as run_pipeline  # noqa: PLC0415  # imports torch
 
     return run_pipeline(job, report, prove=prove)
 

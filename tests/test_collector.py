@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import loader
-from loader.collector import collector_paused
+from loader.collector import collector_paused, importing
+from tests.command import run
 
 
 @collector_paused()
@@ -44,4 +46,38 @@ def test_it_rests_while_a_model_is_built_and_runs_again_after_a_load(
     model = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}
     loader.load_model(model, tmp_path / "weights.pt")
     assert seen == [False]
+    assert gc.isenabled()
+
+
+FRESH = """
+import gc, sys
+from loader.collector import importing
+
+collections = []
+gc.callbacks.append(lambda phase, _: collections.append(phase))
+with importing():
+    before = len(collections)
+    import torch
+    assert len(collections) == before, "torch is collected while it is imported"
+assert gc.isenabled()
+print(gc.get_freeze_count() > 100_000)
+"""
+
+
+def test_nothing_is_collected_while_torch_is_imported_and_what_it_made_is_left_alone(tmp_path: Path) -> None:
+    done = run(sys.executable, "-c", FRESH, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_a_process_that_has_torch_keeps_its_objects_collected() -> None:
+    frozen = gc.get_freeze_count()
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen
+
+
+def test_an_import_that_fails_leaves_the_collector_as_it_was() -> None:
+    with pytest.raises(ImportError), importing():
+        raise ImportError
     assert gc.isenabled()

@@ -6,11 +6,11 @@ leaves alone what is there by then, so that a job's collections neither look thr
 
 from __future__ import annotations
 
-import gc
 from importlib import import_module
 from pkgutil import walk_packages
 
 from loader import formats
+from loader.collector import importing
 
 _REST = (
     "hydra._internal.logging_config",
@@ -22,7 +22,6 @@ _REST = (
     "zlib_ng.zlib_ng",
 )
 
-for _name in (*_REST, *(found.name for found in walk_packages(formats.__path__, f"{formats.__name__}."))):
-    import_module(_name)
-gc.collect()
-gc.freeze()
+with importing():
+    for _name in (*_REST, *(found.name for found in walk_packages(formats.__path__, f"{formats.__name__}."))):
+        import_module(_name)
