@@ -7,6 +7,7 @@ only the first job pays for importing them; where there is no such server, each 
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import sys
@@ -151,6 +152,12 @@ def _environment_for_server() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
+@functools.cache
+def hydra_schema() -> Any:
+    """Hydra's own settings before anybody sets one; made before the fork, filled in by the one job of a process."""
+    return OmegaConf.structured(HydraConf)
+
+
 def _child(request: _Request, writer: connection.Connection) -> None:
     """What a job's process does."""
     try:
@@ -168,7 +175,7 @@ def _run_here(request: _Request) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # what a killed job had printed is seen
     setup_globals()
-    hydra: Any = OmegaConf.structured(HydraConf)
+    hydra = hydra_schema()
     with open_dict(hydra):  # Hydra itself adds nodes that its schema does not know
         hydra.merge_with(request.hydra)
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))

@@ -1,7 +1,8 @@
 """What a job's process needs, imported by the server that jobs are forked from.
 
-Guarantees: after it a job that loads imports nothing of the loader, of Hydra or of torch any more; the collector
-leaves alone what is there by then, so that a job's collections neither look through it nor copy the pages it shares.
+Guarantees: after it a job that loads imports nothing of the loader, of Hydra or of torch any more, and makes no schema
+of Hydra's settings; the collector leaves alone what is there by then, so that a job's collections neither look through
+it nor copy the pages it shares.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from pkgutil import walk_packages
 
 from loader import formats
 from loader.collector import importing
+from loader.sweep.child import hydra_schema
 
 _REST = (
     "hydra._internal.logging_config",
     "loader.cli",
     "loader.job",
     "loader.pipeline",
-    "loader.sweep.child",
     "numpy.random",
     "zlib_ng.zlib_ng",
 )
@@ -25,3 +26,4 @@ _REST = (
 with importing():
     for _name in (*_REST, *(found.name for found in walk_packages(formats.__path__, f"{formats.__name__}."))):
         import_module(_name)
+    hydra_schema()
