@@ -6,13 +6,18 @@ weight on the meta device can give finite garbage.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
+from types import NoneType
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from loader.place import all_finite
+
+_NO_TENSORS = frozenset((dict, OrderedDict, set, bool, int, float, str, NoneType))
+"""What nearly all attributes of a module are; telling it by the type alone halves the time of the walk."""
 
 
 def without_data(model: nn.Module) -> list[str]:
@@ -38,6 +43,8 @@ def nonfinite(model: nn.Module) -> list[str]:
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for name, value in vars(module).items():
+        if type(value) in _NO_TENSORS:
+            continue
         if isinstance(value, torch.Tensor):
             yield name, value
         elif isinstance(value, list | tuple) and value and not name.startswith("_"):
