@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from loader.config.schema import RuleConfig
 from loader.plan import Mismatch, Plan, Wanted
 from loader.suggest.grouping import Group, group, ranges
 from loader.suggest.names import is_number, segments
+from loader.suggest.overrides import may_be_typed, rules_override, written
 from loader.suggest.target import Shape
 from loader.wording import counted, listing, safe_text, shape
 
@@ -41,7 +43,7 @@ def diagnosis(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape
 
 def notes(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape]) -> list[str]:
     """What no rule can mend, by the looks of the keys that are left."""
-    return [*_transposed(plan.mismatched), *_normed(plan), *_depth(plan, wanted, file)]
+    return [*_transposed(plan.mismatched), *_normed(plan), *_depth(plan, wanted, file), *_nameless(plan, wanted, file)]
 
 
 def _rows(groups: Sequence[Group], what: str) -> list[tuple[str, str]]:
@@ -65,7 +67,7 @@ def _rest(groups: Sequence[Group], what: str) -> list[tuple[str, str]]:
 
 
 def _pattern(found: Group) -> str:
-    return safe_text(found.pattern, _LONGEST_PATTERN)
+    return safe_text(found.pattern, _LONGEST_PATTERN) or "(no name)"
 
 
 def _shape_of(found: Group) -> str:
@@ -122,3 +124,15 @@ def _counted(keys: Iterable[str]) -> dict[str, set[int]]:
             if is_number(segment):
                 found.setdefault(".".join(path[:at]), set()).add(int(segment))
     return found
+
+
+def _nameless(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape]) -> list[str]:
+    """A file may hold one array and no name for it."""
+    if "" not in plan.unexpected:
+        return []
+    told = "the file's only tensor has no name"
+    fitting = [key for key in plan.missing if wanted[key].shape == file.get("") and may_be_typed(key)]
+    if not fitting:
+        return [told]
+    line = written(rules_override("+rules", {"named": RuleConfig(add=fitting[0])}))
+    return [f"{told}; {line} calls it as the model calls what has its shape"]

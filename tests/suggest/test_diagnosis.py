@@ -75,3 +75,15 @@ def test_another_depth_is_told() -> None:
     assert notes(plan, wants(*model), dict.fromkeys(model[:2], (4,))) == [
         "another depth: blocks.{0..3} in the model, blocks.{0,1} in the file"
     ]
+
+
+def test_a_tensor_without_a_name_is_told_and_how_to_name_it() -> None:
+    shape = (4,)
+    keys = ["a.weight", "b.weight"]
+    plan = refused(missing=keys, unexpected=[""], loaded=[])
+    named = """the file's only tensor has no name; '+rules={named: {add: "a.weight"}}' calls it as the model calls \
+what has its shape"""
+
+    lines = diagnosis(plan, wants(*keys), {"": shape})
+    assert [" ".join(line.split()) for line in lines[-2:]] == ["(no name) 1 unexpected in the file [4]", named]
+    assert notes(plan, wants(*keys), {"": (9,)}) == ["the file's only tensor has no name"]
