@@ -110,7 +110,8 @@ def _compared(part: Part) -> Callable[[TensorEntry], torch.Tensor]:
 
 def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
     """Runs the whole file's code, as the user asked for by name."""
-    part.checkpoint.verify(list(part.selected.tensors().values()), mmap=settings.mmap)
+    entries = [*part.selected.tensors().values(), *needed_tensors(part.checkpoint.root.record)]
+    part.checkpoint.verify(entries, mmap=settings.mmap)
     path = part.checkpoint.path
     try:
         if part.checkpoint.format == TORCHSCRIPT:

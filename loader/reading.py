@@ -45,10 +45,14 @@ class Reading:
 
     def read(self, entry: TensorEntry) -> torch.Tensor:
         """One tensor as it is in its file, on the CPU; CheckpointError where it cannot be read."""
-        checkpoint, once = self.part.checkpoint, self._once
+        checkpoint, once, found = self.part.checkpoint, self._once, entry
         if once is not None and once.covers(located := checkpoint.located(entry)):
-            entry = once(located)
-        return checkpoint.read(entry, mmap=self.part.config.checkpoint.mmap)
+            found = once(located)
+        try:
+            return checkpoint.read(found, mmap=self.part.config.checkpoint.mmap)
+        except CheckpointError:
+            self.refuse_damage([entry])  # damaged bytes contradict a layout, too: what they are is to be told first
+            raise
 
     def refuse_damage(self, entries: Sequence[TensorEntry]) -> None:
         """Refuses what was found damaged while it was read; it is read again to tell which tensors those are.

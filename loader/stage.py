@@ -18,6 +18,7 @@ from loader.config.schema import AllowConfig
 from loader.errors import CheckpointError, FitError
 from loader.formats.base import Storage, TensorEntry
 from loader.formats.memory import MemoryCheckpoint
+from loader.formats.pickle.needed import needed_tensors
 from loader.formats.pickle.revive import revive
 from loader.parts import Offers, Part
 from loader.place import Loss, cast, final_dtype
@@ -83,7 +84,8 @@ class Stage:
         self._refuse_empty(compared)
         self._refuse_layouts(filled)
         passing = {source for source, key in filled.items() if self._is_cast(source, key)}
-        twice = [match.taken.key for pair in plan.duplicates for match in pair if match.taken.key]
+        unlike = [pair for pair in plan.duplicates if not self._is_one(*pair)]
+        twice = [match.taken.key for pair in unlike for match in pair if match.taken.key]
         self._verify(compared, passing, [*needed, *twice])
         self._compare_tied(plan)
         aliased = set() if live else self._aliased(filled)
@@ -150,6 +152,8 @@ class Stage:
         record = None if isinstance(offer.entry, TensorEntry) else offer.entry.record
         if isinstance(part.checkpoint, MemoryCheckpoint):
             return record
+        # Whatever is admitted runs on these values, so they are compared before, even if they are then read again.
+        part.checkpoint.verify(needed_tensors(record), mmap=settings.mmap)
         return revive(record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))
 
     def _is_cast(self, source: str, key: str) -> bool:
@@ -220,18 +224,24 @@ class Stage:
             )
 
     def _same(self, first: Match, second: Match) -> bool:
-        one, other = self.offers.entries[first.taken.key], self.offers.entries[second.taken.key]
-        if one.entry == other.entry and self.parts[one.part].checkpoint is self.parts[other.part].checkpoint:
+        if self._is_one(first, second):
             return True
         left, right = self.read(first.taken.key), self.read(second.taken.key)
         alike = left.dtype == right.dtype and left.layout == right.layout
         return alike and torch.equal(_bytes(left), _bytes(right))
+
+    def _is_one(self, first: Match, second: Match) -> bool:
+        """Whether two names stand for the same bytes of the same file: there is nothing to read to compare them."""
+        one, other = self.offers.entries[first.taken.key], self.offers.entries[second.taken.key]
+        return one.entry == other.entry and self.parts[one.part].checkpoint is self.parts[other.part].checkpoint
 
     def _aliased(self, filled: Mapping[str, str]) -> set[str]:
         """Offered keys that look into bytes which an earlier one already takes: untied tensors must not share them."""
         runs: dict[tuple[int, Storage], list[tuple[int, int, str]]] = {}
         for source in filled:
             entry = self.offers.entries[source].entry
+            if isinstance(entry, TensorEntry) and len(entry.pieces) == 1:
+                entry = entry.pieces[0].entry
             if isinstance(entry, TensorEntry) and entry.storage is not None and entry.numel:
                 span = sum((n - 1) * step for n, step in zip(entry.shape, entry.stride, strict=True)) + 1
                 run = (entry.offset, entry.offset + span, source)

@@ -187,6 +187,9 @@ def test_damage_in_what_is_no_entry_of_a_state_dict_is_told_before_the_files_cod
     monkeypatch.setattr("loader.pickled.revive", lambda *_: pytest.fail("the file's code runs"))
     with pytest.raises(CheckpointError, match=r"1 record of \d read differ"):
         carry_out(None, path, checkpoint={"allow_globals": names, "mmap": mmap})
+    monkeypatch.setattr("loader.pickled.torch.load", lambda *_, **__: pytest.fail("the file's code runs"))
+    with pytest.raises(CheckpointError, match=r"1 record of \d read differ"):
+        carry_out(None, path, checkpoint={"trust": True, "mmap": mmap})
 
 
 def test_dtype_and_device_hold_for_it_too(whole: Path) -> None:

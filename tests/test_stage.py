@@ -12,6 +12,7 @@ from torch import nn
 from loader import CheckpointError, FitError, load_into
 from loader.formats.file import CheckpointFile
 from loader.formats.opened import OpenedFile
+from loader.reading import Reading
 from tests.jobs import assert_same_state, carry_out, same_tensor, save
 from tests.models import Normed, Tied, Two, filled
 
@@ -167,3 +168,63 @@ def test_all_tensors_of_another_layout_are_told_at_once() -> None:
     assert refusal.value.message.startswith(
         "first.weight is sparse_coo in the file and strided in the model, first.bias is sparse_coo"
     )
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_damage_that_contradicts_a_layout_is_told_as_damage(tmp_path: Path, mmap: bool) -> None:
+    indices = torch.tensor([[0, 1, 2], [2, 0, 1]])
+    model = nn.Module()
+    model.register_buffer(
+        "sparse", torch.sparse_coo_tensor(indices, torch.tensor([7.0, 8.0, 9.0]), (3, 3), check_invariants=True)
+    )
+    path = save(model.state_dict(), tmp_path / "sparse.pt")
+    data = bytearray(path.read_bytes())
+    data[data.index(indices.numpy().tobytes()) + 7] = 0x7F
+    path.write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match=r"is damaged: 1 record of .*damaged with them: sparse"):
+        load_into(model, {"path": str(path), "mmap": mmap})
+
+
+class Remembers(nn.Module):
+    """Keeps a dict of tensors as its extra state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.remembered = {"steps": torch.arange(200.0, 216.0)}
+
+    def get_extra_state(self) -> Any:
+        return self.remembered
+
+    def set_extra_state(self, state: Any) -> None:
+        self.remembered = state
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_tensors_inside_an_extra_state_are_compared_too(tmp_path: Path, mmap: bool) -> None:
+    path = save(Remembers().state_dict(), tmp_path / "extra.pt")
+    model = Remembers()
+    model.remembered = {}
+    load_into(model, {"path": str(path), "mmap": mmap})
+    assert torch.equal(model.remembered["steps"], torch.arange(200.0, 216.0))
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.arange(200.0, 216.0).numpy().tobytes())] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match=r"is damaged: 1 record of 1 read differ"):
+        load_into(model, {"path": str(path), "mmap": mmap})
+
+
+def test_the_bytes_of_tied_names_leave_memory_with_their_cast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tied = filled(Tied())
+    path = save(tied.state_dict(), tmp_path / "tied.pt")
+    held: list[int] = []
+    refuse_damage = Reading.refuse_damage
+
+    def look(self: Reading, entries: Any) -> None:
+        if self._once is not None:
+            held.append(len(self._once._memory))
+        refuse_damage(self, entries)
+
+    monkeypatch.setattr(Reading, "refuse_damage", look)
+    carry_out("Tied", path, checkpoint={"mmap": False}, dtype="bfloat16")
+    assert held == [0]

@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 
-if "numpy" in sys.modules:  # torch brings it along where it is installed, but not this part of it
+if sys.modules.get("numpy") is not None:  # torch brings it along where it is installed, but not this part of it
     import numpy.random  # noqa: F401
 
 # The states belong to the process: two builds that seed and restore them at once would mix them up.

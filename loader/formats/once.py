@@ -84,7 +84,7 @@ class ReadOnce:
 
     def _unpacked(self, storage: Storage, memory: torch.Tensor) -> Iterator[bytes]:
         start = 0
-        for piece in self._inflate(storage):
+        for piece in filter(None, self._inflate(storage)):
             memory[start : start + len(piece)] = torch.frombuffer(bytearray(piece), dtype=torch.uint8)
             start += len(piece)
             yield piece

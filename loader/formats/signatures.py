@@ -1,6 +1,7 @@
 """How the files of each format begin.
 
-Guarantees: a few bytes are looked at, and no reader is imported for it; no file begins like two of them.
+Guarantees: a few bytes are looked at, and no reader is imported for it; no file that a tool writes begins like two of
+them.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def is_zip(head: bytes) -> bool:
 
 def is_safetensors(head: bytes) -> bool:
     """Whether a file begins with a length and a JSON object."""
-    # A text whose ninth character is a brace would declare a header of exabytes.
-    return head[8:9] == b"{" and _LENGTH.unpack_from(head)[0] < _LONGEST_HEADER
+    # A text whose ninth character is a brace would declare a header of exabytes; in GGUF it counts tensors.
+    return head[8:9] == b"{" and not is_gguf(head) and _LENGTH.unpack_from(head)[0] < _LONGEST_HEADER
 
 
 def is_torch_legacy(head: bytes) -> bool:

@@ -81,14 +81,14 @@ def _archive(file: CheckpointFile) -> Archive:
 
 
 def _recognise(file: CheckpointFile, head: bytes) -> Recognised | None:
-    if signatures.is_safetensors(head):
-        from loader.formats.safetensors import SafeTensors  # noqa: PLC0415  # this format alone
-
-        return Recognised(names.SAFETENSORS, partial(SafeTensors, file))
     if signatures.is_torch_legacy(head):
         from loader.formats.torch_files.torch_legacy import TorchLegacy  # noqa: PLC0415  # this format alone
 
         return Recognised(names.TORCH_LEGACY, partial(TorchLegacy, file))
+    if signatures.is_safetensors(head):
+        from loader.formats.safetensors import SafeTensors  # noqa: PLC0415  # this format alone
+
+        return Recognised(names.SAFETENSORS, partial(SafeTensors, file))
     if signatures.is_torch_tar(head):
         from loader.formats.torch_files.torch_tar import TorchTar  # noqa: PLC0415  # this format alone
 

@@ -18,6 +18,7 @@ _REST = (
     "hydra._internal.logging_config",
     "loader.cli",
     "loader.job",
+    "loader.pickled",
     "loader.pipeline",
     "numpy.random",
     "zlib_ng.zlib_ng",

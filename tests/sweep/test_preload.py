@@ -21,6 +21,7 @@ from loader.config.compose import compose
 from loader.job import run
 
 assert gc.get_freeze_count() > 100_000
+assert loader.sweep.child.hydra_schema.cache_info().currsize == 1
 configs = [compose(["model._target_=torch.nn.Linear", "model.in_features=2", "model.out_features=2",
                     f"checkpoint.path={path}"]) for path in sys.argv[1:]]
 before = set(sys.modules)
@@ -48,7 +49,7 @@ def test_every_reader_is_imported_before_a_job_is_forked(tmp_path: Path) -> None
         for path in (REPOSITORY / "loader/formats").rglob("*.py")
     )
     code = "import sys, loader.sweep.preload; print([name for name in sys.argv[1:] if name not in sys.modules])"
-    assert run(sys.executable, "-c", code, *readers, cwd=tmp_path).stdout == "[]\n"
+    assert run(sys.executable, "-c", code, "loader.pickled", *readers, cwd=tmp_path).stdout == "[]\n"
 
 
 def test_a_forked_job_has_nothing_left_to_import(files: list[Path], tmp_path: Path) -> None:

@@ -285,3 +285,26 @@ def test_optimizer_states_that_are_not_deepspeeds_are_refused(edit: Any, told: s
             edit(state)
         torch.save({"optimizer_state_dict": state}, path)
     assert told in refusal(folder).message
+
+
+class Apart(torch.nn.Module):
+    """Two weights that one process's file ties and the model does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = torch.nn.Linear(4, 4, bias=False)
+        self.tied = torch.nn.Linear(4, 4, bias=False)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("mmap", [True, False])
+def test_names_that_the_file_ties_share_no_memory_in_a_model_that_does_not(
+    stage: int, mmap: bool, tmp_path: Path
+) -> None:
+    weight = torch.arange(16.0).reshape(4, 4)
+    Run([{"a.weight": weight}], stage, 1, {}, {}, shared={"tied.weight": "a.weight"}).write(tmp_path)
+    checkpoint = {"path": str(tmp_path), "key": "module", "mmap": mmap}
+    model: Any = loader.load_model({"_target_": f"{__name__}.Apart"}, checkpoint, rules={})
+    assert torch.equal(model.a.weight, weight)
+    assert torch.equal(model.tied.weight, weight)
+    assert model.a.weight.data_ptr() != model.tied.weight.data_ptr()
