@@ -82,7 +82,11 @@ class Advice:
         return misfit(plan, self.wanted, file, source, *self._proposals(self.parts))
 
     def _proposals(self, parts: Sequence[Part]) -> tuple[list[Proposal], tuple[Candidate, ...], list[str]]:
-        """What to type, what the nested keys fill, and what else there is to say of the search."""
+        """What to type, what the nested keys fill, and what else there is to say."""
+        ways, candidates, remarks = self._search(parts)
+        return ways, candidates, [*(part.remark for part in parts if part.remark), *remarks]
+
+    def _search(self, parts: Sequence[Part]) -> tuple[list[Proposal], tuple[Candidate, ...], list[str]]:
         found: list[tuple[str, Sequence[Explanation]]] = []
         candidates: tuple[Candidate, ...] = ()
         loaded = total = 0

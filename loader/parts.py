@@ -24,7 +24,8 @@ from loader.wording import did_you_mean, listing, safe_text
 if TYPE_CHECKING:
     from torch import nn
 
-
+_SHIPPED = "pkg://loader.examples/"
+"""Where the checkpoint lies that nobody has to ask for."""
 _WITHOUT_DATA = ("plan", "inspect")
 """Modes that read no tensor: of a remote file the header will do."""
 
@@ -43,6 +44,9 @@ class Part:
     """Entries that are no tensors: key → type."""
     applied: list[str] = field(default_factory=list)
     """The overrides that `auto` stood for."""
+
+    remark: str = ""
+    """What was asked for beside the parts and is not done; at the first of them."""
 
     def full(self, key: str) -> str:
         """A key of this part as a key of the whole model."""
@@ -91,7 +95,17 @@ def open_parts(job: JobConfig, stack: ExitStack) -> list[Part]:
             override = config_path(name, "path")
             opened[identity] = _open(settings, stack, override, data=job.mode not in _WITHOUT_DATA)
         parts.append(Part(name, config, opened[identity]))
+    parts[0].remark = _unread(job)
     return parts
+
+
+def _unread(job: JobConfig) -> str:
+    """Tells of a file that was asked for and that no part reads; nothing where there is none."""
+    path = job.checkpoint.path
+    read = {part.checkpoint.path for part in job.parts.values()}
+    if not read or not path or path in read or path.startswith(_SHIPPED):
+        return ""
+    return f"checkpoint.path={shown_path(path)} is not read: each part has a path of its own, and the root is no part"
 
 
 def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from loader.config.parse import parse_job
-from loader.errors import CheckpointError
+from loader.errors import CheckpointError, FitError
 from loader.formats.memory import MemoryCheckpoint
 from loader.parts import Part, offers, open_parts, part_configs
 from loader.wants import slots, wanted
@@ -115,3 +115,36 @@ def test_weights_beside_an_optimizer_are_weights(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(Two().parameters()).state_dict()
     path = save({"model": state, "optimizer": optimizer}, tmp_path / "a.pt")
     assert carry_out("Two", path, checkpoint={"key": "model"}).report.keys.loaded == len(state)
+
+
+@pytest.mark.parametrize(
+    ("path", "parts", "told"),
+    [
+        ("root.pt", {"backbone": {"path": "part.pt"}}, True),
+        ("root.pt", {"backbone": {}}, False),
+        ("root.pt", {"backbone": {"path": "part.pt"}, "head": {"key": "head"}}, False),
+        ("pkg://loader.examples/weights/simple_net.safetensors", {"backbone": {"path": "part.pt"}}, False),
+    ],
+)
+def test_a_file_that_no_part_reads_is_told(
+    path: str, parts: dict[str, Any], told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("root.pt", "part.pt"):
+        save(filled(Two()).state_dict(), tmp_path / name)
+    settings = job("Pair", path, parts=parts)
+    expected = "checkpoint.path=root.pt is not read: each part has a path of its own, and the root is no part"
+    with ExitStack() as stack:
+        opened = open_parts(parse_job(settings), stack)
+    assert [part.remark for part in opened] == [expected * told, *[""] * (len(parts) - 1)]
+
+
+def test_a_file_that_no_part_reads_is_told_with_a_refusal_and_in_the_report(tmp_path: Path) -> None:
+    root, part = (save(filled(Two()).state_dict(), tmp_path / name) for name in ("root.pt", "part.pt"))
+    parts = {"backbone": {"path": str(part)}}
+    told = f"checkpoint.path={root} is not read: each part has a path of its own, and the root is no part"
+    with pytest.raises(FitError) as refusal:
+        carry_out("Pair", root, parts=parts)
+    assert told in refusal.value.message
+    loaded = carry_out("Pair", root, parts=parts, allow={"missing": ["head.*"]})
+    assert loaded.report.parts["backbone"].note == told

@@ -75,7 +75,7 @@ def parts(report: Report, opened: Sequence[Part]) -> None:
             sha256=digest,
             bytes=part.checkpoint.nbytes,
             tensors=0,
-            note=part.checkpoint.note,
+            note="; ".join(filter(None, (part.checkpoint.note, part.remark))),
             trust=used | ({"trust": True} if settings.trust else {}),
         )
 
