@@ -17,6 +17,8 @@ from loader.wording import closest, listing, safe_text
 
 _PACKAGE = "pkg://"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SLASH_LOST = re.compile(r"(https?|s3|gs|hf):/?(?!/)", re.IGNORECASE)
+"""How a URL begins that lost one of its slashes, or both."""
 _LONGEST_PATH = 400
 _NAMES: dict[Path, str] = {}
 _MOST_ENTRIES = 10_000
@@ -86,12 +88,23 @@ def missing_file(path: Path, typed: str = "") -> CheckpointError:
     origin = f" (checkpoint.path is {shown_path(typed)})" if typed and typed != str(path) else ""
     parent = next((folder for folder in path.parents if folder.is_dir()), path.parent)
     message = f"no such file: {shown_path(path)}{origin}"
+    if _is_pattern(typed):
+        return CheckpointError(
+            f"{message}; several files are a sweep", f"-m {shlex.quote(f'checkpoint.path=glob({shown_path(typed)})')}"
+        )
+    if _SLASH_LOST.match(typed):
+        return CheckpointError(f"{message}; a URL has two slashes", path_override(_SLASH_LOST.sub(r"\1://", typed)))
     if parent != path.parent:
         message += f"; the folder {shown_path(path.parent)} does not exist either"
     near = closest(path.name, _names_in(parent)) if parent == path.parent else []
     if near:
         message += f"; close names there: {listing(near)}"
     return CheckpointError(message, _advice(path, near))
+
+
+def _is_pattern(typed: str) -> bool:
+    """Whether what was typed looks like what a shell takes for several files."""
+    return any(sign in typed for sign in "*?") and not typed.startswith(_PACKAGE)
 
 
 def _on_disk(typed: str) -> Path:

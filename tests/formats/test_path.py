@@ -94,3 +94,27 @@ def test_names_cannot_act_on_a_terminal(tmp_path: Path) -> None:
     error = refusal(tmp_path / "evil\x1b[31.pt")
     assert "\x1b" not in str(error)
     assert "\\x1b" in error.message
+
+
+@pytest.mark.parametrize("typed", ["ck/h*.pt", "model_?.pt"])
+def test_a_pattern_is_answered_with_the_sweep_that_takes_it(
+    typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as refusal:
+        resolve_path(typed)
+    assert refusal.value.message.endswith("; several files are a sweep")
+    assert refusal.value.hint == f"-m 'checkpoint.path=glob({typed})'"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("https:/host/f.pt", "https://host/f.pt"), ("s3:bucket/f.pt", "s3://bucket/f.pt"), ("hf:/a/b", "hf://a/b")],
+)
+def test_a_url_without_its_slashes_is_answered_with_them(
+    typed: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="; a URL has two slashes") as refusal:
+        resolve_path(typed)
+    assert refusal.value.hint == f"checkpoint.path={meant}"
