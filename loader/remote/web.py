@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -148,6 +149,12 @@ def _told(url: Url) -> Iterator[None]:
         host = safe_text(url.host)
         raise Unreachable(f"cannot be reached: there is no host {host}", "check the URL and the network") from None
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
+        if isinstance(error, OSError) and "WRONG_VERSION_NUMBER" in str(error.os_error):
+            plain = re.sub(r"^https", "http", url.shown, flags=re.IGNORECASE)
+            raise CheckpointError(
+                f"{url.shown} cannot be asked: the server does not speak TLS, which https stands for",
+                f"{shlex.quote(f'checkpoint.path={plain}')}   # if you trust the network between",
+            ) from None
         raise CheckpointError(
             f"{url.shown} cannot be trusted: {safe_text(error.os_error if isinstance(error, OSError) else error, 160)}",
             "check the host's name; SSL_CERT_FILE names the certificates of an own authority",

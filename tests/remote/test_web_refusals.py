@@ -156,6 +156,15 @@ def test_a_host_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert caught.value.hint == "check the URL and the network"
 
 
+def test_a_server_without_tls_is_told_and_how_to_ask_it(server: Server) -> None:
+    url = server.add("/a.safetensors", b"{}")
+    error = refusal(url.replace("http:", "https:"))
+    assert error.message == (
+        f"{url.replace('http:', 'https:')} cannot be asked: the server does not speak TLS, which https stands for"
+    )
+    assert error.hint == f"checkpoint.path={url}   # if you trust the network between"
+
+
 def test_a_certificate_that_is_not_trusted_is_told() -> None:
     key: Any = type("Key", (), {"host": "host", "port": 443, "ssl": True})()
     with pytest.raises(CheckpointError) as caught, web._told(parse_url("https://host/a")):
