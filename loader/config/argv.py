@@ -28,7 +28,7 @@ _TEXT = re.compile(
 )
 """Values that are text whatever they look like: `1e5` is no number here, and `=` needs no quotes."""
 
-_GROUPS = ("model", "checkpoint", "rules", "experiment")
+GROUPS = ("model", "checkpoint", "rules", "experiment")
 """Config groups of the defaults list: `+group=option` means `group=option`."""
 
 _CLEARED = {"model": ("model", "verify.input"), "checkpoint": ("checkpoint",), "rules": ("rules",)}
@@ -150,7 +150,7 @@ def _readable_one(match: re.Match[str], override: str) -> str:
 def _rewrite_one(
     plus: str, key: str, value: str, free: Sequence[str], *, sweep: bool, exists: Callable[[str], bool]
 ) -> list[str]:
-    if key in _GROUPS:
+    if key in GROUPS:
         return _group(plus, key, value, sweep=sweep)
     if _TEXT.fullmatch(key):
         value = _text(key, value, sweep=sweep, exists=exists)

@@ -19,7 +19,8 @@ import yaml  # type: ignore[import-untyped]
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from loader.config.argv import FREE
+from loader.config.argv import FREE, GROUPS
+from loader.config.groups import refused_list
 from loader.config.quoting import pasteable
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
@@ -44,7 +45,7 @@ def translate(error: Exception, overrides: Sequence[str] = ()) -> ConfigError | 
     if isinstance(error, ConfigError):
         return error
     if isinstance(error, OverrideParseException):
-        return ConfigError(*_unparsable(error))
+        return _refused_list([error.override]) or ConfigError(*_unparsable(error))
     if isinstance(error, MissingConfigException):
         return ConfigError(*_missing_config(error))
     if isinstance(error, yaml.YAMLError):
@@ -53,6 +54,8 @@ def translate(error: Exception, overrides: Sequence[str] = ()) -> ConfigError | 
         return ConfigError(*_omegaconf(error))
     if isinstance(error, (HydraException, OSError)) or (isinstance(error, ValueError) and _is_hydras(error)):
         return ConfigError(*_composition(error, overrides))
+    if isinstance(error, TypeError) and _is_hydras(error):
+        return _refused_list(overrides)
     return None
 
 
@@ -60,6 +63,12 @@ def _is_hydras(error: Exception) -> bool:
     """Says whether Hydra or OmegaConf raised what anybody may raise, rather than a job that runs under them."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith(("hydra.", "omegaconf."))
+
+
+def _refused_list(overrides: Sequence[str]) -> ConfigError | None:
+    """Tells a list with more than names in it, where a group is meant: one of the loader's or of the user's own."""
+    no_groups = set(known_keys()).difference(GROUPS)
+    return refused_list([one for one in overrides if one.lstrip("+").partition("=")[0] not in no_groups])
 
 
 def known_keys() -> list[str]:
