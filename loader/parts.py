@@ -6,12 +6,15 @@ name is opened once; every file entry is known under its full model key before a
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from loader.config.schema import CheckpointConfig, JobConfig, PartConfig, config_path
+from loader.config.quoting import readable
+from loader.config.schema import AUTO, CheckpointConfig, JobConfig, PartConfig, RuleConfig, config_path
 from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats import open_checkpoint
 from loader.formats.base import Checkpoint, Container, TensorEntry
@@ -19,7 +22,7 @@ from loader.formats.path import shown_path
 from loader.plan import Offered, Wanted
 from loader.rules import Hits, rewrite, rewrite_metadata
 from loader.select import only_optimizer, select, tree
-from loader.wording import did_you_mean, listing, safe_text
+from loader.wording import closest, listing, safe_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -142,15 +145,36 @@ def check_mounts(model: nn.Module, parts: Sequence[Part]) -> None:
     unknown = [part.name for part in parts if part.name not in modules]
     if unknown:
         children = [name for name, _ in model.named_children()]
+        near = {name: found for name in unknown for found in closest(name, filter(None, modules), most=1)}
+        free = (child for child in children if child not in {*near.values(), *(part.name for part in parts)})
+        told = f" (did you mean '{safe_text(near[unknown[0]])}'?)" if unknown[0] in near else ""
         raise ConfigError(
-            f"parts names {listing(unknown)}, which the model does not have"
-            f"{did_you_mean(unknown[0], modules)}; its submodules are {listing(children)}",
-            f"'parts={{{children[0] if children else 'encoder'}: {{key: …}}}}'",
+            f"parts names {listing(unknown)}, which the model does not have{told}; "
+            f"its submodules are {listing(children)}",
+            _renamed(parts, {name: near.get(name) or next(free, "SUBMODULE") for name in unknown}),
         )
     names = [part.name for part in parts]
     nested = [f"{inner} lies in {outer}" for outer in names for inner in names if inner.startswith(f"{outer}.")]
     if nested:
         raise ConfigError(f"parts overlap: {listing(nested)}", "give each key of the model to one part alone")
+
+
+def _renamed(parts: Sequence[Part], names: Mapping[str, str]) -> str:
+    """The parts with their settings under other names, as one line to type."""
+    told = {names.get(part.name, part.name): _settings(part.config) for part in parts}
+    return shlex.quote(f"parts={readable(told)}")
+
+
+def _settings(part: PartConfig) -> dict[str, object]:
+    """What of a part is not as by default; a job's own settings, which it inherits, may be said again."""
+    rules = AUTO if part.rules is None else {name: _changed(rule) for name, rule in part.rules.items()}
+    return {**_changed(part.checkpoint), **({"rules": rules} if rules else {})}
+
+
+def _changed(record: CheckpointConfig | RuleConfig) -> dict[str, object]:
+    values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    default = type(record)()
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
 
 
 def _open(settings: CheckpointConfig, stack: ExitStack, override: str, *, data: bool) -> Checkpoint:

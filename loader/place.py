@@ -7,6 +7,7 @@ that changes more than precision is counted, never silent.
 from __future__ import annotations
 
 import math
+import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ from torch import nn
 from loader.errors import ConfigError, DeviceError
 from loader.plan import Wanted
 from loader.wants import dtype_name
-from loader.wording import counted, did_you_mean, listing, safe_text
+from loader.wording import closest, counted, listing, safe_text
 
 AUTO = ("cuda", "mps", "xpu")
 """The accelerators that ``auto`` looks for, in order, before it takes the CPU."""
@@ -65,11 +66,7 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        known = ("auto", "cpu", "meta", *AUTO)
-        raise DeviceError(
-            f"'{safe_text(name)}' is not a device{did_you_mean(name, known)}; here there is {listing(_present())}",
-            "device=auto",
-        ) from None
+        raise _no_device(name) from None
     if device.type in ("cpu", "meta"):
         return torch.device(device.type)  # torch counts neither
     count = _count(device.type)
@@ -79,6 +76,21 @@ def resolve_device(name: str) -> torch.device:
             "device=auto takes the first accelerator there is, or the CPU",
         )
     return device
+
+
+def _no_device(name: str) -> DeviceError:
+    here = _present()
+    kind, colon, index = name.partition(":")
+    if kind.lower() == "gpu":
+        meant = next((kind for kind in AUTO if _count(kind)), "cuda") + colon + index
+    else:
+        meant = next(iter(closest(name, ("auto", "cpu", "meta", *AUTO), most=1)), "")
+    there = meant in ("auto", *here) or f"{meant}:0" in here
+    told = f" (did you mean '{safe_text(meant)}'{'' if there else ', which is not on this machine'}?)" if meant else ""
+    return DeviceError(
+        f"'{safe_text(name)}' is not a device{told}; here there is {listing(here)}",
+        shlex.quote(f"device={meant if there else 'auto'}"),
+    )
 
 
 def resolve_dtype(name: str | None) -> str | None:
@@ -92,11 +104,11 @@ def resolve_dtype(name: str | None) -> str | None:
     plain = name.removeprefix("torch.").lower()
     plain = ALIASES.get(plain, plain)
     if plain not in DTYPES:
-        known = (*DTYPES, *ALIASES, "checkpoint")
+        near = closest(plain, (*DTYPES, *ALIASES, "checkpoint"), most=1)
+        told = f" (did you mean '{near[0]}'?)" if near else ""
         raise ConfigError(
-            f"'dtype' is '{safe_text(name)}', expected null, checkpoint or one of {', '.join(DTYPES)}"
-            f"{did_you_mean(plain, known)}",
-            "dtype=bfloat16",
+            f"'dtype' is '{safe_text(name)}', expected null, checkpoint or one of {', '.join(DTYPES)}{told}",
+            f"dtype={near[0] if near else 'bfloat16'}",
         )
     return plain
 

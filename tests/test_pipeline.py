@@ -188,7 +188,17 @@ def test_a_part_that_the_model_does_not_have_is_told(path: Path) -> None:
         "parts names backbon, which the model does not have (did you mean 'backbone'?); its submodules are backbone, "
         "head"
     )
-    assert refusal.value.hint == "'parts={backbone: {key: …}}'"
+    assert refusal.value.hint == f"'parts={{backbone: {{path: {path}}}}}'"
+
+
+def test_other_parts_and_what_is_set_stay_in_the_line_to_type(path: Path) -> None:
+    parts = {"haed": {"key": "net", "rules": {"ddp": {"strip": "module."}}}, "backbone": {"rules": "auto"}}
+    with pytest.raises(ConfigError, match=r"\(did you mean 'head'\?\)") as refusal:
+        carry_out("Pair", path, parts=parts)
+    assert refusal.value.hint == (
+        f"'parts={{head: {{path: {path}, key: net, rules: {{ddp: {{strip: module.}}}}}}, "
+        f"backbone: {{path: {path}, rules: auto}}}}'"
+    )
 
 
 def test_parts_that_overlap_are_told(path: Path) -> None:

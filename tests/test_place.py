@@ -80,13 +80,17 @@ def test_a_device_beyond_the_last_one_is_refused(monkeypatch: pytest.MonkeyPatch
     )
 
 
+GONE = "which is not on this machine"
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("cuda0", "'cuda0' is not a device (did you mean 'cuda'?); here there is cpu, meta"),
-        ("mpss", "'mpss' is not a device (did you mean 'mps'?); here there is cpu, meta"),
+        ("cuda0", f"'cuda0' is not a device (did you mean 'cuda', {GONE}?); here there is cpu, meta"),
+        ("mpss", f"'mpss' is not a device (did you mean 'mps', {GONE}?); here there is cpu, meta"),
         ("atuo", "'atuo' is not a device (did you mean 'auto'?); here there is cpu, meta"),
-        ("cuda:-1", "'cuda:-1' is not a device (did you mean 'cuda'?); here there is cpu, meta"),
+        ("cuda:-1", f"'cuda:-1' is not a device (did you mean 'cuda', {GONE}?); here there is cpu, meta"),
+        ("gpu", f"'gpu' is not a device (did you mean 'cuda', {GONE}?); here there is cpu, meta"),
         ("", "'' is not a device; here there is cpu, meta"),
         ("\x1b[2J", "'\\x1b[2J' is not a device; here there is cpu, meta"),
     ],
@@ -99,6 +103,28 @@ def test_a_name_that_is_no_device_is_refused_with_the_nearest_one(
     error = refusal(name)
 
     assert (error.message, error.hint) == (told, "device=auto")
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "meant"),
+    [
+        ("gpu", {"cuda": 2}, "cuda"),
+        ("GPU:1", {"cuda": 2}, "cuda:1"),
+        ("gpu", {"mps": 1}, "mps"),
+        ("cuda0", {"cuda": 1}, "cuda"),
+        ("cup", {}, "cpu"),
+    ],
+)
+def test_the_device_that_is_meant_and_there_is_the_one_to_type(
+    name: str, there: dict[str, int], meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, **there)
+
+    error = refusal(name)
+
+    assert f"'{name}' is not a device (did you mean '{meant}'?); " in error.message
+    assert error.hint == f"device={meant}"
+    assert str(place.resolve_device(meant)) == meant
 
 
 # The policy
@@ -124,22 +150,22 @@ def test_dtypes_are_known_by_their_names_and_short_names(name: str | None, polic
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "told", "hint"),
     [
-        ("flaot16", " (did you mean 'float16'?)"),
-        ("checkpiont", " (did you mean 'checkpoint'?)"),
-        ("int8", ""),
-        ("complex64", ""),
+        ("flaot16", " (did you mean 'float16'?)", "dtype=float16"),
+        ("checkpiont", " (did you mean 'checkpoint'?)", "dtype=checkpoint"),
+        ("int8", "", "dtype=bfloat16"),
+        ("complex64", "", "dtype=bfloat16"),
     ],
 )
-def test_another_dtype_is_refused(name: str, told: str) -> None:
+def test_another_dtype_is_refused(name: str, told: str, hint: str) -> None:
     with pytest.raises(ConfigError) as refused:
         place.resolve_dtype(name)
 
     assert refused.value.message == (
         f"'dtype' is '{name}', expected null, checkpoint or one of float16, bfloat16, float32, float64{told}"
     )
-    assert refused.value.hint == "dtype=bfloat16"
+    assert refused.value.hint == hint
 
 
 @pytest.mark.parametrize(

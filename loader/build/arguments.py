@@ -73,6 +73,9 @@ def problems(
     known = [p.name for p in parameters if p.kind in _NAMED]
     unexpected = [] if _has(parameters, Parameter.VAR_KEYWORD) else [key for key in named if key not in known]
     free = [name for name in known if name not in named and name not in filled]
+    if "target" in unexpected and isinstance(named["target"], str):
+        fix = f"{where}._target_={_value(named['target'])}   # instead of {where}.target"
+        return [*found, "unexpected target (did you mean '_target_'?)"], [fix]
     for key in unexpected:
         found.append(f"unexpected {safe_text(key)}{did_you_mean(key, free)}")
         near = closest(key, free, most=1)

@@ -8,6 +8,7 @@ The patterns below are what Hydra 1.3 writes; a text that none of them knows is 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shlex
 import traceback
@@ -24,12 +25,16 @@ from loader.config.groups import refused_list
 from loader.config.quoting import pasteable
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
+from loader.formats.folder import ENDINGS
 from loader.wording import closest, did_you_mean, listing, program, safe_text
 
 _LONGEST = 400
 _MOST_OPTIONS = 30
 
 _Told = tuple[str, str]
+
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+"""A class by its module."""
 
 
 def translate(error: Exception, overrides: Sequence[str] = ()) -> ConfigError | None:
@@ -88,8 +93,8 @@ def suggestion(key: str) -> str | None:
     known = known_keys()
     pieces = key.split(".")
     ends = [name for name in known if name.endswith(f".{pieces[-1]}")]
-    if len(pieces) == len(ends) == 1:
-        return ends[0]
+    if len(pieces) == 1:
+        return _bare(key, ends, known)
     for depth in range(len(pieces)):
         parent = "".join(f"{piece}." for piece in pieces[:depth])
         siblings = [name.removeprefix(parent) for name in known if name.startswith(parent)]
@@ -103,11 +108,32 @@ def suggestion(key: str) -> str | None:
     return ends[0] if len(ends) == 1 else next(iter(closest(key, known, most=1)), None)
 
 
+def _bare(name: str, ends: Sequence[str], known: Sequence[str]) -> str | None:
+    """The key that a name without a dot was meant to be; of several sections a file's settings are meant first."""
+    if len(ends) == 1:
+        return ends[0]
+    if f"checkpoint.{name}" in ends:
+        return f"checkpoint.{name}"
+    settings = [found.removeprefix("checkpoint.") for found in known if found.startswith("checkpoint.")]
+    near = [f"checkpoint.{found}" for found in closest(name, settings, most=1)]
+    return next(iter([*closest(name, known, most=1), *near]), None)
+
+
+def _names_file(text: str) -> bool:
+    """Whether a text in the wrong place is the path of a checkpoint."""
+    return bool(text) and (os.path.lexists(text) or text.endswith(ENDINGS) or "://" in text)
+
+
+def _path_line(path: str) -> str:
+    return shlex.quote(f"checkpoint.path={path}")
+
+
 def _unparsable(error: OverrideParseException) -> _Told:
     shown = safe_text(error.override, _LONGEST)
     key, equals, value = error.override.partition("=")
     if not equals:
-        return f"'{shown}' is no override; key=value was expected", f"{shlex.quote(key)}=VALUE"
+        hint = _path_line(key) if _names_file(key) else f"{shlex.quote(key)}=VALUE"
+        return f"'{shown}' is no override; key=value was expected", hint
     if _is_unknown(key):
         return _no_such_key(key, value)
     lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
@@ -119,6 +145,10 @@ def _unparsable(error: OverrideParseException) -> _Told:
 
 def _missing_config(error: MissingConfigException) -> _Told:
     text, name = str(error), str(error.missing_cfg_file or "")
+    section, _, file = name.partition("/")
+    if section == "checkpoint" and (_names_file(file) or "/" in file):
+        told = f"'checkpoint' takes an option of its config group, not a file: '{safe_text(file, _LONGEST)}'"
+        return told, _path_line(file)
     group, _, option = name.rpartition("/")
     options = _options(group, text, error.options)
     if "primary config" in text or not group:
@@ -134,6 +164,8 @@ def _missing_config(error: MissingConfigException) -> _Told:
     )
     if group == "hydra/launcher":
         return message, f"pip install hydra-{option}-launcher"
+    if group == "model" and _DOTTED.fullmatch(option):
+        return message, f"model._target_={option}"
     near = closest(option, options, most=1)
     if not near:
         return message, f"{program()} --help   # lists the groups and their options"
@@ -167,6 +199,9 @@ def _is_unknown(key: str) -> bool:
 
 
 def _no_such_key(key: str, value: str) -> _Told:
+    if os.path.lexists(f"{key}={value}"):
+        shown = safe_text(f"{key}={value}", _LONGEST)
+        return f"'{shown}' is a file and no override; key=value was expected", _path_line(f"{key}={value}")
     meant = suggestion(key)
     told = f" (did you mean '{safe_text(meant)}'?)" if meant else ""
     hint = shlex.quote(f"{meant}={value}") if meant else _show_keys()
@@ -176,9 +211,12 @@ def _no_such_key(key: str, value: str) -> _Told:
 def _several_values(found: re.Match[str]) -> _Told:
     override = found["override"]
     key, _, value = override.partition("=")
-    quoted = pasteable(key, value)
-    hint = f"-m {shlex.quote(override)}   # one job for each\n{quoted}   # one value with a comma in it"
-    return f"'{safe_text(override, _LONGEST)}' gives several values to a single run", hint
+    hints = [f"-m {shlex.quote(override)}   # one job for each"]
+    if key == "rules":
+        hints.insert(0, shlex.quote(f"rules=[{value}]") + "   # all of them, in order")
+    elif key not in GROUPS:
+        hints.append(f"{pasteable(key, value)}   # one value with a comma in it")
+    return f"'{safe_text(override, _LONGEST)}' gives several values to a single run", "\n".join(hints)
 
 
 def _already_there(found: re.Match[str]) -> _Told:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -16,6 +17,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from loader.config.quoting import readable
 from loader.config.schema import (
     AUTO,
     EMBEDDED,
@@ -45,6 +47,8 @@ MISSING = "???"
 
 _Record = TypeVar("_Record")
 _Raw = Mapping[str, Any]
+
+_RULE_FIELDS = frozenset(field.name for field in dataclasses.fields(RuleConfig))
 
 _EXPECTED: Mapping[Any, str] = {
     str: "text",
@@ -180,7 +184,12 @@ def _model(raw: Any, problems: _Problems) -> _Raw | None:
     if not isinstance(raw, Mapping):
         problems.add(f"'model' is {safe_text(raw)!r}, expected a mapping with a _target_", "model._target_=my_pkg.Net")
         return None
-    if "_target_" not in raw:
+    if "_target_" not in raw and isinstance(raw.get("target"), str):
+        meant = {("_target_" if key == "target" else key): value for key, value in raw.items()}
+        problems.add(
+            "'model' has no _target_ (did you mean that by 'target'?)", shlex.quote(f"model={readable(meant)}")
+        )
+    elif "_target_" not in raw:
         problems.add("'model' has no _target_", "model._target_=my_pkg.Net, or model=null to take what is in the file")
     for place in _gaps(raw, "model"):
         problems.add(f"'{place}' must be given", f"{place}=VALUE")
@@ -213,7 +222,16 @@ def _rules(raw: Any, where: str, problems: _Problems) -> dict[str, RuleConfig] |
     if not isinstance(raw, Mapping):
         problems.add(f"'{where}' is {safe_text(raw)!r}, expected named rules", f"'{where}={{ddp: {{strip: module.}}}}'")
         return {}
-    return {str(name): _rule(rule, f"{where}.{name}", problems) for name, rule in raw.items()}
+    nameless = {key: value for key, value in raw.items() if key in _RULE_FIELDS and not isinstance(value, Mapping)}
+    if nameless:
+        key, value = next(iter(nameless.items()))
+        plus = "+" if where == "rules" else ""
+        problems.add(
+            f"'{where}.{key}' is {_shown(value)}, expected a rule: each rule stands under a name of its own",
+            shlex.quote(f"{plus}{where}={readable({'mine': nameless})}"),
+        )
+    named = {name: rule for name, rule in raw.items() if name not in nameless}
+    return {str(name): _rule(rule, f"{where}.{name}", problems) for name, rule in named.items()}
 
 
 def _rule(raw: Any, where: str, problems: _Problems) -> RuleConfig:

@@ -122,6 +122,18 @@ def literal(value: str) -> str:
     return value if parse_value(written) is Refused else written
 
 
+def readable(data: Any) -> str:
+    """Writes plain data in Hydra's grammar as a person would: ``{mine: {strip: module.}}``, with few quotes."""
+    if isinstance(data, Mapping):
+        return "{" + ", ".join(f"{_write_key(key)}: {readable(value)}" for key, value in data.items()) + "}"
+    if isinstance(data, list):
+        return "[" + ", ".join(map(readable, data)) + "]"
+    if data is None or isinstance(data, (bool, int, float)):
+        return "null" if data is None else str(data).lower()
+    text = str(data)
+    return text if "${" not in text and parse_value(f"{{a: {text}}}") == {"a": text} else _quoted(text, Quote.double)
+
+
 def _write(data: Any) -> str:
     """Writes plain data in Hydra's grammar."""
     if isinstance(data, Mapping):

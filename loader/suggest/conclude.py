@@ -159,6 +159,8 @@ def _explained(problem: Problem, draft: Draft, found: _Confirmed, allow: AllowCo
         for name, rule in found.rules.items()
         if rule.keep is not None and name not in draft.given
     ]
+    if not reasons and not rules:
+        reasons.append("without rules")
     if not (overrides or excused) or not all(map(may_be_typed, (*overrides, *excused))):
         return None
     return Explanation(

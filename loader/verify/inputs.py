@@ -6,6 +6,7 @@ whose input shape is plain, and the proposal is told.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from loader.config.quoting import readable
 from loader.errors import ConfigError, VerificationError
 from loader.formats import open_checkpoint
 from loader.formats.path import shown_path
-from loader.wording import counted, did_you_mean, listing, safe_text, shape
+from loader.wording import closest, counted, did_you_mean, listing, safe_text, shape
 
 SPEC_KEYS = ("shape", "dtype", "kind", "high", "value", "path")
 """What one input's spec may say."""
@@ -68,8 +70,13 @@ def make_inputs(raw: Any, dtype: torch.dtype, device: torch.device, seed: int, w
     if is_spec(raw):
         return Inputs([make(raw, where)], origin=where)
     if isinstance(raw, Mapping):
+        if raw and not any(isinstance(spec, Mapping) for spec in raw.values()):
+            _check_keys(raw, where)
         return Inputs(kwargs={str(name): make(spec, f"{where}.{name}") for name, spec in raw.items()}, origin=where)
     if isinstance(raw, Sequence) and not isinstance(raw, str):
+        if raw and _are_sizes(raw):
+            raise _shape_alone(raw, where)
+        _check_list(raw, where)
         return Inputs([make(spec, f"{where}[{index}]") for index, spec in enumerate(raw)], origin=where)
     raise ConfigError(
         f"'{where}' is {safe_text(raw)!r}, expected a spec, a list of specs or a mapping of specs",
@@ -121,6 +128,8 @@ def _spec_of(module: nn.Module) -> dict[str, Any] | None:
 
 
 def _make(spec: Any, dtype: torch.dtype, generator: torch.Generator, where: str) -> torch.Tensor:
+    if _are_sizes(spec):
+        raise _shape_alone(spec, where)
     if not isinstance(spec, Mapping):
         raise ConfigError(
             f"'{where}' is {safe_text(spec)!r}, expected a spec such as {{shape: [1, 784]}}",
@@ -128,9 +137,9 @@ def _make(spec: Any, dtype: torch.dtype, generator: torch.Generator, where: str)
         )
     unknown = [key for key in spec if key not in SPEC_KEYS]
     if unknown:
+        _check_keys(spec, where)
         raise ConfigError(
-            f"unknown config key '{where}.{safe_text(unknown[0])}'{did_you_mean(str(unknown[0]), SPEC_KEYS)}",
-            f"an input's spec takes {listing(SPEC_KEYS, 9)}",
+            f"unknown config key '{where}.{safe_text(unknown[0])}'", f"an input's spec takes {listing(SPEC_KEYS, 9)}"
         )
     own = _dtype(spec.get("dtype"), where)
     if spec.get("path") is not None:
@@ -146,6 +155,39 @@ def _make(spec: Any, dtype: torch.dtype, generator: torch.Generator, where: str)
         if isinstance(error, ConfigError):
             raise
         raise _no_tensor(where, error) from error
+
+
+def _are_sizes(raw: Any) -> bool:
+    return isinstance(raw, Sequence) and not isinstance(raw, str) and all(type(size) is int for size in raw)
+
+
+def _shape_alone(sizes: Sequence[int], where: str) -> ConfigError:
+    written = f"{{shape: {list(sizes)}}}"
+    return ConfigError(f"'{where}' is '{safe_text(sizes)}', expected a spec such as {written}", f"'{where}={written}'")
+
+
+def _check_list(specs: Sequence[Any], where: str) -> None:
+    """Raises ConfigError where one of a list is no spec; the whole list is told, since no key leads into it."""
+    for index, spec in enumerate(specs):
+        if not isinstance(spec, Mapping):
+            mended = [s if isinstance(s, Mapping) else {"shape": s if _are_sizes(s) else [1, 784]} for s in specs]
+            raise ConfigError(
+                f"'{where}[{index}]' is {safe_text(spec)!r}, expected a spec such as {{shape: [1, 784]}}",
+                shlex.quote(f"{where}={readable(mended)}"),
+            )
+
+
+def _check_keys(spec: Mapping[Any, Any], where: str) -> None:
+    """Raises ConfigError where a key of a spec is mistyped."""
+    meant = {key: near for key in spec if key not in SPEC_KEYS for near in closest(str(key), SPEC_KEYS, most=1)}
+    if meant:
+        key, near = next(iter(meant.items()))
+        mended = readable({meant.get(key, key): value for key, value in spec.items()})
+        takes = f"an input's spec takes {listing(SPEC_KEYS, 9)}"
+        raise ConfigError(
+            f"unknown config key '{where}.{safe_text(key)}' (did you mean '{near}'?)",
+            takes if where.endswith("]") else shlex.quote(f"{where}={mended}"),
+        )
 
 
 def _filled(

@@ -51,6 +51,13 @@ def test_an_unexpected_argument_like_no_other_is_to_be_taken_out() -> None:
     assert check(strict, 1, {"zzz": 3}) == (["unexpected zzz"], "~model.net.zzz")
 
 
+def test_an_argument_called_target_is_another_class() -> None:
+    assert check(strict, 1, {"target": "my_pkg.Net"}) == (
+        ["unexpected target (did you mean '_target_'?)"],
+        "model.net._target_=my_pkg.Net   # instead of model.net.target",
+    )
+
+
 def test_an_argument_that_is_set_already_is_not_suggested() -> None:
     assert check(strict, 1, {"widht": 3}) == (["unexpected widht"], "~model.net.widht")
 

@@ -69,6 +69,33 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
             "'seed=range(1,3)' gives several values to a single run",
             "-m 'seed=range(1,3)'   # one job for each\n'seed=\"range(1,3)\"'   # one value with a comma in it",
         ),
+        (
+            ["rules=ddp,compile"],
+            "'rules=ddp,compile' gives several values to a single run",
+            "'rules=[ddp,compile]'   # all of them, in order\n-m rules=ddp,compile   # one job for each",
+        ),
+        (
+            ["model=linear,custom"],
+            "'model=linear,custom' gives several values to a single run",
+            "-m model=linear,custom   # one job for each",
+        ),
+        (["path=a.pt"], "unknown config key 'path' (did you mean 'checkpoint.path'?)", "checkpoint.path=a.pt"),
+        (["ck/a.pt"], "'ck/a.pt' is no override; key=value was expected", "checkpoint.path=ck/a.pt"),
+        (
+            ["checkpoint=ck/a.pt"],
+            "'checkpoint' takes an option of its config group, not a file: 'ck/a.pt'",
+            "checkpoint.path=ck/a.pt",
+        ),
+        (
+            ["checkpoint=a.safetensors"],
+            "'checkpoint' takes an option of its config group, not a file: 'a.safetensors'",
+            "checkpoint.path=a.safetensors",
+        ),
+        (
+            ["model=my_pkg.Net"],
+            f"the config group 'model' has no option 'my_pkg.Net'; there are: {MODELS}",
+            "model._target_=my_pkg.Net",
+        ),
         (["+device=cpu"], "'device' is there already, and + only adds", "device=cpu"),
         (["~nope"], "'~nope' takes away what is not there", "hydra-loader --cfg job   # shows every key"),
         (["~rules"], "'~rules' takes away what is not there", "'rules=[]'   # takes all rules away"),
@@ -110,6 +137,21 @@ def test_hydras_refusals_read_like_the_loaders(overrides: list[str], message: st
         compose(overrides)
     assert (message or caught.value.message, hint) == (caught.value.message, caught.value.hint)
     assert "Traceback" not in caught.value.message
+
+
+def test_a_file_in_the_place_of_an_override_is_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("epoch=3").write_bytes(b"")
+    Path("weights").write_bytes(b"")
+    with pytest.raises(ConfigError) as caught:
+        compose(["weights"])
+    assert caught.value.message == "'weights' is no override; key=value was expected"
+    assert caught.value.hint == "checkpoint.path=weights"
+    with pytest.raises(ConfigError) as caught:
+        compose(["epoch=3"])
+    assert caught.value.message == "'epoch=3' is a file and no override; key=value was expected"
+    assert caught.value.hint == "checkpoint.path=epoch=3"
+    assert compose([caught.value.hint])["checkpoint"]["path"] == "epoch=3"
 
 
 def test_a_launcher_that_is_not_installed_lists_those_that_are() -> None:
@@ -154,6 +196,10 @@ def test_options_of_the_users_own_folder_are_listed(tmp_path: Path) -> None:
         ("golden", "verify.golden"),
         ("allow.mising", "allow.missing"),
         ("devise", "device"),
+        ("path", "checkpoint.path"),
+        ("pth", "checkpoint.path"),
+        ("checkpoint_path", "checkpoint.path"),
+        ("key", "checkpoint.key"),
         ("qqqq", None),
     ],
 )

@@ -355,6 +355,20 @@ def test_a_rule_without_its_replacement_is_told_how_to_write_it() -> None:
     assert rule_refusal({"r": {"rename": "a."}}).hint == "'rules.r={rename: encoder., to: backbone.}'"
 
 
+def test_a_rule_without_a_name_is_told_with_one() -> None:
+    error = rule_refusal({"ddp": {"strip": "module."}, "strip": "_orig_mod.", "anywhere": True})
+    assert error.message == ("'rules.strip' is '_orig_mod.', expected a rule: each rule stands under a name of its own")
+    assert error.hint == "'+rules={mine: {strip: _orig_mod., anywhere: true}}'"
+    error = refusal({"parts": {"a": {"rules": {"drop": "a, b"}}}})
+    assert error.hint == "'parts.a.rules={mine: {drop: \"a, b\"}}'"
+
+
+def test_a_target_without_underlines_is_told_with_them() -> None:
+    error = refusal({"model": {"target": "my_pkg.Net", "width": 3}})
+    assert error.message == "'model' has no _target_ (did you mean that by 'target'?)"
+    assert error.hint == "'model={_target_: my_pkg.Net, width: 3}'"
+
+
 def test_all_wrong_rules_are_told_at_once() -> None:
     assert rule_refusal({"one": {}, "two": {"strip": "a", "to": "b"}}).message == (
         f"rule 'rules.one' has no kind, expected {KINDS}; rule 'rules.two' has a 'to', which strip does not take"

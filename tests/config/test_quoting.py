@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from loader.config.quoting import Refused, is_function, literal, parse_value, pasteable, quote, split_elements
+from loader.config.quoting import (
+    Refused,
+    is_function,
+    literal,
+    parse_value,
+    pasteable,
+    quote,
+    readable,
+    split_elements,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 AWKWARD = st.lists(st.sampled_from(["a", "=", ",", " ", "\\", "'", '"', "${", "}", "(", "]", "1e5", "#", "ü"])).map(
@@ -101,3 +110,15 @@ def test_a_literal_that_hydra_refuses_means_what_yaml_says(typed: str, meant: ob
 @pytest.mark.parametrize("value", ["{a: 1}", "[1,2]", "{a: b=c", "{ü#: (}", "{é: a=b}"])
 def test_other_literals_are_left_alone(value: str) -> None:
     assert literal(value) == value
+
+
+@settings(deadline=None)
+@given(TEXT | AWKWARD)
+def test_data_written_for_reading_means_the_same(text: str) -> None:
+    data = {"mine": {"strip": text, "sizes": [1, 2], "on": True, "to": None, "list": [{"a": text}]}}
+    assert through_hydra(readable(data)) == data
+
+
+def test_data_is_written_with_few_quotes() -> None:
+    data = {"mine": {"strip": "_orig_mod.", "path": "a b, c.pt", "number": "1e5", "anywhere": True}}
+    assert readable(data) == '{mine: {strip: _orig_mod., path: "a b, c.pt", number: "1e5", anywhere: true}}'

@@ -130,6 +130,13 @@ def test_another_depth_is_told_and_not_excused(tmp_path: Path) -> None:
     )
 
 
+def test_a_rule_that_nothing_needs_is_to_be_left_out(tmp_path: Path) -> None:
+    error = refusal("Pair", state(pair()), tmp_path, rules={"ddp": {"strip": "module."}})
+
+    assert error.message.endswith("\n6 of 6 keys would be loaded so: without rules")
+    assert error.hint == "'rules=[]'"
+
+
 def test_a_rule_that_hits_nothing_is_replaced_by_one_that_does(tmp_path: Path) -> None:
     error = refusal("Pair", state(pair(), "net."), tmp_path, rules={"ddp": {"strip": "module."}})
 

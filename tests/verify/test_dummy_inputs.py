@@ -113,11 +113,27 @@ REFUSED: list[tuple[Any, str, str]] = [
     ),
     (3, "'verify.input' is '3', expected a spec, a list of specs or a mapping of specs", "shape"),
     ({"x": 3}, "'verify.input.x' is '3', expected a spec such as {shape: [1, 784]}", "'verify.input.x={shape: [1]}'"),
-    ([[1, 2]], "'verify.input[0]' is '[1, 2]', expected a spec such as {shape: [1, 784]}", "shape"),
+    (
+        [[1, 2], {"value": 3}, 4],
+        "'verify.input[0]' is '[1, 2]', expected a spec such as {shape: [1, 784]}",
+        "'verify.input=[{shape: [1, 2]}, {value: 3}, {shape: [1, 784]}]'",
+    ),
+    ([1, 8], "'verify.input' is '[1, 8]', expected a spec such as {shape: [1, 8]}", "'verify.input={shape: [1, 8]}'"),
+    (
+        {"x": [1, 8]},
+        "'verify.input.x' is '[1, 8]', expected a spec such as {shape: [1, 8]}",
+        "'verify.input.x={shape: [1, 8]}'",
+    ),
+    (
+        {"shap": [1, 8], "kind": "ones"},
+        "unknown config key 'verify.input.shap' (did you mean 'shape'?)",
+        "'verify.input={shape: [1, 8], kind: ones}'",
+    ),
+    ({"shape": [1], "qqq": 1}, "unknown config key 'verify.input.qqq'", "an input's spec takes shape, dtype, kind, "),
     (
         {"shape": [1], "knd": "ones"},
         "unknown config key 'verify.input.knd' (did you mean 'kind'?)",
-        "an input's spec takes shape, dtype, kind, high, value, path",
+        "'verify.input={shape: [1], kind: ones}'",
     ),
     (
         {"shape": [1], "kind": "rand"},
