@@ -24,6 +24,7 @@ from loader.config.parse import parse_job
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
 from loader.formats.memory import MemoryCheckpoint
+from loader.given import check_checkpoint, check_module, overrides_of, plain_names
 from loader.job import execute
 from loader.parts import Part, open_parts, part_configs
 from loader.place import own_random_state, resolve_device, resolve_dtype, settle
@@ -37,6 +38,9 @@ from loader.wording import counted, listing
 
 Node = Mapping[str, Any]
 """A mapping as in the config; a DictConfig is one too."""
+
+Rules = Node | Sequence[str] | str
+"""Named rules, names of ready-made ones, or ``auto``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +69,15 @@ def load(config: Sequence[str] | Node = ()) -> Loaded:
     Args:
         config: Overrides as on the command line, or a partial or complete config laid over the defaults: `model`,
             `rules`, `parts` and `verify.input` replace the default's, everything else is merged.
+            `rules` may be a list of names of ready-made rules, in order.
 
     Raises:
         LoaderError: The job is refused, or the model fails its verification.
     """
-    if isinstance(config, str):
-        raise ConfigError(
-            f"loader.load takes a list of overrides, not the text {config!r}", f"loader.load([{config!r}])"
-        )
-    overrides = [] if isinstance(config, Mapping) else list(config)
-    composed = overlay(compose([]), _plain(config)) if isinstance(config, Mapping) else compose(overrides)
+    overrides = [] if isinstance(config, Mapping) else overrides_of(config)
+    composed = compose(overrides)
+    if isinstance(config, Mapping):
+        composed = overlay(composed, plain_names(_plain(config)))
     report = Report(config=composed, overrides=overrides)
     return Loaded(execute(composed, report), report)
 
@@ -83,11 +86,11 @@ def load_model(
     model: Node | nn.Module | str | None,
     checkpoint: str | Path | Node,
     *,
-    rules: Node | str | None = None,
+    rules: Rules | None = None,
     parts: Node | None = None,
     allow: Node | None = None,
-    device: str = "auto",
-    dtype: str | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
     seed: int = 0,
     verify: Node | None = None,
     trusted_targets: Sequence[str] | None = None,
@@ -102,11 +105,11 @@ def load_model(
         model: A node with a `_target_`, a built module, ``embedded`` to take the config out of a converted file, or
             None to take the whole model that the file holds.
         checkpoint: A path, or the `checkpoint` node.
-        rules: Named key rules; ``auto`` finds them.
+        rules: Named key rules, or the names of ready-made ones: ``["ddp", "compile"]``; ``auto`` finds them.
         parts: Parts by submodule.
         allow: Allowances.
-        device: As in the config.
-        dtype: As in the config.
+        device: As in the config, or a `torch.device`.
+        dtype: As in the config, or a `torch.dtype`.
         seed: As in the config.
         verify: The `verify` node; without it no forward pass is run, the structural checks are.
         trusted_targets: As in the config.
@@ -118,8 +121,9 @@ def load_model(
         LoaderError: The load is refused.
     """
     settings = _settings(checkpoint, rules, parts, allow, verify)
+    named = plain_names({"device": device, "dtype": dtype})
     if isinstance(model, nn.Module):
-        place, policy = resolve_device(device), resolve_dtype(dtype)
+        place, policy = resolve_device(named["device"]), resolve_dtype(named["dtype"])
         if policy == "checkpoint":
             raise ConfigError(
                 "dtype=checkpoint needs the model as a config; a module that is built already has its dtypes",
@@ -128,7 +132,7 @@ def load_model(
         _fill(model, checkpoint, settings | {"seed": seed}, policy)
         settle(model, place, policy)
         return model.eval()
-    settings |= {"model": _plain(model), "device": device, "dtype": dtype, "seed": seed}
+    settings |= {"model": _plain(model), **named, "seed": seed}
     settings["trusted_targets"] = None if trusted_targets is None else list(trusted_targets)
     return Loaded(execute(settings, report := Report(config=settings), prove=verify is not None), report).model
 
@@ -137,7 +141,7 @@ def load_into(
     module: nn.Module,
     checkpoint: str | Path | Node,
     *,
-    rules: Node | str | None = None,
+    rules: Rules | None = None,
     parts: Node | None = None,
     allow: Node | None = None,
     seed: int = 0,
@@ -150,7 +154,7 @@ def load_into(
     Args:
         module: What is filled.
         checkpoint: A path, a `checkpoint` node, or a state dict (a mapping whose values are tensors).
-        rules: Named key rules, as in the config; ``auto`` finds them.
+        rules: Named key rules, or the names of ready-made ones: ``["ddp", "compile"]``; ``auto`` finds them.
         parts: Parts by submodule.
         allow: Allowances.
         seed: For the dummy input of a verification.
@@ -162,6 +166,7 @@ def load_into(
     Raises:
         LoaderError: The load is refused, or the verification fails; the module is as it was.
     """
+    check_module(module, checkpoint)
     return _fill(module, checkpoint, _settings(checkpoint, rules, parts, allow, verify) | {"seed": seed}, None)
 
 
@@ -198,8 +203,9 @@ def _fill(module: nn.Module, checkpoint: str | Path | Node, settings: dict[str, 
 
 
 def _settings(
-    checkpoint: str | Path | Node, rules: Node | str | None, parts: Node | None, allow: Node | None, verify: Node | None
+    checkpoint: str | Path | Node, rules: Rules | None, parts: Node | None, allow: Node | None, verify: Node | None
 ) -> dict[str, Any]:
+    check_checkpoint(checkpoint)
     if isinstance(checkpoint, Mapping):
         node = {} if _is_state_dict(checkpoint) else _plain(checkpoint)
     else:

@@ -18,6 +18,16 @@ from loader.wording import counted, listing, phrases, safe_text
 KINDS = ("strip", "add", "rename", "regex", "drop", "keep")
 """The kinds of rule; each rule is exactly one of them."""
 
+READY_MADE: Mapping[str, Mapping[str, RuleConfig]] = {
+    "ddp": {"ddp": RuleConfig(regex=r"^((?:_orig_mod\.)*)module\.", to=r"\1")},
+    "compile": {"compile": RuleConfig(strip="_orig_mod.", anywhere=True)},
+    "fsdp": {"fsdp": RuleConfig(strip="_fsdp_wrapped_module.", anywhere=True)},
+    "dataparallel": {"dataparallel": RuleConfig(regex=r"^((?:_orig_mod\.)*)module\.", to=r"\1")},
+    "ema": {"ema_counter": RuleConfig(drop="n_averaged"), "ema": RuleConfig(strip="module.")},
+    "lightning": {"lightning": RuleConfig(strip="model.")},
+}
+"""The options of the config group ``rules`` but ``auto``, as they are shipped."""
+
 _Step = Callable[[str], str | None]
 """Gives a key's next name, or None where the rule does not hit it."""
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from loader.config.schema import RuleConfig
 from loader.inspection.rows import PrefixRow
+from loader.rules import READY_MADE
 from loader.suggest.names import WRAPPERS, Path, segments
-from loader.suggest.overrides import READY_MADE, may_be_typed, rules_override, under_ready_names
+from loader.suggest.overrides import may_be_typed, rules_override, under_ready_names
 from loader.suggest.steps import unwrapping
 
 _IN_FRONT = "module"

@@ -14,12 +14,11 @@ from loader.config.schema import AllowConfig, RuleConfig
 from loader.errors import LoaderError
 from loader.formats.base import TensorEntry
 from loader.plan import Plan
-from loader.rules import rewrite
+from loader.rules import READY_MADE, rewrite
 from loader.suggest.draft import Draft, named
 from loader.suggest.leftovers import BUFFERS, excuse
 from loader.suggest.names import is_number, segments
 from loader.suggest.overrides import (
-    READY_MADE,
     globs_override,
     key_override,
     may_be_typed,

@@ -11,16 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from loader.config.schema import RuleConfig
-from loader.rules import KINDS
-
-READY_MADE: Mapping[str, Mapping[str, RuleConfig]] = {
-    "ddp": {"ddp": RuleConfig(regex=r"^((?:_orig_mod\.)*)module\.", to=r"\1")},
-    "compile": {"compile": RuleConfig(strip="_orig_mod.", anywhere=True)},
-    "fsdp": {"fsdp": RuleConfig(strip="_fsdp_wrapped_module.", anywhere=True)},
-    "ema": {"ema_counter": RuleConfig(drop="n_averaged"), "ema": RuleConfig(strip="module.")},
-    "lightning": {"lightning": RuleConfig(strip="model.")},
-}
-"""The options of the config group ``rules`` that a suggestion may name, as they are shipped."""
+from loader.rules import KINDS, READY_MADE
 
 # What needs quotes neither in Hydra's grammar nor in YAML; a glob's star and question mark are such.
 _PLAIN = re.compile(r"[A-Za-z_*?][\w./*?-]*", re.ASCII)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from loader.config.schema import RuleConfig
+from loader.rules import READY_MADE
 from loader.suggest.draft import Draft, Step
 from loader.suggest.names import ANY, WRAPPERS, Path, is_number, segments, template
-from loader.suggest.overrides import READY_MADE
 from loader.wording import safe_text
 
 _MOST_VOTES = 8

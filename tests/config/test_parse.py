@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loader.config.compose import compose
 from loader.config.parse import parse_job, parse_rules
 from loader.config.schema import (
     AllowConfig,
@@ -20,6 +21,10 @@ from loader.config.schema import (
 )
 from loader.errors import ConfigError
 
+READY_MADE_RULES = (
+    "expected ready-made rules (ddp, compile, fsdp, dataparallel, ema, lightning), 'auto' alone, "
+    "or a mapping of your own"
+)
 TARGET = {"_target_": "my_pkg.Net"}
 KINDS = "exactly one of strip, add, rename, regex, drop, keep"
 
@@ -257,7 +262,28 @@ def test_all_problems_are_told_at_once() -> None:
         ({"model": "my.Net"}, "'model' is 'my.Net', expected a mapping with a _target_", "model._target_=my_pkg.Net"),
         ({"parts": ["a"]}, "'parts' is \"['a']\", expected a mapping", "'parts={encoder: {key: encoder_state}}'"),
         ({"parts": {"a": "x.pt"}}, "'parts.a' is 'x.pt', expected a mapping", "'parts={a: {key: …}}'"),
-        ({"rules": ["ddp"]}, "'rules' is \"['ddp']\", expected named rules", "'rules={ddp: {strip: module.}}'"),
+        ({"rules": 5}, "'rules' is '5', expected named rules", "'rules={ddp: {strip: module.}}'"),
+        (
+            {"rules": ["ddp", "complie"]},
+            f"'rules' lists 'complie' (did you mean 'compile'?), {READY_MADE_RULES}",
+            "'rules=[ddp,compile]'",
+        ),
+        (
+            {"parts": {"a": {"rules": ["zzz", {"strip": "a"}]}}},
+            f"'parts.a.rules' lists 'zzz' and '{{'strip': 'a'}}', {READY_MADE_RULES}",
+            "'parts.a.rules=[ddp]'",
+        ),
+        ({"rules": ["ddp", "auto"]}, f"'rules' lists 'auto', {READY_MADE_RULES}", "'rules=[ddp]'"),
+        (
+            {"inspect": {"depth": 0}},
+            "'inspect.depth' is '0', expected a whole number from 1, or null for as many levels as fit",
+            "inspect.depth=1",
+        ),
+        (
+            {"inspect": {"depth": -1}},
+            "'inspect.depth' is '-1', expected a whole number from 1, or null for as many levels as fit",
+            "inspect.depth=1",
+        ),
         (
             {"trusted_targets": [1]},
             "'trusted_targets' is '[1]', expected a list of names",
@@ -275,6 +301,16 @@ def test_a_value_of_a_wrong_type_is_refused(config: dict[str, Any], told: str, h
     error = refusal(config)
 
     assert (error.message, error.hint) == (told, hint)
+
+
+@pytest.mark.parametrize("names", [[], ["ddp"], ["compile"], ["ddp", "compile"], ["compile", "ema"], ["auto"]])
+def test_a_list_of_rules_means_the_same_as_on_the_command_line(names: list[str]) -> None:
+    expected = parse_job(compose([f"rules=[{','.join(names)}]"])).rules
+
+    assert parse_job({"rules": names}).rules == expected
+    assert parse_job({"parts": {"a": {"rules": names}}}).parts["a"].rules == expected
+    if expected:
+        assert list(parse_job({"rules": names}).rules or {}) == list(expected)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from loader.config.compose import compose
 from loader.config.parse import parse_rules
 from loader.config.schema import RuleConfig
+from loader.rules import READY_MADE
 from loader.suggest.overrides import (
-    READY_MADE,
     globs_override,
     key_override,
     may_be_typed,
@@ -81,6 +81,7 @@ def test_overrides_read_well() -> None:
 
 
 def test_ready_made_rules_are_those_that_are_shipped() -> None:
+    assert {*READY_MADE, "auto"} == {file.stem for file in CONF.glob("*.yaml")}
     for name, rules in READY_MADE.items():
         assert parse_rules(yaml.safe_load((CONF / f"{name}.yaml").read_text())) == rules, name
 
@@ -107,7 +108,8 @@ def test_rules_get_the_names_under_which_they_are_shipped() -> None:
     assert under_ready_names({"fit": ddp, "fit2": model}, {}, lightning=False) == {"ddp": ddp, "fit2": model}
     assert under_ready_names({"fit": model}, {}, lightning=True) == {"lightning": model}
     assert under_ready_names({"mine": ddp, "fit": ddp}, {"mine": ddp}, lightning=True) == {"mine": ddp, "ddp": ddp}
-    assert under_ready_names({"ddp": model, "fit": ddp}, {"ddp": model}, lightning=False) == {"ddp": model, "fit": ddp}
+    given = {"ddp": model, "dataparallel": model}
+    assert under_ready_names({**given, "fit": ddp}, given, lightning=False) == {**given, "fit": ddp}
 
 
 def test_what_a_terminal_would_act_on_is_not_typed() -> None:
