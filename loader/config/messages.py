@@ -145,12 +145,13 @@ def _unparsable(error: OverrideParseException) -> _Told:
 
 def _missing_config(error: MissingConfigException) -> _Told:
     text, name = str(error), str(error.missing_cfg_file or "")
+    group, _, option = name.rpartition("/")
     section, _, file = name.partition("/")
-    if section == "checkpoint" and (_names_file(file) or "/" in file):
+    # Of a folder in a group Hydra lists the options of the group.
+    options = _options(group, text, None if section in GROUPS and section != group else error.options)
+    if section == "checkpoint" and (_names_file(file) or not options):
         told = f"'checkpoint' takes an option of its config group, not a file: '{safe_text(file, _LONGEST)}'"
         return told, _path_line(file)
-    group, _, option = name.rpartition("/")
-    options = _options(group, text, error.options)
     if "primary config" in text or not group:
         near = closest(name, options, most=1)
         told = f"there is no config '{safe_text(name)}'{did_you_mean(name, options)}"

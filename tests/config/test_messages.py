@@ -154,6 +154,18 @@ def test_a_file_in_the_place_of_an_override_is_the_checkpoint(tmp_path: Path, mo
     assert compose([caught.value.hint])["checkpoint"]["path"] == "epoch=3"
 
 
+def test_options_in_a_folder_of_the_group_are_no_files(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "best.yaml").write_text("# @package checkpoint\npath: a.pt\n")
+    searched = f"hydra.searchpath=[file://{tmp_path}]"
+    with pytest.raises(ConfigError) as caught:
+        compose([searched, "checkpoint=mine/bset"])
+    assert caught.value.message == (
+        "the config group 'checkpoint/mine' has no option 'bset' (did you mean 'best'?); there are: best"
+    )
+
+
 def test_a_launcher_that_is_not_installed_lists_those_that_are() -> None:
     with pytest.raises(ConfigError, match="'hydra/launcher' has no option 'zzz'; there are: basic"):
         compose(["hydra/launcher=zzz"])
