@@ -24,7 +24,7 @@ from loader.config.parse import parse_job
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
 from loader.formats.memory import MemoryCheckpoint
-from loader.given import check_checkpoint, check_module, overrides_of, plain_names
+from loader.given import check_checkpoint, check_module, check_order, overrides_of, plain_names
 from loader.job import execute
 from loader.parts import Part, open_parts, part_configs
 from loader.place import own_random_state, resolve_device, resolve_dtype, settle
@@ -120,6 +120,7 @@ def load_model(
     Raises:
         LoaderError: The load is refused.
     """
+    check_order("load_model", model, checkpoint)
     settings = _settings(checkpoint, rules, parts, allow, verify)
     named = plain_names({"device": device, "dtype": dtype})
     if isinstance(model, nn.Module):

@@ -39,18 +39,24 @@ def overrides_of(config: object) -> list[str]:
 
 def check_module(module: object, checkpoint: object) -> None:
     """Refuses what is no built module, also where it and the checkpoint stand in each other's place."""
-    if isinstance(module, nn.Module):
-        return
-    if isinstance(checkpoint, nn.Module):
-        found = "the module and the checkpoint in each other's place"
-        told, line = f"{found}; the module comes first", f"loader.load_into(net, {_argument(module)})"
-    elif isinstance(module, type):
-        told = f"the class {module.__name__}; a module that is built was expected"
-        line = f"loader.load_into({module.__name__}(), {_argument(checkpoint)})"
-    else:
+    check_order("load_into", module, checkpoint)
+    if not isinstance(module, nn.Module):
         told = f"{_told(module)} as its module; a torch.nn.Module was expected"
-        line = f"loader.load_into(net, {_argument(checkpoint)})"
-    raise ConfigError(f"loader.load_into was given {told}", line)
+        raise ConfigError(f"loader.load_into was given {told}", _call("load_into", "net", checkpoint))
+
+
+def check_order(call: str, model: object, checkpoint: object) -> None:
+    """Refuses a class in the place of a module, and a model and a checkpoint in each other's place."""
+    if isinstance(model, type):
+        told = f"the class {model.__name__}; a module that is built was expected"
+        raise ConfigError(f"loader.{call} was given {told}", _call(call, f"{model.__name__}()", checkpoint))
+    if isinstance(checkpoint, nn.Module) and not isinstance(model, nn.Module):
+        told = "the module and the checkpoint in each other's place; the module comes first"
+        raise ConfigError(f"loader.{call} was given {told}", _call(call, "net", model))
+
+
+def _call(name: str, model: str, checkpoint: object) -> str:
+    return f"loader.{name}({model}, {_argument(checkpoint)})"
 
 
 def check_checkpoint(checkpoint: object) -> None:

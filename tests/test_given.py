@@ -45,6 +45,24 @@ def test_load_says_what_it_takes(config: Any, message: str, hint: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "checkpoint", "message", "hint"),
+    [
+        (Two, "a.pt", "the class Two; a module that is built was expected", "loader.load_model(Two(), 'a.pt')"),
+        (
+            "a.pt",
+            Two(),
+            "the module and the checkpoint in each other's place; the module comes first",
+            "loader.load_model(net, 'a.pt')",
+        ),
+    ],
+)
+def test_load_model_names_the_mistake(model: Any, checkpoint: Any, message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load_model(model, checkpoint)
+    assert (refusal.value.message, refusal.value.hint) == (f"loader.load_model was given {message}", hint)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
         (

@@ -145,7 +145,10 @@ def _ready_made(names: Sequence[Any], where: str, problems: Problems) -> dict[st
         told = " and ".join(f"'{safe_text(name)}'{did_you_mean(str(name), READY_MADE)}" for name in unknown)
         meant = [known for name in names for known in near.get(str(name), [name])] or ["ddp"]
         expected = f"expected ready-made rules ({', '.join(READY_MADE)}), '{AUTO}' alone, or a mapping of your own"
-        problems.add(f"'{where}' lists {told}, {expected}", f"'{where}=[{','.join(meant)}]'")
+        own = next((name for name in unknown if isinstance(name, Mapping)), None)
+        plus = "+" if where == "rules" else ""
+        line = f"{where}=[{','.join(meant)}]" if own is None else f"{plus}{where}={readable({'mine': own})}"
+        problems.add(f"'{where}' lists {told}, {expected}", shlex.quote(line))
         return {}
     return {key: rule for name in names for key, rule in READY_MADE[name].items()}
 

@@ -271,7 +271,7 @@ def test_all_problems_are_told_at_once() -> None:
         (
             {"parts": {"a": {"rules": ["zzz", {"strip": "a"}]}}},
             f"'parts.a.rules' lists 'zzz' and '{{'strip': 'a'}}', {READY_MADE_RULES}",
-            "'parts.a.rules=[ddp]'",
+            "'parts.a.rules={mine: {strip: a}}'",
         ),
         ({"rules": ["ddp", "auto"]}, f"'rules' lists 'auto', {READY_MADE_RULES}", "'rules=[ddp]'"),
         (
