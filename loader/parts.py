@@ -22,7 +22,7 @@ from loader.formats.path import shown_path
 from loader.plan import Offered, Wanted
 from loader.rules import Hits, rewrite, rewrite_metadata
 from loader.select import only_optimizer, select, tree
-from loader.wording import closest, listing, safe_text
+from loader.wording import closest, did_you_mean, listing, safe_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -147,10 +147,9 @@ def check_mounts(model: nn.Module, parts: Sequence[Part]) -> None:
         children = [name for name, _ in model.named_children()]
         near = {name: found for name in unknown for found in closest(name, filter(None, modules), most=1)}
         free = (child for child in children if child not in {*near.values(), *(part.name for part in parts)})
-        told = f" (did you mean '{safe_text(near[unknown[0]])}'?)" if unknown[0] in near else ""
         raise ConfigError(
-            f"parts names {listing(unknown)}, which the model does not have{told}; "
-            f"its submodules are {listing(children)}",
+            f"parts names {listing(unknown)}, which the model does not have"
+            f"{did_you_mean(unknown[0], filter(None, modules))}; its submodules are {listing(children)}",
             _renamed(parts, {name: near.get(name) or next(free, "SUBMODULE") for name in unknown}),
         )
     names = [part.name for part in parts]

@@ -19,7 +19,7 @@ from torch import nn
 from loader.errors import ConfigError, DeviceError
 from loader.plan import Wanted
 from loader.wants import dtype_name
-from loader.wording import closest, counted, listing, safe_text
+from loader.wording import closest, counted, did_you_mean, listing, safe_text
 
 AUTO = ("cuda", "mps", "xpu")
 """The accelerators that ``auto`` looks for, in order, before it takes the CPU."""
@@ -104,10 +104,11 @@ def resolve_dtype(name: str | None) -> str | None:
     plain = name.removeprefix("torch.").lower()
     plain = ALIASES.get(plain, plain)
     if plain not in DTYPES:
-        near = closest(plain, (*DTYPES, *ALIASES, "checkpoint"), most=1)
-        told = f" (did you mean '{near[0]}'?)" if near else ""
+        known = (*DTYPES, *ALIASES, "checkpoint")
+        near = closest(plain, known, most=1)
         raise ConfigError(
-            f"'dtype' is '{safe_text(name)}', expected null, checkpoint or one of {', '.join(DTYPES)}{told}",
+            f"'dtype' is '{safe_text(name)}', expected null, checkpoint or one of {', '.join(DTYPES)}"
+            f"{did_you_mean(plain, known)}",
             f"dtype={near[0] if near else 'bfloat16'}",
         )
     return plain

@@ -22,12 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import loader
 from loader.formats import open_checkpoint
-from loader.formats.archives.archived import Records
-from loader.formats.base import Storage
 from loader.formats.file import CheckpointFile
 from tests.benchmarks import machine
 from tests.command import run
 from tests.formats.distributed.dcp_writer import write_distributed
+from tests.formats.unpacking import note_unpacked
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LAYERS, WIDTH = 12, 2048
@@ -285,14 +284,7 @@ def test_without_a_mapping_a_distributed_checkpoint_is_read_once(tmp_path: Path,
 
 @pytest.mark.parametrize("mmap", [True, False])
 def test_what_is_deflated_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mmap: bool) -> None:
-    unpacked: list[str] = []
-    inflate = Records.inflate
-
-    def counted(self: Records, storage: Storage) -> Iterator[bytes]:
-        unpacked.append(storage.key)
-        return inflate(self, storage)
-
-    monkeypatch.setattr(Records, "inflate", counted)
+    unpacked = note_unpacked(monkeypatch)
     arrays: dict[str, Any] = {key: value.numpy() for key, value in state(2, 64).items()}
     np.savez_compressed(tmp_path / "weights.npz", **arrays)
     checkpoint = {"path": str(tmp_path / "weights.npz"), "mmap": mmap}

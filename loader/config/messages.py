@@ -25,7 +25,8 @@ from loader.config.groups import refused_list
 from loader.config.quoting import pasteable
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
-from loader.formats.folder import ENDINGS
+from loader.formats.names import ENDINGS
+from loader.formats.path import path_override
 from loader.wording import closest, did_you_mean, listing, program, safe_text
 
 _LONGEST = 400
@@ -124,15 +125,11 @@ def _names_file(text: str) -> bool:
     return bool(text) and (os.path.lexists(text) or text.endswith(ENDINGS) or "://" in text)
 
 
-def _path_line(path: str) -> str:
-    return shlex.quote(f"checkpoint.path={path}")
-
-
 def _unparsable(error: OverrideParseException) -> _Told:
     shown = safe_text(error.override, _LONGEST)
     key, equals, value = error.override.partition("=")
     if not equals:
-        hint = _path_line(key) if _names_file(key) else f"{shlex.quote(key)}=VALUE"
+        hint = path_override(key) if _names_file(key) else f"{shlex.quote(key)}=VALUE"
         return f"'{shown}' is no override; key=value was expected", hint
     if _is_unknown(key):
         return _no_such_key(key, value)
@@ -151,7 +148,7 @@ def _missing_config(error: MissingConfigException) -> _Told:
     options = _options(group, text, None if section in GROUPS and section != group else error.options)
     if section == "checkpoint" and (_names_file(file) or not options):
         told = f"'checkpoint' takes an option of its config group, not a file: '{safe_text(file, _LONGEST)}'"
-        return told, _path_line(file)
+        return told, path_override(file)
     if "primary config" in text or not group:
         near = closest(name, options, most=1)
         told = f"there is no config '{safe_text(name)}'{did_you_mean(name, options)}"
@@ -202,7 +199,7 @@ def _is_unknown(key: str) -> bool:
 def _no_such_key(key: str, value: str) -> _Told:
     if os.path.lexists(f"{key}={value}"):
         shown = safe_text(f"{key}={value}", _LONGEST)
-        return f"'{shown}' is a file and no override; key=value was expected", _path_line(f"{key}={value}")
+        return f"'{shown}' is a file and no override; key=value was expected", path_override(f"{key}={value}")
     meant = suggestion(key)
     told = f" (did you mean '{safe_text(meant)}'?)" if meant else ""
     hint = shlex.quote(f"{meant}={value}") if meant else _show_keys()

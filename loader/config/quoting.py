@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -124,25 +124,36 @@ def literal(value: str) -> str:
 
 def readable(data: Any) -> str:
     """Writes plain data in Hydra's grammar as a person would: ``{mine: {strip: module.}}``, with few quotes."""
-    if isinstance(data, Mapping):
-        return "{" + ", ".join(f"{_write_key(key)}: {readable(value)}" for key, value in data.items()) + "}"
-    if isinstance(data, list):
-        return "[" + ", ".join(map(readable, data)) + "]"
-    if data is None or isinstance(data, (bool, int, float)):
-        return "null" if data is None else str(data).lower()
-    text = str(data)
-    return text if "${" not in text and parse_value(f"{{a: {text}}}") == {"a": text} else _quoted(text, Quote.double)
+
+    def leaf(value: Any) -> str:
+        if value is None or isinstance(value, (bool, int, float)):
+            return "null" if value is None else str(value).lower()
+        text = str(value)
+        plain = "${" not in text and parse_value(f"{{a: {text}}}") == {"a": text}
+        return text if plain else _quoted(text, Quote.double)
+
+    return _nested(data, leaf, " ")
 
 
 def _write(data: Any) -> str:
     """Writes plain data in Hydra's grammar."""
+
+    def leaf(value: Any) -> str:
+        if value is None or isinstance(value, (bool, int, float)):
+            return "null" if value is None else str(value)
+        return quote(str(value))
+
+    return _nested(data, leaf, "")
+
+
+def _nested(data: Any, leaf: Callable[[Any], str], gap: str) -> str:
+    """Writes mappings and lists, with a gap after each of their signs."""
     if isinstance(data, Mapping):
-        return "{" + ",".join(f"{_write_key(key)}:{_write(value)}" for key, value in data.items()) + "}"
+        pairs = (f"{_write_key(key)}:{gap}{_nested(value, leaf, gap)}" for key, value in data.items())
+        return "{" + f",{gap}".join(pairs) + "}"
     if isinstance(data, list):
-        return "[" + ",".join(map(_write, data)) + "]"
-    if data is None or isinstance(data, (bool, int, float)):
-        return "null" if data is None else str(data)
-    return quote(str(data))
+        return "[" + f",{gap}".join(_nested(value, leaf, gap) for value in data) + "]"
+    return leaf(data)
 
 
 def _write_key(key: object) -> str:

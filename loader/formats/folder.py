@@ -17,6 +17,7 @@ from loader.errors import CheckpointError
 from loader.formats.confine import leads_out
 from loader.formats.file import CheckpointFile
 from loader.formats.index import is_index, is_index_name, read_index
+from loader.formats.names import ENDINGS
 from loader.formats.path import path_override, quoted_path, shown_path
 from loader.wording import counted, listing
 
@@ -24,8 +25,6 @@ log = logging.getLogger(__name__)
 
 DCP_METADATA, DCP_ENDING = ".metadata", ".distcp"
 """What torch.distributed.checkpoint calls its files."""
-ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".pt2", ".gguf", ".npz")
-"""What checkpoint files are called; what they are is for their content to say."""
 _GOLDEN = ".golden.safetensors"
 PREFERRED = (
     ("model.safetensors.index.json", "model.safetensors"),

@@ -1,4 +1,4 @@
-"""What the formats are called in configs and reports.
+"""What the formats are called in configs and reports, and their files in folders.
 
 Guarantees: importing the names imports no reader.
 """
@@ -29,3 +29,6 @@ FOLDERS = (DCP, DEEPSPEED)
 
 FORMATS = (*FILES, *INDEXED, *FOLDERS)
 """Everything that is read."""
+
+ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".pt2", ".gguf", ".npz")
+"""What checkpoint files are called; what they are is for their content to say."""

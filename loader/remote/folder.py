@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loader.formats.folder import ENDINGS, PREFERRED, is_shard
+from loader.formats.folder import PREFERRED, is_shard
 from loader.formats.index import is_index_name
+from loader.formats.names import ENDINGS
 from loader.remote.refusals import no_checkpoint_in
 from loader.remote.urls import Url
 

@@ -181,11 +181,11 @@ def _check_keys(spec: Mapping[Any, Any], where: str) -> None:
     """Raises ConfigError where a key of a spec is mistyped."""
     meant = {key: near for key in spec if key not in SPEC_KEYS for near in closest(str(key), SPEC_KEYS, most=1)}
     if meant:
-        key, near = next(iter(meant.items()))
+        key = next(iter(meant))
         mended = readable({meant.get(key, key): value for key, value in spec.items()})
         takes = f"an input's spec takes {listing(SPEC_KEYS, 9)}"
         raise ConfigError(
-            f"unknown config key '{where}.{safe_text(key)}' (did you mean '{near}'?)",
+            f"unknown config key '{where}.{safe_text(key)}'{did_you_mean(str(key), SPEC_KEYS)}",
             takes if where.endswith("]") else shlex.quote(f"{where}={mended}"),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,10 @@ import pytest
 import torch
 
 from loader.formats import open_checkpoint
-from loader.formats.archives.archived import Records
-from loader.formats.base import Storage, TensorEntry
+from loader.formats.base import TensorEntry
 from loader.formats.file import CheckpointFile
 from loader.formats.once import ReadOnce
+from tests.formats.unpacking import note_unpacked
 
 
 @pytest.fixture
@@ -82,14 +81,7 @@ def test_what_is_mapped_stays_where_it_is_and_what_is_deflated_is_unpacked_once(
 ) -> None:
     np.savez_compressed(tmp_path / "a.npz", zeros=np.zeros(1_000_000, np.float32), none=np.ones((3, 0)))
     np.savez(tmp_path / "plain.npz", zeros=np.zeros(10, np.float32))
-    unpacked: list[str] = []
-    inflate = Records.inflate
-
-    def counted(self: Records, storage: Storage) -> Iterator[bytes]:
-        unpacked.append(storage.key)
-        return inflate(self, storage)
-
-    monkeypatch.setattr(Records, "inflate", counted)
+    unpacked = note_unpacked(monkeypatch)
     for mmap in (True, False):
         with open_checkpoint(tmp_path / "a.npz") as checkpoint:
             entries = checkpoint.root.tensors()
