@@ -22,6 +22,7 @@ from loader.build import Built
 from loader.build.hollow import build_hollow
 from tests.build import zoo, zoo_plain
 from tests.build.exactness import Construct, assert_exact, assert_same_module, built, plain
+from tests.libraries import library
 
 
 @pytest.mark.parametrize("construct", zoo.HOLLOW, ids=lambda c: c.__name__)
@@ -233,10 +234,10 @@ def optional_models() -> Iterator[Any]:
 def test_models_of_other_libraries_are_built_hollow_and_exactly(
     package: str, name: str, arguments: dict[str, Any]
 ) -> None:
-    library = pytest.importorskip(package, exc_type=ImportError)
+    models = library(package)
     if package == "timm":
-        construct = functools.partial(library.create_model, name)
+        construct = functools.partial(models.create_model, name)
     else:
-        kind = getattr(library, name)
+        kind = getattr(models, name)
         construct = functools.partial(kind, kind.config_class(**arguments))
     assert assert_exact(construct, None).hollow
