@@ -16,8 +16,8 @@ from loader.build import Built
 from loader.config.schema import CheckpointConfig, JobConfig
 from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats.base import Container, TensorEntry
-from loader.formats.folder import choose
 from loader.formats.names import TORCH_LEGACY, TORCH_TAR, TORCH_ZIP, TORCHSCRIPT
+from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.pickle.needed import needed_globals, needed_tensors, no_part_of_a_model
 from loader.formats.pickle.revive import revive
@@ -114,10 +114,7 @@ def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
     part.checkpoint.verify(entries, mmap=settings.mmap)
     path = part.checkpoint.path
     try:
-        if part.checkpoint.format == TORCHSCRIPT:
-            loaded = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-        else:
-            loaded = torch.load(choose(path) if path.is_dir() else path, map_location="cpu", weights_only=False)
+        loaded = _run_code(part)
     except (ImportError, AttributeError) as error:
         absent = f"{error.name}." if isinstance(error, ImportError) and error.name else ""
         classes = [name for name in needed_globals(part.checkpoint.root.record) if absent and name.startswith(absent)]
@@ -136,6 +133,17 @@ def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
         except (KeyError, AttributeError):
             raise _no_key(settings.key or "", part) from None
     return loaded
+
+
+def _run_code(part: Part) -> Any:
+    """Unpickles through the descriptor whose bytes were checked: by now another file may have its name."""
+    if not isinstance(part.checkpoint, OpenedFile):
+        raise TypeError(f"a {part.checkpoint.format} checkpoint holds no code")
+    with part.checkpoint.file.stream() as stream:
+        part.checkpoint.check_unchanged()  # not only afterwards: by then its code has run
+        if part.checkpoint.format == TORCHSCRIPT:
+            return torch.jit.load(stream, map_location="cpu")  # type: ignore[no-untyped-call]
+        return torch.load(stream, map_location="cpu", weights_only=False)
 
 
 def _no_key(key: str, part: Part) -> FitError:

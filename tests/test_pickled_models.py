@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import warnings
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from loader import CheckpointError, ConfigError, FitError
+from loader.formats.opened import OpenedFile
 from tests.jobs import assert_same_state, carry_out, checks, save
 from tests.models import Two, filled
 
@@ -264,6 +266,49 @@ def test_a_torchscript_archive_loads_into_a_declared_model(scripted: Path) -> No
     nodes = [{"_target_": f"torch.nn.{name}", **arguments} for name, arguments in layers]
     loaded = carry_out({"_target_": "torch.nn.Sequential", "_args_": nodes}, scripted, verify={})
     assert_same_state(loaded.model, torch.jit.load(scripted).state_dict())  # type: ignore[no-untyped-call]
+
+
+@DEPRECATED
+@pytest.mark.parametrize("kind", ["zip", "legacy", "torchscript", "folder"])
+def test_a_trusted_file_is_the_one_whose_digest_was_compared(
+    kind: str, tmp_path: Path, scripted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another file takes the name between the digest and the unpickling."""
+    model = filled(nn.Linear(4, 2))
+    (folder := tmp_path / "run").mkdir()
+    path = scripted if kind == "torchscript" else save(model, folder / "a.pth", legacy=kind == "legacy")
+    other = save(nn.Linear(4, 2), tmp_path / "b.other", legacy=kind == "legacy")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    compare = OpenedFile.verify
+
+    def swap(self: OpenedFile, *args: Any, **kwargs: Any) -> None:
+        other.replace(path)
+        compare(self, *args, **kwargs)
+
+    monkeypatch.setattr(OpenedFile, "verify", swap)
+    given = {"trust": True, "sha256": digest}
+    loaded = carry_out(None, folder if kind == "folder" else path, checkpoint=given)
+    assert not other.exists()
+    if kind == "torchscript":
+        assert isinstance(loaded.model, torch.jit.ScriptModule)
+    else:
+        assert_same_state(loaded.model, model.state_dict())
+
+
+def test_a_trusted_file_that_is_rewritten_after_its_digest_was_compared_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(filled(nn.Linear(4, 2)), tmp_path / "a.pth")
+    compare = OpenedFile.verify
+
+    def rewrite(self: OpenedFile, *args: Any, **kwargs: Any) -> None:
+        compare(self, *args, **kwargs)
+        path.write_bytes(path.read_bytes())
+
+    monkeypatch.setattr(OpenedFile, "verify", rewrite)
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(CheckpointError, match=r"changed while it was being read \(same size, written since\)"):
+        carry_out(None, path, checkpoint={"trust": True, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
 
 
 def test_trust_makes_no_model_of_a_file_of_weights(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class Descriptor:
         self._number, status = _open_regular(path)
         self.size = status.st_size
         self._identity = _identity(status)
+        self._touched = status.st_ctime_ns
         with _lock:
             self._put_back()
 
@@ -81,6 +82,9 @@ class Descriptor:
         number, status = _open_regular(self.path)
         try:
             self._compare(status)
+            # While it was closed its inode could be given to another file, and every time be set but this one.
+            if status.st_ctime_ns != self._touched:
+                raise changed(self.path, "another file has its place, or its permissions or links changed")
         except CheckpointError:
             os.close(number)
             raise

@@ -13,7 +13,7 @@ import mmap
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from loader.errors import CheckpointError
 from loader.formats.descriptors import Descriptor, changed
@@ -143,6 +143,13 @@ class CheckpointFile:
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             self.close()
+
+    def stream(self) -> BinaryIO:
+        """The file from its start, for code that reads files itself; through the same descriptor, not by the name."""
+        with self._descriptor as number:
+            stream = open(os.dup(number), "rb")  # noqa: PTH123, SIM115  # a descriptor, which the caller closes
+        stream.seek(0)
+        return stream
 
     def open_again(self) -> int:
         """A descriptor for whoever goes on reading after `close`, and closes it."""

@@ -72,7 +72,7 @@ def test_what_is_in_use_is_not_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("how", ["replaced", "rewritten", "gone", "pipe"])
+@pytest.mark.parametrize("how", ["replaced", "rewritten", "rewritten unseen", "gone", "pipe"])
 def test_a_file_that_is_another_when_it_is_opened_again_is_told(how: str, tmp_path: Path) -> None:
     paths = files(tmp_path, 5)
     first, *_others = [CheckpointFile(path) for path in paths]
@@ -81,6 +81,10 @@ def test_a_file_that_is_another_when_it_is_opened_again_is_told(how: str, tmp_pa
         (tmp_path / "new").rename(paths[0])
     elif how == "rewritten":
         paths[0].write_bytes(b"longer than before")
+    elif how == "rewritten unseen":
+        before = paths[0].stat()
+        paths[0].write_bytes(b"other")
+        os.utime(paths[0], ns=(before.st_atime_ns, before.st_mtime_ns))
     else:
         paths[0].unlink()
         if how == "pipe":
@@ -88,6 +92,7 @@ def test_a_file_that_is_another_when_it_is_opened_again_is_told(how: str, tmp_pa
     told = {
         "replaced": "changed while it was being read (same size, written since)",
         "rewritten": "changed while it was being read (5 bytes then, 18 now)",
+        "rewritten unseen": "changed while it was being read (another file has its place, or its permissions or links",
         "gone": "no such file",
         "pipe": "is a named pipe; a checkpoint file was expected",
     }

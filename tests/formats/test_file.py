@@ -96,6 +96,17 @@ def test_replacing_a_file_leaves_the_opened_one_alone(path: Path) -> None:
     assert file.pread(0, 3) == b"\0\1\2"
 
 
+def test_a_stream_reads_the_opened_file_whoever_has_its_name_by_then(path: Path) -> None:
+    file, content = CheckpointFile(path), path.read_bytes()
+    other = path.with_name("other")
+    other.write_bytes(b"new")
+    other.rename(path)
+    for _ in range(2):
+        with file.stream() as stream:
+            assert stream.read() == content
+    assert file.pread(0, 3) == b"\0\1\2"
+
+
 def test_a_named_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert refusal(tmp_path / "pipe").message == f"{tmp_path}/pipe is a named pipe; a checkpoint file was expected"
