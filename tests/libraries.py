@@ -14,20 +14,22 @@ _OPERATORS = ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",)
 
 def library(name: str) -> ModuleType:
     """Imports a library, or skips the test where it is not installed."""
-    try:
-        return pytest.importorskip(name, exc_type=ImportError)
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-    _declare_operators()
-    return importlib.import_module(name)
+    _mended_torchvision()
+    module: ModuleType = pytest.importorskip(name, exc_type=ImportError)
+    return module
 
 
 @functools.cache
-def _declare_operators() -> torch.library.Library:
-    """Declares what torchvision names when it is imported, where its compiled half belongs to another torch."""
-    operators = torch.library.Library("torchvision", "DEF")
-    for signature in _OPERATORS:
-        operators.define(signature)
-        operators.define(f"q{signature}")
-    return operators
+def _mended_torchvision() -> torch.library.Library | None:
+    """Makes torchvision importable where its compiled half belongs to another torch: timm and transformers need it."""
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        return None
+    except RuntimeError:
+        operators = torch.library.Library("torchvision", "DEF")
+        for signature in _OPERATORS:
+            operators.define(signature)
+            operators.define(f"q{signature}")
+        return operators
+    return None
