@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -20,16 +21,16 @@ def library(name: str) -> ModuleType:
 
 
 @functools.cache
-def _mended_torchvision() -> torch.library.Library | None:
+def _mended_torchvision() -> object:
     """Makes torchvision importable where its compiled half belongs to another torch: timm and transformers need it."""
     try:
         importlib.import_module("torchvision")
     except ImportError:
         return None
     except RuntimeError:
-        operators = torch.library.Library("torchvision", "DEF")
+        operators: Any = torch.library.Library("torchvision", "DEF")
         for signature in _OPERATORS:
             operators.define(signature)
             operators.define(f"q{signature}")
-        return operators
+        return operators  # as long as it lives, so do its declarations
     return None
