@@ -57,7 +57,7 @@ def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
             policy = resolve_dtype(job.dtype)
             record = record_of(job, parts) if prove else None
             if conversion is not None:
-                conversion.check(job, parts)
+                conversion.check(job, parts, record)
 
         with clock("build"):
             built = _build(job) if job.model is not None else _pickled(job, parts)

@@ -2,7 +2,7 @@
 
 Guarantees: what can be known to be wrong is told before the checkpoint is opened, or before the model is built; a file
 that is there already is replaced only by a conversion of the same source in the same way, and the source never;
-nothing is left behind by a conversion that does not come to its end.
+a conversion that does not come to its end leaves everything as it was.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from loader.config.schema import JobConfig
 from loader.conversion.contents import Contents, contents, shards
 from loader.conversion.destination import Destination, destination
 from loader.conversion.embedded import TRUSTED, untrusted
-from loader.conversion.existing import refuse_to_replace, standing
+from loader.conversion.existing import refuse_to_replace
 from loader.conversion.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
 from loader.conversion.writing import drafts, nbytes, pieces
 from loader.errors import ConfigError
@@ -49,14 +49,23 @@ class Conversion:
         if job.convert.embed:
             to_text(Record({}, _writable(job.model)))
 
-    def check(self, job: JobConfig, parts: Sequence[Part]) -> None:
+    def check(self, job: JobConfig, parts: Sequence[Part], recorded: Path | None) -> list[Path]:
         """Refuses to replace what is not to be lost.
 
+        Returns:
+            The files of an earlier result of this conversion.
+
         Raises:
-            ConfigError: Something else than an earlier result of this conversion stands where it would write.
+            ConfigError: Something else stands where it would write.
         """
-        if standing(self.destination):
-            refuse_to_replace(self.destination, self._record(job, parts), [part.checkpoint for part in parts])
+        sources = [part.checkpoint for part in parts]
+        return refuse_to_replace(
+            self.destination,
+            lambda: self._record(job, parts),
+            sources,
+            _copied(job, recorded),
+            renewed=job.verify.record,
+        )
 
     def carry_out(
         self, module: nn.Module, job: JobConfig, parts: Sequence[Part], recorded: Path | None, report: Report
@@ -74,11 +83,10 @@ class Conversion:
             ConfigError: The format cannot hold the model, or the file cannot be written.
         """
         found = contents(module)
-        record = self._record(job, parts)
         # Another job may have written there since this one looked.
-        there = refuse_to_replace(self.destination, record, [part.checkpoint for part in parts])
-        notes = {**found.aliases, "format": "pt", KEY: to_text(record)}
-        recorded = recorded if job.verify.forward else None
+        there = self.check(job, parts, recorded)
+        notes = {**found.aliases, "format": "pt", KEY: to_text(self._record(job, parts))}
+        recorded = _copied(job, recorded)
         files = self._write(found, notes, there, recorded)
         for part in parts:
             report.parts[part.name].sha256 = part.checkpoint.sha256()
@@ -100,6 +108,7 @@ class Conversion:
         place = self.destination
         states = list(shards(found.tensors, place.shard_size))
         files = [place.single] if len(states) == 1 else [place.shard(n + 1, len(states)) for n in range(len(states))]
+        record = b"" if recorded is None else recorded.read_bytes()
         with drafts() as made:
             for path, state in zip(files, states, strict=True):
                 made.write(path, pieces(state, notes))
@@ -109,9 +118,12 @@ class Conversion:
                 index = {"metadata": {"total_size": total}, "weight_map": map_}
                 files.append(place.index)
                 made.write(place.index, [json.dumps(index, indent=2).encode()])
+            written = {*files}
             if recorded is not None:
-                made.write(golden.beside(files[-1]), [recorded.read_bytes()])
-            made.settle([path for path in there if path == place.index], [path for path in there if path not in files])
+                written.add(golden.beside(files[-1]))
+                made.write(golden.beside(files[-1]), [record])
+            ours = [path for path in there if recorded is not None or not path.name.endswith(golden.SUFFIX)]
+            made.settle([path for path in there if path == place.index], [path for path in ours if path not in written])
         return files
 
     def _record(self, job: JobConfig, parts: Sequence[Part]) -> Record:
@@ -122,6 +134,11 @@ class Conversion:
             input=asked if is_input(asked) else None,
             dtype=resolve_dtype(job.dtype),
         )
+
+
+def _copied(job: JobConfig, recorded: Path | None) -> Path | None:
+    """The golden record that the result gets a copy of: one that the model was held to."""
+    return recorded if job.verify.forward else None
 
 
 def _source(part: Part) -> Source:

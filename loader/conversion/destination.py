@@ -51,9 +51,14 @@ class Destination:
         return self.folder / f"{self.stem}-{number:05}-of-{count:05}{ENDING}"
 
     def shards(self) -> list[Path]:
-        """Files that stand there already and are called as shards of this checkpoint."""
-        name = re.compile(rf"{re.escape(self.stem)}-\d+-of-\d+{re.escape(ENDING)}", re.DOTALL)
-        return sorted(path for path in self.folder.iterdir() if name.fullmatch(path.name))
+        """Files that stand there already under the name of a shard of this checkpoint, whatever the number of shards.
+
+        Where the file system takes small and capital letters for the same, they may be listed otherwise than asked for.
+        """
+        name = re.compile(rf"{re.escape(self.stem)}-(\d+)-of-(\d+){re.escape(ENDING)}", re.DOTALL | re.IGNORECASE)
+        found = (name.fullmatch(path.name) for path in self.folder.iterdir())
+        ours = {self.folder / f"{self.stem}-{shard[1]}-of-{shard[2]}{ENDING}" for shard in found if shard}
+        return sorted(path for path in ours if os.path.lexists(path))
 
     def typed(self, path: Path) -> str:
         """A file of the checkpoint, written as the user wrote the folder."""

@@ -5,9 +5,10 @@ Guarantees: only files of the destination's own names are looked at, and only th
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -20,21 +21,32 @@ from loader.formats.base import Checkpoint, TensorEntry
 from loader.formats.file import CheckpointFile
 from loader.formats.index import read_index
 from loader.formats.path import shown_path
+from loader.verify import golden
 from loader.wording import listing
 
 
 def standing(place: Destination) -> list[Path]:
     """The files that are there already: the index first, so that taking them away in this order misleads nobody."""
-    return [path for path in (place.index, place.single, *place.shards()) if os.path.lexists(path)]
+    named = (place.index, place.single, *place.shards(), *map(golden.beside, (place.index, place.single)))
+    return [path for path in named if os.path.lexists(path)]
 
 
-def refuse_to_replace(place: Destination, record: Record, sources: Sequence[Checkpoint]) -> list[Path]:
+def refuse_to_replace(
+    place: Destination,
+    record: Callable[[], Record],
+    sources: Sequence[Checkpoint],
+    recorded: Path | None,
+    *,
+    renewed: bool,
+) -> list[Path]:
     """Refuses a destination that holds anything but an earlier result of the same conversion.
 
     Args:
         place: Where to write.
-        record: What would be written.
+        record: Makes what would be written; asked for only where something stands there.
         sources: The opened checkpoints that are to be converted.
+        recorded: Their golden record, of which a copy would be written; None where there is none.
+        renewed: Whether that is written by this very job, so that an earlier copy differs from it.
 
     Returns:
         The files of the earlier result.
@@ -43,13 +55,11 @@ def refuse_to_replace(place: Destination, record: Record, sources: Sequence[Chec
         ConfigError: A file there is one of the source's, is no converted one, or comes from something else.
     """
     there = standing(place)
-    read = {_inode(path) for path in _files(sources)}
-    if mine := [path for path in there if _inode(path) in read]:
-        raise ConfigError(
-            f"convert.path would replace {listing(mine, longest=400)}, which is what is being converted",
-            "convert.path=OTHER.safetensors",
-        )
-    judged = {path: _other_index(path, there) if path == place.index else _other(path, record) for path in there}
+    _refuse_to_lose(place, there, sources, recorded)
+    if not there:
+        return []
+    now = record()
+    judged = {path: _judged(path, place, there, now, None if renewed else recorded) for path in there}
     others = {path: told for path, told in judged.items() if told}
     if others:
         first = next(iter(others))
@@ -59,6 +69,46 @@ def refuse_to_replace(place: Destination, record: Record, sources: Sequence[Chec
             f"rm {shlex.join(map(str, there))}   # if it is not needed any more, or another convert.path",
         )
     return there
+
+
+def _refuse_to_lose(
+    place: Destination, there: Sequence[Path], sources: Sequence[Checkpoint], recorded: Path | None
+) -> None:
+    """Refuses a destination whose files, or their golden record, are what is being read."""
+    read = {_inode(path) for path in _files(sources)}
+    if mine := [path for path in there if _inode(path) in read]:
+        raise ConfigError(
+            f"convert.path would replace {listing(mine, longest=400)}, which is what is being converted",
+            "convert.path=OTHER.safetensors",
+        )
+    weights = (place.index, place.single, *place.shards())
+    if mine := [path for path in weights if recorded is not None and _inode(path) == _inode(recorded)]:
+        raise ConfigError(
+            f"convert.path would replace {listing(mine, longest=400)}, which is the golden record of what is being "
+            "converted",
+            "convert.path=OTHER.safetensors",
+        )
+
+
+def _judged(path: Path, place: Destination, there: Sequence[Path], record: Record, recorded: Path | None) -> str:
+    """Says why a file is not of an earlier result of this conversion; empty where it is."""
+    if path == place.index:
+        return _other_index(path, there)
+    for weights in (place.index, place.single):
+        if path == golden.beside(weights):
+            return _other_golden(path, weights in there, recorded)
+    return _other(path, record)
+
+
+def _other_golden(path: Path, weights_too: bool, recorded: Path | None) -> str:
+    """Says why a golden record is not the one that belongs to the result; empty where it is."""
+    if recorded is None:
+        return "" if weights_too else "is the golden record of other weights"
+    try:
+        same = path.samefile(recorded) or filecmp.cmp(path, recorded, shallow=False)
+    except OSError:
+        same = False
+    return "" if same else f"is another golden record than {shown_path(recorded)}"
 
 
 def _other(path: Path, record: Record) -> str:

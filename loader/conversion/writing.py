@@ -1,20 +1,22 @@
 """Writes safetensors files that are there as a whole or not at all.
 
 Guarantees: one tensor at a time is made compact and brought to the CPU, so that writing costs no more memory than the
-largest of them; all files are complete on disk under names of their own before the first one takes its place, and an
-error, an interruption by the user or a scheduler's signal to end leaves none of them behind.
+largest of them; all files are complete on disk under names of their own before the first one takes its place; what
+stood there is kept until the last one has, and an error, an interruption by the user or a scheduler's signal to end
+puts it back and leaves nothing else behind.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import shlex
 import signal
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -24,6 +26,9 @@ from loader.formats.path import shown_path
 from loader.formats.safetensors import DTYPES
 from loader.termination import terminable
 from loader.wants import dtype_name
+from loader.wording import phrases
+
+log = logging.getLogger(__name__)
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 """The format's own name of a dtype, by torch's."""
@@ -38,31 +43,31 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 Write = Callable[[bytes | memoryview], None]
 
 
+class _WriteError(OSError):
+    """A file that the disk or the folder did not take; its name is the one that the user knows."""
+
+
 class Drafts:
     """Files that are being written, until they take their places together."""
 
     def __init__(self) -> None:
         self._drafts: dict[Path, Path] = {}
-        self._placed: list[Path] = []
+        self._steps: list[tuple[Path, Path | None]] = []
+        """Places that are being changed, in this order: where, and the second name of the file that stood there."""
+        self._kept: list[Path] = []
+        """Second names of earlier files that are not needed any more."""
 
     def write(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-        """Writes a file in full beside where it will stand.
-
-        Raises:
-            ConfigError: The disk is full, or the folder does not take it.
-        """
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
+        """Writes a file in full next to where it will stand."""
+        self._drafts[path] = draft = _hidden(path)
+        with _named(path):
             descriptor = os.open(draft, _FLAGS, 0o666)
-            self._drafts[path] = draft
             try:
                 for piece in pieces:
                     _write(descriptor, piece)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        except OSError as error:
-            raise _not_written(path, error) from error
 
     def settle(self, first: Iterable[Path], last: Iterable[Path]) -> None:
         """Puts every file in its place, in the order in which they were written.
@@ -72,36 +77,101 @@ class Drafts:
             last: What is to be gone afterwards.
 
         Raises:
-            ConfigError: The folder does not take it.
+            ConfigError: Everything is in its place, and something of `last` cannot be removed.
         """
-        _remove(first)
+        for path in first:
+            with _named(path):
+                self._keep(path)
+                path.unlink(missing_ok=True)
         for path, draft in self._drafts.items():
-            try:
+            with _named(path):
+                self._keep(path)
                 draft.replace(path)
-            except OSError as error:
-                raise _not_written(path, error) from error
-            self._placed.append(path)
-        self._placed.clear()
-        _remove(last)
         for folder in {path.parent for path in self._drafts}:
             _sync(folder)
+        self._kept = [kept for _, kept in self._steps if kept is not None]
+        self._steps.clear()
+        _remove(last)
+        self._tidy()
 
-    def discard(self) -> None:
-        """Takes away everything that was written, unless all of it is in its place."""
-        for path in (*self._drafts.values(), *self._placed):
-            path.unlink(missing_ok=True)
+    def discard(self) -> str:
+        """Puts back what stood there, takes away what was written, and says what became of it."""
+        told = []
+        restored = any(kept is not None for _, kept in self._steps)
+        for path, kept in reversed(self._steps):
+            try:
+                _undo(path, kept)
+            except OSError as error:
+                fault = f"{shown_path(path)} could not be {'taken away' if kept is None else 'put back'}"
+                told.append(f"{fault} ({_reason(error)})" + (f", it is kept as {shown_path(kept)}" if kept else ""))
+                log.error("%s", told[-1])
+        self._tidy()
+        if told:
+            return phrases(told)
+        return "nothing of it was left behind" + (", and what stood there is in its place again" if restored else "")
+
+    def _keep(self, path: Path) -> None:
+        """Gives what stands at a place a second name."""
+        kept = _hidden(path) if os.path.lexists(path) else None
+        self._steps.append((path, kept))
+        if kept is not None:
+            try:
+                os.link(path, kept, follow_symlinks=False)
+            except OSError:  # a file system without hard links; for a moment neither file stands there
+                path.replace(kept)
+
+    def _tidy(self) -> None:
+        for path in (*self._drafts.values(), *self._kept):
+            with suppress(OSError):  # under this name nobody takes it for a checkpoint
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
 def drafts() -> Iterator[Drafts]:
-    """Files to be written; whatever goes wrong before the end leaves none of them."""
+    """Files to be written; whatever goes wrong before all of them are in their places leaves everything as it was.
+
+    Raises:
+        ConfigError: The disk or the folder does not take them.
+    """
     made = Drafts()
     with _terminable():
         try:
             yield made
+        except _WriteError as error:
+            raise ConfigError(
+                f"{shown_path(error.filename)} cannot be written: {_reason(error)}; {made.discard()}",
+                "convert.path=FILE   # on a disk with room for it, in a folder that takes it",
+            ) from error
         except BaseException:
             made.discard()
             raise
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error of the system is about the file that a user knows, not about its draft."""
+    try:
+        yield
+    except OSError as error:
+        raise _WriteError(error.errno, _reason(error), str(path)) from error
+
+
+def _hidden(path: Path) -> Path:
+    """A name in the same folder that nothing has and nobody reads."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
+
+
+def _undo(path: Path, kept: Path | None) -> None:
+    if kept is None:
+        path.unlink(missing_ok=True)
+    elif os.path.lexists(path) and os.path.lexists(kept) and path.lstat().st_ino == kept.lstat().st_ino:
+        kept.unlink()  # it was not replaced yet
+    elif os.path.lexists(kept):
+        kept.replace(path)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _terminable() -> AbstractContextManager[None]:
@@ -155,7 +225,7 @@ def _remove(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"{shown_path(path)}, of an earlier conversion, cannot be removed: {error.strerror}",
+                f"{shown_path(path)}, of an earlier conversion, cannot be removed: {_reason(error)}",
                 f"rm {shlex.quote(shown_path(path))}",
             ) from error
 
@@ -172,10 +242,3 @@ def _sync(folder: Path) -> None:
         return
     finally:
         os.close(descriptor)
-
-
-def _not_written(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"{shown_path(path)} cannot be written: {error.strerror or error}; nothing of it was left behind",
-        "convert.path=FILE   # on a disk with room for it, in a folder that takes it",
-    )

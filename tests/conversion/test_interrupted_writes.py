@@ -106,6 +106,89 @@ def test_what_stood_there_stays_until_the_new_is_complete(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def kept(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("error", [OSError(errno.EPERM, "Operation not permitted"), KeyboardInterrupt()])
+@pytest.mark.parametrize("after", range(5))
+@pytest.mark.parametrize("size", ["20B", "80B"])
+def test_what_stood_there_is_back_where_a_new_file_does_not_take_its_place(
+    size: str, after: int, error: BaseException, linked: bool, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(source, out)
+    before = kept(out)
+    replaced: list[Path] = []
+
+    def replace(draft: Path, path: Path) -> Path:
+        """Fails for one of the new files; what is set aside, or put back later, is let pass."""
+        if not path.name.startswith("."):
+            replaced.append(path)
+            if len(replaced) == after + 1:
+                raise error
+        return real(draft, path)
+
+    real = Path.replace
+    monkeypatch.setattr(Path, "replace", replace)
+    if not linked:
+        monkeypatch.setattr(os, "link", Failing(os.link, 0, OSError(errno.EPERM, "Operation not permitted")))
+    files = 5 if size == "20B" else 3
+    if after >= files:
+        convert(source, out, size)
+        assert len(kept(out)) == files
+        return
+    with pytest.raises((ConfigError, KeyboardInterrupt)) as caught:
+        convert(source, out, size)
+    assert kept(out) == before
+    if isinstance(caught.value, ConfigError):
+        assert caught.value.message.startswith(
+            f"{replaced[after]} cannot be written: Operation not permitted; nothing of it was left behind, and what"
+        )
+
+
+def test_what_stood_there_is_said_to_be_in_its_place_again(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(source, out)
+    before = kept(out)
+    denied = PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(Path, "replace", Failing(Path.replace, 2, denied))
+    with pytest.raises(ConfigError) as refused:
+        convert(source, out)
+    monkeypatch.undo()
+    assert refused.value.message == (
+        f"{out}/model-00003-of-00004.safetensors cannot be written: Permission denied; nothing of it was left behind, "
+        "and what stood there is in its place again"
+    )
+    assert kept(out) == before
+
+
+def test_what_cannot_be_put_back_is_told_with_the_name_under_which_it_is_kept(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(source, out)
+    first = out / "model-00001-of-00004.safetensors"
+    before = first.read_bytes()
+    real, left = Path.replace, [1]
+
+    def denied(draft: Path, path: Path) -> Path:
+        if left:
+            left.pop()
+            return real(draft, path)
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", denied)
+    with pytest.raises(ConfigError) as refused:
+        convert(source, out)
+    monkeypatch.undo()
+    told = refused.value.message.split(f"; {first} could not be put back (Permission denied), it is kept as ")
+    assert told[0] == f"{out}/model-00002-of-00004.safetensors cannot be written: Permission denied"
+    aside, index = told[1].split(", ", 1)
+    assert Path(aside).read_bytes() == before
+    assert index.startswith(f"{out}/model.safetensors.index.json could not be put back (Permission denied), it is kept")
+
+
 def test_an_old_file_that_cannot_be_removed_is_told(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     convert(source, out)
     monkeypatch.setattr(Path, "unlink", Failing(Path.unlink, 2, PermissionError(errno.EACCES, "Permission denied")))

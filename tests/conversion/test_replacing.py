@@ -122,3 +122,96 @@ def test_a_part_of_the_source_is_the_source(source: Path, out: Path) -> None:
     parts = {"a": {"path": str(out / "model.safetensors")}, "b": {"path": str(out / "b.pt")}}
     refusal = refused("", out, model=target("two_models"), parts=parts)
     assert refusal.message == f"convert.path would replace {out}/model.safetensors, which is what is being converted"
+
+
+GOLDEN = ".golden.safetensors"
+ASKED = {"verify": {"input": {"shape": [2, 4]}}}
+"""A job that runs the model."""
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_place_of_the_golden_record_is_looked_at_too(out: Path) -> None:
+    weights = out / f"x.safetensors{GOLDEN}"
+    save_file(filled(Two()).state_dict(), weights)
+    save_file({"input.0": torch.zeros(2, 4), "output.0": Two()(torch.zeros(2, 4)).detach()}, f"{weights}{GOLDEN}")
+    before = kept(out)
+    for settings in ({}, ASKED):
+        refusal = refused(weights, out / "x.safetensors", **settings)
+        assert refusal.message == f"convert.path would replace {weights}, which is what is being converted"
+        assert refusal.hint == "convert.path=OTHER.safetensors"
+    assert kept(out) == before
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", f"x.safetensors{GOLDEN}", "x.safetensors.index.json",
+                                  f"x.safetensors.index.json{GOLDEN}", "x-00001-of-00009.safetensors"])  # fmt: skip
+@pytest.mark.parametrize("link", [Path.hardlink_to, Path.symlink_to])
+def test_a_link_to_the_source_is_the_source_wherever_a_file_would_stand(
+    name: str, link: Callable[[Path, Path], None], source: Path, out: Path
+) -> None:
+    link(out / name, source)
+    before = source.read_bytes()
+    refusal = refused(source, out / "x.safetensors")
+    assert refusal.message == f"convert.path would replace {out}/{name}, which is what is being converted"
+    assert source.read_bytes() == before
+
+
+def test_a_shard_of_the_source_is_known_where_capitals_do_not_count(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that takes both names for one file and lists it under the name that it was made with."""
+    convert(save(filled(Two()).state_dict(), tmp_path / "a.pt"), out / "Model.safetensors", "20B")
+    for path in [*out.iterdir()]:
+        path.with_name(path.name.lower()).hardlink_to(path)
+    real = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda folder: (path for path in real(folder) if path.name[0] != "m"))
+    refusal = refused(out / "Model.safetensors.index.json", out)
+    assert refusal.message.startswith(f"convert.path would replace {out}/{INDEX}, {out}/{SHARDS[0]}, ")
+
+
+def test_another_name_where_capitals_count_is_no_obstacle(source: Path, out: Path) -> None:
+    (out / "Model-00001-of-00002.safetensors").write_bytes(b"of somebody else")
+    convert(source, out)
+    assert names(out) == ["Model-00001-of-00002.safetensors", "model.safetensors"]
+
+
+def test_the_golden_record_of_the_source_is_not_replaced_by_weights(source: Path, out: Path) -> None:
+    for settings in ({"record": True}, {"golden": "auto"}):
+        target = f"{source}{GOLDEN}"
+        refusal = refused(source, Path(target), verify={"input": {"shape": [2, 4]}, **settings})
+        assert refusal.message == (
+            f"convert.path would replace {target}, which is the golden record of what is being converted"
+        )
+        carry_out("Two", source, verify={"input": {"shape": [2, 4]}, "record": True})
+
+
+def test_a_golden_record_of_other_weights_stays(source: Path, out: Path) -> None:
+    record = out / f"model.safetensors{GOLDEN}"
+    record.write_bytes(b"of somebody else")
+    refusal = refused(source, out)
+    assert refusal.message == (
+        f"{record} is there already, and is the golden record of other weights; only the result of the same conversion "
+        "is replaced"
+    )
+    assert refusal.hint == f"rm {record}   # if it is not needed any more, or another convert.path"
+    carry_out("Two", source, verify={"input": {"shape": [2, 4]}, "record": True})
+    refusal = refused(source, out, **ASKED)
+    assert f"{record} is there already, and is another golden record than {source}{GOLDEN}; only" in refusal.message
+    assert kept(out) == {record.name: b"of somebody else"}
+
+
+def test_the_golden_record_of_an_earlier_result_is_replaced_with_it_in_every_form(source: Path, out: Path) -> None:
+    carry_out("Two", source, verify={"input": {"shape": [2, 4]}, "record": True})
+    for size, expected in (
+        ("5GB", ["model.safetensors", f"model.safetensors{GOLDEN}"]),
+        ("20B", [*SHARDS, INDEX, f"{INDEX}{GOLDEN}"]),
+        ("5GB", ["model.safetensors", f"model.safetensors{GOLDEN}"]),
+    ):
+        convert(source, out, size, **ASKED)
+        assert names(out) == expected
+    convert(source, out, verify={"input": {"shape": [5, 4]}, "record": True})
+    assert (out / f"model.safetensors{GOLDEN}").read_bytes() == Path(f"{source}{GOLDEN}").read_bytes()
+    convert(source, out)
+    assert names(out) == ["model.safetensors", f"model.safetensors{GOLDEN}"]
