@@ -19,7 +19,7 @@ from loader.errors import LoaderError
 from loader.report import fill
 from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
-from loader.report.terminal import print_error, print_report
+from loader.report.terminal import print_dangers, print_error, print_report
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,6 +46,8 @@ def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *
         if report.plan and not quiet:
             # What a plan was asked for is every key's fate; a refused one says why below it.
             print_report(report)
+        else:
+            print_dangers(report)
         print_error(error)
         log.error("%s", error)
     except Exception as error:

@@ -7,6 +7,7 @@ name is opened once; every file entry is known under its full model key before a
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,13 +20,16 @@ from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats import open_checkpoint
 from loader.formats.base import Checkpoint, Container, TensorEntry
 from loader.formats.path import shown_path
+from loader.formats.pickle.needed import UNNEEDED, dangerous_maker, dangers_among
 from loader.plan import Offered, Wanted
 from loader.rules import Hits, rewrite, rewrite_metadata
-from loader.select import only_optimizer, select, tree
+from loader.select import find, only_optimizer, select, tree
 from loader.wording import closest, did_you_mean, listing, safe_text
 
 if TYPE_CHECKING:
     from torch import nn
+
+log = logging.getLogger(__name__)
 
 _SHIPPED = "pkg://loader.examples/"
 """Where the checkpoint lies that nobody has to ask for."""
@@ -119,12 +123,28 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
     """
     result = Offers()
     for part in parts:
+        _refuse_dangerous(part)
         shapes = {key: want.shape for key, want in below(part.name, wanted)}
         override = config_path(part.name, "key")
         key = part.config.checkpoint.key
         part.selected = select(part.checkpoint.root, key, shapes, shown_path(part.checkpoint.path), override)
         _offer(part, wanted, result)
     return result
+
+
+def _refuse_dangerous(part: Part) -> None:
+    """Raises CheckpointError where what is to be loaded would be made by a call that no model needs."""
+    root, names = part.checkpoint.root, (part.config.checkpoint.key or "").split(".")
+    for level in range(len(names) + 1):
+        found = find(root, ".".join(names[:level])) if level else root
+        maker = dangerous_maker(getattr(found, "record", None))
+        if maker:
+            place = f"under '{safe_text('.'.join(names[:level]))}'" if level else "at its top level"
+            raise CheckpointError(
+                f"{shown_path(part.checkpoint.path)} holds {place} the result of calling {safe_text(maker)}, "
+                f"{UNNEEDED}",
+                "do not load this file; ask whoever made it for a safetensors file",
+            )
 
 
 def check_weights(parts: Sequence[Part]) -> None:
@@ -183,6 +203,8 @@ def _open(settings: CheckpointConfig, stack: ExitStack, override: str, *, data: 
         settings.path, format=settings.format, sha256=settings.sha256, check=settings.check, data=data
     )
     stack.callback(checkpoint.close)
+    if found := dangers_among(checkpoint.named.values()):
+        log.warning("%s names %s, %s", shown_path(checkpoint.path), listing(found), UNNEEDED)
     return checkpoint
 
 

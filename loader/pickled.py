@@ -19,7 +19,7 @@ from loader.formats.base import Container, TensorEntry
 from loader.formats.names import TORCH_LEGACY, TORCH_TAR, TORCH_ZIP, TORCHSCRIPT
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
-from loader.formats.pickle.needed import needed_globals, needed_tensors, no_part_of_a_model
+from loader.formats.pickle.needed import UNNEEDED, needed_globals, needed_tensors, no_part_of_a_model
 from loader.formats.pickle.revive import revive
 from loader.parts import Part
 from loader.reading import Reading
@@ -85,8 +85,7 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
     hostile = [name for name in missing if no_part_of_a_model(name)]
     if hostile:
         raise CheckpointError(
-            f"model is null, and the model in {part.label} names {listing(hostile)}, which no model needs "
-            "and an attack would use: do not load this file",
+            f"model is null, and the model in {part.label} names {listing(hostile)}, {UNNEEDED}: do not load this file",
             _WITHOUT,
         )
     if missing:

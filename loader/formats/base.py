@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from loader.formats.file import CheckpointFile
     from loader.formats.opened import Opened
+    from loader.formats.pickle.records import Global
 
 ITEMSIZE: Mapping[str, int] = {
     "bool": 1, "uint8": 1, "int8": 1, "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1,
@@ -251,6 +252,11 @@ class Checkpoint(Protocol):
 
     def sha256(self) -> str:
         """Digest of the file, or of all its files, as 64 hexadecimal digits."""
+        ...
+
+    @property
+    def named(self) -> Mapping[str, Global]:
+        """Everything that its pickles name, wherever they stand and whatever becomes of it; by full name."""
         ...
 
     def close(self) -> None:

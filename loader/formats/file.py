@@ -8,10 +8,12 @@ to a tensor never reaches the file.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import mmap
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
@@ -22,6 +24,8 @@ from loader.formats.path import shown_path
 
 if TYPE_CHECKING:
     import torch
+
+    from loader.formats.pickle.records import Global
 
 _CHUNK = 4 << 20
 
@@ -45,6 +49,15 @@ class CheckpointFile:
         self.size = self._descriptor.size
         self._mapping: mmap.mmap | None = None
         self._mapping_lock = threading.Lock()
+
+    @functools.cached_property
+    def named(self) -> dict[str, Global]:
+        """Everything that the pickles in it name, by full name; whoever reads one notes it here."""
+        return {}
+
+    def note(self, named: Iterable[Global]) -> None:
+        """Adds to `named`."""
+        self.named.update((each.full_name, each) for each in named)
 
     def beside(self, name: str) -> CheckpointFile:
         """Opens another file of the same folder."""

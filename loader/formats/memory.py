@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from loader.errors import CheckpointError
 from loader.formats.base import Container, Leaf, Node, Storage, TensorEntry
+from loader.formats.pickle.records import Global
 
 _NOT_FOR_FILES = "assign_to_params_buffers"
 """What torch leaves in a dict's `_metadata` after it was assigned from; it would switch loading over to assigning."""
@@ -23,6 +25,8 @@ class MemoryCheckpoint:
 
     format = "memory"
     note = ""
+    named: Mapping[str, Global] = MappingProxyType({})
+    """No pickle."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self._state = {str(key): value for key, value in state.items()}

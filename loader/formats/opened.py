@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -23,6 +23,8 @@ from loader.wording import counted, listing, safe_text
 
 if TYPE_CHECKING:
     import torch
+
+    from loader.formats.pickle.records import Global
 
 
 @functools.cache
@@ -119,6 +121,11 @@ class Opened(ABC):
     def digest(self) -> str:
         """Reads the files for `sha256`."""
 
+    @property
+    @abstractmethod
+    def named(self) -> Mapping[str, Global]:
+        """Everything that its pickles name, wherever they stand and whatever becomes of it; by full name."""
+
     @abstractmethod
     def close(self) -> None:
         """Closes the files; tensors that were handed out stay valid."""
@@ -190,6 +197,11 @@ class OpenedFile(Opened):
     def digest(self) -> str:
         """The file's own."""
         return self.file.sha256()
+
+    @property
+    def named(self) -> Mapping[str, Global]:
+        """What the file's pickles name."""
+        return self.file.named
 
     def close(self) -> None:
         """Closes the file; tensors that were handed out stay valid."""

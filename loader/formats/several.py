@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from loader.errors import CheckpointError
 from loader.formats.base import Container, Storage, TensorEntry
@@ -22,6 +22,9 @@ from loader.formats.opened import Opened, OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.read_ahead import read_ahead
 from loader.wording import counted, listing, phrases, safe_text
+
+if TYPE_CHECKING:
+    from loader.formats.pickle.records import Global
 
 _DIGITS = re.compile(r"([0-9]+)")
 _T = TypeVar("_T")
@@ -70,6 +73,12 @@ class SeveralFiles(Opened):
     def digest(self) -> str:
         """As `digest_of` says."""
         return digest_of({**self._indexes, **{name: member.file for name, member in self._members.items()}})
+
+    @property
+    def named(self) -> Mapping[str, Global]:
+        """What the pickles of all files name."""
+        files = (*self._indexes.values(), *(member.file for member in self._members.values()))
+        return {name: found for file in files for name, found in file.named.items()}
 
     def close(self) -> None:
         """Closes all files."""

@@ -76,7 +76,7 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
         "tensors": [],
         "entries": [],
         "notes": notes_of(root),
-        "globals": _globals(root),
+        "globals": _globals(root, told.dangers),
         "next": [] if job.parts else what_to_type(ranked, settings, root.record),
         "tree": [],
         "depth": job.inspect.depth,
@@ -126,14 +126,19 @@ def _likeliest(ranked: Sequence[CandidateRow]) -> str | None:
     return ranked[0]["key"] or None if ranked else None
 
 
-def _globals(root: Container) -> list[GlobalRow]:
-    """What rebuilding everything would import; a checkpoint of several files keeps no record at its root."""
+def _globals(root: Container, dangers: Sequence[str]) -> list[GlobalRow]:
+    """What rebuilding everything would import; a checkpoint of several files keeps no record at its root.
+
+    Args:
+        root: What is looked into.
+        dangers: What an attack would use, wherever the file names it.
+    """
     records: list[object] = []
     for _, container in root.walk():
         records.append(container.record)
         records += [child.record for child in container.children.values() if hasattr(child, "record")]
     return [
         {"name": name, "hostile": no_part_of_a_model(name)}
-        for name in needed_globals(records)
+        for name in sorted({*needed_globals(records), *dangers})
         if not name.startswith(IN_ARCHIVE)
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from loader.formats.pickle.needed import UNNEEDED
 from loader.inspection.fold import is_view
 from loader.inspection.rows import CandidateRow, FileRow
 from loader.suggest.overrides import written
@@ -81,6 +82,6 @@ def _globals(file: FileRow) -> Iterator[Line]:
     hostile = [row["name"] for row in file["globals"] if row["hostile"]]
     others = [row["name"] for row in file["globals"] if not row["hostile"]]
     if hostile:
-        yield "DANGER", f"the file names {listing(hostile)}, which no model needs and an attack would use", "bold red"
+        yield "DANGER", f"the file names {listing(hostile)}, {UNNEEDED}", "bold red"
     if others:
         yield "names", f"{listing(others, 8)}: to rebuild its objects; its weights load without", "dim"

@@ -61,6 +61,8 @@ class PartReport:
     """What the file says beside the weights, such as ``hyper_parameters.lr``: key → value, or type."""
     applied: list[str] = field(default_factory=list)
     """The overrides that `auto` stood for; with them instead, the job is the same."""
+    dangers: list[str] = field(default_factory=list)
+    """What the file's pickles name that no model needs and an attack would use; nothing of it was run."""
     trust: dict[str, Any] = field(default_factory=dict)
     """Permissions that were used: ``allow_globals``, ``trust``; empty where none was."""
 

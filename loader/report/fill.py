@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from loader.beside import beside
 from loader.formats.path import called
+from loader.formats.pickle.needed import dangers_among
 from loader.report import planned
 from loader.report.data import KeysReport, ModelReport, PartReport, Report
 
@@ -75,6 +76,7 @@ def parts(report: Report, opened: Sequence[Part]) -> None:
             sha256=digest,
             bytes=part.checkpoint.nbytes,
             tensors=0,
+            dangers=dangers_among(part.checkpoint.named.values()),
             note="; ".join(filter(None, (part.checkpoint.note, part.remark))),
             trust=used | ({"trust": True} if settings.trust else {}),
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from loader.errors import LoaderError
+from loader.formats.pickle.needed import UNNEEDED
 from loader.report import planned
 from loader.report.data import PartReport, Report
 from loader.wording import counted, listing, phrases, printable, program, safe_text, shape, size
@@ -31,6 +32,13 @@ def print_error(error: LoaderError) -> None:
             *((("  try  ", "bold green"), line, "") for line in hints),
         ],
     )
+
+
+def print_dangers(report: Report) -> None:
+    """Prints on stderr what the files of a refused job name that no model needs."""
+    told = [line for part in report.parts.values() for line in _dangers(part)]
+    if told:
+        _show(sys.stderr, [((f"{label} ", style), text, "") for label, text, style in told])
 
 
 def print_report(report: Report) -> None:
@@ -82,6 +90,12 @@ def _parts(report: Report) -> Iterator[Line]:
         found = f"{counted(part.tensors, 'tensor')}{under}, {part.format}, {size(part.bytes)}"
         yield "checkpoint", f"{safe_text(part.path, 300)}: {found}{where}", ""
         yield from _part_details(part)
+        yield from _dangers(part)
+
+
+def _dangers(part: PartReport) -> Iterator[Line]:
+    if part.dangers:
+        yield "DANGER", f"the file names {listing(part.dangers)}, {UNNEEDED}", "bold red"
 
 
 def _part_details(part: PartReport) -> Iterator[Line]:

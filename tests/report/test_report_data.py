@@ -67,7 +67,7 @@ def test_a_report_has_the_fields_that_others_read() -> None:
     assert set(told["model"]) == {"target", "parameters", "bytes", "device", "dtypes", "build", "trust"}
     part = set(told["parts"][""])
     assert part - {"note", "other", "beside", "applied", "trust"} == {
-        "path", "format", "key", "sha256", "bytes", "tensors", "rules",
+        "path", "format", "key", "sha256", "bytes", "tensors", "rules", "dangers",
     }  # fmt: skip
     assert set(told["keys"]) == {"loaded", "missing", "unexpected", "mismatched", "dropped", "cast", "tied"}
     assert set(told["verification"]) == {"checks", "inputs", "outputs", "fingerprint"}

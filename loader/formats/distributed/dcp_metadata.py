@@ -89,8 +89,9 @@ def read_metadata(file: CheckpointFile) -> Metadata:
     """
     if not 0 < file.size <= LARGEST_METADATA:
         raise file.damaged(f"it has {file.size:,} bytes; 1 to {LARGEST_METADATA:,} were expected")
-    root = unpickle(file.pread(0, file.size), builders=BUILDERS, where=shown_path(file.path)).root
-    return _Reader(file).read(root)
+    found = unpickle(file.pread(0, file.size), builders=BUILDERS, where=shown_path(file.path))
+    file.note(found.globals)
+    return _Reader(file).read(found.root)
 
 
 class _Reader:

@@ -5,12 +5,12 @@ Guarantees: a pure walk over a file's records, once per object and without recur
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from loader.formats.base import TensorEntry
 from loader.formats.pickle.admitted import is_plain
 from loader.formats.pickle.leaves import PLAIN
-from loader.formats.pickle.records import Global, PickledDict, PickledSet, Reduced
+from loader.formats.pickle.records import Global, PickledDict, PickledSet, Reduced, dotted
 
 _NO_PART_OF_A_MODEL = frozenset(
     (
@@ -20,6 +20,9 @@ _NO_PART_OF_A_MODEL = frozenset(
     )
 )
 """Modules whose names in a pickled model are never offered to be admitted."""
+
+UNNEEDED = "which no model needs and an attack would use"
+"""What messages say of such names."""
 
 _WAYS_OUT = frozenset({"eval", "exec", "compile", "open", "input", "breakpoint", "getattr", "setattr", "__import__"})
 """Builtins of which the same holds."""
@@ -49,6 +52,28 @@ def no_part_of_a_model(name: str) -> bool:
         return True
     builtin = segments[0] in {"builtins", "__builtin__"}
     return not _WAYS_OUT.isdisjoint(segments) if builtin else segments[0] in _NO_PART_OF_A_MODEL
+
+
+def dangers_among(named: Iterable[Global]) -> list[str]:
+    """Sorts out what no model needs and an attack would use, of all that a file's pickles name."""
+    return sorted(
+        found.full_name
+        for found in named
+        if found.builder is None and not is_plain(found) and no_part_of_a_model(found.full_name)
+    )
+
+
+def dangerous_maker(record: object) -> str:
+    """Names the dangerous call whose result an object is; empty where it is none.
+
+    An instance of a class is made by that class, whatever call the class itself is the result of.
+    """
+    while isinstance(record, Reduced):
+        name = dotted(record.function)
+        if name:
+            return name if no_part_of_a_model(name) else ""
+        record = None if record.by_new else record.function
+    return ""
 
 
 def _walk(record: object) -> Iterator[object]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+_MOST_CLASSES = 20
+"""Classes inside each other whose name is put together."""
 Builder = Callable[["Global", tuple[object, ...]], object]
 """Makes a recognised object (a tensor, an OrderedDict) out of the arguments a pickle calls a global with."""
 
@@ -83,12 +85,28 @@ class Reduced:
     @property
     def type(self) -> str:
         """The class or function, as the file names it."""
-        return self.function.full_name if isinstance(self.function, Global) else "object"
+        return dotted(self.function) or "object"
 
     @property
     def state(self) -> object:
         """Its attributes as a pickle gives them; None where it gives none."""
         return self.states[-1] if self.states else None
+
+
+def dotted(function: object) -> str:
+    """The full name of what is called, also of a class inside a class; empty where the file does not say it.
+
+    Until protocol 4 picklers write the class ``Outer.Inner`` as the call ``getattr(Outer, "Inner")``.
+    """
+    names: list[str] = []
+    while isinstance(function, Reduced) and len(names) < _MOST_CLASSES:
+        args, getter = function.args, function.function
+        attribute = isinstance(getter, Global) and getter.full_name == "builtins.getattr"
+        if not attribute or not isinstance(args, tuple) or len(args) != 2 or type(args[1]) is not str:
+            return ""
+        names.append(args[1])
+        function = args[0]
+    return ".".join((function.full_name, *reversed(names))) if isinstance(function, Global) else ""
 
 
 class PersistentId:

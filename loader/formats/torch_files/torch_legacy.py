@@ -7,6 +7,7 @@ the file are known, to make the tensors. Every storage lies inside the file and 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from loader.formats.base import ITEMSIZE, Storage
@@ -15,7 +16,7 @@ from loader.formats.names import TORCH_LEGACY as FORMAT
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.pickle.reader import Unpickled, unpickle
-from loader.formats.pickle.records import PersistentId
+from loader.formats.pickle.records import Builder, PersistentId
 from loader.formats.pickle.tensors import BUILDERS, TypedStorage, storage_dtype
 from loader.formats.pickle.tree import build_tree
 from loader.formats.signatures import LEGACY_MAGIC
@@ -54,15 +55,22 @@ class TorchLegacy(OpenedFile):
         start = self._header()
         end = self._pickle(start, self._learn).end
         self._place(self._pickle(end))
-        unpickled = unpickle(file.mapping, start, builders=BUILDERS, persistent=self._storage, where=self._where)
+        unpickled = self._pickle(start, self._storage, BUILDERS)
         super().__init__(file, FORMAT, build_tree(unpickled.root), check)
 
     @property
     def _where(self) -> str:
         return f"the pickle in {shown_path(self._file.path)}"
 
-    def _pickle(self, start: int, persistent: object = PersistentId) -> Unpickled:
-        return unpickle(self._file.mapping, start, persistent=persistent, where=self._where)  # type: ignore[arg-type]
+    def _pickle(
+        self,
+        start: int,
+        persistent: Callable[[object], object] = PersistentId,
+        builders: Mapping[str, Builder] | None = None,
+    ) -> Unpickled:
+        found = unpickle(self._file.mapping, start, builders=builders, persistent=persistent, where=self._where)
+        self._file.note(found.globals)
+        return found
 
     def _header(self) -> int:
         """Checks the magic number and the version; returns where the object's pickle begins."""

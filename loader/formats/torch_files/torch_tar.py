@@ -57,6 +57,7 @@ class TorchTar(OpenedFile):
     ) -> Unpickled:
         where = f"the pickle in {shown_path(self._file.path)}"
         found = unpickle(self._file.mapping, start, builders=BUILDERS, persistent=persistent, where=where)
+        self._file.note(found.globals)
         if found.end > member.end:
             raise self._file.damaged("a pickle in it reaches beyond its member")
         return found

@@ -61,6 +61,7 @@ class PickleInArchive:
         data = records.read(name, "index")
         where = f"the pickle in {shown_path(self._file.path)}"
         found = unpickle(data, builders=BUILDERS, persistent=self._storage, where=where)
+        self._file.note(found.globals)
         self.root = found.root
         """What it holds, as inert records."""
         self.globals = found.globals
