@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from loader.config.compose import CONFIG_NAME, VERSION_BASE, conf_dir
 from loader.config.messages import translate
 from loader.config.shown import completing, fitted, shown
 from loader.errors import ConfigError, LoaderError
+from loader.report.streams import printing_failed, unbreakable
 from loader.sweep.callback import Sweep, take_sweep
 from loader.task import Task
 from loader.termination import terminable
@@ -51,15 +52,36 @@ def run_command(arguments: Sequence[str]) -> int:
     Raises:
         SystemExit: What only shows something, such as ``--help``, ends as argparse and Hydra end it.
     """
-    _find_modules_here()
     _let_argparse_be()
-    try:
-        parsed = parse_arguments(arguments)
-        if shown(parsed):
-            return 0
-        with completing(parsed) as answered, fitted(parsed):
-            return 0 if answered else _run(parsed)
+    with unbreakable():
+        return _told(lambda: _printed(_answer(arguments)))
+
+
+def _answer(arguments: Sequence[str]) -> int:
+    _find_modules_here()
+    parsed = parse_arguments(arguments)
+    if shown(parsed):
         return 0
+    with completing(parsed) as answered, fitted(parsed):
+        return 0 if answered else _run(parsed)
+    return 0
+
+
+def _printed(exit_code: int) -> int:
+    """Refuses to call a command done whose output is not there to be read."""
+    failed = printing_failed()
+    if failed is None or exit_code != 0:
+        return exit_code
+    raise ConfigError(
+        f"what was printed is lost in part: stdout could not be written ({failed.strerror})",
+        "df -h   # says which disk is full",
+    )
+
+
+def _told(command: Callable[[], int]) -> int:
+    """Runs a command; a refusal is told, and gives its exit code."""
+    try:
+        return command()
     except LoaderError as error:
         if os.environ.get(_FULL_ERROR) == "1":
             traceback.print_exception(error)
@@ -74,7 +96,12 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _find_modules_here() -> None:
     """Makes the user's own modules importable: at the end, so that no file here hides an installed package."""
-    here = os.getcwd()  # noqa: PTH109  # sys.path holds strings
+    try:
+        here = os.getcwd()  # noqa: PTH109  # sys.path holds strings
+    except OSError as error:
+        raise ConfigError(
+            f"the working folder cannot be used: {error.strerror}", "cd FOLDER   # one that exists"
+        ) from error
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
 

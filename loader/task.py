@@ -41,14 +41,14 @@ class Task:
         self.exit_code: int | None = None
         """How the run ended, or the worst job that was run from this process; None where none was."""
 
-    def __call__(self, config: DictConfig) -> dict[str, Any]:
-        """Runs a job; what it returns is kept by Hydra until the end, and therefore small."""
+    def __call__(self, config: DictConfig) -> int:
+        """Runs a job; returns its exit code, which a sweeper that looks for the least number can take as a result."""
         hydra = HydraConfig.get()
         redact_files(_kept_by(hydra))
         if hydra.mode == RunMode.MULTIRUN:
             return self._run_in_sweep(config)
         self.exit_code = self._run(config)
-        return {"exit_code": self.exit_code}
+        return self.exit_code
 
     def _run(self, config: DictConfig) -> int:
         output_dir = Path(HydraConfig.get().runtime.output_dir)
@@ -68,7 +68,7 @@ class Task:
 
         return run(resolved, self.typed, output_dir, quiet=self.as_json)
 
-    def _run_in_sweep(self, config: DictConfig) -> dict[str, Any]:
+    def _run_in_sweep(self, config: DictConfig) -> int:
         from loader.sweep.child import run_apart  # noqa: PLC0415  # what a single run does without
         from loader.sweep.records import recorded  # noqa: PLC0415
         from loader.sweep.summary import worst  # noqa: PLC0415
@@ -83,7 +83,7 @@ class Task:
                 log.exception("the job could not be run")
                 record.fail(error)
         self.exit_code = worst([self.exit_code or 0, record.counts_as])
-        return {"exit_code": record.exit_code}
+        return record.counts_as
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:

@@ -78,6 +78,6 @@ def _finite(content: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Writes text at once."""
-    write_whole(path, redacted(text).encode())
+    """Writes text at once, as UTF-8 whatever the names of files in it are."""
+    write_whole(path, redacted(text).encode("utf-8", "backslashreplace"))
     return path

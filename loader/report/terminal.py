@@ -6,7 +6,6 @@ text, never as markup; a refusal is one block on stderr, without a traceback.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,12 +48,9 @@ def print_report(report: Report) -> None:
 
 
 def print_json(report: Path) -> None:
-    """Prints ``report.json`` on stdout, as it is; whoever reads it may stop when they have enough."""
-    try:
-        sys.stdout.write(report.read_text(encoding="utf-8"))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+    """Prints ``report.json`` on stdout, as it is."""
+    sys.stdout.write(report.read_text(encoding="utf-8"))
+    sys.stdout.flush()
 
 
 def lines(report: Report) -> list[Line]:

@@ -40,7 +40,7 @@ class SweepCallback(Callback):
         folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
         forget(folder)
         _seen.append(Sweep(folder, expected_jobs(config)))
-        if OmegaConf.select(config, "hydra.launcher._target_") == _BASIC_LAUNCHER:
+        if _targets(config) == (_BASIC_SWEEPER, _BASIC_LAUNCHER):
             compose_once(GlobalHydra.instance().config_loader())
 
 
@@ -55,8 +55,9 @@ def take_sweep() -> Sweep | None:
 def compose_once(loader: Any) -> None:
     """Has a config loader keep each job's config from where the sweeper tries it out until the launcher asks for it.
 
-    Hydra composes every job of a sweep twice, and one composition takes longer than all else that a job costs beside
-    its load. A launcher that sends the config loader to other processes is no party to this.
+    Hydra's own sweeper and launcher compose every job twice, and one composition takes longer than all else that a job
+    costs beside its load. Only both together do: another sweeper tries nothing out, and draws one job several times;
+    another launcher sends the config loader to other processes.
     """
     compose: Callable[..., DictConfig] = loader.load_sweep_config
     kept: dict[tuple[str, ...], DictConfig | None] = {}
@@ -71,13 +72,17 @@ def compose_once(loader: Any) -> None:
     loader.load_sweep_config = load_sweep_config
 
 
+def _targets(config: DictConfig) -> tuple[Any, ...]:
+    return tuple(OmegaConf.select(config, f"hydra.{plugin}._target_") for plugin in ("sweeper", "launcher"))
+
+
 def expected_jobs(config: DictConfig) -> list[list[str]] | None:
     """Lists the overrides of every job of a sweep, in Hydra's order.
 
     Only the sweeper itself knows how it splits values into jobs; this asks Hydra's own one the way it asks itself
     (`BasicSweeper.sweep`). Any other sweeper chooses its jobs as results come in.
     """
-    if OmegaConf.select(config, "hydra.sweeper._target_") != _BASIC_SWEEPER:
+    if _targets(config)[0] != _BASIC_SWEEPER:
         return None
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: PLC0415  # private: kept to this place
 

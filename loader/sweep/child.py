@@ -28,6 +28,7 @@ from omegaconf import OmegaConf, open_dict
 from loader.errors import LoaderError
 from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
+from loader.report.streams import unbreakable
 from loader.sweep.records import INTERRUPTED, JobRecord
 
 _PATIENCE = 5
@@ -131,7 +132,9 @@ def _stop(process: BaseProcess) -> None:
 def _start_server() -> None:
     """Starts the process that jobs are forked from, if it is not running.
 
-    It finds modules by PYTHONPATH alone, and passes in silence over one that it does not find.
+    It passes in silence over a module that it does not find, and would look into the working folder first, where the
+    user's own `loader.py`, `hydra.py` or `signal.py` lies: it gets a safe path, with this package at its front. A job's
+    process then takes over the path and the environment of the one that it works for.
     """
     multiprocessing.set_forkserver_preload(["loader.sweep.preload"])
     with _environment_for_server():
@@ -140,16 +143,19 @@ def _start_server() -> None:
 
 @contextmanager
 def _environment_for_server() -> Iterator[None]:
-    here, before = str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")
+    here = str(Path(__file__).resolve().parents[2])
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    os.environ["PYTHONSAFEPATH"] = "1"
     if here not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        os.environ["PYTHONPATH"] = here if not before else f"{before}{os.pathsep}{here}"
+        os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [before["PYTHONPATH"]])])
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop("PYTHONPATH", None)
-        else:
-            os.environ["PYTHONPATH"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @functools.cache
@@ -161,7 +167,8 @@ def hydra_schema() -> Any:
 def _child(request: _Request, writer: connection.Connection) -> None:
     """What a job's process does."""
     try:
-        exit_code = _run_here(request)
+        with unbreakable():
+            exit_code = _run_here(request)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     writer.send(exit_code)

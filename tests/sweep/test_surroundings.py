@@ -1,0 +1,96 @@
+"""Sweeps where the surroundings are against them: the user's own files, a reader who stops, odd names."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.command import run
+from tests.sweep.sweeping import RUN, TARGET, Swept, make_folder, sweep
+
+BROKEN = "raise RuntimeError('a file of the user hid a module')\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path)
+
+
+@pytest.mark.parametrize("python_path", ["", "."], ids=["plain", "PYTHONPATH=."])
+def test_files_of_the_user_hide_no_module_of_the_loaders(folder: Path, python_path: str) -> None:
+    # What Python itself looks for on PYTHONPATH is the user's choice.
+    for name in ("loader",) if python_path else ("loader", "hydra", "rich", "signal", "typing"):
+        (folder / f"{name}.py").write_text(BROKEN)
+    done = sweep("checkpoint.path=epoch=2.pth", "seed=1,2", cwd=folder, PYTHONPATH=python_path)
+    assert (done.code, done.err) == (0, "")
+    assert done.statuses == ["ok", "ok"]
+
+
+def test_a_reader_who_stops_ends_no_job(folder: Path) -> None:
+    command = " ".join(f"'{word}'" for word in [*RUN, TARGET, "checkpoint.path=epoch=2.pth", "seed=1,2"])
+    piped = f"{command} hydra.sweep.dir=sweep | head -1; exit ${{PIPESTATUS[0]}}"
+    done = run("bash", "-c", piped, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("Launching 2 jobs locally\n")
+    assert Swept(0, "", "", folder / "sweep").statuses == ["ok", "ok"]
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_names_of_files_may_be_any_bytes(folder: Path, locale: str) -> None:
+    shutil.copy(folder / "epoch=2.pth", os.fsdecode(os.fsencode(folder) + b"/caf\xe9.pth"))
+    shutil.copy(folder / "epoch=2.pth", folder / "caf\u00e9.pth")
+    surroundings = {"LC_ALL": locale, "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = sweep("checkpoint.path=glob(caf*.pth)", cwd=folder, **surroundings)
+    assert (done.code, done.err) == (0, "")
+    assert done.statuses == ["ok", "ok"]
+    rows = list(csv.DictReader((done.folder / "summary.csv").read_text(encoding="utf-8").splitlines()))
+    named = {row["overrides"].partition("checkpoint.path=")[2] for row in rows}
+    assert named == {"caf\\udce9.pth", "caf\u00e9.pth" if locale == "C.UTF-8" else "caf\\udcc3\\udca9.pth"}
+
+
+def test_a_folder_that_was_removed_is_a_refusal(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f"cd '{gone}' && rmdir '{gone}' && '{RUN[0]}' '{RUN[1]}'"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error  the working folder cannot be used: No such file or directory\n  try  cd FOLDER   # one that exists\n"
+    )
+
+
+OWN_SWEEPER = """
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+class Drawing(Sweeper):
+    def __init__(self, **_settings):
+        pass
+
+    def setup(self, *, hydra_context, task_function, config):
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments):
+        for number, seed in enumerate([1, 2, 1, 1]):
+            (job,) = self.launcher.launch([[*arguments, f"seed={seed}"]], initial_job_idx=number)
+            print("drew", seed, "got", float(job.return_value))
+"""
+
+
+def test_a_sweeper_may_draw_a_job_twice_and_learns_how_it_went(folder: Path) -> None:
+    (folder / "hydra_plugins").mkdir()
+    (folder / "hydra_plugins" / "drawing.py").write_text(OWN_SWEEPER)
+    own = "hydra.sweeper={_target_: hydra_plugins.drawing.Drawing}"
+    done = sweep("checkpoint.path=epoch=2.pth", own, cwd=folder)
+    assert done.err == ""
+    assert done.statuses == ["ok"] * 4
+    assert [line for line in done.out.splitlines() if line.startswith("drew")] == [
+        f"drew {seed} got 0.0" for seed in (1, 2, 1, 1)
+    ]
