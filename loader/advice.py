@@ -7,7 +7,8 @@ before anything is planned, and only where one explanation fills the part withou
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,24 +16,29 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from loader.alternatives import in_parts, of_another_size
-from loader.config.schema import AllowConfig
+from loader.config.schema import AUTO, AllowConfig
 from loader.errors import FitError
-from loader.formats.base import Container
+from loader.formats.base import Container, Node
 from loader.formats.path import shown_path
 from loader.hooks import rehearse
 from loader.parts import Part, below
 from loader.plan import Plan, Wanted
+from loader.rules import rewrite
 from loader.select import find
+from loader.suggest.diagnosis import diagnosis
 from loader.suggest.explain import Candidate, explain
 from loader.suggest.leftovers import apart
+from loader.suggest.nature import Nature, nature
 from loader.suggest.overrides import written
-from loader.suggest.problem import Explanation, Problem, fits
+from loader.suggest.problem import Explanation, Problem, fits, judge
 from loader.suggest.proposal import Proposal, proposals
-from loader.suggest.refusal import NO_WAY, misfit, undecided, with_proposals
+from loader.suggest.refusal import NO_WAY, Advised, misfit, undecided, with_proposals
 from loader.suggest.target import Shape
 
 if TYPE_CHECKING:
     from loader.prepare import Recipe
+
+_MOST_NATURES = 4
 
 
 @dataclasses.dataclass(slots=True)
@@ -61,8 +67,8 @@ class Advice:
             found = explain(problem, keys_free="key" in autos, rules_free="rules" in autos).explanations
             if len(found) != 1 or found[0].excused:
                 names = [f"{problem.config(name)}=auto" for name in autos]
-                given, candidates, remarks = self._proposals([part])
-                raise undecided(names, shown_path(part.checkpoint.path), given, candidates, remarks)
+                advised = self._advised([part])
+                raise undecided(names, shown_path(part.checkpoint.path), advised, _diagnosed(problem, advised))
             chosen = found[0]
             part.config = dataclasses.replace(
                 part.config,
@@ -73,18 +79,19 @@ class Advice:
 
     def improved(self, error: FitError) -> FitError:
         """A refusal of a nested key or a rule, with what would make the files fit instead."""
-        found, candidates, remarks = self._proposals(self.parts)
         lost = any(not _holds_tensors(part) for part in self.parts)
-        return with_proposals(error, found, candidates, remarks, otherwise=NO_WAY if lost else error.hint)
+        return with_proposals(error, self._advised(self.parts), otherwise=NO_WAY if lost else error.hint)
 
     def misfit(self, plan: Plan, file: Mapping[str, Shape], source: str) -> FitError:
         """The refusal of a plan that may not be carried out."""
-        return misfit(plan, self.wanted, file, source, *self._proposals(self.parts))
+        return misfit(plan, self.wanted, file, source, self._advised(self.parts))
 
-    def _proposals(self, parts: Sequence[Part]) -> tuple[list[Proposal], tuple[Candidate, ...], list[str]]:
+    def _advised(self, parts: Sequence[Part]) -> Advised:
         """What to type, what the nested keys fill, and what else there is to say."""
         ways, candidates, remarks = self._search(parts)
-        return ways, candidates, [*(part.remark for part in parts if part.remark), *remarks]
+        natures = [] if ways else list(dict.fromkeys(nature for part in parts for nature in _natures(part)))
+        remarks = [*(nature.remark for nature in natures), *(part.remark for part in parts if part.remark), *remarks]
+        return Advised(ways, candidates, remarks, natures[0].instead if natures else "")
 
     def _search(self, parts: Sequence[Part]) -> tuple[list[Proposal], tuple[Candidate, ...], list[str]]:
         found: list[tuple[str, Sequence[Explanation]]] = []
@@ -139,3 +146,35 @@ def _holds_tensors(part: Part) -> bool:
     key, root = part.config.checkpoint.key, part.checkpoint.root
     found = root if key is None else find(root, key)
     return isinstance(found, Container) and bool(found.tensors())
+
+
+def _natures(part: Part) -> Iterator[Nature]:
+    """What a part's file holds instead of plain weights: under its nested key, else anywhere."""
+    key, root = part.config.checkpoint.key, part.checkpoint.root
+    places: Iterable[tuple[str, Node]] = root.walk()
+    if _holds_tensors(part):
+        found = root if key is None else find(root, key)
+        places = [(key or "", found)] if found is not None else []
+    told = (nature(place or None, container) for place, container in places if isinstance(container, Container))
+    yield from itertools.islice((one for one in told if one is not None), _MOST_NATURES)
+
+
+def _diagnosed(problem: Problem, advised: Advised) -> list[str]:
+    """What does not fit as the file stands, where it is clear which of its nested keys is meant."""
+    key = problem.key
+    if key == AUTO:
+        filling = [candidate.key for candidate in advised.candidates]
+        possible = filling[:1] or [name or None for name, held in problem.root.walk() if held.tensors()]
+        if advised.proposals or len(possible) != 1:
+            return []
+        key = possible[0]
+    found = problem.root if key is None else find(problem.root, key)
+    if not isinstance(found, Container):
+        return []
+    try:
+        plan = judge(problem, found, problem.rules or {}, problem.allow).plan
+    except FitError:
+        return []
+    names = rewrite(found.children, problem.rules or {}).names
+    shapes = {problem.full(names[name]): entry.shape for name, entry in found.tensors().items() if name in names}
+    return diagnosis(plan, problem.wanted, shapes)

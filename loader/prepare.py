@@ -21,6 +21,7 @@ from loader.formats.base import TensorEntry
 from loader.hooks import rehearse
 from loader.parts import Part, check_mounts, check_weights, offers
 from loader.plan import Plan, Wanted, make_plan
+from loader.quantized import refuse_quantized
 from loader.stage import Stage
 from loader.wants import slots, wanted
 
@@ -49,13 +50,23 @@ class Prepared:
     """Brings what finds out what would make the files fit; only a refusal needs it."""
 
     def refuse_misfit(self) -> None:
-        """Raises FitError, which carries the plan, where the files do not fit the model."""
+        """Raises FitError, which carries the plan, where the files do not fit the model, or hold quantized weights."""
+        self._refuse_quantized()
         if self.plan.passes():
             return
         files = ", ".join(dict.fromkeys(part.label for part in self.stage.parts.values()))
         entries = {key: offer.entry for key, offer in self.stage.offers.entries.items()}
         shapes = {key: entry.shape for key, entry in entries.items() if isinstance(entry, TensorEntry)}
         raise self.advise().misfit(self.plan, shapes, files)
+
+    def _refuse_quantized(self) -> None:
+        for name, part in self.stage.parts.items():
+            names = {offer.source: key for key, offer in self.stage.offers.entries.items() if offer.part == name}
+            try:
+                refuse_quantized(part.label, part.selected.tensors(), names, self.stage.wanted)
+            except FitError as error:
+                error.plan = self.plan
+                raise
 
     @collector_paused()
     def carry_out(self, *, live: bool = False) -> Callable[[], None]:

@@ -130,11 +130,26 @@ def _keys(report: Report) -> Iterator[Line]:
         ]
         yield "", f"mismatched {len(clashes):,}: {phrases(clashes)}", "yellow"
     if keys.cast:
-        lost = [f"{safe_text(c['key'])} {c['checkpoint']} → {c['model']}, {c['loss']}" for c in keys.cast if c["loss"]]
-        told = [f"{safe_text(c['key'])} {c['checkpoint']} → {c['model']}" for c in keys.cast if not c["loss"]]
-        yield "", f"cast {len(keys.cast):,}: {phrases([*lost, *told], 3)}", "yellow" if lost else "dim"
+        yield "", *_casts(keys.cast)
     if keys.tied:
         yield "", f"tied: {phrases(' = '.join(map(safe_text, group)) for group in keys.tied)}", "dim"
+
+
+def _casts(cast: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """What changed its dtype: first what lost values, then integers that became a float model's weights."""
+    lost = [f"{_cast(c)}, {c['loss']}" for c in cast if c["loss"]]
+    integers = [_cast(c) for c in cast if not c["loss"] and _was_integer(c)]
+    others = [_cast(c) for c in cast if not c["loss"] and not _was_integer(c)]
+    return f"cast {len(cast):,}: {phrases([*lost, *integers, *others], 3)}", "yellow" if lost or integers else "dim"
+
+
+def _cast(row: Mapping[str, Any]) -> str:
+    return f"{safe_text(row['key'])} {row['checkpoint']} → {row['model']}"
+
+
+def _was_integer(row: Mapping[str, Any]) -> bool:
+    floats = ("float", "bfloat", "complex")
+    return row["model"].startswith(floats) and not row["checkpoint"].startswith(floats)
 
 
 def _inspection(inspection: Mapping[str, Any]) -> Iterator[Line]:

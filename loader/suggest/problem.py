@@ -12,6 +12,7 @@ from loader.config.schema import AllowConfig, RuleConfig, config_path
 from loader.errors import FitError
 from loader.formats.base import Container, TensorEntry
 from loader.plan import Hooked, Offered, Plan, Wanted, make_plan
+from loader.quantized import refuse_quantized
 from loader.rules import Rewriting, rewrite, rewrite_metadata
 from loader.select import find
 
@@ -83,12 +84,14 @@ def judge(problem: Problem, container: Container, rules: Mapping[str, RuleConfig
     """Runs the loader's own rules, hooks and plan.
 
     Raises:
-        FitError: The rules do not work out, or a load hook refuses.
+        FitError: The rules do not work out, a load hook refuses, or the weights are quantized.
     """
     rewriting = rewrite(container.children, rules)
+    names = {key: problem.full(name) for key, name in rewriting.names.items()}
+    refuse_quantized("the file", container.tensors(), names, problem.wanted)
     offered = {}
-    for key, name in rewriting.names.items():
-        entry, full = container.children[key], problem.full(name)
+    for key, full in names.items():
+        entry = container.children[key]
         if isinstance(entry, TensorEntry) or full in problem.wanted:
             offered[full] = Offered(problem.part, key, entry)
     metadata = {problem.full(p).removesuffix("."): v for p, v in rewrite_metadata(container.metadata, rules).items()}

@@ -7,6 +7,7 @@ are equally good are numbered alike in the message and in the lines.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from loader.errors import FitError
 from loader.plan import Plan, Wanted
@@ -27,14 +28,30 @@ _BY_HAND = "; allow.missing, allow.unexpected and allow.mismatched excuse the ke
 _MOST_CANDIDATES = 5
 
 
+@dataclass(frozen=True, slots=True)
+class Advised:
+    """What was found out for a refusal to say."""
+
+    proposals: Sequence[Proposal] = ()
+    """What would make the files fit."""
+    candidates: Sequence[Candidate] = ()
+    """Nested keys, and what they fill at best."""
+    remarks: Sequence[str] = ()
+    """What else there is to say of the files and the search."""
+    instead: str = ""
+    """The hint where nothing makes them fit and it is known why."""
+
+    def lines(self) -> list[str]:
+        """What the proposals rest on, and what else there is to say."""
+        return [*explained(self.proposals, self.candidates), *self.remarks]
+
+    def hint(self, otherwise: str) -> str:
+        """The lines to type; `otherwise` where there are none and no reason is known."""
+        return hint(self.proposals, self.instead or otherwise)
+
+
 def misfit(
-    plan: Plan,
-    wanted: Mapping[str, Wanted],
-    file: Mapping[str, Shape],
-    source: str,
-    proposals: Sequence[Proposal],
-    candidates: Sequence[Candidate] = (),
-    remarks: Sequence[str] = (),
+    plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape], source: str, found: Advised = Advised()
 ) -> FitError:
     """The refusal of a plan that may not be carried out; it carries the plan.
 
@@ -43,53 +60,39 @@ def misfit(
         wanted: The model's keys.
         file: The files' tensors by full model key, after the rules.
         source: The files, for the message.
-        proposals: What would make them fit.
-        candidates: Nested keys, and what they fill at best.
-        remarks: What else there is to say of the search.
+        found: What would make them fit.
     """
-    head = f"{source} does not fit the model: {len(plan.loaded)} of {counted(len(wanted), 'key')} would be loaded."
-    lines = [head, *diagnosis(plan, wanted, file), *explained(proposals, candidates), *remarks]
-    error = FitError("\n".join(lines), hint(proposals, NO_WAY + (_BY_HAND if plan.loaded else "")))
+    head = f"{source} does not fit the model: {_share(len(plan.loaded), len(wanted))} would be loaded."
+    lines = [head, *diagnosis(plan, wanted, file), *found.lines()]
+    error = FitError("\n".join(lines), found.hint(NO_WAY + (_BY_HAND if plan.loaded else "")))
     error.plan = plan
     return error
 
 
-def undecided(
-    settings: Sequence[str],
-    source: str,
-    proposals: Sequence[Proposal],
-    candidates: Sequence[Candidate] = (),
-    remarks: Sequence[str] = (),
-) -> FitError:
+def undecided(settings: Sequence[str], source: str, found: Advised, diagnosed: Sequence[str] = ()) -> FitError:
     """The refusal to choose where a config says auto.
 
     Args:
         settings: What is set to auto: ``rules=auto``.
         source: The file, for the message.
-        proposals: What would make it fit, each of which auto may not take by itself.
-        candidates: Nested keys, and what they fill at best.
-        remarks: What else there is to say of the search.
+        found: What would make it fit, each of which auto may not take by itself.
+        diagnosed: What does not fit as the file stands.
     """
     what = " ".join(settings)
-    if len(proposals) > 1:
-        told = f"{what}: {source} fits the model in {len(proposals)} ways that are equally good, so none is taken."
-    elif proposals:
+    if len(found.proposals) > 1:
+        told = (
+            f"{what}: {source} fits the model in {len(found.proposals)} ways that are equally good, so none is taken."
+        )
+    elif found.proposals:
         told = f"{what}: what makes {source} fit is more than {what} may decide."
     else:
         told = f"{what}: nothing was found that makes {source} fit the model."
-    return FitError("\n".join([told, *explained(proposals, candidates), *remarks]), hint(proposals, NO_WAY))
+    return FitError("\n".join([told, *diagnosed, *found.lines()]), found.hint(NO_WAY))
 
 
-def with_proposals(
-    error: FitError,
-    proposals: Sequence[Proposal],
-    candidates: Sequence[Candidate] = (),
-    remarks: Sequence[str] = (),
-    *,
-    otherwise: str = "",
-) -> FitError:
+def with_proposals(error: FitError, found: Advised, *, otherwise: str = "") -> FitError:
     """A refusal of a nested key or a rule, with the lines that make the file fit; `otherwise` where there are none."""
-    return FitError("\n".join([error.message, *explained(proposals, candidates), *remarks]), hint(proposals, otherwise))
+    return FitError("\n".join([error.message, *found.lines()]), found.hint(otherwise))
 
 
 def explained(proposals: Sequence[Proposal], candidates: Sequence[Candidate] = ()) -> list[str]:
@@ -103,7 +106,9 @@ def explained(proposals: Sequence[Proposal], candidates: Sequence[Candidate] = (
         lines.append(f"{len(proposals)} explanations{' are equally good' if alike else ''}:")
     for number, proposal in enumerate(proposals, 1):
         label = f"  {number}. " if len(proposals) > 1 else ""
-        lines.append(f"{label}{_share(proposal)} would be loaded so: {'; '.join(proposal.reasons)}")
+        lines.append(
+            f"{label}{_share(proposal.loaded, proposal.wanted)} would be loaded so: {'; '.join(proposal.reasons)}"
+        )
     return lines
 
 
@@ -112,8 +117,8 @@ def hint(proposals: Sequence[Proposal], otherwise: str) -> str:
     return "\n".join(" ".join(map(written, proposal.overrides)) for proposal in proposals) or otherwise
 
 
-def _share(proposal: Proposal) -> str:
-    return f"{proposal.loaded:,} of {counted(proposal.wanted, 'key')}"
+def _share(loaded: int, wanted: int) -> str:
+    return f"{loaded:,} of {counted(wanted, 'key')}"
 
 
 def _place(key: str | None) -> str:

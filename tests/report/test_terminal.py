@@ -246,3 +246,19 @@ def test_an_encoding_without_arrows_stops_no_report(monkeypatch: pytest.MonkeyPa
     print_report(job)
 
     assert "missing 1: gr\\xf6\\xdfe" in stream.text()
+
+
+def test_integers_that_become_float_weights_are_named_first_and_stand_out() -> None:
+    job = report()
+    usual = [{"key": f"{n}.bias", "checkpoint": "float16", "model": "float32", "loss": ""} for n in range(5)]
+    job.keys.cast = [*usual, {"key": "fc.weight", "checkpoint": "int8", "model": "float32", "loss": ""}]
+
+    told = [line for line in lines(job) if line[1].startswith("cast")]
+
+    assert told == [
+        (
+            "",
+            "cast 6: fc.weight int8 → float32, 0.bias float16 → float32, 1.bias float16 → float32 and 3 more",
+            "yellow",
+        )
+    ]

@@ -93,6 +93,7 @@ def test_auto_takes_no_allowance_by_itself(tmp_path: Path) -> None:
 
     assert error.message.splitlines() == [
         "rules=auto: what makes FILE fit is more than rules=auto may decide.",
+        "  extra.*  1 unexpected in the file",
         "6 of 6 keys would be loaded so: extra.* of the file is not loaded",
     ]
     assert error.hint == "'rules=[]' 'allow.unexpected=[extra.*]'"
@@ -107,9 +108,18 @@ def test_what_does_not_belong_together_gets_no_line_to_type(tmp_path: Path) -> N
 
     assert refusal("Pair", other, tmp_path).hint == hint
     assert refusal("Pair", other, tmp_path, rules="auto").hint == hint
-    assert refusal("Pair", other, tmp_path, rules="auto").message == (
-        "rules=auto: nothing was found that makes FILE fit the model."
-    )
+
+
+def test_auto_explains_as_much_as_the_plain_refusal(tmp_path: Path) -> None:
+    turned = {key: value.T.contiguous() if value.dim() > 1 else value for key, value in pair().state_dict().items()}
+    for file in (turned, {"backbone.0.weight": torch.zeros(3, 3)}):
+        plain = refusal("Pair", file, tmp_path).message.splitlines()
+        auto = refusal("Pair", file, tmp_path, rules="auto").message.splitlines()
+        both = refusal("Pair", {"net": file}, tmp_path, rules="auto", checkpoint={"key": "auto"}).message.splitlines()
+
+        assert len(plain) > 1
+        assert auto == ["rules=auto: nothing was found that makes FILE fit the model.", *plain[1:]]
+        assert set(plain[1:]) <= set(both)
 
 
 def test_another_depth_is_told_and_not_excused(tmp_path: Path) -> None:

@@ -1,0 +1,225 @@
+"""Quantized weights: tensors that are a layer's weights only together with a scale next to them.
+
+Guarantees: pure functions of names, shapes and dtypes; a scheme is told by tensors that stand next to each other, never
+by one name. A model that keeps such tensors itself, under these names and in these dtypes, is never refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from loader.errors import FitError
+from loader.formats.base import TensorEntry
+from loader.plan import Wanted
+from loader.wording import counted, listing, phrases, safe_text
+
+_NARROW = re.compile(r"float[48]_|u?int[1-8]\b")
+"""Dtypes that only quantized weights have, apart from masks and the like."""
+_WHOLE = re.compile(r"u?int(8|16|32)")
+_WIDE = re.compile(r"b?float(16|32|64)|uint8|float8_e8m0fnu")
+"""Dtypes of scales; the last two are exponents."""
+_FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+_WEIGHT = re.compile(r"weight|kernel|^w\d?$", re.IGNORECASE)
+_INSIDE = re.compile(r"([.:](_data|qdata|int_data))+$")
+"""What stands behind the name of a weight that is an object of several tensors."""
+_MOST_LAYERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """How one scheme writes a layer."""
+
+    scheme: str
+    weight: str
+    """The last segment of the stored weight; its end where this begins with a sign; ``""`` is any name."""
+    beside: tuple[str, ...]
+    """What stands in its place, all of it, for the same layer."""
+    dtype: re.Pattern[str]
+
+    def companions(self, key: str, entry: TensorEntry) -> tuple[str, ...] | None:
+        """What would have to stand next to a tensor if it were one of these; None where it is not."""
+        if not key.endswith(self.weight) or not self.dtype.match(entry.dtype):
+            return None
+        stem = key.removesuffix(self.weight) if self.weight else key
+        if self.weight[:1].isalnum() and stem and not stem.endswith("."):
+            return None
+        return tuple(stem + name for name in self.beside)
+
+
+_ANY = re.compile("")
+_CODES = re.compile(r"float[48]_|u?int")
+_INT32 = re.compile("int32")
+_UINT8 = re.compile("uint8")
+_MARKS = (
+    _Mark("bitsandbytes nf4", "", (".quant_state.bitsandbytes__nf4",), _ANY),
+    _Mark("bitsandbytes fp4", "", (".quant_state.bitsandbytes__fp4",), _ANY),
+    _Mark("bitsandbytes 4-bit", "", (".absmax", ".quant_map"), _ANY),
+    _Mark("bitsandbytes int8", "weight", ("SCB",), re.compile("int8")),
+    _Mark("GPTQ", "qweight", ("scales", "g_idx"), _INT32),
+    _Mark("AWQ", "qweight", ("scales", "qzeros"), _INT32),
+    _Mark("GPTQ", "B", ("s",), _INT32),
+    _Mark("MXFP4", "_blocks", ("_scales",), _UINT8),
+    _Mark("NVFP4", "weight_packed", ("weight_scale", "weight_global_scale"), _UINT8),
+    _Mark("compressed-tensors", "weight_packed", ("weight_scale",), _WHOLE),
+    _Mark("NVFP4", "weight", ("weight_scale", "weight_scale_2"), _UINT8),
+    _Mark("HQQ", "W_q", (), _WHOLE),
+    _Mark("EXL2", "q_weight", ("q_scale",), _INT32),
+    _Mark("EXL3", "trellis", ("suh",), _WHOLE),
+    _Mark("QTIP", "trellis", ("SU",), _WHOLE),
+    _Mark("QuIP#", "Qidxs", ("SU",), _ANY),
+    _Mark("AQLM", "codes", ("codebooks", "scales"), _WHOLE),
+    _Mark("SpQR", "dense_weights", ("row_offsets",), _ANY),
+    _Mark("VPTQ", "indices", ("centroids.weight",), _CODES),
+    _Mark("HIGGS", "weight", ("scales", "tables2"), _WHOLE),
+    _Mark("Quanto", "._data._data", ("._scale",), _CODES),
+    _Mark("Quanto", "_data", ("_scale",), _CODES),
+    _Mark("torchao", "_qdata", ("_scale",), _CODES),
+    _Mark("torchao", ":qdata", (":scale",), _CODES),
+    _Mark("torchao", ".qdata", (".scale",), _CODES),
+    _Mark("torchao", ".int_data", (".scale",), _CODES),
+)
+"""In this order: the first that holds names the scheme."""
+_OF_ITS_NAME = ("_scale_inv", "_scale", "_scales", ".scale", "._scale", ".scales", ".absmax", "_absmax", ":scale")
+_OF_ITS_MODULE = (
+    "scale", "scales", "scale_inv", "scale_weight", "weight_scale", "weight_scale_inv", "weight_scales", "SCB",
+    "absmax", "weight_absmax",
+)  # fmt: skip
+
+_FROM_PRETRAINED = "in transformers {}, then .save_pretrained(FOLDER), writes plain weights"
+_ASK = "from_pretrained(…, quantization_config={}(dequantize=True))"
+_TO_PLAIN = {
+    "bitsandbytes": _FROM_PRETRAINED.format("model.dequantize()"),
+    "HIGGS": _FROM_PRETRAINED.format("model.dequantize()"),
+    "fp8": _FROM_PRETRAINED.format(_ASK.format("FineGrainedFP8Config")),
+    "MXFP4": _FROM_PRETRAINED.format(_ASK.format("Mxfp4Config")),
+    "compressed-tensors": _FROM_PRETRAINED.format(_ASK.format("CompressedTensorsConfig")),
+}
+_BY_ITS_LIBRARY = "the library that quantized them can write them dequantized, or take the file that was quantized"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """One quantized weight."""
+
+    scheme: str
+    key: str
+    beside: tuple[str, ...]
+    """What it cannot be read without."""
+
+    @property
+    def layer(self) -> str:
+        """The module that it belongs to."""
+        return _INSIDE.sub("", self.key).rpartition(".")[0] or "the model itself"
+
+
+def quantized(tensors: Mapping[str, TensorEntry]) -> list[Quantized]:
+    """Finds the quantized weights among tensors that stand together."""
+    if not any(_NARROW.match(entry.dtype) or _WHOLE.fullmatch(entry.dtype) for entry in tensors.values()):
+        return []
+    found = (_quantized(key, entry, tensors) for key, entry in tensors.items())
+    return [one for one in found if one is not None]
+
+
+def refuse_quantized(
+    where: str, tensors: Mapping[str, TensorEntry], names: Mapping[str, str], wanted: Mapping[str, Wanted]
+) -> None:
+    """Refuses quantized weights that a model would take for plain ones, or leave out.
+
+    Args:
+        where: The file, for the message.
+        tensors: Those under the selected key, by their names in the file.
+        names: Name in the file → full model key, of those that the rules did not drop.
+        wanted: The model's keys.
+
+    Raises:
+        FitError: There are such weights.
+    """
+    found = [one for one in quantized(tensors) if not _is_the_models(one, tensors, names, wanted)]
+    modules = {key[: end + 1] for key in wanted for end in _ends(key)} if found else set()
+    found = [one for one in found if _is_for(one, names, wanted, modules)]
+    if found:
+        scale = f" (as {safe_text(found[0].beside[0])})" if found[0].beside else ""
+        raise FitError(
+            f"{where} is quantized: {told(found)}. Without their scales{scale} these weights would be wrong, and no "
+            "allowance makes them right; the model expects plain weights",
+            f"checkpoint.path=FILE   # with plain weights: {to_plain(found)}",
+        )
+
+
+def told(found: list[Quantized]) -> str:
+    """``bitsandbytes int8 in 2 layers (fc1, fc2)``."""
+    schemes: dict[str, list[Quantized]] = {}
+    for one in found:
+        schemes.setdefault(one.scheme, []).append(one)
+    return phrases([_scheme(scheme, ones) for scheme, ones in schemes.items()])
+
+
+def to_plain(found: list[Quantized]) -> str:
+    """How to get plain weights."""
+    return _TO_PLAIN.get(re.split(r"[ (]", found[0].scheme)[0], _BY_ITS_LIBRARY)
+
+
+def _scheme(scheme: str, ones: list[Quantized]) -> str:
+    layers = list(dict.fromkeys(one.layer for one in ones))
+    return f"{scheme} in {counted(len(layers), 'layer')} ({listing(map(safe_text, layers), _MOST_LAYERS)})"
+
+
+def _quantized(key: str, entry: TensorEntry, tensors: Mapping[str, TensorEntry]) -> Quantized | None:
+    for mark in _MARKS:
+        beside = mark.companions(key, entry)
+        if beside is not None and all(name in tensors for name in beside):
+            scheme = "GPTQ" if mark.scheme == "AWQ" and _packs_rows(entry, tensors[beside[0]]) else mark.scheme
+            return Quantized(scheme, key, beside)
+    if not _NARROW.match(entry.dtype) or "scale" in key.rpartition(".")[2]:
+        return None
+    for name in _scales(key, entry):
+        if name in tensors and _WIDE.match(tensors[name].dtype):
+            scheme = f"fp8 ({entry.dtype})" if entry.dtype.startswith("float8") else f"{entry.dtype} with scales"
+            return Quantized(scheme, key, (name,))
+    return None
+
+
+def _packs_rows(weight: TensorEntry, scales: TensorEntry) -> bool:
+    """Whether what is packed is the rows, as GPTQ does; AWQ packs columns."""
+    return weight.shape[-1:] == scales.shape[-1:]
+
+
+def _scales(key: str, entry: TensorEntry) -> Iterator[str]:
+    """The names that a scale of a tensor may have."""
+    yield from (key + end for end in _OF_ITS_NAME)
+    at = key.rpartition(".")[2]
+    if entry.dtype.startswith("float8") or (_WEIGHT.search(at) and len(entry.shape) > 1):
+        yield from (key.removesuffix(at) + name for name in _OF_ITS_MODULE)
+
+
+def _is_the_models(
+    one: Quantized, tensors: Mapping[str, TensorEntry], names: Mapping[str, str], wanted: Mapping[str, Wanted]
+) -> bool:
+    """Whether the model has the weight and what belongs to it, in these dtypes."""
+    for key in (one.key, *one.beside):
+        want = wanted.get(names.get(key, ""))
+        if want is None or not _same(want.dtype, tensors[key].dtype):
+            return False
+    return True
+
+
+def _same(model: str, file: str) -> bool:
+    return model == file or {model, file} <= _FLOATS
+
+
+def _is_for(one: Quantized, names: Mapping[str, str], wanted: Mapping[str, Wanted], modules: set[str]) -> bool:
+    """Whether a weight goes into the model, or belongs to a module of it; rules may have dropped it."""
+    name = names.get(one.key)
+    whole = _INSIDE.sub("", name or "")
+    return name is not None and (whole in wanted or whole[: whole.rfind(".") + 1] in modules)
+
+
+def _ends(key: str) -> Iterator[int]:
+    """Where the names of the modules end that a key lies in; the model itself is the first."""
+    yield -1
+    at = key.find(".")
+    while at >= 0:
+        yield at
+        at = key.find(".", at + 1)

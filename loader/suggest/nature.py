@@ -1,0 +1,81 @@
+"""Files that hold no model's plain weights, by name: quantized ones, and adapters without their base.
+
+Guarantees: pure functions of names, shapes and dtypes; nothing is proposed here, and the search decides nothing by it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from loader.formats.base import Container, TensorEntry
+from loader.quantized import quantized, to_plain, told
+from loader.wording import counted, listing, safe_text
+
+_ADAPTERS = (
+    ("DoRA", re.compile(r"(^|\.)lora_magnitude_vector\b|\.dora_scale$")),
+    ("LoRA", re.compile(r"(^|[._])lora_(embedding_)?[AB](\.|$)|(^|[._])lora[._](up|down)\.|\.lora_[AB]_")),
+    ("LoHa", re.compile(r"(^|\.)hada_[wt][12]")),
+    ("LoKr", re.compile(r"(^|\.)lokr_[wt][12]")),
+    ("IA3", re.compile(r"(^|\.)ia3_l\b")),
+    ("VeRA", re.compile(r"(^|\.)vera_lambda_")),
+    ("OFT", re.compile(r"(^|\.)b?oft_(r|s|R|blocks|diag)\b")),
+    ("prompt-tuning", re.compile(r"(^|\.)prompt_embeddings$")),
+)
+"""Each kind of adapter, by a name that only it has; what has several of them is the first."""
+_LONGEST_NAME = 1000
+_FIRST_OF_TWO = re.compile(r"lora_(embedding_)?A\b|lora[._]down\b")
+_MERGED = "in peft model.merge_and_unload(), then .save_pretrained(FOLDER), writes them"
+
+
+@dataclass(frozen=True, slots=True)
+class Nature:
+    """What a file is instead of a model's plain weights."""
+
+    remark: str
+    instead: str
+    """What to give in its place."""
+
+
+def nature(key: str | None, container: Container) -> Nature | None:
+    """Says what the tensors under a nested key are; None where they may be plain weights."""
+    tensors = container.tensors()
+    found = quantized(tensors)
+    if found:
+        return Nature(
+            f"{_place(key)} quantized: {told(found)}", f"checkpoint.path=FILE   # with plain weights: {to_plain(found)}"
+        )
+    return _adapter(key, tensors)
+
+
+def adapter_of(names: Iterable[str]) -> str | None:
+    """The kind of adapter that some of these names belong to."""
+    given = [name[-_LONGEST_NAME:] for name in names]
+    return next((kind for kind, written in _ADAPTERS if any(map(written.search, given))), None)
+
+
+def _adapter(key: str | None, tensors: Mapping[str, TensorEntry]) -> Nature | None:
+    kind = adapter_of(tensors)
+    if kind is None:
+        return None
+    written = [name for name in tensors if adapter_of([name]) is not None]
+    changed = list(dict.fromkeys(_changed(name) for name in written))
+    ranks = {min(tensors[name].shape) for name in written if _FIRST_OF_TWO.search(name) and tensors[name].shape}
+    rank = f", rank {min(ranks)}{'' if len(ranks) == 1 else f' to {max(ranks)}'}" if ranks else ""
+    base = "with" if any(".base_layer." in f".{name}" for name in tensors) else "without"
+    modules = f"{counted(len(changed), 'module')} ({listing(changed, 3)}{rank})"
+    return Nature(
+        f"{_place(key)} a {kind} adapter for {modules}, {base} the weights that it changes",
+        f"checkpoint.path=FILE   # with merged weights: {_MERGED}",
+    )
+
+
+def _changed(name: str) -> str:
+    """The module that an adapter's tensor changes."""
+    starts = (found.start() for _, written in _ADAPTERS if (found := written.search(name[-_LONGEST_NAME:])) is not None)
+    return safe_text(name[: min(starts, default=0)].strip("._")) or "the model itself"
+
+
+def _place(key: str | None) -> str:
+    return f"the file's '{safe_text(key)}' is" if key else "the file is"
