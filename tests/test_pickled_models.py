@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import os
+import pickle
 import sys
+import types
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from torch import nn
 
 from loader import CheckpointError, ConfigError, FitError
 from loader.formats.opened import OpenedFile
+from tests.formats.hostile import Call
 from tests.jobs import assert_same_state, carry_out, checks, save
 from tests.models import Two, filled
 
@@ -316,3 +321,116 @@ def test_trust_makes_no_model_of_a_file_of_weights(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, path)
     with pytest.raises(ConfigError, match=r"holds no whole pickled model\. In the file:"):
         carry_out(None, path, checkpoint={"trust": True})
+
+
+LINEAR = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 1}
+STRIPPED = {"first": {"strip": "fc."}}
+
+
+class Outer:
+    class Settings:
+        def __init__(self) -> None:
+            self.lr = 0.1
+
+    class Kind(enum.Enum):
+        SMALL = 1
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 1)
+
+
+OWN = (Outer, Outer.Settings)
+
+
+class ByValue(pickle.Pickler):
+    """Writes classes as dill and cloudpickle do: as calls that make them anew."""
+
+    def reducer_override(self, found: Any) -> Any:
+        return (types.new_class, (found.__name__, ())) if found in OWN else NotImplemented
+
+
+BESIDE: dict[str, tuple[Any, str]] = {
+    "an object of a class in a class": (Outer.Settings(), "tests.test_pickled_models.Outer.Settings (1 attribute)"),
+    "an enumeration in a class": (Outer.Kind.SMALL, "tests.test_pickled_models.Outer.Kind"),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("what", BESIDE)
+def test_weights_load_next_to(what: str, legacy: bool, protocol: int, tmp_path: Path) -> None:
+    found, told = BESIDE[what]
+    content = {"state_dict": filled(nn.Linear(2, 1)).state_dict(), "settings": found}
+    path = tmp_path / "a.pt"
+    torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
+    loaded = carry_out(LINEAR, path, checkpoint={"key": "state_dict"})
+    assert_same_state(loaded.model, content["state_dict"])
+    part = loaded.report.parts[""]
+    assert part.beside == {"settings": told}
+    assert part.dangers == (["builtins.getattr"] if protocol == 2 else [])
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_weights_load_next_to_an_object_whose_class_is_written_out(protocol: int, tmp_path: Path) -> None:
+    content = {"state_dict": filled(nn.Linear(2, 1)).state_dict(), "settings": Outer.Settings(), "kind": Outer}
+    path, module = tmp_path / "a.pt", types.SimpleNamespace(Pickler=ByValue, __name__="by_value")
+    torch.save(content, path, pickle_module=module, pickle_protocol=protocol)
+    loaded = carry_out(LINEAR, path, checkpoint={"key": "state_dict"})
+    assert loaded.report.parts[""].beside["settings"] == "types.new_class(…) (1 attribute)"
+
+
+def test_the_weights_of_a_whole_model_load_whose_class_stands_in_a_class(tmp_path: Path) -> None:
+    path = save(filled(Outer.Net()), tmp_path / "a.pt")
+    loaded = carry_out(LINEAR, path, rules=STRIPPED)
+    assert_same_state(loaded.model, {k.removeprefix("fc."): v for k, v in filled(Outer.Net()).state_dict().items()})
+    with pytest.raises(CheckpointError, match=r"names builtins\.getattr, which no model needs and an attack would use"):
+        carry_out(None, path)
+
+
+class OldParameter(nn.Parameter):
+    """Pickles as parameters did up to torch 0.4."""
+
+    state: Any = None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        flags = () if self.state else (self.requires_grad,)
+        return (nn.Parameter, (self.data, *flags), *([self.state] if self.state else []))
+
+
+def old_model(state: Any) -> nn.Module:
+    """A model whose weight is frozen, its bias tied to that of another layer."""
+    model = filled(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)))
+    for layer in (model[0], model[1]):
+        assert isinstance(layer, nn.Linear)
+        for name, value in list(layer.named_parameters()):
+            layer._parameters[name] = OldParameter(value.data, requires_grad=name == "bias")
+            layer._parameters[name].state = state and (name == "bias", False, OrderedDict())  # type: ignore[union-attr]
+    model[1]._parameters["bias"] = model[0]._parameters["bias"]  # type: ignore[union-attr, index]
+    return model
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("state", [False, True], ids=["torch 0.4", "torch 0.3"])
+def test_parameters_of_the_oldest_torch_are_tensors(state: bool, legacy: bool, tmp_path: Path) -> None:
+    model = old_model(state)
+    path = save(model, tmp_path / "old.pth", legacy=legacy)
+    values = {name: value.data for name, value in model.state_dict(keep_vars=True).items()}
+    node = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2}
+    loaded = carry_out(node, path, rules={"first": {"keep": "0.*"}, "second": {"strip": "0."}})
+    assert_same_state(loaded.model, {name: values[f"0.{name}"] for name in ("weight", "bias")})
+    names = needed(path)
+    assert not any("arameter" in name or "ariable" in name for name in names)
+    whole = carry_out(None, path, checkpoint={"allow_globals": names})
+    assert_same_state(whole.model, values)
+    told = {name: value.requires_grad for name, value in whole.model.named_parameters()}
+    assert told == {"0.weight": False, "0.bias": True, "1.weight": False}  # the second bias is the first
+
+
+def test_what_is_called_a_parameter_and_is_given_no_tensor_stays_an_object(tmp_path: Path) -> None:
+    calls = {"text": Call(nn.Parameter, "x"), "state": Call(nn.Parameter, torch.ones(1), 3)}
+    model = {"state_dict": filled(nn.Linear(2, 1)).state_dict()}
+    path = save(model | calls, tmp_path / "a.pth")
+    loaded = carry_out(LINEAR, path, checkpoint={"key": "state_dict"})
+    assert loaded.report.parts[""].beside["text"] == "torch.nn.parameter.Parameter (x)"

@@ -7,7 +7,9 @@ what was asked for. An opcode that meets something else than a pickler would hav
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeGuard
 
+from loader.formats.base import TensorEntry
 from loader.formats.pickle.machine import Machine
 from loader.formats.pickle.records import Global, PickledDict, PickledSet, Reduced
 from loader.formats.pickle.values import MalformedError
@@ -132,8 +134,15 @@ def _build(machine: Machine) -> None:
         if target.states is None:
             target.states = []
         target.states.append(state)
+    elif isinstance(target, TensorEntry) and isinstance(target.details, dict) and _is_of_variable(state):
+        target.details["requires_grad"] = state[0]
     else:
         raise MalformedError("it gives attributes to what is no object")
+
+
+def _is_of_variable(state: object) -> TypeGuard[tuple[bool, bool, object]]:
+    """Whether a state is (requires_grad, volatile, hooks), as torch up to 0.3 gave to parameters and variables."""
+    return isinstance(state, tuple) and len(state) == 3 and type(state[0]) is bool and type(state[1]) is bool
 
 
 def _binary_persistent_id(machine: Machine) -> None:
@@ -188,8 +197,9 @@ def _make(machine: Machine, args: object, keywords: object) -> None:
     stack[-1] = Reduced(_a_class(stack[-1]), args, by_new=True, kwargs=keywords if keywords.flat else None)
 
 
-def _a_class(found: object) -> Global:
-    if not isinstance(found, Global):
+def _a_class(found: object) -> Global | Reduced:
+    """Classes inside classes, and those that dill and cloudpickle write out, are themselves results of calls."""
+    if not isinstance(found, Global | Reduced):
         raise MalformedError("it makes an object of what is no class")
     return found
 

@@ -84,8 +84,11 @@ class Reduced:
 
     @property
     def type(self) -> str:
-        """The class or function, as the file names it."""
-        return dotted(self.function) or "object"
+        """The class or function, as the file names it; of a class that a call makes, that call."""
+        name, maker = dotted(self.function), self.function
+        if not name and isinstance(maker, Reduced) and (name := dotted(maker.function)):
+            name = f"{name}(…)"
+        return name or "object"
 
     @property
     def state(self) -> object:

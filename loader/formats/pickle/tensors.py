@@ -152,6 +152,19 @@ def _parameter(function: Global, args: tuple[object, ...]) -> object:
     return replace(args[0], details=details)
 
 
+def _called_parameter(function: Global, args: tuple[object, ...]) -> object:
+    """``Parameter(tensor, requires_grad)`` and ``Variable(tensor)``, as torch wrote them up to 0.4.
+
+    Up to 0.3 BUILD then gives them (requires_grad, volatile, hooks), for which their details are a dict of their own.
+    """
+    flagged = len(args) == 2 and type(args[1]) is bool
+    if not (flagged or len(args) == 1) or not isinstance(args[0], TensorEntry):
+        return _not_known(function, args)
+    parameter = function.name == "Parameter"
+    details = {**args[0].details, "requires_grad": args[1] if flagged else parameter}
+    return replace(args[0], details=details | ({"parameter": True} if parameter else {}))
+
+
 def _of_type(function: Global, args: tuple[object, ...]) -> object:
     """``_rebuild_from_type_v2``: function, class, its arguments, attributes."""
     if len(args) != 4:
@@ -278,6 +291,8 @@ BUILDERS: Mapping[str, Builder] = {
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch.nn.parameter.Parameter": _called_parameter,
+    "torch.autograd.variable.Variable": _called_parameter,
     "torch._tensor._rebuild_from_type_v2": _of_type,
     "torch._tensor._rebuild_from_type": _of_type,
     "torch.tensor._rebuild_from_type_v2": _of_type,  # where it was until torch 1.8
