@@ -15,9 +15,11 @@ from loader.build.arguments import signature_of
 from loader.build.policy import Policy
 from loader.build.targets import TARGET, find_targets
 from loader.errors import LoaderError
+from loader.infer.behind import behind, hands_on
 from loader.infer.certainty import TOLD
 from loader.infer.goals import goals_of
 from loader.infer.knobs import Knob, knobs_of
+from loader.infer.outside import reaches_outside
 from loader.infer.probe import Goal, Probe, Seen
 from loader.infer.solve import Solution, at_start, solve, sure
 from loader.suggest.arguments import changed, numbers
@@ -48,13 +50,13 @@ def of_another_size(advice: Advice) -> tuple[list[Proposal], list[str]]:
     if not goals:
         return [], []
     try:
-        knobs = _knobs(recipe)
         probe = Probe(lambda values: recipe.build(changed(recipe.config, values)), _MOST_BUILDS, _MOST_SECONDS)
+        knobs = _knobs(recipe, probe)
         solution = solve(probe, knobs, {}, lambda _: goals)
         open_names = _untold(probe, knobs, solution) if solution is not None else []
         if solution is None or not solution.values or open_names:
             return [], _remarks(probe, solution, open_names)
-        module = recipe.build(changed(recipe.config, solution.values))
+        module = probe.made(solution.values)
     except LoaderError:
         return [], []
     other = dataclasses.replace(advice, model=module, wanted=wanted(slots(module)))
@@ -66,14 +68,16 @@ def _is_close(goal: Goal, advice: Advice) -> bool:
     return 2 * sum(key in goal.shapes for key in advice.wanted) >= min(len(advice.wanted), len(goal.shapes))
 
 
-def _knobs(recipe: Recipe) -> list[Knob]:
+def _knobs(recipe: Recipe, probe: Probe) -> list[Knob]:
     """The arguments as the config gives them, defaults that it does not mention, and numbers further inside it."""
     target = find_targets([("model", recipe.config)], Policy(recipe.trusted))[id(recipe.config)]
     signature = signature_of(target.found)
-    knobs = knobs_of(signature) if signature is not None else []
-    inside = [Knob(name, "int", value) for name, value in numbers(recipe.config)]
-    own = {knob.name for knob in knobs}
-    known = [knob for knob in at_start(knobs, recipe.config) if knob.kind and not knob.required]
+    knobs = at_start(knobs_of(signature), recipe.config) if signature is not None else []
+    if hands_on(signature):
+        knobs += behind(lambda: probe.made({}), {knob.name: knob for knob in knobs})
+    known = [knob for knob in knobs if knob.kind and not knob.required]
+    own = {knob.name for knob in known}
+    inside = [Knob(name, "int", value) for name, value in numbers(recipe.config) if not reaches_outside(name)]
     return [*known, *(knob for knob in inside if knob.name not in own)]
 
 
@@ -87,6 +91,8 @@ def _remarks(probe: Probe, solution: Solution | None, open_names: Sequence[str])
     if probe.cut_off:
         spent = counted(probe.spent, "build")
         return [f"the search for other sizes of the model was cut off after {spent}; mode=scaffold searches longer"]
+    if solution is None and probe.outside:
+        return [f"no other sizes of the model were tried: its constructor {probe.outside}, and a trial build may not"]
     if solution is None or any(solution.distance):
         return []
     found = " ".join(value_override(f"model.{name}", value) for name, value in solution.values.items())

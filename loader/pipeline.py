@@ -123,7 +123,7 @@ class _Work:
     def _prepare(self) -> Prepared:
         recipe = Recipe(
             self.job.model or {},
-            lambda model: _build(replace(self.job, model=model)).module,
+            lambda model: _build(replace(self.job, model=model), patient=not self.built.hollow).module,
             self.job.trusted_targets,
         )
         self.prepared = prepare(self.built.module, self.parts, self.job.allow, self.device, self.policy, recipe)
@@ -156,7 +156,9 @@ def _pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
     return take_pickled(job, parts)
 
 
-def _build(job: JobConfig, plainly: str = "") -> Built:
-    built = build_model(job.model or {}, trusted=job.trusted_targets, seed=job.seed, hollow=not plainly)
+def _build(job: JobConfig, plainly: str = "", *, patient: bool = True) -> Built:
+    built = build_model(
+        job.model or {}, trusted=job.trusted_targets, seed=job.seed, hollow=not plainly, patient=patient
+    )
     built.reason = plainly or built.reason
     return built

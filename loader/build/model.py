@@ -45,6 +45,7 @@ def build_model(
     trusted: Sequence[str] | None = None,
     seed: int = 0,
     hollow: bool = True,
+    patient: bool = True,
     where: str = "model",
 ) -> Built:
     """Builds a model from a node with `_target_`.
@@ -54,6 +55,7 @@ def build_model(
         trusted: Patterns of the targets that may be used; None for all but the known-dangerous ones.
         seed: Seeds torch, numpy and Python's `random` for the constructor.
         hollow: Leave out the initial values of the weights, where that cannot be told apart afterwards.
+        patient: Call a constructor that fails without them once more, with them.
         where: The node's place in the config, for messages.
 
     Raises:
@@ -72,6 +74,8 @@ def build_model(
     except InexactError as inexact:
         reason = str(inexact)
     except ConfigError:
+        if not patient:
+            raise
         reason = "its constructor fails without initial values"
     module = _construct(call, seed)
     if holds_unset(module, mode):

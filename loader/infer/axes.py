@@ -13,6 +13,9 @@ from typing import Any
 from loader.infer.knobs import FLOAT, INT, SIZES, Knob
 from loader.infer.probe import Probe, Seen, Values
 
+_LARGEST = 2**53
+"""Beyond it, and where it is no number at all, a value cannot be reckoned with."""
+
 Place = tuple[str, int]
 """A key and one of its dimensions."""
 
@@ -61,11 +64,15 @@ def axes(knobs: Sequence[Knob], values: Values) -> list[Axis]:
     found = []
     for knob in knobs:
         value = current(knob, values)
-        if knob.kind in (INT, FLOAT) and isinstance(value, int | float) and not isinstance(value, bool):
+        if knob.kind in (INT, FLOAT) and _is_number(value):
             found.append(Axis(knob))
-        elif knob.kind == SIZES and isinstance(value, list | tuple):
+        elif knob.kind == SIZES and isinstance(value, list | tuple) and all(map(_is_number, value)):
             found += [Axis(knob, index) for index in range(len(value))]
     return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
 def respond(probe: Probe, values: Values, axis: Axis, seen: Seen) -> Response | None:
@@ -88,7 +95,7 @@ def respond(probe: Probe, values: Values, axis: Axis, seen: Seen) -> Response | 
 def _others(axis: Axis, value: Any) -> list[Any]:
     """Values to compare with, one that divides well first."""
     if axis.knob.kind == FLOAT:
-        return [value * 2, value / 2] if value else [0.5]
+        return [other for other in (value * 2, value / 2) if abs(other) < _LARGEST] if value else [0.5]
     tried = dict.fromkeys((value * 2, value * 3, value + 1, value + 2, value + 8, value - 1, value // 2, 1))
     return [other for other in tried if other > 0 and other != value]
 

@@ -1,7 +1,7 @@
 """The arguments of a constructor that can be varied.
 
 Guarantees: pure; an argument whose values cannot be told from its default, its annotation or a hint is no knob, and
-stays as it is.
+stays as it is; neither is one that reaches outside the process.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import re
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import Parameter
 from typing import Any, Literal, get_args, get_origin
+
+from loader.infer.outside import reaches_outside
 
 REQUIRED = Parameter.empty
 """The default of an argument that has none."""
@@ -34,9 +36,10 @@ class Knob:
 
     name: str
     kind: str
-    """`INT`, `FLOAT`, `CHOICE` or `SIZES`; empty where nothing is known of its values."""
-    default: Any = REQUIRED
-    choices: tuple[Any, ...] = ()
+    """`INT`, `FLOAT`, `CHOICE` or `SIZES`; empty where nothing is known of its values, or where they are not to be
+    tried."""
+    default: Any = field(default=REQUIRED, hash=False)
+    choices: tuple[Any, ...] = field(default=(), hash=False)
 
     @property
     def required(self) -> bool:
@@ -61,8 +64,18 @@ def kind_of(value: object) -> str:
     return SIZES if whole and all(type(item) is int for item in value) else ""  # type: ignore[attr-defined]
 
 
+def taking(knob: Knob, value: Any) -> Knob:
+    """The argument with another default, whose kind it has where it says nothing of its own."""
+    kind = kind_of(value)
+    if not kind or knob.choices or reaches_outside(knob.name) or (knob.kind, kind) == (FLOAT, INT):
+        kind = knob.kind
+    return Knob(knob.name, kind, value, knob.choices or ((False, True) if kind == CHOICE else ()))
+
+
 def _knob(parameter: Parameter) -> Knob:
     default, name = parameter.default, parameter.name
+    if reaches_outside(name):
+        return Knob(name, "", default)
     kind, choices = _annotated(parameter.annotation)
     kind = (kind_of(default) if default is not REQUIRED else "") or kind
     if default is REQUIRED and parameter.annotation is REQUIRED:

@@ -1,7 +1,7 @@
 """Architectures as the search sees them, and the builds that show them.
 
 Guarantees: a bounded number of builds within a bounded time, each value once, and it is kept whether a bound was met; a
-constructor that refuses values is an answer and no error.
+constructor that refuses values is an answer and no error, and so is one that needs anything outside the process.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from loader.errors import LoaderError
+from loader.infer.confined import Confined, apart
 from loader.plan import Wanted
 from loader.wants import slots, wanted
 
@@ -74,6 +75,8 @@ class Probe:
     spent: int = 0
     refusal: LoaderError | None = None
     """What the last constructor that failed said."""
+    outside: str = ""
+    """What that constructor asked for outside the process; empty where it asked for nothing."""
     cut_off: bool = False
     """Whether a build was asked for that a bound did not allow."""
     _until: float | None = None
@@ -99,10 +102,23 @@ class Probe:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a constructor's word on values that nobody asked for
-                return Seen(wanted(slots(self.build(values))))
+                return Seen(wanted(slots(self.made(values))))
         except LoaderError as refusal:
             self.refusal = refusal
             return None
+
+    def made(self, values: Values) -> nn.Module:
+        """The model itself, built apart from everything outside the process.
+
+        Raises:
+            ConfigError: The constructor fails, or asks for something outside.
+        """
+        asked = Confined()
+        try:
+            return apart(lambda: self.build(values), asked)
+        except LoaderError:
+            self.outside = asked.refused
+            raise
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ what is returned was built.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from loader.infer.certainty import certainty
-from loader.infer.knobs import CHOICE, FLOAT, INT, SIZES, Knob
+from loader.infer.knobs import CHOICE, FLOAT, INT, SIZES, Knob, taking
 from loader.infer.probe import Distance, Goal, Probe, Seen, Values
 from loader.infer.sizes import settle_sizes
 from loader.infer.structure import settle_structure
@@ -113,4 +112,4 @@ def fixed(knobs: Sequence[Knob], given: Mapping[str, Any]) -> list[Knob]:
 
 def at_start(knobs: Sequence[Knob], values: Values) -> list[Knob]:
     """The knobs with other defaults: those that a config gives already."""
-    return [dataclasses.replace(k, default=values[k.name]) if k.name in values else k for k in knobs]
+    return [taking(knob, values[knob.name]) if knob.name in values else knob for knob in knobs]

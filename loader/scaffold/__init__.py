@@ -7,17 +7,19 @@ Guarantees: the architecture is named by the user, or by the ``config.json`` of 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch import nn
 
 from loader.build import Built, build_model
 from loader.build.targets import TARGET
 from loader.config.schema import AUTO, EMBEDDED, JobConfig
-from loader.errors import ConfigError
+from loader.errors import ConfigError, LoaderError
 from loader.formats.base import Container
+from loader.infer.confined import Confined, apart
 from loader.infer.goals import goals_of
 from loader.infer.probe import Probe
 from loader.parts import Part, open_parts
@@ -101,7 +103,7 @@ def _inferred(job: JobConfig, part: Part, origin: str) -> Inference:
         job,
         node,
         hints_of(root),
-        lambda config: _build(job, config).module,
+        _trials(job),
         lambda seen: goals_of(root, key, rules, seen),
         origin,
     )
@@ -110,18 +112,27 @@ def _inferred(job: JobConfig, part: Part, origin: str) -> Inference:
 def _tried(job: JobConfig, part: Part, found: Inference, report: Report) -> tuple[Fitting | None, list[Line]]:
     """How the file goes into the model that was found; None where none could be built to try it."""
     if found.values is None:
-        if not found.open and found.probe.refusal is not None:
-            raise found.probe.refusal
+        if found.probe.refusal is not None and (found.probe.outside or not found.open):
+            raise _untried(found)
         report.parts[""].tensors = _tensors(part)
         return None, []
     node = {**(job.model or {}), **found.values}
-    built = _build(job, node)
+    built = apart(lambda: _build(job, node), Confined())
     fitting = fitting_of(job, part, built.module)
     if fitting is None:
         raise no_fit(job, part, built.module, found.values, found.probe)
     _describe(report, part, fitting)
     fill.model(report, dataclasses.replace(job, model=node), built, torch.device("cpu"))
     return fitting, forward_lines(built.module) if job.verify.input is None and job.verify.forward else []
+
+
+def _untried(found: Inference) -> LoaderError:
+    """The refusal where no build succeeds; an argument that fetches something can be switched off."""
+    refusal = found.probe.refusal
+    if refusal is None:
+        raise LookupError
+    switches = [f"model.{name}=false" for name in found.fetching]
+    return refusal if refusal.hint or not found.probe.outside else ConfigError(refusal.message, " ".join(switches))
 
 
 def _describe(report: Report, part: Part, fitting: Fitting) -> None:
@@ -132,6 +143,19 @@ def _describe(report: Report, part: Part, fitting: Fitting) -> None:
 
 def _tensors(part: Part) -> int:
     return sum(len(container.tensors()) for _, container in part.checkpoint.root.walk())
+
+
+def _trials(job: JobConfig) -> Callable[[Mapping[str, Any]], nn.Module]:
+    """Builds for the search; what is known to be built hollow is not built plainly where that fails."""
+    hollow = False
+
+    def trial(config: Mapping[str, Any]) -> nn.Module:
+        nonlocal hollow
+        built = build_model(config, trusted=job.trusted_targets, seed=job.seed, patient=not hollow)
+        hollow = hollow or built.hollow
+        return built.module
+
+    return trial
 
 
 def _build(job: JobConfig, config: Mapping[str, Any]) -> Built:

@@ -7,8 +7,10 @@ default, or where the shapes leave no other; everything else that has to be give
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 from torch import nn
@@ -17,8 +19,10 @@ from loader.build.arguments import signature_of
 from loader.build.policy import Policy
 from loader.build.targets import TARGET, find_targets
 from loader.config.schema import JobConfig
+from loader.infer.behind import behind, hands_on
 from loader.infer.certainty import FREE, OPEN, SHARED, TOLD, partners
 from loader.infer.knobs import Knob, kind_of, knobs_of
+from loader.infer.outside import reaches_outside
 from loader.infer.probe import Goal, Probe, Seen
 from loader.infer.solve import Solution, begin, solve, sure
 from loader.scaffold.hints import Hint
@@ -39,6 +43,8 @@ class Inference:
     """The arguments that were built beside those that were given, with stand-ins for what is left open; None where
     nothing could be built."""
     probe: Probe
+    fetching: Sequence[str] = ()
+    """Switches that are on and whose name says that they reach outside."""
 
     @property
     def open(self) -> bool:
@@ -67,20 +73,63 @@ def infer(
     Raises:
         ConfigError: The target cannot be found or may not be used.
     """
-    everything = _knobs(job, node)
-    given = _given(node, everything)
-    fitting = {knob.name: hints[knob.name] for knob in everything if knob.name in hints and _suits(knob, hints)}
-    fitting = {name: hint for name, hint in fitting.items() if name not in given}
-    knobs = [_of_kind(knob, fitting) for knob in everything if knob.name not in given]
+    signature = _signature(job, node)
+    everything = knobs_of(signature) if signature is not None else []
+    fetching = [k.name for k in everything if reaches_outside(k.name) and node.get(k.name, k.default) is True]
     probe = Probe(lambda values: build({**node, **values}), _MOST_BUILDS, _MOST_SECONDS)
-    start = begin(probe, knobs, {name: hint.value for name, hint in fitting.items()})
-    solution = solve(probe, knobs, start, goals) if start is not None else None
+    search = _Search(probe, node, hints, everything)
+    start, handed = search.start(), list[Knob]()
+    if start is not None and hands_on(signature):
+        handed = behind(partial(probe.made, start), search.names)
+        search = _Search(probe, node, hints, [*everything, *handed])
+        start = search.start() or start
+    solution = solve(probe, search.knobs, start, goals) if start is not None else None
     lines = given_lines(node, origin)
     if solution is None:
-        return Inference([*lines, *_unsolved(knobs, fitting)], start, probe)
-    certain = sure(probe, knobs, solution)
-    lines += [line for knob in knobs if (line := _line(knob, solution, certain, fitting, probe, knobs)) is not None]
-    return Inference(lines, solution.values, probe)
+        return Inference([*lines, *_unsolved(search.knobs, search.fitting)], start, probe, fetching)
+    certain = sure(probe, search.knobs, solution)
+    silent = {knob.name for knob in handed if solution.values.get(knob.name, knob.default) == knob.default}
+    told = (_line(knob, solution, certain, search) for knob in search.knobs if knob.name not in silent)
+    return Inference([*lines, *(line for line in told if line is not None)], solution.values, probe)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What is searched for, and what the file says of it."""
+
+    probe: Probe
+    node: Mapping[str, Any]
+    hints: Mapping[str, Hint]
+    """All that the file carries."""
+    everything: Sequence[Knob]
+    """All arguments that there are."""
+
+    @cached_property
+    def names(self) -> set[str]:
+        """What is not to be looked for behind keywords."""
+        return {*self.given, *(knob.name for knob in self.everything)}
+
+    @cached_property
+    def given(self) -> set[str]:
+        """The arguments that the node gives."""
+        positional = self.node.get("_args_")
+        count = len(positional) if isinstance(positional, list) else 0
+        return {*self.node, *(knob.name for knob in self.everything[:count])}
+
+    @cached_property
+    def fitting(self) -> dict[str, Hint]:
+        """The hints that may be meant for an argument that was not given."""
+        free = (knob for knob in self.everything if knob.name not in self.given and knob.name in self.hints)
+        return {knob.name: self.hints[knob.name] for knob in free if _suits(knob, self.hints)}
+
+    @cached_property
+    def knobs(self) -> list[Knob]:
+        """The arguments that were not given."""
+        return [_of_kind(knob, self.fitting) for knob in self.everything if knob.name not in self.given]
+
+    def start(self) -> dict[str, Any] | None:
+        """Arguments with which the model can be built at all."""
+        return begin(self.probe, self.knobs, {name: hint.value for name, hint in self.fitting.items()})
 
 
 def given_lines(node: Mapping[str, Any], origin: str) -> list[Line]:
@@ -88,19 +137,14 @@ def given_lines(node: Mapping[str, Any], origin: str) -> list[Line]:
     return [Line(key, value, origin if key != TARGET else "") for key, value in node.items()]
 
 
-def _knobs(job: JobConfig, node: Mapping[str, Any]) -> list[Knob]:
-    target = find_targets([("model", node)], Policy(job.trusted_targets))[id(node)]
-    signature = signature_of(target.found)
-    return knobs_of(signature) if signature is not None else []
-
-
-def _given(node: Mapping[str, Any], knobs: Sequence[Knob]) -> set[str]:
-    positional = node.get("_args_")
-    return {*node, *(knob.name for knob in knobs[: len(positional) if isinstance(positional, list) else 0])}
+def _signature(job: JobConfig, node: Mapping[str, Any]) -> inspect.Signature | None:
+    return signature_of(find_targets([("model", node)], Policy(job.trusted_targets))[id(node)].found)
 
 
 def _suits(knob: Knob, hints: Mapping[str, Hint]) -> bool:
-    """Whether a value may be meant for an argument: numbers for numbers, a choice that there is."""
+    """Whether a value may be meant for an argument: numbers for numbers, a choice that there is, nothing to fetch."""
+    if reaches_outside(knob.name):
+        return False
     kind, value = kind_of(hints[knob.name].value), hints[knob.name].value
     if knob.choices:
         return value in knob.choices
@@ -116,14 +160,8 @@ def _of_kind(knob: Knob, hints: Mapping[str, Hint]) -> Knob:
     return dataclasses.replace(knob, kind=kind, choices=(False, True) if kind == "choice" else ())
 
 
-def _line(
-    knob: Knob,
-    solution: Solution,
-    certain: Mapping[str, str],
-    hints: Mapping[str, Hint],
-    probe: Probe,
-    knobs: Sequence[Knob],
-) -> Line | None:
+def _line(knob: Knob, solution: Solution, certain: Mapping[str, str], search: _Search) -> Line | None:
+    probe, hints = search.probe, search.fitting
     value, how = solution.values.get(knob.name, knob.default), certain.get(knob.name, FREE)
     if knob.name in hints and hints[knob.name].value == value:
         return Line(knob.name, value, f"from the file's {hints[knob.name].place}{_agreeing(how)}")
@@ -135,7 +173,7 @@ def _line(
         return Line(knob.name, MISSING, "no shape depends on it")
     if how == OPEN:
         return Line(knob.name, MISSING, f"{value} fits; {_cut_off(probe)}")
-    others = partners(probe, knobs, solution.values, solution.seen, knob.name)
+    others = partners(probe, search.knobs, solution.values, solution.seen, knob.name)
     why = f", with another {' or '.join(others[:_MOST_NAMED])}" if how == SHARED and others else ""
     return Line(knob.name, MISSING, f"{value} fits, and other values do as well{why}")
 

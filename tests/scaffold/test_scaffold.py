@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ from loader.errors import FitError
 from loader.report.terminal import lines
 from loader.scaffold import arguments
 from tests.command import run_loader
+from tests.infer import builders
 from tests.jobs import save
 from tests.models import filled
 from tests.scaffold import nets
 
 NETS = "tests.scaffold.nets."
+BUILDERS = "tests.infer.builders."
 TESTS = str(Path(__file__).resolve().parents[2])
 
 
@@ -289,3 +293,47 @@ def test_a_refusal_after_a_search_that_was_cut_off_says_so(tmp_path: Path, monke
 
     with pytest.raises(FitError, match=r"the closest of 1 build, after which the search was cut off, was MLP\("):
         scaffold("MLP", path)
+
+
+def test_a_file_that_says_pretrained_is_not_believed(tmp_path: Path) -> None:
+    net = filled(builders.Recording(6, 3))
+    hparams = {"depth": 3, "pretrained": True, "force_download": True}
+    save({"state_dict": net.state_dict(), "hyper_parameters": hparams}, tmp_path / "r.pt")
+    builders.CALLS.clear()
+    written, _ = scaffold("Recording", "r.pt", f"model._target_={BUILDERS}Recording")
+
+    assert written["model"] == {"_target_": f"{BUILDERS}Recording", "width": 6, "depth": 3, "bias": True}
+    assert len(builders.CALLS) > 3
+    outside = ("pretrained", "weights", "force_download", "push_to_hub")
+    assert not any(call[name] for call in builders.CALLS for name in outside)
+
+
+def test_a_constructor_that_fetches_is_refused_with_the_switch_that_keeps_it_from_that(tmp_path: Path) -> None:
+    save(filled(builders.Fetching(6, pretrained=False)).state_dict(), tmp_path / "f.pt")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        builders.PORT[0] = server.getsockname()[1]
+        server.settimeout(0)
+        with pytest.raises(loader.ConfigError) as refused:
+            scaffold("Fetching", "f.pt", f"model._target_={BUILDERS}Fetching")
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+    told = r"model: its constructor connects to something outside \(socket\.\w+\), and a trial build may not"
+    assert re.fullmatch(told, refused.value.message)
+    assert refused.value.hint == "model.pretrained=false"
+    written, _ = scaffold("Fetching", "f.pt", f"model._target_={BUILDERS}Fetching", refused.value.hint)
+    assert written["model"]["width"] == 6
+
+
+@pytest.mark.parametrize("builder", ["built", "Derived"])
+def test_arguments_behind_keywords_are_found_from_shapes_and_from_what_the_file_says(
+    builder: str, tmp_path: Path
+) -> None:
+    net = filled(getattr(builders, builder)(classes=7, scale=3.0))
+    save({"state_dict": net.state_dict(), "hyper_parameters": {"classes": 7}}, tmp_path / "k.pt")
+    written, text = scaffold(builder, "k.pt", f"model._target_={BUILDERS}{builder}")
+
+    assert {name: written["model"][name] for name in ("classes", "scale")} == {"classes": 7, "scale": 3.0}
+    assert "# from the file's hyper_parameters, as the shapes say" in text
+    assert written["model"].keys() == {"_target_", "classes", "scale"}
+    run("k")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+import shlex
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from loader import alternatives
+from loader import alternatives, load
+from loader.build.locate import locate
 from loader.errors import FitError
 from loader.suggest.overrides import parts_override, value_override
+from tests.infer import builders
 from tests.jobs import carry_out, save
+from tests.libraries import library
 from tests.models import filled
 from tests.suggest.architectures import Sized, auto_encoder
 
@@ -103,3 +109,127 @@ def test_parts_are_written_as_typed() -> None:
 )
 def test_values_are_written_as_typed(value: object, text: str) -> None:
     assert value_override("model.x", value) == f"model.x={text}"
+
+
+BUILDERS = "tests.infer.builders."
+
+
+@pytest.fixture
+def calls() -> list[dict[str, Any]]:
+    """The arguments of every build from now on."""
+    builders.CALLS.clear()
+    return builders.CALLS
+
+
+@pytest.fixture
+def asked() -> Iterator[Callable[[], int]]:
+    """Tells how often a weight server was asked."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        builders.PORT[0] = server.getsockname()[1]
+        server.settimeout(0)
+        yield lambda: sum(1 for _ in iter(lambda: accepted(server), None))
+
+
+def accepted(server: socket.socket) -> socket.socket | None:
+    try:
+        connection, _ = server.accept()
+    except BlockingIOError:
+        return None
+    connection.close()
+    return connection
+
+
+@pytest.mark.parametrize("settings", [{}, {"rules": "auto"}, {"checkpoint": {"key": "auto"}}])
+def test_arguments_that_reach_outside_keep_the_users_value(
+    tmp_path: Path, calls: list[dict[str, Any]], settings: dict[str, Any]
+) -> None:
+    given = {"pretrained": False, "weights": True, "force_download": False, "retries_of_url": 5}
+    state = filled(builders.Recording(width=6, depth=3, bias=False)).state_dict()
+    calls.clear()
+    error = refusal({"_target_": f"{BUILDERS}Recording", **given}, state, tmp_path, **settings)
+
+    assert error.hint.endswith("model.bias=false model.depth=3 model.width=6")
+    assert len(calls) > 3
+    assert all({name: call[name] for name in given} == given for call in calls)
+    assert not any(call["push_to_hub"] for call in calls)
+
+
+def test_a_constructor_that_fetches_is_tried_in_no_other_size(tmp_path: Path, asked: Callable[[], int]) -> None:
+    state = filled(builders.Fetching(width=6, pretrained=False)).state_dict()
+    error = refusal({"_target_": f"{BUILDERS}Fetching"}, state, tmp_path)
+
+    assert asked() == 1  # by the build that the user asked for
+    told = r"no other sizes of the model were tried: its constructor connects to something outside \(socket\.\w+\), "
+    assert re.fullmatch(told + "and a trial build may not", error.message.splitlines()[-1])
+    assert "model." not in error.hint
+
+
+def test_a_constructor_that_writes_is_tried_in_no_other_size(tmp_path: Path) -> None:
+    state, log = filled(builders.Fetching(width=6, pretrained=False)).state_dict(), tmp_path / "log"
+    error = refusal({"_target_": f"{BUILDERS}Fetching", "pretrained": False, "logs": str(log)}, state, tmp_path)
+
+    assert "its constructor writes a file (open), and a trial build may not" in error.message
+    assert error.hint.startswith("no nested key and no rule")
+
+
+@pytest.mark.parametrize("blocks", [[2, 2, 2], (2, 2, 2)])
+def test_a_list_in_the_config_is_searched_like_any_argument(tmp_path: Path, blocks: Any) -> None:
+    state = filled(builders.Base([2, 3, 2, 1])).state_dict()
+    error = refusal({"_target_": f"{BUILDERS}Base", "blocks": blocks}, state, tmp_path)
+
+    assert error.hint == "'model.blocks=[2,3,2,1]'"
+
+
+@pytest.mark.parametrize(
+    "value", [float("inf"), float("nan"), -1, 10**30, 10**400, 1e308, "text", None, {"a": [1]}, [[1], [2]]]
+)
+def test_a_value_of_any_kind_is_no_bug(tmp_path: Path, value: Any) -> None:
+    state = filled(builders.Odd(width=5)).state_dict()
+    error = refusal({"_target_": f"{BUILDERS}Odd", "width": 4, "odd": value}, state, tmp_path)
+
+    assert error.hint == "model.width=5"
+
+
+@pytest.mark.parametrize("builder", ["built", "Derived", "picky"])
+def test_arguments_behind_keywords_are_found(tmp_path: Path, builder: str) -> None:
+    state = filled(getattr(builders, builder)(classes=7)).state_dict()
+    error = refusal({"_target_": BUILDERS + builder}, state, tmp_path)
+
+    assert error.hint.splitlines()[0] == "model.classes=7"
+    assert pasted({"_target_": BUILDERS + builder}, tmp_path / "file.pt", error.hint.splitlines()[0]) == state.keys()
+
+
+def pasted(node: dict[str, Any], path: Path, line: str) -> Any:
+    typed = [f"model.{key}={value}" for key, value in node.items()]
+    loaded = load([*typed, f"checkpoint.path={path}", "device=cpu", "verify.forward=false", *shlex.split(line)])
+    return loaded.model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("builder", "node", "other", "line"),
+    [  # a published builder, what the user gives it, and what the file's model has beside its seven classes
+        ("timm.create_model", {"model_name": "resnet10t", "pretrained": False}, {}, "model.num_classes=7"),
+        (
+            "timm.create_model",
+            {"model_name": "vit_tiny_patch16_224"},
+            {"depth": 9},
+            "model.depth=9 model.num_classes=7",
+        ),
+        ("torchvision.models.resnet18", {}, {}, "model.num_classes=7"),
+        ("torchvision.models.mobilenet_v2", {}, {}, "model.num_classes=7"),
+    ],
+)
+def test_the_builders_of_image_libraries_get_the_number_of_classes(
+    builder: str,
+    node: dict[str, Any],
+    other: dict[str, Any],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(alternatives, "_MOST_SECONDS", 600)
+    library(builder.partition(".")[0])
+    build: Any = locate(builder, "model._target_")
+    error = refusal({"_target_": builder, **node}, build(**node, **other, num_classes=7).state_dict(), tmp_path)
+
+    assert error.hint.splitlines()[0] == line

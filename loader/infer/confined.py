@@ -1,0 +1,159 @@
+"""Trial builds reach nothing outside the process.
+
+Guarantees: while a build is confined, its thread connects to nothing, starts no process and no thread, writes no file
+and changes none, as far as Python sees it (what compiled code does by itself raises no audit event). Other threads are
+not touched. What is refused is named, so that it can be reported.
+
+An audit hook cannot be taken out again, so there is one, put in by the first confined build; outside of them it does
+nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from loader.errors import ConfigError
+
+_T = TypeVar("_T")
+
+_CONNECTS = frozenset(
+    (
+        "socket.connect", "socket.getaddrinfo", "socket.gethostbyaddr", "socket.gethostbyname", "socket.getnameinfo",
+        "socket.sendmsg", "socket.sendto", "ftplib.connect", "http.client.connect", "imaplib.open", "poplib.connect",
+        "smtplib.connect", "telnetlib.Telnet.open", "nntplib.connect", "urllib.Request", "webbrowser.open",
+        "builtins.input",
+    )
+)  # fmt: skip
+"""What fetches something. It may decide what is built, so that a build without it is another one: the build ends."""
+
+_CHANGES = frozenset(
+    (
+        "os.chflags", "os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.removexattr", "os.rename",
+        "os.rmdir", "os.setxattr", "os.symlink", "os.truncate", "os.utime", "os.chdir", "os.fchdir", "shutil.rmtree",
+        "shutil.move", "shutil.unpack_archive", "tempfile.mkdtemp", "tempfile.mkstemp", "sqlite3.connect",
+    )
+)  # fmt: skip
+_STARTS = frozenset(
+    (
+        "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.startfile", "os.system", "pty.spawn",
+        "subprocess.Popen", "os.kill", "os.killpg", "signal.pthread_kill", "_winapi.CreateProcess",
+    )
+)  # fmt: skip
+_THREADS = frozenset(("_thread.start_new_thread", "_thread.start_joinable_thread"))
+_LISTENS = frozenset(("socket.__new__", "socket.bind", "syslog.openlog", "syslog.syslog"))
+_REFUSED = {
+    **dict.fromkeys(_CHANGES, "changes files"),
+    **dict.fromkeys(_STARTS, "starts a process"),
+    **dict.fromkeys(_THREADS, "starts a thread"),
+    **dict.fromkeys(_LISTENS, "opens a socket"),
+}
+"""What is refused as a system refuses it, which a constructor may do without: a cache that cannot be written."""
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_OWN = "loader.confined"
+
+
+class LeftError(BaseException):
+    """Ends a build that asked for something outside; no `except Exception` on the way holds it up."""
+
+
+@dataclass(slots=True)
+class Confined:
+    """What a confined build asked for."""
+
+    refused: str = ""
+    """The first thing that was refused, as in "connects to something (socket.connect)"."""
+
+
+class _Threads(threading.local):
+    """The build that each thread is confined to."""
+
+    build: Confined | None = None
+    answered: bool = False
+
+
+_threads = _Threads()
+
+
+def apart(build: Callable[[], _T], asked: Confined) -> _T:
+    """Runs a build whose thread can reach nothing outside.
+
+    Args:
+        build: What makes a model.
+        asked: Gets what the build asks for.
+
+    Raises:
+        ConfigError: The build asked for something that may decide what is built, or fails by itself.
+    """
+    try:
+        with _confined(asked):
+            return build()
+    except LeftError as left:
+        raise ConfigError(f"model: its constructor {left}, and a trial build may not") from left
+
+
+@contextmanager
+def _confined(asked: Confined) -> Iterator[None]:
+    _install()
+    before, _threads.build = _threads.build, asked
+    try:
+        yield
+    finally:
+        _threads.build = before
+
+
+def _install() -> None:
+    """Puts the hook in, where it does not answer yet."""
+    for _ in range(2):
+        _threads.answered = False
+        sys.audit(_OWN)
+        if _threads.answered:
+            return
+        tempfile.gettempdir()  # found out by writing, once in a process; torch asks for it where it imports its parts
+        sys.addaudithook(_hook)
+        _announce_threads()
+    raise LeftError("cannot be confined, since an audit hook of this process lets no other in")
+
+
+def _announce_threads() -> None:
+    """Lets Python 3.11 raise the event that later ones raise by themselves when a thread is about to start."""
+    if sys.version_info >= (3, 12):
+        return
+    start = threading._start_new_thread  # type: ignore[attr-defined]  # noqa: SLF001
+
+    def announced(function: Callable[..., object], arguments: tuple[object, ...], *named: dict[str, object]) -> int:
+        sys.audit("_thread.start_new_thread", function, arguments, *named)
+        return int(start(function, arguments, *named))
+
+    threading._start_new_thread = announced  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == _OWN:
+        _threads.answered = True
+        return
+    build = _threads.build
+    if build is None:
+        return
+    if event in _CONNECTS:
+        build.refused = build.refused or f"connects to something outside ({event})"
+        raise LeftError(build.refused)
+    what = _REFUSED.get(event) or ("writes a file" if event == "open" and _writes(*arguments) else "")
+    if what:
+        build.refused = build.refused or f"{what} ({event})"
+        raise PermissionError(errno.EACCES, f"a trial build may not: it {what} ({event})")
+
+
+def _writes(path: object, mode: object, flags: object) -> bool:
+    if path == os.devnull:
+        return False
+    written = isinstance(mode, str) and any(sign in mode for sign in "wax+")
+    return written or (isinstance(flags, int) and bool(flags & _WRITING))
