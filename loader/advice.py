@@ -25,10 +25,11 @@ from loader.parts import Part, below
 from loader.plan import Plan, Wanted
 from loader.rules import rewrite
 from loader.select import find
+from loader.suggest.averages import nameless
 from loader.suggest.diagnosis import diagnosis
 from loader.suggest.explain import Candidate, explain
 from loader.suggest.leftovers import apart
-from loader.suggest.nature import Nature, nature
+from loader.suggest.nature import Nature, moments_alone, nature
 from loader.suggest.overrides import written
 from loader.suggest.problem import Explanation, Problem, fits, judge
 from loader.suggest.proposal import Proposal, proposals
@@ -65,7 +66,7 @@ class Advice:
                 continue
             problem = self.problem(part)
             found = explain(problem, keys_free="key" in autos, rules_free="rules" in autos).explanations
-            if len(found) != 1 or found[0].excused:
+            if len(found) != 1 or found[0].excused or found[0].swaps:
                 names = [f"{problem.config(name)}=auto" for name in autos]
                 advised = self._advised([part])
                 raise undecided(names, shown_path(part.checkpoint.path), advised, _diagnosed(problem, advised))
@@ -90,7 +91,13 @@ class Advice:
         """What to type, what the nested keys fill, and what else there is to say."""
         ways, candidates, remarks = self._search(parts)
         natures = [] if ways else list(dict.fromkeys(nature for part in parts for nature in _natures(part)))
-        remarks = [*(nature.remark for nature in natures), *(part.remark for part in parts if part.remark), *remarks]
+        averages = [told for part in parts for told in nameless(part.checkpoint.root, self.wanted)]
+        remarks = [
+            *(nature.remark for nature in natures),
+            *averages,
+            *(part.remark for part in parts if part.remark),
+            *remarks,
+        ]
         return Advised(ways, candidates, remarks, natures[0].instead if natures else "")
 
     def _search(self, parts: Sequence[Part]) -> tuple[list[Proposal], tuple[Candidate, ...], list[str]]:
@@ -156,7 +163,7 @@ def _natures(part: Part) -> Iterator[Nature]:
         found = root if key is None else find(root, key)
         places = [(key or "", found)] if found is not None else []
     told = (nature(place or None, container) for place, container in places if isinstance(container, Container))
-    yield from itertools.islice((one for one in told if one is not None), _MOST_NATURES)
+    yield from itertools.islice(filter(None, (moments_alone(root), *told)), _MOST_NATURES)
 
 
 def _diagnosed(problem: Problem, advised: Advised) -> list[str]:

@@ -87,7 +87,7 @@ _OF_ITS_MODULE = (
     "absmax", "weight_absmax",
 )  # fmt: skip
 
-_FROM_PRETRAINED = "in transformers {}, then .save_pretrained(FOLDER), writes plain weights"
+_FROM_PRETRAINED = "in transformers {}, then .save_pretrained(FOLDER), writes such a one"
 _ASK = "from_pretrained(…, quantization_config={}(dequantize=True))"
 _TO_PLAIN = {
     "bitsandbytes": _FROM_PRETRAINED.format("model.dequantize()"),
@@ -96,7 +96,7 @@ _TO_PLAIN = {
     "MXFP4": _FROM_PRETRAINED.format(_ASK.format("Mxfp4Config")),
     "compressed-tensors": _FROM_PRETRAINED.format(_ASK.format("CompressedTensorsConfig")),
 }
-_BY_ITS_LIBRARY = "the library that quantized them can write them dequantized, or take the file that was quantized"
+_BY_ITS_LIBRARY = "the library that quantized it may write it dequantized, or take what was quantized"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def refuse_quantized(
         raise FitError(
             f"{where} is quantized: {told(found)}. Without their scales{scale} these weights would be wrong, and no "
             "allowance makes them right; the model expects plain weights",
-            f"checkpoint.path=FILE   # with plain weights: {to_plain(found)}",
+            f"no nested key and no rule makes them plain: {to_plain(found)}",
         )
 
 
@@ -157,8 +157,9 @@ def told(found: list[Quantized]) -> str:
 
 
 def to_plain(found: list[Quantized]) -> str:
-    """How to get plain weights."""
-    return _TO_PLAIN.get(re.split(r"[ (]", found[0].scheme)[0], _BY_ITS_LIBRARY)
+    """What to give instead, and how to get it."""
+    way = _TO_PLAIN.get(re.split(r"[ (]", found[0].scheme)[0], _BY_ITS_LIBRARY)
+    return f"give a file with plain weights (checkpoint.path=…); {way}"
 
 
 def _scheme(scheme: str, ones: list[Quantized]) -> str:

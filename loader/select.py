@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from loader.errors import FitError
 from loader.formats.base import Container, Leaf, Node, TensorEntry
+from loader.optimizers import TABLES, is_moment, without_optimizers
 from loader.wording import counted, did_you_mean, safe_text
 
 Shapes = Mapping[str, tuple[int, ...] | None]
@@ -81,10 +82,11 @@ def only_optimizer(root: Container) -> bool:
     found, pending, seen = False, [root], {id(root)}
     while pending:
         container = pending.pop()
-        if {"state", "param_groups"} <= container.children.keys():
-            found = True
-            continue
-        for child in container.children.values():
+        table = container.children.keys() >= TABLES
+        found = found or table
+        for name, child in container.children.items():
+            if table and name in TABLES:
+                continue
             if isinstance(child, TensorEntry):
                 return False
             if isinstance(child, Container) and id(child) not in seen:
@@ -99,8 +101,8 @@ def candidates(root: Container, wanted: Shapes) -> list[tuple[str, int, int]]:
     A tensor fits where its name, or its name less some leading segments, is a model key of the same shape.
     """
     ranked = []
-    for key, container in root.walk():
-        tensors = container.tensors()
+    for key, container in without_optimizers(root):
+        tensors = {name: entry for name, entry in container.tensors().items() if not is_moment(name)}
         if tensors:
             ranked.append((key, sum(_fits(name, entry, wanted) for name, entry in tensors.items()), len(tensors)))
     return sorted(ranked, key=lambda row: (-row[1], row[2], row[0]))

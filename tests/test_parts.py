@@ -15,7 +15,7 @@ from loader.errors import CheckpointError, FitError
 from loader.formats.memory import MemoryCheckpoint
 from loader.parts import Part, offers, open_parts, part_configs
 from loader.wants import slots, wanted
-from tests.jobs import carry_out, job, save
+from tests.jobs import assert_same_state, carry_out, job, save
 from tests.models import Extra, Normed, Pair, Two, filled
 
 
@@ -108,6 +108,17 @@ def test_a_file_of_an_optimizer_alone_is_told_by_its_name(case: str, key: str | 
         f"{path} holds the state of an optimizer and no weights. In the file:\n  (top"
     )
     assert refusal.value.hint == "give the file of the model's weights, which is often beside it: checkpoint.path=FILE"
+
+
+def test_weights_in_one_dict_with_an_optimizers_tables_are_weights(tmp_path: Path) -> None:
+    state = filled(Two()).state_dict()
+    optimizer = torch.optim.AdamW(Two().parameters()).state_dict()
+    path = save({"model": state, **optimizer}, tmp_path / "both.pt")
+
+    loaded = carry_out("Two", path, checkpoint={"key": "auto"})
+
+    assert loaded.model is not None
+    assert_same_state(loaded.model, state)
 
 
 def test_weights_beside_an_optimizer_are_weights(tmp_path: Path) -> None:

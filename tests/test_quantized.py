@@ -152,7 +152,9 @@ def test_quantized_weights_are_refused_by_name_whatever_is_allowed(name: str, tm
 
         assert error.message.startswith(f"FILE is quantized: {scheme} in 3 layers (0, 1, 2). Without their scales")
         assert error.message.endswith("no allowance makes them right; the model expects plain weights")
-        assert error.hint.startswith("checkpoint.path=FILE   # with plain weights: ")
+        assert error.hint.startswith(
+            "no nested key and no rule makes them plain: give a file with plain weights (check"
+        )
         assert error.exit_code == 4
         assert error.plan is not None
 
@@ -165,8 +167,8 @@ def test_the_message_names_the_scale_and_the_way_to_plain_weights(tmp_path: Path
         "would be wrong, and no allowance makes them right; the model expects plain weights"
     )
     assert error.hint == (
-        "checkpoint.path=FILE   # with plain weights: in transformers model.dequantize(), then "
-        ".save_pretrained(FOLDER), writes plain weights"
+        "no nested key and no rule makes them plain: give a file with plain weights (checkpoint.path=…); in "
+        "transformers model.dequantize(), then .save_pretrained(FOLDER), writes such a one"
     )
 
 
@@ -277,4 +279,5 @@ def test_no_line_is_offered_that_would_load_quantized_weights(
     error = refused(save(state, tmp_path / "file.pt"), **settings)
 
     assert "quantized: bitsandbytes int8 in 3 layers" in error.message
-    assert error.hint.startswith("checkpoint.path=FILE   # with plain weights: in transformers model.dequantize()")
+    assert error.hint.startswith("no nested key and no rule")
+    assert "give a file with plain weights (checkpoint.path=…); in transformers model.dequantize()" in error.hint

@@ -7,7 +7,7 @@ user types it. An optimizer's state is called one wherever it stands.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from loader.formats.base import Container
@@ -15,6 +15,8 @@ from loader.formats.pickle.needed import needed_globals
 from loader.inspection.prefixes import Names, describe_names
 from loader.inspection.rows import CandidateRow, TensorRow
 from loader.inspection.survey import Survey, own_bytes, own_elements
+from loader.optimizers import MOMENTS, is_moment, optimizers, owner
+from loader.suggest.averages import is_average
 from loader.suggest.steps import AVERAGE
 from loader.wording import counted
 
@@ -27,13 +29,6 @@ _KNOWN = re.compile(
     re.IGNORECASE,
 )
 """What people call the place of a model's weights."""
-_OPTIMIZER = re.compile(r"(optim|opt|optimizer)(_(states?|state_dict|g|d))?|optimizers", re.IGNORECASE)
-_OPTIMIZER_TABLES = {"state", "param_groups"}
-_OPTIMIZER_STATE = frozenset(
-    {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "acc_delta", "grad_avg"}
-)
-"""What the optimizers of torch keep for a parameter."""
-_AVERAGED = re.compile(r"(^|[_.\W])(ema|swa|averaged?|shadow)($|[_.\W])", re.IGNORECASE)
 _PARAMETER = frozenset({"weight", "bias", "kernel", "gamma", "beta", "scale", "embedding", "running", "w", "b"})
 """Words in the last names of parameters: `in_proj_weight`, `bias_hh_l0`."""
 _LONGEST_NAME = 100
@@ -63,41 +58,18 @@ def candidates(found: Survey) -> list[CandidateRow]:
     return sorted(rows, key=lambda row: (ROLES.index(row["role"]), -row["parameters"], order[row["key"]]))
 
 
-def optimizers(containers: Mapping[str, Container]) -> set[str]:
-    """The keys of containers that hold an optimizer's state, the outermost ones."""
-    found: set[str] = set()
-    for key, container in containers.items():
-        name = key.rpartition(".")[2]
-        is_state = container.children.keys() >= _OPTIMIZER_TABLES or (key and _OPTIMIZER.fullmatch(name))
-        if is_state and container.kind != "module" and _owner(key, found) is None:
-            found.add(key)
-    return found
-
-
 def _held(found: Survey) -> Iterable[_Held]:
     tables = optimizers(found.containers)
-    owners = {key: _owner(key, tables) for key in found.containers}
+    owners = {key: owner(key, tables) for key in found.containers}
     held: dict[str, _Held] = {}
     for row in found.tensors:
         place = found.holder[row["key"]]
-        owner = owners[place]
-        key = place if owner is None else owner
+        table = owners[place]
+        key = place if table is None else table
         if key not in held:
-            held[key] = _Held(key, found.containers[key], owner is not None)
+            held[key] = _Held(key, found.containers[key], table is not None)
         held[key].rows.append(row)
     return held.values()
-
-
-def _owner(key: str, tables: set[str]) -> str | None:
-    """The optimizer that a container belongs to."""
-    if key in tables or (key and "" in tables):
-        return key if key in tables else ""
-    at = key.find(".")
-    while at >= 0:
-        if key[:at] in tables:
-            return key[:at]
-        at = key.find(".", at + 1)
-    return None
 
 
 def _candidate(held: _Held, *, lightning: bool) -> CandidateRow:
@@ -122,15 +94,15 @@ def _candidate(held: _Held, *, lightning: bool) -> CandidateRow:
 
 def _role(held: _Held, names: list[str]) -> tuple[str, str]:
     name = held.key.rpartition(".")[2]
-    states = sum(row["key"].rpartition(".")[2] in _OPTIMIZER_STATE for row in held.rows)
+    states = sum(is_moment(row["key"]) for row in held.rows)
     if held.optimizer or 2 * states > len(names):
-        kept = sorted({row["key"].rpartition(".")[2] for row in held.rows} & _OPTIMIZER_STATE)
+        kept = sorted({segment for row in held.rows for segment in row["key"].split(".")} & MOMENTS)
         return "optimizer", f"an optimizer's state: {', '.join(kept)}" if kept else "called so"
     if held.container.kind == "module" and _is_script(held.container):
         return "model", "a TorchScript module"
     if held.container.kind == "module":
         return "model", f"a whole pickled {held.container.type}"
-    if _AVERAGED.search(held.key):
+    if is_average(held.key):
         return "average", f"called '{name}'"
     if AVERAGE in names:
         return "average", f"an AveragedModel's: '{AVERAGE}' is in it"

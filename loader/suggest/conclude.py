@@ -7,14 +7,17 @@ model, or speaks of a small corner of a large file with nothing but common shape
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from loader.config.schema import AllowConfig, RuleConfig
+from loader.config.schema import AUTO, AllowConfig, RuleConfig
 from loader.errors import LoaderError
-from loader.formats.base import TensorEntry
+from loader.formats.base import Container, TensorEntry
+from loader.optimizers import is_moment
 from loader.plan import Plan
 from loader.rules import READY_MADE, rewrite
+from loader.select import find
+from loader.suggest.averages import asked_for, swapped
 from loader.suggest.draft import Draft, named
 from loader.suggest.leftovers import BUFFERS, excuse
 from loader.suggest.names import is_number, segments
@@ -26,7 +29,7 @@ from loader.suggest.overrides import (
     under_ready_names,
 )
 from loader.suggest.problem import Explanation, Problem, Verdict, judge
-from loader.wording import safe_text
+from loader.wording import listing, safe_text
 
 _HALF = 0.5
 _NEARLY_ALL = 0.9
@@ -104,7 +107,9 @@ def _narrowed(problem: Problem, draft: Draft, found: _Confirmed) -> list[_Confir
 
 
 def _plausible(problem: Problem, draft: Draft, found: _Confirmed) -> bool:
-    """Whether what is loaded is more than a coincidence of common shapes."""
+    """Whether what is loaded is weights, and more than a coincidence of common shapes."""
+    if any(map(is_moment, _sources(problem, found))):
+        return False
     plan, loaded = found.verdict.plan, len(found.verdict.plan.loaded)
     filled = loaded / len(problem.wanted)
     used = len(plan.matches) / len(found.entries) if found.entries else 0.0
@@ -115,6 +120,12 @@ def _plausible(problem: Problem, draft: Draft, found: _Confirmed) -> bool:
         return False
     one_layer = not any("." in name for name in draft.target.shapes)
     return used > _HALF or telling >= 3 or (draft.rank == 0 and loaded >= _SEVERAL and not one_layer)
+
+
+def _sources(problem: Problem, found: _Confirmed) -> list[str]:
+    """The names in the file of what is loaded."""
+    names = {problem.full(name): key for key, name in found.verdict.rewriting.names.items()}
+    return [names[match.taken.key] for match in found.verdict.plan.matches if match.taken.key in names]
 
 
 def _leaves_modules_out(problem: Problem, plan: Plan) -> bool:
@@ -138,12 +149,13 @@ def _explained(problem: Problem, draft: Draft, found: _Confirmed, allow: AllowCo
     reasons = [step.reason for step in draft.steps]
     if draft.source.key != problem.key:
         overrides.append(key_override(problem.config("key"), draft.source.key))
-        at = f"under '{safe_text(draft.source.key)}'" if draft.source.key is not None else "at the top level"
-        reasons.insert(0, f"the weights are {at}")
+        reasons.insert(0, f"the weights are {_at(draft.source.key)}{_not_at(problem)}")
     lightning = "pytorch-lightning_version" in problem.root.children
     rules = under_ready_names(found.rules, draft.given, lightning=lightning)
     if problem.rules is None or list(rules.values()) != list(problem.rules.values()):
         overrides.append(rules_override(problem.config("rules"), rules))
+    swap = swapped(asked_for(problem.key, problem.rules or {}), draft.source.key, _sources(problem, found))
+    reasons += _changes(problem, rules, swap)
     for field, told in (
         ("missing", "{} stays as the model initialises it"),
         ("unexpected", "{} of the file is not loaded"),
@@ -173,4 +185,34 @@ def _explained(problem: Problem, draft: Draft, found: _Confirmed, allow: AllowCo
         rank=draft.rank,
         guess=draft.guess,
         excused=bool(excused),
+        swaps=bool(swap),
     )
+
+
+def _at(key: str | None) -> str:
+    return "at the top level" if key is None else f"under '{safe_text(key)}'"
+
+
+def _not_at(problem: Problem) -> str:
+    return "" if problem.key in (None, AUTO) else f" and not {_at(problem.key)}"
+
+
+def _at_work(problem: Problem) -> list[str]:
+    """The user's own rules that do something to the names that they are for."""
+    selected = problem.root if problem.key is None else find(problem.root, problem.key)
+    if not isinstance(selected, Container):
+        return list(problem.rules or {})
+    patient = {name: dataclasses.replace(rule, optional=True) for name, rule in (problem.rules or {}).items()}
+    try:
+        return [hit.name for hit in rewrite(selected.children, patient).hits if hit.hits]
+    except LoaderError:
+        return list(patient)
+
+
+def _changes(problem: Problem, rules: Mapping[str, RuleConfig], swap: str) -> Iterator[str]:
+    """What becomes of the user's own rules, and of the weights that were asked for."""
+    left = [name for name in _at_work(problem) if rules.get(name) != (problem.rules or {})[name]]
+    if left:
+        yield f"without the {'rule' if len(left) == 1 else 'rules'} {listing(left)}"
+    if swap:
+        yield swap

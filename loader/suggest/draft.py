@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from loader.config.schema import RuleConfig
 from loader.errors import LoaderError
 from loader.formats.base import Container
+from loader.optimizers import is_moment
 from loader.rules import rewrite
 from loader.suggest.target import Shape, Target
 
@@ -49,7 +50,8 @@ class Source:
         """Takes a container's tensors."""
         shapes = {name: entry.shape for name, entry in container.tensors().items()}
         wanted = set(target.shapes.values())
-        useful = [name for name, shape in shapes.items() if shape in wanted or None in wanted] or list(shapes)
+        weights = {name: shape for name, shape in shapes.items() if not is_moment(name)}
+        useful = [name for name, shape in weights.items() if shape in wanted or None in wanted] or list(weights)
         sample = tuple(useful[:: len(useful) // _SAMPLE + 1])
         return cls(key, container, shapes, sample, len(useful) / max(len(sample), 1))
 

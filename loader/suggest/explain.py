@@ -74,7 +74,8 @@ def _drafts(source: Source, target: Target, given: Mapping[str, RuleConfig], *, 
 
 
 def _best(found: list[Explanation], problem: Problem) -> list[Explanation]:
-    ranked = sorted(found, key=lambda explanation: _order(explanation, problem))
+    kept = [explanation for explanation in found if not explanation.swaps]
+    ranked = sorted(kept or found, key=lambda explanation: _order(explanation, problem))
     if not ranked:
         return []
     first = ranked[0]

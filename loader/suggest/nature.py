@@ -1,4 +1,4 @@
-"""Files that hold no model's plain weights, by name: quantized ones, and adapters without their base.
+"""Files that hold no model's plain weights, by name: quantized ones, adapters without their base, optimizers' states.
 
 Guarantees: pure functions of names, shapes and dtypes; nothing is proposed here, and the search decides nothing by it.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from loader.formats.base import Container, TensorEntry
+from loader.optimizers import MOMENTS, is_moment
 from loader.quantized import quantized, to_plain, told
 from loader.wording import counted, listing, safe_text
 
@@ -26,7 +27,7 @@ _ADAPTERS = (
 """Each kind of adapter, by a name that only it has; what has several of them is the first."""
 _LONGEST_NAME = 1000
 _FIRST_OF_TWO = re.compile(r"lora_(embedding_)?A\b|lora[._]down\b")
-_MERGED = "in peft model.merge_and_unload(), then .save_pretrained(FOLDER), writes them"
+_MERGED = "in peft model.merge_and_unload(), then .save_pretrained(FOLDER), writes such a one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,21 @@ def nature(key: str | None, container: Container) -> Nature | None:
     tensors = container.tensors()
     found = quantized(tensors)
     if found:
-        return Nature(
-            f"{_place(key)} quantized: {told(found)}", f"checkpoint.path=FILE   # with plain weights: {to_plain(found)}"
-        )
+        return Nature(f"{_place(key)} quantized: {told(found)}", to_plain(found))
     return _adapter(key, tensors)
+
+
+def moments_alone(root: Container) -> Nature | None:
+    """Says that a file holds nothing but what an optimizer keeps; None where it holds anything else."""
+    names = [f"{key}.{name}" if key else name for key, container in root.walk() for name in container.tensors()]
+    if not names or not all(map(is_moment, names)):
+        return None
+    kept = sorted(MOMENTS.intersection(segment for name in names for segment in name.split(".")))
+    told = f" ({listing(kept)})" if kept else ""
+    return Nature(
+        f"the file holds the state of an optimizer{told} and no weights",
+        "give the file of the model's weights (checkpoint.path=…), which is often next to it",
+    )
 
 
 def adapter_of(names: Iterable[str]) -> str | None:
@@ -67,7 +79,7 @@ def _adapter(key: str | None, tensors: Mapping[str, TensorEntry]) -> Nature | No
     modules = f"{counted(len(changed), 'module')} ({listing(changed, 3)}{rank})"
     return Nature(
         f"{_place(key)} a {kind} adapter for {modules}, {base} the weights that it changes",
-        f"checkpoint.path=FILE   # with merged weights: {_MERGED}",
+        f"give a file with merged weights (checkpoint.path=…); {_MERGED}",
     )
 
 

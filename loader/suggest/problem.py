@@ -73,6 +73,8 @@ class Explanation:
     guess: bool = False
     excused: bool = False
     """Whether it takes allowances beside those that were given."""
+    swaps: bool = False
+    """Whether it loads an average where the weights were asked for, or the weights where an average was."""
 
     @property
     def loaded(self) -> int:

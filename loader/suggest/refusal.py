@@ -18,10 +18,8 @@ from loader.suggest.proposal import Proposal
 from loader.suggest.target import Shape
 from loader.wording import counted, safe_text
 
-NO_WAY = (
-    "no nested key and no rule was found that makes them fit: another file (checkpoint.path=…), or another "
-    "architecture (model=…)?"
-)
+_NOTHING = "no nested key and no rule was found that makes them fit"
+NO_WAY = f"{_NOTHING}: another file (checkpoint.path=…), or another architecture (model=…)?"
 """The hint where there is nothing to type."""
 
 _BY_HAND = "; allow.missing, allow.unexpected and allow.mismatched excuse the keys that you name"
@@ -39,7 +37,7 @@ class Advised:
     remarks: Sequence[str] = ()
     """What else there is to say of the files and the search."""
     instead: str = ""
-    """The hint where nothing makes them fit and it is known why."""
+    """What to give where nothing makes them fit and it is known why."""
 
     def lines(self) -> list[str]:
         """What the proposals rest on, and what else there is to say."""
@@ -47,7 +45,7 @@ class Advised:
 
     def hint(self, otherwise: str) -> str:
         """The lines to type; `otherwise` where there are none and no reason is known."""
-        return hint(self.proposals, self.instead or otherwise)
+        return hint(self.proposals, f"{_NOTHING}: {self.instead}" if self.instead else otherwise)
 
 
 def misfit(

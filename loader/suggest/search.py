@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from loader.config.schema import RuleConfig
 from loader.formats.base import Container
+from loader.optimizers import without_optimizers
 from loader.suggest.alignment import alignment
 from loader.suggest.draft import Draft, Source, Step
 from loader.suggest.numbering import renumbering
@@ -26,10 +27,10 @@ _ROUNDS = 5
 
 
 def sources(root: Container, target: Target) -> list[Source]:
-    """The nested keys whose shapes overlap with the model's, the fullest first."""
+    """The nested keys whose shapes overlap with the model's, the fullest first; never what an optimizer keeps."""
     wanted = Counter(target.shapes.values())
     ranked = []
-    for number, (key, container) in enumerate(root.walk()):
+    for number, (key, container) in enumerate(without_optimizers(root)):
         shapes = Counter(entry.shape for entry in container.tensors().values())
         overlap = sum(min(count, shapes[shape]) for shape, count in wanted.items() if shape is not None)
         overlap += min(wanted[None], shapes.total() - overlap) if None in wanted else 0

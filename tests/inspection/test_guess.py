@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loader.formats.base import Container, Storage, TensorEntry
-from loader.inspection.guess import candidates, optimizers
+from loader.inspection.guess import candidates
 from loader.inspection.prefixes import describe_names
 from loader.inspection.survey import survey
 
@@ -87,7 +87,7 @@ def test_weights_come_before_averages_and_optimizers() -> None:
 def test_an_optimizer_alone_is_called_one() -> None:
     content = {"state": {"0": {"exp_avg": tensor(2)}}, "param_groups": {"0": {}}}
     assert roles(content) == [("", "optimizer")]
-    assert optimizers({"": container(content)}) == {""}
+    assert roles({"exp_avg": {"weight": tensor(2)}}) == [("exp_avg", "optimizer")]
 
 
 def test_names_of_any_length_take_no_time() -> None:

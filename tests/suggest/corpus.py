@@ -320,6 +320,15 @@ def averages() -> Iterator[Case]:
     states = weights("gru"), weights("gru", 1)
     file = {"model": states[0], "ema": prefixed(states[1], "module.") | {"n_averaged": torch.tensor(7)}}
     yield Case("gru beside an AveragedModel", "average", "gru", file, states, auto=False)
+    flat = prefixed(states[0], "model.") | prefixed(states[1], "model_ema.")
+    rules = {"only": {"keep": "model_ema.*"}, "off": {"strip": "model_ema.net."}}
+    asked: dict[str, Any] = {"checkpoint": {"key": "state_dict"}, "rules": rules}
+    yield Case("the average by rules that miss", "average", "gru", {"state_dict": flat}, states[1:], given=asked)
+    bare = {key.replace(".", ""): value for key, value in states[1].items()}
+    flat = prefixed(states[0], "model.") | prefixed(bare, "model_ema.") | {"model_ema.decay": torch.tensor(0.9)}
+    yield Case("gru beside a LitEma", "average", "gru", {"state_dict": flat}, states[:1])
+    listed = {"decay": 0.9, "num_updates": 3, "shadow_params": list(states[1].values())}
+    yield Case("gru beside a listed average", "average", "gru", {"net": states[0], "ema": listed}, states[:1])
 
 
 def combined() -> Iterator[Case]:
@@ -451,3 +460,17 @@ def strangers() -> Iterator[Case]:
         {"state": {n: {"exp_avg": torch.randn(s)} for n, s in enumerate(((32, 20), (32,), (24, 32)))}},
         (),
     )
+    beside: dict[str, Any] = {"model": weights("unet")}
+    moments = {"exp_avg": weights("named_mlp"), "exp_avg_sq": weights("named_mlp", 1)}
+    flat = prefixed(moments["exp_avg"], "exp_avg.") | prefixed(moments["exp_avg_sq"], "exp_avg_sq.")
+    behind = {f"{key}.{name}": value for name, state in moments.items() for key, value in state.items()}
+    state = {key: {"exp_avg": value} for key, value in moments["exp_avg"].items()}
+    places: dict[str, dict[str, Any]] = {
+        "under their names": moments,
+        "in front of the names": flat,
+        "behind the names": behind,
+        "by parameter": {"state": state, "param_groups": []},
+        "of an optimizer of one's own": {"optimizer": {"m": moments["exp_avg"], "v": moments["exp_avg_sq"]}},
+    }
+    for title, place in places.items():
+        yield Case(f"Adam's moments {title}", "stranger", "named_mlp", beside | place, ())

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from loader.config.schema import RuleConfig
+from loader.suggest.averages import asked_for, is_average, swapped
+from tests.jobs import carry_out, same_tensor, save
+from tests.models import Pair
+from tests.suggest.test_refusal import refusal
+
+SWAPPED = "these are the weights, not the average"
+RAW = Pair().state_dict()
+AVERAGE = {key: value + 1 for key, value in RAW.items()}
+
+
+def under(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def undotted(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.replace(".", ""): value for key, value in state.items()} | {"decay": torch.tensor(0.9)}
+
+
+@pytest.mark.parametrize(
+    "name", ["ema", "model_ema", "ema_model", "state.ema", "swa", "shadow_params", "averaged.x", "ema2"]
+)
+def test_what_is_called_an_average_is_one(name: str) -> None:
+    assert is_average(name)
+
+
+@pytest.mark.parametrize("name", ["model", "schema", "emanate", "state_dict", "", "average_pool_weight_s"])
+def test_what_is_not_called_so_is_none(name: str) -> None:
+    assert is_average(name) == (name == "average_pool_weight_s")
+
+
+def test_what_was_asked_for_is_told_by_the_key_and_the_rules() -> None:
+    assert asked_for(None, {}) is None
+    assert asked_for("auto", {}) is None
+    assert asked_for("state_dict", {}) is False
+    assert asked_for("ema", {}) is True
+    assert asked_for("state_dict", {"a": RuleConfig(keep="model_ema.*")}) is True
+    assert asked_for(None, {"a": RuleConfig(regex=r"^model_ema\.(.*)", to=r"\1")}) is True
+    assert asked_for(None, {"a": RuleConfig(strip="ema.", enabled=False)}) is None
+
+
+def test_only_the_other_of_the_two_is_a_swap() -> None:
+    assert swapped(True, "state_dict", ["model.a", "model.b"]) == SWAPPED
+    assert swapped(True, "ema", ["a", "b"]) == ""
+    assert swapped(True, None, ["model_ema.a", "model_ema.b"]) == ""
+    assert swapped(False, "ema", ["a"]) == "this is the average, not the weights"
+    assert swapped(None, "ema", ["a"]) == ""
+    assert swapped(False, "state_dict", ["a"]) == ""
+
+
+RULES = {"only": {"keep": "model_ema.*"}, "off": {"strip": "model_ema."}}
+
+
+def test_weights_in_place_of_an_average_are_said_to_be_that(tmp_path: Path) -> None:
+    file = {"state_dict": under("model.", RAW) | under("model_ema.", undotted(AVERAGE))}
+
+    error = refusal("Pair", file, tmp_path, checkpoint={"key": "state_dict"}, rules=RULES)
+
+    assert error.message.splitlines()[-2:] == [
+        (
+            "6 of 6 keys would be loaded so: the file has 'model.' in front of its keys; without the rules only, off; "
+            "these are the weights, not the average; only model.* is taken"
+        ),
+        (
+            "'state_dict.model_ema.*' is an average whose names have lost their dots (as LitEma writes them), of 6 of "
+            "the model's 6 parameters; no rule puts them back"
+        ),
+    ]
+
+
+def test_a_way_that_keeps_the_average_is_the_only_one_offered(tmp_path: Path) -> None:
+    file = {"state_dict": under("model.", RAW) | under("model_ema.net.", AVERAGE)}
+
+    error = refusal("Pair", file, tmp_path, checkpoint={"key": "state_dict"}, rules=RULES)
+
+    assert error.hint == ("""'rules={only: {keep: "model_ema.*"}, off: {strip: "model_ema."}, fit: {strip: "net."}}'""")
+    assert SWAPPED not in error.message
+
+
+@pytest.mark.parametrize("key", ["ema_state_dict", "ema"])
+def test_another_key_than_the_one_that_was_typed_is_said_to_be_one(key: str, tmp_path: Path) -> None:
+    file = {"state_dict": RAW, "ema": {"head.bias": torch.zeros(2)}}
+
+    error = refusal("Pair", file, tmp_path, checkpoint={"key": key})
+
+    assert error.message.splitlines()[-1] == (
+        f"6 of 6 keys would be loaded so: the weights are under 'state_dict' and not under '{key}'; {SWAPPED}"
+    )
+
+
+def test_auto_does_not_load_the_weights_where_rules_ask_for_an_average(tmp_path: Path) -> None:
+    file = {"state_dict": RAW, "ema": {"head.bias": torch.zeros(2)}}
+
+    error = refusal("Pair", file, tmp_path, checkpoint={"key": "ema"}, rules="auto")
+
+    assert SWAPPED in error.message
+
+
+@pytest.mark.parametrize("key", [None, "ema"])
+def test_an_average_that_is_a_list_is_named(key: str | None, tmp_path: Path) -> None:
+    listed = {"decay": 0.9, "num_updates": 3, "shadow_params": list(AVERAGE.values())}
+
+    error = refusal("Pair", {"net": {"a": torch.zeros(3)}, "ema": listed}, tmp_path, checkpoint={"key": key})
+
+    assert error.message.splitlines()[-1] == (
+        "'ema.shadow_params' is an average kept as a list of 6 tensors without names, in the order of the model's "
+        "parameters; no rule names them"
+    )
+
+
+MOMENTS: dict[str, Any] = {
+    "nested": {"exp_avg": RAW, "exp_avg_sq": AVERAGE},
+    "flat": under("exp_avg.", RAW) | under("exp_avg_sq.", AVERAGE),
+    "behind": {f"{key}.exp_avg": value for key, value in RAW.items()},
+    "by parameter": {"optimizer": {"state": {"w": {"exp_avg": RAW["head.bias"]}}, "param_groups": []}},
+    "in front": under("optimizer.m.", RAW),
+}
+
+
+@pytest.mark.parametrize("name", ["nested", "flat", "behind", "in front"])
+def test_a_file_of_moments_is_said_to_hold_no_weights(name: str, tmp_path: Path) -> None:
+    for settings in ({}, {"rules": "auto"}, {"checkpoint": {"key": "auto"}, "rules": "auto"}):
+        error = refusal("Pair", MOMENTS[name], tmp_path, **settings)
+
+        assert "the file holds the state of an optimizer" in error.message
+        assert "would be loaded so" not in error.message
+        assert error.hint == (
+            "no nested key and no rule was found that makes them fit: give the file of the model's weights "
+            "(checkpoint.path=…), which is often next to it"
+        )
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_moments_next_to_other_weights_are_never_offered(name: str, tmp_path: Path) -> None:
+    file = {"model": {"other.weight": torch.zeros(3, 3)}} | MOMENTS[name]
+
+    for settings in ({}, {"rules": "auto"}, {"checkpoint": {"key": "nope"}}):
+        error = refusal("Pair", file, tmp_path, **settings)
+
+        assert error.hint.startswith(("no nested key and no rule was found", "none of these fits the model"))
+        assert "would be loaded so" not in error.message
+
+
+def test_a_moment_that_is_named_by_its_key_is_what_was_asked_for(tmp_path: Path) -> None:
+    path = save(MOMENTS["nested"], tmp_path / "file.pt")
+
+    model = carry_out("Pair", path, checkpoint={"key": "exp_avg"}).model
+
+    assert model is not None
+    assert all(same_tensor(model.state_dict()[key], value) for key, value in RAW.items())
