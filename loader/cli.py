@@ -12,8 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
 
 import hydra
 
@@ -23,13 +22,10 @@ from loader.config.messages import translate
 from loader.config.shown import completing, fitted, shown
 from loader.errors import ConfigError, LoaderError
 from loader.report.streams import printing_failed, unbreakable
-from loader.sweep.callback import Sweep, take_sweep
+from loader.sweep.callback import Abandoned, Sweep, expecting, take_sweep
 from loader.task import Task
 from loader.termination import terminable
 from loader.wording import program
-
-if TYPE_CHECKING:
-    from loader.sweep.summary import Summary
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _INTERRUPTED = 130
@@ -113,54 +109,95 @@ def _let_argparse_be() -> None:
 
 
 def _run(arguments: Arguments) -> int:
+    """Runs a job or a sweep; a config may say that it is a sweep as well as the command line."""
+    refusal = None
+    try:
+        overrides = arguments.rewritten()
+    except ConfigError as error:
+        refusal, overrides = error, _overrides_of_a_sweep(arguments, error)
+    exit_code = _run_hydra(arguments, overrides, refusal)
+    if exit_code is not None:
+        return exit_code
+    swept = arguments.as_sweep()
+    return _run_hydra(swept, swept.rewritten()) or 0
+
+
+def _overrides_of_a_sweep(arguments: Arguments, refusal: ConfigError) -> list[str]:
+    try:
+        return arguments.as_sweep().rewritten()
+    except ConfigError:
+        raise refusal from None
+
+
+def _run_hydra(arguments: Arguments, overrides: list[str], refusal: ConfigError | None = None) -> int | None:
+    """Runs what was typed.
+
+    Args:
+        arguments: The command line.
+        overrides: Its overrides for Hydra.
+        refusal: Why it is none of a single run, where that is so: nothing runs then.
+
+    Returns:
+        The exit code; None where a config says that this is a sweep, and it was read as a single run.
+    """
     task = Task(arguments.typed, as_json=arguments.json)
+    runs = _nothing if refusal else task
     take_sweep()
     try:
-        with _command_line(arguments.rewritten()), _hydra_raises(), _sweeping(arguments):
-            hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base=VERSION_BASE)(task)()
-    except BaseException as error:
-        summary = _summary(take_sweep())
-        if isinstance(error, Exception):
-            return _failed(error, summary, arguments.typed)
+        with _command_line(overrides), _hydra_raises(), _sweeping(arguments, refusal):
+            hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base=VERSION_BASE)(runs)()
+    except Abandoned as abandoned:
+        if abandoned.refusal is not None:
+            raise abandoned.refusal from None
+        return None
+    except Exception as error:  # noqa: BLE001  # whatever Hydra and its plugins raise is told, or raised again
+        if refusal is not None:
+            raise refusal from None
+        return _failed(error, take_sweep(), arguments.typed)
+    except BaseException:
+        _concluded(take_sweep())
         raise
+    if refusal is not None:
+        raise refusal
     sweep = take_sweep()
     if sweep is None:
         return task.exit_code or 0
-    summary = _summary(sweep)
-    if summary is None:
+    exit_code = _concluded(sweep)
+    if exit_code is None:
         raise ConfigError(
             f"the sweep '{' '.join(arguments.typed)}' has no jobs: a glob(...) or range(...) in it is empty",
             f"{program()} --help   # lists the groups and their options",
         )
-    return summary.exit_code
+    return exit_code
 
 
-def _summary(sweep: Sweep | None) -> Summary | None:
+def _nothing(_config: object) -> None:
+    """What is run where nothing may run."""
+
+
+def _concluded(sweep: Sweep | None, *, broken: bool = False) -> int | None:
     """Writes and shows how a sweep went; None where no job of it was started."""
     if sweep is None:
         return None
-    from loader.sweep.summary import summarise  # noqa: PLC0415  # only a sweep has one
-    from loader.sweep.table import show_summary  # noqa: PLC0415
+    from loader.sweep.ending import conclude  # noqa: PLC0415  # only a sweep has one
 
-    summary = summarise(sweep)
-    if all(job.status == "not run" for job in summary.jobs):
-        return None
-    summary.write()
-    show_summary(summary)
-    return summary
+    return conclude(sweep, broken=broken)
 
 
-def _failed(error: Exception, summary: Summary | None, typed: list[str]) -> int:
+def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:
     """Tells why Hydra broke off; a launcher that broke a sweep off may raise anything."""
     refusal = translate(error, typed)
+    exit_code = _concluded(sweep, broken=refusal is None and sweep is not None and bool(sweep.plugins))
     if refusal is not None:
         raise refusal from error
-    if summary is None:
+    if sweep is None or exit_code is None:
         raise error
     if os.environ.get(_FULL_ERROR) == "1":
         traceback.print_exception(error)
-    sys.stderr.write(f"the launcher broke the sweep off: {type(error).__name__}: {error}\n")
-    return summary.exit_code
+    from loader.sweep.ending import tell_broken  # noqa: PLC0415  # only a sweep is broken off
+
+    tell_broken(error, sweep)
+    return exit_code
 
 
 @contextmanager
@@ -188,9 +225,17 @@ def _hydra_raises() -> Iterator[None]:
             os.environ[_FULL_ERROR] = before
 
 
-def _sweeping(arguments: Arguments) -> AbstractContextManager[None]:
+@contextmanager
+def _sweeping(arguments: Arguments, refusal: ConfigError | None) -> Iterator[None]:
     """Lets a sweep that a scheduler ends still write its summary, and end the job that it is at.
 
     A single run just ends: it has nothing to tidy up, and its model's own code might catch what a handler raises.
     """
-    return terminable() if arguments.sweep else nullcontext()
+    with expecting(sweep=arguments.sweep, refusal=refusal):
+        if not arguments.sweep:
+            yield
+            return
+        from loader.sweep.basic import every_job_has_its_turn  # noqa: PLC0415  # only a sweep has several
+
+        with terminable(), every_job_has_its_turn():
+            yield

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 from loader.collector import importing
 from loader.config.parse import parse_job
 from loader.config.schema import JobConfig
-from loader.errors import LoaderError
+from loader.errors import ConfigError, LoaderError
 from loader.report import fill
 from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
 from loader.report.terminal import print_dangers, print_error, print_report
+from loader.wording import safe_text
 
 if TYPE_CHECKING:
     from torch import nn
 
 log = logging.getLogger("loader")
+_LONGEST = 400
 
 
 def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *, quiet: bool = False) -> int:
@@ -57,7 +59,17 @@ def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *
         if not quiet:
             print_report(report)
         log.info("%s", _summary(report))
-    written = write_report(report, output_dir)
+    return _reported(report, output_dir)
+
+
+def _reported(report: Report, output_dir: Path) -> int:
+    try:
+        written = write_report(report, output_dir)
+    except OSError as error:
+        told = f"{safe_text(str(output_dir), _LONGEST)}/report.json could not be written: {error.strerror}"
+        refusal = ConfigError(told, "hydra.run.dir=FOLDER   # one with room; of a sweep it is hydra.sweep.dir")
+        print_error(refusal)
+        return report.exit_code or refusal.exit_code
     log.info("report: %s", written)
     return report.exit_code
 

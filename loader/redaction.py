@@ -45,7 +45,14 @@ def redact_files(paths: Iterable[Path]) -> None:
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         shown = redacted(text)
         if shown != text:
-            path.write_text(shown, encoding="utf-8")
+            _replace(path, shown)
+
+
+def _replace(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError:  # a full disk: nothing is better than half a file, or a password
+        path.unlink(missing_ok=True)
 
 
 def _shown(url: re.Match[str]) -> str:

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +23,10 @@ from loader.errors import ConfigError
 from loader.redaction import redact_files
 from loader.report.data import ErrorReport, Report
 from loader.report.files import REPORT, write_report
+from loader.sweep.callback import sweep_folder
+
+if TYPE_CHECKING:
+    from loader.sweep.records import JobRecord
 
 log = logging.getLogger(__name__)
 
@@ -69,21 +73,32 @@ class Task:
         return run(resolved, self.typed, output_dir, quiet=self.as_json)
 
     def _run_in_sweep(self, config: DictConfig) -> int:
-        from loader.sweep.child import run_apart  # noqa: PLC0415  # what a single run does without
+        from loader.report.terminal import print_error  # noqa: PLC0415  # what a single run does without
         from loader.sweep.records import recorded  # noqa: PLC0415
         from loader.sweep.summary import worst  # noqa: PLC0415
 
-        with recorded() as record:
-            try:
-                run_apart(_resolved(config), record)
-            except ConfigError as error:
-                record.settle(refuse(error, config, record.overrides, Path(str(record.output_dir))))
-            except Exception as error:
-                # No process could be had, or a bug: the jobs after this one are no worse for it.
-                log.exception("the job could not be run")
-                record.fail(error)
-        self.exit_code = worst([self.exit_code or 0, record.counts_as])
-        return record.counts_as
+        try:
+            with recorded(sweep_folder(HydraConfig.get())) as record:
+                _run_recorded(config, record)
+            code = record.counts_as
+        except ConfigError as error:
+            print_error(error)
+            code = error.exit_code
+        self.exit_code = worst([self.exit_code or 0, code])
+        return code
+
+
+def _run_recorded(config: DictConfig, record: JobRecord) -> None:
+    from loader.sweep.child import run_apart  # noqa: PLC0415  # what a single run does without
+
+    try:
+        run_apart(_resolved(config), record)
+    except ConfigError as error:
+        record.settle(refuse(error, config, record.overrides, Path(str(record.output_dir))))
+    except Exception as error:
+        # No process could be had, or a bug: the jobs after this one are no worse for it.
+        log.exception("the job could not be run")
+        record.fail(error)
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
@@ -101,7 +116,7 @@ def _kept_by(hydra: HydraConf) -> Iterator[Path]:
     if hydra.output_subdir is not None:
         yield from (Path(hydra.runtime.output_dir) / hydra.output_subdir).glob("*.yaml")
     if hydra.mode == RunMode.MULTIRUN:
-        yield Path(hydra.runtime.cwd, hydra.sweep.dir, "multirun.yaml")
+        yield sweep_folder(hydra) / "multirun.yaml"
 
 
 def refuse(error: ConfigError, config: DictConfig, overrides: list[str], output_dir: Path) -> int:

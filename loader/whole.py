@@ -12,5 +12,9 @@ from pathlib import Path
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file beside where it will stand, then puts it there."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(content)
-    draft.replace(path)
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise

@@ -6,6 +6,7 @@ unchanged, so are flags and everything about ``hydra`` itself; the tables below 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -66,6 +67,16 @@ class Arguments:
             return [*self.typed, *self.flags]
         return [*rewrite(self.typed, sweep=self.sweep), *self.flags]
 
+    def as_sweep(self) -> Arguments:
+        """Returns the same arguments, read as those of a sweep; raises ConfigError where flags contradict that."""
+        if self.json:
+            instead = "summary.json in the sweep's folder names the report.json of each job"
+            raise ConfigError(
+                f"{_JSON} prints the report of one run, and a sweep has several",
+                f"the same line without {_JSON}   # {instead}",
+            )
+        return dataclasses.replace(self, sweep=True)
+
 
 def parse_arguments(arguments: Sequence[str]) -> Arguments:
     """Tells flags, with their values, from overrides; raises ConfigError where flags contradict each other."""
@@ -86,12 +97,8 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
             flags.append(queue.pop(0))
     sweep = any(f == "-m" or (len(f) > 3 and "--multirun".startswith(f)) for f in flags)
     sweep = sweep or any(override.lstrip("+").lower() == "hydra.mode=multirun" for override in typed)
-    if json and sweep:
-        raise ConfigError(
-            f"{_JSON} prints the report of one run, and a sweep has several",
-            f"the same line without {_JSON}   # summary.json in the sweep's folder names the report.json of each job",
-        )
-    return Arguments(flags, typed, sweep, any(flag in _COMPLETION_FLAGS for flag in flags), json)
+    parsed = Arguments(flags, typed, False, any(flag in _COMPLETION_FLAGS for flag in flags), json)
+    return parsed.as_sweep() if sweep else parsed
 
 
 def rewrite(

@@ -274,8 +274,8 @@ def _composition(error: Exception, overrides: Sequence[str]) -> _Told:
             return f"{message}{detail}", hint
     if not text.strip() and isinstance(error.__cause__, OmegaConfBaseException):
         return _omegaconf(error.__cause__)
-    if isinstance(error, OSError) and error.filename:
-        place = safe_text(error.filename, _LONGEST)
+    if isinstance(error, OSError) and error.strerror:
+        place = safe_text(error.filename, _LONGEST) if error.filename else "the run's folder could not be written"
         return f"{place}: {error.strerror}", "hydra.run.dir=FOLDER   # somewhere outputs can be written"
     for key, _, value in (override.partition("=") for override in overrides):
         if not isinstance(error, HydraException) and value and _is_unknown(key):

@@ -1,22 +1,30 @@
 """What a sweep is about to do, noted before its first job starts.
 
-Guarantees: the jobs that a sweep will have are known even if none of them gets to run. Hydra tells nobody which jobs
-there are and calls nothing when a sweep breaks off, so a callback that `conf/config.yaml` names takes notes.
+Guarantees: the jobs that a sweep will have are known even if none of them gets to run; a sweep that would lose results
+is refused before that; `hydra.sweeper.params` of a config mean the same as on the command line. Hydra tells nobody
+which jobs there are and calls nothing when a sweep breaks off, so a callback that `conf/config.yaml` names takes notes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from loader.config.argv import readable
+from loader.config.argv import rewrite
+from loader.errors import ConfigError
+
+if TYPE_CHECKING:
+    from loader.sweep.folder import Claim
 
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -28,23 +36,67 @@ class Sweep:
 
     folder: Path
     jobs: list[list[str]] | None
+    plugins: tuple[str, ...] = field(default=(), compare=False)
+    """The sweeper and the launcher that are not Hydra's own."""
+    claim: Claim | None = field(default=None, compare=False)
+
+
+class Abandoned(BaseException):
+    """Leaves Hydra before a job runs: of an Exception that a callback raises, Hydra makes a warning.
+
+    Args:
+        refusal: Why; None where a config says that this is a sweep, and the command line was not read as one.
+    """
+
+    def __init__(self, refusal: ConfigError | None) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
 
 
 class SweepCallback(Callback):
     """Hydra calls it in the process that starts the jobs."""
 
+    def on_run_start(self, config: DictConfig, **_kwargs: Any) -> None:  # noqa: ARG002  # Hydra passes it by name
+        """Refuses what was refused before it was known that this is a single run."""
+        if _expected.refusal is not None:
+            raise Abandoned(_expected.refusal)
+
     def on_multirun_start(self, config: DictConfig, **_kwargs: Any) -> None:
-        """Notes the sweep, and clears away what an earlier one left in its folder."""
-        from loader.sweep.records import forget  # noqa: PLC0415  # a single run keeps no records
+        """Notes the sweep, once nothing that it writes will be lost."""
+        if not _expected.sweep:
+            raise Abandoned(None)
+        try:
+            _begin(config)
+        except ConfigError as refusal:
+            raise Abandoned(refusal) from refusal
+        except (HydraException, OmegaConfBaseException):
+            return  # the sweeper meets the same next, and is heard
 
-        folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
-        forget(folder)
-        _seen.append(Sweep(folder, expected_jobs(config)))
-        if _targets(config) == (_BASIC_SWEEPER, _BASIC_LAUNCHER):
-            compose_once(GlobalHydra.instance().config_loader())
+
+@dataclass(slots=True)
+class _Expected:
+    sweep: bool = True
+    refusal: ConfigError | None = None
 
 
+_expected = _Expected()
 _seen: list[Sweep] = []
+
+
+@contextmanager
+def expecting(*, sweep: bool, refusal: ConfigError | None = None) -> Iterator[None]:
+    """Says how the command line was read, which only a config can say to be wrong.
+
+    Args:
+        sweep: Whether as a sweep's.
+        refusal: Why it is none of a single run.
+    """
+    before = _expected.sweep, _expected.refusal
+    _expected.sweep, _expected.refusal = sweep, refusal
+    try:
+        yield
+    finally:
+        _expected.sweep, _expected.refusal = before
 
 
 def take_sweep() -> Sweep | None:
@@ -52,24 +104,40 @@ def take_sweep() -> Sweep | None:
     return _seen.pop() if _seen else None
 
 
-def compose_once(loader: Any) -> None:
-    """Has a config loader keep each job's config from where the sweeper tries it out until the launcher asks for it.
+def sweeping_here() -> bool:
+    """Says whether this process is the one that was started for the sweep, rather than a launcher's."""
+    return bool(_seen)
 
-    Hydra's own sweeper and launcher compose every job twice, and one composition takes longer than all else that a job
-    costs beside its load. Only both together do: another sweeper tries nothing out, and draws one job several times;
-    another launcher sends the config loader to other processes.
-    """
-    compose: Callable[..., DictConfig] = loader.load_sweep_config
-    kept: dict[tuple[str, ...], DictConfig | None] = {}
 
-    def load_sweep_config(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        job = tuple(sweep_overrides)
-        known, first = kept.get(job), job not in kept
-        made = compose(master_config, sweep_overrides) if known is None else known
-        kept[job] = made if first else None  # handed out to be run, it will be changed
-        return made
+def sweep_folder(hydra: Any) -> Path:
+    """The folder of the sweep that a job belongs to; a job's own settings may say another."""
+    return _seen[-1].folder if _seen else Path(hydra.runtime.cwd, str(hydra.sweep.dir))
 
-    loader.load_sweep_config = load_sweep_config
+
+def _begin(config: DictConfig) -> None:
+    from loader.sweep.basic import compose_once  # noqa: PLC0415  # a single run has no sweep
+    from loader.sweep.folder import Claim, refuse_shared  # noqa: PLC0415
+
+    rewrite_params(config)
+    jobs, composer = expected_jobs(config), GlobalHydra.instance().config_loader()
+    refuse_shared(config, jobs, composer)
+    folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
+    targets = _targets(config)
+    own = tuple(str(target) for target in targets if target not in (_BASIC_SWEEPER, _BASIC_LAUNCHER))
+    _seen.append(Sweep(folder, jobs, own, Claim(folder)))
+    if targets == (_BASIC_SWEEPER, _BASIC_LAUNCHER):
+        compose_once(composer)
+
+
+def rewrite_params(config: DictConfig) -> None:
+    """Makes what a config sweeps over mean what it would mean on the command line."""
+    params = OmegaConf.select(config, "hydra.sweeper.params")
+    if not params:
+        return
+    typed = [f"{key}={'null' if value is None else value}" for key, value in params.items()]
+    pairs = (override.partition("=") for override in rewrite(typed, sweep=True))
+    with open_dict(config.hydra):
+        config.hydra.sweeper.params = {key: value for key, _, value in pairs}
 
 
 def _targets(config: DictConfig) -> tuple[Any, ...]:
@@ -92,4 +160,4 @@ def expected_jobs(config: DictConfig) -> list[list[str]] | None:
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides = parser.parse_overrides([*parameters, *typed_overrides(config.hydra)])
     batches = BasicSweeper.split_arguments(overrides, None)
-    return [readable(job) for batch in batches for job in batch]
+    return [[*job] for batch in batches for job in batch]

@@ -1,8 +1,9 @@
 """Runs one job of a sweep in a process of its own.
 
 Guarantees: whatever a job does - raises, exits, is killed - only its own process ends, and its record says how; its
-memory goes with it. Processes are forked from one that has torch and the loader imported and ran nothing else, so that
-only the first job pays for importing them; where there is no such server, each starts afresh.
+memory goes with it. A job ends with its sweep, however that ends. Processes are forked from one that has torch and the
+loader imported and ran nothing else, so that only the first job pays for importing them; where there is no such server,
+each starts afresh.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import signal
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,10 +32,14 @@ from loader.errors import LoaderError
 from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
 from loader.report.streams import unbreakable
+from loader.sweep.callback import sweeping_here
 from loader.sweep.records import INTERRUPTED, JobRecord
 
 _PATIENCE = 5
 """Seconds that a job which was told to stop gets for it."""
+
+_PULSE = 1
+"""Seconds after which a launcher's process looks again whether its sweep is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +116,10 @@ def _run(request: _Request) -> tuple[int | None, int]:
 
 
 def _await(process: BaseProcess, reader: connection.Connection) -> tuple[int | None, int]:
-    connection.wait([process.sentinel])
+    started_by = os.getppid()
+    while not connection.wait([process.sentinel], _PULSE):
+        if not sweeping_here() and os.getppid() != started_by:
+            raise SystemExit(INTERRUPTED)  # the sweep is gone, and a launcher's process would work on
     process.join()
     try:
         told = reader.recv() if reader.poll() else None
@@ -166,6 +176,7 @@ def hydra_schema() -> Any:
 
 def _child(request: _Request, writer: connection.Connection) -> None:
     """What a job's process does."""
+    threading.Thread(target=_end_with_sweep, name="end with the sweep", daemon=True).start()
     try:
         with unbreakable():
             exit_code = _run_here(request)
@@ -173,6 +184,14 @@ def _child(request: _Request, writer: connection.Connection) -> None:
         sys.exit(INTERRUPTED)
     writer.send(exit_code)
     sys.exit(exit_code)
+
+
+def _end_with_sweep() -> None:
+    """Ends this process with the one that waits for it, even where that was killed and could tell nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _run_here(request: _Request) -> int:
@@ -186,7 +205,12 @@ def _run_here(request: _Request) -> int:
     with open_dict(hydra):  # Hydra itself adds nodes that its schema does not know
         hydra.merge_with(request.hydra)
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
-    configure_log(hydra.job_logging, hydra.verbose)
+    try:
+        configure_log(hydra.job_logging, hydra.verbose)
+    except ValueError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        # There is no room for a log; what else cannot be written is told where it happens.
     from loader.job import run  # noqa: PLC0415  # imports torch, which only this process may
 
     return run(request.config, request.overrides, Path(request.output_dir))

@@ -1,7 +1,8 @@
 """What is kept of each job while a sweep runs.
 
 Guarantees: a record is on disk before its job starts and after it ended, written at once, so that the summary can be
-made whatever happened to the processes in between. Launchers run jobs in processes of their own: memory does not reach.
+made whatever happened to the processes in between. Launchers run jobs in processes of their own, which memory does not
+reach; of this process's own jobs it keeps what a full disk does not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from loader.config.argv import readable
+from loader.errors import ConfigError
 from loader.report.files import REPORT, write_json
 
 RUNNING = "running"
@@ -30,6 +32,8 @@ INTERRUPTED = 130
 """The exit code of what the user stopped."""
 
 _FOLDER = ".jobs"
+_kept: dict[Path, dict[int, JobRecord]] = {}
+"""The records of this process's jobs, by the sweep's folder."""
 
 
 @dataclass(slots=True)
@@ -65,6 +69,13 @@ class JobRecord:
         if path.is_file():
             self.report = str(path)
             self.error = json.loads(path.read_text(encoding="utf-8")).get("error")
+        else:
+            self.error = {"type": "ConfigError", "message": f"{path} could not be written", "hint": ""}
+
+    def refuse(self, error: ConfigError) -> None:
+        """Notes that the job was not run, and why."""
+        self.status, self.exit_code = "failed", error.exit_code
+        self.error = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
 
     def crash(self, process_code: int) -> None:
         """Notes that a job's process ended before the job did.
@@ -96,15 +107,29 @@ def _signal_name(number: int) -> str:
     return f"signal {number} ({known[number]})" if number in known else f"signal {number}"
 
 
+def new_record(hydra: Any) -> JobRecord:
+    """The record of a job that has not begun, from Hydra's settings for it."""
+    overrides = readable(typed_overrides(hydra))
+    return JobRecord(int(hydra.job.num), overrides, output_dir=str(hydra.runtime.output_dir))
+
+
 @contextmanager
-def recorded() -> Iterator[JobRecord]:
-    """Keeps the record of the job that Hydra is running: what is set on it inside is on disk afterwards."""
-    hydra = HydraConfig.get()
-    output_dir = str(hydra.runtime.output_dir)
-    folder = Path(hydra.runtime.cwd, str(hydra.sweep.dir))
-    record = JobRecord(int(hydra.job.num), readable(typed_overrides(hydra)), output_dir=output_dir)
-    # A report of an earlier run in the same folder must not pass for this job's.
-    Path(output_dir, REPORT).unlink(missing_ok=True)
+def recorded(folder: Path) -> Iterator[JobRecord]:
+    """Keeps the record of the job that Hydra is running: what is set on it inside is on disk afterwards.
+
+    Args:
+        folder: The sweep's.
+
+    Raises:
+        ConfigError: The job's folder is another job's, or holds what cannot be removed.
+    """
+    record = new_record(HydraConfig.get())
+    try:
+        _prepare(record, folder)
+    except ConfigError as error:
+        record.refuse(error)
+        keep(record, folder)
+        raise
     keep(record, folder)
     started = time.perf_counter()
     try:
@@ -117,6 +142,22 @@ def recorded() -> Iterator[JobRecord]:
         keep(record, folder)
 
 
+def _prepare(record: JobRecord, folder: Path) -> None:
+    output_dir, record.output_dir = str(record.output_dir), None
+    for other in read_all(folder).values():
+        # Where only the sweeper knows the jobs, their folders are not known before either.
+        if other.output_dir == output_dir and other.job != record.job:
+            told = f"job {record.job} has the folder of job {other.job}, {output_dir}; one for each was expected"
+            raise ConfigError(told, "'hydra.sweep.subdir=${hydra.job.num}'")
+    try:
+        # A report of an earlier run in the same folder must not pass for this job's.
+        Path(output_dir, REPORT).unlink(missing_ok=True)
+    except OSError as error:
+        told = f"{output_dir}/{REPORT}, of an earlier run, cannot be removed: {error.strerror}"
+        raise ConfigError(told, "hydra.sweep.dir=FOLDER   # one that can be written") from error
+    record.output_dir = output_dir
+
+
 def typed_overrides(hydra: Any) -> list[str]:
     """Returns a job's overrides as text; OmegaConf would take what they contain for interpolations."""
     overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
@@ -125,18 +166,26 @@ def typed_overrides(hydra: Any) -> list[str]:
 
 def keep(record: JobRecord, sweep_dir: Path) -> None:
     """Writes a record, replacing what was known of that job."""
-    folder = sweep_dir / _FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{record.job}.json", record.to_dict())
+    _kept.setdefault(sweep_dir, {})[record.job] = record
+    folder = records_folder(sweep_dir)
+    with suppress(OSError):  # a full disk; the summary is made from memory, and says that it cannot be written
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / f"{record.job}.json", record.to_dict())
 
 
 def read_all(sweep_dir: Path) -> dict[int, JobRecord]:
     """Reads the records of a sweep, by job."""
-    files = (sweep_dir / _FOLDER).glob("[0-9]*.json")
+    files = records_folder(sweep_dir).glob("[0-9]*.json")
     records = (JobRecord(**json.loads(file.read_text(encoding="utf-8"))) for file in files)
-    return {record.job: record for record in records}
+    return {record.job: record for record in records} | _kept.get(sweep_dir, {})
 
 
 def forget(sweep_dir: Path) -> None:
-    """Removes all records: before a sweep those of an earlier one, after it what the summary holds by then."""
-    shutil.rmtree(sweep_dir / _FOLDER, ignore_errors=True)
+    """Removes all records, when the summary holds what they said."""
+    _kept.pop(sweep_dir, None)
+    shutil.rmtree(records_folder(sweep_dir), ignore_errors=True)
+
+
+def records_folder(sweep_dir: Path) -> Path:
+    """Where the records of a sweep are while it runs."""
+    return sweep_dir / _FOLDER

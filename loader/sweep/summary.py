@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loader.config.argv import readable
 from loader.report.files import write_json, write_text
 from loader.sweep.callback import Sweep
-from loader.sweep.records import RUNNING, JobRecord, forget, read_all
+from loader.sweep.folder import SUMMARY
+from loader.sweep.records import RUNNING, JobRecord, read_all
 
 SCHEMA = 1
 """Version of the summary's form."""
-
-SUMMARY = "summary.json"
-"""Its name in a sweep's folder."""
 
 _COLUMNS = ("job", "status", "exit_code", "seconds", "overrides", "error_type", "error", "hint", "output_dir", "report")
 _REFUSALS = range(2, 7)
@@ -62,7 +61,6 @@ class Summary:
         """Writes both files into the sweep's folder."""
         write_json(self.folder / SUMMARY, self.to_dict())
         write_text(self.folder / "summary.csv", self.to_csv())
-        forget(self.folder)
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -76,7 +74,7 @@ def summarise(sweep: Sweep) -> Summary:
     records = read_all(sweep.folder)
     expected = sweep.jobs if sweep.jobs is not None else []
     for job, overrides in enumerate(expected):
-        records.setdefault(job, _not_run(job, overrides))
+        records.setdefault(job, _not_run(job, readable(overrides)))
     for record in records.values():
         if record.status == RUNNING:
             _lost(record)

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from loader.sweep.folder import SUMMARY
 from loader.sweep.records import JobRecord
-from loader.sweep.summary import SUMMARY, Summary
+from loader.sweep.summary import Summary
 from loader.wording import counted, safe_text
 
 _HEADS = ("job", "status", "exit", "seconds", "overrides", "error")
@@ -20,8 +21,8 @@ _LONGEST = 200
 _STYLES = {"ok": "green", "failed": "red", "error": "bold red", "crashed": "bold red", "not run": "yellow"}
 
 
-def show_summary(summary: Summary, console: Console | None = None) -> None:
-    """Prints the table, and the line that says how many jobs ended well and where the details are."""
+def show_summary(summary: Summary, console: Console | None = None, *, written: bool = True) -> None:
+    """Prints the table, and the line that says how many jobs ended well and where the details are, if anywhere."""
     out = console or Console(highlight=False)
     rows = _rows(summary.jobs)
     if out.is_terminal:
@@ -29,7 +30,7 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
     else:
         out.print(Text("\n".join(_plain_lines(rows))), soft_wrap=True)
     total = len(summary.jobs)
-    line = f"{summary.ok} of {counted(total, 'job')} ok: {summary.folder / SUMMARY}"
+    line = f"{summary.ok} of {counted(total, 'job')} ok" + (f": {summary.folder / SUMMARY}" if written else "")
     out.print(Text(line, style="green" if summary.ok == total else "red"), soft_wrap=True)
 
 

@@ -234,3 +234,7 @@ def test_a_folder_that_cannot_be_written() -> None:
     assert told is not None
     assert told.message == "/outputs: Permission denied"
     assert told.hint == "hydra.run.dir=FOLDER   # somewhere outputs can be written"
+    full = translate(OSError(28, "No space left on device"))
+    assert full is not None
+    assert full.message == "the run's folder could not be written: No space left on device"
+    assert full.hint == told.hint

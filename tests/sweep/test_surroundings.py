@@ -94,3 +94,22 @@ def test_a_sweeper_may_draw_a_job_twice_and_learns_how_it_went(folder: Path) -> 
     assert [line for line in done.out.splitlines() if line.startswith("drew")] == [
         f"drew {seed} got 0.0" for seed in (1, 2, 1, 1)
     ]
+
+
+def test_a_job_that_finds_no_room_costs_no_other(folder: Path) -> None:
+    sweep_dir = folder / "sweep"
+    (sweep_dir / "0").mkdir(parents=True)
+    (sweep_dir / "0" / ".hydra").touch()
+    (sweep_dir / "1").touch()
+    (sweep_dir / "2" / "report.json").mkdir(parents=True)
+    (sweep_dir / "summary.csv").mkdir()
+    done = sweep("checkpoint.path=epoch=2.pth", "seed=1,2,3,4", cwd=folder)
+    assert done.statuses == ["ok", "failed", "failed", "ok"]
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert [line for line in done.err.splitlines() if line.startswith("error")] == [
+        "error  the job's folder sweep/1 cannot be written: File exists",
+        f"error  {sweep_dir}/2/report.json, of an earlier run, cannot be removed: Is a directory",
+        f"error  the summary could not be written into {sweep_dir}: Is a directory",
+    ]
+    assert done.out.splitlines()[-1] == "2 of 4 jobs ok"

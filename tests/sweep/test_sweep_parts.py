@@ -7,12 +7,15 @@ import io
 from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from loader.sweep.callback import Sweep, SweepCallback, compose_once, expected_jobs, take_sweep
+from loader.errors import ConfigError
+from loader.sweep.basic import compose_once
+from loader.sweep.callback import Abandoned, Sweep, SweepCallback, expected_jobs, take_sweep
 from loader.sweep.records import JobRecord, forget, keep, read_all
 from loader.sweep.summary import Summary, summarise, worst
 from loader.sweep.table import show_summary
@@ -103,6 +106,7 @@ def test_the_csv_keeps_a_job_on_one_line(tmp_path: Path) -> None:
 def test_writing_a_summary_leaves_nothing_else(tmp_path: Path) -> None:
     keep(JobRecord(0, [], "ok", 0), tmp_path)
     summarise(Sweep(tmp_path, [[]])).write()
+    forget(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.csv", "summary.json"]
 
 
@@ -147,13 +151,89 @@ def test_another_sweepers_jobs_are_not_guessed() -> None:
     assert expected_jobs(config) is None
 
 
+def sweeping(folder: Path, **sweep: str) -> DictConfig:
+    """As much of a composed config as a sweep of an unknown sweeper is noted from."""
+    settings = {"dir": "sweep", "subdir": "${hydra.job.num}", **sweep}
+    hydra = {"sweeper": {"_target_": "other"}, "sweep": settings, "runtime": {"cwd": str(folder)}, "job": {"num": 0}}
+    return OmegaConf.create({"hydra": hydra})
+
+
+def started(config: DictConfig) -> Sweep | ConfigError | None:
+    """What comes of a sweep that begins: what was noted, or why it was refused."""
+    try:
+        SweepCallback().on_multirun_start(config)
+    except Abandoned as abandoned:
+        return abandoned.refusal
+    return take_sweep()
+
+
+@pytest.fixture(autouse=True)
+def composer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GlobalHydra, "config_loader", lambda _self: Composer())
+
+
 def test_a_callback_notes_the_sweep_once(tmp_path: Path) -> None:
-    keep(JobRecord(0, ["stale"]), tmp_path / "sweep")
-    hydra = {"sweeper": {"_target_": "other"}, "sweep": {"dir": "sweep"}, "runtime": {"cwd": str(tmp_path)}}
-    SweepCallback().on_multirun_start(OmegaConf.create({"hydra": hydra}))
-    assert take_sweep() == Sweep(tmp_path / "sweep", None)
+    noted = started(sweeping(tmp_path))
+    assert noted == Sweep(tmp_path / "sweep", None)
     assert take_sweep() is None
-    assert read_all(tmp_path / "sweep") == {}
+
+
+def test_a_folder_that_a_sweep_is_writing_is_no_other_sweeps(tmp_path: Path) -> None:
+    first = started(sweeping(tmp_path))
+    assert isinstance(first, Sweep)
+    refused = started(sweeping(tmp_path))
+    assert isinstance(refused, ConfigError)
+    assert refused.message == f"another sweep is writing {tmp_path}/sweep; a folder for each sweep was expected"
+    assert refused.hint == f"'hydra.sweep.dir=\"{tmp_path}/sweep-2\"'"
+    assert first.claim is not None
+    first.claim.release()
+    assert list(tmp_path.iterdir()) == []
+    assert isinstance(started(sweeping(tmp_path)), Sweep)
+
+
+def left(folder: Path, what: str) -> str:
+    """Leaves in a folder what an earlier sweep may have; returns how that is told."""
+    jobs = [JobRecord(0, status="ok"), JobRecord(1, status="not run")]
+    (folder / "0").mkdir(parents=True)
+    if what == "records":
+        keep(jobs[0], folder)
+        return "an earlier sweep that was broken off, with 1 job"
+    (folder / "multirun.yaml").touch()
+    if what == "reports":
+        (folder / "0" / "report.json").touch()
+        return "an earlier sweep, with 1 job"
+    if what == "newer":
+        (folder / "summary.json").write_text('{"schema": 9}')
+        return "a summary.json that this version does not read"
+    Summary(folder, jobs).write()
+    return "an earlier sweep, with 1 job"
+
+
+@pytest.mark.parametrize("what", ["records", "reports", "newer", "summary"])
+def test_the_results_of_an_earlier_sweep_are_kept(tmp_path: Path, what: str) -> None:
+    told = left(tmp_path / "sweep", what)
+    (tmp_path / "sweep-2").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    refused = started(sweeping(tmp_path))
+    assert isinstance(refused, ConfigError)
+    assert refused.message == f"{tmp_path}/sweep holds {told}; a folder for each sweep was expected"
+    assert refused.hint == f"'hydra.sweep.dir=\"{tmp_path}/sweep-3\"'"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_in_which_no_job_ran_is_free(tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "multirun.yaml").touch()
+    Summary(tmp_path / "sweep", [JobRecord(0, status="not run")]).write()
+    assert isinstance(started(sweeping(tmp_path)), Sweep)
+
+
+def test_one_folder_for_all_jobs_of_any_sweeper_is_refused(tmp_path: Path) -> None:
+    refused = started(sweeping(tmp_path, subdir="same"))
+    assert isinstance(refused, ConfigError)
+    assert refused.message == ("hydra.sweep.subdir=same is one folder for every job; one for each was expected")
+    assert refused.hint == "'hydra.sweep.subdir=${hydra.job.num}'"
+    assert list(tmp_path.iterdir()) == []
 
 
 class Composer:

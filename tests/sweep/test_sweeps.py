@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,8 @@ def test_the_process_that_sweeps_imports_no_torch(folder: Path) -> None:
 
 
 def test_a_stale_report_is_not_taken_for_a_new_one(folder: Path) -> None:
-    assert sweep("checkpoint.path=epoch=2.pth", "seed=1,2", cwd=folder).statuses == ["ok", "ok"]
+    (folder / "sweep" / "0").mkdir(parents=True)
+    (folder / "sweep" / "0" / "report.json").write_text('{"status": "ok"}')
     again = sweep("checkpoint.path=epoch=2.pth", "model.behave=dies", cwd=folder)
     assert again.statuses == ["crashed"]
     assert json.loads((again.folder / "0" / "report.json").read_text())["error"]["type"] == "Crashed"
@@ -225,3 +227,23 @@ def test_under_joblib(folder: Path) -> None:
     assert done.statuses == ["ok", "crashed", "failed", "ok"]
     assert done.code == 1
     assert "Traceback" not in done.err
+
+
+def test_jobs_do_not_outlive_a_sweep_that_is_killed(folder: Path) -> None:
+    arguments = [TARGET, "checkpoint.path=epoch=2.pth", "model.behave=slowly", "hydra.sweep.dir=sweep"]
+    with subprocess.Popen([*RUN, *arguments], cwd=folder, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if line.startswith(b"job slowly"))
+        assert len(of_session(process.pid)) > 2
+        process.kill()
+        process.wait(timeout=60)
+        deadline = time.monotonic() + 30
+        while of_session(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert of_session(process.pid) == []
+
+
+def of_session(number: int) -> list[str]:
+    """The commands of a session's processes that have not ended."""
+    listed = subprocess.run(["ps", "-s", str(number), "-o", "stat=,args="], capture_output=True, text=True, check=False)
+    return [line for line in listed.stdout.splitlines() if not line.startswith("Z")]

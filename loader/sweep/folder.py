@@ -1,0 +1,164 @@
+"""A sweep's folder belongs to one sweep, and in it each job's folder to one job.
+
+Guarantees: what would put the results of one over those of another, or next to a summary that does not know them, is
+refused before a job starts; the claim ends with the process that made it, however that ends. A sweep that goes on from
+an earlier one has a folder of its own, too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from loader.config.quoting import pasteable
+from loader.errors import ConfigError
+from loader.sweep.records import records_folder
+from loader.wording import counted, safe_text
+
+SUMMARY = "summary.json"
+"""What says how a sweep went, in its folder."""
+
+_LOCK = "lock"
+_LONGEST = 400
+
+
+class Claim:
+    """A sweep's folder while the sweep writes it.
+
+    Args:
+        folder: The sweep's folder; it is made.
+
+    Raises:
+        ConfigError: Another sweep is writing it, an earlier one did, or it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._descriptor = _locked(folder)
+        try:
+            _refuse_earlier(folder)
+        except ConfigError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Lets other sweeps have the folder; one that nothing was written into is removed."""
+        (records_folder(self.folder) / _LOCK).unlink(missing_ok=True)
+        with suppress(OSError):
+            records_folder(self.folder).rmdir()
+            self.folder.rmdir()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _locked(folder: Path) -> int | None:
+    records = records_folder(folder)
+    try:
+        records.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(records / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        told = f"the sweep's folder {_shown(folder)} cannot be written: {error.strerror}"
+        raise ConfigError(told, "hydra.sweep.dir=FOLDER   # one that can") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        told = f"another sweep is writing {_shown(folder)}; a folder for each sweep was expected"
+        raise ConfigError(told, _other(folder)) from error
+    except OSError:  # a file system without locks: it is no worse than before there were any
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _refuse_earlier(folder: Path) -> None:
+    found = _earlier(folder)
+    if found is not None:
+        told = f"{_shown(folder)} holds {found}; a folder for each sweep was expected"
+        raise ConfigError(told, _other(folder))
+
+
+def _earlier(folder: Path) -> str | None:
+    """What an earlier sweep has left in a folder; one that was over before it ran a job left nothing."""
+    kept = sum(1 for _ in records_folder(folder).glob("[0-9]*.json"))
+    if kept:
+        return f"an earlier sweep that was broken off, with {counted(kept, 'job')}"
+    try:
+        jobs = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["jobs"]
+        ran = sum(job["status"] != "not run" for job in jobs)
+    except FileNotFoundError:
+        ran = sum(1 for _ in folder.glob("*/report.json")) if (folder / "multirun.yaml").is_file() else 0
+    except (OSError, ValueError, LookupError, TypeError):
+        return f"a {SUMMARY} that this version does not read"
+    return f"an earlier sweep, with {counted(ran, 'job')}" if ran else None
+
+
+def _other(folder: Path) -> str:
+    number = 2
+    while os.path.lexists(f"{folder}-{number}"):
+        number += 1
+    return pasteable("hydra.sweep.dir", f"{folder}-{number}")
+
+
+def _shown(folder: Path) -> str:
+    return safe_text(str(folder), _LONGEST)
+
+
+def refuse_shared(config: DictConfig, jobs: Sequence[Sequence[str]] | None, composer: Any) -> None:
+    """Refuses a sweep of which several jobs would write one folder.
+
+    Args:
+        config: The sweep's own config.
+        jobs: The overrides of each job; None where only the sweeper knows them.
+        composer: Hydra's config loader.
+
+    Raises:
+        ConfigError: It names the first two jobs that would.
+    """
+    pattern = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index, call-overload]
+    if "${hydra.job.num}" in pattern or "${hydra.job.id}" in pattern or (jobs is not None and len(jobs) < 2):
+        return
+    if jobs is None:
+        if "${" not in pattern:
+            raise _shared(pattern, "every job")
+        return
+    places: dict[str, int] = {}
+    for number, place in enumerate(_places(config, jobs, composer)):
+        other = places.setdefault(place, number)
+        if other != number:
+            raise _shared(pattern, f"the jobs {other} and {number}")
+
+
+def _shared(pattern: str, jobs: str) -> ConfigError:
+    told = f"hydra.sweep.subdir={safe_text(pattern, _LONGEST)} is one folder for {jobs}; one for each was expected"
+    return ConfigError(told, "'hydra.sweep.subdir=${hydra.job.num}'")
+
+
+def _places(config: DictConfig, jobs: Sequence[Sequence[str]], composer: Any) -> Iterator[str]:
+    for number, overrides in enumerate(jobs):
+        composed = composer.load_sweep_config(config, list(overrides))
+        with open_dict(composed):
+            composed.hydra.job.id = composed.hydra.job.num = number
+        with _at_hand(composed):
+            sweep = composed.hydra.sweep
+            yield os.path.abspath(Path(str(sweep.dir), str(sweep.subdir)))  # noqa: PTH100  # also takes out `..`
+
+
+@contextmanager
+def _at_hand(config: DictConfig) -> Iterator[None]:
+    """Lets `${hydra:...}` of a config lead into it."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
