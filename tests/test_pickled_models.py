@@ -401,13 +401,14 @@ class OldParameter(nn.Parameter):
 
 def old_model(state: Any) -> nn.Module:
     """A model whose weight is frozen, its bias tied to that of another layer."""
-    model = filled(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)))
-    for layer in (model[0], model[1]):
-        assert isinstance(layer, nn.Linear)
+    first, second = nn.Linear(3, 2), nn.Linear(2, 2)
+    model = filled(nn.Sequential(first, second))
+    for layer in (first, second):
         for name, value in list(layer.named_parameters()):
-            layer._parameters[name] = OldParameter(value.data, requires_grad=name == "bias")
-            layer._parameters[name].state = state and (name == "bias", False, OrderedDict())  # type: ignore[union-attr]
-    model[1]._parameters["bias"] = model[0]._parameters["bias"]  # type: ignore[union-attr, index]
+            old = OldParameter(value.data, requires_grad=name == "bias")
+            old.state = state and (name == "bias", False, OrderedDict())
+            layer._parameters[name] = old
+    second._parameters["bias"] = first._parameters["bias"]
     return model
 
 

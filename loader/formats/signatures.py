@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import re
 import struct
 
 ZIP_MEMBER = b"PK\x03\x04"
@@ -17,9 +18,11 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first of the pickles in a file of torch before 1.6."""
 _LEGACY_BYTES = LEGACY_MAGIC.to_bytes(10, "little")
 _LEGACY_TEXT = b"L%dL\n" % LEGACY_MAGIC
-_TAR_MAGIC, _TAR_MAGIC_AT, _TAR_BLOCK = b"ustar", 257, 512
+TAR_MAGIC, TAR_MAGIC_AT, _TAR_BLOCK = b"ustar", 257, 512
 TORCH_TAR_MEMBERS = ("sys_info", "pickle", "tensors", "storages")
 """What the oldest torch packed together."""
+_PLACE = re.compile(rb'"data_offsets":\s*\[\d')
+_NEAR = 64
 _LENGTH = struct.Struct("<Q")
 _LONGEST_HEADER = 1 << 48
 
@@ -35,6 +38,11 @@ def is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and not is_gguf(head) and _LENGTH.unpack_from(head)[0] < _LONGEST_HEADER
 
 
+def is_damaged_safetensors(head: bytes) -> bool:
+    """Whether a file that does not begin like safetensors has what only their headers have."""
+    return b'{"__metadata__":' in head[:_NEAR] or _PLACE.search(head) is not None
+
+
 def is_torch_legacy(head: bytes) -> bool:
     """Whether a file begins with torch's pickled magic number, in any protocol."""
     return head.startswith(_LEGACY_TEXT) or (head[:1] == b"\x80" and _LEGACY_BYTES in head[:32])
@@ -43,7 +51,7 @@ def is_torch_legacy(head: bytes) -> bool:
 def is_torch_tar(head: bytes) -> bool:
     """Whether a file begins like the tar archives of old torch; an extension may stand before the first member."""
     names = (head[at:].partition(b"\0")[0] for at in range(0, len(head), _TAR_BLOCK))
-    return head.startswith(_TAR_MAGIC, _TAR_MAGIC_AT) and any(
+    return head.startswith(TAR_MAGIC, TAR_MAGIC_AT) and any(
         name.decode("latin1") in TORCH_TAR_MEMBERS for name in names
     )
 

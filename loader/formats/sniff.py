@@ -101,6 +101,11 @@ def _recognise(file: CheckpointFile, head: bytes) -> Recognised | None:
         from loader.formats.npy import Npy  # noqa: PLC0415  # this format alone
 
         return Recognised(names.NPY, partial(Npy, file))
+    if signatures.is_damaged_safetensors(head):
+        raise file.damaged(
+            "it is a safetensors file, and its first 8 bytes are not the length of its header: they say "
+            f"{int.from_bytes(head[:8], 'little'):,}"
+        )
     return None
 
 
@@ -112,6 +117,10 @@ def _recognise_zip(archive: Archive) -> Recognised | None:
         from loader.formats.torch_files.torch_zip import TorchZip  # noqa: PLC0415  # this format alone
 
         return Recognised(names.TORCH_ZIP, partial(TorchZip, archive))
+    from loader.formats.torch_files import torch_zip  # noqa: PLC0415  # archives of torch alone
+
+    if torch_zip.holds_policy(archive):
+        return Recognised(names.TORCH_ZIP, partial(torch_zip.PolicyZip, archive))
     from loader.formats import npz  # noqa: PLC0415  # few archives are any of these
     from loader.formats.torch_files import exported, torchscript  # noqa: PLC0415  # few archives are any of these
 

@@ -5,15 +5,20 @@ import gzip
 import io
 import lzma
 import pickle
+import shlex
 import struct
+import subprocess
 import tarfile
+import warnings
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.package.package_exporter import PackageExporter
 
 from loader.errors import CheckpointError, ConfigError
 from loader.formats import open_checkpoint
@@ -103,6 +108,24 @@ FOREIGN = {
     "zipped": (zipped(**{"net/a.pth": b"1"}), "did not write; it holds net/a.pth", "unpack it"),
     "no members": (zipped(), "is a zip archive that torch.save did not write", "unpack it"),
     "pickle": (pickle.dumps({"a": 1}), "is a pickle that torch.save did not write", "torch.save(state_dict"),
+    "old pickle": (pickle.dumps({"a": [1]}, 0), "is a pickle of protocol 0", "torch.save(state_dict"),
+    "old pickle of an object": (pickle.dumps(Path("a"), 0), "is a pickle of protocol 0", "torch.save(state_dict"),
+    "older pickle": (pickle.dumps({"a": [1]}, 1), "is a pickle of protocol 0", "torch.save(state_dict"),
+    "text like a pickle": (b"class\nfoo\nbar", 'is text that begins with "class"', "from its raw link"),
+    "zlib": (
+        zlib.compress(pickle.dumps({"a": 1})),
+        "is compressed by zlib; inside is a pickle that torch.save did not write",
+        "zlib.decompress(open('{path}', 'rb').read())",
+    ),
+    "zlib of something": (zlib.compress(b"x" * 99, 1), "is compressed by zlib", "unpack it"),
+    "text like zlib": (b"x^2 + y^2", 'is text that begins with "x^2 + y^2"', "from its raw link"),
+    "lua": (
+        b"\4\0\0\0\1\0\0\0\3\0\0\0V 1\x0d\0\0\0nn.Sequential", "is a file of Lua Torch (.t7)",
+        "torchfile.load('{path}')",
+    ),
+    "lua table": (b"\3\0\0\0\1\0\0\0\2\0\0\0\2\0\0\0\5\0\0\0model", "is a file of Lua Torch", "torchfile.load"),
+    "lua text": (b"4\n1\n3\nV 1\n13\nnn.Sequential\n", "is a file of Lua Torch", "torchfile.load"),
+    "lua text table": (b"3\n1\n2\n2\n5\nmodel\n", "is a file of Lua Torch", "torchfile.load"),
     "zeros": (bytes(100), "is nothing but zero bytes at its start", "download the file again"),
     "elf": (b"\x7fELF" + bytes(20), "is a program", "checkpoint.path=FILE"),
     "unknown": (b"\x01\x02\xfe\xff\x00" * 9, "is of no known format (it begins with the bytes 01 02 fe ff", "FILE"),
@@ -120,6 +143,120 @@ def test_what_is_no_checkpoint_is_named(case: str, tmp_path: Path) -> None:
     assert sentence in refusal.value.message
     assert hint.replace("{path}", str(path)).replace("{folder}", str(tmp_path)) in refusal.value.hint
     assert len(refusal.value.message) < 300 + len(str(path))
+
+
+TORCH_ZIP = io.BytesIO()
+torch.save({"a": torch.ones(1)}, TORCH_ZIP)
+SAVED = TORCH_ZIP.getvalue()
+
+
+def tar(mode: Literal["w", "w:gz"], **members: bytes) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name.replace("__", "/"))
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+INSIDE = {
+    "gzip": (
+        gzip.compress(SAVED), "net.pth.gz", "is a gzip archive; it holds net.pth",
+        "gzip -dc {path} > net.pth   # unpack it\ncheckpoint.path=net.pth",
+    ),
+    "bzip2": (
+        bz2.compress(SAVED), "net", "is a bzip2 archive; it holds net.unpacked",
+        "bzip2 -dc {path} > net.unpacked   # unpack it\ncheckpoint.path=net.unpacked",
+    ),
+    "xz": (
+        lzma.compress(SAVED), "net.pth.xz", "is an xz archive; it holds net.pth",
+        "xz -dc {path} > net.pth   # unpack it\ncheckpoint.path=net.pth",
+    ),
+    "tar": (
+        tar("w", config=b"1", run__net=b"2", **{"run__net.ckpt": SAVED}), "a.tar",
+        "is a tar archive; it holds run/net.ckpt",
+        "tar -xf {path} run/net.ckpt   # unpack it\ncheckpoint.path=run/net.ckpt",
+    ),
+    "tar.gz": (
+        tar("w:gz", **{"a b.pt": b"1", "c.bin": b"2"}), "a.tgz", "is a gzip archive; it holds a b.pt, c.bin",
+        "tar -xf {path} 'a b.pt'   # unpack it\n'checkpoint.path=a b.pt'   # or another of them",
+    ),
+    "zip": (
+        zipped(readme=b"1", **{"run__net.ckpt": SAVED}), "a.zip",
+        "is a zip archive that torch.save did not write; it holds run/net.ckpt",
+        "unzip {path} run/net.ckpt   # unpack it\ncheckpoint.path=run/net.ckpt",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", INSIDE)
+def test_a_checkpoint_inside_an_archive_is_named_with_the_lines_that_take_it_out(case: str, tmp_path: Path) -> None:
+    content, name, sentence, hint = INSIDE[case]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(path)
+    assert refusal.value.message == f"{path} {sentence}"
+    assert refusal.value.hint == hint.replace("{path}", str(path))
+
+
+@pytest.mark.parametrize("case", INSIDE)
+def test_those_lines_work(case: str, tmp_path: Path) -> None:
+    content, name, _, _ = INSIDE[case]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(path)
+    unpack, load = refusal.value.hint.splitlines()
+    subprocess.run(unpack, shell=True, check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    given = shlex.split(load, comments=True)[0].partition("=")[2].strip('"')
+    assert (tmp_path / given).read_bytes() in {SAVED, b"1"}
+
+
+@pytest.mark.parametrize("name", ["../a.pt", "/a.pt", "a\x1b.pt", "-rf.pt", "a/../../b.pt"])
+def test_a_member_that_could_lead_elsewhere_is_not_offered(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar("w", **{name: b"1"}))
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(path)
+    assert refusal.value.message == f"{path} is a tar archive"
+    assert refusal.value.hint == "unpack it, then give the path of the checkpoint inside: checkpoint.path=FILE"
+
+
+def test_an_archive_of_torch_package_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with PackageExporter(path) as exporter:
+            exporter.extern("torch.**")
+            exporter.save_pickle("model", "model.pkl", torch.nn.Linear(2, 1))
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(path)
+    assert (
+        refusal.value.message == f"{path} is a torch.package archive, whose model is made by Python code in the archive"
+    )
+    assert f"torch.package.PackageImporter('{path}')" in refusal.value.hint
+
+
+@pytest.mark.parametrize("damage", ["length", "length of a shard", "shifted", "huge"])
+@pytest.mark.parametrize("notes", [None, {"format": "pt" * 4000}])
+def test_safetensors_with_a_broken_header_length_are_damaged(
+    damage: str, notes: dict[str, str] | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.ones(3), "b": torch.ones(2)}, path, notes)
+    raw = path.read_bytes()
+    length = {"length": b"\xff" * 8, "length of a shard": b"\0" * 7 + b"\x80", "shifted": b"\0" * 9, "huge": b"9" * 8}
+    path.write_bytes(length[damage] + raw[8:])
+    with pytest.raises(CheckpointError) as refusal:
+        open_checkpoint(path)
+    number = int.from_bytes(path.read_bytes()[:8], "little")
+    assert refusal.value.message == (
+        f"{path} is damaged: it is a safetensors file, and its first 8 bytes are not the length of its header: "
+        f"they say {number:,}"
+    )
+    assert refusal.value.hint == "copy or download the file again"
 
 
 def test_the_data_of_a_tensorflow_checkpoint_are_told_by_their_name(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -137,6 +138,18 @@ def overlapping(folder: Path) -> Path:
     return path
 
 
+def two_roots(folder: Path, *, first: str, second: str) -> Path:
+    """Two files of torch.save in one archive: one loader takes the first, another the second."""
+    path = samples.torch_zip(folder, STATE)
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename.partition("/")[2]: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for root in (first, second):
+            for name, content in members.items():
+                archive.writestr(root + name, content)
+    return path
+
+
 def quine(folder: Path) -> Path:
     """A member that contains the archive's own table of contents."""
     path = samples.torch_zip(folder, STATE)
@@ -219,6 +232,9 @@ def cases() -> Iterator[Case]:
     yield Case("zip: one name twice", same_name, REFUSED)
     yield Case("zip: no checksums at all", no_checksums, FITS)
     yield Case("zip: deflated", deflated, FITS)
+    for first, second in (("a/", "b/"), ("a/", ""), ("a/", "./"), ("a/", "./a/"), ("a/", "a//"), ("b/", "a/./")):
+        name = f"zip: two roots, {first!r} and {second!r}"
+        yield Case(name, partial(two_roots, first=first, second=second), REFUSED)
     yield Case("zip: packed by bzip2", packed(zipfile.ZIP_BZIP2), REFUSED)
     yield Case("zip: packed by lzma", packed(zipfile.ZIP_LZMA), REFUSED)
     yield Case("zip: members that overlap", overlapping, REFUSED)

@@ -5,8 +5,13 @@ Each is as small as shows the difference: work that grows with the square of suc
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import struct
+import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -214,6 +219,33 @@ def many_members(folder: Path) -> Path:
     return path
 
 
+def packed_zeros(pack: Callable[[bytes], bytes], name: str, before: bytes = b"") -> Callable[[Path], Path]:
+    """A packed file that is many times as large once unpacked."""
+
+    def write(folder: Path) -> Path:
+        path = folder / name
+        path.write_bytes(pack(before + bytes(200 << 20)))
+        return path
+
+    return write
+
+
+def full_tar(_: bytes) -> bytes:
+    """A tar archive of very many empty members."""
+    return tarfile.TarInfo("a.pt").tobuf() * 10_000 + bytes(1024)
+
+
+PACKED: dict[str, tuple[Callable[[bytes], bytes], str, bytes]] = {
+    "gzip": (lambda raw: gzip.compress(raw, 1), "a.pt.gz", b"PK\3\4"),
+    "bzip2": (lambda raw: bz2.compress(raw, 1), "a.pt.bz2", b"PK\3\4"),
+    "xz": (lambda raw: lzma.compress(raw, preset=0), "a.pt.xz", b"PK\3\4"),
+    "zlib": (lambda raw: zlib.compress(raw, 1), "a.pt", b"\x80\x02"),
+    "tar.gz": (lambda raw: gzip.compress(raw, 1), "a.tgz", tarfile.TarInfo("a.pt").tobuf()),
+    "many members": (full_tar, "a.tar", b""),
+}
+"""What packs, the file's name, and what the file begins with once unpacked."""
+
+
 def cases() -> Iterator[Case]:
     """All of them."""
     for name, opcodes in PICKLES.items():
@@ -223,6 +255,8 @@ def cases() -> Iterator[Case]:
     for name in ("nested lists", "marks", "text that is not there", "number of a million bits", "laughs"):
         yield Case(f"bomb in an old file: {name}", in_old_file(PICKLES[name]))
     yield Case("bomb: modules shared twice at every level", alone(shared_modules(60)), REFUSED)
+    for name, (pack, file, before) in PACKED.items():
+        yield Case(f"bomb: packed, {name}", packed_zeros(pack, file, before), REFUSED)
     yield Case("bomb: deflated index", deflated(b"]", 300), REFUSED)
     yield Case("bomb: smaller deflated index", deflated(b"]", 20), REFUSED)
     yield Case("bomb: deflated text", deflated(b"X\x06\x00\x00\x00aaaaaa0", 20), REFUSED)

@@ -121,6 +121,13 @@ def in_export(folder: Path, opcodes: bytes, *, member: str) -> Path:
     return rezip(samples.exported(folder, STATE), {member: lambda _: inner})
 
 
+def in_policy(folder: Path, opcodes: bytes) -> Path:
+    """The file of `torch.save` inside the archive of stable-baselines3."""
+    inner = in_zip(folder, opcodes, writer=samples.torch_zip, member="data.pkl", infect=inside).read_bytes()
+    (folder / "a.pt").unlink()
+    return rezip(samples.policy(folder, STATE), {"policy.pth": lambda _: inner})
+
+
 def in_states(folder: Path, opcodes: bytes, *, of: str) -> Path:
     """One file of a DeepSpeed folder."""
     path = samples.deepspeed(folder, STATE)
@@ -146,6 +153,7 @@ CARRIERS: Mapping[str, Carrier] = {
     "torchscript, constants": partial(in_zip, writer=samples.torchscript, member="constants.pkl", infect=beside),
     "torch-export, weights": partial(in_export, member="state_dict.pt"),
     "torch-export, constants": partial(in_export, member="constants.pt"),
+    "torch-zip, policy": in_policy,
     "npz": in_array,
     "deepspeed, model": partial(in_states, of="model"),
     "deepspeed, optimizer": partial(in_states, of="optim"),

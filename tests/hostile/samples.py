@@ -172,8 +172,19 @@ def deepspeed(folder: Path, state: State) -> Path:
     return Run([floats], 2, 2).write(path)
 
 
+def policy(folder: Path, state: State) -> Path:
+    """What stable-baselines3 writes: a file of `torch.save` in an archive with its settings."""
+    path = folder / "agent.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", "{}")
+        with archive.open("policy.pth", "w", force_zip64=True) as stream:
+            torch.save(dict(state), stream)
+    return path
+
+
 SAMPLES: Mapping[str, Writer] = {
     "torch-zip": torch_zip,
+    "torch-zip-policy": policy,
     "torch-legacy": torch_legacy,
     "torch-tar": torch_tar,
     "safetensors": safetensors,

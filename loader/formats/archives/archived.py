@@ -15,10 +15,12 @@ from loader.formats.archives.zip import DEFLATED, Archive, Member
 from loader.formats.base import Container, Storage
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
-from loader.wording import safe_text
+from loader.wording import counted, listing, safe_text
 
 INDEX = "data.pkl"
 """The pickle of what `torch.save` was given."""
+_ROOT_STEPS = 2
+"""torch puts the index into one folder, which is called like the file was."""
 _MOST_SIDE_BYTES = 1000
 _MOST_INFLATED, _MOST_FOLD = 1 << 20, 16
 """A deflated record of the index may declare so many bytes, or so many times what it takes in the file: real ones
@@ -63,6 +65,7 @@ class Records:
         folder = torch_folder(archive.members)
         if folder is None:
             raise self.file.damaged(f"the record '{safe_text(name)}' holds no {INDEX}")
+        _refuse_several(archive)
         return Records(archive, folder, check)
 
     def size(self, name: str) -> int:
@@ -159,7 +162,20 @@ def torch_records(archive: Archive, check: str) -> Records:
     folder = torch_folder(archive.members)
     if folder is None:
         raise archive.file.damaged(f"it holds no {INDEX}")
+    _refuse_several(archive)
     return Records(archive, folder, check)
+
+
+def _refuse_several(archive: Archive) -> None:
+    """What reads one of several indexes loads other weights than what reads another."""
+    steps = {name: [step for step in name.split("/") if step not in {"", "."}] for name in archive.members}
+    roots = [name for name, parts in steps.items() if len(parts) <= _ROOT_STEPS and parts[-1:] == [INDEX]]
+    if len(roots) > 1:
+        raise CheckpointError(
+            f"{shown_path(archive.file.path)} holds {counted(len(roots), 'file')} of torch.save in one archive: "
+            f"{listing(roots)}; which of them is meant is in no file",
+            "do not load this file; ask whoever made it for one file each",
+        )
 
 
 def torch_folder(names: Collection[str], index: str = INDEX) -> str | None:

@@ -16,6 +16,7 @@ from loader.formats.foreign.frameworks import (
     KERAS,
     MAGIC,
     OLD_TORCHSCRIPT,
+    PACKAGE,
     READ,
     UNPACK,
     Foreign,
@@ -24,6 +25,7 @@ from loader.formats.foreign.frameworks import (
     name_pickle,
     name_text,
 )
+from loader.formats.foreign.packed import contents, in_zip
 from loader.formats.path import shown_path
 from loader.wording import safe_text
 
@@ -73,6 +75,10 @@ def refusal(file: CheckpointFile, head: bytes, archive: Archive | None) -> Check
     else:
         foreign = name_zip(list(archive.members))
     path = shown_path(file.path)
+    if foreign.hint is UNPACK:
+        found = contents(file, head) if archive is None else in_zip(file.path, list(archive.members))
+        if found is not None:
+            return CheckpointError(f"{path} is {foreign.what}{found.told}", found.hint)
     places = {"file": path, "folder": shown_path(file.path.parent), "prefix": shown_path(_prefix(file.path))}
     return CheckpointError(f"{path} is {foreign.what}", foreign.advice(**places))
 
@@ -141,6 +147,6 @@ def name_zip(names: list[str]) -> Foreign:
         )
     if "model.json" in names or any(name.endswith("/model.json") for name in names):
         return OLD_TORCHSCRIPT
-    inside = next((name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors"))), "")
-    held = f"; it holds {safe_text(inside)}" if inside else ""
-    return Foreign(f"a zip archive that torch.save did not write{held}", UNPACK)
+    if any(name.endswith(".data/extern_modules") for name in names):
+        return PACKAGE
+    return Foreign("a zip archive that torch.save did not write", UNPACK)

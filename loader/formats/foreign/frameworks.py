@@ -7,11 +7,13 @@ and its hint the tool that makes something of the file that is read.
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
 
 READ = "files of PyTorch, safetensors, GGUF and NumPy are read"
 UNPACK = "unpack it, then give the path of the checkpoint inside: checkpoint.path=FILE"
 _SAVE = "safetensors.numpy.save_file({}, 'new.safetensors')"
+_UNZIP = "unpack it: open('new', 'wb').write(zlib.decompress(open('{file}', 'rb').read()))"
 _SOURCE = "give the checkpoint that it was made from: checkpoint.path=FILE"
 
 
@@ -92,6 +94,20 @@ OLD_TORCHSCRIPT = Foreign(
     "a TorchScript archive of before torch 1.4",
     "save its weights where you trust it: torch.save(torch.jit.load('{file}').state_dict(), 'new.pt')",
 )
+PACKAGE = Foreign(
+    "a torch.package archive, whose model is made by Python code in the archive",
+    "where you trust it, save its weights: importer = torch.package.PackageImporter('{file}'); "
+    "torch.save(importer.load_pickle(PACKAGE, RESOURCE).state_dict(), 'new.pt')",
+)
+LUA = Foreign(
+    "a file of Lua Torch (.t7), the framework before PyTorch",
+    "load it with the package torchfile, and save its weights: torchfile.load('{file}')",
+)
+OLD_PICKLE = Foreign(
+    "a pickle of protocol 0, as Python 2 wrote them, and not by torch.save",
+    PICKLE.hint,
+)
+
 
 MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
     (0, b"\x89HDF\r\n\x1a\n", HDF5),
@@ -102,6 +118,8 @@ MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
         f"a file of MXNet; {READ}",
         "load it with MXNet, and save it: "
         + _SAVE.format("{k: v.asnumpy() for k, v in mxnet.nd.load('{file}').items()}"))),
+    (0, b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1", LUA),
+    (0, b"4\n1\n3\nV 1\n", LUA),
     (0, b"\x0c\xdb\x3a\x2a", ORBAX),
     (0, b"tjgg", Foreign(
         f"a GGML file of before GGUF; {READ}", "convert it with llama.cpp's convert_llama_ggml_to_gguf.py")),
@@ -125,17 +143,27 @@ _PROTOBUFS = (
         FROZEN,
     ),
 )
+# Type, index, number of entries, and the type of the first key.
+_LUA_TABLE = re.compile(rb"\x03\0\0\0\x01\0\0\0..\0\0[\x01\x02]\0\0\0|3\n1\n\d{1,6}\n[12]\n", re.DOTALL)
+# An empty container or a global, and what picklers write behind either.
+_OLD_PICKLE = re.compile(
+    rb"\([dlt]p?\d*\n|\([dlt]q|c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n[pq()]|[\]}]q.[(XU]|\(i[A-Za-z_][\w.]*\n", re.DOTALL
+)
+_ZLIB = re.compile(rb"\x78[\x01\x5e\x9c\xda]", re.DOTALL)
 _KEY = re.compile(rb"[A-Za-z_][\w ./-]*")
 _TEXTS = (
     ("model_checkpoint_path:", TENSORFLOW_NOTE),
     ('"tree_metadata"', ORBAX),
     ('"item_handlers"', ORBAX),
 )
+_MOST_UNZIPPED = 4096
 _DATA_NAME = re.compile(r".+\.data-\d{5}-of-\d{5}", re.DOTALL)
 
 
 def name_pickle(head: bytes, tail: bytes) -> Foreign | None:
     """Says what a pickle is that torch did not write; None where it is no pickle."""
+    if _OLD_PICKLE.match(head):
+        return OLD_PICKLE
     if head[:2] not in _PROTOCOLS:
         return None
     if b"StructuredToParameterName@@" in head or b"StructuredToParameterName@@" in tail:
@@ -147,8 +175,20 @@ def name_binary(head: bytes, tail: bytes) -> Foreign | None:
     """Says what a file of another framework is; None where it is none that is known."""
     if tail.endswith(_TABLE_END):
         return TENSORFLOW
+    if _LUA_TABLE.match(head):
+        return LUA
+    if _ZLIB.match(head) and (unpacked := _unzipped(head)):
+        inside = name_pickle(unpacked, b"")
+        return Foreign(f"compressed by zlib{f'; inside is {inside.what}' if inside else ''}", _UNZIP)
     found = next((foreign for pattern, foreign in _PROTOBUFS if pattern.match(head)), None)
     return MSGPACK if found is None and _is_msgpack(head) else found
+
+
+def _unzipped(head: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(head, _MOST_UNZIPPED)
+    except zlib.error:
+        return b""
 
 
 def _is_msgpack(head: bytes) -> bool:

@@ -10,7 +10,7 @@ import struct
 
 from loader.errors import CheckpointError
 from loader.formats.archives.archived import INDEX, ArchivedFile, Records, torch_records
-from loader.formats.archives.zip import Archive
+from loader.formats.archives.zip import STORED, Archive
 from loader.formats.base import ITEMSIZE
 from loader.formats.file import CheckpointFile
 from loader.formats.names import TORCH_ZIP as FORMAT
@@ -19,8 +19,11 @@ from loader.formats.pickle.reader import unpickle
 from loader.formats.pickle.records import PersistentId
 from loader.formats.pickle.tensors import BUILDERS, TypedStorage, storage_dtype
 from loader.formats.pickle.tree import build_tree
-from loader.wording import safe_text
+from loader.wording import listing, safe_text
 
+POLICY = "policy.pth"
+_BASELINES = frozenset({"data", "_stable_baselines3_version"})
+"""What stable-baselines3 puts next to it: its settings, its version."""
 _LOCAL = struct.Struct("<8xH16x2H")
 """Of what stands before a member: how it is packed, and how long its name and its extra field are."""
 
@@ -39,6 +42,32 @@ class TorchZip(ArchivedFile):
     def __init__(self, archive: Archive, check: str) -> None:
         records = torch_records(archive, check)
         super().__init__(records, FORMAT, build_tree(pickled_in(records)), check)
+
+
+class PolicyZip(ArchivedFile):
+    """The weights of a policy that stable-baselines3 saved: a file of `torch.save` in an archive of several.
+
+    Args:
+        archive: The outer archive's table of contents.
+        check: As for `TorchZip`; of the outer archive nothing but this file is used.
+
+    Raises:
+        CheckpointError: It is damaged, or not what torch writes.
+    """
+
+    def __init__(self, archive: Archive, check: str) -> None:
+        records = Records(archive, "", check).within(POLICY, check)
+        super().__init__(records, FORMAT, build_tree(pickled_in(records)), check)
+        beside = [name for name in archive.members if name != POLICY and name.endswith(".pth")]
+        self.note = f"read from {POLICY} in the archive of stable-baselines3"
+        if beside:
+            self.note += f"; not from {listing(beside)}"
+
+
+def holds_policy(archive: Archive) -> bool:
+    """Whether an archive is one of stable-baselines3, with its policy stored as it is."""
+    policy = archive.members.get(POLICY)
+    return policy is not None and policy.method == STORED and not _BASELINES.isdisjoint(archive.members)
 
 
 class PickleInArchive:

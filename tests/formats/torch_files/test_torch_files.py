@@ -324,3 +324,59 @@ def test_a_download_that_stopped_in_a_file_of_full_length_is_told(tmp_path: Path
     path.write_bytes(content[:100_000] + bytes(len(content) - 100_000))
     with pytest.raises(CheckpointError, match="is cut off: it ends in zero bytes, and a zip file's table of contents"):
         open_checkpoint(path)
+
+
+POLICY = {"mlp.0.weight": torch.arange(6.0).reshape(2, 3), "mlp.0.bias": torch.tensor([1.0, -1.0])}
+
+
+def baselines(path: Path, *names: str, method: int = zipfile.ZIP_STORED) -> Path:
+    """What stable-baselines3 writes: files of torch.save in one archive, and its settings."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name in names:
+            if name.endswith(".pth"):
+                with archive.open(name, "w", force_zip64=True) as stream:
+                    torch.save(POLICY if name == "policy.pth" else {"state": {}}, stream)
+            else:
+                archive.writestr(name, "2.3.0")
+    return path
+
+
+@pytest.mark.parametrize("check", ["crc", "structure", "full"])
+def test_the_policy_of_an_archive_of_stable_baselines3_is_read(check: str, tmp_path: Path) -> None:
+    names = ["data", "pytorch_variables.pth", "policy.pth", "policy.optimizer.pth", "_stable_baselines3_version"]
+    with open_checkpoint(baselines(tmp_path / "agent.zip", *names), check=check) as checkpoint:
+        assert checkpoint.format == "torch-zip"
+        assert checkpoint.note == (
+            "read from policy.pth in the archive of stable-baselines3; not from pytorch_variables.pth, "
+            "policy.optimizer.pth"
+        )
+        entries = checkpoint.root.tensors()
+        checkpoint.verify(entries.values())
+        for mmap in (True, False):
+            found = {key: checkpoint.read(entry, mmap=mmap) for key, entry in entries.items()}
+            for key, value in POLICY.items():
+                assert_same(found[key], value)
+
+
+def test_a_flipped_bit_in_a_policy_is_told(tmp_path: Path) -> None:
+    path = baselines(tmp_path / "agent.zip", "data", "policy.pth")
+    raw = path.read_bytes()
+    where = raw.index(bytes(POLICY["mlp.0.weight"].view(torch.uint8).flatten().tolist()))
+    path.write_bytes(raw[: where + 7] + bytes([raw[where + 7] ^ 1]) + raw[where + 8 :])
+    with (
+        open_checkpoint(path) as checkpoint,
+        pytest.raises(CheckpointError, match=r"is damaged: 1 record of 2 read differ .* with them: mlp\.0\.weight"),
+    ):
+        checkpoint.verify(checkpoint.root.tensors().values())
+
+
+@pytest.mark.parametrize(
+    ("names", "method"), [(["policy.pth", "notes"], zipfile.ZIP_STORED), (["data", "policy.pth"], zipfile.ZIP_DEFLATED)]
+)
+def test_another_archive_with_such_a_file_is_named_with_the_line_that_unpacks_it(
+    names: list[str], method: int, tmp_path: Path
+) -> None:
+    path = baselines(tmp_path / "agent.zip", *names, method=method)
+    with pytest.raises(CheckpointError, match=r"that torch\.save did not write; it holds policy\.pth") as refusal:
+        open_checkpoint(path)
+    assert refusal.value.hint == f"unzip {path} policy.pth   # unpack it\ncheckpoint.path=policy.pth"
