@@ -1,8 +1,8 @@
 """The refusals a user can meet.
 
 Guarantees: every refusal the public API raises is a `LoaderError`; it carries a message (what was found, where, what
-was expected), a hint (the line to type, or an empty string) and the process's exit code, and it survives pickling, so
-that it can cross the processes of a sweep.
+was expected), a hint (the line to type, or an empty string) and the process's exit code, both texts printable and
+without the credentials of URLs, and it survives pickling, so that it can cross the processes of a sweep.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from loader.redaction import redacted
+from loader.wording import printable
 
 if TYPE_CHECKING:
     from loader.plan import Plan
@@ -26,8 +27,8 @@ class LoaderError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message = redacted(message)
-        self.hint = redacted(hint)
+        self.message = printable(redacted(message))
+        self.hint = printable(redacted(hint))
         super().__init__(self.message, self.hint)
 
     def __str__(self) -> str:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from loader.config.quoting import readable
 from loader.config.schema import AUTO, CheckpointConfig, JobConfig, PartConfig, RuleConfig, config_path
 from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats import open_checkpoint
 from loader.formats.base import Checkpoint, Container, TensorEntry
 from loader.formats.path import shown_path
 from loader.formats.pickle.needed import UNNEEDED, dangerous_maker, dangers_among
+from loader.lines import line
 from loader.plan import Offered, Wanted
 from loader.rules import Hits, rewrite, rewrite_metadata
 from loader.select import find, only_optimizer, select, tree
@@ -181,7 +180,7 @@ def check_mounts(model: nn.Module, parts: Sequence[Part]) -> None:
 def _renamed(parts: Sequence[Part], names: Mapping[str, str]) -> str:
     """The parts with their settings under other names, as one line to type."""
     told = {names.get(part.name, part.name): _settings(part.config) for part in parts}
-    return shlex.quote(f"parts={readable(told)}")
+    return line("parts", told)
 
 
 def _settings(part: PartConfig) -> dict[str, object]:
@@ -198,7 +197,7 @@ def _changed(record: CheckpointConfig | RuleConfig) -> dict[str, object]:
 
 def _open(settings: CheckpointConfig, stack: ExitStack, override: str, *, data: bool) -> Checkpoint:
     if not settings.path:
-        raise ConfigError(f"'{override}' must be given", f"{override}=FILE")
+        raise ConfigError(f"'{override}' must be given", line(override, "FILE"))
     checkpoint = open_checkpoint(
         settings.path, format=settings.format, sha256=settings.sha256, check=settings.check, data=data
     )

@@ -21,6 +21,7 @@ from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.pickle.needed import UNNEEDED, needed_globals, needed_tensors, no_part_of_a_model
 from loader.formats.pickle.revive import revive
+from loader.lines import line
 from loader.parts import Part
 from loader.reading import Reading
 from loader.select import find, tree
@@ -77,7 +78,8 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
         )
     if found.kind != "module":
         whole = [name for name, container in root.walk() if container.kind == "module"]
-        hint = f"checkpoint.key={whole[0]}" if whole and settings.key is None else "model._target_=my_pkg.Net"
+        nested = line("checkpoint.key", whole[0]) if whole and settings.key is None else ""
+        hint = nested or "model._target_=my_pkg.Net"
         raise ConfigError(
             f"model is null, and {part.label} holds no whole pickled model. In the file:\n{tree(root)}", hint
         )
@@ -92,8 +94,7 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
         raise CheckpointError(
             f"model is null, so the model would be built by code that {part.label} names; "
             f"{counted(len(missing), 'name')} would have to be admitted: {listing(missing, 50)}",
-            "if you trust them: "
-            f"'checkpoint.allow_globals=[{','.join((*settings.allow_globals, *missing))}]'\n{_WITHOUT}",
+            f"if you trust them: {line('checkpoint.allow_globals', [*settings.allow_globals, *missing])}\n{_WITHOUT}",
         )
     return revive(found.record, settings.allow_globals, _compared(part))
 

@@ -7,7 +7,6 @@ that changes more than precision is counted, never silent.
 from __future__ import annotations
 
 import math
-import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from loader.errors import ConfigError, DeviceError
+from loader.lines import line
 from loader.plan import Wanted
 from loader.wants import dtype_name
 from loader.wording import closest, counted, did_you_mean, listing, safe_text
@@ -89,7 +89,7 @@ def _no_device(name: str) -> DeviceError:
     told = f" (did you mean '{safe_text(meant)}'{'' if there else ', which is not on this machine'}?)" if meant else ""
     return DeviceError(
         f"'{safe_text(name)}' is not a device{told}; here there is {listing(here)}",
-        shlex.quote(f"device={meant if there else 'auto'}"),
+        line("device", meant if there else "auto"),
     )
 
 
@@ -109,7 +109,7 @@ def resolve_dtype(name: str | None) -> str | None:
         raise ConfigError(
             f"'dtype' is '{safe_text(name)}', expected null, checkpoint or one of {', '.join(DTYPES)}"
             f"{did_you_mean(plain, known)}",
-            f"dtype={near[0] if near else 'bfloat16'}",
+            line("dtype", near[0] if near else "bfloat16"),
         )
     return plain
 

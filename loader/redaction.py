@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from loader.wording import printable
+
 HIDDEN = "***"
 """Stands where a secret stood."""
 
@@ -35,8 +37,8 @@ class RedactingFormatter(logging.Formatter):
     """A log's formatter; Hydra logs the overrides of a sweep's jobs as they were typed."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, or lines, of a record."""
-        return redacted(super().format(record))
+        """Returns the line, or lines, of a record."""
+        return printable(redacted(super().format(record)))
 
 
 def redact_files(paths: Iterable[Path]) -> None:

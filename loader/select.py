@@ -6,12 +6,11 @@ file's tree and the entry that fits the model best.
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Mapping
 
 from loader.errors import FitError
 from loader.formats.base import Container, Leaf, Node, TensorEntry
+from loader.lines import line
 from loader.optimizers import TABLES, is_moment, without_optimizers
 from loader.wording import counted, did_you_mean, safe_text
 
@@ -19,9 +18,6 @@ Shapes = Mapping[str, tuple[int, ...] | None]
 """Model key → shape."""
 
 _MOST_LINES = 12
-_LONGEST_KEY = 400
-# What needs quotes neither from a shell nor from Hydra's grammar.
-_PLAIN = re.compile(r"[A-Za-z0-9_./-]*")
 
 
 def select(root: Container, key: str | None, wanted: Shapes, path: str, override: str = "checkpoint.key") -> Container:
@@ -138,6 +134,5 @@ def _advice(root: Container, wanted: Shapes, override: str) -> str:
     key, fitting, total = ranked[0]
     if not fitting:
         return "none of these fits the model: another file (checkpoint.path=…), or another architecture (model=…)?"
-    shown = safe_text(key, _LONGEST_KEY).replace('"', '\\"')
-    value = f"{override}={key or 'null'}" if _PLAIN.fullmatch(key) else shlex.quote(f'{override}="{shown}"')
-    return f"{value}   # fits best: {fitting} of its {counted(total, 'tensor')} have a name and shape of the model"
+    told = f"fits best: {fitting} of its {counted(total, 'tensor')} have a name and shape of the model"
+    return line(override, key or None, note=told) or f"'{safe_text(key)}' {told}, under a name that cannot be typed"

@@ -20,6 +20,7 @@ from loader.formats.base import Storage, TensorEntry
 from loader.formats.memory import MemoryCheckpoint
 from loader.formats.pickle.needed import needed_tensors
 from loader.formats.pickle.revive import revive
+from loader.lines import line
 from loader.parts import Offers, Part
 from loader.place import Loss, cast, final_dtype
 from loader.plan import Match, Plan, Wanted
@@ -28,7 +29,7 @@ from loader.wants import Slot, dtype_name, storage_id
 from loader.wording import listing, phrases, safe_text
 
 _MOST_GLOBS = 3
-# What a shell, Hydra's grammar or a glob would not take as it stands.
+# Signs that mean something in a glob, or that no command line may carry.
 _SPECIAL = re.compile(r"[^A-Za-z0-9_./-]")
 
 
@@ -263,7 +264,7 @@ class Stage:
             globs = [_SPECIAL.sub("?", c.key) for c in refused] if len(refused) <= _MOST_GLOBS else ["*"]
             raise FitError(
                 f"a cast would change values: {phrases(told)}",
-                f"dtype=checkpoint keeps the file's dtypes; 'allow.mismatched=[{','.join(globs)}]' takes the loss",
+                f"dtype=checkpoint keeps the file's dtypes; {line('allow.mismatched', globs)} takes the loss",
             )
 
 

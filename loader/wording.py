@@ -33,6 +33,13 @@ def printable(text: str) -> str:
     return "".join(character if character == "\n" else _escape(character) for character in text)
 
 
+def is_printable(text: str) -> bool:
+    """Says whether a text is one line that a terminal shows as it is."""
+    if text.isascii():
+        return text.isprintable()
+    return not any(unicodedata.category(character) in _UNPRINTABLE for character in text)
+
+
 def _escape(character: str) -> str:
     if unicodedata.category(character) not in _UNPRINTABLE:
         return character

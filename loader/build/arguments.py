@@ -7,16 +7,18 @@ signature Python does not know is left to complain for itself.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter
 from typing import Any
 
+from loader.lines import line, override, removal, typed, under
 from loader.wording import closest, did_you_mean, safe_text
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _LONGEST_SIGNATURE = 300
+_LONGEST_LINE = 100
+_OPEN = object()
 
 
 def signature_of(target: Callable[..., Any]) -> inspect.Signature | None:
@@ -74,14 +76,14 @@ def problems(
     unexpected = [] if _has(parameters, Parameter.VAR_KEYWORD) else [key for key in named if key not in known]
     free = [name for name in known if name not in named and name not in filled]
     if "target" in unexpected and isinstance(named["target"], str):
-        fix = f"{where}._target_={_value(named['target'])}   # instead of {where}.target"
-        return [*found, "unexpected target (did you mean '_target_'?)"], [fix]
+        fix = typed(override(under(where, "_target_"), named["target"]), removal(under(where, "target")))
+        return [*found, "unexpected target (did you mean '_target_'?)"], [fix] if fix else []
     for key in unexpected:
         found.append(f"unexpected {safe_text(key)}{did_you_mean(key, free)}")
         near = closest(key, free, most=1)
-        fixes += [f"~{where}.{key}", *(f"+{where}.{name}={_value(named[key])}" for name in near)]
+        fixes += [typed(removal(under(where, key))), *(_given(where, name, named[key]) for name in near)]
         missing = [name for name in missing if name not in near]
-    return found, fixes + [f"+{where}.{name}=…" for name in missing]
+    return found, [fix for fix in (*fixes, *(_given(where, name) for name in missing)) if fix]
 
 
 def _has(parameters: Iterable[Parameter], kind: Any) -> bool:
@@ -94,12 +96,8 @@ def _missing(parameters: list[Parameter], unfilled: list[Parameter], named: Mapp
     return [p for p in required if p.kind is Parameter.POSITIONAL_ONLY or p.name not in named]
 
 
-def _value(value: object) -> str:
-    """Writes a value as Hydra's command line takes it; … for what is too long or too odd to retype."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return str(value)
-    return value if isinstance(value, str) and re.fullmatch(r"[\w./-]{1,40}", value) else "…"
+def _given(where: str, name: str, value: object = _OPEN) -> str:
+    """Writes the override that gives an argument; … stands for a value that is not known or cannot be typed."""
+    path = under(where, name)
+    known = "" if value is _OPEN else line(path, value, "+")
+    return known if 0 < len(known) <= _LONGEST_LINE else path and f"{typed(f'+{path}=')}…"

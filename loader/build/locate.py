@@ -20,6 +20,7 @@ from types import ModuleType
 from torch import nn
 
 from loader.errors import ConfigError
+from loader.lines import line
 from loader.wording import closest, did_you_mean, safe_text
 
 _DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -35,7 +36,7 @@ def check_name(name: object, where: str) -> str:
     if not isinstance(name, str) or not _DOTTED_NAME.fullmatch(name):
         raise ConfigError(
             f"{where}: {safe_text(repr(name))} is not the dotted name of a class or function",
-            f"{where}={_guess(name)}",
+            line(where, _guess(name)),
         )
     if any(part.startswith("__") and part.endswith("__") and part != "__main__" for part in name.split(".")):
         raise ConfigError(f"{where}: {safe_text(name)} goes through a name that Python keeps for itself")
@@ -91,7 +92,7 @@ def _no_such_module(parts: list[str], where: str) -> ConfigError:
     )
     near = _close_module(top)
     if near:
-        return ConfigError(f"{message} (did you mean '{safe_text(near)}'?)", f"{where}={'.'.join([near, *rest])}")
+        return ConfigError(f"{message} (did you mean '{safe_text(near)}'?)", line(where, ".".join([near, *rest])))
     home = next((place for place in (folder, *_subfolders(folder)) if _holds(place, top)), None)
     return ConfigError(message, f"add its folder to PYTHONPATH: export PYTHONPATH={home or '/the/folder/of/it'}")
 
@@ -120,7 +121,7 @@ def _no_such_name(found: object, parts: list[str], position: int, where: str) ->
         f"'{safe_text(missing)}'{did_you_mean(missing, known)}{_defined_in(found)}"
     )
     near = closest(missing, known, most=1)
-    return ConfigError(message, f"{where}={'.'.join([home, near[0], *parts[position + 1 :]])}" if near else "")
+    return ConfigError(message, line(where, ".".join([home, near[0], *parts[position + 1 :]])) if near else "")
 
 
 def _defined_in(found: object) -> str:

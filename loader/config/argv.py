@@ -16,8 +16,10 @@ from typing import Any
 from hydra.core.override_parser.types import QuotedString, Sweep
 
 from loader.config.files import expand_glob, is_glob
-from loader.config.quoting import Refused, is_function, literal, parse_value, quote, split_elements
+from loader.config.literals import as_typed, literal
+from loader.config.quoting import Refused, is_function, parse_value, quote, split_elements
 from loader.errors import ConfigError
+from loader.lines import typed
 from loader.wording import counted, listing
 
 _PATH = re.compile(r"checkpoint\.path|parts\.[^.]+\.path")
@@ -148,7 +150,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
 def _readable_one(match: re.Match[str], override: str) -> str:
     value = parse_value(match[3])
     text = value.text if isinstance(value, QuotedString) and _TEXT.fullmatch(match[2]) else match[3]
-    for candidate in (f"{match[2]}={text}", f"{match[2]}={match[3]}"):
+    for candidate in (f"{match[2]}={text}", f"{match[2]}={as_typed(match[3])}"):
         if override in rewrite([candidate], exists=_nothing):
             return candidate
     return override
@@ -162,7 +164,7 @@ def _rewrite_one(
     if _TEXT.fullmatch(key):
         value = _text(key, value, sweep=sweep, exists=exists)
     elif value.lstrip()[:1] in _BRACKETS:
-        value = ",".join(literal(element) for element in _elements(value, sweep=sweep))
+        value = ",".join(literal(element, key) for element in _elements(value, sweep=sweep))
     inside = any(key.startswith(f"{node}.") for node in free)
     if not plus and (inside or key in free) and any(e.lstrip()[:1] in _BRACKETS for e in _elements(value, sweep=sweep)):
         # Two spellings, since a sweeper keeps only the last override of one spelling; `+` merges into null, which
@@ -177,14 +179,14 @@ def _group(plus: str, key: str, value: str, *, sweep: bool) -> list[str]:
     if not literals:
         return [f"{key}={value}"]
     if plus:
-        return [f"{plus}{key}={','.join(map(literal, elements))}"]
+        return [f"{plus}{key}={','.join(literal(element, key) for element in elements)}"]
     if len(elements) > 1 and (len(literals) < len(elements) or any(map(_is_null, elements))):
         raise ConfigError(
             f"'{key}={value}' sweeps over literal values and over something else; only options of the group '{key}', "
             "or only {...} values, were expected",
             f"{key}=NAME,OTHER   # with the literal in a file of its own, {key}/NAME.yaml, and --config-dir",
         )
-    return [] if _is_null(value) else [f"++{key}={','.join(map(literal, elements))}"]
+    return [] if _is_null(value) else [f"++{key}={','.join(literal(element, key) for element in elements)}"]
 
 
 def _text(key: str, value: str, *, sweep: bool, exists: Callable[[str], bool]) -> str:
@@ -207,7 +209,7 @@ def _expanded(key: str, value: str, elements: list[str], *, sweep: bool) -> str:
     if len(paths) > 1 and not sweep:
         raise ConfigError(
             f"'{key}={value}' matches {counted(len(paths), 'file')} ({listing(paths)}); a single run takes one",
-            f"-m '{key}={value}'   # one job for each",
+            typed("-m", f"{key}={value}", note="one job for each"),
         )
     return ",".join(map(quote, paths))
 

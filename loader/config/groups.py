@@ -6,14 +6,15 @@ told with the line that says the same in Hydra's grammar where there is one.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import QuotedString
 
-from loader.config.quoting import literal, parse_value, split_elements
+from loader.config.literals import literal
+from loader.config.quoting import parse_value, split_elements
 from loader.errors import ConfigError
+from loader.lines import typed
 from loader.wording import program, safe_text
 
 _LONGEST = 400
@@ -56,10 +57,10 @@ def _line(key: str, elements: Sequence[str], element: str, others: Sequence[tupl
     if len(elements) > 1:
         swept = ",".join(option if other == element else other for other in elements)
         file = f"with {content} in FOLDER/{key}/mine.yaml"
-        return f"-m {shlex.quote(f'{key}={swept}')} --config-dir FOLDER   # {file}"
+        return typed("-m", f"{key}={swept}", "--config-dir", "FOLDER", note=file)
     names = ",".join(text for text, member in _listed(element) if isinstance(member, (str, QuotedString)))
-    chosen = [shlex.quote(f"rules=[{names}]")] if names and key == "rules" else []
-    return " ".join([*chosen, shlex.quote(f"{'+' if key == 'rules' else ''}{key}={content}")])
+    chosen = [f"rules=[{names}]"] if names and key == "rules" else []
+    return typed(*chosen, f"{'+' if key == 'rules' else ''}{key}={content}")
 
 
 def _named(text: str, data: Mapping[Any, Any]) -> str:

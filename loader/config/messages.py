@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import shlex
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,11 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from loader.config.argv import FREE, GROUPS
 from loader.config.groups import refused_list
-from loader.config.quoting import pasteable
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
 from loader.formats.names import ENDINGS
 from loader.formats.path import path_override
+from loader.lines import line, typed
 from loader.wording import closest, did_you_mean, listing, program, safe_text
 
 _LONGEST = 400
@@ -129,7 +128,7 @@ def _unparsable(error: OverrideParseException) -> _Told:
     shown = safe_text(error.override, _LONGEST)
     key, equals, value = error.override.partition("=")
     if not equals:
-        hint = path_override(key) if _names_file(key) else f"{shlex.quote(key)}=VALUE"
+        hint = path_override(key) if _names_file(key) else line(key, "VALUE")
         return f"'{shown}' is no override; key=value was expected", hint
     if _is_unknown(key):
         return _no_such_key(key, value)
@@ -137,7 +136,9 @@ def _unparsable(error: OverrideParseException) -> _Told:
     reasons = [line for line in lines if not line.startswith(("Error parsing override", "See https", "^"))]
     reason = f": {safe_text(reasons[0], _LONGEST)}" if reasons else ""
     told = f"the value of '{shown}' is not in Hydra's grammar{reason}"
-    return f"{told}; it has to stand in quotes, inside those of the shell", pasteable(key, value)
+    return f"{told}; it has to stand in quotes, inside those of the shell", line(
+        key.lstrip("+"), value, "+" * (len(key) - len(key.lstrip("+")))
+    )
 
 
 def _missing_config(error: MissingConfigException) -> _Told:
@@ -163,11 +164,11 @@ def _missing_config(error: MissingConfigException) -> _Told:
     if group == "hydra/launcher":
         return message, f"pip install hydra-{option}-launcher"
     if group == "model" and _DOTTED.fullmatch(option):
-        return message, f"model._target_={option}"
+        return message, line("model._target_", option)
     near = closest(option, options, most=1)
     if not near:
         return message, f"{program()} --help   # lists the groups and their options"
-    return message, f"'rules=[{near[0]}]'" if group == "rules" else f"{group}={near[0]}"
+    return message, line(group, [near[0]] if group == "rules" else near[0])
 
 
 def _options(group: str, text: str, options: Any) -> list[str]:
@@ -184,7 +185,7 @@ def _omegaconf(error: OmegaConfBaseException) -> _Told:
     first = re.sub(r"^\w+ raised while resolving interpolation: \"?(.+?)\"?$", r"\1", first)
     where = error.full_key or ""
     place = f" (at '{safe_text(where)}')" if where else ""
-    return f"the config cannot be resolved{place}: {first}", f"{where}=VALUE" if where else _show_keys()
+    return f"the config cannot be resolved{place}: {first}", line(where, "VALUE") if where else _show_keys()
 
 
 def _unknown_key(found: re.Match[str]) -> _Told:
@@ -202,23 +203,23 @@ def _no_such_key(key: str, value: str) -> _Told:
         return f"'{shown}' is a file and no override; key=value was expected", path_override(f"{key}={value}")
     meant = suggestion(key)
     told = f" (did you mean '{safe_text(meant)}'?)" if meant else ""
-    hint = shlex.quote(f"{meant}={value}") if meant else _show_keys()
+    hint = typed(f"{meant}={value}") if meant else _show_keys()
     return f"unknown config key '{safe_text(key)}'{told}", hint
 
 
 def _several_values(found: re.Match[str]) -> _Told:
     override = found["override"]
     key, _, value = override.partition("=")
-    hints = [f"-m {shlex.quote(override)}   # one job for each"]
+    hints = [typed("-m", override, note="one job for each")]
     if key == "rules":
-        hints.insert(0, shlex.quote(f"rules=[{value}]") + "   # all of them, in order")
+        hints.insert(0, typed(f"rules=[{value}]", note="all of them, in order"))
     elif key not in GROUPS:
-        hints.append(f"{pasteable(key, value)}   # one value with a comma in it")
-    return f"'{safe_text(override, _LONGEST)}' gives several values to a single run", "\n".join(hints)
+        hints.append(line(key, value, note="one value with a comma in it"))
+    return f"'{safe_text(override, _LONGEST)}' gives several values to a single run", "\n".join(filter(None, hints))
 
 
 def _already_there(found: re.Match[str]) -> _Told:
-    return f"'{safe_text(found['key'])}' is there already, and + only adds", shlex.quote(found["override"])
+    return f"'{safe_text(found['key'])}' is there already, and + only adds", typed(found["override"])
 
 
 def _not_to_delete(found: re.Match[str]) -> _Told:
@@ -229,7 +230,7 @@ def _not_to_delete(found: re.Match[str]) -> _Told:
 
 def _not_in_defaults(found: re.Match[str]) -> _Told:
     # Hydra writes a list as Python does, which its own grammar takes with fewer signs.
-    return f"'{safe_text(found['key'])}' is no group of the defaults list", shlex.quote(found["line"].replace("'", ""))
+    return f"'{safe_text(found['key'])}' is no group of the defaults list", typed(found["line"].replace("'", ""))
 
 
 def _no_name(found: re.Match[str]) -> _Told:

@@ -7,11 +7,9 @@ of the config is told in one refusal; what comes out are plain Python values of 
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from loader.config.quoting import readable
 from loader.config.records import MISSING, Problems, Raw, read_section, shown
 from loader.config.schema import (
     AUTO,
@@ -27,6 +25,7 @@ from loader.config.schema import (
     ScaffoldConfig,
     VerifyConfig,
 )
+from loader.lines import line
 from loader.rules import KINDS, READY_MADE
 from loader.wording import closest, did_you_mean, safe_text
 
@@ -87,13 +86,11 @@ def _model(raw: Any, problems: Problems) -> Raw | None:
         return None
     if "_target_" not in raw and isinstance(raw.get("target"), str):
         meant = {("_target_" if key == "target" else key): value for key, value in raw.items()}
-        problems.add(
-            "'model' has no _target_ (did you mean that by 'target'?)", shlex.quote(f"model={readable(meant)}")
-        )
+        problems.add("'model' has no _target_ (did you mean that by 'target'?)", line("model", meant))
     elif "_target_" not in raw:
         problems.add("'model' has no _target_", "model._target_=my_pkg.Net, or model=null to take what is in the file")
     for place in _gaps(raw, "model"):
-        problems.add(f"'{place}' must be given", f"{place}=VALUE")
+        problems.add(f"'{place}' must be given", line(place, "VALUE"))
     return raw
 
 
@@ -101,7 +98,7 @@ def _gaps(node: Any, where: str) -> Iterator[str]:
     """Where a free-form node still holds the mark of a value that must be given."""
     if isinstance(node, str):
         if node == MISSING:
-            yield safe_text(where)
+            yield where
     elif isinstance(node, Mapping):
         for key, value in node.items():
             yield from _gaps(value, f"{where}.{key}")
@@ -123,7 +120,9 @@ def _rules(raw: Any, where: str, problems: Problems) -> dict[str, RuleConfig] | 
     if isinstance(raw, Sequence) and not isinstance(raw, str):
         return None if list(raw) == [AUTO] else _ready_made(raw, where, problems)
     if not isinstance(raw, Mapping):
-        problems.add(f"'{where}' is {safe_text(raw)!r}, expected named rules", f"'{where}={{ddp: {{strip: module.}}}}'")
+        problems.add(
+            f"'{where}' is {safe_text(raw)!r}, expected named rules", line(where, {"ddp": {"strip": "module."}})
+        )
         return {}
     nameless = {key: value for key, value in raw.items() if key in _RULE_FIELDS and not isinstance(value, Mapping)}
     if nameless:
@@ -131,7 +130,7 @@ def _rules(raw: Any, where: str, problems: Problems) -> dict[str, RuleConfig] | 
         plus = "+" if where == "rules" else ""
         problems.add(
             f"'{where}.{key}' is {shown(value)}, expected a rule: each rule stands under a name of its own",
-            shlex.quote(f"{plus}{where}={readable({'mine': nameless})}"),
+            line(where, {"mine": nameless}, plus),
         )
     named = {name: rule for name, rule in raw.items() if name not in nameless}
     return {str(name): _rule(rule, f"{where}.{name}", problems) for name, rule in named.items()}
@@ -147,8 +146,8 @@ def _ready_made(names: Sequence[Any], where: str, problems: Problems) -> dict[st
         expected = f"expected ready-made rules ({', '.join(READY_MADE)}), '{AUTO}' alone, or a mapping of your own"
         own = next((name for name in unknown if isinstance(name, Mapping)), None)
         plus = "+" if where == "rules" else ""
-        line = f"{where}=[{','.join(meant)}]" if own is None else f"{plus}{where}={readable({'mine': own})}"
-        problems.add(f"'{where}' lists {told}, {expected}", shlex.quote(line))
+        fix = line(where, meant) if own is None else line(where, {"mine": own}, plus)
+        problems.add(f"'{where}' lists {told}, {expected}", fix)
         return {}
     return {key: rule for name in names for key, rule in READY_MADE[name].items()}
 
@@ -167,7 +166,7 @@ def _rule(raw: Any, where: str, problems: Problems) -> RuleConfig:
         problems.add(f"rule '{safe_text(where)}' has an empty '{empty[0]}', expected a part of a key")
     elif (raw.get("to") is None) == (kinds[0] in ("rename", "regex")):
         fault = "has no 'to'" if raw.get("to") is None else f"has a 'to', which {kinds[0]} does not take"
-        problems.add(f"rule '{safe_text(where)}' {fault}", f"'{where}={{rename: encoder., to: backbone.}}'")
+        problems.add(f"rule '{safe_text(where)}' {fault}", line(where, {"rename": "encoder.", "to": "backbone."}))
     if rule.anywhere and kinds not in (["strip"], ["rename"]):
         problems.add(f"rule '{safe_text(where)}' has 'anywhere', which only strip and rename take")
     return rule
@@ -183,7 +182,9 @@ def _parts(
     for name, own in raw.items():
         where = f"parts.{name}"
         if not isinstance(own, Mapping):
-            problems.add(f"'{where}' is {safe_text(own)!r}, expected a mapping", f"'parts={{{name}: {{key: …}}}}'")
+            problems.add(
+                f"'{safe_text(where)}' is {safe_text(own)!r}, expected a mapping", line("parts", {name: {"key": "KEY"}})
+            )
             continue
         settings = {key: value for key, value in own.items() if key != "rules"}
         # A digest belongs to a file, and is not handed on to another one.
@@ -225,4 +226,4 @@ def _choices(job: JobConfig, problems: Problems) -> None:
         if value not in choices:
             meant = (*closest(value, choices, most=1), choices[0])[0]
             expected = f"expected one of {', '.join(choices)}{did_you_mean(value, choices)}"
-            problems.add(f"'{where}' is '{safe_text(value)}', {expected}", f"{where}={meant}")
+            problems.add(f"'{where}' is '{safe_text(value)}', {expected}", line(where, meant))

@@ -7,11 +7,8 @@ value where Hydra's sweepers would, also a value that Hydra's grammar refuses; n
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Callable, Mapping
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
@@ -36,12 +33,6 @@ def quote(text: str) -> str:
     to be doubled, since they would escape that backslash.
     """
     return _quoted(text, Quote.single)
-
-
-def pasteable(key: str, value: str) -> str:
-    """Writes an override, its value quoted for Hydra and the whole for a shell."""
-    quotes = Quote.single if '"' in value else Quote.double
-    return shlex.quote(f"{key}={_quoted(value, quotes)}")
 
 
 def _quoted(text: str, quotes: Quote) -> str:
@@ -82,13 +73,13 @@ def _element_end(value: str, start: int) -> int:
     opening = _OPENING.match(value, start)
     at = start if opening is None else opening.end()
     if opening and opening["bracket"]:
-        at = _closing(value, at - 1)
+        at = closing(value, at - 1)
     while at < len(value) and value[at] != ",":
         at += 2 if value[at] == "\\" else 1
     return min(at, len(value))
 
 
-def _closing(value: str, at: int) -> int:
+def closing(value: str, at: int) -> int:
     """Returns the place after the bracket that closes the one at `at`; after `at` itself where none does."""
     expected, place = [_CLOSING[value[at]]], at + 1
     while place < len(value) and expected:
@@ -102,60 +93,3 @@ def _closing(value: str, at: int) -> int:
             expected.append(_CLOSING[value[place]])
         place += 2 if value[place] == "\\" else 1
     return at + 1 if expected else place
-
-
-def literal(value: str) -> str:
-    """Rewrites a list or mapping that Hydra's grammar refuses, where YAML or JSON gives it a meaning.
-
-    ``{path: runs/epoch=3.ckpt}`` and ``{"a": 1}`` are such; what Hydra takes, and what YAML refuses too, comes back
-    as it was.
-    """
-    if parse_value(value) is not Refused:
-        return value
-    try:
-        data = yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
-    if not isinstance(data, (dict, list)):
-        return value
-    written = _write(data)
-    return value if parse_value(written) is Refused else written
-
-
-def readable(data: Any) -> str:
-    """Writes plain data in Hydra's grammar as a person would: ``{mine: {strip: module.}}``, with few quotes."""
-
-    def leaf(value: Any) -> str:
-        if value is None or isinstance(value, (bool, int, float)):
-            return "null" if value is None else str(value).lower()
-        text = str(value)
-        plain = "${" not in text and parse_value(f"{{a: {text}}}") == {"a": text}
-        return text if plain else _quoted(text, Quote.double)
-
-    return _nested(data, leaf, " ")
-
-
-def _write(data: Any) -> str:
-    """Writes plain data in Hydra's grammar."""
-
-    def leaf(value: Any) -> str:
-        if value is None or isinstance(value, (bool, int, float)):
-            return "null" if value is None else str(value)
-        return quote(str(value))
-
-    return _nested(data, leaf, "")
-
-
-def _nested(data: Any, leaf: Callable[[Any], str], gap: str) -> str:
-    """Writes mappings and lists, with a gap after each of their signs."""
-    if isinstance(data, Mapping):
-        pairs = (f"{_write_key(key)}:{gap}{_nested(value, leaf, gap)}" for key, value in data.items())
-        return "{" + f",{gap}".join(pairs) + "}"
-    if isinstance(data, list):
-        return "[" + f",{gap}".join(_nested(value, leaf, gap) for value in data) + "]"
-    return leaf(data)
-
-
-def _write_key(key: object) -> str:
-    # Hydra's grammar knows no quoted keys; a backslash keeps its own signs from being read as such.
-    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", str(key))

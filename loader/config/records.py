@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from loader.errors import ConfigError
+from loader.lines import line, typed
 from loader.wording import did_you_mean, safe_text
 
 MISSING = "???"
@@ -68,14 +69,14 @@ def read_section(
     """Checks one section's keys and types; null is a value where the type allows it, and means unset elsewhere."""
     record = copy.copy(defaults) if defaults is not None else kind()
     if not isinstance(raw, Mapping):
-        problems.add(f"'{where}' is {safe_text(raw)!r}, expected a mapping", f"'{where}={{…}}'")
+        problems.add(f"'{where}' is {safe_text(raw)!r}, expected a mapping", typed(f"{where}={{…}}"))
         return record
     problems.unknown(raw, kind, where)
     hints = _hints(kind)  # type: ignore[arg-type]  # a class is hashable
     for name in (name for name in raw if name in hints):
         place = f"{where}.{name}" if where else str(name)
         if isinstance(raw[name], str) and raw[name] == MISSING:
-            problems.add(f"'{place}' must be given", f"{place}={'FILE' if name == 'path' else 'VALUE'}")
+            problems.add(f"'{place}' must be given", line(place, "FILE" if name == "path" else "VALUE"))
         elif raw[name] is not None or type(None) in _alternatives(hints[name]):
             _assign(record, name, hints[name], raw[name], place, problems)
     return record
@@ -94,8 +95,7 @@ def _assign(record: Any, name: str, hint: Any, value: Any, place: str, problems:
     except (OmegaConfBaseException, TypeError):
         kinds = [_EXPECTED.get(kind, "null") for kind in _alternatives(hint)]
         default = getattr(type(record)(), name)
-        told = "null" if default is None else str(default).lower()
-        hint_line = "" if default == "" or isinstance(default, list) else f"{place}={told}"
+        hint_line = "" if default == "" or isinstance(default, list) else line(place, default)
         problems.add(f"'{place}' is {shown(value)}, expected {' or '.join(kinds)}", hint_line)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from loader.conversion.record import KEY, WITHOUT, Record, Source, is_input, to_
 from loader.conversion.writing import drafts, nbytes, pieces
 from loader.errors import ConfigError
 from loader.formats.path import called, is_copy
+from loader.lines import override, typed
 from loader.parts import Part
 from loader.place import resolve_dtype
 from loader.report.data import Report
@@ -98,7 +98,7 @@ class Conversion:
             "aliases": found.aliases,
             "left_out": found.left_out,
             "golden": None if recorded is None else str(golden.beside(files[-1])),
-            "next": shlex.join(_next(job, found, self.destination.typed(files[-1]))),
+            "next": typed(*_next(job, found, self.destination.typed(files[-1]))),
         }
 
     def _write(
@@ -179,10 +179,10 @@ def _next(job: JobConfig, found: Contents, path: str) -> Iterator[str]:
     """The overrides that load what was written."""
     if job.convert.embed:
         yield "model=embedded"
-    yield f"checkpoint.path={path}"
+    yield override("checkpoint.path", path)
     if job.convert.embed:
         names = untrusted(job.model or {}, TRUSTED)
         if names:
-            yield f"trusted_targets=[{','.join([*TRUSTED, *names])}]"
+            yield override("trusted_targets", [*TRUSTED, *names])
     if found.left_out:
-        yield f"allow.missing=[{','.join(found.left_out)}]"
+        yield override("allow.missing", list(found.left_out))

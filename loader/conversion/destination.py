@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from loader import lines
 from loader.config.schema import ConvertConfig
 from loader.errors import ConfigError
 from loader.formats.path import shown_path
@@ -88,7 +88,7 @@ def destination(settings: ConvertConfig) -> Destination:
     if not inside and (stem == path.name or not stem):
         fixed = f"{path.name.partition('.')[0] or _IN_A_FOLDER}{ENDING}"
         told = f"'convert.path' is {shown_path(typed)}, expected a file called *{ENDING}, or a folder"
-        problems.append((told, shlex.quote(f"convert.path={Path(typed).parent / fixed}")))
+        problems.append((told, lines.line("convert.path", str(Path(typed).parent / fixed))))
     problems += _unusable(folder)
     if problems:
         raise _refusal(problems)
@@ -107,13 +107,18 @@ def _bytes(text: str, problems: list[tuple[str, str]]) -> int:
 
 
 def _unusable(folder: Path) -> list[tuple[str, str]]:
-    shown, quoted = shown_path(folder), shlex.quote(shown_path(folder))
+    shown = shown_path(folder)
     if not os.path.exists(folder):  # noqa: PTH110  # False for a name that is too long
-        return [(f"the folder to write to, {shown}, does not exist", f"mkdir -p {quoted}")]
+        return [(f"the folder to write to, {shown}, does not exist", lines.typed("mkdir", "-p", str(folder)))]
     if not folder.is_dir():
         return [(f"convert.path leads through {shown}, which is no folder", "convert.path=model.safetensors")]
     if not os.access(folder, os.W_OK | os.X_OK):
-        return [(f"this user may not write to the folder {shown}", f"chmod u+wx {quoted}   # or another one")]
+        return [
+            (
+                f"this user may not write to the folder {shown}",
+                lines.typed("chmod", "u+wx", str(folder), note="or another one"),
+            )
+        ]
     return []
 
 

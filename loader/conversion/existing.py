@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import filecmp
 import os
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +20,7 @@ from loader.formats.base import Checkpoint, TensorEntry
 from loader.formats.file import CheckpointFile
 from loader.formats.index import read_index
 from loader.formats.path import shown_path
+from loader.lines import typed
 from loader.verify import golden
 from loader.wording import listing
 
@@ -66,7 +66,7 @@ def refuse_to_replace(
         raise ConfigError(
             f"{shown_path(first)} is there already, and {others[first]}; only the result of the same conversion is "
             "replaced",
-            f"rm {shlex.join(map(str, there))}   # if it is not needed any more, or another convert.path",
+            typed("rm", *map(str, there), note="if it is not needed any more, or another convert.path"),
         )
     return there
 

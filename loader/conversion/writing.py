@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import secrets
-import shlex
 import signal
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ import torch
 from loader.errors import ConfigError
 from loader.formats.path import shown_path
 from loader.formats.safetensors import DTYPES
+from loader.lines import typed
 from loader.termination import terminable
 from loader.wants import dtype_name
 from loader.wording import phrases
@@ -226,7 +226,7 @@ def _remove(paths: Iterable[Path]) -> None:
         except OSError as error:
             raise ConfigError(
                 f"{shown_path(path)}, of an earlier conversion, cannot be removed: {_reason(error)}",
-                f"rm {shlex.quote(shown_path(path))}",
+                typed("rm", str(path)),
             ) from error
 
 

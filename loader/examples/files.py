@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from torch import nn
 from loader.errors import ConfigError
 from loader.examples.models import CustomModel, LinearModel, SimpleNet
 from loader.examples.names import EXAMPLE_FILES
+from loader.lines import typed
 from loader.wording import listing
 
 _WEIGHTS = resources.files("loader.examples") / "weights"
@@ -73,7 +73,7 @@ def _refuse_others(folder: Path, content: dict[str, bytes]) -> None:
     if others:
         raise ConfigError(
             f"{folder} has files with other content than the examples of the same name: {listing(others)}",
-            f"name another folder, or remove them: cd {shlex.quote(str(folder))} && rm {' '.join(others)}",
+            f"name another folder, or remove them: {typed('rm', *(str(folder / name) for name in others))}",
         )
 
 

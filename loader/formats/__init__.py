@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from loader.collector import collector_paused
 from loader.errors import CheckpointError, ConfigError
 from loader.formats.names import FORMATS
-from loader.formats.path import is_url, quoted_path, resolve_path, shown_path
+from loader.formats.path import called, is_url, resolve_path, shown_path
+from loader.lines import line, typed
 from loader.wording import did_you_mean, safe_text
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _refuse_unknown(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError(
             f"{key} is '{safe_text(value)}'{did_you_mean(value, known)}; one of {', '.join(known)} was expected",
-            f"{key}={known[0]}",
+            line(key, known[0]),
         )
 
 
@@ -92,7 +93,7 @@ def _digest(path: str | Path, expected: str | None) -> str | None:
     if len(wanted) != 64 or set(wanted) - set("0123456789abcdef"):
         raise ConfigError(
             f"checkpoint.sha256 is '{safe_text(expected)}'; 64 hexadecimal digits were expected",
-            f"sha256sum {quoted_path(path)}",
+            typed("sha256sum", called(path)),
         )
     return wanted
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 
 from loader.errors import CheckpointError
-from loader.formats.path import missing_file, quoted_path, shown_path
+from loader.formats.path import called, missing_file, shown_path
+from loader.lines import typed
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _KINDS = {
@@ -177,6 +178,7 @@ def _cannot_open(path: Path, error: OSError) -> CheckpointError:
         return CheckpointError(f"{shown_path(path)} is a symbolic link that leads in a circle", "checkpoint.path=FILE")
     if error.errno in {errno.EACCES, errno.EPERM}:
         return CheckpointError(
-            f"{shown_path(path)} may not be read by this user", f"chmod u+r {quoted_path(path)}   # or ask its owner"
+            f"{shown_path(path)} may not be read by this user",
+            typed("chmod", "u+r", called(path), note="or ask its owner"),
         )
     return CheckpointError(f"{shown_path(path)} cannot be opened: {error.strerror}", "checkpoint.path=FILE")

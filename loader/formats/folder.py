@@ -18,7 +18,8 @@ from loader.formats.confine import leads_out
 from loader.formats.file import CheckpointFile
 from loader.formats.index import is_index, is_index_name, read_index
 from loader.formats.names import ENDINGS
-from loader.formats.path import path_override, quoted_path, shown_path
+from loader.formats.path import called, path_override, shown_path
+from loader.lines import typed
 from loader.wording import counted, listing
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def listed(folder: Path) -> list[str]:
     except OSError as error:
         raise CheckpointError(
             f"the folder {shown_path(folder)} cannot be listed: {error.strerror}",
-            f"chmod u+rx {quoted_path(folder)}   # or ask its owner",
+            typed("chmod", "u+rx", called(folder), note="or ask its owner"),
         ) from error
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shlex
 from pathlib import Path, PurePosixPath
 
+from loader import lines
 from loader.errors import CheckpointError
 from loader.wording import closest, listing, safe_text
 
@@ -73,14 +73,9 @@ def is_copy(path: Path) -> bool:
     return path in _NAMES
 
 
-def quoted_path(path: str | Path) -> str:
-    """Writes a path for a line to type, quoted where a shell would act on it: the names in a folder may be hostile."""
-    return shlex.quote(shown_path(path))
-
-
 def path_override(path: str | Path) -> str:
     """The override that names a path, as a shell takes it."""
-    return shlex.quote(f"checkpoint.path={shown_path(path)}")
+    return lines.line("checkpoint.path", called(path))
 
 
 def missing_file(path: Path, typed: str = "") -> CheckpointError:
@@ -89,9 +84,7 @@ def missing_file(path: Path, typed: str = "") -> CheckpointError:
     parent = next((folder for folder in path.parents if folder.is_dir()), path.parent)
     message = f"no such file: {shown_path(path)}{origin}"
     if _is_pattern(typed):
-        return CheckpointError(
-            f"{message}; several files are a sweep", f"-m {shlex.quote(f'checkpoint.path=glob({shown_path(typed)})')}"
-        )
+        return CheckpointError(f"{message}; several files are a sweep", lines.glob_line("checkpoint.path", typed))
     if _SLASH_LOST.match(typed):
         return CheckpointError(f"{message}; a URL has two slashes", path_override(_SLASH_LOST.sub(r"\1://", typed)))
     if parent != path.parent:
@@ -115,7 +108,7 @@ def _advice(path: Path, near: list[str]) -> str:
     from loader.examples.names import COMMAND, EXAMPLE_FILES  # noqa: PLC0415  # only a missing file needs it
 
     if path.name in EXAMPLE_FILES:
-        return f"{COMMAND} {shlex.quote(shown_path(path.parent))}   # writes the example files"
+        return lines.typed(*COMMAND.split(), called(path.parent), note="writes the example files")
     return path_override(path.parent / near[0]) if near else "checkpoint.path=FILE"
 
 

@@ -7,7 +7,6 @@ folder is opened; each shard keeps every promise of its own format.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +21,7 @@ from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.several import SeveralFiles, digest_of, each, natural, refuse_links, refuse_missing
 from loader.formats.sniff import recognise
+from loader.lines import typed
 from loader.wording import counted, listing, phrases, safe_text
 
 _FORMAT_OF_SHARD: Mapping[str, str] = {
@@ -91,9 +91,9 @@ class Shards:
 def _download(folder: Path, missing: list[str]) -> str:
     repository = cached_repository(folder)
     if repository:
-        return f"hf download {shlex.quote(repository)}"
-    named = " ".join(shlex.quote(safe_text(name)) for name in missing[:5])
-    return f"hf download ORGANISATION/MODEL {named} --local-dir {shlex.quote(shown_path(folder))}   # or copy them"
+        return typed("hf", "download", repository)
+    names = [*missing[:5], "--local-dir", str(folder)]
+    return typed("hf", "download", "ORGANISATION/MODEL", *names, note="or copy them")
 
 
 def _merged(index: Path, places: Mapping[str, str], shards: Mapping[str, OpenedFile], format: str) -> Container:

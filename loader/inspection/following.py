@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from loader.config.schema import CheckpointConfig
 from loader.formats.pickle.needed import no_part_of_a_model
 from loader.inspection.rows import CandidateRow
-from loader.suggest.overrides import key_override, may_be_typed, written
+from loader.lines import override, typed
+from loader.suggest.overrides import key_override, may_be_typed
 from loader.wording import program
 
 _MOST_OTHERS = 4
@@ -40,8 +41,8 @@ def what_to_type(ranked: Sequence[CandidateRow], settings: CheckpointConfig, not
     lines = [*_embedded(best, settings, notes), *_plan(best, settings), *_rebuild(best, settings)]
     for other in others[:_MOST_OTHERS]:
         # Nothing out of the file stands behind the `#`: not every shell takes that for a comment.
-        lines += [f"{line}   # or {_OTHERWISE[other['role']]}" for line in _plan(other, settings)]
-    return lines
+        lines += [f"{line}   # or {_OTHERWISE[other['role']]}" for line in _plan(other, settings) if line]
+    return [line for line in lines if line]
 
 
 def _plan(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
@@ -68,8 +69,8 @@ def _rebuild(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
         return []
     if any(map(no_part_of_a_model, names)):
         return []
-    admitted = f"checkpoint.allow_globals=[{','.join(names)}]"
-    return [f"{_command('model=null', *place, admitted)}   # if you trust what it names"]
+    command = _command("model=null", *place, override("checkpoint.allow_globals", names))
+    return [f"{command}   # if you trust what it names"] if command else []
 
 
 def _place(row: CandidateRow, settings: CheckpointConfig) -> list[str] | None:
@@ -77,8 +78,9 @@ def _place(row: CandidateRow, settings: CheckpointConfig) -> list[str] | None:
     key = f"{outer}.{row['key']}" if outer and row["key"] else outer or row["key"]
     if not may_be_typed(key):
         return None
-    return [f"checkpoint.path={settings.path}", *([key_override("checkpoint.key", key)] if key else [])]
+    return [override("checkpoint.path", settings.path), *([key_override("checkpoint.key", key)] if key else [])]
 
 
 def _command(*overrides: str) -> str:
-    return " ".join([program(), *map(written, overrides)])
+    line = typed(*overrides)
+    return f"{program()} {line}" if line else ""

@@ -5,9 +5,8 @@ Guarantees: every sentence names the URL without its credentials.
 
 from __future__ import annotations
 
-import shlex
-
 from loader.errors import CheckpointError
+from loader.lines import line
 from loader.remote.urls import WEB, Url
 from loader.wording import listing
 
@@ -42,15 +41,15 @@ def gone(url: Url, said: str) -> CheckpointError:
 def no_checkpoint_in(url: Url, names: list[str]) -> CheckpointError:
     """A remote folder holds none, or several."""
     if names:
-        lines = [shlex.quote(f"checkpoint.path={url.below(name).shown}") for name in names[:20]]
+        lines = [line("checkpoint.path", url.below(name).shown) for name in names[:20]]
         return CheckpointError(
             f"{url.shown} is a folder with {len(names):,} checkpoints; one was expected: {listing(names)}",
-            "\n".join(lines),
+            "\n".join(filter(None, lines)),
         )
     return CheckpointError(
         f"{url.shown} is a folder without a checkpoint; model.safetensors, pytorch_model.bin, the index of either "
         "(*.index.json), or one checkpoint file was expected",
-        f"checkpoint.path={url.shown.rstrip('/')}/FILE",
+        line("checkpoint.path", f"{url.shown.rstrip('/')}/FILE"),
     )
 
 

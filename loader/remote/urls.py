@@ -13,6 +13,7 @@ from functools import cached_property
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from loader.errors import CheckpointError
+from loader.lines import line
 from loader.redaction import redacted
 from loader.wording import did_you_mean, safe_text
 
@@ -122,7 +123,7 @@ def _unknown_scheme(scheme: str, text: str) -> CheckpointError:
     if scheme == "file":
         return CheckpointError(
             f"checkpoint.path is {shown}; a file on this machine is given by its path",
-            f"checkpoint.path={safe_text(text[len('file://') :], _LONGEST_URL)}",
+            line("checkpoint.path", text[len("file://") :]),
         )
     told = ", ".join(f"{known}://" for known in SCHEMES)
     return CheckpointError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.http import HTTPFileSystem
 
 from loader.errors import CheckpointError
+from loader.lines import line
 from loader.remote.refusals import gone, not_allowed
 from loader.remote.transport import Interrupted, Unreachable, Version
 from loader.remote.urls import Url
@@ -153,7 +153,7 @@ def _told(url: Url) -> Iterator[None]:
             plain = re.sub(r"^https", "http", url.shown, flags=re.IGNORECASE)
             raise CheckpointError(
                 f"{url.shown} cannot be asked: the server does not speak TLS, which https stands for",
-                f"{shlex.quote(f'checkpoint.path={plain}')}   # if you trust the network between",
+                line("checkpoint.path", plain, note="if you trust the network between"),
             ) from None
         raise CheckpointError(
             f"{url.shown} cannot be trusted: {safe_text(error.os_error if isinstance(error, OSError) else error, 160)}",

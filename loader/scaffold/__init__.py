@@ -22,6 +22,7 @@ from loader.formats.base import Container
 from loader.infer.confined import Confined, apart
 from loader.infer.goals import goals_of
 from loader.infer.probe import Probe
+from loader.lines import typed, under
 from loader.parts import Part, open_parts
 from loader.place import own_random_state
 from loader.redaction import redacted
@@ -36,7 +37,6 @@ from loader.scaffold.place import Place, choose_place
 from loader.scaffold.published import CONFIG, LIBRARY, check_class, installed, published
 from loader.scaffold.settings import config_text
 from loader.select import find
-from loader.suggest.overrides import written
 from loader.wording import safe_text
 
 _TYPED = "as typed"
@@ -164,8 +164,8 @@ def _build(job: JobConfig, config: Mapping[str, Any]) -> Built:
 
 def _open(lines: list[Line], fitting: Fitting | None) -> list[str]:
     """What has to be given before the config runs."""
-    found = [f"model.{line.key}={MISSING}   # {line.note}" for line in lines if line.value == MISSING]
-    return [*found, *(" ".join(map(written, way.overrides)) for way in (fitting.ways if fitting else ()))]
+    found = [f"{under('model', line.key)}={MISSING}   # {line.note}" for line in lines if line.value == MISSING]
+    return [*found, *filter(None, (typed(*way.overrides) for way in (fitting.ways if fitting else ())))]
 
 
 def _write(place: Place, text: str, report: Report) -> None:

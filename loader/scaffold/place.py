@@ -7,7 +7,6 @@ takes and that no shipped experiment has.
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from loader.config.compose import conf_dir
 from loader.config.quoting import parse_value
 from loader.errors import ConfigError
 from loader.formats.path import is_url
+from loader.lines import line, override, typed
 from loader.wording import program, safe_text
 
 GROUP = "experiment"
@@ -39,7 +39,7 @@ class Place:
     @property
     def line(self) -> str:
         """What to type to run it."""
-        return f"{program()} {shlex.join(['--config-dir', self.config_dir, f'{GROUP}={self.option}'])}"
+        return f"{program()} {typed('--config-dir', self.config_dir, override(GROUP, self.option))}"
 
 
 def choose_place(wanted: str | None, checkpoint: str) -> Place:
@@ -62,14 +62,14 @@ def choose_place(wanted: str | None, checkpoint: str) -> Place:
         raise ConfigError(
             f"scaffold.path is '{safe_text(typed, 200)}', where the command line would not find it; a {_ENDING} file "
             f"in a folder called {GROUP} was expected",
-            f"scaffold.path={DEFAULT}{name_of(checkpoint)}{_ENDING}",
+            line("scaffold.path", f"{DEFAULT}{name_of(checkpoint)}{_ENDING}"),
         )
     option = path.relative_to(parents[at]).with_suffix("").as_posix()
     place = Place(path, str(parents[at].parent), option)
     if not _OPTION.fullmatch(option) or parse_value(option) != option:
         raise ConfigError(
             f"'{safe_text(option)}' is no name that {GROUP}=NAME takes; letters, digits, '_' and '-' were expected",
-            f"scaffold.path={parents[at].as_posix()}/{_tidy(option)}{_ENDING}",
+            line("scaffold.path", f"{parents[at].as_posix()}/{_tidy(option)}{_ENDING}"),
         )
     _refuse_taken(place, parents[at])
     return place
@@ -97,7 +97,7 @@ def _shipped(option: str) -> bool:
 
 def _refuse_taken(place: Place, folder: Path) -> None:
     free = next(name for n in range(2, 10_000) if not (folder / (name := f"{place.option}_{n}{_ENDING}")).exists())
-    hint = f"scaffold.path={(folder / free).as_posix()}"
+    hint = line("scaffold.path", (folder / free).as_posix())
     if place.path.exists() or place.path.is_symlink():
         raise ConfigError(f"{safe_text(place.path, 200)} is there already, and is not written over", hint)
     if _shipped(place.option):

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loader.config.schema import AUTO, AllowConfig, CheckpointConfig, JobConfig, RuleConfig
+from loader.lines import typed
 from loader.parts import Part
 from loader.scaffold.fitting import Fitting
 from loader.scaffold.page import MISSING, Line, flow, page, section
 from loader.scaffold.place import Place
-from loader.suggest.overrides import ready_made, written
+from loader.suggest.overrides import ready_made
 from loader.wording import safe_text
 
 _OWN = ("mode", "model", "checkpoint", "rules", "parts", "allow", "verify", "inspect", "convert", "scaffold")
@@ -57,7 +58,7 @@ def _told(fitting: Fitting | None) -> list[str]:
     if fitting is None:
         return ["It was not tried: the model cannot be built before what it needs is given and installed."]
     if fitting.ways:
-        lines = (" ".join(map(written, way.overrides)) for way in fitting.ways)
+        lines = (typed(*way.overrides) for way in fitting.ways)
         return ["The file fits in several ways that are equally good; one of these has to be given:", *lines]
     return [
         f"All {fitting.loaded:,} keys of the model fit{': ' if fitting.reasons else '.'}{'; '.join(fitting.reasons)}"

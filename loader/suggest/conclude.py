@@ -24,7 +24,6 @@ from loader.suggest.names import is_number, segments
 from loader.suggest.overrides import (
     globs_override,
     key_override,
-    may_be_typed,
     rules_override,
     under_ready_names,
 )
@@ -172,7 +171,7 @@ def _explained(problem: Problem, draft: Draft, found: _Confirmed, allow: AllowCo
     ]
     if not reasons and not rules:
         reasons.append("without rules")
-    if not (overrides or excused) or not all(map(may_be_typed, (*overrides, *excused))):
+    if not (overrides or excused) or not all((*overrides, *excused)):
         return None
     return Explanation(
         key=draft.source.key,

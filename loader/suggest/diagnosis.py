@@ -135,4 +135,6 @@ def _nameless(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape
     if not fitting:
         return [told]
     line = written(rules_override("+rules", {"named": RuleConfig(add=fitting[0])}))
+    if not line:
+        return [told]
     return [f"{told}; {line} calls it as the model calls what has its shape"]

@@ -1,64 +1,57 @@
-"""What is suggested, as text to paste.
+"""Nested keys, rules, globs and parts as overrides to suggest.
 
-Guarantees: pure text. What comes out goes through a shell and through Hydra's grammar and means the same there; a name
-that could act on a terminal, or that neither of them could carry, is not written at all.
+Guarantees: pure text; `loader.lines` writes every path and value, so that an override is empty where no command line
+can carry a name in it.
 """
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Mapping, Sequence
 
 from loader.config.schema import RuleConfig
+from loader.lines import Quoted, override, typed, value_text
 from loader.rules import KINDS, READY_MADE
-
-# What needs quotes neither in Hydra's grammar nor in YAML; a glob's star and question mark are such.
-_PLAIN = re.compile(r"[A-Za-z_*?][\w./*?-]*", re.ASCII)
-_KEYWORDS = frozenset({"null", "true", "false", "nan", "inf", "auto", "yes", "no", "on", "off"})
+from loader.wording import is_printable
 
 
 def written(override: str) -> str:
-    """An override as typed in a shell."""
-    return shlex.quote(override)
+    """Quotes an override for a shell; empty where it cannot be typed."""
+    return typed(override)
 
 
 def key_override(path: str, key: str | None) -> str:
     """``checkpoint.key=state_dict``; the top level is null."""
-    return f"{path}={'null' if key is None else _text(key)}"
+    return override(path, key)
 
 
 def rules_override(path: str, rules: Mapping[str, RuleConfig], *, named: bool = True) -> str:
-    """``rules=[ddp,compile]`` where ready-made rules do it and may be named, else ``rules={fit: {strip: "net."}}``."""
+    """``rules=[ddp,compile]`` where ready-made rules do it and may be named, else ``rules={fit: {strip: net.}}``."""
     names = ready_made(rules) if path == "rules" and named else None
-    if names is not None:
-        return f"{path}=[{','.join(names)}]"
-    told = ", ".join(f"{name}: {_rule(rule)}" for name, rule in rules.items())
-    return f"{path}={{{told}}}"
+    sign = "+" if path.startswith("+") else ""
+    return override(path.removeprefix("+"), rule_settings(rules) if names is None else names, sign)
 
 
 def globs_override(path: str, globs: Sequence[str]) -> str:
     """``allow.missing=[head.*]``."""
-    return f"{path}=[{','.join(map(_text, globs))}]"
+    return override(path, list(globs))
 
 
 def value_override(path: str, value: object) -> str:
     """``model.width=64``, of a plain value."""
-    if isinstance(value, list | tuple):
-        return f"{path}=[{','.join(map(str, value))}]"
-    if value is None or isinstance(value, bool):
-        return f"{path}={'null' if value is None else str(value).lower()}"
-    return f"{path}={_text(value) if isinstance(value, str) else value}"
+    return override(path, value)
 
 
 def parts_override(parts: Mapping[str, tuple[str | None, Mapping[str, RuleConfig]]]) -> str:
     """``parts={encoder: {key: encoder_state}}``."""
-    told = []
-    for name, (key, rules) in parts.items():
-        fields = [f"key: {'null' if key is None else _text(key)}"]
-        fields += [rules_override("rules", rules, named=False).replace("=", ": ", 1)] if rules else []
-        told.append(f"{name}: {{{', '.join(fields)}}}")
-    return f"parts={{{', '.join(told)}}}"
+    settings = {
+        name: {"key": key, **({"rules": rule_settings(rules)} if rules else {})} for name, (key, rules) in parts.items()
+    }
+    return override("parts", settings)
+
+
+def rule_settings(rules: Mapping[str, RuleConfig]) -> dict[str, dict[str, object]]:
+    """Returns rules as the plain mappings of a config."""
+    return {name: _settings(rule) for name, rule in rules.items()}
 
 
 def ready_made(rules: Mapping[str, RuleConfig]) -> list[str] | None:
@@ -101,26 +94,13 @@ def _starts(
 
 
 def may_be_typed(text: str) -> bool:
-    """Whether a name can be carried by a command line and shown by a terminal as it is."""
-    return text.isprintable()
+    """Says whether a name can be carried by a command line and shown by a terminal as it is."""
+    return is_printable(text) and value_text(text) != ""
 
 
-def _rule(rule: RuleConfig) -> str:
+def _settings(rule: RuleConfig) -> dict[str, object]:
     kind = next(kind for kind in KINDS if getattr(rule, kind) is not None)
-    fields = [f"{kind}: {_quoted(getattr(rule, kind))}"]
-    fields += [f"to: {_quoted(rule.to)}"] if rule.to is not None else []
-    fields += [f"{flag}: true" for flag in ("anywhere", "optional") if getattr(rule, flag)]
-    fields += [] if rule.enabled else ["enabled: false"]
-    return "{" + ", ".join(fields) + "}"
-
-
-def _text(value: str) -> str:
-    return value if _PLAIN.fullmatch(value) and value.lower() not in _KEYWORDS else _quoted(value)
-
-
-def _quoted(value: str) -> str:
-    # Two readers: OmegaConf takes `${` for an interpolation unless a backslash stands before it, and Hydra's grammar
-    # reads backslashes only before a quote.
-    escaped = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
-    escaped = re.sub(r'(\\*)(")', lambda found: found[1] * 2 + r"\"", escaped)
-    return '"' + re.sub(r"(\\+)$", lambda found: found[1] * 2, escaped) + '"'
+    fields: dict[str, object] = {kind: Quoted(getattr(rule, kind))}
+    fields |= {"to": Quoted(rule.to)} if rule.to is not None else {}
+    fields |= {flag: True for flag in ("anywhere", "optional") if getattr(rule, flag)}
+    return fields if rule.enabled else {**fields, "enabled": False}

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loader.errors import FitError
+from loader.lines import typed
 from loader.plan import Plan, Wanted
 from loader.suggest.diagnosis import diagnosis
 from loader.suggest.explain import Candidate
-from loader.suggest.overrides import written
 from loader.suggest.proposal import Proposal
 from loader.suggest.target import Shape
 from loader.wording import counted, safe_text
@@ -112,7 +112,7 @@ def explained(proposals: Sequence[Proposal], candidates: Sequence[Candidate] = (
 
 def hint(proposals: Sequence[Proposal], otherwise: str) -> str:
     """The lines to type, one for each proposal."""
-    return "\n".join(" ".join(map(written, proposal.overrides)) for proposal in proposals) or otherwise
+    return "\n".join(filter(None, (typed(*proposal.overrides) for proposal in proposals))) or otherwise
 
 
 def _share(loaded: int, wanted: int) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from loader.errors import CheckpointError, ConfigError
 from loader.formats import open_checkpoint
 from loader.formats.confine import leads_out
 from loader.formats.path import is_url, shown_path
+from loader.lines import line
 from loader.verify.inputs import Inputs
 from loader.wants import dtype_name
 from loader.whole import write_whole
@@ -86,7 +86,7 @@ def _inside(path: Path) -> Path:
     if outside is not None:
         raise CheckpointError(
             f"{shown_path(path)} is a link that leads out of its folder, to {shown_path(outside)}",
-            f"{shlex.quote(f'verify.golden={shown_path(outside)}')}   # if that record is meant; null does without",
+            line("verify.golden", str(outside), note="if that record is meant; null does without"),
         )
     return path
 

@@ -6,7 +6,6 @@ whose input shape is plain, and the proposal is told.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from loader.config.quoting import readable
 from loader.errors import ConfigError, VerificationError
 from loader.formats import open_checkpoint
 from loader.formats.path import shown_path
+from loader.lines import line, value_text
 from loader.wording import closest, counted, did_you_mean, listing, safe_text, shape
 
 SPEC_KEYS = ("shape", "dtype", "kind", "high", "value", "path")
@@ -80,7 +79,7 @@ def make_inputs(raw: Any, dtype: torch.dtype, device: torch.device, seed: int, w
         return Inputs([make(spec, f"{where}[{index}]") for index, spec in enumerate(raw)], origin=where)
     raise ConfigError(
         f"'{where}' is {safe_text(raw)!r}, expected a spec, a list of specs or a mapping of specs",
-        f"'{where}={{shape: [1, 3, 224, 224]}}'",
+        line(where, {"shape": [1, 3, 224, 224]}),
     )
 
 
@@ -105,7 +104,7 @@ def no_proposal(where: str) -> VerificationError:
     """The refusal where no input is given and none can be proposed."""
     return VerificationError(
         "the dummy forward pass needs an input, and the model's first layer does not tell its shape",
-        f"'{where}={{shape: [1, 3, 224, 224]}}' (the shape your model takes), or verify.forward=false",
+        f"{line(where, {'shape': [1, 3, 224, 224]})} (the shape your model takes), or verify.forward=false",
     )
 
 
@@ -133,7 +132,7 @@ def _make(spec: Any, dtype: torch.dtype, generator: torch.Generator, where: str)
     if not isinstance(spec, Mapping):
         raise ConfigError(
             f"'{where}' is {safe_text(spec)!r}, expected a spec such as {{shape: [1, 784]}}",
-            f"'{where}={{shape: [1]}}'",
+            line(where, {"shape": [1]}),
         )
     unknown = [key for key in spec if key not in SPEC_KEYS]
     if unknown:
@@ -162,8 +161,9 @@ def _are_sizes(raw: Any) -> bool:
 
 
 def _shape_alone(sizes: Sequence[int], where: str) -> ConfigError:
-    written = f"{{shape: {list(sizes)}}}"
-    return ConfigError(f"'{where}' is '{safe_text(sizes)}', expected a spec such as {written}", f"'{where}={written}'")
+    spec = {"shape": list(sizes)}
+    told = f"'{where}' is '{safe_text(sizes)}', expected a spec such as {value_text(spec)}"
+    return ConfigError(told, line(where, spec))
 
 
 def _check_list(specs: Sequence[Any], where: str) -> None:
@@ -173,7 +173,7 @@ def _check_list(specs: Sequence[Any], where: str) -> None:
             mended = [s if isinstance(s, Mapping) else {"shape": s if _are_sizes(s) else [1, 784]} for s in specs]
             raise ConfigError(
                 f"'{where}[{index}]' is {safe_text(spec)!r}, expected a spec such as {{shape: [1, 784]}}",
-                shlex.quote(f"{where}={readable(mended)}"),
+                line(where, mended),
             )
 
 
@@ -182,11 +182,11 @@ def _check_keys(spec: Mapping[Any, Any], where: str) -> None:
     meant = {key: near for key in spec if key not in SPEC_KEYS for near in closest(str(key), SPEC_KEYS, most=1)}
     if meant:
         key = next(iter(meant))
-        mended = readable({meant.get(key, key): value for key, value in spec.items()})
+        mended = {meant.get(key, key): value for key, value in spec.items()}
         takes = f"an input's spec takes {listing(SPEC_KEYS, 9)}"
         raise ConfigError(
             f"unknown config key '{where}.{safe_text(key)}'{did_you_mean(str(key), SPEC_KEYS)}",
-            takes if where.endswith("]") else shlex.quote(f"{where}={mended}"),
+            line(where, mended) or takes,
         )
 
 

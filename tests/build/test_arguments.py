@@ -43,23 +43,23 @@ def test_missing_arguments_are_told_together_with_what_to_type() -> None:
 def test_an_unexpected_argument_is_told_with_the_one_it_may_stand_for() -> None:
     assert check(strict, 0, {"widht": 3}) == (
         ["missing width", "unexpected widht (did you mean 'width'?)"],
-        "~model.net.widht +model.net.width=3",
+        "'~model.net.widht' +model.net.width=3",
     )
 
 
 def test_an_unexpected_argument_like_no_other_is_to_be_taken_out() -> None:
-    assert check(strict, 1, {"zzz": 3}) == (["unexpected zzz"], "~model.net.zzz")
+    assert check(strict, 1, {"zzz": 3}) == (["unexpected zzz"], "'~model.net.zzz'")
 
 
 def test_an_argument_called_target_is_another_class() -> None:
     assert check(strict, 1, {"target": "my_pkg.Net"}) == (
         ["unexpected target (did you mean '_target_'?)"],
-        "model.net._target_=my_pkg.Net   # instead of model.net.target",
+        "model.net._target_=my_pkg.Net '~model.net.target'",
     )
 
 
 def test_an_argument_that_is_set_already_is_not_suggested() -> None:
-    assert check(strict, 1, {"widht": 3}) == (["unexpected widht"], "~model.net.widht")
+    assert check(strict, 1, {"widht": 3}) == (["unexpected widht"], "'~model.net.widht'")
 
 
 def test_an_argument_given_twice_is_told() -> None:
@@ -82,10 +82,27 @@ def test_a_partial_call_may_leave_arguments_out_but_not_invent_any() -> None:
 
 @pytest.mark.parametrize(
     ("value", "typed"),
-    [(None, "null"), (True, "true"), (0.5, "0.5"), ("gelu", "gelu"), ("a b", "…"), ([1], "…"), ("x" * 50, "…")],
+    [
+        (None, "+model.net.width=null"),
+        (True, "+model.net.width=true"),
+        (0.5, "+model.net.width=0.5"),
+        ("gelu", "+model.net.width=gelu"),
+        ("a b", "'+model.net.width=\"a b\"'"),
+        ([1], "'+model.net.width=[1]'"),
+        ("x" * 150, "+model.net.width=…"),
+        (object(), "+model.net.width=…"),
+        ("a\x1b", "+model.net.width=…"),
+    ],
 )
 def test_a_value_is_repeated_where_it_can_be_retyped(value: object, typed: str) -> None:
-    assert check(strict, 0, {"widht": value})[1] == f"~model.net.widht +model.net.width={typed}"
+    assert check(strict, 0, {"widht": value})[1] == f"'~model.net.widht' {typed}"
+
+
+def test_a_name_that_a_shell_would_act_on_is_in_no_line() -> None:
+    found, fixes = check(strict, 1, {"$(touch x)": 1, "na\x1bme": "$(touch x)"})
+
+    assert found == ["unexpected $(touch x)", "unexpected na\\x1bme (did you mean 'name'?)"]
+    assert fixes == "'+model.net.name=\"$(touch x)\"'"
 
 
 def test_the_signature_is_shown_as_it_was_written() -> None:

@@ -153,7 +153,7 @@ def test_wrong_arguments_of_all_targets_are_told_at_once_before_anything_is_call
         "'width'?); unexpected colour\n"
         "model.nets.0: wrong arguments for Net(width: int, depth: int = 2): given twice, in _args_ and by name: width"
     )
-    assert error.hint == "~model.net.widht +model.net.width=3 ~model.net.colour"
+    assert error.hint == "'~model.net.widht' +model.net.width=3 '~model.net.colour'"
     assert things.CALLED == []
 
 

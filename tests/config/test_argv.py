@@ -109,7 +109,7 @@ def jobs_of(overrides: Sequence[str]) -> list[dict[str, Any]]:
         ("rules={a: {strip: x.}}", "+hydra/clear=[rules] ++rules={a: {strip: x.}}"),
         ("checkpoint={path: a=b.pt}", r"+hydra/clear=[checkpoint] ++checkpoint={path:'a=b.pt'}"),
         ('allow.missing=["a=b", "c"]', 'allow.missing=["a=b", "c"]'),
-        ("allow.missing=[a=b,c]", "allow.missing=['a=b','c']"),
+        ("allow.missing=[a=b,c]", "allow.missing=['a=b',c]"),
     ],
 )
 def test_an_override_of_a_single_run(typed: str, rewritten: str) -> None:

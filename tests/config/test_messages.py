@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -150,8 +151,8 @@ def test_a_file_in_the_place_of_an_override_is_the_checkpoint(tmp_path: Path, mo
     with pytest.raises(ConfigError) as caught:
         compose(["epoch=3"])
     assert caught.value.message == "'epoch=3' is a file and no override; key=value was expected"
-    assert caught.value.hint == "checkpoint.path=epoch=3"
-    assert compose([caught.value.hint])["checkpoint"]["path"] == "epoch=3"
+    assert caught.value.hint == "'checkpoint.path=\"epoch=3\"'"
+    assert compose(shlex.split(caught.value.hint))["checkpoint"]["path"] == "epoch=3"
 
 
 def test_options_in_a_folder_of_the_group_are_no_files(tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_all_problems_are_told_at_once() -> None:
         ({"verify": {"expect": 5}}, "'verify.expect' is '5', expected a mapping", "'verify.expect={…}'"),
         ({"model": "my.Net"}, "'model' is 'my.Net', expected a mapping with a _target_", "model._target_=my_pkg.Net"),
         ({"parts": ["a"]}, "'parts' is \"['a']\", expected a mapping", "'parts={encoder: {key: encoder_state}}'"),
-        ({"parts": {"a": "x.pt"}}, "'parts.a' is 'x.pt', expected a mapping", "'parts={a: {key: …}}'"),
+        ({"parts": {"a": "x.pt"}}, "'parts.a' is 'x.pt', expected a mapping", "'parts={a: {key: KEY}}'"),
         ({"rules": 5}, "'rules' is '5', expected named rules", "'rules={ddp: {strip: module.}}'"),
         (
             {"rules": ["ddp", "complie"]},

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shlex
-
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
@@ -11,11 +9,8 @@ from omegaconf import OmegaConf
 from loader.config.quoting import (
     Refused,
     is_function,
-    literal,
     parse_value,
-    pasteable,
     quote,
-    readable,
     split_elements,
 )
 
@@ -34,14 +29,6 @@ def through_hydra(value: str) -> object:
 @given(TEXT | AWKWARD)
 def test_quoted_text_reaches_the_config_unchanged(text: str) -> None:
     assert through_hydra(quote(text)) == text
-
-
-@settings(deadline=None)
-@given(TEXT | AWKWARD)
-def test_what_is_offered_for_pasting_is_one_word_of_the_shell_and_means_the_text(text: str) -> None:
-    (word,) = shlex.split(pasteable("device", text))
-    assert word.startswith("device=")
-    assert through_hydra(word.removeprefix("device=")) == text
 
 
 @settings(deadline=None)
@@ -88,37 +75,3 @@ def test_what_the_grammar_refuses_is_told_apart(value: str) -> None:
 )
 def test_hydras_functions_are_known(value: str, expected: bool) -> None:
     assert is_function(value) is expected
-
-
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
-        (
-            "{path: runs/epoch=3.ckpt, n: 1, f: 0.5, x: null, t: true}",
-            {"path": "runs/epoch=3.ckpt", "n": 1, "f": 0.5, "x": None, "t": True},
-        ),
-        ('{"a": [1, "b c"]}', {"a": [1, "b c"]}),
-        ("[a=b, c]", ["a=b", "c"]),
-        ("{a b=c: {d: '#'}}", {"a b=c": {"d": "#"}}),
-    ],
-)
-def test_a_literal_that_hydra_refuses_means_what_yaml_says(typed: str, meant: object) -> None:
-    assert parse_value(typed) is Refused
-    assert through_hydra(literal(typed)) == meant
-
-
-@pytest.mark.parametrize("value", ["{a: 1}", "[1,2]", "{a: b=c", "{ü#: (}", "{é: a=b}"])
-def test_other_literals_are_left_alone(value: str) -> None:
-    assert literal(value) == value
-
-
-@settings(deadline=None)
-@given(TEXT | AWKWARD)
-def test_data_written_for_reading_means_the_same(text: str) -> None:
-    data = {"mine": {"strip": text, "sizes": [1, 2], "on": True, "to": None, "list": [{"a": text}]}}
-    assert through_hydra(readable(data)) == data
-
-
-def test_data_is_written_with_few_quotes() -> None:
-    data = {"mine": {"strip": "_orig_mod.", "path": "a b, c.pt", "number": "1e5", "anywhere": True}}
-    assert readable(data) == '{mine: {strip: _orig_mod., path: "a b, c.pt", number: "1e5", anywhere: true}}'

@@ -1,0 +1,215 @@
+"""Lists and mappings on the command line, in one grammar for quoted and unquoted keys.
+
+Guarantees: values mean what they mean in Hydra's grammar, whatever their keys look like; a quoted key is that text. A
+key that Hydra's grammar cannot write travels through it under another name and has its own again in the config. A
+scalar that the grammar refuses is text; brackets and quotes that do not close are left for Hydra to refuse.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+
+from loader.config.quoting import Refused, closing, parse_value, quote
+from loader.errors import ConfigError
+from loader.lines import is_plain_key, line
+from loader.wording import safe_text
+
+_STAND_IN = re.compile(r"_quoted_((?:[0-9a-f]{2})*)_")
+"""The name under which a key travels: its UTF-8 as hexadecimal digits."""
+
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_KEY_END = re.compile(r"""(?<!\\):(?=[\s"'\[{]|$)""")
+_SPACED = re.compile(r"(?<!\\):\s")
+_ANOTHER = re.compile(r"(?<!\\):(?!/)")
+"""A colon that is not a URL's."""
+_CLOSED = re.compile(rf"{_QUOTED.pattern}|\$\{{[^}}]*\}}", re.DOTALL)
+"""Quoted text and interpolations, whose colons are their own."""
+_LONGEST = 400
+
+
+class _MalformedError(ValueError):
+    """Text that is not a list or mapping."""
+
+
+def literal(value: str, key: str = "KEY") -> str:
+    """Rewrites a list or mapping so that Hydra's grammar takes it.
+
+    Args:
+        value: The text after ``=``.
+        key: The config key, for a refusal.
+
+    Returns:
+        The value as Hydra takes it; unchanged where it means the same to Hydra, or where it is malformed.
+
+    Raises:
+        ConfigError: A mapping can be read in two ways.
+    """
+    text = value.strip()
+    if text[:1] not in ("{", "["):
+        return value
+    try:
+        reader = _Reader(text, key)
+        written = reader.element()
+        return written if reader.changed and reader.at_end() else value
+    except _MalformedError:
+        return value
+
+
+def stand_in(key: str) -> str:
+    """Returns the name under which a key passes through Hydra's grammar: itself where the grammar can write it."""
+    if is_plain_key(key) and not _STAND_IN.fullmatch(key):
+        return key
+    return f"_quoted_{key.encode('utf-8', 'surrogatepass').hex()}_"
+
+
+def real_key(name: Any) -> Any:
+    """Returns the key that a name stands for; any other key as it is."""
+    found = _STAND_IN.fullmatch(name) if isinstance(name, str) else None
+    return name if found is None else bytes.fromhex(found[1]).decode("utf-8", "surrogatepass")
+
+
+def as_typed(value: str) -> str:
+    """Writes a rewritten value with its keys between quotes again."""
+    return _STAND_IN.sub(lambda found: QuotedString(real_key(found[0]), Quote.double).with_quotes(), value)
+
+
+class _Reader:
+    """Reads one value from left to right, and writes it for Hydra."""
+
+    def __init__(self, text: str, key: str) -> None:
+        self._text, self._key, self._at = text, key, 0
+        self.changed = False
+        """Whether what is written differs from what was read by more than spaces."""
+
+    def at_end(self) -> bool:
+        return not self._text[self._at :].strip()
+
+    def element(self) -> str:
+        self._skip_spaces()
+        sign = self._text[self._at : self._at + 1]
+        if sign == "{":
+            return "{" + ",".join(self._several("}", self._pair)) + "}"
+        if sign == "[":
+            return "[" + ",".join(self._several("]", self.element)) + "]"
+        return self._scalar(self._take(self._scalar_end()))
+
+    def _several(self, end: str, read: Any) -> list[str]:
+        found: list[str] = []
+        self._at += 1
+        self._skip_spaces()
+        if self._text.startswith(end, self._at):
+            self._at += 1
+            return found
+        while True:
+            found.append(read())
+            self._skip_spaces()
+            sign = self._text[self._at : self._at + 1]
+            self._at += 1
+            if sign == end:
+                return found
+            if sign != ",":
+                raise _MalformedError(self._text)
+
+    def _pair(self) -> str:
+        self._skip_spaces()
+        quoted = _QUOTED.match(self._text, self._at)
+        if quoted is not None:
+            self._at = quoted.end()
+            self._skip_spaces()
+            key = stand_in(parse_value(quoted[0]).text)
+            self.changed = True
+        else:
+            key = self._bare_key()
+        if not self._text.startswith(":", self._at):
+            raise _MalformedError(self._text)
+        self._at += 1
+        return f"{key}:{self.element()}"
+
+    def _bare_key(self) -> str:
+        """Reads an unquoted key: up to a colon before a space, or, where there is none, up to the first colon."""
+        rest = self._text[self._at : self._scalar_end(keys=True)]
+        spaced = _KEY_END.search(rest)
+        end = spaced.start() if spaced is not None else _first_colon(rest)
+        typed, value = rest[:end].strip(), rest[end + 1 :]
+        open_value = _CLOSED.sub("", value)
+        if (_ANOTHER if spaced is None else _SPACED).search(open_value):
+            raise self._ambiguous(typed, value)
+        self._at += end
+        if ":" not in typed.replace(r"\:", "") and parse_value(f"{{{typed}:0}}") is not Refused:
+            return typed if not _STAND_IN.fullmatch(typed) else self._renamed(typed)
+        if not typed or any(sign in typed for sign in "'\"{}[]"):
+            raise _MalformedError(typed)
+        return self._renamed(typed)
+
+    def _renamed(self, key: str) -> str:
+        self.changed = True
+        return stand_in(key)
+
+    def _ambiguous(self, key: str, value: str) -> ConfigError:
+        first, _, rest = value.strip().partition(":")
+        meant = ({f"{key}:{first.strip()}": rest.strip()}, {key: value.strip()})
+        return ConfigError(
+            f"'{safe_text(self._key)}={safe_text(self._text, _LONGEST)}' can be read in two ways at "
+            f"'{safe_text(f'{key}:{value}', _LONGEST)}'; a key or value with a colon in it was expected between quotes",
+            "\n".join(filter(None, (line(self._key, way) for way in meant))),
+        )
+
+    def _scalar(self, typed: str) -> str:
+        text = typed.strip()
+        if not text:
+            raise _MalformedError(self._text)
+        if parse_value(text) is not Refused:
+            return text
+        if text[0] in "'\"":
+            raise _MalformedError(text)
+        self.changed = True
+        return quote(text)
+
+    def _scalar_end(self, *, keys: bool = False) -> int:
+        """Returns where a scalar ends: at a comma, or at a bracket that it did not open itself.
+
+        Args:
+            keys: Whether a key and its colon stand before it, and so a mapping or list may follow, which is no part.
+        """
+        at = self._at
+        while at < len(self._text) and self._text[at] not in ",}]":
+            quoted = _QUOTED.match(self._text, at)
+            if keys and self._text[at] in "{[" and not self._text.startswith("${", at - 1):
+                return at
+            if quoted is not None:
+                at = quoted.end()
+            elif self._text[at] in "{[(":
+                at = closing(self._text, at)
+            else:
+                at += 2 if self._text[at] == "\\" else 1
+        return min(at, len(self._text))
+
+    def _take(self, end: int) -> str:
+        text, self._at = self._text[self._at : end], end
+        return text
+
+    def _skip_spaces(self) -> None:
+        while self._text[self._at : self._at + 1].isspace():
+            self.changed |= self._text[self._at] not in " \t"
+            self._at += 1
+
+
+def _first_colon(text: str) -> int:
+    found = re.search(r"(?:[^:\\]|\\.)*", text, re.DOTALL)
+    end = found.end() if found is not None else 0
+    if end >= len(text):
+        raise _MalformedError(text)
+    return end
+
+
+def _with_real_keys(value: Any) -> Any:
+    converted = _CONVERT(value)
+    return {real_key(key): item for key, item in converted.items()} if isinstance(converted, dict) else converted
+
+
+# The one place through which Hydra hands a parsed value on to a config; its grammar has no rule for a quoted key.
+_CONVERT = Override._convert_value  # noqa: SLF001
+Override._convert_value = staticmethod(_with_real_keys)  # type: ignore[method-assign]  # noqa: SLF001
