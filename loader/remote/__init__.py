@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loader.formats.file import CheckpointFile
 from loader.remote.cache import Cache, cache_folder
-from loader.remote.source import Source, is_set
+from loader.remote.source import RemoteCopy, Source, is_set
 from loader.remote.urls import parse_url
 
 __all__ = ["local_copy", "open_remote"]
@@ -36,7 +36,7 @@ def open_remote(text: str, *, sha256: str | None, data: bool) -> CheckpointFile:
     source = Source(url, cache)
     with ExitStack() as stack:
         stack.callback(source.close)
-        cached = sha256 is not None and cache.blob(sha256).is_file()
+        cached = sha256 is not None and cache.has(sha256)
         found = url if cached else source.find()
         path = source.place(found)
         if sha256 is not None and is_set(found):
@@ -50,7 +50,7 @@ def open_remote(text: str, *, sha256: str | None, data: bool) -> CheckpointFile:
 
 
 def local_copy(text: str) -> Path:
-    """Downloads the file that a URL names, unless it is in the cache, and says where it is now."""
+    """Downloads the file that a URL names, unless it is in the cache, and returns where it is now."""
     file = open_remote(text, sha256=None, data=True)
     file.close()
-    return file.path
+    return file.blob if isinstance(file, RemoteCopy) else file.path

@@ -2,11 +2,12 @@
 
     blobs/DIGEST          a file by the sha256 of its content, read-only
     urls/KEY.json         which digest a URL had, and how to tell that it still has
-    files/FOLDER/NAME     the same file (a hard link) under its own name, shards beside their index
-    partial/KEY           a download that is not complete, with its version beside it
+    files/FOLDER/NAME     the same file (a hard link) under its own name, shards next to their index
+    partial/KEY           a download that is not complete, with its version next to it
 
 Guarantees: a blob appears as a whole or not at all, and only under the digest of what is in it; processes that want
-the same URL wait for each other; nothing in here holds credentials. All of it may be deleted at any time.
+the same URL wait for each other; nothing in here holds credentials; no link in here is followed; whatever is wrong with
+the folder is a `CheckpointError`. All of it may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -14,19 +15,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from loader.errors import CheckpointError
 from loader.formats.path import shown_path
+from loader.remote.private import make_folder, make_root, open_regular
 from loader.remote.transport import Version
 from loader.remote.urls import Url
 from loader.whole import write_whole
@@ -35,18 +38,28 @@ from loader.wording import size
 log = logging.getLogger(__name__)
 
 VARIABLE = "LOADER_CACHE"
-_PRIVATE = 0o700
 _READ_ONLY = 0o444
+_LARGEST_NOTE = 1 << 20
+_RESERVE, _SHARE = 1 << 30, 100
+"""Bytes of the disk that no download takes: at most so many, and at most one part in so many."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def cache_folder() -> Path:
-    """``$LOADER_CACHE``, else ``hydra-loader`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """``$LOADER_CACHE``, else ``hydra-loader`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises:
+        CheckpointError: It is in the home of a user that is not known, or relative to a folder that is gone.
+    """
     named = os.environ.get(VARIABLE)
-    if named:
-        return Path(named).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().absolute() / "hydra-loader"
+    folder = Path(named or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        folder = folder.expanduser().absolute()
+    except RuntimeError:
+        raise _nowhere(folder, "there is no home folder of that user") from None
+    except OSError:
+        raise _nowhere(folder, "the working folder is gone") from None
+    return folder if named else folder / "hydra-loader"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +84,16 @@ class Cache:
         """Where the content with a digest is, or would be."""
         return self.root / "blobs" / digest
 
-    def holds(self, digest: str) -> bool:
-        """Whether the content with a digest is here; content that was damaged since is deleted."""
-        path = self.blob(digest)
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            intact = hashlib.file_digest(file, "sha256").hexdigest() == digest
-        if not intact:
-            log.warning("%s was damaged, and is deleted", path)
-            path.unlink(missing_ok=True)
-        return intact
+    def has(self, digest: str) -> bool:
+        """Whether content is here under a digest; who reads it finds out whether it is still right."""
+        with self.using("read"):
+            return _is_file(self.blob(digest))
+
+    def drop(self, digest: str) -> None:
+        """Deletes content that was damaged."""
+        log.warning("%s was damaged, and is deleted", self.blob(digest))
+        with self.using():
+            self.blob(digest).unlink(missing_ok=True)
 
     def entry(self, url: Url) -> Entry | None:
         """What a URL held when it was downloaded, if that is still here."""
@@ -89,32 +101,29 @@ class Cache:
         digest, length, tag = noted.get("sha256"), noted.get("size"), noted.get("tag")
         if not isinstance(digest, str) or not _is_digest(digest) or not isinstance(length, int):
             return None
-        with contextlib.suppress(OSError):
-            if self.blob(digest).stat().st_size == length:
-                return Entry(digest, Version(length, str(tag or "")))
-        return None
+        blob = self.blob(digest)
+        with self.using("read"):
+            there = _is_file(blob) and blob.stat().st_size == length
+        return Entry(digest, Version(length, str(tag or ""))) if there else None
 
     def place(self, url: Url) -> Path:
-        """Where the file of a URL is to be found under its own name."""
-        return self.root / "files" / url.folder_key / url.name
+        """Where the file of a URL is to be found under its own name, or if that is harmful under one of its own."""
+        return self.root / "files" / url.folder_key / (url.own_name or f"{url.name}-{url.key}")
 
-    def put(self, path: Path, digest: str) -> Path:
-        """Puts a blob at a place."""
+    def put(self, path: Path, digest: str) -> None:
+        """Gives a blob its own name, for people and for neighbours; what is read is the blob."""
         blob = self.blob(digest)
-        with self.writing():
-            with contextlib.suppress(OSError):
-                if path.samefile(blob):
-                    return path
-            path.parent.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
-            draft = path.with_name(f".{os.getpid()}.{digest[:16]}")
-            draft.unlink(missing_ok=True)
+        with self.using():
+            if _is_file(path) and path.samefile(blob):
+                return
+            draft = make_folder(self.root, path.parent) / f".{secrets.token_hex(8)}"
             try:
                 draft.hardlink_to(blob)
             except OSError as error:
                 log.info("%s: copied, as no hard link can be made (%s)", path, error.strerror)
                 shutil.copyfile(blob, draft)
             draft.replace(path)
-        return path
+            draft.unlink(missing_ok=True)  # where both were the same file already, nothing was replaced
 
     def partial(self, url: Url) -> Path:
         """The download of a URL that is not complete."""
@@ -126,61 +135,83 @@ class Cache:
 
     def note_partial(self, url: Url, version: Version) -> None:
         """Says which version an incomplete download is of."""
-        _write_json(self._partial_note(url), {"url": url.shown, "tag": version.tag, "size": version.size})
+        self._write(self._partial_note(url), {"url": url.shown, "tag": version.tag, "size": version.size})
 
     def drop_partial(self, url: Url) -> None:
         """Forgets an incomplete download."""
-        self.partial(url).unlink(missing_ok=True)
-        self._partial_note(url).unlink(missing_ok=True)
+        with self.using():
+            self.partial(url).unlink(missing_ok=True)
+            self._partial_note(url).unlink(missing_ok=True)
 
-    def keep(self, url: Url, digest: str, version: Version) -> None:
-        """Makes a complete download a blob, and notes that the URL holds it."""
+    def open_partial(self, url: Url, tag: str) -> IO[bytes]:
+        """Opens the incomplete download of a version, empty where there is none that can be gone on with.
+
+        What is written is put behind what is there; reading begins at the beginning.
+        """
+        with self.using():
+            path = make_folder(self.root, self.partial(url).parent) / url.key
+            flags = os.O_RDWR | os.O_APPEND
+            if tag and self.partial_tag(url) == tag:
+                with contextlib.suppress(OSError):
+                    return os.fdopen(open_regular(path, flags), "r+b")
+            self.drop_partial(url)
+            return os.fdopen(open_regular(path, flags | os.O_CREAT | os.O_EXCL), "r+b")
+
+    def keep(self, url: Url, digest: str, version: Version, file: IO[bytes]) -> None:
+        """Makes a complete download a blob, and notes that the URL holds it.
+
+        Args:
+            url: What was downloaded.
+            digest: Of what is in the file.
+            version: Which version of the URL that is.
+            file: As `open_partial` gave it.
+        """
         partial, blob = self.partial(url), self.blob(digest)
-        with self.writing():
-            length = partial.stat().st_size
-            _sync(partial)
-            partial.chmod(_READ_ONLY)
-            blob.parent.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+        with self.using():
+            file.flush()
+            os.fsync(file.fileno())  # what is called by its digest must not turn out empty after the power failed
+            os.fchmod(file.fileno(), _READ_ONLY)
+            make_folder(self.root, blob.parent)
             partial.replace(blob)
             self._partial_note(url).unlink(missing_ok=True)
-            _write_json(self._note(url), {"url": url.shown, "sha256": digest, "size": length, "tag": version.tag})
+            length = os.fstat(file.fileno()).st_size
+            self._write(self._note(url), {"url": url.shown, "sha256": digest, "size": length, "tag": version.tag})
 
     @contextmanager
     def lock(self, url: Url) -> Iterator[None]:
         """Keeps other processes and threads from the same URL meanwhile."""
-        with self.writing():
-            self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
-            path = self.root / "locks" / url.key
-            path.parent.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with self.using():
+            path = make_folder(self.root, self.root / "locks") / url.key
+            descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
         try:
-            with self.writing():
+            with self.using():
                 _wait_for(descriptor, url)
             yield
         finally:
             os.close(descriptor)
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Turns what goes wrong with the disk into sentences."""
+    def using(self, how: str = "written to") -> Iterator[None]:
+        """Turns what goes wrong with the folder or its disk into sentences."""
         try:
             yield
         except OSError as error:
-            raise self._not_writable(error) from error
+            raise self._not_usable(error, how) from error
 
     def refuse_too_large(self, url: Url, needed: int) -> None:
-        """Raises CheckpointError where a download would not fit on the disk."""
-        with self.writing():
-            self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
-            free = shutil.disk_usage(self.root).free
-        if needed > free:
+        """Raises CheckpointError where a download would not leave the disk its reserve."""
+        with self.using():
+            make_root(self.root)
+            disk = shutil.disk_usage(self.root)
+        reserve = min(_RESERVE, disk.total // _SHARE)
+        if needed + reserve > disk.free:
             raise CheckpointError(
                 f"{url.shown} needs {size(needed)} more in the cache {shown_path(self.root)}, "
-                f"where {size(free)} are free",
+                f"where {size(disk.free)} are free, and {size(reserve)} stay so",
                 f"{VARIABLE}=FOLDER   # on a larger disk, or delete what is not needed from the cache",
             )
 
-    def _not_writable(self, error: OSError) -> CheckpointError:
+    def _not_usable(self, error: OSError, how: str) -> CheckpointError:
         where = shown_path(self.root)
         if error.errno in _FULL:
             return CheckpointError(
@@ -188,9 +219,13 @@ class Cache:
                 f"{VARIABLE}=FOLDER   # on a larger disk, or delete what is not needed from the cache",
             )
         return CheckpointError(
-            f"the cache {where} cannot be written to: {error.strerror}",
+            f"the cache {where} cannot be {how}: {error.strerror}",
             f"{VARIABLE}=FOLDER   # one that this user may write to",
         )
+
+    def _write(self, path: Path, content: dict[str, Any]) -> None:
+        make_folder(self.root, path.parent)
+        write_whole(path, f"{json.dumps(content)}\n".encode())
 
     def _note(self, url: Url) -> Path:
         return self.root / "urls" / f"{url.key}.json"
@@ -199,13 +234,11 @@ class Cache:
         return self.root / "partial" / f"{url.key}.json"
 
 
-def _sync(path: Path) -> None:
-    """A file that is called by its digest must not turn out empty after the power failed."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _nowhere(folder: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"the cache is to be in {shown_path(folder)}, and {why}",
+        f"{VARIABLE}=FOLDER   # the whole path of one that this user may write to",
+    )
 
 
 def _wait_for(descriptor: int, url: Url) -> None:
@@ -220,15 +253,19 @@ def _is_digest(text: str) -> bool:
     return len(text) == 64 and not set(text) - set("0123456789abcdef")
 
 
+def _is_file(path: Path) -> bool:
+    """Whether a regular file stands there; a link is none."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     """A note; one that is not there or not whole says nothing, and what it would have said is found out anew."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+            found = json.loads(file.read(_LARGEST_NOTE))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
-    write_whole(path, f"{json.dumps(content)}\n".encode())

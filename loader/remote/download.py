@@ -2,13 +2,15 @@
 
 Guarantees: what is handed out is complete, of the length that the server declared, of one version, and of the digest
 that was asked for; until then nothing of it is a file that anything else reads. A break is mended a bounded number of
-times, from where it happened if the server allows; what is left of it then is gone on with by the next run.
+times, from where it happened if the server allows and says which version that is of; what is left of it then is gone on
+with by the next run. No file is longer than declared, or than the disk and a limit allow.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from dataclasses import dataclass
 from typing import IO
 
@@ -18,8 +20,7 @@ from loader.remote import patience
 from loader.remote.cache import Cache
 from loader.remote.patience import patiently, wait
 from loader.remote.progress import Advance, bar
-from loader.remote.refusals import changed_meanwhile
-from loader.remote.transport import Answer, Interrupted, Transport, Version
+from loader.remote.transport import Answer, Interrupted, OutOfRange, Transport, Version
 from loader.remote.urls import Url
 from loader.wording import size
 
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 _FRUITFUL = 1 << 20
 """An attempt that brought so many bytes does not count against them."""
 _BLOCK = 1 << 20
+_CHECKED = 64 << 20
+"""Bytes after which the disk is looked at again."""
+_MOST_UNDECLARED = 100 << 30
+"""Bytes of a file whose length the server does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,104 +80,120 @@ class _Download:
         self._version = version
         self._digest = hashlib.sha256()
         self._there = 0
-        self._path = cache.partial(url)
+        self._heard = time.monotonic()
 
     def run(self, expected: str | None) -> str:
-        self._prepare()
-        try:
-            with bar(self._url.name) as advance:
-                self._all(advance)
-        except BaseException:
-            if not self._there:  # there is nothing to go on with
+        with self._cache.open_partial(self._url, self._version.tag) as file:
+            try:
+                self._prepare(file)
+                with bar(self._url.name) as advance:
+                    self._all(file, advance)
+            except BaseException:
+                if not self._there or not self._version.tag:  # there is nothing to go on with
+                    self._cache.drop_partial(self._url)
+                raise
+            digest = self._digest.hexdigest()
+            if expected is not None and digest != expected:
                 self._cache.drop_partial(self._url)
-            raise
-        digest = self._digest.hexdigest()
-        if expected is not None and digest != expected:
-            self._cache.drop_partial(self._url)
-            raise CheckpointError(
-                f"{self._url.shown} is not the file that was meant: its sha256 is {digest}, checkpoint.sha256 says "
-                f"{expected}; nothing of it was kept",
-                f"check where it comes from; if this one is right: checkpoint.sha256={digest}",
-            )
-        self._cache.keep(self._url, digest, self._version)
+                raise CheckpointError(
+                    f"{self._url.shown} is not the file that was meant: its sha256 is {digest}, checkpoint.sha256 says "
+                    f"{expected}; nothing of it was kept",
+                    f"check where it comes from; if this one is right: checkpoint.sha256={digest}",
+                )
+            self._cache.keep(self._url, digest, self._version, file)
         log.info("%s: downloaded, %s, sha256 %s", self._url.shown, size(self._there), digest)
         return digest
 
-    def _prepare(self) -> None:
-        """Takes up what an earlier run left, if it is of the same version."""
-        with self._cache.writing():
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if self._version.tag and self._cache.partial_tag(self._url) == self._version.tag:
-                self._take_up()
-            else:
-                self._cache.drop_partial(self._url)
+    def _prepare(self, file: IO[bytes]) -> None:
+        """Takes up what an earlier run left; more than there should be is not of this version."""
+        with self._cache.using("read"):
+            while block := file.read(_BLOCK):
+                self._digest.update(block)
+                self._there += len(block)
         total = self._version.size
-        if total is not None:
-            self._cache.refuse_too_large(self._url, total - self._there)
+        if total is not None and self._there > total:
+            self._start_over(file)
+        self._cache.refuse_too_large(self._url, 0 if total is None else total - self._there)
         much = "" if total is None else f"{size(total)} "
         where = f", from byte {self._there:,} on" if self._there else ""
         log.info("%s: downloading %sto %s%s", self._url.shown, much, self._cache.root, where)
 
-    def _take_up(self) -> None:
-        with self._path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                self._digest.update(block)
-                self._there += len(block)
-
-    def _all(self, advance: Advance) -> None:
+    def _all(self, file: IO[bytes], advance: Advance) -> None:
         fruitless = attempts = 0
-        while True:
+        self._heard = time.monotonic()
+        while self._version.size is None or not self._there or self._there < self._version.size:
             before = self._there
             attempts += 1
             try:
-                self._attempt(advance)
+                self._attempt(file, advance)
             except Interrupted as error:
                 fruitless = 0 if self._there - before >= _FRUITFUL else fruitless + 1
-                if fruitless > len(patience.PAUSES):
+                if not patience.worth_another(fruitless, self._heard):
                     raise self._given_up(error, attempts) from None
                 wait(self._url, error, patience.PAUSES[max(fruitless - 1, 0)])
             else:
                 return
 
-    def _attempt(self, advance: Advance) -> None:
-        with self._transport.open(self._url, self._there, None, self._version.tag) as answer:
-            self._settle(answer)
-            with self._cache.writing(), self._path.open("ab") as file:
-                self._receive(answer, file, advance)
+    def _attempt(self, file: IO[bytes], advance: Advance) -> None:
+        if self._there and not self._version.tag:  # nothing would tell that the rest is of another version
+            self._start_over(file)
+        try:
+            with self._transport.open(self._url, self._there, None, self._version.tag) as answer:
+                self._settle(answer, file)
+                with self._cache.using():
+                    self._receive(answer, file, advance)
+                    file.flush()
+        except OutOfRange:
+            self._start_over(file)
+            raise
         declared = self._version.size
-        if declared is not None and self._there != declared:
-            if self._there > declared:
-                self._cache.drop_partial(self._url)
-                raise self._wrong_length(declared, self._there)
+        if declared is not None and self._there < declared:
             raise Interrupted("broke off", "run it again")
 
-    def _settle(self, answer: Answer) -> None:
+    def _settle(self, answer: Answer, file: IO[bytes]) -> None:
         """Starts over where the server does not go on with the version that there is a part of."""
         found = answer.version
         if self._there and (answer.start != self._there or found.tag != self._version.tag):
-            self._start_over()
+            self._start_over(file)
         if answer.start != self._there:
-            raise changed_meanwhile(self._url)
+            raise Interrupted("changed while it was being read", "run it again once it is fully uploaded")
         if found.tag != self._version.tag or self._version.size is None:
             self._version = found
         elif found.size not in {None, self._version.size}:
             raise self._wrong_length(self._version.size, found.size or 0)
-        with self._cache.writing():
+        with self._cache.using():
             self._cache.note_partial(self._url, self._version)
 
-    def _start_over(self) -> None:
-        with self._cache.writing():
-            self._cache.drop_partial(self._url)
+    def _start_over(self, file: IO[bytes]) -> None:
+        with self._cache.using():
+            file.truncate(0)
         self._digest, self._there = hashlib.sha256(), 0
 
     def _receive(self, answer: Answer, file: IO[bytes], advance: Advance) -> None:
+        checked = self._there
         for chunk in answer.chunks():
             if not self._there:
                 refuse_page(self._url, chunk, answer.said)
+            self._refuse_more_than(self._version.size, self._there + len(chunk), file)
             file.write(chunk)
             self._digest.update(chunk)
             self._there += len(chunk)
+            self._heard = time.monotonic()
             advance(self._there, self._version.size)
+            if self._there - checked >= _CHECKED:
+                checked = self._there
+                self._cache.refuse_too_large(self._url, 0)
+
+    def _refuse_more_than(self, declared: int | None, there: int, file: IO[bytes]) -> None:
+        if there <= (_MOST_UNDECLARED if declared is None else declared):
+            return
+        self._start_over(file)  # an error after which nothing is there leaves no partial file
+        if declared is not None:
+            raise self._wrong_length(declared, there)
+        raise CheckpointError(
+            f"{self._url.shown} does not say how long it is, and has no end: {size(there)} came",
+            "download the file by other means, then give its path: checkpoint.path=FILE",
+        )
 
     def _given_up(self, error: Interrupted, attempts: int) -> CheckpointError:
         total = f" of {self._version.size:,}" if self._version.size is not None else ""

@@ -1,6 +1,7 @@
 """Trying again where a server or a connection fails for a moment.
 
-Guarantees: the number of attempts and the time between them are bounded; a host that is not there is not waited for.
+Guarantees: the number of attempts and the time between them are bounded; nobody who says nothing is waited for longer
+than a minute, whatever the number of attempts; a host that is not there is not waited for.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 
 PAUSES = (0.5, 2.0, 4.0, 8.0)
 """Seconds before each new attempt."""
+SILENCE = 29.0
+"""Seconds that one attempt waits for an answer, and for the next bytes of it."""
+_MINUTE = 60.0
 _Result = TypeVar("_Result")
 
 
@@ -32,17 +36,30 @@ def patiently(url: Url, ask: Callable[[], _Result], hint: str = "") -> _Result:
     Raises:
         CheckpointError: It never answered.
     """
-    for pause in PAUSES:
+    begun = time.monotonic()
+    attempts = 0
+    while True:
         try:
             return ask()
         except Unreachable as error:
             raise given_up(url, error, hint) from None
         except Interrupted as error:
-            wait(url, error, pause)
-    try:
-        return ask()
-    except Interrupted as error:
-        raise given_up(url, error, hint) from None
+            attempts += 1
+            if not worth_another(attempts, begun):
+                raise given_up(url, error, hint) from None
+            wait(url, error, PAUSES[attempts - 1])
+
+
+def worth_another(failed: int, since: float) -> bool:
+    """Whether another attempt may be made, which must be over a minute after the last sign of life.
+
+    Args:
+        failed: How many attempts brought nothing.
+        since: When the last sign of life was, or the first question.
+    """
+    if failed > len(PAUSES):
+        return False
+    return time.monotonic() - since + PAUSES[max(failed - 1, 0)] + SILENCE <= _MINUTE
 
 
 def wait(url: Url, error: Interrupted, seconds: float) -> None:

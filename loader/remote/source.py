@@ -18,10 +18,11 @@ from loader.formats.index import is_index_name, read_index
 from loader.formats.path import stand_for
 from loader.formats.several import joint_digest, natural
 from loader.remote.cache import Cache
-from loader.remote.download import Fetched, fetch
+from loader.remote.download import fetch
 from loader.remote.folder import choose
 from loader.remote.headers import try_header
 from loader.remote.patience import patiently
+from loader.remote.refusals import changed_meanwhile
 from loader.remote.transport import Transport, connect
 from loader.remote.urls import Url
 
@@ -65,16 +66,37 @@ class Source:
             path: Its place in the cache.
             sha256: The digest that it must have.
         """
-        stand_for(path, url.shown)
-        pinned = self._pinned.get(path)
-        if pinned is not None:
-            found = Fetched(pinned, seen=True)
-        elif sha256 is not None and self._cache.holds(sha256):
+        expected = self._pinned.get(path, sha256)
+        if expected is None:
+            found = fetch(url, self.transport, self._cache, None)
+            return self._copy(url, path, found.digest, seen=found.seen)
+        copy = self._intact(url, path, expected)
+        if copy is not None:
             log.info("%s: taken from the cache by its sha256, without the network", url.shown)
-            found = Fetched(sha256, seen=True)
-        else:
-            found = fetch(url, self.transport, self._cache, sha256)
-        return RemoteCopy(self._cache.put(path, found.digest), url, self, found.digest if found.seen else None)
+            return copy
+        fetch(url, self.transport, self._cache, expected)
+        copy = self._intact(url, path, expected)
+        if copy is None:
+            raise changed_meanwhile(url)
+        return copy
+
+    def _intact(self, url: Url, path: Path, digest: str) -> CheckpointFile | None:
+        """Opens the content with a digest, if it is in the cache: the digest is that of the opened file."""
+        if not self._cache.has(digest):
+            return None
+        copy = self._copy(url, path, digest, seen=False)
+        if copy.sha256() == digest:
+            return copy
+        copy.close()
+        self._cache.drop(digest)
+        return None
+
+    def _copy(self, url: Url, path: Path, digest: str, *, seen: bool) -> RemoteCopy:
+        blob = self._cache.blob(digest)
+        for name in (path, blob):
+            stand_for(name, url.shown)
+        self._cache.put(path, digest)
+        return RemoteCopy(blob, path, url, self, digest if seen else None)
 
     def pin(self, url: Url, sha256: str) -> None:
         """Takes the index of a URL and its shards from the cache alone, if all of them together have this digest."""
@@ -111,7 +133,8 @@ class RemoteCopy(CheckpointFile):
     """A downloaded file: a file like any other, whose neighbours are still to be downloaded.
 
     Args:
-        path: Where it is in the cache.
+        blob: Where its content is: nothing but this is ever opened.
+        path: What it is called by, with its own name; who else writes there changes nothing.
         url: Where it is from.
         source: Downloads its neighbours.
         digest: Its digest, where its bytes went through it just now.
@@ -119,8 +142,9 @@ class RemoteCopy(CheckpointFile):
 
     remote = True
 
-    def __init__(self, path: Path, url: Url, source: Source, digest: str | None) -> None:
-        super().__init__(path)
+    def __init__(self, blob: Path, path: Path, url: Url, source: Source, digest: str | None) -> None:
+        super().__init__(blob)
+        self.path, self.blob = path, blob
         self._url, self._source, self._seen = url, source, digest
 
     def beside(self, name: str) -> CheckpointFile:
@@ -128,8 +152,10 @@ class RemoteCopy(CheckpointFile):
         return self._source.whole(self._url.beside(name), self.path.parent / name)
 
     def sha256(self) -> str:
-        """Its digest, read again only where it was not just computed."""
-        return self._seen or super().sha256()
+        """Its digest, computed once."""
+        if self._seen is None:
+            self._seen = super().sha256()
+        return self._seen
 
     def close(self) -> None:
         """Closes the file and the connections."""

@@ -1,13 +1,14 @@
 """``s3://``, ``gs://`` and ``hf://``, each through its own fsspec file system.
 
 Guarantees: one file system of exactly the URL's scheme is used, nothing that a path names can bring in another; files
-are read in blocks, so that memory stays flat and a break loses one block; no call is waited for without end, however
-long a library would ask again.
+are read in blocks, so that memory stays flat and a break loses one block; no call is waited for longer than a minute,
+however long a library would ask again.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,8 +23,10 @@ from loader.remote.transport import Interrupted, Unreachable, Version
 from loader.remote.urls import Url
 from loader.wording import safe_text
 
-_BLOCK = 16 << 20
-_ANSWER, _WHOLE_BLOCK = 60.0, 300.0
+_FIRST_BLOCK, _BLOCK = 1 << 20, 16 << 20
+"""Bytes of the first block, and of the largest: one that came fast is followed by a larger one."""
+_FAST = 2.0
+_ANSWER, _WHOLE_BLOCK = 60.0, 60.0
 """Seconds for a question, signing in included, and for a block."""
 _TAGS = ("ETag", "etag", "generation", "blob_id", "LastModified", "updated", "mtime", "last_modified", "created")
 """Where file systems say which version of a file is there, the surest first."""
@@ -44,12 +47,14 @@ class StorageAnswer:
         """The bytes, block by block."""
         size = self.version.size
         last = size if self._end is None else self._end if size is None else min(self._end, size)
-        at = self.start
+        at, length = self.start, min(_FIRST_BLOCK, _BLOCK)
         while last is None or at < last:
-            chunk = self._storage.block(self._url, at, at + _BLOCK if last is None else min(at + _BLOCK, last))
+            begun = time.monotonic()
+            chunk = self._storage.block(self._url, at, at + length if last is None else min(at + length, last))
             if not chunk:
                 break
             at += len(chunk)
+            length = min(length * 2, _BLOCK) if time.monotonic() - begun < _FAST else max(length // 2, _FIRST_BLOCK)
             yield chunk
         self._refuse_mixture()
 

@@ -35,6 +35,10 @@ class Unreachable(Interrupted):
     """There is no connection at all: no such host, nobody listening, no network."""
 
 
+class OutOfRange(Interrupted):
+    """The file is not as long as the place from which it was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Version:
     """What a server says of a file."""

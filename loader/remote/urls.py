@@ -55,14 +55,19 @@ class Url:
         """The host of a web address; of anything else what stands in its place."""
         return urlsplit(self.text).hostname or ""
 
-    @cached_property
+    @property
     def name(self) -> str:
-        """The file's name, harmless as the name of a local file."""
+        """The file's name, harmless as the name of a local file; ``file`` where its own is not."""
+        return self.own_name or "file"
+
+    @cached_property
+    def own_name(self) -> str:
+        """The file's name, if it is harmless as the name of a local file; else empty."""
         path = urlsplit(self.text).path if self.scheme in WEB else self.text.partition("://")[2]
         name = path.rstrip("/").rpartition("/")[2]
         name = unquote(name) if self.scheme in WEB else name
         plain = safe_text(name, _LONGEST_NAME) == name and not set(name) & {"/", "\\", ":"}
-        return name if plain and name not in {"", ".", ".."} and len(name.encode()) <= _LONGEST_NAME else "file"
+        return name if plain and name not in {"", ".", ".."} and len(name.encode()) <= _LONGEST_NAME else ""
 
     def beside(self, name: str) -> Url:
         """Another file of the same folder; the name is one that `formats.index` let pass."""

@@ -1,33 +1,40 @@
 """``https://`` and ``http://``, through fsspec's session.
 
-Guarantees: a redirect leads to http or https only, never to a file, and from https never back to http; a packed answer
-is refused, as its size would mean nothing; no wait is longer than `_SILENCE` without a byte; a server's page of text in
-the place of a file is told as what it is, with the server's status.
+Guarantees: a redirect leads to http or https only, never to a file, and from https never back to http, which is known
+before the next host is asked; a packed answer is refused, as its size would mean nothing; no wait for an answer, and
+none for the next bytes of it, is longer than `_SILENCE`; a server's page of text in the place of a file is told as what
+it is, with the server's status.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
+import yarl
 from fsspec.asyn import sync
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.http import HTTPFileSystem
 
 from loader.errors import CheckpointError
 from loader.lines import line
+from loader.remote import patience
 from loader.remote.refusals import gone, not_allowed
-from loader.remote.transport import Interrupted, Unreachable, Version
+from loader.remote.transport import Interrupted, OutOfRange, Unreachable, Version
 from loader.remote.urls import Url
 from loader.wording import safe_text
 
 _CONNECTING = 15.0
-_SILENCE = 30.0
+_SILENCE = patience.SILENCE
 """Seconds that are waited for a connection, and for the next bytes."""
+_TRICKLE = 16 << 10
+"""Fewer bytes in that time are silence, too."""
 _BUFFER = 256 << 10
 _MOST_REDIRECTS = 5
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -53,8 +60,14 @@ class WebAnswer:
     def chunks(self) -> Iterator[bytes]:
         """The bytes as they come."""
         with _told(self._url):
+            since, came = time.monotonic(), 0
             while chunk := sync(self._loop, self._response.content.readany):
                 yield chunk
+                came += len(chunk)
+                if (waited := time.monotonic() - since) >= _SILENCE:
+                    if came < _TRICKLE:
+                        raise Interrupted(f"sent no more than {came:,} bytes in {waited:.0f} seconds", _AGAIN)
+                    since, came = time.monotonic(), 0
 
 
 class WebTransport:
@@ -81,7 +94,7 @@ class WebTransport:
         if start and tag:
             headers["If-Range"] = tag
         with self._response("GET", url, headers) as response:
-            _refuse_status(url, response)
+            _refuse_status(url, response, partly=start > 0)
             yield WebAnswer(url, response, self._files.loop)
 
     def names(self, url: Url) -> None:
@@ -96,8 +109,10 @@ class WebTransport:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._files = HTTPFileSystem(skip_instance_cache=True)
+            hops = aiohttp.TraceConfig()
+            hops.on_request_redirect.append(_look_at_hop)
             # Proxies and ~/.netrc, as every other program takes them.
-            self._files.client_kwargs = {"trust_env": True, **self._files.client_kwargs}
+            self._files.client_kwargs = {"trust_env": True, "trace_configs": [hops], **self._files.client_kwargs}
             self._session = sync(self._files.loop, self._files.set_session)
         return self._session
 
@@ -125,7 +140,8 @@ class WebTransport:
             **self._files.kwargs,
         }  # fmt: skip
         settings["headers"] = {**settings.get("headers", {}), "Accept-Encoding": "identity", **headers}
-        return await session.request(method, self._files.encode_url(text), **settings)
+        # One deadline for all that comes before the body: a server may go on saying "100 Continue" for ever.
+        return await asyncio.wait_for(session.request(method, self._files.encode_url(text), **settings), _SILENCE)
 
 
 def _tag(response: aiohttp.ClientResponse) -> str:
@@ -141,6 +157,8 @@ def _told(url: Url) -> Iterator[None]:
         yield
     except (aiohttp.RedirectClientError, aiohttp.TooManyRedirects) as error:
         raise _no_way(url, error) from None
+    except _LeavesTls:
+        raise _detour(url) from None
     except aiohttp.InvalidURL:
         raise CheckpointError(
             f"{url.shown} is no URL that can be asked for", "checkpoint.path=https://HOST/FILE"
@@ -178,14 +196,31 @@ def _no_way(url: Url, error: Exception) -> CheckpointError:
     return CheckpointError(f"{url.shown} redirects {what}", "checkpoint.path=URL   # the file's own")
 
 
+class _LeavesTls(Exception):  # noqa: N818  # becomes an error once the URL that was typed is known
+    """A redirect leads from https to http."""
+
+
+async def _look_at_hop(_session: object, _context: object, hop: aiohttp.TraceRequestRedirectParams) -> None:
+    """Stops before the next host is asked: the question alone may hold a signed query."""
+    headers = hop.response.headers
+    with contextlib.suppress(ValueError):  # what is no URL is not followed
+        target = yarl.URL(headers.get("Location") or headers.get("URI") or "", encoded=True)
+        if hop.url.scheme == "https" and target.scheme.lower() == "http":
+            hop.response.close()
+            raise _LeavesTls
+
+
 def _refuse_detour(url: Url, response: aiohttp.ClientResponse) -> None:
     steps = [step.url for step in (*response.history, response)]
     if url.scheme == "https" and any(step.scheme != "https" for step in steps):
-        raise CheckpointError(
-            f"{url.shown} redirects from https to http, where anybody on the way can change the file; "
-            "that is not followed",
-            "checkpoint.path=http://HOST/FILE   # if that is meant, with checkpoint.sha256",
-        )
+        raise _detour(url)
+
+
+def _detour(url: Url) -> CheckpointError:
+    return CheckpointError(
+        f"{url.shown} redirects from https to http, where anybody on the way can change the file; that is not followed",
+        "checkpoint.path=http://HOST/FILE   # if that is meant, with checkpoint.sha256",
+    )
 
 
 def _refuse_packed(url: Url, response: aiohttp.ClientResponse) -> None:
@@ -197,7 +232,7 @@ def _refuse_packed(url: Url, response: aiohttp.ClientResponse) -> None:
         )
 
 
-def _refuse_status(url: Url, response: aiohttp.ClientResponse) -> None:
+def _refuse_status(url: Url, response: aiohttp.ClientResponse, *, partly: bool = False) -> None:
     status = response.status
     if status in {200, 206}:
         return
@@ -206,6 +241,8 @@ def _refuse_status(url: Url, response: aiohttp.ClientResponse) -> None:
         raise not_allowed(url, f"the server answered {said}")
     if status in {404, 410}:
         raise gone(url, f"the server answered {said}")
+    if status == 416 and partly:
+        raise OutOfRange("is shorter than what came of it before", _AGAIN)
     if status in _LATER:
         raise Interrupted(f"is not to be had now: the server answered {said}", _AGAIN)
     raise CheckpointError(f"{url.shown} gives no file: the server answered {said}", "look at the URL in a browser")

@@ -21,7 +21,7 @@ from safetensors.torch import save
 from loader.errors import CheckpointError, ConfigError
 from loader.formats import open_checkpoint
 from loader.formats.confine import leads_out
-from loader.formats.path import is_url, shown_path
+from loader.formats.path import called, is_url, shown_path
 from loader.lines import line
 from loader.verify.inputs import Inputs
 from loader.wants import dtype_name
@@ -114,7 +114,7 @@ def read(path: Path) -> dict[str, Record]:
     records: dict[str, Record] = {}
     for name, value in sorted(values.items(), key=lambda item: _order(item[0])):
         part, side, place = _split(name)
-        record = records.setdefault(part, Record(Inputs(origin=f"golden record {path.name}")))
+        record = records.setdefault(part, Record(Inputs(origin=f"golden record {Path(called(path)).name}")))
         if side == "output":
             record.outputs[place] = value
         elif place.isdigit():

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
+import ssl
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -30,6 +35,10 @@ class Served:
     """What a HEAD says the length is."""
     length: bool = True
     """Whether a GET says how long it is."""
+    if_range: bool = True
+    """Whether it looks at which version a range is wanted of."""
+    sized: bool = True
+    """Whether a range says how long the whole file is."""
     redirect: str = ""
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -48,18 +57,31 @@ class Asked:
     authorization: str
 
 
-class Server:
-    """Serves `files`, by their path with the query, and remembers what it was asked for."""
+CERTIFICATE = Path(__file__).with_name("localhost.pem")
+"""Of a server that speaks TLS; nobody trusts it who is not told to."""
 
-    def __init__(self) -> None:
+
+class Server:
+    """Serves `files`, by their path with the query, and remembers what it was asked for.
+
+    Args:
+        tls: Whether it speaks https.
+    """
+
+    def __init__(self, *, tls: bool = False) -> None:
         self.files: dict[str, Served] = {}
         self.asked: list[Asked] = []
         self._server = _Web(self)
+        self._scheme = "https" if tls else "http"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(CERTIFICATE)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def add(self, path: str, content: bytes = b"", **how: object) -> str:
         """Serves a file, and returns its URL."""
@@ -120,11 +142,13 @@ class _Handler(BaseHTTPRequestHandler):
     def send(self, file: Served, status: int, wanted: str, method: str) -> None:
         content, headers = file.content, {"Content-Type": file.kind, **file.headers}
         span = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted)
-        fresh = self.headers.get("If-Range") in {None, file.tag, file.modified}
-        if span and file.ranges and fresh and status == 200:
+        fresh = not file.if_range or self.headers.get("If-Range") in {None, file.tag, file.modified}
+        if span and file.ranges and fresh and status == 200 and int(span[1]) < len(content):
             start, end = int(span[1]), min(int(span[2] or len(content)) + 1, len(content))
-            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content) if file.sized else '*'}"
             content, status = content[start:end], 206
+        elif span and file.ranges and fresh and int(span[1]) >= len(file.content):
+            content, status, headers["Content-Range"] = b"", 416, f"bytes */{len(file.content)}"
         headers |= {"ETag": file.tag} if file.tag else {}
         headers |= {"Last-Modified": file.modified} if file.modified else {}
         declared = file.declared if method == "HEAD" and file.declared is not None else len(content)
@@ -147,3 +171,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+@contextmanager
+def answering(answer: Callable[[socket.socket, bytes], None]) -> Iterator[str]:
+    """Has a function of the test's own answer the request of every connection; yields a URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):  # the listening socket is closed in the end, a client hangs up before
+                while True:
+                    connection, _ = listening.accept()
+                    threading.Thread(target=one, args=(connection,), daemon=True).start()
+
+        def one(connection: socket.socket) -> None:
+            with suppress(OSError), connection:
+                answer(connection, connection.recv(1 << 16))
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/a.safetensors"
+        listening.shutdown(socket.SHUT_RDWR)

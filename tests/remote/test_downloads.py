@@ -164,6 +164,53 @@ def test_a_server_without_anything_to_tell_by_is_not_gone_on_with(server: Server
     assert server.asked[-1].range == ""
 
 
+@pytest.mark.parametrize("modified", [None, ""])
+def test_without_anything_to_tell_by_two_versions_are_never_mixed(
+    modified: str | None, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that gives ranges and says nothing of versions: the rest may be of another file."""
+    url = server.add("/a.safetensors", LARGE, etag=None, breaks=[2_000_000])
+    other = save({"a": torch.ones(1_000_000)})
+    assert len(other) == len(LARGE)
+    monkeypatch.setattr("time.sleep", lambda _: server.add("/a.safetensors", other, etag=None, modified=modified))
+    assert value(url).sum() == 1_000_000
+    assert [one.range for one in server.asked if one.method == "GET"] == ["", ""]
+
+
+def test_a_server_that_goes_on_with_another_version_is_asked_for_all_of_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives the range that was asked for, although If-Range names a version that it has no more."""
+    url = server.add("/a.safetensors", LARGE, breaks=[2_000_000])
+    other = save({"a": torch.ones(1_000_000)})
+    monkeypatch.setattr("time.sleep", lambda _: server.add("/a.safetensors", other, if_range=False))
+    assert value(url).sum() == 1_000_000
+
+
+@pytest.mark.parametrize("length", [True, False])
+@pytest.mark.parametrize("more", [b"", b"x"])
+def test_a_partial_file_that_is_complete_or_too_long_is_mended(
+    more: bytes, length: bool, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.add("/a.safetensors", LARGE, length=length, declared=None if length else len(LARGE))
+    if not length:
+        server.files["/a.safetensors"].head = False
+        server.files["/a.safetensors"].sized = False
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Cache, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            value(url)
+    partial = next(path for path in (cache / "partial").iterdir() if path.suffix != ".json")
+    assert partial.read_bytes() == LARGE
+    partial.write_bytes(LARGE + more)
+    assert value(url).sum() == torch.arange(1_000_000.0).sum()
+    assert [name for name in files_in(cache) if name.startswith("partial")] == []
+
+
 def test_a_wrong_length_is_refused(server: Server, cache: Path) -> None:
     url = server.add("/a.safetensors", SMALL, declared=1000)
     error = refusal(url)

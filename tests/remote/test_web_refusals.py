@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import fsspec.config
 import pytest
 import torch
 from safetensors.torch import save
@@ -18,7 +19,7 @@ from loader.remote import web
 from loader.remote.transport import Interrupted, Unreachable
 from loader.remote.urls import parse_url
 from tests.remote.asking import files_in, refusal, value
-from tests.remote.server import Server
+from tests.remote.server import CERTIFICATE, Server
 
 SMALL = save({"a": torch.arange(4.0)})
 PAGE = b"<!DOCTYPE html><html><body>Please sign in</body></html>"
@@ -132,6 +133,33 @@ def test_a_redirect_from_https_to_http_is_refused() -> None:
     web._refuse_detour(parse_url("http://host/a"), response)
 
 
+@both
+@pytest.mark.parametrize("hops", [0, 1])
+def test_a_redirect_from_https_to_http_is_not_even_asked(
+    hops: int, data: bool, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "http", {"ssl": ssl.create_default_context(cafile=CERTIFICATE)})
+    target = server.add("/b.safetensors?sig=secret", SMALL)
+    with Server(tls=True) as trusted:
+        if hops:
+            target = trusted.add("/c.safetensors", redirect=target)
+        url = trusted.add("/a.safetensors", redirect=target)
+        assert refusal(url, data=data).message == (
+            f"{url} redirects from https to http, where anybody on the way can change the file; that is not followed"
+        )
+        assert trusted.asked != []
+    assert server.asked == []
+
+
+def test_a_redirect_on_a_trusted_server_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "http", {"ssl": ssl.create_default_context(cafile=CERTIFICATE)})
+    with Server(tls=True) as trusted:
+        for path, target in (("/a", "/b"), ("/b", trusted.url + "/c")):
+            trusted.add(path, redirect=target)
+        trusted.add("/c", SMALL)
+        assert value(trusted.url + "/a").tolist() == [0, 1, 2, 3]
+
+
 def test_a_packed_answer_is_refused(server: Server) -> None:
     url = server.add("/a.safetensors", SMALL, headers={"Content-Encoding": "gzip"})
     error = refusal(url)
@@ -163,6 +191,14 @@ def test_a_server_without_tls_is_told_and_how_to_ask_it(server: Server) -> None:
         f"{url.replace('http:', 'https:')} cannot be asked: the server does not speak TLS, which https stands for"
     )
     assert error.hint == f"checkpoint.path={url}   # if you trust the network between"
+
+
+def test_a_server_whose_certificate_nobody_trusts_is_told() -> None:
+    with Server(tls=True) as unknown:
+        error = refusal(unknown.add("/a.safetensors", SMALL))
+        assert error.message.startswith(f"{unknown.url}/a.safetensors cannot be trusted: ")
+        assert "CERTIFICATE_VERIFY_FAILED" in error.message
+        assert error.hint == "check the host's name; SSL_CERT_FILE names the certificates of an own authority"
 
 
 def test_a_certificate_that_is_not_trusted_is_told() -> None:
