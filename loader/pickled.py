@@ -24,7 +24,7 @@ from loader.formats.pickle.revive import revive
 from loader.lines import line
 from loader.parts import Part
 from loader.reading import Reading
-from loader.select import find, tree
+from loader.select import find, lightning_weights, tree
 from loader.wording import counted, did_you_mean, listing, safe_text
 
 _WITH_MODELS = frozenset((TORCH_ZIP, TORCH_LEGACY, TORCH_TAR, TORCHSCRIPT))
@@ -78,8 +78,13 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
         )
     if found.kind != "module":
         whole = [name for name, container in root.walk() if container.kind == "module"]
-        nested = line("checkpoint.key", whole[0]) if whole and settings.key is None else ""
-        hint = nested or "model._target_=my_pkg.Net"
+        weights = lightning_weights(root)
+        if weights is not None:
+            hint = f"model._target_=my_pkg.Net {line('checkpoint.key', weights)}"
+        elif whole and settings.key is None:
+            hint = line("checkpoint.key", whole[0])
+        else:
+            hint = "model._target_=my_pkg.Net"
         raise ConfigError(
             f"model is null, and {part.label} holds no whole pickled model. In the file:\n{tree(root)}", hint
         )

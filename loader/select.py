@@ -6,7 +6,7 @@ file's tree and the entry that fits the model best.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from loader.errors import FitError
 from loader.formats.base import Container, Leaf, Node, TensorEntry
@@ -17,6 +17,10 @@ from loader.wording import counted, did_you_mean, safe_text
 Shapes = Mapping[str, tuple[int, ...] | None]
 """Model key → shape."""
 
+LIGHTNING = "pytorch-lightning_version"
+"""What every checkpoint of Lightning names."""
+_LIGHTNING_WEIGHTS = "state_dict"
+_HYPERPARAMETERS = frozenset({"hyper_parameters", "datamodule_hyper_parameters", "hparams"})
 _MOST_LINES = 12
 
 
@@ -73,6 +77,30 @@ def find(root: Container, key: str) -> Node | None:
     return None
 
 
+def lightning_weights(root: Container) -> str | None:
+    """The nested key of a Lightning checkpoint's weights; None where it is none.
+
+    `save_hyperparameters` pickles whole networks next to it, of which nobody knows when they were copied.
+    """
+    weights = root.children.get(_LIGHTNING_WEIGHTS)
+    found = LIGHTNING in root.children and isinstance(weights, Container) and bool(weights.tensors())
+    return _LIGHTNING_WEIGHTS if found else None
+
+
+def weights_in(root: Container, given: str | None = None) -> Iterator[tuple[str, Container]]:
+    """Every container in which weights may be meant, with its dotted key: no optimizer's, and no hyperparameter.
+
+    Args:
+        root: The whole file.
+        given: The nested key that was typed, which is meant whatever it is.
+    """
+    meant = lightning_weights(root)
+    for key, container in without_optimizers(root):
+        aside = container.kind == "module" or key.partition(".")[0] in _HYPERPARAMETERS
+        if meant is None or not aside or key == given:
+            yield key, container
+
+
 def only_optimizer(root: Container) -> bool:
     """Whether all that a file holds is the state of optimizers, as `Optimizer.state_dict` gives it."""
     found, pending, seen = False, [root], {id(root)}
@@ -97,7 +125,7 @@ def candidates(root: Container, wanted: Shapes) -> list[tuple[str, int, int]]:
     A tensor fits where its name, or its name less some leading segments, is a model key of the same shape.
     """
     ranked = []
-    for key, container in without_optimizers(root):
+    for key, container in weights_in(root):
         tensors = {name: entry for name, entry in container.tensors().items() if not is_moment(name)}
         if tensors:
             ranked.append((key, sum(_fits(name, entry, wanted) for name, entry in tensors.items()), len(tensors)))

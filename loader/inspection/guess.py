@@ -16,6 +16,7 @@ from loader.inspection.prefixes import Names, describe_names
 from loader.inspection.rows import CandidateRow, TensorRow
 from loader.inspection.survey import Survey, own_bytes, own_elements
 from loader.optimizers import MOMENTS, is_moment, optimizers, owner
+from loader.select import LIGHTNING, lightning_weights
 from loader.suggest.averages import is_average
 from loader.suggest.steps import AVERAGE
 from loader.wording import counted
@@ -52,10 +53,16 @@ class _Held:
 
 def candidates(found: Survey) -> list[CandidateRow]:
     """Ranks the nested keys that hold tensors."""
-    lightning = any(row["key"] == "pytorch-lightning_version" for row in found.entries)
+    lightning = any(row["key"] == LIGHTNING for row in found.entries)
+    meant = lightning_weights(found.containers[""]) if "" in found.containers else None
     rows = [_candidate(held, lightning=lightning) for held in _held(found)]
+    for row in rows if meant is not None else []:
+        if row["role"] == "model" and row["key"] != meant:
+            row["role"], row["why"] = "tensors", f"{row['why']}, a hyperparameter; the weights are under '{meant}'"
     order = {row["key"]: number for number, row in enumerate(rows)}
-    return sorted(rows, key=lambda row: (ROLES.index(row["role"]), -row["parameters"], order[row["key"]]))
+    return sorted(
+        rows, key=lambda row: (row["key"] != meant, ROLES.index(row["role"]), -row["parameters"], order[row["key"]])
+    )
 
 
 def _held(found: Survey) -> Iterable[_Held]:

@@ -16,7 +16,7 @@ from loader.formats.base import Container, TensorEntry
 from loader.optimizers import is_moment
 from loader.plan import Plan
 from loader.rules import READY_MADE, rewrite
-from loader.select import find
+from loader.select import LIGHTNING, find
 from loader.suggest.averages import asked_for, swapped
 from loader.suggest.draft import Draft, named
 from loader.suggest.leftovers import BUFFERS, excuse
@@ -149,7 +149,7 @@ def _explained(problem: Problem, draft: Draft, found: _Confirmed, allow: AllowCo
     if draft.source.key != problem.key:
         overrides.append(key_override(problem.config("key"), draft.source.key))
         reasons.insert(0, f"the weights are {_at(draft.source.key)}{_not_at(problem)}")
-    lightning = "pytorch-lightning_version" in problem.root.children
+    lightning = LIGHTNING in problem.root.children
     rules = under_ready_names(found.rules, draft.given, lightning=lightning)
     if problem.rules is None or list(rules.values()) != list(problem.rules.values()):
         overrides.append(rules_override(problem.config("rules"), rules))

@@ -49,7 +49,7 @@ def explain(problem: Problem, *, keys_free: bool = True, rules_free: bool = True
     target = Target.of({key.removeprefix(prefix): w.shape for key, w in problem.wanted.items() if w.kind != "extra"})
     found: list[Explanation] = []
     candidates = []
-    for source in sources(problem.root, target):
+    for source in sources(problem.root, target, problem.key):
         given = source.key == problem.key
         if not keys_free and not given:
             continue

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from loader.config.schema import RuleConfig
 from loader.formats.base import Container
-from loader.optimizers import without_optimizers
+from loader.select import weights_in
 from loader.suggest.alignment import alignment
 from loader.suggest.draft import Draft, Source, Step
 from loader.suggest.numbering import renumbering
@@ -26,11 +26,17 @@ _BREADTH = 6
 _ROUNDS = 5
 
 
-def sources(root: Container, target: Target) -> list[Source]:
-    """The nested keys whose shapes overlap with the model's, the fullest first; never what an optimizer keeps."""
+def sources(root: Container, target: Target, given: str | None = None) -> list[Source]:
+    """The nested keys whose shapes overlap with the model's, the fullest first.
+
+    Args:
+        root: The whole file.
+        target: The model.
+        given: The nested key that was typed.
+    """
     wanted = Counter(target.shapes.values())
     ranked = []
-    for number, (key, container) in enumerate(without_optimizers(root)):
+    for number, (key, container) in enumerate(weights_in(root, given)):
         shapes = Counter(entry.shape for entry in container.tensors().values())
         overlap = sum(min(count, shapes[shape]) for shape, count in wanted.items() if shape is not None)
         overlap += min(wanted[None], shapes.total() - overlap) if None in wanted else 0
