@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from loader.config.anchor import anchored
 from loader.config.compose import plain
 from loader.errors import ConfigError
 from loader.redaction import redact_files
@@ -102,13 +103,19 @@ def _run_recorded(config: DictConfig, record: JobRecord) -> None:
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """The config as plain data; a config to be written goes to the user's own configs, if a folder of them is named."""
-    resolved = plain(config)
-    if resolved.get("mode") == "scaffold" and isinstance(resolved.get("scaffold"), dict):
-        own = [s.path for s in HydraConfig.get().runtime.config_sources if s.provider == "command-line"]
-        if own and resolved["scaffold"].get("path") is None:
-            resolved["scaffold"]["path"] = f"{os.path.relpath(own[0])}/experiment/"
-    return resolved
+    """The config as plain data, its paths as they were typed whatever folder a run has."""
+    resolved, hydra = plain(config), HydraConfig.get()
+    scaffold = resolved.get("scaffold")
+    if resolved.get("mode") == "scaffold" and isinstance(scaffold, dict) and scaffold.get("path") is None:
+        scaffold["path"] = _own_configs(hydra)
+    return anchored(resolved, hydra.runtime.cwd) if hydra.job.chdir else resolved
+
+
+def _own_configs(hydra: HydraConf) -> str:
+    """Where a config goes that is to be written: among the user's own, if a folder of them is named."""
+    own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    folder = f"{os.path.relpath(own[0], hydra.runtime.cwd)}/" if own else "conf/"
+    return f"{folder}experiment/"
 
 
 def _kept_by(hydra: HydraConf) -> Iterator[Path]:

@@ -76,6 +76,19 @@ def test_modules_of_the_current_folder_are_found(folder: Path, command: list[str
     assert done.returncode == 0, done.stderr
 
 
+def test_a_run_in_a_folder_of_its_own_finds_the_files_that_were_typed(folder: Path) -> None:
+    overrides = [
+        "model._target_=own_models.Net",
+        "checkpoint.path=own.pth",
+        "mode=convert",
+        "convert.path=new.safetensors",
+    ]
+    done = run_loader(*overrides, "hydra.job.chdir=true", cwd=folder)
+    assert (done.code, done.err) == (0, "")
+    assert done.report["parts"][""]["path"] == str(folder / "own.pth")
+    assert (folder / "new.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

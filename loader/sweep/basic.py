@@ -71,7 +71,8 @@ def every_job_has_its_turn() -> Iterator[None]:
 
 
 def _refused(hydra: Any, error: OSError) -> JobReturn:
-    told = f"the job's folder {safe_text(str(error.filename), 400)} cannot be written: {error.strerror}"
+    where = f"the job's folder {safe_text(error.filename, 400)}" if error.filename else "the job's folder"
+    told = f"{where} cannot be used: {error.strerror}"
     refusal = ConfigError(told, "hydra.sweep.dir=FOLDER   # one with room")
     record = new_record(hydra)
     record.refuse(refusal)

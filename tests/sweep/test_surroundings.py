@@ -108,7 +108,7 @@ def test_a_job_that_finds_no_room_costs_no_other(folder: Path) -> None:
     assert done.code == 2
     assert "Traceback" not in done.err
     assert [line for line in done.err.splitlines() if line.startswith("error")] == [
-        "error  the job's folder sweep/1 cannot be written: File exists",
+        "error  the job's folder sweep/1 cannot be used: File exists",
         f"error  {sweep_dir}/2/report.json, of an earlier run, cannot be removed: Is a directory",
         f"error  the summary could not be written into {sweep_dir}: Is a directory",
     ]
