@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bz2
 import lzma
-import shlex
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from loader.formats import signatures
 from loader.formats.file import CheckpointFile
 from loader.formats.index import fault_of_name
 from loader.formats.names import ENDINGS
-from loader.formats.path import path_override, quoted_path
+from loader.formats.path import called, path_override
+from loader.lines import typed
 from loader.wording import listing
 
 _PIECE = 1 << 20
@@ -62,28 +62,29 @@ def contents(file: CheckpointFile, head: bytes) -> Contents | None:
         file: The archive: a tar archive, or something packed by gzip, bzip2 or xz.
         head: Its first bytes.
     """
-    quoted = quoted_path(file.path)
+    path = called(file.path)
     if head.startswith(signatures.TAR_MAGIC, signatures.TAR_MAGIC_AT):
-        return _found(_names_in_tar(file.pread, file.size), f"tar -xf {quoted}")
+        return _found(_names_in_tar(file.pread, file.size), "tar", "-xf", path)
     for magic, program, unpack in _PACKERS:
         if head.startswith(magic):
             piece = unpack(file.pread(0, min(_PIECE, file.size)))
             if piece.startswith(signatures.TAR_MAGIC, signatures.TAR_MAGIC_AT):
-                return _found(_names_in_tar(partial(_slice, piece), len(piece)), f"tar -xf {quoted}")
+                return _found(_names_in_tar(partial(_slice, piece), len(piece)), "tar", "-xf", path)
             if any(begins(piece) for begins in _SIGNATURES if piece):
                 name = file.path.stem if file.path.suffix else f"{file.path.name}.unpacked"
-                return Contents([name], f"{program} -dc {quoted} > {shlex.quote(name)}")
+                return Contents([name], f"{typed(program, '-dc', path)} > {typed(name)}")
     return None
 
 
 def in_zip(path: Path, names: Sequence[str]) -> Contents | None:
     """The same for a zip archive with these members."""
-    return _found(names, f"unzip {quoted_path(path)}")
+    return _found(names, "unzip", called(path))
 
 
-def _found(names: Sequence[str], command: str) -> Contents | None:
+def _found(names: Sequence[str], *command: str) -> Contents | None:
     offered = [name for name in names if name.endswith(ENDINGS) and not fault_of_name(name) and name[0] != "-"]
-    return Contents(offered, f"{command} {shlex.quote(offered[0])}") if offered else None
+    line = typed(*command, offered[0]) if offered else ""
+    return Contents(offered, line) if line else None
 
 
 def _names_in_tar(read: Callable[[int, int], bytes], size: int) -> list[str]:
