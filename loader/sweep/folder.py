@@ -18,8 +18,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from loader.config.quoting import pasteable
 from loader.errors import ConfigError
+from loader.lines import line
 from loader.sweep.records import records_folder
 from loader.wording import counted, safe_text
 
@@ -106,7 +106,7 @@ def _other(folder: Path) -> str:
     number = 2
     while os.path.lexists(f"{folder}-{number}"):
         number += 1
-    return pasteable("hydra.sweep.dir", f"{folder}-{number}")
+    return line("hydra.sweep.dir", f"{folder}-{number}")
 
 
 def _shown(folder: Path) -> str:

@@ -180,7 +180,7 @@ INSIDE = {
     ),
     "tar.gz": (
         tar("w:gz", **{"a b.pt": b"1", "c.bin": b"2"}), "a.tgz", "is a gzip archive; it holds a b.pt, c.bin",
-        "tar -xf {path} 'a b.pt'   # unpack it\n'checkpoint.path=a b.pt'   # or another of them",
+        "tar -xf {path} 'a b.pt'   # unpack it\n'checkpoint.path=\"a b.pt\"'   # or another of them",
     ),
     "zip": (
         zipped(readme=b"1", **{"run__net.ckpt": SAVED}), "a.zip",
