@@ -184,7 +184,7 @@ def test_a_folder_that_a_sweep_is_writing_is_no_other_sweeps(tmp_path: Path) -> 
     refused = started(sweeping(tmp_path))
     assert isinstance(refused, ConfigError)
     assert refused.message == f"another sweep is writing {tmp_path}/sweep; a folder for each sweep was expected"
-    assert refused.hint == f"'hydra.sweep.dir=\"{tmp_path}/sweep-2\"'"
+    assert refused.hint == f"hydra.sweep.dir={tmp_path}/sweep-2"
     assert first.claim is not None
     first.claim.release()
     assert list(tmp_path.iterdir()) == []
@@ -217,7 +217,7 @@ def test_the_results_of_an_earlier_sweep_are_kept(tmp_path: Path, what: str) -> 
     refused = started(sweeping(tmp_path))
     assert isinstance(refused, ConfigError)
     assert refused.message == f"{tmp_path}/sweep holds {told}; a folder for each sweep was expected"
-    assert refused.hint == f"'hydra.sweep.dir=\"{tmp_path}/sweep-3\"'"
+    assert refused.hint == f"hydra.sweep.dir={tmp_path}/sweep-3"
     assert sorted(tmp_path.rglob("*")) == before
 
 
