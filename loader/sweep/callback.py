@@ -45,10 +45,11 @@ class Abandoned(BaseException):
     """Leaves Hydra before a job runs: of an Exception that a callback raises, Hydra makes a warning.
 
     Args:
-        refusal: Why; None where a config says that this is a sweep, and the command line was not read as one.
+        refusal: Why, a bug included; None where a config says that this is a sweep, and the command line was not read
+            as one.
     """
 
-    def __init__(self, refusal: ConfigError | None) -> None:
+    def __init__(self, refusal: Exception | None) -> None:
         super().__init__(refusal)
         self.refusal = refusal
 
@@ -67,10 +68,10 @@ class SweepCallback(Callback):
             raise Abandoned(None)
         try:
             _begin(config)
-        except ConfigError as refusal:
-            raise Abandoned(refusal) from refusal
         except (HydraException, OmegaConfBaseException):
             return  # the sweeper meets the same next, and is heard
+        except Exception as refusal:
+            raise Abandoned(refusal) from refusal
 
 
 @dataclass(slots=True)

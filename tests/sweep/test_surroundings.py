@@ -113,3 +113,101 @@ def test_a_job_that_finds_no_room_costs_no_other(folder: Path) -> None:
         f"error  the summary could not be written into {sweep_dir}: Is a directory",
     ]
     assert done.out.splitlines()[-1] == "2 of 4 jobs ok"
+
+
+CONFIGS = {
+    "swept": """
+defaults: [config, _self_]
+hydra:
+  mode: MULTIRUN
+  sweep: {dir: sweep}
+  sweeper:
+    params:
+      model.behave: well,slowly,well
+      checkpoint.path: glob(epoch*.pth)
+""",
+}
+
+
+def swept_by_config(folder: Path) -> list[str]:
+    (folder / "conf").mkdir()
+    for name, text in CONFIGS.items():
+        (folder / "conf" / f"{name}.yaml").write_text(text)
+    return [*RUN[:-1], "--config-dir", "conf", "--config-name", "swept", TARGET]
+
+
+def test_a_config_sweeps_as_the_command_line_does(folder: Path) -> None:
+    command = swept_by_config(folder)
+    done = run(*command, "model.behave=well", "checkpoint.path=epoch=2.pth,glob(epoch=1*.pth)", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    overrides = [job["overrides"] for job in Swept(0, "", "", folder / "sweep").summary["jobs"]]
+    assert overrides == [
+        [TARGET, "model.behave=well", "checkpoint.path=epoch=2.pth"],
+        [TARGET, "model.behave=well", "checkpoint.path=epoch=10.pth"],
+    ]
+
+
+def test_a_sweep_of_a_config_that_is_ended_still_says_how_far_it_came(folder: Path) -> None:
+    with subprocess.Popen(
+        swept_by_config(folder), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if line.startswith("job slowly"))
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "")
+    assert "2 of 6 jobs ok" in out
+    statuses = Swept(0, "", "", folder / "sweep").statuses
+    assert statuses == ["ok", "ok", "crashed", "not run", "not run", "not run"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(line.split()[2]), 0)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["--json"], "--json prints the report of one run, and a sweep has several"),
+        (["checkpoint.path=glob(gone*.pth)"], "no file matches 'gone*.pth' for checkpoint.path"),
+        (["hydra.mode=RUN", "checkpoint.path=glob(epoch*.pth)"], "; a single run takes one"),
+        (["hydra.sweeper.params={checkpoint.path:'glob(gone)'}"], "no file matches 'gone' for checkpoint.path"),
+    ],
+)
+def test_what_is_refused_of_a_sweep_is_refused_of_a_configs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: list[str], told: str
+) -> None:
+    from loader.cli import run_command
+
+    monkeypatch.chdir(folder)
+    assert run_command([*swept_by_config(folder)[2:], *typed]) == 2
+    out, err = capsys.readouterr()
+    assert told in err
+    assert out == ""
+    assert not (folder / "sweep").exists()
+
+
+OWN_LAUNCHER = """
+from hydra.plugins.launcher import Launcher
+
+class Absent(Launcher):
+    def __init__(self, **_settings):
+        pass
+
+    def setup(self, **_surroundings):
+        pass
+
+    def launch(self, job_overrides, initial_job_idx):
+        raise RuntimeError('Could not detect "srun", are you indeed on a slurm cluster?')
+"""
+
+
+def test_a_launcher_that_needs_what_is_not_there_is_a_refusal(folder: Path) -> None:
+    (folder / "hydra_plugins").mkdir()
+    (folder / "hydra_plugins" / "absent.py").write_text(OWN_LAUNCHER)
+    own = "hydra.launcher={_target_: hydra_plugins.absent.Absent}"
+    done = sweep("checkpoint.path=epoch=2.pth", "seed=1,2", own, cwd=folder)
+    assert done.code == 2
+    assert done.err == (
+        'error  hydra_plugins.absent.Absent broke the sweep off: RuntimeError: Could not detect "srun", are you indeed '
+        "on a slurm cluster?\n  try  hydra/launcher=basic   # one job after another, on this machine\n"
+    )
+    assert done.statuses == ["not run", "not run"]

@@ -158,7 +158,7 @@ def sweeping(folder: Path, **sweep: str) -> DictConfig:
     return OmegaConf.create({"hydra": hydra})
 
 
-def started(config: DictConfig) -> Sweep | ConfigError | None:
+def started(config: DictConfig) -> Sweep | Exception | None:
     """What comes of a sweep that begins: what was noted, or why it was refused."""
     try:
         SweepCallback().on_multirun_start(config)
