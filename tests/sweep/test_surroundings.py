@@ -142,8 +142,8 @@ def test_a_config_sweeps_as_the_command_line_does(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     overrides = [job["overrides"] for job in Swept(0, "", "", folder / "sweep").summary["jobs"]]
     assert overrides == [
-        [TARGET, "model.behave=well", "checkpoint.path=epoch=2.pth"],
-        [TARGET, "model.behave=well", "checkpoint.path=epoch=10.pth"],
+        ["model.behave=well", "checkpoint.path=epoch=2.pth", TARGET],
+        ["model.behave=well", "checkpoint.path=epoch=10.pth", TARGET],
     ]
 
 
