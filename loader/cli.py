@@ -21,6 +21,7 @@ from loader.config.compose import CONFIG_NAME, VERSION_BASE, conf_dir
 from loader.config.messages import translate
 from loader.config.shown import completing, fitted, shown
 from loader.errors import ConfigError, LoaderError
+from loader.redaction import remember
 from loader.report.streams import printing_failed, unbreakable
 from loader.sweep.callback import Abandoned, Sweep, expecting, take_sweep
 from loader.task import Task
@@ -55,6 +56,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _answer(arguments: Sequence[str]) -> int:
     _find_modules_here()
+    remember(arguments)
     parsed = parse_arguments(arguments)
     if shown(parsed):
         return 0

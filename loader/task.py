@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from loader.config.anchor import anchored
 from loader.config.compose import plain
 from loader.errors import ConfigError
-from loader.redaction import redact_files
+from loader.redaction import redact_files, remember
 from loader.report.data import ErrorReport, Report
 from loader.report.files import REPORT, write_report
 from loader.sweep.callback import sweep_folder
@@ -49,6 +49,7 @@ class Task:
     def __call__(self, config: DictConfig) -> int:
         """Runs a job; returns its exit code, which a sweeper that looks for the least number can take as a result."""
         hydra = HydraConfig.get()
+        remember(OmegaConf.to_container(config, resolve=False))
         redact_files(_kept_by(hydra))
         if hydra.mode == RunMode.MULTIRUN:
             return self._run_in_sweep(config)

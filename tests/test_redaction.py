@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+import json
+import logging
+import shlex
 import string
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.errors import CheckpointError
-from loader.redaction import redacted
+from loader import redaction
+from loader.errors import CheckpointError, ConfigError
+from loader.redaction import HIDDEN, RedactingFormatter, redacted, remember
+from tests.command import REPOSITORY, run
 
 
 @pytest.mark.parametrize(
@@ -53,3 +62,107 @@ def test_no_refusal_holds_credentials() -> None:
     error = CheckpointError("https://me:pass@host/a is gone", "checkpoint.path=https://host/a?sig=abcdef")
     assert (error.message, error.hint) == ("https://***@host/a is gone", "checkpoint.path=https://host/a?sig=***")
     assert "pass" not in str(error) + repr(error.args)
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    yield
+    redaction._hidden.clear()
+    redaction._pattern.cache_clear()
+
+
+SPELLINGS = [
+    ("https:/me:hunter2@h/a.pt", "hunter2"),
+    ("https:me:hunter2@h/a.pt", "hunter2"),
+    ("HTTPS://me:hunter2@h/a.pt", "hunter2"),
+    ("https://me:hun'ter2@h/a.pt", "hun'ter2"),
+    ('https://me:hun"ter2@h/a.pt', 'hun"ter2'),
+    ("https://me:hun/ter2@h/a.pt", "hun/ter2"),
+    ("https://me:hun#ter2@h/a.pt", "hun#ter2"),
+    ("https://me:hun?ter2@h/a.pt", "hun?ter2"),
+    ("https://me:hun%2Fter2@h/a.pt", "hun%2Fter2"),
+    ("https://me:hun%2Fter2@h/a.pt", "hun/ter2"),
+    ("https://me:hünter2@h/a.pt", "hünter2"),
+    ("https://ghp_hunter2@h/a.pt", "ghp_hunter2"),
+    ("https://h/a.pt?sig=ab'cd", "ab'cd"),
+    ("https://h/a.pt?x=1&token=abcd", "abcd"),
+    ("https://h/a.pt;jsessionid=abcd", "abcd"),
+    ("https://h/a.pt?hunter2secret", "hunter2secret"),
+    ("https://h/a.pt#access_token=abcd", "abcd"),
+    ("s3:/me:hunter2@bucket/a.pt", "hunter2"),
+]
+
+
+@pytest.mark.parametrize(("url", "secret"), SPELLINGS)
+def test_a_secret_of_a_url_that_was_named_is_replaced_wherever_it_occurs(url: str, secret: str) -> None:
+    remember([f"checkpoint.path={url}", "device=cpu"])
+    texts = [url, f"see '{url}'", f"PosixPath({url.replace('//', '/')!r})", repr(url), json.dumps({"path": url})]
+    texts += [f"bad password ({secret})", f"login: {secret!r}", shlex.quote(url), yaml.safe_dump({"path": url})]
+
+    for text in texts:
+        assert secret not in redacted(text), text
+        assert json.dumps(secret)[1:-1] not in redacted(text), text
+        assert HIDDEN in redacted(text) or "#" in url, text
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "parts={a: {path: 'https:/me:hunter2@h/a.pt'}, b: {}}",
+        "checkpoint.path=a.pt,https:/me:hunter2@h/a.pt,b.pt",
+        "checkpoint.path='https:/me:hunter2@h/a.pt'",
+        "+model.weights=[https:/me:hunter2@h/a.pt]",
+    ],
+)
+def test_a_url_is_found_wherever_it_was_typed(typed: str) -> None:
+    remember([typed])
+    assert "hunter2" not in redacted("hunter2 is wrong")
+
+
+def test_basic_authentication_is_a_spelling_of_its_user_and_password() -> None:
+    remember("https://me:hunter2@h/a.pt")
+    assert redacted("Authorization: Basic bWU6aHVudGVyMg==") == "Authorization: Basic ***"
+
+
+def test_what_is_no_secret_stays() -> None:
+    remember({"checkpoint": {"path": "https://me:model@h/a.pt?format=safetensors&v=1&download=true"}, "seed": 1})
+    remember(["parts.a.path=C:/Users/me@home/a.pt", "x=hf://org/model@main/a", "device=cuda:0"])
+
+    for text in ("model: {_target_: a}", "a model.safetensors of format 1", "true", "cuda:0", "hf://org/model@main/a"):
+        assert redacted(text) == text
+
+
+def test_a_refusal_and_a_log_hold_no_secret_and_nothing_that_acts_on_a_terminal() -> None:
+    remember("https:/me:hunter2@h/a.pt")
+    error = ConfigError("a\x1b[31m hunter2\u2028b\nc", "line\u202e hunter2")
+
+    assert (error.message, error.hint) == ("a\\x1b[31m ***\\u2028b\nc", "line\\u202e ***")
+    record = logging.LogRecord("loader", logging.INFO, "", 0, "%s\x1b", ("hunter2",), None)
+    assert RedactingFormatter("%(message)s").format(record) == "***\\x1b"
+
+
+def test_no_sink_of_a_run_or_a_sweep_holds_a_secret(tmp_path: Path) -> None:
+    secrets = ["hun'ter2", "se'cr3t", "abcdefgh12"]
+    url = "https:/me:hun'ter2@h.invalid/a.pt;jsessionid=abcdefgh12?sig=se'cr3t"
+    (tmp_path / "told.py").write_text(
+        f"from torch import nn\nclass Net(nn.Linear):\n    def __init__(self, url):\n"
+        f"        print('printed', {secrets!r})\n        raise ValueError({secrets!r}, url)\n"
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.yaml").write_text(f"# @package _global_\nmodel: {{url: {json.dumps(url)}}}\n")
+    (tmp_path / "mine" / "experiment").mkdir()
+    (tmp_path / "mine" / "own.yaml").rename(tmp_path / "mine" / "experiment" / "own.yaml")
+    line = ["model={_target_: told.Net}", "experiment=own", f"checkpoint.path={url}"]
+    command = [sys.executable, str(REPOSITORY / "run.py"), *line, "--config-dir", str(tmp_path / "mine")]
+    folders = [f"hydra.run.dir={tmp_path / 'run'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+
+    for more in ([], ["-m", "seed=1,2"], ["--cfg", "job"]):
+        done = run(*command, *more, *folders, cwd=tmp_path, HYDRA_FULL_ERROR="1")
+        shown = done.stdout + done.stderr
+        assert "***" in shown
+        assert not [secret for secret in secrets if secret in shown or repr(secret) in shown], shown
+    written = [path for folder in ("run", "sweep") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+    assert {"report.json", "loader.log", "config.yaml", "overrides.yaml", "summary.csv"} <= {p.name for p in written}
+    for path in written:
+        text = path.read_text().replace("''", "'")
+        assert not [secret for secret in secrets if secret in text], path

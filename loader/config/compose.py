@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from loader.config.argv import rewrite
 from loader.config.messages import translate
 from loader.errors import ConfigError
+from loader.redaction import remember
 
 CONFIG_NAME = "config"
 """The primary config."""
@@ -59,6 +60,7 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ConfigError: Hydra or OmegaConf refuses it.
     """
+    remember(list(overrides))
     rewritten = rewrite(overrides)
     with _own_hydra():
         try:
@@ -87,6 +89,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
         if refusal is None:
             raise
         raise refusal from error
+    remember(resolved)
     resolved.pop("hydra", None)
     return resolved
 

@@ -26,6 +26,7 @@ from loader.config.schema import (
     VerifyConfig,
 )
 from loader.lines import line
+from loader.redaction import remember
 from loader.rules import KINDS, READY_MADE
 from loader.wording import closest, did_you_mean, safe_text
 
@@ -45,6 +46,7 @@ def parse_job(config: Raw) -> JobConfig:
     Raises:
         ConfigError: Unknown keys, missing values and wrong types, all of them at once.
     """
+    remember(config)
     problems = Problems()
     problems.unknown(config, JobConfig, "")
     raw = {key: value for key, value in config.items() if value is not None}

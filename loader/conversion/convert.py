@@ -27,6 +27,7 @@ from loader.formats.path import called, is_copy
 from loader.lines import override, typed
 from loader.parts import Part
 from loader.place import resolve_dtype
+from loader.redaction import redacted
 from loader.report.data import Report
 from loader.verify import golden
 from loader.wording import phrases
@@ -149,7 +150,7 @@ def _source(part: Part) -> Source:
 
 def _name(path: Path) -> str:
     """A file's name where it is from, without what else its URL holds."""
-    return called(path).partition("?")[0].rpartition("/")[2] if is_copy(path) else path.name
+    return redacted(called(path).partition("?")[0]).rpartition("/")[2] if is_copy(path) else path.name
 
 
 def _said(rule: Any) -> dict[str, Any]:

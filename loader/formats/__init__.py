@@ -16,6 +16,7 @@ from loader.errors import CheckpointError, ConfigError
 from loader.formats.names import FORMATS
 from loader.formats.path import called, is_url, resolve_path, shown_path
 from loader.lines import line, typed
+from loader.redaction import remember
 from loader.wording import did_you_mean, safe_text
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def open_checkpoint(
     """
     from loader.formats import found  # noqa: PLC0415  # the formats build on this package
 
+    remember(str(path))
     _refuse_unknown("checkpoint.format", format, ("auto", *FORMATS))
     _refuse_unknown("checkpoint.check", check, CHECKS)
     wanted = _digest(path, sha256)

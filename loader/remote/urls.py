@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from loader.errors import CheckpointError
 from loader.lines import line
-from loader.redaction import redacted
+from loader.redaction import redacted, remember
 from loader.wording import did_you_mean, safe_text
 
 SCHEMES = ("https", "http", "s3", "gs", "hf")
@@ -91,6 +91,7 @@ def parse_url(text: str) -> Url:
     Raises:
         CheckpointError: It is of a scheme that is not read, or names no host or file.
     """
+    remember(text)
     found = _SCHEME.match(text)
     scheme = found[1].lower() if found else ""
     if found is None or scheme not in SCHEMES:

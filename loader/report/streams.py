@@ -3,6 +3,7 @@
 Guarantees: inside `unbreakable` no print fails, neither the loader's own nor one of a model's constructor. A stream
 that was closed swallows everything; a reader that has gone away (`| head -1`) ends the printing and nothing else; a
 full disk is remembered, for the exit code to say so; a character that the encoding lacks is written as its escape.
+What is printed has lost the credentials of URLs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
+
+from loader.redaction import redacted
 
 _GONE = (errno.EPIPE, errno.ECONNRESET)
 """A reader that has what it wanted."""
@@ -37,6 +40,15 @@ class _Unbreakable(io.FileIO):
                 self.lost = error
             _to_nowhere(self.fileno())
             return super().write(data)
+
+
+class _Redacting(io.TextIOWrapper):
+    """Text without the secrets of URLs, whoever prints it: Hydra's own pages and tracebacks, too."""
+
+    def write(self, text: str, /) -> int:
+        """Writes a text; returns its length, as any text stream does."""
+        super().write(redacted(text))
+        return len(text)
 
 
 @contextmanager
@@ -79,7 +91,7 @@ def _guarded(name: str) -> TextIO:
     if type(raw) is not io.FileIO or raw.fileno() != _STREAMS[name] or not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()
-    return io.TextIOWrapper(
+    return _Redacting(
         io.BufferedWriter(_Unbreakable(raw.fileno(), "wb", closefd=False)),
         encoding=stream.encoding,
         errors="backslashreplace",

@@ -29,6 +29,7 @@ from hydra.core.utils import configure_log, setup_globals
 from omegaconf import OmegaConf, open_dict
 
 from loader.errors import LoaderError
+from loader.redaction import remember
 from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
 from loader.report.streams import unbreakable
@@ -195,6 +196,7 @@ def _end_with_sweep() -> None:
 
 
 def _run_here(request: _Request) -> int:
+    remember([request.config, request.overrides])
     os.environ.clear()
     os.environ.update(request.environment)
     os.chdir(request.folder)
