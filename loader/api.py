@@ -25,7 +25,7 @@ from loader.config.schema import JobConfig
 from loader.errors import ConfigError
 from loader.formats.memory import MemoryCheckpoint
 from loader.given import check_checkpoint, check_module, check_order, overrides_of, plain_names
-from loader.job import execute
+from loader.job import execute, names_model
 from loader.parts import Part, open_parts, part_configs
 from loader.place import own_random_state, resolve_device, resolve_dtype, settle
 from loader.prepare import prepare
@@ -79,7 +79,8 @@ def load(config: Sequence[str] | Node = ()) -> Loaded:
     if isinstance(config, Mapping):
         composed = overlay(composed, plain_names(_plain(config)))
     report = Report(config=composed, overrides=overrides)
-    return Loaded(execute(composed, report), report)
+    asked = "model" in config if isinstance(config, Mapping) else names_model(overrides)
+    return Loaded(execute(composed, report, asked=asked), report)
 
 
 def load_model(

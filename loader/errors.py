@@ -53,6 +53,8 @@ class FitError(LoaderError, ValueError):
     exit_code = 4
     plan: Plan | None = None
     """What a load would have done, where the keys were what did not fit."""
+    proposed: bool = False
+    """Whether the hint holds lines with which the file fits."""
 
 
 class VerificationError(LoaderError, RuntimeError):

@@ -7,6 +7,7 @@ in the job's log; ``report.json`` is written whenever there is a folder for it.
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 log = logging.getLogger("loader")
+
+_MODEL = re.compile(r"[~+]*(model|experiment)([.@:=]|$)")
 _LONGEST = 400
 
 
@@ -43,7 +46,7 @@ def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *
     """
     report = Report(config=dict(config), overrides=list(overrides))
     try:
-        execute(config, report)
+        execute(config, report, asked=names_model(overrides))
     except LoaderError as error:
         if report.plan and not quiet:
             # What a plan was asked for is every key's fate; a refused one says why below it.
@@ -74,8 +77,19 @@ def _reported(report: Report, output_dir: Path) -> int:
     return report.exit_code
 
 
-def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True) -> nn.Module | None:
+def names_model(overrides: Sequence[str]) -> bool:
+    """Whether overrides say what the model is."""
+    return any(_MODEL.match(override) for override in overrides)
+
+
+def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True, asked: bool = True) -> nn.Module | None:
     """Parses a config and carries the job out, with the outcome in the report.
+
+    Args:
+        config: The composed config, resolved and plain.
+        report: Filled on the way.
+        prove: False leaves verification at the structural checks.
+        asked: Whether the user said what the model is; otherwise it is the default's.
 
     Returns:
         The model, in the modes that have one.
@@ -86,7 +100,7 @@ def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True) ->
     try:
         job = parse_job(config)
         report.mode = job.mode
-        return _carry_out(job, report, prove=prove)
+        return _carry_out(job, report, prove=prove, asked=asked)
     except LoaderError as error:
         describe_refusal(report, error)
         raise
@@ -94,7 +108,7 @@ def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True) ->
         fill.environment(report)
 
 
-def _carry_out(job: JobConfig, report: Report, *, prove: bool) -> nn.Module | None:
+def _carry_out(job: JobConfig, report: Report, *, prove: bool, asked: bool) -> nn.Module | None:
     # Each mode imports what it needs: torch alone takes longer than it takes to say what is in a file.
     if job.mode == "inspect":
         from loader.inspection import inspect_files  # noqa: PLC0415  # this mode alone
@@ -110,7 +124,7 @@ def _carry_out(job: JobConfig, report: Report, *, prove: bool) -> nn.Module | No
     with importing():
         from loader.pipeline import run as run_pipeline  # noqa: PLC0415  # imports torch
 
-    return run_pipeline(job, report, prove=prove)
+    return run_pipeline(job, report, prove=prove, asked=asked)
 
 
 def describe_refusal(report: Report, error: LoaderError) -> None:

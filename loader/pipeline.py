@@ -19,6 +19,7 @@ from torch import nn
 from loader.build import Built, build_model
 from loader.collector import collector_paused
 from loader.config.schema import EMBEDDED, JobConfig
+from loader.errors import FitError
 from loader.parts import Part, open_parts
 from loader.place import own_random_state, resolve_device, resolve_dtype, settle
 from loader.prepare import Prepared, Recipe, prepare
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
     from loader.conversion.convert import Conversion
 
 
-def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
+def run(job: JobConfig, report: Report, *, prove: bool = True, asked: bool = True) -> nn.Module:
     """Carries out one job.
 
     Args:
         job: What to do.
         report: Filled on the way.
         prove: False leaves verification at the structural checks.
+        asked: Whether the user said what the model is; otherwise it is the default's.
 
     Returns:
         The model in eval mode, on its device; in ``mode=plan`` the architecture without its weights.
@@ -64,7 +66,7 @@ def run(job: JobConfig, report: Report, *, prove: bool = True) -> nn.Module:
         work = _Work(job, parts, device, policy, built)
         stack.callback(work.describe, report)
         with clock("plan"):
-            work.plan()
+            work.plan(asked=asked)
         if job.mode == "plan":
             return work.built.module
 
@@ -96,10 +98,20 @@ class _Work:
     prepared: Prepared | None = None
     """None for a model that came out of the file complete."""
 
-    def plan(self) -> None:
-        """Plans the load, and refuses it where the files do not fit the model."""
+    def plan(self, *, asked: bool) -> None:
+        """Plans the load, and refuses it where the files do not fit the model, or where there is none to fit."""
         if self.built.complete:
             return
+        try:
+            self._plan()
+        except FitError as error:
+            if asked:
+                raise
+            from loader.unnamed import unnamed  # noqa: PLC0415  # such a refusal alone
+
+            raise unnamed(self.job, self.parts, error) from error
+
+    def _plan(self) -> None:
         prepared = self._prepare()
         if self.built.hollow and prepared.plan.leaves_to_initialise() and self.job.mode != "plan":
             prepared = self._start_over("keys that may stay unloaded keep the model's own initialisation")

@@ -45,6 +45,15 @@ def what_to_type(ranked: Sequence[CandidateRow], settings: CheckpointConfig, not
     return [line for line in lines if line]
 
 
+def architecture(ranked: Sequence[CandidateRow], settings: CheckpointConfig, notes: object = None) -> list[str]:
+    """The lines that take the architecture out of the file, without the program; the arguments are those above."""
+    models = [row for row in ranked if row["role"] in {"weights", "model", "average"}]
+    if not models or not may_be_typed(settings.path):
+        return []
+    lines = [*_embedded(models[0], settings, notes), *_rebuild(models[0], settings)]
+    return [line.removeprefix(f"{program()} ") for line in lines]
+
+
 def _plan(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
     place = _place(row, settings)
     if place is None:

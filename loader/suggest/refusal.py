@@ -43,9 +43,13 @@ class Advised:
         """What the proposals rest on, and what else there is to say."""
         return [*explained(self.proposals, self.candidates), *self.remarks]
 
-    def hint(self, otherwise: str) -> str:
-        """The lines to type; `otherwise` where there are none and no reason is known."""
-        return hint(self.proposals, f"{_NOTHING}: {self.instead}" if self.instead else otherwise)
+    def refusal(self, lines: Sequence[str], otherwise: str) -> FitError:
+        """A refusal with the lines to type; `otherwise` where there are none and no reason is known."""
+        error = FitError(
+            "\n".join(lines), hint(self.proposals, f"{_NOTHING}: {self.instead}" if self.instead else otherwise)
+        )
+        error.proposed = bool(self.proposals)
+        return error
 
 
 def misfit(
@@ -62,7 +66,7 @@ def misfit(
     """
     head = f"{source} does not fit the model: {_share(len(plan.loaded), len(wanted))} would be loaded."
     lines = [head, *diagnosis(plan, wanted, file), *found.lines()]
-    error = FitError("\n".join(lines), found.hint(NO_WAY + (_BY_HAND if plan.loaded else "")))
+    error = found.refusal(lines, NO_WAY + (_BY_HAND if plan.loaded else ""))
     error.plan = plan
     return error
 
@@ -85,12 +89,12 @@ def undecided(settings: Sequence[str], source: str, found: Advised, diagnosed: S
         told = f"{what}: what makes {source} fit is more than {what} may decide."
     else:
         told = f"{what}: nothing was found that makes {source} fit the model."
-    return FitError("\n".join([told, *diagnosed, *found.lines()]), found.hint(NO_WAY))
+    return found.refusal([told, *diagnosed, *found.lines()], NO_WAY)
 
 
 def with_proposals(error: FitError, found: Advised, *, otherwise: str = "") -> FitError:
     """A refusal of a nested key or a rule, with the lines that make the file fit; `otherwise` where there are none."""
-    return FitError("\n".join([error.message, *found.lines()]), found.hint(otherwise))
+    return found.refusal([error.message, *found.lines()], otherwise)
 
 
 def explained(proposals: Sequence[Proposal], candidates: Sequence[Candidate] = ()) -> list[str]:
