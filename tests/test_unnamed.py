@@ -56,7 +56,7 @@ def test_the_command_line_says_so_too(tmp_path: Path) -> None:
     done = run_loader("checkpoint.path=mine.pth", cwd=tmp_path)
 
     assert done.code == 2
-    assert done.err.startswith("error  no model was given, and mine.pth does not fit")
+    assert done.err.startswith(f"error  no model was given, and {tmp_path}/mine.pth does not fit")
     assert "try  mode=scaffold model._target_=my_pkg.Net checkpoint.path=mine.pth" in done.err
 
 
