@@ -15,7 +15,13 @@ import torch
 from loader.errors import CheckpointError
 from loader.formats.base import TensorEntry
 from loader.formats.once import ReadOnce
+from loader.formats.pickle.arrays import ARRAY
 from loader.parts import Part
+
+
+def as_saved(entry: TensorEntry, value: torch.Tensor) -> object:
+    """A value for the model's own code: an array of NumPy's where it was one."""
+    return value.numpy() if ARRAY in entry.details else value
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from loader.lines import line
 from loader.parts import Offers, Part
 from loader.place import Loss, cast, final_dtype
 from loader.plan import Match, Plan, Wanted
-from loader.reading import Reading
+from loader.reading import Reading, as_saved
 from loader.wants import Slot, dtype_name, storage_id
 from loader.wording import listing, phrases, safe_text
 
@@ -94,10 +94,11 @@ class Stage:
         values: dict[str, object] = {}
         for source in needed:
             key = filled.get(source)
-            if not isinstance(self.offers.entries[source].entry, TensorEntry):
+            entry = self.offers.entries[source].entry
+            if not isinstance(entry, TensorEntry):
                 values[source] = self._extra(source)
             elif key is None or self.wanted[key].kind == "extra":
-                values[source] = self.read(source)
+                values[source] = as_saved(entry, self.read(source))
             else:
                 values[source] = self._final(key, self.read(source), copy=source in aliased, live=live)
             if source in passing:

@@ -47,7 +47,7 @@ class Storage:
     """The opened file it stands in."""
     big_endian: bool = False
     """Whether its elements were written most significant byte first."""
-    data: bytes | None = field(default=None, compare=False, repr=False)
+    data: bytes | bytearray | None = field(default=None, hash=False, repr=False)
     """Its bytes, where the file keeps them inside a pickle; `offset` means nothing then."""
     memory: torch.UntypedStorage | None = field(default=None, compare=False, repr=False)
     """Its bytes, where they are in memory already."""

@@ -1,7 +1,7 @@
 """NumPy's `.npy`: a text that says type, order and shape, then the bytes.
 
 Guarantees: the text is bounded and matched, never evaluated; the array is exactly as large as it says; an array of
-Python objects, which is a pickle, is not looked into.
+Python objects, which is a pickle, is read inertly where it is the whole file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from loader.formats.names import NPY as FORMAT
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.pickle.arrays import NUMPY_DTYPES
+from loader.formats.pickle.reader import unpickle
+from loader.formats.pickle.tensors import BUILDERS
+from loader.formats.pickle.tree import build_tree
 from loader.formats.signatures import NPY_MAGIC
 from loader.wording import counted, listing, safe_text, shape
 
@@ -136,6 +139,16 @@ def refuse_unreadable(file: CheckpointFile, headers: dict[str, Header]) -> None:
         )
 
 
+def _of_objects(file: CheckpointFile, header: Header) -> Container:
+    """The arrays of numbers among Python objects, such as the values of a dict that `numpy.save` was given."""
+    found = unpickle(file.mapping, header.start, builders=BUILDERS, where=f"the pickle in {shown_path(file.path)}")
+    file.note(found.globals)
+    root = build_tree(found.root)
+    if not any(container.tensors() for _, container in root.walk()):
+        refuse_unreadable(file, {file.path.name: header})
+    return root
+
+
 class Npy(OpenedFile):
     """A file with one array.
 
@@ -149,6 +162,9 @@ class Npy(OpenedFile):
 
     def __init__(self, file: CheckpointFile, check: str) -> None:
         header = read_header(file, file.pread(0, min(LONGEST_HEAD, file.size)), file.path.name)
+        if header.of_objects:
+            super().__init__(file, FORMAT, _of_objects(file, header), check)
+            return
         refuse_unreadable(file, {file.path.name: header})
         width = ITEMSIZE.get(header.dtype or "", 0)
         needed = header.start + width

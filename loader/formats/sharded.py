@@ -77,6 +77,12 @@ class Shards:
         return file
 
     def _format(self) -> str:
+        strange = [f"{name} ({f.format})" for name, f in self.recognised.items() if f.format not in _FORMAT_OF_SHARD]
+        if strange:
+            raise CheckpointError(
+                f"{shown_path(self.index.path)} names shards of a format that no library splits: {listing(strange)}",
+                _AGAIN,
+            )
         by_format: dict[str, list[str]] = {}
         for name, found in self.recognised.items():
             by_format.setdefault(_FORMAT_OF_SHARD[found.format], []).append(name)

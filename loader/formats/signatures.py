@@ -21,6 +21,11 @@ _LEGACY_TEXT = b"L%dL\n" % LEGACY_MAGIC
 TAR_MAGIC, TAR_MAGIC_AT, _TAR_BLOCK = b"ustar", 257, 512
 TORCH_TAR_MEMBERS = ("sys_info", "pickle", "tensors", "storages")
 """What the oldest torch packed together."""
+# An empty container or a global, and what picklers write behind either.
+_OLD_PICKLE = re.compile(
+    rb"\([dlt]p?\d*\n|\([dlt]q|c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n[pq()]|[\]}]q.[(XU]|\(i[A-Za-z_][\w.]*\n", re.DOTALL
+)
+_PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _PLACE = re.compile(rb'"data_offsets":\s*\[\d')
 _NEAR = 64
 _LENGTH = struct.Struct("<Q")
@@ -41,6 +46,11 @@ def is_safetensors(head: bytes) -> bool:
 def is_damaged_safetensors(head: bytes) -> bool:
     """Whether a file that does not begin like safetensors has what only their headers have."""
     return b'{"__metadata__":' in head[:_NEAR] or _PLACE.search(head) is not None
+
+
+def is_pickle(head: bytes) -> bool:
+    """Whether a file begins like a pickle of any protocol."""
+    return head.startswith(_PICKLE) or _OLD_PICKLE.match(head) is not None
 
 
 def is_torch_legacy(head: bytes) -> bool:

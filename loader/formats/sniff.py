@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _HEAD = 4096
+_TAIL = 64 << 10
 _OF_TORCH = frozenset((names.TORCH_ZIP, names.TORCH_LEGACY, names.TORCH_TAR, names.TORCHSCRIPT))
 _ENDINGS = {
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin"), _OF_TORCH),
     ".safetensors": {names.SAFETENSORS},
     ".pt2": {names.TORCH_EXPORT},
     **{f".{name}": {name} for name in (names.GGUF, names.NPZ, names.NPY)},
+    **{ending: {names.PICKLE, *_OF_TORCH} for ending in (".pkl", ".pickle")},
 }
 """What a name promises; it is told where the content is something else."""
 
@@ -101,12 +103,24 @@ def _recognise(file: CheckpointFile, head: bytes) -> Recognised | None:
         from loader.formats.npy import Npy  # noqa: PLC0415  # this format alone
 
         return Recognised(names.NPY, partial(Npy, file))
+    if signatures.is_pickle(head) and _is_nobodys(file, head):
+        from loader.formats.pickled_file import PickledFile  # noqa: PLC0415  # this format alone
+
+        return Recognised(names.PICKLE, partial(PickledFile, file))
     if signatures.is_damaged_safetensors(head):
         raise file.damaged(
             "it is a safetensors file, and its first 8 bytes are not the length of its header: they say "
             f"{int.from_bytes(head[:8], 'little'):,}"
         )
     return None
+
+
+def _is_nobodys(file: CheckpointFile, head: bytes) -> bool:
+    """Whether a pickle is of no framework that is named instead."""
+    from loader.formats.foreign.frameworks import OLD_PICKLE, PICKLE, name_pickle  # noqa: PLC0415  # pickles alone
+
+    tail = file.pread(max(0, file.size - _TAIL), min(_TAIL, file.size))
+    return name_pickle(head, tail) in (OLD_PICKLE, PICKLE)
 
 
 def _recognise_zip(archive: Archive) -> Recognised | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import zipfile
 from pathlib import Path
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from loader.errors import CheckpointError
+from loader import load_into
+from loader.errors import CheckpointError, FitError
 from loader.formats import open_checkpoint
-from loader.formats.base import Leaf
+from loader.formats.base import Container, Leaf
 from loader.formats.pickle.arrays import NUMPY_DTYPES
 from tests.formats.comparing import assert_same
 from tests.jobs import carry_out
@@ -194,3 +196,137 @@ def test_headers_in_another_order_are_read(tmp_path: Path) -> None:
     path.write_bytes(header(text + " " * (-(10 + len(text)) % 64)))
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.root.tensors()[""].stride == (1, 2)
+
+
+KEPT = {name: array for name, array in ARRAYS.items() if name != "scalar"}
+"""A scalar of NumPy's is a number beside the weights, not a tensor."""
+
+
+def assert_same_arrays(root: Container, read: Any, arrays: dict[str, Any]) -> None:
+    ours = root.tensors()
+    assert list(ours) == list(arrays)
+    for name, entry in ours.items():
+        for mmap in (True, False):
+            assert_same(read(entry, mmap=mmap), as_torch(arrays[name]))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_in_a_plain_pickle_are_tensors(protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(ARRAYS, protocol))
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.format == "pickle"
+        assert_same_arrays(checkpoint.root, checkpoint.read, KEPT)
+        assert checkpoint.root.children["scalar"].type == "numpy._core.multiarray.scalar"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_arrays_in_a_file_of_torch_are_tensors(protocol: int, legacy: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    content = {"state_dict": ARRAYS, "one": torch.ones(1)}
+    torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
+    with open_checkpoint(path) as checkpoint:
+        found = checkpoint.root.children["state_dict"]
+        assert isinstance(found, Container)
+        assert_same_arrays(found, checkpoint.read, KEPT)
+
+
+def test_arrays_in_an_array_of_objects_are_tensors(tmp_path: Path) -> None:
+    dict_of, list_of, nested = tmp_path / "dict.npy", tmp_path / "list.npy", tmp_path / "nested.npy"
+    np.save(dict_of, ARRAYS, allow_pickle=True)  # type: ignore[arg-type]
+    several = np.empty(2, dtype=object)
+    several[:] = [np.arange(3.0), np.ones((2, 2), np.int8)]
+    np.save(list_of, several)
+    np.save(nested, {"net": {"w": several}, "names": ["a"]}, allow_pickle=True)  # type: ignore[arg-type]
+    for path in (dict_of, list_of, nested):
+        with open_checkpoint(path) as checkpoint:
+            assert checkpoint.format == "npy"
+            root = checkpoint.root
+            if path == nested:
+                root = dict(root.walk())["net.w"]
+            assert_same_arrays(
+                root, checkpoint.read, KEPT if path == dict_of else dict(zip("01", several, strict=True))
+            )
+
+
+def test_what_is_no_array_of_numbers_stays_an_entry(tmp_path: Path) -> None:
+    path = tmp_path / "a.pkl"
+    odd = {
+        "texts": np.array(["a"]), "fields": np.zeros(1, [("a", "f4")]), "dates": np.array(["2020"], "M8[D]"),
+        "objects": np.array([1, "a"], object), "long": np.zeros(1, np.longdouble),
+    }  # fmt: skip
+    for protocol in (2, 5):
+        path.write_bytes(pickle.dumps({**odd, "w": np.ones(1)}, protocol))
+        with open_checkpoint(path) as checkpoint:
+            assert [*checkpoint.root.tensors()] == ["w"]
+            assert {n.type for n in checkpoint.root.children.values() if isinstance(n, Leaf)} == {"numpy.ndarray"}
+
+
+CROOKED: dict[str, Any] = {
+    "a shape that needs more bytes": lambda s: (s[0], (1 << 62,), *s[2:]),
+    "a negative shape": lambda s: (s[0], (-3,), *s[2:]),
+    "no shape": lambda s: (s[0], 3, *s[2:]),
+    "less bytes": lambda s: (*s[:4], s[4][:-1]),
+    "another type": lambda s: (*s[:2], np.dtype("f4"), *s[3:]),
+    "text for bytes": lambda s: (*s[:4], "x" * len(s[4])),
+}
+
+
+@pytest.mark.parametrize("lie", CROOKED)
+def test_an_array_whose_parts_do_not_belong_together_is_none(lie: str, tmp_path: Path) -> None:
+    class Lying(np.ndarray[Any, Any]):
+        def __reduce__(self) -> Any:
+            made: Any = np.array(self).__reduce__()
+            function, arguments, state = made
+            return function, arguments, CROOKED[lie](state)
+
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"lie": np.ones(3).view(Lying), "w": np.ones(3)}, 2))
+    with open_checkpoint(path) as checkpoint:
+        assert [*checkpoint.root.tensors()] == ["w"]
+
+
+def test_arrays_fill_a_model_and_are_compared_by_what_they_hold(tmp_path: Path) -> None:
+    weight, bias = np.arange(6.0, dtype=np.float32).reshape(3, 2).T, np.ones(2, np.float32)
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"weight": weight, "bias": bias}))
+    loaded = carry_out({"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2}, path)
+    assert torch.equal(loaded.model.state_dict()["weight"], torch.from_numpy(weight.copy()))
+    assert loaded.report.parts[""].format == "pickle"
+    path.write_bytes(pickle.dumps({"first.weight": np.ones((2, 2)), "second.weight": np.zeros((2, 2))}))
+    tied = torch.nn.ModuleDict({"first": torch.nn.Linear(2, 2, bias=False)})
+    tied["second"] = tied["first"]
+    with pytest.raises(FitError, match="the model ties names that hold different values in the file"):
+        load_into(tied, path)
+
+
+def test_extra_state_that_is_an_array_stays_one(tmp_path: Path) -> None:
+    class Counting(torch.nn.Linear):
+        seen: Any = None
+
+        def get_extra_state(self) -> Any:
+            return np.arange(3)
+
+        def set_extra_state(self, state: Any) -> None:
+            self.seen = state
+
+    torch.save(Counting(2, 1).state_dict(), tmp_path / "a.pt")
+    module = Counting(2, 1)
+    load_into(module, tmp_path / "a.pt")
+    assert isinstance(module.seen, np.ndarray)
+    assert module.seen.tolist() == [0, 1, 2]
+
+
+def test_a_pickle_without_arrays_is_named_and_nothing_runs(tmp_path: Path) -> None:
+    path = tmp_path / "a.pkl"
+    for protocol, what in (
+        (0, "a pickle of protocol 0, as Python 2 wrote them"),
+        (4, "a pickle that torch.save did not"),
+    ):
+        path.write_bytes(pickle.dumps({"a": Marking(tmp_path / "mark")}, protocol))
+        with pytest.raises(CheckpointError) as refusal:
+            open_checkpoint(path)
+        assert refusal.value.message.startswith(f"{path} is {what}")
+        assert refusal.value.message.endswith(", and holds no array of numbers")
+    assert not (tmp_path / "mark").exists()

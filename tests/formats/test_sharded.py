@@ -19,6 +19,7 @@ from loader.formats.file import CheckpointFile
 from loader.formats.several import SeveralFiles, natural
 from tests.formats.comparing import assert_same
 from tests.formats.sharding import shard_name, write_index, write_shards, write_sparse
+from tests.hostile import samples
 
 ONE, TWO = shard_name(1, 2), shard_name(2, 2)
 A, B = {"a": torch.arange(4.0), "b": torch.ones(2, 3)}, {"c": torch.full((2,), 7)}
@@ -213,6 +214,18 @@ def test_shards_that_were_not_downloaded_are_told_at_once(tmp_path: Path) -> Non
     told = refusal(index)
     assert told.message.startswith(f"2 of 2 shards are refused: {tmp_path / ONE} is a Git LFS pointer")
     assert told.hint == "git lfs pull"
+
+
+@pytest.mark.parametrize("format", ["npz", "npy", "pickle", "torchscript"])
+def test_shards_of_a_format_that_is_never_split_are_refused(format: str, tmp_path: Path) -> None:
+    write_shards(tmp_path, A, B)
+    (tmp_path / "other").mkdir()
+    samples.SAMPLES[format](tmp_path / "other", {"x": torch.ones(1)}).replace(tmp_path / TWO)
+    told = refusal(tmp_path)
+    assert told.message == (
+        f"{tmp_path / 'model.safetensors.index.json'} names shards of a format that no library splits: {TWO} ({format})"
+    )
+    assert told.hint == "download the index and all its shards again, from one and the same revision"
 
 
 def test_shards_of_different_formats_are_refused(tmp_path: Path) -> None:

@@ -93,6 +93,13 @@ def in_array(folder: Path, opcodes: bytes) -> Path:
     return path
 
 
+def in_pickle(folder: Path, opcodes: bytes, *, writer: samples.Writer, infect: Infect) -> Path:
+    """A file that is one pickle, with NumPy's header or without."""
+    path = writer(folder, STATE)
+    path.write_bytes(infect(path.read_bytes(), opcodes))
+    return path
+
+
 def in_metadata(folder: Path, opcodes: bytes) -> Path:
     """The metadata of a distributed checkpoint."""
     path = samples.distributed(folder, STATE)
@@ -155,6 +162,9 @@ CARRIERS: Mapping[str, Carrier] = {
     "torch-export, constants": partial(in_export, member="constants.pt"),
     "torch-zip, policy": in_policy,
     "npz": in_array,
+    "npy-objects": partial(in_pickle, writer=samples.objects, infect=beside),
+    "pickle": partial(in_pickle, writer=samples.pickled, infect=inside),
+    "pickle, beside": partial(in_pickle, writer=samples.pickled, infect=beside),
     "deepspeed, model": partial(in_states, of="model"),
     "deepspeed, optimizer": partial(in_states, of="optim"),
     "dcp, metadata": in_metadata,

@@ -134,6 +134,20 @@ def npy(folder: Path, state: State) -> Path:
     return path
 
 
+def objects(folder: Path, state: State) -> Path:
+    """What `numpy.save` writes of a dict of arrays."""
+    path = folder / "a.npy"
+    np.save(path, {key: value.numpy() for key, value in state.items()}, allow_pickle=True)  # type: ignore[arg-type]
+    return path
+
+
+def pickled(folder: Path, state: State) -> Path:
+    """What `pickle.dump` writes of a dict of arrays."""
+    path = folder / "a.pkl"
+    path.write_bytes(pickle.dumps({key: value.numpy() for key, value in state.items()}, 2))
+    return path
+
+
 def exported(folder: Path, state: State) -> Path:
     """What `torch.export` wrote before torch 2.8: an archive with files of `torch.save` in it."""
     path = folder / "a.pt2"
@@ -193,6 +207,8 @@ SAMPLES: Mapping[str, Writer] = {
     "torchscript": torchscript,
     "npz": npz,
     "npy": npy,
+    "npy-objects": objects,
+    "pickle": pickled,
     "torch-export": exported,
     "gguf": gguf,
     "dcp": distributed,

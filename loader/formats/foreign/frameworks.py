@@ -10,6 +10,8 @@ import re
 import zlib
 from dataclasses import dataclass
 
+from loader.formats.signatures import is_pickle
+
 READ = "files of PyTorch, safetensors, GGUF and NumPy are read"
 UNPACK = "unpack it, then give the path of the checkpoint inside: checkpoint.path=FILE"
 _SAVE = "safetensors.numpy.save_file({}, 'new.safetensors')"
@@ -128,7 +130,6 @@ MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
 )  # fmt: skip
 """Offset, bytes, and what a file with these bytes there is."""
 
-_PROTOCOLS = {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}
 _TABLE_END = bytes.fromhex("57fb808b247547db")
 _VARINT = rb"[\x80-\xff]{0,4}[\x00-\x7f]"
 _PROTOBUFS = (
@@ -145,10 +146,6 @@ _PROTOBUFS = (
 )
 # Type, index, number of entries, and the type of the first key.
 _LUA_TABLE = re.compile(rb"\x03\0\0\0\x01\0\0\0..\0\0[\x01\x02]\0\0\0|3\n1\n\d{1,6}\n[12]\n", re.DOTALL)
-# An empty container or a global, and what picklers write behind either.
-_OLD_PICKLE = re.compile(
-    rb"\([dlt]p?\d*\n|\([dlt]q|c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n[pq()]|[\]}]q.[(XU]|\(i[A-Za-z_][\w.]*\n", re.DOTALL
-)
 _ZLIB = re.compile(rb"\x78[\x01\x5e\x9c\xda]", re.DOTALL)
 _KEY = re.compile(rb"[A-Za-z_][\w ./-]*")
 _TEXTS = (
@@ -162,10 +159,10 @@ _DATA_NAME = re.compile(r".+\.data-\d{5}-of-\d{5}", re.DOTALL)
 
 def name_pickle(head: bytes, tail: bytes) -> Foreign | None:
     """Says what a pickle is that torch did not write; None where it is no pickle."""
-    if _OLD_PICKLE.match(head):
-        return OLD_PICKLE
-    if head[:2] not in _PROTOCOLS:
+    if not is_pickle(head):
         return None
+    if head[:1] != b"\x80":
+        return OLD_PICKLE
     if b"StructuredToParameterName@@" in head or b"StructuredToParameterName@@" in tail:
         return PADDLE
     return JOBLIB if b"joblib.numpy_pickle" in head or b"sklearn." in head else PICKLE

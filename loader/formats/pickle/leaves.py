@@ -7,7 +7,7 @@ long; nothing is converted, hashed or compared to write it.
 from __future__ import annotations
 
 from loader.formats.base import Leaf, TensorEntry
-from loader.formats.pickle.arrays import pickled_array
+from loader.formats.pickle.arrays import is_array, pickled_array
 from loader.formats.pickle.records import Global, PersistentId, PickledDict, PickledSet, Reduced
 from loader.wording import counted, safe_text, shape
 
@@ -33,7 +33,7 @@ def key_of(key: object, index: int) -> str:
 def type_of(record: object) -> str:
     """The type of an entry, as the file names it."""
     if isinstance(record, Reduced | PickledDict):
-        return "numpy.ndarray" if record.type.endswith(".multiarray._reconstruct") else record.type
+        return "numpy.ndarray" if is_array(record) else record.type
     if isinstance(record, Global):
         return "global"
     if isinstance(record, PickledSet):

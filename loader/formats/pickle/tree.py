@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from loader.errors import CheckpointError
 from loader.formats.base import Container, Leaf, Node, TensorEntry
+from loader.formats.pickle.arrays import objects_of, pickled_array
 from loader.formats.pickle.leaves import PLAIN, key_of, leaf, type_of
 from loader.formats.pickle.modules import ModuleReader, module_tables
 from loader.formats.pickle.records import PickledDict, Reduced
@@ -38,8 +39,10 @@ class _Tree:
         self.pending: deque[tuple[Container, int]] = deque()
         self.parents: dict[int, list[Container]] = {}
         self.modules = ModuleReader()
+        self.arrays: dict[int, TensorEntry] = {}
 
     def grow(self, record: object) -> Container:
+        record = _unwrapped(record)
         top = self.node(record, 0)
         root = top if isinstance(top, Container) else Container("dict", type_of(record), {"": top}, record=record)
         while self.pending:
@@ -49,13 +52,18 @@ class _Tree:
         return root
 
     def node(self, record: object, level: int) -> Node:
+        if isinstance(record, Reduced):
+            record = _unwrapped(record)
         if isinstance(record, TensorEntry):
             return record
         if isinstance(record, PLAIN):
             return leaf(record)
-        known = self.known.get(id(record))
+        known = self.known.get(id(record)) or self.arrays.get(id(record))
         if known is not None:
             return known
+        array = pickled_array(record)
+        if array is not None:
+            return self.arrays.setdefault(id(record), array.entry())
         kind = _kind(record)
         if not kind or (kind == "list" and _is_plain(record)):
             return leaf(record)
@@ -94,6 +102,9 @@ class _Tree:
             return enumerate(record)
         if not isinstance(record, Reduced):
             return ()
+        array = objects_of(record)
+        if array is not None:
+            return enumerate(array[1])
         if container.kind == "module":
             return self.modules.state_dict(record).items()
         if record.flat is not None:
@@ -126,6 +137,8 @@ def _kind(record: object) -> str:
         return "list"
     if not isinstance(record, Reduced):
         return ""
+    if objects_of(record) is not None:
+        return "list"
     if module_tables(record) is not None:
         return "module"
     if record.flat is not None:
@@ -133,8 +146,19 @@ def _kind(record: object) -> str:
     return "list" if record.items is not None else "object"
 
 
+def _unwrapped(record: object) -> object:
+    """What an array of one Python object and no dimension holds, as `numpy.save` writes a dict."""
+    for _ in range(_MOST_LEVELS):
+        array = objects_of(record)
+        if array is None or array[0] or len(array[1]) != 1:
+            break
+        record = array[1][0]
+    return record
+
+
 def _is_plain(record: object) -> bool:
-    items = record.items if isinstance(record, Reduced) else record
+    array = objects_of(record)
+    items = array[1] if array is not None else record.items if isinstance(record, Reduced) else record
     return isinstance(items, list | tuple) and all(isinstance(item, PLAIN) for item in items)
 
 
