@@ -28,6 +28,7 @@ from loader.suggest.overrides import (
     under_ready_names,
 )
 from loader.suggest.problem import Explanation, Problem, Verdict, judge
+from loader.suggest.target import Shape
 from loader.wording import listing, safe_text
 
 _HALF = 0.5
@@ -48,7 +49,7 @@ def conclude(problem: Problem, draft: Draft) -> Explanation | None:
     allow = problem.allow
     if best.verdict.plan.refused:
         excused = excuse(best.verdict.plan, problem.allow, problem.wanted, _offered(problem, best))
-        if excused is None:
+        if excused is None or _may_be_named_otherwise(problem, best):
             return None
         allow = excused
         best = _judged(problem, draft, best.rules, allow)
@@ -131,6 +132,24 @@ def _leaves_modules_out(problem: Problem, plan: Plan) -> bool:
     """Whether anything but buffers stays without a partner on either side, allowed by the user or not."""
     extra = [key for key in plan.unexpected if key.rpartition(".")[2] not in BUFFERS]
     return bool(extra) or any(problem.wanted[key].kind != "buffer" for key in plan.missing)
+
+
+def _may_be_named_otherwise(problem: Problem, found: _Confirmed) -> bool:
+    """Whether what nothing fills has the names and shapes of what goes nowhere: it is not to stay random."""
+    plan, offered, refused = found.verdict.plan, _offered(problem, found), set(found.verdict.plan.refused)
+    missing = {key: problem.wanted[key].shape for key in plan.missing if key in refused}
+    extra = {key: offered[key][1].shape for key in plan.unexpected if key in refused and key in offered}
+    return not _modules(missing).isdisjoint(_modules(extra))
+
+
+def _modules(shapes: Mapping[str, Shape | None]) -> set[frozenset[tuple[str, Shape | None]]]:
+    """The looks of the modules that some keys belong to: the last segments of their names, and shapes."""
+    found: dict[str, set[tuple[str, Shape | None]]] = {}
+    for key, shape in shapes.items():
+        module, _, leaf = key.rpartition(".")
+        if leaf not in BUFFERS:
+            found.setdefault(module or key, set()).add((leaf if module else "", shape))
+    return {frozenset(looks) for looks in found.values()}
 
 
 def _telling(problem: Problem, found: _Confirmed) -> int:

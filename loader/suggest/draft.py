@@ -6,7 +6,7 @@ Guarantees: the names are what the real rules make of the file's keys; a draft n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loader.config.schema import RuleConfig
@@ -14,9 +14,11 @@ from loader.errors import LoaderError
 from loader.formats.base import Container
 from loader.optimizers import is_moment
 from loader.rules import rewrite
+from loader.suggest.names import Path, segments, template
 from loader.suggest.target import Shape, Target
 
 _SAMPLE = 1500
+_FEW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Source:
     container: Container
     shapes: Mapping[str, Shape]
     sample: tuple[str, ...]
-    """Keys that may fill the model, evenly taken where there are many."""
+    """Keys that may fill the model, a part of them where there are many."""
     weight: float
     """How many keys each one of the sample stands for."""
 
@@ -52,8 +54,18 @@ class Source:
         wanted = set(target.shapes.values())
         weights = {name: shape for name, shape in shapes.items() if not is_moment(name)}
         useful = [name for name, shape in weights.items() if shape in wanted or None in wanted] or list(weights)
-        sample = tuple(useful[:: len(useful) // _SAMPLE + 1])
-        return cls(key, container, shapes, sample, len(useful) / max(len(sample), 1))
+        sample = useful if len(useful) <= _SAMPLE else _sampled(useful)
+        return cls(key, container, shapes, tuple(sample), len(useful) / max(len(sample), 1))
+
+
+def _sampled(names: Sequence[str]) -> list[str]:
+    """Names evenly taken, and every one of which there are few: a head among a thousand layers."""
+    forms: dict[Path, list[str]] = {}
+    for name in names:
+        forms.setdefault(template(segments(name))[0], []).append(name)
+    rare = [name for alike in forms.values() if len(alike) <= _FEW for name in alike][:_SAMPLE]
+    taken = {*names[:: len(names) // _SAMPLE + 1], *rare}
+    return [name for name in names if name in taken]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from loader.config.schema import RuleConfig
 from loader.rules import READY_MADE
 from loader.suggest.draft import Draft, Step
 from loader.suggest.names import ANY, WRAPPERS, Path, is_number, segments, template
+from loader.suggest.target import Shape
 from loader.wording import safe_text
 
 _MOST_VOTES = 8
@@ -90,8 +91,9 @@ class _Change:
 def prefixes(draft: Draft) -> Iterator[Step]:
     """Prefixes to strip, to add or to rename, at the start or inside, voted for by names that end alike."""
     votes: Counter[_Change] = Counter()
+    places = _Open(draft)
     for name, shape in draft.unmatched(draft.names):
-        ballots, certain = _ballots(draft, name, shape)
+        ballots, certain = _ballots(places, name, shape)
         for change in ballots:
             votes[change] += 2 if certain else 1
     ranked = sorted(votes.items(), key=lambda item: (-item[1], item[0].context, item[0].old, item[0].new))
@@ -100,16 +102,37 @@ def prefixes(draft: Draft) -> Iterator[Step]:
         yield from _steps(change, guess=len(rivals) > 1)
 
 
-def _ballots(draft: Draft, name: str, shape: tuple[int, ...]) -> tuple[list[_Change], bool]:
+class _Open:
+    """The model's names that a draft does not fill yet."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        # What a sample leaves open may be filled by the rest of the file: layers speak for those that look like them.
+        self._forms = {_form(key) for key in draft.filled} if draft.source.weight > 1 else set[Path]()
+        self._known: dict[str, dict[Shape | None, list[str]]] = {}
+
+    def ending_in(self, suffix: str, shape: Shape) -> list[str]:
+        """Those that end in these whole segments and take this shape."""
+        if suffix not in self._known:
+            found = self._known[suffix] = {}
+            for name in filter(self._is_open, self._draft.target.ending_in(suffix)):
+                found.setdefault(self._draft.target.shape_of(name), []).append(name)
+        return [*self._known[suffix].get(None, []), *self._known[suffix].get(shape, [])]
+
+    def _is_open(self, name: str) -> bool:
+        key = self._draft.target.aliases.get(name, name)
+        return key not in self._draft.filled and not (self._forms and _form(key) in self._forms)
+
+
+def _form(name: str) -> Path:
+    return template(segments(name))[0]
+
+
+def _ballots(places: _Open, name: str, shape: Shape) -> tuple[list[_Change], bool]:
     path = segments(name)
     for at in range(len(path)):
         rest = path[at:]
-        found = [
-            other
-            for other in draft.target.ending_in(".".join(rest))
-            if draft.target.aliases.get(other, other) not in draft.filled
-            and draft.target.shape_of(other) in (None, shape)
-        ]
+        found = places.ending_in(".".join(rest), shape)
         if not found:
             continue
         bare = all(map(is_number, rest[:-1]))  # `0.weight` says nothing about where it belongs

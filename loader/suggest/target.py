@@ -15,8 +15,6 @@ Shape = tuple[int, ...]
 _ALIASES = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 """Old names that torch's own load hook of a parametrized weight norm takes."""
 
-_MOST_OF_ONE_SUFFIX = 16
-
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -49,13 +47,12 @@ class Target:
         return key if fits else None
 
     def ending_in(self, suffix: str) -> list[str]:
-        """The names, aliases too, that end in these whole segments; empty where there are too many to tell."""
+        """The names, aliases too, that end in these whole segments."""
         if not self._suffixes:
             for name in (*self.shapes, *self.aliases):
                 for rest in _suffixes(name):
                     self._suffixes.setdefault(rest, []).append(name)
-        found = self._suffixes.get(suffix, [])
-        return found if len(found) <= _MOST_OF_ONE_SUFFIX else []
+        return self._suffixes.get(suffix, [])
 
     def shape_of(self, name: str) -> Shape | None:
         """The shape behind a name or an alias."""
