@@ -24,6 +24,7 @@ from loader.errors import ConfigError, LoaderError
 from loader.redaction import remember
 from loader.report.streams import printing_failed, unbreakable
 from loader.sweep.callback import Abandoned, Sweep, expecting, take_sweep
+from loader.sweep.python_path import find_modules_in, safe_path
 from loader.task import Task
 from loader.termination import terminable
 from loader.wording import program
@@ -93,15 +94,11 @@ def _told(command: Callable[[], int]) -> int:
 
 
 def _find_modules_here() -> None:
-    """Makes the user's own modules importable: at the end, so that no file here hides an installed package."""
     try:
-        here = os.getcwd()  # noqa: PTH109  # sys.path holds strings
+        find_modules_in(os.getcwd())  # noqa: PTH109  # sys.path holds strings
     except OSError as error:
-        raise ConfigError(
-            f"the working folder cannot be used: {error.strerror}", "cd FOLDER   # one that exists"
-        ) from error
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)
+        told = f"the working folder cannot be used: {error.strerror}"
+        raise ConfigError(told, "cd FOLDER   # one that exists") from error
 
 
 def _let_argparse_be() -> None:
@@ -146,7 +143,7 @@ def _run_hydra(arguments: Arguments, overrides: list[str], refusal: ConfigError 
     runs = _nothing if refusal else task
     take_sweep()
     try:
-        with _command_line(overrides), _hydra_raises(), _sweeping(arguments, refusal):
+        with _command_line(overrides), _hydra_raises(), _sweeping(arguments, task, refusal):
             hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base=VERSION_BASE)(runs)()
     except Abandoned as abandoned:
         if abandoned.refusal is not None:
@@ -228,7 +225,7 @@ def _hydra_raises() -> Iterator[None]:
 
 
 @contextmanager
-def _sweeping(arguments: Arguments, refusal: ConfigError | None) -> Iterator[None]:
+def _sweeping(arguments: Arguments, task: Task, refusal: ConfigError | None) -> Iterator[None]:
     """Lets a sweep that a scheduler ends still write its summary, and end the job that it is at.
 
     A single run just ends: it has nothing to tidy up, and its model's own code might catch what a handler raises.
@@ -239,5 +236,5 @@ def _sweeping(arguments: Arguments, refusal: ConfigError | None) -> Iterator[Non
             return
         from loader.sweep.basic import every_job_has_its_turn  # noqa: PLC0415  # only a sweep has several
 
-        with terminable(), every_job_has_its_turn():
+        with terminable(), every_job_has_its_turn(), safe_path() as task.environment:
             yield

@@ -89,7 +89,7 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line, or lines, of a record."""
-        return printable(redacted(super().format(record)))
+        return printable(redacted(super().format(record)).expandtabs())
 
 
 def redact_files(paths: Iterable[Path]) -> None:

@@ -24,7 +24,8 @@ from loader.errors import ConfigError
 from loader.redaction import redact_files, remember
 from loader.report.data import ErrorReport, Report
 from loader.report.files import REPORT, write_report
-from loader.sweep.callback import sweep_folder
+from loader.sweep.callback import sweep_folder, sweeping_here
+from loader.sweep.python_path import find_modules_in, restored
 
 if TYPE_CHECKING:
     from loader.sweep.records import JobRecord
@@ -45,6 +46,8 @@ class Task:
         self.as_json = as_json
         self.exit_code: int | None = None
         """How the run ended, or the worst job that was run from this process; None where none was."""
+        self.environment: dict[str, str | None] = {}
+        """What a sweep changed of the user's environment, as it was; it goes with the task into other processes."""
 
     def __call__(self, config: DictConfig) -> int:
         """Runs a job; returns its exit code, which a sweeper that looks for the least number can take as a result."""
@@ -76,25 +79,30 @@ class Task:
 
     def _run_in_sweep(self, config: DictConfig) -> int:
         from loader.report.terminal import print_error  # noqa: PLC0415  # what a single run does without
-        from loader.sweep.records import recorded  # noqa: PLC0415
+        from loader.sweep.child import OrphanedError  # noqa: PLC0415
+        from loader.sweep.records import INTERRUPTED, recorded  # noqa: PLC0415
         from loader.sweep.summary import worst  # noqa: PLC0415
 
+        if not sweeping_here():
+            find_modules_in(HydraConfig.get().runtime.cwd)
         try:
             with recorded(sweep_folder(HydraConfig.get())) as record:
-                _run_recorded(config, record)
+                _run_recorded(config, record, restored(os.environ, self.environment))
             code = record.counts_as
         except ConfigError as error:
             print_error(error)
             code = error.exit_code
+        except OrphanedError:
+            os._exit(INTERRUPTED)
         self.exit_code = worst([self.exit_code or 0, code])
         return code
 
 
-def _run_recorded(config: DictConfig, record: JobRecord) -> None:
+def _run_recorded(config: DictConfig, record: JobRecord, environment: dict[str, str]) -> None:
     from loader.sweep.child import run_apart  # noqa: PLC0415  # what a single run does without
 
     try:
-        run_apart(_resolved(config), record)
+        run_apart(_resolved(config), record, environment)
     except ConfigError as error:
         record.settle(refuse(error, config, record.overrides, Path(str(record.output_dir))))
     except Exception as error:

@@ -84,6 +84,13 @@ def test_console_script_does_the_main_job_from_an_empty_folder(installed: Path, 
     assert Path(report["parts"][""]["path"]).is_relative_to(installed)
 
 
+def test_console_script_sweeps_next_to_a_loader_of_the_users_own(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "loader.py").write_text("raise RuntimeError('a file of the user hid the package')\n")
+    done = run_installed(installed, tmp_path, "-m", "seed=0,0", "hydra.sweep.dir=sweep")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "sweep" / "summary.json").read_text())["ok"] == 2
+
+
 def test_another_hydra_app_finds_the_configs_on_its_search_path(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "app.yaml").write_text("defaults: [{model@net: simple_net}, _self_]\n")

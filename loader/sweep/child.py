@@ -13,10 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
-import sysconfig
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
@@ -34,6 +31,7 @@ from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
 from loader.report.streams import unbreakable
 from loader.sweep.callback import sweeping_here
+from loader.sweep.python_path import safe_path
 from loader.sweep.records import INTERRUPTED, JobRecord
 
 _PATIENCE = 5
@@ -41,6 +39,10 @@ _PATIENCE = 5
 
 _PULSE = 1
 """Seconds after which a launcher's process looks again whether its sweep is still there."""
+
+
+class OrphanedError(SystemExit):
+    """The sweep is gone: a launcher's process would work on, and take the next job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +57,17 @@ class _Request:
     hydra: dict[str, Any]
 
 
-def run_apart(config: dict[str, Any], record: JobRecord) -> None:
+def run_apart(config: dict[str, Any], record: JobRecord, environment: dict[str, str]) -> None:
     """Runs the job that Hydra is at in a process of its own, and notes on its record how that ended.
 
     Args:
         config: The job's resolved config.
         record: Tells the overrides and the folder; gets the outcome.
+        environment: The process's.
     """
     output_dir = Path(str(record.output_dir))
-    request = _Request(
-        config, record.overrides, str(output_dir), str(Path.cwd()), dict(os.environ), _plain_hydra(HydraConfig.get())
-    )
+    hydra = _plain_hydra(HydraConfig.get())
+    request = _Request(config, record.overrides, str(output_dir), str(Path.cwd()), environment, hydra)
     exit_code, process_code = _run(request)
     if exit_code is not None and exit_code == process_code:
         record.settle(exit_code)
@@ -120,7 +122,7 @@ def _await(process: BaseProcess, reader: connection.Connection) -> tuple[int | N
     started_by = os.getppid()
     while not connection.wait([process.sentinel], _PULSE):
         if not sweeping_here() and os.getppid() != started_by:
-            raise SystemExit(INTERRUPTED)  # the sweep is gone, and a launcher's process would work on
+            raise OrphanedError
     process.join()
     try:
         told = reader.recv() if reader.poll() else None
@@ -148,25 +150,8 @@ def _start_server() -> None:
     process then takes over the path and the environment of the one that it works for.
     """
     multiprocessing.set_forkserver_preload(["loader.sweep.preload"])
-    with _environment_for_server():
+    with safe_path():
         forkserver.ensure_running()
-
-
-@contextmanager
-def _environment_for_server() -> Iterator[None]:
-    here = str(Path(__file__).resolve().parents[2])
-    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
-    os.environ["PYTHONSAFEPATH"] = "1"
-    if here not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [before["PYTHONPATH"]])])
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @functools.cache
