@@ -6,8 +6,8 @@ job, its verification included, is raised as a `LoaderError`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from loader.place import own_random_state, resolve_device, resolve_dtype, settle
 from loader.prepare import prepare
 from loader.report import fill
 from loader.report.data import Report
+from loader.transaction import Transaction, all_or_nothing
 from loader.verify.structure import without_data
 from loader.verify.verify import check_structure, record_of
 from loader.verify.verify import verify as prove
@@ -131,9 +132,9 @@ def load_model(
                 "dtype=checkpoint needs the model as a config; a module that is built already has its dtypes",
                 "_recursive_: false beside _target_: loader.load_model",
             )
-        _fill(model, checkpoint, settings | {"seed": seed}, policy)
-        settle(model, place, policy)
-        return model.eval()
+        return all_or_nothing(
+            lambda transaction: _settled(model, checkpoint, settings | {"seed": seed}, place, policy, transaction)
+        )
     settings |= {"model": _plain(model), **named, "seed": seed}
     settings["trusted_targets"] = None if trusted_targets is None else list(trusted_targets)
     return Loaded(execute(settings, report := Report(config=settings), prove=verify is not None), report).model
@@ -169,10 +170,33 @@ def load_into(
         LoaderError: The load is refused, or the verification fails; the module is as it was.
     """
     check_module(module, checkpoint)
-    return _fill(module, checkpoint, _settings(checkpoint, rules, parts, allow, verify) | {"seed": seed}, None)
+    settings = _settings(checkpoint, rules, parts, allow, verify) | {"seed": seed}
+    # Nothing comes after it: its last line is what makes the load final.
+    return all_or_nothing(lambda transaction: _fill(module, checkpoint, settings, None, transaction))
 
 
-def _fill(module: nn.Module, checkpoint: str | Path | Node, settings: dict[str, Any], policy: str | None) -> Report:
+def _settled(
+    module: nn.Module,
+    checkpoint: str | Path | Node,
+    settings: dict[str, Any],
+    device: torch.device,
+    policy: str | None,
+    transaction: Transaction,
+) -> nn.Module:
+    """A live module with its weights, in eval mode, where and in what dtype it was asked for."""
+    _fill(module, checkpoint, settings, policy, transaction)
+    transaction.snapshot(module)
+    settle(module, device, policy)
+    return module.eval()
+
+
+def _fill(
+    module: nn.Module,
+    checkpoint: str | Path | Node,
+    settings: dict[str, Any],
+    policy: str | None,
+    transaction: Transaction,
+) -> Report:
     empty = [name for name in without_data(module) if not _lazy(module, name)]
     if empty:
         raise ConfigError(
@@ -190,13 +214,14 @@ def _fill(module: nn.Module, checkpoint: str | Path | Node, settings: dict[str, 
         record = record_of(job, opened) if proves else None
         prepared = prepare(module, opened, job.allow, device, policy)
         prepared.refuse_misfit()
-        undo = prepared.carry_out(live=True)
-        with _undone_on_failure(undo), _in_eval_mode(module):
-            check_structure(module, device, report.verification)
-            if proves:
-                prove(module, job, opened, record, device, report.verification, prepared)
-            for part in opened:
-                part.checkpoint.check_unchanged()
+        prepared.carry_out(transaction)
+        check_structure(module, device, report.verification)
+        if proves:
+            loaded = transaction.snapshot(module)
+            prove(module.eval(), job, opened, record, device, report.verification, prepared)
+            loaded.restore()
+        for part in opened:
+            part.checkpoint.check_unchanged()
         fill.parts(report, opened)
         fill.live_model(report, module, device)
         fill.keys(report, module, opened, prepared)
@@ -236,23 +261,3 @@ def _lazy(module: nn.Module, name: str) -> bool:
     prefix, _, leaf = name.rpartition(".")
     found = getattr(module.get_submodule(prefix), leaf, None)
     return isinstance(found, torch.Tensor) and nn.parameter.is_lazy(found)
-
-
-@contextmanager
-def _undone_on_failure(undo: Any) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        undo()
-        raise
-
-
-@contextmanager
-def _in_eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, training in modes:
-            child.training = training

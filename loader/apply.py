@@ -1,13 +1,12 @@
 """The only place that changes a model.
 
-Guarantees: all or nothing. Every tensor is read, cast and checked before the first one is put in place; whatever goes
-wrong after that, an interruption included, a live model gets its old values back. Parameters keep their identity, so
-ties, lists and optimizers that hold them stay right.
+Guarantees: every tensor is read, cast and checked, and every place of a live model found writable, before the first one
+is put in place; what a live model held before is in the caller's transaction. Parameters keep their identity, so ties,
+lists and optimizers that hold them stay right. Two keys that share memory get what the file holds for both, or nothing.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +20,10 @@ from torch.utils import swap_tensors
 from loader.errors import FitError
 from loader.hooks import Metadata, State, customises_loading, run_hooks
 from loader.plan import Plan
+from loader.transaction import Transaction
 from loader.wants import Slot, own_slots, storage_id
 from loader.wording import safe_text
+from loader.writable import conflict, holds, is_folded, overlapping, refuse_unwritable, unwritable
 
 Visit = Callable[[nn.Module, str, State, list[str]], None]
 """What is done at each module of a walk, as `hooks.run_hooks` takes it."""
@@ -44,9 +45,14 @@ class Staged:
 
 
 def apply(
-    model: nn.Module, places: Mapping[str, Slot], plan: Plan, staged: Staged, fit: Fit, *, live: bool
-) -> Callable[[], None]:
-    """Puts staged values in place, all or nothing.
+    model: nn.Module,
+    places: Mapping[str, Slot],
+    plan: Plan,
+    staged: Staged,
+    fit: Fit,
+    transaction: Transaction | None = None,
+) -> None:
+    """Puts staged values in place.
 
     Args:
         model: What is changed.
@@ -54,38 +60,51 @@ def apply(
         plan: What goes where.
         staged: The values, by offered key.
         fit: For values that load hooks compute.
-        live: True copies into the model's own memory (device, dtype and memory stay); False lets the model take the
-            staged tensors over, without a copy.
+        transaction: Of a live model: keeps what is overwritten. Values are then copied into the model's own memory
+            (device, dtype and memory stay); without one the model takes the staged tensors over, without a copy.
 
-    Returns:
-        What gives a live model its old values back, should a later check fail.
+    Raises:
+        FitError: A key cannot be written to, or the model's own code refuses its value.
     """
-    journal = _Journal(live)
-    try:
-        with torch.no_grad():
-            _commit(model, places, plan, staged, fit, journal)
-    except BaseException:
-        journal.undo()
-        raise
-    return journal.undo
+    with torch.no_grad():
+        if transaction is not None:
+            refuse_unwritable(places, plan, staged.state)
+            _keep_modules(model, transaction)
+        _commit(model, places, plan, staged, fit, _Installer(places, plan, transaction))
+
+
+def _keep_modules(model: nn.Module, transaction: Transaction) -> None:
+    """Keeps what the model's own load hooks may change, and what they are given to change."""
+    for module in model.modules():
+        if type(module).set_extra_state is not nn.Module.set_extra_state:
+            transaction.keep_extra_state(module)
+    within = {id(below): below for module in model.modules() if _has_post_hooks(module) for below in module.modules()}
+    own = {
+        id(module): module
+        for module in model.modules()
+        if customises_loading(module) or type(module).set_extra_state is not nn.Module.set_extra_state
+    }
+    if within or own:
+        transaction.keep_modules(model, [*(within | own).values()])
+
+
+def _has_post_hooks(module: nn.Module) -> bool:
+    return bool(module._load_state_dict_post_hooks)  # noqa: SLF001  # there is no public way to ask
 
 
 def _commit(
-    model: nn.Module, places: Mapping[str, Slot], plan: Plan, staged: Staged, fit: Fit, journal: _Journal
+    model: nn.Module, places: Mapping[str, Slot], plan: Plan, staged: Staged, fit: Fit, install: _Installer
 ) -> None:
-    install = _Installer(places, plan, journal)
-    customised = [module for module in model.modules() if customises_loading(module)]
-    if customised:
-        for module in customised:
-            journal.keep_module(module)
+    if any(map(customises_loading, model.modules())):
         visit = _visitor(places, plan, fit, install)
-        run_hooks(model, staged.state, staged.metadata, visit, assign=not journal.live)
+        run_hooks(model, staged.state, staged.metadata, visit, assign=install.transaction is None)
     else:
         for match in plan.matches:
-            # Values leave memory one by one as the journal takes up the old ones.
+            # Values leave memory one by one as the transaction takes up the old ones.
             install(match.key, staged.state.pop(match.taken.key))
             if staged.release is not None:
                 staged.release(match.taken.key)
+    install.refuse_conflicts()
     _run_post_hooks(model, plan)
 
 
@@ -115,28 +134,43 @@ def _visitor(places: Mapping[str, Slot], plan: Plan, fit: Fit, install: _Install
 class _Installer:
     """Puts one value into one slot, and into the slots that are tied to it."""
 
-    def __init__(self, places: Mapping[str, Slot], plan: Plan, journal: _Journal) -> None:
+    def __init__(self, places: Mapping[str, Slot], plan: Plan, transaction: Transaction | None) -> None:
         self.places = places
-        self.journal = journal
+        self.transaction = transaction
         self.ties = {group[0]: group[1:] for group in plan.tied}
-        self.shared = set() if journal.live else _shared_storages(places)
+        self.shared = set() if transaction is not None else _shared_storages(places)
+        self._overlapping = overlapping(places, (match.key for match in plan.matches))
+        self._laid: dict[str, torch.Tensor] = {}
 
     def __call__(self, key: str, value: Any) -> None:
         slot = self.places[key]
         if slot.kind == "extra":
-            self.journal.keep_extra_state(slot.module)
             _call(slot.module, "set_extra_state", slot.module.set_extra_state, value)
             return
-        old = slot.tensor
+        try:
+            self._put(key, slot.tensor, value)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+            raise unwritable({key: f"{type(error).__name__}: {error}"}) from error
+
+    def refuse_conflicts(self) -> None:
+        """Raises FitError where two keys share memory, and hold different values there."""
+        differing = [key for key, value in self._laid.items() if not holds(self.places[key].tensor, value)]
+        if differing:
+            raise conflict(differing, self._overlapping)
+
+    def _put(self, key: str, old: torch.Tensor, value: torch.Tensor) -> None:
         if is_lazy(old):
-            self.journal.keep_lazy(old)
+            if self.transaction is not None:
+                self.transaction.keep_lazy(old)
             old.materialize(tuple(value.shape), device=value.device, dtype=value.dtype)
         if value.shape != old.shape:
             value = value.reshape(old.shape)
-        if self.journal.live:
-            self.journal.keep(old)
+        if key in self._overlapping:
+            self._laid[key] = value
+        if self.transaction is not None:
+            self.transaction.keep(old)
             old.copy_(value)
-        elif _has_storage(old) and storage_id(old) in self.shared:
+        elif _has_storage(old) and storage_id(old) in self.shared and not is_folded(old):
             old.copy_(value)
         else:
             holders: dict[int, list[Slot]] = {}
@@ -196,82 +230,3 @@ def _call(module: nn.Module, what: str, method: Callable[..., object], *argument
         raise FitError(
             f"{what} of {type(module).__name__} raised {type(error).__name__}: {safe_text(error, 200)}", ""
         ) from error
-
-
-class _Journal:
-    """Remembers what a live model held, so that it can be given back."""
-
-    def __init__(self, live: bool) -> None:
-        self.live = live
-        self._undo: list[Callable[[], object]] = []
-
-    def keep(self, tensor: torch.Tensor) -> None:
-        old = tensor.detach().clone()
-        self._undo.append(lambda: tensor.detach().copy_(old))
-
-    def keep_lazy(self, tensor: Any) -> None:
-        kind, data = tensor.__class__, tensor.data
-
-        def restore() -> None:
-            tensor.data = data
-            tensor.__class__ = kind
-
-        self._undo.append(restore)
-
-    def keep_module(self, module: nn.Module) -> None:
-        """Remembers everything that a module's own code may change while it is loaded."""
-        if not self.live:
-            return
-        self._keep_attributes(module)
-        for _, slot in own_slots(module):
-            if slot.kind == "extra":
-                self.keep_extra_state(module)
-            elif is_lazy(slot.tensor):
-                self.keep_lazy(slot.tensor)
-            else:
-                self.keep(slot.tensor)
-
-    def keep_extra_state(self, module: nn.Module) -> None:
-        if not self.live:
-            return
-        old = copy.deepcopy(module.get_extra_state())
-
-        def restore() -> None:
-            # Attributes that were set anew are back already; what was changed inside them is not.
-            if not _equal(module.get_extra_state(), old):
-                module.set_extra_state(old)
-
-        self._undo.append(restore)
-        self._keep_attributes(module)
-
-    def _keep_attributes(self, module: nn.Module) -> None:
-        kind = type(module)
-        held = {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(module).items()}
-
-        def restore() -> None:
-            # A lazy module becomes another class on its first forward pass.
-            module.__class__ = kind
-            vars(module).clear()
-            vars(module).update(held)
-
-        self._undo.append(restore)
-
-    def undo(self) -> None:
-        with torch.no_grad():
-            for restore in reversed(self._undo):
-                restore()
-
-
-def _equal(left: Any, right: Any) -> bool:
-    """Whether two plain values are equal; what cannot be compared counts as different."""
-    if isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor):
-        both = isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor)
-        return both and left.dtype == right.dtype and torch.equal(left, right)
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_equal(value, right[key]) for key, value in left.items())
-    if isinstance(left, list | tuple) and type(left) is type(right):
-        return len(left) == len(right) and all(map(_equal, left, right))
-    return type(left) in _PLAIN and left == right
-
-
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)

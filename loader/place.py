@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -146,19 +147,35 @@ def own_random_state(device: torch.device) -> Iterator[None]:
 
     The state belongs to the process: of jobs in several threads the first notes it, and the last puts it back.
     """
-    with _LOCK:
-        jobs, fork = _FORKS.get(device, (0, None))
-        fork = fork or _forked(device)
-        _FORKS[device] = (jobs + 1, fork)
+    job = _Job()
     try:
+        _begin(device, job)
         yield
     finally:
-        with _LOCK:
-            jobs, _ = _FORKS.pop(device)
-            if jobs > 1:
-                _FORKS[device] = (jobs - 1, fork)
-            else:
-                fork.close()
+        _end(device, job)
+
+
+class _Job:
+    """One block that runs; gone with it, also where an interruption lets it end without its last lines."""
+
+
+def _begin(device: torch.device, job: _Job) -> None:
+    with _LOCK:
+        jobs, fork = _FORKS.get(device, (WeakSet[_Job](), None))
+        if fork is not None and not jobs:
+            fork.close()
+            fork = None
+        jobs.add(job)
+        _FORKS[device] = (jobs, fork or _forked(device))
+
+
+def _end(device: torch.device, job: _Job) -> None:
+    with _LOCK:
+        jobs, fork = _FORKS.get(device, (WeakSet[_Job](), None))
+        jobs.discard(job)
+        if fork is not None and not jobs:
+            del _FORKS[device]
+            fork.close()
 
 
 def _forked(device: torch.device) -> ExitStack:
@@ -168,9 +185,9 @@ def _forked(device: torch.device) -> ExitStack:
     return fork
 
 
-_LOCK = threading.Lock()
-_FORKS: dict[torch.device, tuple[int, ExitStack | None]] = {}
-"""Device → how many jobs run on it, and what puts its random state back."""
+_LOCK = threading.RLock()  # an interruption may leave it held, and this thread has to get on
+_FORKS: dict[torch.device, tuple[WeakSet[_Job], ExitStack]] = {}
+"""Device → the jobs that run on it, and what puts its random state back."""
 
 
 def settle(model: nn.Module, device: torch.device, policy: str | None) -> None:

@@ -23,6 +23,7 @@ from loader.parts import Part, check_mounts, check_weights, offers
 from loader.plan import Plan, Wanted, make_plan
 from loader.quantized import refuse_quantized
 from loader.stage import Stage
+from loader.transaction import Transaction
 from loader.wants import slots, wanted
 
 if TYPE_CHECKING:
@@ -69,15 +70,16 @@ class Prepared:
                 raise
 
     @collector_paused()
-    def carry_out(self, *, live: bool = False) -> Callable[[], None]:
-        """Reads what is planned, then puts it in place, all or nothing.
+    def carry_out(self, transaction: Transaction | None = None) -> None:
+        """Reads what is planned, then puts it in place.
 
-        Returns:
-            What gives a live model its old values back.
+        Args:
+            transaction: Of a live model, which keeps its own memory; the caller undoes it.
         """
+        live = transaction is not None
         values = self.stage.run(self.plan, self.allow, live=live)
         staged = Staged(values, self.stage.offers.metadata, self.stage.release if live else None)
-        return apply(self.model, self.stage.places, self.plan, staged, self.stage.fit, live=live)
+        apply(self.model, self.stage.places, self.plan, staged, self.stage.fit, transaction)
 
 
 @collector_paused()

@@ -27,6 +27,7 @@ from loader.plan import Match, Plan, Wanted
 from loader.reading import Reading, as_saved
 from loader.wants import Slot, dtype_name, storage_id
 from loader.wording import listing, phrases, safe_text
+from loader.writable import is_folded
 
 _MOST_GLOBS = 3
 # Signs that mean something in a glob, or that no command line may carry.
@@ -274,7 +275,7 @@ def _with_strides(value: torch.Tensor, slot: torch.Tensor, want: Wanted) -> torc
     if want.shape is None or value.layout != torch.strided or value.is_quantized:
         return value
     value = value.reshape(want.shape) if tuple(value.shape) != want.shape else value
-    if value.stride() == slot.stride() or (value.is_contiguous() and slot.is_contiguous()):
+    if value.stride() == slot.stride() or (value.is_contiguous() and slot.is_contiguous()) or is_folded(slot):
         return value
     return torch.empty_strided(slot.shape, slot.stride(), dtype=value.dtype).copy_(value)
 

@@ -114,9 +114,9 @@ class Descriptor:
 
     def shut(self) -> None:
         """Closes it for now."""
-        if self._number >= 0:
-            os.close(self._number)
-            self._number = -1
+        number, self._number = self._number, -1  # first: closing it twice would close somebody else's
+        if number >= 0:
+            os.close(number)
 
     def _compare(self, status: os.stat_result) -> None:
         now = _identity(status)

@@ -1,13 +1,13 @@
 """The dummy forward pass.
 
-Guarantees: runs in eval mode without gradients and from a seed, so it leaves no trace in the model; whatever the
-model's code does, raising and exiting included, comes back as one refusal that names the input.
+Guarantees: runs in eval mode without gradients and from a seed, on a copy of its input; leaves the model as it was,
+also where it fails (`loader.snapshot`), and names the parameters that it wrote to where they are too large to be kept;
+whatever the model's code does, raising and exiting included, comes back as one refusal that names the input.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,10 +15,11 @@ from torch import nn
 from loader.config.schema import VerifyConfig
 from loader.errors import VerificationError
 from loader.place import floating_dtype
+from loader.snapshot import Snapshot
 from loader.verify.golden import Record
 from loader.verify.inputs import Inputs, describe, is_spec, make_inputs, no_proposal, propose
 from loader.verify.outputs import flatten
-from loader.wording import safe_text
+from loader.wording import listing, safe_text
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ def run(item: Pass, seed: int) -> None:
     Raises:
         VerificationError: The model's forward pass fails, or gives no tensor.
     """
-    item.outputs = dict(flatten(forward(item.module, item.inputs, item.name, seed)))
+    item.outputs = forward(item.module, item.inputs, item.name, seed)
     if not item.outputs:
         raise VerificationError(
             f"the forward pass{_of(item.name)} gives no tensor", "verify.forward=false leaves it out"
@@ -93,15 +94,40 @@ def run_on_record(item: Pass, device: torch.device, seed: int) -> dict[str, torc
     if item.inputs.origin == item.golden.inputs.origin:
         return item.outputs
     inputs = _placed(item.golden.inputs, item.module, device)
-    return dict(flatten(forward(item.module, inputs, item.name, seed)))
+    return forward(item.module, inputs, item.name, seed)
 
 
-def forward(module: nn.Module, inputs: Inputs, name: str, seed: int) -> Any:
-    """One forward pass in eval mode, without gradients, from a seed."""
+def forward(module: nn.Module, inputs: Inputs, name: str, seed: int) -> dict[str, torch.Tensor]:
+    """The tensors that one forward pass gives: in eval mode, without gradients, from a seed.
+
+    Raises:
+        VerificationError: It fails, or writes to parameters that are too large to be kept.
+    """
+    before = Snapshot(module)
+    try:
+        outputs = _outputs(module, inputs, name, seed, before)
+    finally:
+        before.restore()
+    written = {id(tensor) for tensor in before.written()}
+    if written:
+        changed = [key for key, parameter in module.named_parameters() if id(parameter) in written]
+        raise VerificationError(
+            f"the forward pass{_of(name)} writes to {listing(changed)}, parameters that it should only read, and "
+            "that are too large to be kept",
+            "verify.forward=false leaves it out",
+        )
+    return outputs
+
+
+def _outputs(module: nn.Module, inputs: Inputs, name: str, seed: int, before: Snapshot) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
+    args = [value.clone() for value in inputs.args]
+    kwargs = {key: value.clone() for key, value in inputs.kwargs.items()}
     try:
         with torch.no_grad():
-            return module(*inputs.args, **inputs.kwargs)
+            outputs = flatten(module(*args, **kwargs))
+            # What is put back afterwards is not to change an output that looks into it.
+            return {key: output.clone() if before.holds(output) else output for key, output in outputs}
     except (Exception, SystemExit) as error:
         reason = safe_text(str(error).strip().splitlines()[0] if str(error).strip() else "no message", 300)
         raise VerificationError(

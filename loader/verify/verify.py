@@ -102,16 +102,20 @@ def verify(
     training = [name for name, module in model.named_modules() if module.training]
     still = f"in training mode: {listing(name or 'the model itself' for name in training)}"
     checks.append(Check("eval mode", not training, still if training else "every module"))
-    if device.type != "meta":
-        if prepared is not None:
-            outcome = read_back(prepared.stage, prepared.plan)
-            wrong = f"; not what the file holds: {listing(outcome.differing)}" if outcome.differing else ""
-            checks.append(Check("read back", not outcome.differing, outcome.detail + wrong))
-        if job.verify.expect.finite:
-            bad = nonfinite(model)
-            checks.append(Check("finite weights", not bad, f"inf or nan in {listing(bad)}" if bad else "all of them"))
+    if device.type != "meta" and job.verify.expect.finite:
+        bad = nonfinite(model)
+        checks.append(Check("finite weights", not bad, f"inf or nan in {listing(bad)}" if bad else "all of them"))
+    passes: list[Pass] = []
     if job.verify.forward:
-        _verify_forward(model, job, [part.name for part in parts], record, device, report)
+        passes = _verify_forward(model, job, [part.name for part in parts], record, device, report)
+    if device.type != "meta" and prepared is not None:
+        # Last, so that it sees whatever running the model has done to it.
+        outcome = read_back(prepared.stage, prepared.plan)
+        wrong = f"; not what the file holds: {listing(outcome.differing)}" if outcome.differing else ""
+        checks.append(Check("read back", not outcome.differing, outcome.detail + wrong))
+    if passes and job.verify.record and record is not None and all(check.ok for check in checks):
+        golden.write(record, {item.name: golden.Record(item.inputs, item.outputs) for item in passes})
+        checks.append(Check("golden record", True, f"written to {record}"))
     failed = [check for check in checks if not check.ok]
     if failed:
         raise VerificationError(
@@ -126,7 +130,7 @@ def _verify_forward(
     record: Path | None,
     device: torch.device,
     report: VerificationReport,
-) -> None:
+) -> list[Pass]:
     records = golden.read(record) if record is not None and not job.verify.record else {}
     passes = plan_passes(model, parts, job.verify, records, device, job.seed)
     for item in passes:
@@ -147,9 +151,7 @@ def _verify_forward(
     report.fingerprint = fingerprint(
         {f"{item.name}/{name}": output for item in passes for name, output in item.outputs.items()}
     )
-    if job.verify.record and record is not None and all(check.ok for check in report.checks):
-        golden.write(record, {item.name: golden.Record(item.inputs, item.outputs) for item in passes})
-        report.checks.append(Check("golden record", True, f"written to {record}"))
+    return passes
 
 
 def _describe(item: Pass, report: VerificationReport) -> None:
