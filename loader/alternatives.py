@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loader.build.arguments import signature_of
-from loader.build.policy import Policy
 from loader.build.targets import TARGET, find_targets
 from loader.errors import LoaderError
 from loader.infer.behind import behind, hands_on
@@ -70,7 +69,7 @@ def _is_close(goal: Goal, advice: Advice) -> bool:
 
 def _knobs(recipe: Recipe, probe: Probe) -> list[Knob]:
     """The arguments as the config gives them, defaults that it does not mention, and numbers further inside it."""
-    target = find_targets([("model", recipe.config)], Policy(recipe.trusted))[id(recipe.config)]
+    target = find_targets([("model", recipe.config)], recipe.policy)[id(recipe.config)]
     signature = signature_of(target.found)
     knobs = at_start(knobs_of(signature), recipe.config) if signature is not None else []
     if hands_on(signature):

@@ -19,7 +19,7 @@ from loader.formats.base import Container, TensorEntry
 from loader.formats.names import TORCH_LEGACY, TORCH_TAR, TORCH_ZIP, TORCHSCRIPT
 from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
-from loader.formats.pickle.needed import UNNEEDED, needed_globals, needed_tensors, no_part_of_a_model
+from loader.formats.pickle.needed import UNNEEDED, may_be_offered, needed_globals, needed_tensors, no_part_of_a_model
 from loader.formats.pickle.revive import revive
 from loader.lines import line
 from loader.parts import Part
@@ -96,10 +96,11 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
             _WITHOUT,
         )
     if missing:
+        offer = f"if you trust them: {line('checkpoint.allow_globals', [*settings.allow_globals, *missing])}\n"
         raise CheckpointError(
             f"model is null, so the model would be built by code that {part.label} names; "
             f"{counted(len(missing), 'name')} would have to be admitted: {listing(missing, 50)}",
-            f"if you trust them: {line('checkpoint.allow_globals', [*settings.allow_globals, *missing])}\n{_WITHOUT}",
+            f"{offer if all(map(may_be_offered, missing)) else ''}{_WITHOUT}",
         )
     return revive(found.record, settings.allow_globals, _compared(part))
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from loader.build import Built, build_model
+from loader.build.policy import Policy, policy_of
 from loader.collector import collector_paused
 from loader.config.schema import EMBEDDED, JobConfig
 from loader.errors import FitError
@@ -136,7 +137,7 @@ class _Work:
         recipe = Recipe(
             self.job.model or {},
             lambda model: _build(replace(self.job, model=model), patient=not self.built.hollow).module,
-            self.job.trusted_targets,
+            _policy(self.job),
         )
         self.prepared = prepare(self.built.module, self.parts, self.job.allow, self.device, self.policy, recipe)
         return self.prepared
@@ -168,9 +169,11 @@ def _pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
     return take_pickled(job, parts)
 
 
+def _policy(job: JobConfig) -> Policy:
+    return policy_of(job.trusted_targets, of_a_file=job.of_a_file)
+
+
 def _build(job: JobConfig, plainly: str = "", *, patient: bool = True) -> Built:
-    built = build_model(
-        job.model or {}, trusted=job.trusted_targets, seed=job.seed, hollow=not plainly, patient=patient
-    )
+    built = build_model(job.model or {}, trusted=_policy(job), seed=job.seed, hollow=not plainly, patient=patient)
     built.reason = plainly or built.reason
     return built

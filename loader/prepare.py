@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from loader.apply import Staged, apply
+from loader.build.policy import Policy
 from loader.collector import collector_paused
 from loader.config.schema import AllowConfig
 from loader.errors import FitError
@@ -36,7 +37,7 @@ class Recipe:
 
     config: Mapping[str, Any]
     build: Callable[[Mapping[str, Any]], nn.Module]
-    trusted: Sequence[str] | None = None
+    policy: Policy
 
 
 @dataclass(slots=True)

@@ -28,7 +28,8 @@ def _mended_torchvision() -> object:
     except ImportError:
         return None
     except RuntimeError:
-        operators: Any = torch.library.Library("torchvision", "DEF")
+        library: Any = torch.library.Library
+        operators = library("torchvision", "DEF")
         for signature in _OPERATORS:
             operators.define(signature)
             operators.define(f"q{signature}")

@@ -7,7 +7,7 @@ signature Python does not know is left to complain for itself.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from inspect import Parameter
 from typing import Any
 
@@ -21,7 +21,7 @@ _LONGEST_LINE = 100
 _OPEN = object()
 
 
-def signature_of(target: Callable[..., Any]) -> inspect.Signature | None:
+def signature_of(target: Any) -> inspect.Signature | None:
     """Returns what a callable takes, or None where Python cannot tell."""
     try:
         return inspect.signature(target)

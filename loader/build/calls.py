@@ -19,7 +19,7 @@ from typing import Any, TypeGuard
 from loader.build import arguments
 from loader.build.locate import told
 from loader.build.policy import Policy
-from loader.build.targets import TARGET, Problems, Target, find_targets
+from loader.build.targets import TARGET, Problems, Target, Value, find_targets
 from loader.errors import ConfigError, LoaderError
 from loader.wording import safe_text
 
@@ -62,6 +62,8 @@ def make(value: Any) -> Any:
     """Makes the calls inside a planned value, innermost first."""
     if isinstance(value, Call):
         return value.make()
+    if isinstance(value, Value):
+        return value.found
     if type(value) is dict:
         return {key: make(item) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -96,7 +98,15 @@ def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
         raise ConfigError(f"{where} holds more than {_MOST:,} lists and mappings")
     _check_set(config, where, policy)
     nodes = [(place, node) for place, node in containers if isinstance(node, Mapping) and node.get(TARGET) is not None]
-    root = _planned_call(config, where, find_targets(nodes, policy))
+    targets = find_targets(nodes, policy)
+    target = targets[id(config)]
+    if isinstance(target, Value):
+        raise ConfigError(
+            f"{where}.{TARGET} looks {safe_text(target.name)} up and makes nothing; a class or function that makes the "
+            "model was expected",
+            f"{where}.{TARGET}={safe_text(target.name)}",
+        )
+    root = _planned_call(config, where, target, targets)
     _check_arguments(root, policy)
     return root
 
@@ -140,11 +150,12 @@ def _unset(value: object, where: str) -> Iterator[str]:
         yield from _unset(item, _below(where, key))
 
 
-def _planned(value: Any, where: str, targets: Mapping[int, Target], recursive: bool) -> Any:
+def _planned(value: Any, where: str, targets: Mapping[int, Target | Value], recursive: bool) -> Any:
     """Copies a value into plain containers, with the nodes that are to be called as calls."""
     if isinstance(value, Mapping):
-        if recursive and id(value) in targets:
-            return _planned_call(value, where, targets)
+        target = targets.get(id(value)) if recursive else None
+        if target is not None:
+            return target if isinstance(target, Value) else _planned_call(value, where, target, targets)
         recursive = recursive and value.get("_recursive_") is not False
         return {key: _planned(item, _below(where, key), targets, recursive) for key, item in value.items()}
     if isinstance(value, Sequence) and (type(value) in (list, tuple) or type(value).__module__.startswith("omegaconf")):
@@ -153,15 +164,15 @@ def _planned(value: Any, where: str, targets: Mapping[int, Target], recursive: b
     return value
 
 
-def _planned_call(node: Mapping[str, Any], where: str, targets: Mapping[int, Target]) -> Call:
+def _planned_call(node: Mapping[str, Any], where: str, target: Target, targets: Mapping[int, Target | Value]) -> Call:
     recursive, partial = (_flag(node, key, where) for key in ("_recursive_", "_partial_"))
     positional = node.get("_args_")
     if positional is not None and not _is_list(positional):
         raise ConfigError(f"{where}._args_ is {safe_text(repr(positional))}, and must be a list")
     return Call(
         where,
-        targets[id(node)].name,
-        targets[id(node)].found,
+        target.name,
+        target.found,
         list(_planned(list(positional or ()), f"{where}._args_", targets, recursive)),
         {
             key: _planned(item, _below(where, key), targets, recursive)

@@ -42,7 +42,7 @@ class Built:
 def build_model(
     config: Mapping[str, Any],
     *,
-    trusted: Sequence[str] | None = None,
+    trusted: Policy | Sequence[str] | None = None,
     seed: int = 0,
     hollow: bool = True,
     patient: bool = True,
@@ -52,7 +52,7 @@ def build_model(
 
     Args:
         config: The node, with its interpolations resolved.
-        trusted: Patterns of the targets that may be used; None for all but the known-dangerous ones.
+        trusted: The policy, or patterns of the targets that may be used; None for all but the known-dangerous ones.
         seed: Seeds torch, numpy and Python's `random` for the constructor.
         hollow: Leave out the initial values of the weights, where that cannot be told apart afterwards.
         patient: Call a constructor that fails without them once more, with them.
@@ -61,7 +61,7 @@ def build_model(
     Raises:
         ConfigError: The config is wrong, or the constructor fails.
     """
-    call = plan_calls(config, Policy(trusted), where)
+    call = plan_calls(config, trusted if isinstance(trusted, Policy) else Policy(trusted), where)
     _check_class(call)
     if not hollow:
         return Built(_construct(call, seed), hollow=False, reason="initial values were asked for")

@@ -1,8 +1,8 @@
 """Judges and finds every target of a config.
 
 Guarantees: all names, those that hydra's lookups are given included, pass the policy before the first module is
-imported; what they lead to passes it again by its real name, and passes Hydra's own list, before anything is called.
-All that is wrong is told at once, each with its place in the config.
+imported; what they lead to passes it again by its real name before anything is called. It is looked up once: the
+object that was judged is the one that is called. All that is wrong is told at once, each with its place in the config.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from loader.build.dangerous import LOOKUPS, why_dangerous
 from loader.build.locate import check_name, locate
 from loader.build.policy import Policy, identity
+from loader.dangerous import LOOKUPS, why_dangerous
 from loader.errors import ConfigError
-from loader.wording import safe_text
+from loader.lines import line
+from loader.wording import phrases, safe_text
 
 TARGET = "_target_"
 
@@ -31,6 +31,14 @@ class Target:
 
     name: str
     found: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a node stands for that looks something up."""
+
+    name: str
+    found: object
 
 
 @dataclass
@@ -76,12 +84,12 @@ class Problems:
             return
         hints = [error.hint for error in self.errors if error.hint]
         if self.untrusted:
-            hints.append(f"'trusted_targets=[{','.join([*(policy.trusted or ()), *self.untrusted])}]'")
+            hints.append(line("trusted_targets", [*policy.patterns, *self.untrusted]))
         raise ConfigError("\n".join(error.message for error in self.errors), "\n".join(dict.fromkeys(hints)))
 
 
-def find_targets(nodes: Sequence[tuple[str, Mapping[str, Any]]], policy: Policy) -> dict[int, Target]:
-    """Returns the target of every node, by the node's identity.
+def find_targets(nodes: Sequence[tuple[str, Mapping[str, Any]]], policy: Policy) -> dict[int, Target | Value]:
+    """Returns the target of every node, by the node's identity; a lookup is carried out, and is a value from then on.
 
     Args:
         nodes: The nodes that have a `_target_`, with their places.
@@ -96,14 +104,12 @@ def find_targets(nodes: Sequence[tuple[str, Mapping[str, Any]]], policy: Policy)
         with problems.noting():
             names[id(node)] = _names(where, node, policy, problems)
     problems.tell(policy)
-    found: dict[int, Target] = {}
+    found: dict[int, Target | Value] = {}
+    finder = _Finder(policy, problems)
     for where, node in nodes:
         name, path = names[id(node)]
         with problems.noting():
-            found[id(node)] = Target(name, _find(node[TARGET], name, f"{where}.{TARGET}", policy, problems))
-            if path:
-                _find(path, path, f"{where}.path", policy, problems, called=False)
-            _ask_hydra(where, name, path)
+            found[id(node)] = finder.value(where, name, path) if path else finder.target(where, name, node[TARGET])
     problems.tell(policy)
     return found
 
@@ -112,38 +118,74 @@ def _names(where: str, node: Mapping[str, Any], policy: Policy, problems: Proble
     """Judges a node's target, and the path if it is one of hydra's lookups, by their names."""
     target = node[TARGET]
     name = identity(target, "")[0] if callable(target) else check_name(target, f"{where}.{TARGET}")
-    problems.judge(f"{where}.{TARGET}", name, policy.objection(name), admissible=not why_dangerous(name))
+    _judge(f"{where}.{TARGET}", name, policy, problems)
+    if node.get("_partial_") and (name in LOOKUPS or not policy.partials):
+        why = "a lookup is made once, when the config is read" if name in LOOKUPS else "a config out of a file has none"
+        raise ConfigError(f"{where}._partial_: {why}; no _partial_ was expected", f"~{where}._partial_")
     if name not in LOOKUPS:
         return name, ""
     positional = node.get("_args_") or ()
+    given = [key for key in node if key not in {TARGET, "_args_", "_partial_", "_recursive_", "_convert_"}]
+    if len(positional) + len(given) > 1:
+        more = ["_args_"] * bool(positional) + given
+        raise ConfigError(
+            f"{where}: {name} takes one path and nothing else; {phrases(map(safe_text, more))} were given"
+        )
     path = check_name(node.get("path", positional[0] if positional else None), f"{where}.path")
-    problems.judge(f"{where}.path", path, policy.objection(path), admissible=not why_dangerous(path))
+    _judge(f"{where}.path", path, policy, problems)
     return name, path
 
 
-def _find(
-    target: Any, name: str, where: str, policy: Policy, problems: Problems, *, called: bool = True
-) -> Callable[..., Any]:
-    found: Any = target if callable(target) else locate(name, where)
-    real = identity(found, name)[0]
-    problems.judge(where, name, policy.objection_to(found, name), admissible=not why_dangerous(real))
-    if called and not callable(found):
-        raise ConfigError(f"{where}: {safe_text(name)} is a {type(found).__name__}, which cannot be called")
-    return found  # type: ignore[no-any-return]
+def _judge(where: str, name: str, policy: Policy, problems: Problems) -> None:
+    problems.judge(where, name, policy.objection(name), admissible=not why_dangerous(name))
 
 
-def _ask_hydra(where: str, name: str, path: str) -> None:
-    objection = _hydra_objection(name, path)
-    if objection:
-        raise ConfigError(f"{where}.{TARGET}: {safe_text(path or name)} is refused by Hydra: {objection}")
+class _Finder:
+    """Finds what has been judged by its name, each name once, and judges what was found."""
+
+    def __init__(self, policy: Policy, problems: Problems) -> None:
+        self.policy = policy
+        self.problems = problems
+        self.known: dict[str, object] = {}
+
+    def target(self, where: str, name: str, given: object) -> Target:
+        found = self._found(name, f"{where}.{TARGET}", given)
+        if not callable(found):
+            kind = type(found).__name__
+            raise ConfigError(f"{where}.{TARGET}: {safe_text(name)} is a {kind}, which cannot be called")
+        return Target(name, found)
+
+    def value(self, where: str, lookup: str, path: str) -> Value:
+        found = self._found(path, f"{where}.path", path)
+        kind = lookup.rpartition("_")[2]
+        if not (kind == "object" or isinstance(found, type) or (kind == "method" and callable(found))):
+            wanted = "class" if kind == "class" else "function"
+            raise ConfigError(
+                f"{where}.path: {safe_text(path)} is a {type(found).__name__}, and {lookup} looks for a {wanted}",
+                f"{where}._target_=hydra.utils.get_object",
+            )
+        return Value(path, found)
+
+    def _found(self, name: str, where: str, given: object) -> object:
+        """The object itself, if the config gives it instead of its name."""
+        is_given = callable(given)
+        if not is_given and name not in self.known:
+            self.known[name] = locate(name, where)
+        found = given if is_given else self.known[name]
+        admissible = not why_dangerous(identity(found, name)[0]) and not why_dangerous(name)
+        self.problems.judge(where, name, self.policy.objection_to(found, name), admissible=admissible)
+        _ask_hydra(where, name)
+        return found
 
 
-@lru_cache(maxsize=1024)
-def _hydra_objection(name: str, path: str) -> str:
-    """Returns what Hydra has against a target. As a partial it is judged and not called."""
+def _ask_hydra(where: str, name: str) -> None:
+    """Refuses what Hydra refuses, though the user has trusted it by its name."""
+    if not why_dangerous(name):
+        return
     try:
-        instantiate({TARGET: name, "_partial_": True, **({"path": path} if path else {})})
+        instantiate({TARGET: name, "_partial_": True})  # as a partial it is judged and not called
     except InstantiationException as error:
         # A cause means that Hydra could not find the target, which is no judgement: we have found it already.
-        return "" if error.__cause__ else safe_text(" ".join(str(error).partition(". ")[0].split()), 200)
-    return ""
+        if not error.__cause__:
+            objection = safe_text(" ".join(str(error).partition(". ")[0].split()), 200)
+            raise ConfigError(f"{where}: {safe_text(name)} is refused by Hydra: {objection}") from error

@@ -124,6 +124,10 @@ class ScaffoldConfig:
     path: str | None = None
 
 
+OF_A_FILE = ("torch.nn.*", "loader.*")
+"""Where the modules are that a model's config out of a file may name, if the user says nothing else."""
+
+
 @dataclass(slots=True)
 class JobConfig:
     """One job, fully resolved."""
@@ -143,3 +147,5 @@ class JobConfig:
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     scaffold: ScaffoldConfig = field(default_factory=ScaffoldConfig)
     trusted_targets: list[str] | None = None
+    of_a_file: bool = False
+    """Whether the model's config comes out of a checkpoint; no config says so itself."""

@@ -15,10 +15,10 @@ from typing import Any
 
 from torch import nn
 
-from loader.config.schema import JobConfig
+from loader.config.schema import OF_A_FILE, JobConfig
 from loader.conversion.contents import Contents, contents, shards
 from loader.conversion.destination import Destination, destination
-from loader.conversion.embedded import TRUSTED, untrusted
+from loader.conversion.embedded import untrusted
 from loader.conversion.existing import refuse_to_replace
 from loader.conversion.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
 from loader.conversion.writing import drafts, nbytes, pieces
@@ -182,8 +182,8 @@ def _next(job: JobConfig, found: Contents, path: str) -> Iterator[str]:
         yield "model=embedded"
     yield override("checkpoint.path", path)
     if job.convert.embed:
-        names = untrusted(job.model or {}, TRUSTED)
+        names = untrusted(job.model or {}, None)
         if names:
-            yield override("trusted_targets", [*TRUSTED, *names])
+            yield override("trusted_targets", [*OF_A_FILE, *names])
     if found.left_out:
         yield override("allow.missing", list(found.left_out))

@@ -10,18 +10,16 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from loader.build.dangerous import LOOKUPS, why_dangerous
-from loader.build.policy import Policy
+from loader.build.policy import defined_as, policy_of
 from loader.config.overlay import overlay
-from loader.config.schema import JobConfig
+from loader.config.schema import OF_A_FILE, JobConfig
 from loader.conversion.record import Record, read_record
+from loader.dangerous import LOOKUPS, why_dangerous
 from loader.errors import ConfigError
 from loader.formats.path import shown_path
+from loader.lines import line
 from loader.parts import Part
-from loader.wording import listing
-
-TRUSTED = ("torch.nn.*", "loader.*")
-"""What the config of a file may call unless `trusted_targets` is given."""
+from loader.wording import listing, phrases, safe_text
 
 _TARGET = "_target_"
 
@@ -43,8 +41,7 @@ def with_own_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
         raise ConfigError(
             f"{shown} holds no model config: it was converted with convert.embed=false", "model._target_=my_pkg.Net"
         )
-    trusted = list(TRUSTED) if job.trusted_targets is None else job.trusted_targets
-    _refuse_untrusted(record.model, trusted, shown)
+    _refuse_untrusted(record.model, job.trusted_targets, shown)
     typed = {key: value for key, value in (job.model or {}).items() if key != _TARGET}
     given = job.verify.input
     return dataclasses.replace(
@@ -52,41 +49,57 @@ def with_own_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
         model=overlay(record.model, typed),
         verify=dataclasses.replace(job.verify, input=record.input if given is None else given),
         dtype=record.dtype if job.dtype is None else job.dtype,
-        trusted_targets=trusted,
+        of_a_file=True,
     )
 
 
-def untrusted(model: Mapping[str, Any], trusted: Sequence[str]) -> list[str]:
-    """The names in a model's config that a list of trusted patterns does not admit."""
-    policy = Policy(trusted)
-    return [name for name in dict.fromkeys(_names(model)) if policy.objection(name)]
+def untrusted(model: Mapping[str, Any], trusted: Sequence[str] | None) -> list[str]:
+    """The names in a model's config that a list of trusted patterns does not admit; None is what a file may name."""
+    policy = policy_of(trusted, of_a_file=True)
+    return list(
+        dict.fromkeys(
+            name for name, partial in _names(model) if policy.objection(name) or (partial and not policy.partials)
+        )
+    )
 
 
-def _names(node: Any) -> Iterator[str]:
-    """Every name that building a config calls or looks up."""
+def _names(node: Any) -> Iterator[tuple[str, bool]]:
+    """Every name that building a config calls or looks up, and whether the rest of the call is left for later."""
     if isinstance(node, Mapping):
-        called = node.get(_TARGET)
-        yield from (name for name in (called, node.get("path") if called in LOOKUPS else None) if isinstance(name, str))
+        called, positional = node.get(_TARGET), node.get("_args_")
+        paths = [node.get("path"), *(positional if isinstance(positional, list) else ())] if called in LOOKUPS else []
+        yield from ((name, bool(node.get("_partial_"))) for name in (called, *paths) if isinstance(name, str))
     for item in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
         yield from _names(item)
 
 
-def _refuse_untrusted(model: Mapping[str, Any], trusted: Sequence[str], shown: str) -> None:
+def _refuse_untrusted(model: Mapping[str, Any], trusted: Sequence[str] | None, shown: str) -> None:
     """Says what a file wants to call before the build refuses it: it is not the user who wrote these names."""
     names = untrusted(model, trusted)
-    hostile = [name for name in names if why_dangerous(name) or not all(map(str.isidentifier, name.split(".")))]
+    hostile = list(filter(None, map(_hostile, names)))
     if hostile:
         raise ConfigError(
-            f"the model config in {shown} names {listing(hostile)}, which no model needs and an attack would use: do "
+            f"the model config in {shown} names {phrases(hostile)}, which no model needs and an attack would use: do "
             "not build a model from this file",
             "model._target_=my_pkg.Net   # the weights load into a declared model without it",
         )
     if names:
+        known = OF_A_FILE if trusted is None else trusted
+        own = trusted is None and all(name.startswith(("torch.nn.", "loader.")) for name in names)
+        only = f"{' and '.join(known) or 'nothing'} may be called"
         raise ConfigError(
             f"the model config in {shown} names {listing(names, 50)}; for a config out of a file only "
-            f"{' and '.join(trusted) or 'nothing'} may be called",
-            f"if you trust them: 'trusted_targets=[{','.join([*trusted, *names])}]'",
+            f"{f'the public modules of {only}, and none by _partial_' if own else only}",
+            f"if you trust them: {line('trusted_targets', [*known, *names])}",
         )
+
+
+def _hostile(name: str) -> str:
+    """How to call a name that only an attack needs; empty for the others."""
+    real = defined_as(name)
+    if why_dangerous(name) or not all(map(str.isidentifier, name.split("."))):
+        return safe_text(name)
+    return f"{safe_text(name)}: it is really {safe_text(real)}" if why_dangerous(real) else ""
 
 
 def _record(parts: Sequence[Part]) -> Record:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from loader.config.schema import CheckpointConfig
-from loader.formats.pickle.needed import no_part_of_a_model
+from loader.formats.pickle.needed import may_be_offered
 from loader.inspection.rows import CandidateRow
 from loader.lines import override, typed
 from loader.suggest.overrides import key_override, may_be_typed
@@ -76,7 +76,7 @@ def _rebuild(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
     names, place = row["globals"], _place(row, settings)
     if row["role"] != "model" or place is None or not 0 < len(names) <= _MOST_GLOBALS:
         return []
-    if any(map(no_part_of_a_model, names)):
+    if not all(map(may_be_offered, names)):
         return []
     command = _command("model=null", *place, override("checkpoint.allow_globals", names))
     return [f"{command}   # if you trust what it names"] if command else []

@@ -17,6 +17,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from loader.beside import beside
+from loader.config.schema import OF_A_FILE
 from loader.formats.path import called
 from loader.formats.pickle.needed import dangers_among
 from loader.report import planned
@@ -52,8 +53,9 @@ def model(report: Report, job: JobConfig, built: Built, device: torch.device) ->
     """Describes the model."""
     target = (job.model or {}).get("_target_") or _name(built.module)
     report.model = _model(str(target), built.module, device)
-    if job.trusted_targets is not None:
-        report.model.trust = {"trusted_targets": list(job.trusted_targets)}
+    if job.trusted_targets is not None or job.of_a_file:
+        trusted = OF_A_FILE if job.trusted_targets is None else job.trusted_targets
+        report.model.trust = {"trusted_targets": list(trusted)}
     report.model.build = "hollow" if built.hollow else f"plain: {built.reason}"
 
 

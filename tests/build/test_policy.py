@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from loader.build.dangerous import PLAIN_DATA, why_dangerous
 from loader.build.policy import Policy, identity
+from loader.dangerous import why_dangerous
+from loader.needed_names import PLAIN_DATA
 
 REFUSED = [
     "os.system",

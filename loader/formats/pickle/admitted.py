@@ -14,24 +14,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from loader.errors import CheckpointError
-from loader.formats.base import ITEMSIZE
 from loader.formats.pickle.records import Global
+from loader.needed_names import TORCH_CONSTANTS
 from loader.wording import safe_text
 
 _WITHOUT = "the weights load without it when the model is declared: model._target_=my_pkg.Net"
-_TORCH_CONSTANTS = frozenset(
-    (
-        *ITEMSIZE,
-        *("half", "float", "double", "chalf", "cfloat", "cdouble", "short", "int", "long"),
-        *("bit", "quint4x2", "quint2x4"),
-        *(f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)),
-        *("strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged", "_mkldnn"),
-        *("contiguous_format", "preserve_format", "channels_last", "channels_last_3d", "legacy_contiguous_format"),
-        *("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric"),
-        "per_channel_affine_float_qparams",
-    )
-)
-"""Torch's dtypes, layouts, memory formats and quantisation schemes, by name."""
 _TYPES: Mapping[str, type] = {
     f"builtins.{kind.__name__}": kind
     for kind in (int, float, bool, str, bytes, bytearray, complex, list, tuple, dict, set, frozenset, object)
@@ -53,7 +40,7 @@ def constant(named: Global) -> Any:
 
 
 def _is_torch_constant(named: Global) -> bool:
-    return named.module == "torch" and named.name in _TORCH_CONSTANTS
+    return named.module == "torch" and named.name in TORCH_CONSTANTS
 
 
 def data_maker(named: Global) -> Callable[..., Any] | None:
@@ -75,9 +62,7 @@ def resolve(named: Global, allow: Collection[str]) -> Any:
     if known is not None:
         return known
     if named.full_name not in allow:
-        raise CheckpointError(
-            f"{safe_text(named.full_name)} is not admitted", f"checkpoint.allow_globals=[{safe_text(named.full_name)}]"
-        )
+        raise CheckpointError(f"{safe_text(named.full_name)} is not admitted", _WITHOUT)
     found: Any = _imported(named)
     for step, part in enumerate(named.name.split(".")):
         # Only the module itself and classes are walked: a module inside a module would lead anywhere.

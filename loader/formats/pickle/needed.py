@@ -7,25 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from loader.dangerous import is_hostile, leads_elsewhere, why_dangerous
 from loader.formats.base import TensorEntry
 from loader.formats.pickle.admitted import is_plain
 from loader.formats.pickle.leaves import PLAIN
 from loader.formats.pickle.records import Global, PickledDict, PickledSet, Reduced, dotted
-
-_NO_PART_OF_A_MODEL = frozenset(
-    (
-        *("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "ctypes", "importlib", "runpy", "pty", "code"),
-        *("pickle", "_pickle", "marshal", "webbrowser", "urllib", "http", "ftplib", "smtplib", "signal", "threading"),
-        *("multiprocessing", "asyncio", "platform", "pdb", "timeit", "cProfile", "profile", "doctest", "pip"),
-    )
-)
-"""Modules whose names in a pickled model are never offered to be admitted."""
+from loader.needed_names import PICKLED
 
 UNNEEDED = "which no model needs and an attack would use"
 """What messages say of such names."""
-
-_WAYS_OUT = frozenset({"eval", "exec", "compile", "open", "input", "breakpoint", "getattr", "setattr", "__import__"})
-"""Builtins of which the same holds."""
 
 
 def needed_globals(record: object) -> list[str]:
@@ -46,12 +36,15 @@ def needed_tensors(record: object) -> list[TensorEntry]:
 
 
 def no_part_of_a_model(name: str) -> bool:
-    """Whether no model needs this name and an attack would: such a name is never offered to be admitted."""
-    segments = name.split(".")
-    if not all(map(str.isidentifier, segments)):
+    """Whether no model needs this name and an attack would."""
+    if not all(map(str.isidentifier, name.split("."))):
         return True
-    builtin = segments[0] in {"builtins", "__builtin__"}
-    return not _WAYS_OUT.isdisjoint(segments) if builtin else segments[0] in _NO_PART_OF_A_MODEL
+    return name not in PICKLED and (is_hostile(name) or leads_elsewhere(name))
+
+
+def may_be_offered(name: str) -> bool:
+    """Whether to say how a name is admitted: only where nothing speaks against it."""
+    return not no_part_of_a_model(name) and (name in PICKLED or not why_dangerous(name))
 
 
 def dangers_among(named: Iterable[Global]) -> list[str]:

@@ -18,8 +18,9 @@ from loader.errors import CheckpointError
 from loader.formats.base import TensorEntry
 from loader.formats.pickle.admitted import constant, data_maker, resolve
 from loader.formats.pickle.leaves import PLAIN, type_of
-from loader.formats.pickle.needed import needed_globals
+from loader.formats.pickle.needed import may_be_offered, needed_globals
 from loader.formats.pickle.records import Global, PickledDict, PickledSet, Reduced
+from loader.lines import line
 from loader.wording import listing, safe_text
 
 _MOST_KEY_PARTS = 1000
@@ -42,9 +43,10 @@ def revive(record: object, allow: Collection[str], read: Read) -> Any:
     """
     refused = [name for name in needed_globals(record) if name not in allow]
     if refused:
+        offer = f"if you trust them: {line('checkpoint.allow_globals', [*sorted(allow), *refused])}\n"
         raise CheckpointError(
             f"rebuilding the file's objects needs names that are not admitted: {listing(refused, 50)}",
-            f"if you trust them: 'checkpoint.allow_globals=[{','.join((*sorted(allow), *refused))}]'\n{_OLD_WAY}",
+            f"{offer if all(map(may_be_offered, refused)) else ''}{_OLD_WAY}",
         )
     return _Reviver(allow, read).run(record)
 
