@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 AUTO = "auto"
 """In the place of a nested key or of rules: find out which."""
@@ -147,5 +147,12 @@ class JobConfig:
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     scaffold: ScaffoldConfig = field(default_factory=ScaffoldConfig)
     trusted_targets: list[str] | None = None
-    of_a_file: bool = False
+    of_a_file: ClassVar[bool] = False
     """Whether the model's config comes out of a checkpoint; no config says so itself."""
+
+
+@dataclass(slots=True)
+class EmbeddedJob(JobConfig):
+    """A job whose model's config comes out of a checkpoint."""
+
+    of_a_file: ClassVar[bool] = True

@@ -12,7 +12,7 @@ from typing import Any
 
 from loader.build.policy import defined_as, policy_of
 from loader.config.overlay import overlay
-from loader.config.schema import OF_A_FILE, JobConfig
+from loader.config.schema import OF_A_FILE, EmbeddedJob, JobConfig
 from loader.conversion.record import Record, read_record
 from loader.dangerous import LOOKUPS, why_dangerous
 from loader.errors import ConfigError
@@ -44,13 +44,11 @@ def with_own_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
     _refuse_untrusted(record.model, job.trusted_targets, shown)
     typed = {key: value for key, value in (job.model or {}).items() if key != _TARGET}
     given = job.verify.input
-    return dataclasses.replace(
-        job,
-        model=overlay(record.model, typed),
-        verify=dataclasses.replace(job.verify, input=record.input if given is None else given),
-        dtype=record.dtype if job.dtype is None else job.dtype,
-        of_a_file=True,
-    )
+    own = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
+    own["model"] = overlay(record.model, typed)
+    own["verify"] = dataclasses.replace(job.verify, input=record.input if given is None else given)
+    own["dtype"] = record.dtype if job.dtype is None else job.dtype
+    return EmbeddedJob(**own)
 
 
 def untrusted(model: Mapping[str, Any], trusted: Sequence[str] | None) -> list[str]:
