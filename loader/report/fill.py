@@ -100,6 +100,8 @@ def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Pr
         report.keys = KeysReport(loaded=len(slots(module)))
         return
     plan = prepared.plan
+    if plan.passes() and (plan.mismatched or plan.dropped):
+        _note_doubts(report, opened, prepared)
     if report.mode == "plan":
         report.plan = planned.rows(prepared)
     report.keys = KeysReport(
@@ -114,6 +116,18 @@ def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Pr
         ],
         tied=[list(group) for group in plan.tied],
     )
+
+
+def _note_doubts(report: Report, opened: Sequence[Part], prepared: Prepared) -> None:
+    """Notes square weights that may be transposed as what was left out is."""
+    from loader.suggest.transposed import in_doubt  # noqa: PLC0415  # only where something was left out
+
+    entries = {part.full(key): entry for part in opened for key, entry in part.selected.tensors().items()}
+    dropped = {key: entries[key].shape for key in prepared.plan.dropped if key in entries}
+    doubt = in_doubt(prepared.plan, prepared.stage.wanted, dropped)
+    if doubt:
+        described = report.parts[opened[0].name]
+        described.note = "; ".join(filter(None, (described.note, doubt)))
 
 
 def environment(report: Report) -> None:

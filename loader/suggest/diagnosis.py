@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from loader.config.schema import RuleConfig
-from loader.plan import Mismatch, Plan, Wanted
+from loader.plan import Plan, Wanted
 from loader.suggest.grouping import Group, group, ranges
 from loader.suggest.names import is_number, segments
 from loader.suggest.overrides import may_be_typed, rules_override, written
 from loader.suggest.target import Shape
+from loader.suggest.transposed import transposed
 from loader.wording import counted, listing, safe_text, shape
 
 _MOST_GROUPS = 8
@@ -43,7 +44,7 @@ def diagnosis(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape
 
 def notes(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape]) -> list[str]:
     """What no rule can mend, by the looks of the keys that are left."""
-    return [*_transposed(plan.mismatched), *_normed(plan), *_depth(plan, wanted, file), *_nameless(plan, wanted, file)]
+    return [*transposed(plan, wanted), *_normed(plan), *_depth(plan, wanted, file), *_nameless(plan, wanted, file)]
 
 
 def _rows(groups: Sequence[Group], what: str) -> list[tuple[str, str]]:
@@ -72,13 +73,6 @@ def _pattern(found: Group) -> str:
 
 def _shape_of(found: Group) -> str:
     return f" {shape(found.detail)}" if isinstance(found.detail, tuple) and "*" not in found.pattern else ""
-
-
-def _transposed(mismatched: Iterable[Mismatch]) -> list[str]:
-    turned = [m.key for m in mismatched if len(m.model) == 2 and m.model[::-1] == m.checkpoint]
-    if not turned:
-        return []
-    return [f"transposed in the file, and no rule turns them: {listing(turned)}"]
 
 
 _NORMED = (".weight_g", ".weight_v", ".parametrizations.weight.original0", ".parametrizations.weight.original1")
