@@ -62,10 +62,11 @@ def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *
         if not quiet:
             print_report(report)
         log.info("%s", _summary(report))
-    return _reported(report, output_dir)
+    return reported(report, output_dir)
 
 
-def _reported(report: Report, output_dir: Path) -> int:
+def reported(report: Report, output_dir: Path) -> int:
+    """Writes a job's report; returns its exit code, which is not 0 where the report found no room."""
     try:
         written = write_report(report, output_dir)
     except OSError as error:

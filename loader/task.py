@@ -23,7 +23,7 @@ from loader.config.compose import plain
 from loader.errors import ConfigError
 from loader.redaction import redact_files, remember
 from loader.report.data import ErrorReport, Report
-from loader.report.files import REPORT, write_report
+from loader.report.files import REPORT
 from loader.sweep.callback import sweep_folder, sweeping_here
 from loader.sweep.python_path import find_modules_in, restored
 
@@ -62,7 +62,7 @@ class Task:
     def _run(self, config: DictConfig) -> int:
         output_dir = Path(HydraConfig.get().runtime.output_dir)
         exit_code = self._run_in(output_dir, config)
-        if self.as_json:
+        if self.as_json and (output_dir / REPORT).is_file():
             from loader.report.terminal import print_json  # noqa: PLC0415  # only this flag needs it
 
             print_json(output_dir / REPORT)
@@ -137,12 +137,12 @@ def _kept_by(hydra: HydraConf) -> Iterator[Path]:
 
 def refuse(error: ConfigError, config: DictConfig, overrides: list[str], output_dir: Path) -> int:
     """Tells and reports a refusal that came before the job could start; returns its exit code."""
-    from loader.report.terminal import print_error  # noqa: PLC0415  # only a refusal needs it
+    from loader.job import reported  # noqa: PLC0415  # only a refusal needs it
+    from loader.report.terminal import print_error  # noqa: PLC0415
 
     print_error(error)
     unresolved = OmegaConf.to_container(config, resolve=False)
     report = Report(status="failed", exit_code=error.exit_code, overrides=list(overrides))
     report.error = ErrorReport(type(error).__name__, error.message, error.hint)
     report.config = {str(key): value for key, value in dict(unresolved).items()}  # type: ignore[arg-type]
-    write_report(report, output_dir)
-    return error.exit_code
+    return reported(report, output_dir)

@@ -197,3 +197,16 @@ def test_a_refused_plan_is_shown_as_a_table_above_the_refusal(
     assert all(any(f"load {key} " in " ".join(line.split()) for line in out.splitlines()) for key in state)
     assert err.startswith("error ")
     assert "  try  " in err
+
+
+@pytest.mark.parametrize(("name", "code"), [("two.pt", 2), ("gone.pt", 3)])
+def test_a_report_that_finds_no_room_is_a_refusal(
+    path: Path, capsys: pytest.CaptureFixture[str], name: str, code: int
+) -> None:
+    full = path.parent / "file" / "run"
+    full.parent.touch()
+    assert run({"model": target("Two"), "checkpoint": {"path": str(path.with_name(name))}}, [], full) == code
+    assert capsys.readouterr().err.endswith(
+        f"error  {full}/report.json could not be written: Not a directory\n"
+        "  try  hydra.run.dir=FOLDER   # one with room; of a sweep it is hydra.sweep.dir\n"
+    )

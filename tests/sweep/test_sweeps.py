@@ -175,8 +175,8 @@ def test_a_stale_report_is_not_taken_for_a_new_one(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code", "told"),
-    [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")],
-    ids=["ctrl-c", "terminated"],
+    [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, ""), (signal.SIGHUP, 129, "")],
+    ids=["ctrl-c", "terminated", "terminal closed"],
 )
 def test_a_sweep_that_is_stopped_still_says_how_far_it_came(
     folder: Path, number: signal.Signals, code: int, told: str
