@@ -27,7 +27,7 @@ from loader.rules import rewrite
 from loader.select import find
 from loader.suggest.averages import nameless
 from loader.suggest.diagnosis import diagnosis
-from loader.suggest.explain import Candidate, explain
+from loader.suggest.explain import Candidate, Findings, Searched, explain
 from loader.suggest.leftovers import apart
 from loader.suggest.nature import Nature, moments_alone, nature
 from loader.suggest.overrides import written
@@ -52,6 +52,8 @@ class Advice:
     allow: AllowConfig
     recipe: Recipe | None = None
     """None where the model was not made from a config."""
+    _searched: dict[str, Searched] = dataclasses.field(default_factory=dict, init=False)
+    """By part; of this model alone."""
 
     def settle_auto(self) -> None:
         """Replaces ``auto`` in the parts' configs.
@@ -65,7 +67,7 @@ class Advice:
             if not autos:
                 continue
             problem = self.problem(part)
-            found = explain(problem, keys_free="key" in autos, rules_free="rules" in autos).explanations
+            found = self._explain(problem, keys_free="key" in autos, rules_free="rules" in autos).explanations
             if len(found) != 1 or found[0].excused or found[0].swaps:
                 names = [f"{problem.config(name)}=auto" for name in autos]
                 advised = self._advised([part])
@@ -110,7 +112,7 @@ class Advice:
             if plan is not None:
                 loaded, total = loaded + len(plan.loaded), total + len(problem.wanted)
                 continue
-            findings = explain(problem)
+            findings = self._explain(problem)
             found.append((part.name, findings.explanations))
             candidates = findings.candidates if len(parts) == 1 else ()
         uncovered = self._uncovered() if len(parts) == len(self.parts) else {}
@@ -125,6 +127,11 @@ class Advice:
             sized, remarks = of_another_size(self)
             return [*sized, *ways], candidates, remarks
         return ways, candidates, []
+
+    def _explain(self, problem: Problem, *, keys_free: bool = True, rules_free: bool = True) -> Findings:
+        """Searches, but for what was searched already."""
+        searched = self._searched.setdefault(problem.part, Searched())
+        return explain(problem, keys_free=keys_free, rules_free=rules_free, searched=searched)
 
     def _uncovered(self) -> dict[str, bool]:
         """The model's keys that belong to no part and that nothing excuses yet; whether each is a buffer."""

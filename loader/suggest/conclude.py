@@ -19,8 +19,9 @@ from loader.rules import READY_MADE, rewrite
 from loader.select import LIGHTNING, find
 from loader.suggest.averages import asked_for, swapped
 from loader.suggest.draft import Draft, named
-from loader.suggest.leftovers import BUFFERS, excuse
+from loader.suggest.leftovers import BUFFERS, EVERYTHING, excuse
 from loader.suggest.names import is_number, segments
+from loader.suggest.nature import adapter_of
 from loader.suggest.overrides import (
     globs_override,
     key_override,
@@ -111,7 +112,7 @@ def _plausible(problem: Problem, draft: Draft, found: _Confirmed) -> bool:
     if any(map(is_moment, _sources(problem, found))):
         return False
     plan, loaded = found.verdict.plan, len(found.verdict.plan.loaded)
-    filled = loaded / len(problem.wanted)
+    filled = loaded / max(sum(want.kind != "extra" for want in problem.wanted.values()), loaded)
     used = len(plan.matches) / len(found.entries) if found.entries else 0.0
     telling = _telling(problem, found)
     if draft.rank >= _ALIGNED and (min(filled, used) < _NEARLY_ALL or _leaves_modules_out(problem, plan)):
@@ -119,7 +120,29 @@ def _plausible(problem: Problem, draft: Draft, found: _Confirmed) -> bool:
     if filled <= _HALF and not (used >= _NEARLY_ALL and loaded >= _SEVERAL and (filled == _HALF or telling >= 2)):
         return False
     one_layer = not any("." in name for name in draft.target.shapes)
-    return used > _HALF or telling >= 3 or (draft.rank == 0 and loaded >= _SEVERAL and not one_layer)
+    if used > _HALF or telling >= 3 or (draft.rank == 0 and loaded >= _SEVERAL and not one_layer):
+        return True
+    return filled == 1 and not one_layer and (_is_as_it_stands(problem, draft) or _is_a_module(problem, draft, found))
+
+
+def _is_as_it_stands(problem: Problem, draft: Draft) -> bool:
+    """Whether names are the model's without any step, under the nested key that was given."""
+    return not draft.steps and draft.source.key == problem.key
+
+
+def _is_a_module(problem: Problem, draft: Draft, found: _Confirmed) -> bool:
+    """Whether what is loaded is one whole module of the file, which stands nowhere else in it."""
+    sources = [segments(name) for name in _sources(problem, found)]
+    shared = next((at for at, column in enumerate(zip(*sources, strict=False)) if len(set(column)) > 1), None)
+    place = sources[0][:shared] if shared is not None else sources[0][:-2]
+    tails = {
+        name: ".".join(segments(name)[len(place) :]) for name in found.entries if segments(name)[: len(place)] == place
+    }
+    if not place or draft.rank or draft.guess or len(tails) != len(sources):
+        return False
+    tail = next(iter(tails.values()))
+    elsewhere = {name.removesuffix(tail) for name in found.entries.keys() - tails.keys() if name.endswith(f".{tail}")}
+    return not any(all(start + end in found.entries for end in tails.values()) for start in elsewhere)
 
 
 def _sources(problem: Problem, found: _Confirmed) -> list[str]:
@@ -131,7 +154,7 @@ def _sources(problem: Problem, found: _Confirmed) -> list[str]:
 def _leaves_modules_out(problem: Problem, plan: Plan) -> bool:
     """Whether anything but buffers stays without a partner on either side, allowed by the user or not."""
     extra = [key for key in plan.unexpected if key.rpartition(".")[2] not in BUFFERS]
-    return bool(extra) or any(problem.wanted[key].kind != "buffer" for key in plan.missing)
+    return bool(extra) or any(problem.wanted[key].kind == "parameter" for key in plan.missing)
 
 
 def _may_be_named_otherwise(problem: Problem, found: _Confirmed) -> bool:
@@ -172,6 +195,8 @@ def _explained(problem: Problem, draft: Draft, found: _Confirmed, allow: AllowCo
     rules = under_ready_names(found.rules, draft.given, lightning=lightning)
     if problem.rules is None or list(rules.values()) != list(problem.rules.values()):
         overrides.append(rules_override(problem.config("rules"), rules))
+    kind = adapter_of(_left_over(problem, found))
+    reasons += [f"the {kind} adapter of the file is not applied"] if kind is not None else []
     swap = swapped(asked_for(problem.key, problem.rules or {}), draft.source.key, _sources(problem, found))
     reasons += _changes(problem, rules, swap)
     for field, told in (
@@ -182,7 +207,8 @@ def _explained(problem: Problem, draft: Draft, found: _Confirmed, allow: AllowCo
         before, after = getattr(problem.allow, field), getattr(allow, field)
         if after != before:
             excused.append(globs_override(f"allow.{field}", after))
-            reasons.append(told.format(", ".join(safe_text(glob) for glob in after[len(before) :])))
+            globs = ", ".join(safe_text(glob) for glob in after[len(before) :])
+            reasons.append(told.format("the rest" if globs == EVERYTHING else globs))
     reasons += [
         f"only {safe_text(rule.keep)} is taken"
         for name, rule in found.rules.items()
@@ -205,6 +231,11 @@ def _explained(problem: Problem, draft: Draft, found: _Confirmed, allow: AllowCo
         excused=bool(excused),
         swaps=bool(swap),
     )
+
+
+def _left_over(problem: Problem, found: _Confirmed) -> list[str]:
+    """The names in the file of what is not loaded."""
+    return list(found.entries.keys() - set(_sources(problem, found)))
 
 
 def _at(key: str | None) -> str:

@@ -5,8 +5,8 @@ Guarantees: pure and deterministic; explanations that are equally good are all r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from loader.config.schema import AUTO, RuleConfig
 from loader.formats.base import TensorEntry
@@ -37,29 +37,54 @@ class Findings:
     """Nested keys that fill something, the fullest first."""
 
 
-def explain(problem: Problem, *, keys_free: bool = True, rules_free: bool = True) -> Findings:
+@dataclass(slots=True)
+class Searched:
+    """What was found out of one part already, so that nothing is searched twice."""
+
+    sources: Sequence[Source] | None = None
+    found: dict[tuple[str | None, bool], tuple[Candidate | None, list[Explanation]]] = field(default_factory=dict)
+    """Nested key, and whether rules could be added → how far it goes, and its explanations."""
+
+
+def explain(
+    problem: Problem, *, keys_free: bool = True, rules_free: bool = True, searched: Searched | None = None
+) -> Findings:
     """Searches for what makes a part's file fit.
 
     Args:
         problem: The part.
         keys_free: Whether another nested key than the one given may be taken.
         rules_free: Whether rules may be added to those given.
+        searched: What an earlier search for the same part found; gets what this one finds.
     """
+    known = searched or Searched()
     prefix = f"{problem.part}." if problem.part else ""
     target = Target.of({key.removeprefix(prefix): w.shape for key, w in problem.wanted.items() if w.kind != "extra"})
+    if known.sources is None:
+        known.sources = sources(problem.root, target, problem.key)
     found: list[Explanation] = []
     candidates = []
-    for source in sources(problem.root, target, problem.key):
-        given = source.key == problem.key
-        if not keys_free and not given:
+    for source in known.sources:
+        if not keys_free and source.key != problem.key:
             continue
-        possible = _drafts(source, target, problem.rules or {}, rules_free=rules_free)
-        if possible:
-            candidates.append(Candidate(source.key, round(len(possible[0].filled) * source.weight)))
-        judged = [e for draft in possible if (e := conclude(problem, draft)) is not None]
-        found += judged
+        place = (source.key, rules_free)
+        if place not in known.found:
+            known.found[place] = _searched(problem, source, target, rules_free=rules_free)
+        candidate, explanations = known.found[place]
+        candidates += [candidate] if candidate is not None else []
+        found += explanations
     candidates.sort(key=lambda candidate: -candidate.loaded)
     return Findings(tuple(_best(found, problem)), tuple(candidates))
+
+
+def _searched(
+    problem: Problem, source: Source, target: Target, *, rules_free: bool
+) -> tuple[Candidate | None, list[Explanation]]:
+    """How far one nested key goes, and its explanations."""
+    possible = _drafts(source, target, problem.rules or {}, rules_free=rules_free)
+    judged = [e for draft in possible if (e := conclude(problem, draft)) is not None]
+    filled = round(len(possible[0].filled) * source.weight) if possible else 0
+    return Candidate(source.key, filled) if possible else None, judged
 
 
 def _drafts(source: Source, target: Target, given: Mapping[str, RuleConfig], *, rules_free: bool) -> list[Draft]:

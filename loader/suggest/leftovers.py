@@ -17,10 +17,17 @@ from loader.plan import Mismatch, Plan, Wanted
 from loader.suggest.names import Path, is_number, segments, stem
 
 _MOST_GLOBS = 8
+EVERYTHING = "*"
+"""The glob over all that is left."""
+EXTRA_STATE = "_extra_state"
+"""As `loader.wants` has it, which imports torch."""
 BUFFERS = frozenset(
-    {"num_batches_tracked", "position_ids", "masked_bias", "inv_freq", "relative_position_index", "attn_mask"}
-)
-"""Names that buffers have, in files that say no more of a tensor than its name."""
+    {
+        "num_batches_tracked", "position_ids", "masked_bias", "inv_freq", "relative_position_index", "attn_mask",
+        "total_ops", "total_params", EXTRA_STATE,
+    }
+)  # fmt: skip
+"""Names that buffers have, in files that say no more of a tensor than its name; profilers count in the last but one."""
 _GLOB_SIGNS = re.compile(r"[\[\]*?]")
 
 
@@ -38,13 +45,14 @@ def excuse(
     refused = set(plan.refused)
     computed = {match.key for match in plan.matches if not match.taken.key}  # by a load hook, from nothing in the file
     loaded = [segments(key) for key in plan.loaded if key not in computed]
-    missing = {key: wanted[key].kind == "buffer" for key in plan.missing if key in refused}
+    missing = {key: wanted[key].kind != "parameter" for key in plan.missing if key in refused}
     unexpected = {key: _is_buffer(key, offered.get(key)) for key in plan.unexpected if key in refused}
     taken = [segments(offered[match.taken.key][0]) for match in plan.matches if match.taken.key in offered]
     # Rules may have torn a file's module apart: what they left of it is no module of its own.
     torn = {offered[key][0]: buffer for key, buffer in unexpected.items() if key in offered}
     mismatched = [mismatch for mismatch in plan.mismatched if mismatch.key in refused]
-    globs = (_globs(missing, loaded), _globs(unexpected, loaded), _other_size(mismatched))
+    complete = not missing and not mismatched
+    globs = (_few(_globs(missing, loaded)), _unexpected(unexpected, loaded, complete=complete), _other_size(mismatched))
     if any(found is None for found in (*globs, _globs(torn, taken))):
         return None
     absent, extra, resized = ([*given, *(found or [])] for given, found in zip(_lists(allow), globs, strict=True))
@@ -56,7 +64,7 @@ def apart(keys: Mapping[str, bool], beside: Sequence[str]) -> list[str] | None:
 
     None where some of them belong to the other keys' own modules.
     """
-    return _globs(keys, [segments(key) for key in beside])
+    return _few(_globs(keys, [segments(key) for key in beside]))
 
 
 def _lists(allow: AllowConfig) -> tuple[list[str], list[str], list[str]]:
@@ -80,7 +88,17 @@ def _globs(keys: Mapping[str, bool], loaded: Sequence[Path]) -> list[str] | None
             found[_glob(f"*.{key.rpartition('.')[2]}" if "." in key else key)] = None
         else:
             return None
-    return list(found) if len(found) <= _MOST_GLOBS else None
+    return list(found)
+
+
+def _few(globs: list[str] | None) -> list[str] | None:
+    return globs if globs is None or len(globs) <= _MOST_GLOBS else None
+
+
+def _unexpected(keys: Mapping[str, bool], loaded: Sequence[Path], *, complete: bool) -> list[str] | None:
+    """Globs over what is left of a file; all of it where that is many modules and the model lacks nothing."""
+    globs = _globs(keys, loaded)
+    return [EVERYTHING] if complete and globs is not None and len(globs) > _MOST_GLOBS else _few(globs)
 
 
 def _own_module(path: Path, known: set[Path]) -> str | None:

@@ -305,6 +305,14 @@ def partial() -> Iterator[Case]:
     yield Case("the first of a sequence", "part", "bert", first, (below(first, "0.auto_model."),))
     extra = weights("conv_net") | {"aux_head.weight": torch.randn(5, 5), "aux_head.bias": torch.randn(5)}
     yield Case("an auxiliary head in the file", "part", "conv_net", extra, (weights("conv_net"),), auto=False)
+    counters = {
+        f"{place}.{name}": torch.zeros(1) for place in ("fc", "layer1") for name in ("total_ops", "total_params")
+    }
+    file = weights("res_net") | counters
+    yield Case("what a profiler counted in the file", "part", "res_net", file, (weights("res_net"),), auto=False)
+    many = {f"head{number}.weight": torch.randn(5, 5) for number in range(40)}
+    file = weights("conv_net") | many
+    yield Case("many heads beside the model", "part", "conv_net", file, (weights("conv_net"),), auto=False)
     file = weights("bert") | {"encoder.position_ids": torch.arange(4)}
     yield Case("a buffer that the model no longer has", "part", "bert", file, (weights("bert"),), auto=False)
 
@@ -472,5 +480,7 @@ def strangers() -> Iterator[Case]:
         "by parameter": {"state": state, "param_groups": []},
         "of an optimizer of one's own": {"optimizer": {"m": moments["exp_avg"], "v": moments["exp_avg_sq"]}},
     }
+    down = {"a.lora_A.weight": torch.randn(2, 20), "a.lora_B.weight": torch.randn(32, 2)}
+    yield Case("an adapter without its base", "stranger", "named_mlp", prefixed(down, "base_model.model."), ())
     for title, place in places.items():
         yield Case(f"Adam's moments {title}", "stranger", "named_mlp", beside | place, ())

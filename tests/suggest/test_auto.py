@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import contextlib
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
 
 import loader
 from loader.api import Loaded
+from loader.config.schema import RuleConfig
 from loader.report.terminal import lines
+from loader.suggest import explain
+from loader.suggest.draft import Draft, Source
+from loader.suggest.search import drafts
+from loader.suggest.target import Target
 from tests.jobs import carry_out, save
 from tests.models import Pair
 
@@ -72,6 +83,36 @@ def test_parts_are_found_each_for_itself(tmp_path: Path) -> None:
 
     assert report.parts["backbone"].key == "body"
     assert report.parts["head"].applied == ["parts.head.key=top", "'parts.head.rules={}'"]
+
+
+def searched(monkeypatch: pytest.MonkeyPatch, path: Path, **settings: Any) -> int:
+    """How many nested keys were searched for a job."""
+    calls: list[str | None] = []
+
+    def counted(source: Source, target: Target, given: Mapping[str, RuleConfig]) -> list[Draft]:
+        calls.append(source.key)
+        return drafts(source, target, given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(explain, "drafts", counted)
+        with contextlib.suppress(loader.FitError):
+            carry_out("Pair", path, **settings)
+    return len(calls)
+
+
+@pytest.mark.parametrize("extra", [{}, {"extra.weight": torch.zeros(3)}], ids=["found", "refused"])
+@pytest.mark.parametrize("place", ["trainer.weights", ""])
+def test_auto_searches_no_more_than_the_refusal_that_finds_the_same_line(
+    place: str, extra: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {"module.net." + key: value for key, value in Pair().state_dict().items()} | extra
+    file = {"trainer": {"weights": weights}, "old": {"head.weight": torch.zeros(2, 4)}} if place else weights
+    path = save(file, tmp_path / "file.pt")
+    key = {"checkpoint": {"key": "auto"}} if place else {}
+
+    plain = searched(monkeypatch, path)
+
+    assert 0 < searched(monkeypatch, path, rules="auto", **key) <= plain
 
 
 def test_mode_plan_settles_auto_as_well(tmp_path: Path) -> None:

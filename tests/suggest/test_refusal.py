@@ -217,3 +217,83 @@ def test_a_number_of_the_models_config_is_set_where_it_is_the_size_that_differs(
     assert changed == f"  1. 6 of 6 {prefix} the file's sizes are those of model.classes=37"
     assert kept == f"  2. 4 of 6 {prefix} out.* is of another size and stays as the model initialises it"
     assert error.hint == "'rules=[ddp]' model.classes=37\n'rules=[ddp]' 'allow.mismatched=[out.*]'"
+
+
+def five(**extra: torch.Tensor) -> dict[str, torch.Tensor]:
+    own = {
+        f"{name}.{kind}": torch.zeros(8, 8) if kind == "weight" else torch.zeros(8)
+        for name in "abcde"
+        for kind in KINDS
+    }
+    return own | extra
+
+
+KINDS = ("weight", "bias")
+LINEAR = {"_target_": "torch.nn.Linear", "in_features": 8, "out_features": 8}
+FIVE = {"_target_": "torch.nn.ModuleDict", "modules": dict.fromkeys("abcde", LINEAR)}
+
+
+def test_more_modules_than_can_be_named_are_left_out_together(tmp_path: Path) -> None:
+    file = five(**{f"x{number}.weight": torch.zeros(8, 8) for number in range(15)})
+
+    error = refusal(FIVE, file, tmp_path)
+
+    assert error.message.splitlines()[-1] == "10 of 10 keys would be loaded so: the rest of the file is not loaded"
+    assert error.hint == "'allow.unexpected=[*]'"
+    assert carry_out(FIVE, tmp_path / "file.pt", allow={"unexpected": ["*"]}).report.keys.loaded == 10
+
+
+def test_a_few_keys_that_are_the_models_as_they_stand_are_enough(tmp_path: Path) -> None:
+    node = {**FIVE, "modules": {"a": LINEAR}}
+
+    error = refusal(node, five(), tmp_path)
+
+    assert error.hint == "'allow.unexpected=[b.*,c.*,d.*,e.*]'"
+
+
+def test_layers_of_another_depth_are_not_left_out_though_everything_is_there(tmp_path: Path) -> None:
+    node = {"_target_": "torch.nn.Sequential", "_args_": [LINEAR] * 3}
+    file = nn.Sequential(*[nn.Linear(8, 8)] * 20).state_dict()
+
+    assert refusal(node, file, tmp_path).hint.startswith("no nested key and no rule was found")
+
+
+def test_what_a_profiler_counted_may_be_left_out(tmp_path: Path) -> None:
+    counters = {f"{place}{name}": torch.zeros(1, dtype=torch.float64) for place in ("", "a.", "b.") for name in COUNTED}
+
+    error = refusal(FIVE, five(**counters), tmp_path)
+
+    assert error.hint == "'allow.unexpected=[total_ops,total_params,*.total_ops,*.total_params]'"
+    assert "10 of 10 keys would be loaded so: " in error.message
+
+
+COUNTED = ("total_ops", "total_params")
+
+
+@pytest.mark.parametrize("prefix", ["", "net."])
+def test_extra_state_that_a_file_lacks_in_modules_that_load_may_be_missing(prefix: str, tmp_path: Path) -> None:
+    node = {"_target_": "torch.nn.ModuleDict", "modules": {key: {"_target_": "tests.models.Extra"} for key in "ab"}}
+    file = {f"{prefix}{name}.weight": torch.ones(2) for name in "ab"}
+
+    error = refusal(node, file, tmp_path)
+
+    assert error.hint.endswith("'allow.missing=[*._extra_state]'")
+    assert error.message.splitlines()[-1].endswith("*._extra_state stays as the model initialises it")
+
+
+def test_a_sub_network_is_found_among_others(tmp_path: Path) -> None:
+    node = {"_target_": "torch.nn.ModuleDict", "modules": {"fc": {**LINEAR, "bias": False}}}
+    others = {f"conv.{n}.layers.{k}.weight": torch.zeros(8, 8) for n in range(4) for k in range(3)}
+    file = {
+        "model": {"state_dict": {**others, "composition.fc.weight": torch.ones(8, 8), "mlp.0.weight": torch.zeros(1)}}
+    }
+
+    error = refusal(node, file, tmp_path)
+
+    assert error.hint == (
+        """checkpoint.key=model.state_dict 'rules={fit: {keep: "composition.*"}, fit2: {strip: "composition."}}'"""
+    )
+    twice = file["model"]["state_dict"] | {"other.fc.weight": torch.zeros(8, 8)}
+    assert refusal(node, twice, tmp_path).hint.startswith("no nested key and no rule was found")
+    part = file["model"]["state_dict"] | {"composition.out.weight": torch.zeros(8, 8)}
+    assert refusal(node, part, tmp_path).hint.startswith("no nested key and no rule was found")
