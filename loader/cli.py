@@ -122,6 +122,9 @@ def _run(arguments: Arguments) -> int:
 
 
 def _overrides_of_a_sweep(arguments: Arguments, refusal: ConfigError) -> list[str]:
+    """Returns what is left to try of arguments that a single run does not take; raises the refusal where nothing is."""
+    if arguments.sweep or arguments.shows:
+        raise refusal
     try:
         return arguments.as_sweep().rewritten()
     except ConfigError:

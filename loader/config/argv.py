@@ -48,6 +48,8 @@ _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.$-]*)=(.*)", re.DOTALL)
 _VALUE_FLAGS = re.compile(r"--cfg|-c|--package|-p|--config-(path|name|dir)|-c[pnd]|--experimental-rerun")
 _INFO_FLAGS = ("--info", "-i")
 _COMPLETION_FLAGS = ("--shell-completion", "-sc")
+_SHOW_FLAGS = ("--cfg", "-c", *_INFO_FLAGS, "--help", "-h", "--hydra-help", "--version", *_COMPLETION_FLAGS)
+"""Those with which nothing is run."""
 _JSON = "--json"
 """The loader's own flag; the others are Hydra's."""
 
@@ -68,6 +70,11 @@ class Arguments:
         if self.completion:
             return [*self.typed, *self.flags]
         return [*rewrite(self.typed, sweep=self.sweep), *self.flags]
+
+    @property
+    def shows(self) -> bool:
+        """Whether something is only shown, and nothing run."""
+        return any(flag.partition("=")[0] in _SHOW_FLAGS for flag in self.flags)
 
     def as_sweep(self) -> Arguments:
         """Returns the same arguments, read as those of a sweep; raises ConfigError where flags contradict that."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from loader.cli import run_command
 from tests.command import run
 from tests.sweep.sweeping import RUN, TARGET, Swept, make_folder, sweep
 
@@ -115,6 +116,39 @@ def test_a_job_that_finds_no_room_costs_no_other(folder: Path) -> None:
     assert done.out.splitlines()[-1] == "2 of 4 jobs ok"
 
 
+def test_a_folder_that_is_drawn_twice_keeps_what_came_first(folder: Path) -> None:
+    (folder / "hydra_plugins").mkdir()
+    (folder / "hydra_plugins" / "drawing.py").write_text(OWN_SWEEPER)
+    own = "hydra.sweeper={_target_: hydra_plugins.drawing.Drawing}"
+    done = sweep("checkpoint.path=epoch=2.pth", own, "hydra.sweep.subdir=${seed}", cwd=folder)
+    assert done.code == 2
+    assert done.statuses == ["ok", "ok", "failed", "failed"]
+    told = f"job 2 has the folder of job 0, {folder}/sweep/1; one for each was expected"
+    assert done.summary["jobs"][2]["error"]["message"] == told
+    assert f"error  {told}\n  try  'hydra.sweep.subdir=${{hydra.job.num}}'\n" in done.err
+    assert '"status": "ok"' in (folder / "sweep" / "1" / "report.json").read_text()
+
+
+@pytest.mark.parametrize("subdir", ["same", "${seed}", "a/../${hydra:job.name}"])
+def test_two_jobs_get_no_folder_between_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], subdir: str
+) -> None:
+    monkeypatch.chdir(folder)
+    typed = ["-m", "seed=1,2", "device=cpu,meta", "hydra.sweep.dir=sweep", f"hydra.sweep.subdir={subdir}"]
+    assert run_command(typed) == 2
+    assert capsys.readouterr().err == (
+        f"error  hydra.sweep.subdir={subdir} is one folder for the jobs 0 and 1; one for each was expected\n"
+        "  try  'hydra.sweep.subdir=${hydra.job.num}'\n"
+    )
+    assert not (folder / "sweep").exists()
+
+
+def test_jobs_may_have_names_of_their_own(folder: Path) -> None:
+    done = sweep("checkpoint.path=epoch=2.pth", "seed=1,2", "hydra.sweep.subdir=${seed}/${device}", cwd=folder)
+    assert (done.code, done.err) == (0, "")
+    assert (folder / "sweep" / "2" / "auto" / "report.json").is_file()
+
+
 CONFIGS = {
     "swept": """
 defaults: [config, _self_]
@@ -175,8 +209,6 @@ def test_a_sweep_of_a_config_that_is_ended_still_says_how_far_it_came(folder: Pa
 def test_what_is_refused_of_a_sweep_is_refused_of_a_configs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: list[str], told: str
 ) -> None:
-    from loader.cli import run_command
-
     monkeypatch.chdir(folder)
     assert run_command([*swept_by_config(folder)[2:], *typed]) == 2
     out, err = capsys.readouterr()
