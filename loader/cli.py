@@ -18,6 +18,7 @@ import hydra
 
 from loader.config.argv import Arguments, parse_arguments
 from loader.config.compose import CONFIG_NAME, VERSION_BASE, conf_dir
+from loader.config.judged import judged
 from loader.config.messages import translate
 from loader.config.shown import completing, fitted, shown
 from loader.errors import ConfigError, LoaderError
@@ -146,7 +147,7 @@ def _run_hydra(arguments: Arguments, overrides: list[str], refusal: ConfigError 
     runs = _nothing if refusal else task
     take_sweep()
     try:
-        with _command_line(overrides), _hydra_raises(), _sweeping(arguments, task, refusal):
+        with _command_line(overrides), _hydra_raises(), _sweeping(arguments, task, refusal), judged():
             hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base=VERSION_BASE)(runs)()
     except Abandoned as abandoned:
         if abandoned.refusal is not None:

@@ -114,6 +114,36 @@ def find_targets(nodes: Sequence[tuple[str, Mapping[str, Any]]], policy: Policy)
     return found
 
 
+def judge_names(named: Sequence[tuple[str, str]], trusted: Sequence[str]) -> None:
+    """Judges what Hydra is about to import and call by itself.
+
+    Args:
+        named: Places in the config, and the names there.
+        trusted: The patterns of `trusted_targets`.
+
+    Raises:
+        ConfigError: With everything that is refused, or else with everything that cannot be found.
+    """
+    policy, problems = Policy(trusted), Problems()
+    for judged in (_as_named, _as_found):
+        for where, name in named:
+            with problems.noting():
+                judged(where, name, policy, problems)
+        problems.tell(policy)
+
+
+def _as_named(where: str, name: str, policy: Policy, problems: Problems) -> None:
+    looked_up = "it looks up what cannot be judged before" if name in LOOKUPS and name not in policy.patterns else ""
+    objection = looked_up or policy.objection(check_name(name, where))
+    problems.judge(where, name, objection, admissible=not why_dangerous(name))
+
+
+def _as_found(where: str, name: str, policy: Policy, problems: Problems) -> None:
+    found = locate(name, where)
+    admissible = not why_dangerous(identity(found, name)[0])
+    problems.judge(where, name, policy.objection_to(found, name), admissible=admissible)
+
+
 def _names(where: str, node: Mapping[str, Any], policy: Policy, problems: Problems) -> tuple[str, str]:
     """Judges a node's target, and the path if it is one of hydra's lookups, by their names."""
     target = node[TARGET]
