@@ -19,6 +19,7 @@ from loader.collector import collector_paused
 from loader.config.schema import AllowConfig
 from loader.errors import FitError
 from loader.formats.base import TensorEntry
+from loader.formats.pickle.wrappers import refuse_withheld
 from loader.hooks import rehearse
 from loader.parts import Part, check_mounts, check_weights, offers
 from loader.plan import Plan, Wanted, make_plan
@@ -52,14 +53,26 @@ class Prepared:
     """Brings what finds out what would make the files fit; only a refusal needs it."""
 
     def refuse_misfit(self) -> None:
-        """Raises FitError, which carries the plan, where the files do not fit the model, or hold quantized weights."""
+        """Refuses files that do not fit the model, or do not hold the values of what does.
+
+        Raises:
+            FitError: Keys do not fit, or weights are quantized; it carries the plan.
+            CheckpointError: Tensors are shares of larger ones, or of a class that computes their values.
+        """
         self._refuse_quantized()
         if self.plan.passes():
+            self._refuse_withheld()
             return
         files = ", ".join(dict.fromkeys(part.label for part in self.stage.parts.values()))
         entries = {key: offer.entry for key, offer in self.stage.offers.entries.items()}
         shapes = {key: entry.shape for key, entry in entries.items() if isinstance(entry, TensorEntry)}
         raise self.advise().misfit(self.plan, shapes, files)
+
+    def _refuse_withheld(self) -> None:
+        for name, part in self.stage.parts.items():
+            entries = [(key, offer.entry) for key, offer in self.stage.offers.entries.items() if offer.part == name]
+            unread = self.plan.unread()
+            refuse_withheld(part.label, ((key, entry) for key, entry in entries if key not in unread))
 
     def _refuse_quantized(self) -> None:
         for name, part in self.stage.parts.items():

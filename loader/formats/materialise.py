@@ -16,6 +16,7 @@ import torch
 
 from loader.errors import CheckpointError
 from loader.formats.base import ITEMSIZE, Storage, TensorEntry
+from loader.formats.pickle.wrappers import WHOLE, WITHHELD
 from loader.wording import safe_text
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE if hasattr(torch, name)}
@@ -157,6 +158,8 @@ def _swapped(flat: torch.Tensor) -> torch.Tensor:
 
 
 def _without_data(entry: TensorEntry, dtype: torch.dtype) -> torch.Tensor:
+    if WITHHELD in entry.details:
+        raise CheckpointError(f"a tensor of this file is {entry.details[WITHHELD]}", WHOLE)
     return torch.empty_strided(entry.shape, entry.stride, dtype=dtype, device="meta")
 
 

@@ -19,7 +19,8 @@ from loader.formats.index import fault_of_name
 from loader.formats.path import shown_path
 from loader.formats.pickle.reader import unpickle
 from loader.formats.pickle.records import PickledDict, Reduced
-from loader.formats.pickle.tensors import BUILDERS, dtype_name, shape_of
+from loader.formats.pickle.tensors import BUILDERS
+from loader.formats.pickle.views import dtype_name, shape_of
 from loader.wording import counted, listing, phrases, safe_text
 
 _PACKAGE = "torch.distributed."

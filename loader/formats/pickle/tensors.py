@@ -8,117 +8,23 @@ arguments is never tried out. A tensor of a kind that is not known stays a plain
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
-from loader.errors import CheckpointError
-from loader.formats.base import ITEMSIZE, Storage, TensorEntry
+from loader.formats.base import TensorEntry
 from loader.formats.pickle.arrays import device_tensor_from_array
 from loader.formats.pickle.records import Builder, Global, PickledDict, PickledSet, Reduced
-from loader.wording import safe_text
+from loader.formats.pickle.views import NO_DETAILS, TypedStorage, dtype_name, malformed, outline, shape_of, viewed
 
 _TENSOR = frozenset({"torch.Tensor", "torch._tensor.Tensor"})
-_MOST_DIMENSIONS = 64
-_LARGEST = 1 << 63
-_PLAIN: Mapping[str, TensorEntry] = MappingProxyType({})
-_NO_DETAILS: Mapping[str, object] = MappingProxyType({})
 _WITH_GRADIENT: Mapping[str, object] = MappingProxyType({"requires_grad": True})
-
-STORAGE_DTYPES: Mapping[str, str] = {
-    "FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
-    "ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128", "QInt8Storage": "qint8", "QUInt8Storage": "quint8",
-    "QInt32Storage": "qint32", "UntypedStorage": "uint8", "_UntypedStorage": "uint8",
-}  # fmt: skip
-"""dtype by the name of the class that a pickle names."""
-
-
-@dataclass(frozen=True, slots=True)
-class TypedStorage:
-    """A storage as a pickle refers to it."""
-
-    storage: Storage
-    dtype: str
-    location: str
-
-
-def storage_dtype(storage_type: object) -> str | None:
-    """The element type of a storage class that a pickle names; None where it is not known."""
-    if not isinstance(storage_type, Global) or storage_type.module.partition(".")[0] != "torch":
-        return None
-    return STORAGE_DTYPES.get(storage_type.name)
-
-
-def dtype_name(dtype: object) -> str | None:
-    """The name torch gives a pickled dtype; None where it is not one that can be read."""
-    if isinstance(dtype, Global) and dtype.module == "torch" and dtype.name in ITEMSIZE:
-        return dtype.name
-    return None
-
-
-def shape_of(size: object) -> tuple[int, ...]:
-    """A tuple of sane sizes out of a pickled tuple, list or ``torch.Size``."""
-    if isinstance(size, Reduced) and size.type == "torch.Size" and isinstance(size.args, tuple) and len(size.args) == 1:
-        size = size.args[0]
-    if not isinstance(size, tuple | list) or len(size) > _MOST_DIMENSIONS:
-        raise _malformed("its shape is no list of sizes")
-    for dimension in size:
-        if type(dimension) is not int or not 0 <= dimension < _LARGEST:
-            raise _malformed("its shape or strides are no sizes")
-    return tuple(size)
-
-
-def _malformed(what: str) -> CheckpointError:
-    return CheckpointError(
-        f"a tensor of this file is not what torch writes: {what}",
-        "do not load this file; ask whoever made it for a safetensors file",
-    )
-
-
-def viewed(
-    typed: TypedStorage,
-    dtype: str,
-    offset: object,
-    size: object,
-    stride: object,
-    details: Mapping[str, object] = _NO_DETAILS,
-) -> TensorEntry:
-    """A dense tensor that looks into a storage.
-
-    Raises:
-        CheckpointError: It reaches outside the storage, or is described by what are no sizes.
-    """
-    if type(size) is not tuple or type(stride) is not tuple:
-        size, stride = shape_of(size), shape_of(stride)
-    if type(offset) is not int or not 0 <= offset < _LARGEST or not len(size) == len(stride) <= _MOST_DIMENSIONS:
-        raise _malformed("its offset, shape and strides do not belong together")
-    count, last = 1, offset
-    for dimension, step in zip(size, stride, strict=True):
-        if (
-            type(dimension) is not int
-            or type(step) is not int
-            or not (0 <= dimension < _LARGEST and 0 <= step < _LARGEST)
-        ):
-            raise _malformed("its shape or strides are no sizes")
-        count *= dimension
-        last += (dimension - 1) * step
-        if count >= _LARGEST:
-            raise _malformed("its shape is beyond any memory")
-    storage = typed.storage
-    if count and (last + 1) * ITEMSIZE[dtype] > storage.nbytes:
-        raise _malformed(
-            f"a view of {safe_text(list(size))} elements lies outside its storage '{safe_text(storage.key)}' "
-            f"of {storage.nbytes:,} bytes"
-        )
-    return TensorEntry(dtype, size, stride, offset, storage, typed.location, "strided", _PLAIN, details)
 
 
 def _tensor(function: Global, args: tuple[object, ...]) -> object:
     """``_rebuild_tensor`` and ``_rebuild_tensor_v2``: storage, offset, size, stride, requires_grad, hooks, metadata."""
     if len(args) < 4 or not isinstance(args[0], TypedStorage):
         return _not_known(function, args)
-    details = _WITH_GRADIENT if len(args) > 4 and args[4] is True else _NO_DETAILS
+    details = _WITH_GRADIENT if len(args) > 4 and args[4] is True else NO_DETAILS
     if len(args) > 6 and args[6] is not None:
         details = _with_bits(details, args[6])
     return viewed(args[0], args[0].dtype, args[1], args[2], args[3], details)
@@ -129,7 +35,7 @@ def _tensor_v3(function: Global, args: tuple[object, ...]) -> object:
     dtype = dtype_name(args[6]) if len(args) > 6 else None
     if dtype is None or not isinstance(args[0], TypedStorage):
         return _not_known(function, args)
-    details = _WITH_GRADIENT if args[4] is True else _NO_DETAILS
+    details = _WITH_GRADIENT if args[4] is True else NO_DETAILS
     if len(args) > 7 and args[7] is not None:
         details = _with_bits(details, args[7])
     return viewed(args[0], dtype, args[1], args[2], args[3], details)
@@ -137,7 +43,7 @@ def _tensor_v3(function: Global, args: tuple[object, ...]) -> object:
 
 def _with_bits(details: Mapping[str, object], metadata: object) -> Mapping[str, object]:
     if not isinstance(metadata, PickledDict):
-        raise _malformed("its metadata is no dict")
+        raise malformed("its metadata is no dict")
     bits = {name: True for name in ("conj", "neg") if metadata.get(name) is True}
     return {**details, **bits} if bits else details
 
@@ -185,7 +91,7 @@ def _quantized(function: Global, args: tuple[object, ...]) -> object:
     """``_rebuild_qtensor``: storage, offset, size, stride, quantizer, requires_grad, hooks."""
     if len(args) < 5 or not isinstance(args[0], TypedStorage) or not isinstance(args[4], tuple):
         return _not_known(function, args)
-    data = viewed(args[0], args[0].dtype, args[1], args[2], args[3], _NO_DETAILS)
+    data = viewed(args[0], args[0].dtype, args[1], args[2], args[3], NO_DETAILS)
     scheme = args[4][0].name if args[4] and isinstance(args[4][0], Global) else ""
     components: dict[str, TensorEntry] = {"data": data}
     details: dict[str, object] = {"scheme": scheme}
@@ -196,9 +102,9 @@ def _quantized(function: Global, args: tuple[object, ...]) -> object:
         if not isinstance(scales, TensorEntry) or not isinstance(zero_points, TensorEntry):
             return _not_known(function, args)
         if type(axis) is not int or not 0 <= axis < len(data.shape):
-            raise _malformed("its quantisation axis is none of its dimensions")
+            raise malformed("its quantisation axis is none of its dimensions")
         if not scales.shape == zero_points.shape == (data.shape[axis],):
-            raise _malformed("its quantisation scales do not match its shape")
+            raise malformed("its quantisation scales do not match its shape")
         components.update(scales=scales, zero_points=zero_points)
         details["axis"] = axis
     else:
@@ -209,7 +115,7 @@ def _quantized(function: Global, args: tuple[object, ...]) -> object:
 def _scalar(value: object) -> int | float:
     if isinstance(value, int | float):
         return value
-    raise _malformed("its quantisation scale is no number")
+    raise malformed("its quantisation scale is no number")
 
 
 def _sparse(function: Global, args: tuple[object, ...]) -> object:
@@ -241,7 +147,7 @@ def _nested(function: Global, args: tuple[object, ...]) -> object:
     if len(components) != len(roles) or len(args) != len(roles):
         return _not_known(function, args)
     buffer = components["buffer"]
-    return TensorEntry(buffer.dtype, buffer.shape, (), 0, None, buffer.location, "nested", components, _NO_DETAILS)
+    return TensorEntry(buffer.dtype, buffer.shape, (), 0, None, buffer.location, "nested", components, NO_DETAILS)
 
 
 def _without_data(function: Global, args: tuple[object, ...]) -> object:
@@ -249,8 +155,8 @@ def _without_data(function: Global, args: tuple[object, ...]) -> object:
     dtype = dtype_name(args[0]) if len(args) == 4 else None
     if dtype is None:
         return _not_known(function, args)
-    details = _WITH_GRADIENT if args[3] is True else _NO_DETAILS
-    return TensorEntry(dtype, shape_of(args[1]), shape_of(args[2]), 0, None, "meta", "strided", _PLAIN, details)
+    details = _WITH_GRADIENT if args[3] is True else NO_DETAILS
+    return outline(dtype, args[1], args[2], "meta", details)
 
 
 def _from_cpu_tensor(function: Global, args: tuple[object, ...]) -> object:
@@ -258,7 +164,7 @@ def _from_cpu_tensor(function: Global, args: tuple[object, ...]) -> object:
     if len(args) != 4 or not isinstance(args[0], TensorEntry) or dtype_name(args[1]) != args[0].dtype:
         return _not_known(function, args)
     location = args[2] if isinstance(args[2], str) else "cpu"
-    return replace(args[0], location=location, details=_WITH_GRADIENT if args[3] is True else _NO_DETAILS)
+    return replace(args[0], location=location, details=_WITH_GRADIENT if args[3] is True else NO_DETAILS)
 
 
 def _not_known(function: Global, args: tuple[object, ...]) -> Reduced:

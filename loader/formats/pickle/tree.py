@@ -16,6 +16,7 @@ from loader.formats.pickle.arrays import objects_of, pickled_array
 from loader.formats.pickle.leaves import PLAIN, key_of, leaf, type_of
 from loader.formats.pickle.modules import ModuleReader, module_tables
 from loader.formats.pickle.records import PickledDict, Reduced
+from loader.formats.pickle.wrappers import wrapped_tensor
 from loader.wording import safe_text
 
 _MOST_LEVELS = 100
@@ -39,7 +40,7 @@ class _Tree:
         self.pending: deque[tuple[Container, int]] = deque()
         self.parents: dict[int, list[Container]] = {}
         self.modules = ModuleReader()
-        self.arrays: dict[int, TensorEntry] = {}
+        self.tensors: dict[int, TensorEntry] = {}
 
     def grow(self, record: object) -> Container:
         record = _unwrapped(record)
@@ -58,12 +59,12 @@ class _Tree:
             return record
         if isinstance(record, PLAIN):
             return leaf(record)
-        known = self.known.get(id(record)) or self.arrays.get(id(record))
+        known = self.known.get(id(record)) or self.tensors.get(id(record))
         if known is not None:
             return known
-        array = pickled_array(record)
-        if array is not None:
-            return self.arrays.setdefault(id(record), array.entry())
+        entry = _tensor(record)
+        if entry is not None:
+            return self.tensors.setdefault(id(record), entry)
         kind = _kind(record)
         if not kind or (kind == "list" and _is_plain(record)):
             return leaf(record)
@@ -124,6 +125,12 @@ class _Tree:
             for key, child in container.children.items():
                 if type(child) is Container and child.kind == "object" and id(child) not in holding:
                     container.children[key] = leaf(child.record)
+
+
+def _tensor(record: object) -> TensorEntry | None:
+    """The tensor that an array, or an object of a class that wraps tensors, stands for."""
+    array = pickled_array(record)
+    return wrapped_tensor(record) if array is None else array.entry()
 
 
 def _is_tensor(node: Node) -> bool:

@@ -13,8 +13,8 @@ from loader.formats.archives.archived import ArchivedFile, Records
 from loader.formats.archives.zip import Archive
 from loader.formats.base import Container, Leaf, Node
 from loader.formats.names import TORCH_EXPORT as FORMAT
-from loader.formats.pickle.tensors import TypedStorage, viewed
 from loader.formats.pickle.tree import build_tree
+from loader.formats.pickle.views import TypedStorage, viewed
 from loader.formats.strict_json import read_mapping
 from loader.formats.torch_files.torch_zip import pickled_in
 from loader.wording import safe_text

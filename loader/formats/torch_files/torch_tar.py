@@ -18,8 +18,9 @@ from loader.formats.opened import OpenedFile
 from loader.formats.path import shown_path
 from loader.formats.pickle.reader import Unpickled, unpickle
 from loader.formats.pickle.records import PersistentId
-from loader.formats.pickle.tensors import BUILDERS, TypedStorage, storage_dtype, viewed
+from loader.formats.pickle.tensors import BUILDERS
 from loader.formats.pickle.tree import build_tree
+from loader.formats.pickle.views import TypedStorage, storage_dtype, viewed
 from loader.formats.signatures import TORCH_TAR_MEMBERS
 from loader.wording import safe_text
 

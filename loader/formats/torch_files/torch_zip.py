@@ -17,8 +17,9 @@ from loader.formats.names import TORCH_ZIP as FORMAT
 from loader.formats.path import shown_path
 from loader.formats.pickle.reader import unpickle
 from loader.formats.pickle.records import PersistentId
-from loader.formats.pickle.tensors import BUILDERS, TypedStorage, storage_dtype
+from loader.formats.pickle.tensors import BUILDERS
 from loader.formats.pickle.tree import build_tree
+from loader.formats.pickle.views import TypedStorage, storage_dtype
 from loader.wording import listing, safe_text
 
 POLICY = "policy.pth"
