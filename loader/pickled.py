@@ -6,6 +6,7 @@ whole file; nothing outside the selected part of the file is touched, unless the
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -148,7 +149,10 @@ def _run_code(part: Part) -> Any:
     with part.checkpoint.file.stream() as stream:
         part.checkpoint.check_unchanged()  # not only afterwards: by then its code has run
         if part.checkpoint.format == TORCHSCRIPT:
-            return torch.jit.load(stream, map_location="cpu")  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():
+                # That TorchScript has no future is true, and nothing that whoever loads this file can change.
+                warnings.filterwarnings("ignore", message=r".torch\.jit\.\w+. is deprecated")
+                return torch.jit.load(stream, map_location="cpu")  # type: ignore[no-untyped-call]
         return torch.load(stream, map_location="cpu", weights_only=False)
 
 

@@ -227,15 +227,12 @@ def test_a_name_that_only_an_attack_needs_is_never_offered_to_be_admitted(tmp_pa
     assert "allow_globals" not in refused.value.hint
 
 
-DEPRECATED = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-
-
 @pytest.fixture
 def scripted(tmp_path: Path) -> Path:
     path = tmp_path / "scripted.pt"
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.9), nn.Linear(3, 2))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", ".torch.jit")
         torch.jit.save(torch.jit.script(filled(model)), path)
     return path
 
@@ -252,7 +249,6 @@ def test_the_code_of_a_torchscript_archive_is_not_run_unasked(scripted: Path) ->
     )
 
 
-@DEPRECATED
 def test_a_trusted_torchscript_module_is_loaded_and_proved(scripted: Path) -> None:
     loaded = carry_out(None, scripted, checkpoint={"trust": True}, verify={"input": {"shape": [2, 4]}}, dtype="float64")
     assert isinstance(loaded.model, torch.jit.ScriptModule)
@@ -264,7 +260,13 @@ def test_a_trusted_torchscript_module_is_loaded_and_proved(scripted: Path) -> No
     assert loaded.report.keys.loaded == 9
 
 
-@DEPRECATED
+def test_torchs_word_on_the_future_of_torchscript_refuses_no_load(scripted: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = carry_out(None, scripted, checkpoint={"trust": True}, verify={"input": {"shape": [2, 4]}})
+    assert isinstance(loaded.model, torch.jit.ScriptModule)
+
+
 def test_a_torchscript_archive_loads_into_a_declared_model(scripted: Path) -> None:
     layers = [("Linear", {"in_features": 4, "out_features": 3}), ("BatchNorm1d", {"num_features": 3}), ("Dropout", {})]
     layers.append(("Linear", {"in_features": 3, "out_features": 2}))
@@ -273,7 +275,6 @@ def test_a_torchscript_archive_loads_into_a_declared_model(scripted: Path) -> No
     assert_same_state(loaded.model, torch.jit.load(scripted).state_dict())  # type: ignore[no-untyped-call]
 
 
-@DEPRECATED
 @pytest.mark.parametrize("kind", ["zip", "legacy", "torchscript", "folder"])
 def test_a_trusted_file_is_the_one_whose_digest_was_compared(
     kind: str, tmp_path: Path, scripted: Path, monkeypatch: pytest.MonkeyPatch

@@ -41,8 +41,8 @@ def contents(module: nn.Module) -> Contents:
     for key, value in module.state_dict().items():
         if not isinstance(value, torch.Tensor):
             found.left_out[key] = type(value).__name__
-        elif fault := _fault(key, value):
-            refused.append(f"{safe_text(key)} ({fault})")
+        elif why := fault(key, value):
+            refused.append(f"{safe_text(key)} ({why})")
         elif (first := firsts.setdefault(identity(value), key)) != key:
             found.aliases[key] = first
         else:
@@ -68,8 +68,8 @@ def shards(tensors: dict[str, torch.Tensor], most: int) -> Iterator[dict[str, to
     yield shard
 
 
-def _fault(key: str, value: torch.Tensor) -> str:
-    """Why a tensor cannot be written; empty where it can."""
+def fault(key: str, value: torch.Tensor) -> str:
+    """Says why a tensor cannot be written; empty where it can."""
     if key == METADATA or any("\ud800" <= character <= "\udfff" for character in key):
         return "its name is one that the format cannot hold"
     if value.is_meta:

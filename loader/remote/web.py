@@ -167,14 +167,17 @@ def _told(url: Url) -> Iterator[None]:
         host = safe_text(url.host)
         raise Unreachable(f"cannot be reached: there is no host {host}", "check the URL and the network") from None
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-        if isinstance(error, OSError) and "WRONG_VERSION_NUMBER" in str(error.os_error):
+        # A certificate error has no os_error before aiohttp 3.13.4: asking for it raises AttributeError.
+        certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
+        reason = error.certificate_error if certificate else error.os_error
+        if "WRONG_VERSION_NUMBER" in str(reason):
             plain = re.sub(r"^https", "http", url.shown, flags=re.IGNORECASE)
             raise CheckpointError(
                 f"{url.shown} cannot be asked: the server does not speak TLS, which https stands for",
                 line("checkpoint.path", plain, note="if you trust the network between"),
             ) from None
         raise CheckpointError(
-            f"{url.shown} cannot be trusted: {safe_text(error.os_error if isinstance(error, OSError) else error, 160)}",
+            f"{url.shown} cannot be trusted: {safe_text(reason, 160)}",
             "check the host's name; SSL_CERT_FILE names the certificates of an own authority",
         ) from None
     except aiohttp.ClientConnectorError as error:

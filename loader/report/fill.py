@@ -7,13 +7,16 @@ that did without.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import platform
+import re
 import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loader.beside import beside
@@ -143,14 +146,26 @@ def environment(report: Report) -> None:
     report.memory = {"peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024}
 
 
+_VERSION = re.compile(r"^__version__ *(?:: *str *)?= *['\"]([^'\"]+)['\"]", re.MULTILINE)
+
+
 @functools.cache
 def _versions() -> dict[str, str]:
     """By package, read once; from the module where that is imported, since a package's whole description is parsed."""
-    modules = {"torch": "torch", "hydra-core": "hydra", "omegaconf": "omegaconf", "safetensors": "safetensors"}
-    return {
+    modules = {"hydra-core": "hydra", "omegaconf": "omegaconf", "safetensors": "safetensors"}
+    found = {
         package: getattr(sys.modules.get(module), "__version__", None) or metadata.version(package)
         for package, module in modules.items()
     }
+    return {"torch": _torch_version(), **found}
+
+
+def _torch_version() -> str:
+    """As torch itself says it, with what it was built for (``2.6.0+cu124``), which its package may leave out."""
+    spec = importlib.util.find_spec("torch")  # without importing it
+    said = Path(spec.origin).with_name("version.py") if spec is not None and spec.origin else None
+    found = _VERSION.search(said.read_text(encoding="utf-8")) if said is not None and said.is_file() else None
+    return found[1] if found else metadata.version("torch")
 
 
 def _of_torch() -> dict[str, Any]:
@@ -158,7 +173,7 @@ def _of_torch() -> dict[str, Any]:
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return {}
-    return {"torch": torch.__version__, "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
+    return {"torch": str(torch.__version__), "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
 
 
 def _model(target: str, module: nn.Module, device: torch.device) -> ModelReport:

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
+from loader.conversion.contents import fault
+from loader.conversion.writing import pieces
 from loader.errors import CheckpointError, ConfigError
 from loader.formats import open_checkpoint
 from loader.formats.confine import leads_out
@@ -26,7 +27,7 @@ from loader.lines import line
 from loader.verify.inputs import Inputs
 from loader.wants import dtype_name
 from loader.whole import write_whole
-from loader.wording import listing, safe_text, shape
+from loader.wording import counted, listing, phrases, safe_text, shape
 
 _NAME = re.compile(r"(part\.[^/]+/)?(input|output)\..+", re.DOTALL)
 
@@ -125,14 +126,24 @@ def read(path: Path) -> dict[str, Record]:
 
 
 def write(path: Path, records: Mapping[str, Record]) -> None:
-    """Writes a record beside a checkpoint, replacing the one that is there."""
+    """Writes a record next to a checkpoint, replacing the one that is there.
+
+    Raises:
+        ConfigError: The format cannot hold one of the inputs or outputs.
+    """
     values: dict[str, torch.Tensor] = {}
     for part, record in records.items():
         prefix = f"part.{part}/" if part else ""
         values |= {f"{prefix}input.{name}": value for name, value in record.inputs.named().items()}
         values |= {f"{prefix}output.{name}": value for name, value in record.outputs.items()}
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in values.items()}
-    write_whole(path, save(plain, {"format": "hydra-loader-golden", "schema": "1", "torch": torch.__version__}))
+    refused = [f"{name} ({why})" for name, value in values.items() if (why := fault(name, value))]
+    if refused:
+        raise ConfigError(
+            f"verify.record=true cannot write {counted(len(refused), 'tensor')} of the record: {phrases(refused)}",
+            "verify.record=false",
+        )
+    notes = {"format": "hydra-loader-golden", "schema": "1", "torch": str(torch.__version__)}
+    write_whole(path, b"".join(bytes(piece) for piece in pieces(values, notes)))
 
 
 def differences(

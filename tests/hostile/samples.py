@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from tests.formats.distributed.saving import save_alone
 from tests.formats.distributed.zero_writer import Run
 from tests.formats.gguf.gguf_writer import written as written_gguf
 from tests.formats.sharding import write_shards
@@ -103,7 +104,7 @@ def torchscript(folder: Path, state: State) -> Path:
 def save_script(module: torch.nn.Module, path: Path) -> Path:
     """Scripts and saves a module; torch says of both that they are deprecated."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", ".torch.jit")
         torch.jit.save(torch.jit.script(module), path)
     return path
 
@@ -118,12 +119,11 @@ def npz(folder: Path, state: State) -> Path:
 def distributed(folder: Path, state: State) -> Path:
     """A folder of `torch.distributed.checkpoint`."""
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
-    from torch.distributed.checkpoint.state_dict_saver import save
 
     path = folder / "dcp"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that nothing is distributed here
-        save({**state, "note": "as it was trained " * 30}, storage_writer=FileSystemWriter(path), no_dist=True)
+        save_alone({**state, "note": "as it was trained " * 30}, storage_writer=FileSystemWriter(path))
     return path
 
 

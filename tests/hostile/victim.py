@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+
+from tests.formats.distributed.saving import load_alone
 
 SECONDS = 60
 
@@ -31,7 +32,7 @@ def distributed(path: str) -> None:
     state: dict[str, Any] = {
         name: torch.zeros(item.size) if hasattr(item, "size") else None for name, item in items.items()
     }
-    load_distributed(state, storage_reader=reader, no_dist=True)
+    load_alone(state, storage_reader=reader)
 
 
 LOADERS: dict[str, Callable[[str], object]] = {

@@ -17,7 +17,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 import loader
 from loader.conversion.record import KEY
@@ -27,6 +26,7 @@ from loader.inspection.rows import FileRow
 from loader.report.data import Report
 from loader.report.terminal import lines
 from tests.command import REPOSITORY, run, run_loader
+from tests.formats.distributed.saving import save_alone
 from tests.formats.sharding import write_shards
 from tests.jobs import save
 from tests.models import Two, filled
@@ -124,7 +124,7 @@ def test_one_file_is_not_named_again(tmp_path: Path) -> None:
 def test_pieces_of_a_split_tensor_are_named(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        save_distributed({"model": untied(), "epoch": 3}, checkpoint_id=tmp_path / "dcp", no_dist=True)
+        save_alone({"model": untied(), "epoch": 3}, checkpoint_id=tmp_path / "dcp")
     file, _ = inspected(tmp_path / "dcp")
     assert [(row["key"], row["role"]) for row in file["candidates"]] == [("model", "weights")]
     (piece,) = file["tensors"][0].get("pieces", [])

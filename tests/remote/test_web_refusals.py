@@ -210,6 +210,19 @@ def test_a_certificate_that_is_not_trusted_is_told() -> None:
     assert "SSL_CERT_FILE" in caught.value.hint
 
 
+def test_a_certificate_error_of_an_older_aiohttp_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 3.11 to 3.13.3 it has no `os_error`, and asking for one raises."""
+
+    def lacking(error: aiohttp.ClientConnectorCertificateError) -> OSError:
+        raise AttributeError("'ClientConnectorCertificateError' object has no attribute '_os_error'")
+
+    monkeypatch.setattr(aiohttp.ClientConnectorCertificateError, "os_error", property(lacking), raising=False)
+    with Server(tls=True) as unknown:
+        error = refusal(unknown.add("/a.safetensors", SMALL))
+    assert error.message.startswith(f"{unknown.url}/a.safetensors cannot be trusted: ")
+    assert "CERTIFICATE_VERIFY_FAILED" in error.message
+
+
 def test_silence_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "_SILENCE", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:

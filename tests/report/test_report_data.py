@@ -5,6 +5,10 @@ import pickle
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
+import pytest
+import torch
+
+from loader.report import fill
 from loader.report.data import (
     Check,
     ErrorReport,
@@ -133,3 +137,11 @@ def instances(kind: type) -> list[Any]:
     report = full_report()
     everything = [report, report.error, report.model, report.keys, report.verification]
     return [item for item in (*everything, *report.parts.values(), *report.verification.checks) if type(item) is kind]
+
+
+def test_the_version_of_torch_is_what_torch_says_whether_it_was_imported_or_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The package's own version may lack what torch was built for: 2.6.0, and 2.6.0+cu124."""
+    monkeypatch.setattr(fill.metadata, "version", lambda package: "0.0.0")
+    assert fill._torch_version() == str(torch.__version__)

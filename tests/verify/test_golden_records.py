@@ -293,3 +293,28 @@ def test_many_inputs_and_outputs_keep_their_order(tmp_path: Path) -> None:
 def test_a_record_in_half_precision_is_met_by_a_double_model(path: Path) -> None:
     carry_out("Two", path, dtype="bfloat16", verify={**INPUT, "record": True})
     assert checks(carry_out("Two", path, dtype="float64", verify={}).report)["golden record"]
+
+
+OUTPUTS = [torch.complex64, torch.uint16, torch.uint32, torch.uint64, torch.bool, torch.float8_e4m3fn, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", OUTPUTS, ids=str)
+def test_outputs_of_every_dtype_of_the_format_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Also of those that the oldest safetensors library that is supported does not know."""
+    output = torch.tensor([[0, 1], [1, 1]]).to(dtype)
+    golden.write(tmp_path / "a.safetensors", {"": Record(Inputs(args=[torch.ones(1)]), {"0": output})})
+    found = golden.read(tmp_path / "a.safetensors")[""]
+    assert found.outputs["0"].dtype is dtype
+    assert torch.equal(found.outputs["0"].to(torch.complex128), output.to(torch.complex128))
+    assert found.inputs.args[0].tolist() == [1]
+
+
+def test_what_the_format_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
+    output = torch.zeros(2, dtype=torch.complex128)
+    with pytest.raises(ConfigError) as refused:
+        golden.write(tmp_path / "a.safetensors", {"": Record(Inputs(), {"logits": output, "0": torch.ones(1)})})
+    assert refused.value.message == (
+        "verify.record=true cannot write 1 tensor of the record: output.logits (its dtype is complex128)"
+    )
+    assert refused.value.hint == "verify.record=false"
+    assert list(tmp_path.iterdir()) == []

@@ -13,13 +13,13 @@ import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_saver import save
 
 import loader
 from loader.errors import CheckpointError, ConfigError
 from loader.formats import open_checkpoint
 from loader.formats.base import Container, Leaf, Node, TensorEntry
 from tests.formats.distributed.dcp_writer import Writer, grid, halves, write_distributed
+from tests.formats.distributed.saving import save_alone
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is")
 
@@ -83,7 +83,7 @@ def test_a_nested_state_is_what_torch_converts_it_to(tmp_path: Path, mmap: bool)
         "epoch": 7,
         "name": "net",
     }
-    save(state, checkpoint_id=tmp_path / "d", no_dist=True)
+    save_alone(state, checkpoint_id=tmp_path / "d")
     with open_checkpoint(tmp_path / "d") as checkpoint:
         assert checkpoint.format == "dcp"
         assert_same(values(checkpoint, checkpoint.root, mmap=mmap), by_torch(tmp_path / "d"))

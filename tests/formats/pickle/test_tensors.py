@@ -10,6 +10,7 @@ import torch
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
 from loader.formats.base import Leaf, TensorEntry
+from tests.formats.archives.rewriting import rewritten
 from tests.formats.comparing import assert_same
 from tests.formats.hostile import Call, StorageOf, torch_zip, view
 
@@ -254,3 +255,20 @@ def test_a_dtype_that_this_torch_does_not_have_is_told(tmp_path: Path, monkeypat
         checkpoint.read(entry)
     assert refused.value.message == f"a tensor of this file is float32, which torch {torch.__version__} does not have"
     assert refused.value.hint == "pip install --upgrade torch"
+
+
+@pytest.mark.parametrize(("name", "like"), [("bcomplex32", torch.uint32), ("int4", torch.float8_e4m3fn)])
+def test_a_tensor_of_a_dtype_that_not_every_torch_has_is_a_tensor(name: str, like: torch.dtype, tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.zeros(2, 3, dtype=like), "b": torch.ones(2)}, path)
+    written = str(like).removeprefix("torch.").encode()
+    rewritten(path, {"data.pkl": lambda pickled: pickled.replace(b"torch\n" + written, b"torch\n" + name.encode())})
+    with open_checkpoint(path) as checkpoint:
+        found = checkpoint.root.tensors()
+        assert (found["a"].dtype, found["a"].shape) == (name, (2, 3))
+        assert checkpoint.read(found["b"]).tolist() == [1, 1]
+        if hasattr(torch, name):
+            assert checkpoint.read(found["a"]).dtype is getattr(torch, name)
+            return
+        with pytest.raises(CheckpointError, match=f"a tensor of this file is {name}, which torch"):
+            checkpoint.read(found["a"])

@@ -15,7 +15,7 @@ from loader.formats.base import Container
 from tests.formats.archives.rewriting import Change, rewritten
 from tests.formats.comparing import assert_same
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 
 
 class Inner(nn.Module):
