@@ -143,5 +143,5 @@ def test_the_version_of_torch_is_what_torch_says_whether_it_was_imported_or_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The package's own version may lack what torch was built for: 2.6.0, and 2.6.0+cu124."""
-    monkeypatch.setattr(fill.metadata, "version", lambda package: "0.0.0")
+    monkeypatch.setattr("loader.report.fill.metadata.version", lambda package: "0.0.0")
     assert fill._torch_version() == str(torch.__version__)

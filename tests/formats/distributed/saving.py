@@ -7,7 +7,8 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
-from torch.distributed.checkpoint import load, save
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 
 def save_alone(state: dict[str, Any], **place: Any) -> None:
