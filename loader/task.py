@@ -24,6 +24,7 @@ from loader.errors import ConfigError
 from loader.redaction import redact_files, remember
 from loader.report.data import ErrorReport, Report
 from loader.report.files import REPORT
+from loader.report.streams import unbreakable
 from loader.sweep.callback import sweep_folder, sweeping_here
 from loader.sweep.python_path import find_modules_in, restored
 
@@ -86,7 +87,7 @@ class Task:
         if not sweeping_here():
             find_modules_in(HydraConfig.get().runtime.cwd)
         try:
-            with recorded(sweep_folder(HydraConfig.get())) as record:
+            with unbreakable(), recorded(sweep_folder(HydraConfig.get())) as record:
                 _run_recorded(config, record, restored(os.environ, self.environment))
             code = record.counts_as
         except ConfigError as error:

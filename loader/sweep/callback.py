@@ -145,13 +145,18 @@ def _targets(config: DictConfig) -> tuple[Any, ...]:
     return tuple(OmegaConf.select(config, f"hydra.{plugin}._target_") for plugin in ("sweeper", "launcher"))
 
 
+def draws_jobs(hydra: Any) -> bool:
+    """Says whether only the sweeper knows which jobs there are, as it learns from results."""
+    return bool(OmegaConf.select(hydra, "sweeper._target_") != _BASIC_SWEEPER)
+
+
 def expected_jobs(config: DictConfig) -> list[list[str]] | None:
     """Lists the overrides of every job of a sweep, in Hydra's order.
 
     Only the sweeper itself knows how it splits values into jobs; this asks Hydra's own one the way it asks itself
     (`BasicSweeper.sweep`). Any other sweeper chooses its jobs as results come in.
     """
-    if _targets(config)[0] != _BASIC_SWEEPER:
+    if draws_jobs(config.hydra):
         return None
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: PLC0415  # private: kept to this place
 

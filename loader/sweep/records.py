@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from loader.config.argv import readable
 from loader.errors import ConfigError
 from loader.report.files import REPORT, write_json
+from loader.sweep.callback import draws_jobs
 
 RUNNING = "running"
 """The status of a job that has not ended; no summary shows it."""
@@ -144,8 +145,9 @@ def recorded(folder: Path) -> Iterator[JobRecord]:
 
 def _prepare(record: JobRecord, folder: Path) -> None:
     output_dir, record.output_dir = str(record.output_dir), None
-    for other in read_all(folder).values():
-        # Where only the sweeper knows the jobs, their folders are not known before either.
+    # Of jobs that are known before the sweep, the folders were compared then.
+    others = read_all(folder).values() if draws_jobs(HydraConfig.get()) else ()
+    for other in others:
         if other.output_dir == output_dir and other.job != record.job:
             told = f"job {record.job} has the folder of job {other.job}, {output_dir}; one for each was expected"
             raise ConfigError(told, "'hydra.sweep.subdir=${hydra.job.num}'")
