@@ -17,8 +17,9 @@ from contextlib import contextmanager
 import hydra
 
 from loader.config.argv import Arguments, parse_arguments
-from loader.config.compose import CONFIG_NAME, VERSION_BASE, conf_dir
+from loader.config.compose import VERSION_BASE
 from loader.config.judged import judged
+from loader.config.layers import CONFIG_NAME, conf_dir
 from loader.config.messages import translate
 from loader.config.shown import completing, fitted, shown
 from loader.errors import ConfigError, LoaderError

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from loader.config.anchor import anchored
 from loader.config.compose import plain
+from loader.config.layers import replaced
 from loader.errors import ConfigError
 from loader.redaction import redact_files, remember
 from loader.report.data import ErrorReport, Report
@@ -55,6 +56,10 @@ class Task:
         hydra = HydraConfig.get()
         remember(OmegaConf.to_container(config, resolve=False))
         redact_files(_kept_by(hydra))
+        sources = [(source.path, source.provider) for source in hydra.runtime.config_sources]
+        choices = dict(OmegaConf.to_container(hydra.runtime.choices, resolve=False))  # type: ignore[arg-type]
+        for told in replaced(choices.items(), sources, str(hydra.job.config_name)):
+            log.info("%s", told)
         if hydra.mode == RunMode.MULTIRUN:
             return self._run_in_sweep(config)
         self.exit_code = self._run(config)
@@ -114,7 +119,8 @@ def _run_recorded(config: DictConfig, record: JobRecord, environment: dict[str, 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
     """The config as plain data, its paths as they were typed whatever folder a run has."""
-    resolved, hydra = plain(config), HydraConfig.get()
+    hydra = HydraConfig.get()
+    resolved = plain(config, list(OmegaConf.to_container(hydra.overrides.task, resolve=False)))  # type: ignore[arg-type]
     scaffold = resolved.get("scaffold")
     if resolved.get("mode") == "scaffold" and isinstance(scaffold, dict) and scaffold.get("path") is None:
         scaffold["path"] = _own_configs(hydra)

@@ -17,7 +17,7 @@ from hydra._internal.utils import get_args_parser
 
 import loader.cli
 from loader.cli import run_command
-from loader.config.compose import conf_dir
+from loader.config.layers import conf_dir
 from loader.sweep.callback import Sweep, _seen
 from loader.sweep.records import JobRecord, keep
 from tests.command import REPOSITORY, run, run_loader

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from loader.config.argv import parse_arguments, rewrite
-from loader.config.compose import conf_dir
+from loader.config.layers import conf_dir
 from loader.config.parse import CHECKS, MODES
 from loader.config.schema import JobConfig
 from loader.errors import LoaderError

@@ -7,11 +7,12 @@ is a `ConfigError`.
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -22,30 +23,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from loader.config.argv import rewrite
+from loader.config.layers import CONFIG_NAME, conf_dir
 from loader.config.messages import translate
-from loader.errors import ConfigError
+from loader.config.records import MISSING
+from loader.config.schema import JobConfig
 from loader.redaction import remember
-
-CONFIG_NAME = "config"
-"""The primary config."""
+from loader.wording import did_you_mean, safe_text
 
 VERSION_BASE = "1.3"
 """The Hydra version whose defaults hold."""
 
+_OWN = frozenset(field.name for field in dataclasses.fields(JobConfig))
+log = logging.getLogger(__name__)
 _LOCK = threading.RLock()
-
-
-def conf_dir() -> Path:
-    """Returns the folder of configs: beside the package in a checkout, inside it in an installed copy."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / f"{CONFIG_NAME}.yaml").is_file():
-            return folder
-    raise ConfigError(
-        f"the folder conf with {CONFIG_NAME}.yaml is neither in {package} nor beside it; this copy of the package is "
-        "incomplete",
-        "pip install --force-reinstall hydra-loader",
-    )
 
 
 def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -71,27 +61,73 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
             if refusal is None:
                 raise
             raise refusal from error
-        return plain(config)
+        return plain(config, overrides)
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """Resolves a composed config into plain dicts, lists and values, without Hydra's node.
+def plain(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Resolves the loader's own nodes of a composed config into plain dicts, lists and values.
 
-    A value that must be given and was not stays ``???``; `loader.config.parse` tells all of them.
+    Keys that a user's files bring for another program are there for interpolations, and are not resolved themselves;
+    one that was only typed is kept, for `loader.config.parse` to refuse. A value that must be given and was not stays
+    ``???``, and is refused there, too.
+
+    Args:
+        config: What Hydra composed.
+        overrides: What was typed.
 
     Raises:
         ConfigError: An interpolation leads nowhere.
     """
+    kept = [str(key) for key in config if key in _OWN or _is_only_added(config, str(key), overrides)]
+    for key in (str(key) for key in config if key not in (*kept, "hydra")):
+        if near := did_you_mean(key, _OWN):
+            log.warning("the config holds a key '%s', which is none of the loader's%s", safe_text(key), near)
     try:
-        resolved = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+        resolved = {key: _resolved(config, key) for key in kept}
     except OmegaConfBaseException as error:
         refusal = translate(error)
         if refusal is None:
             raise
         raise refusal from error
     remember(resolved)
-    resolved.pop("hydra", None)
     return resolved
+
+
+def _resolved(config: DictConfig, key: str) -> Any:
+    if OmegaConf.is_missing(config, key):
+        return MISSING
+    value = config[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _is_only_added(config: DictConfig, key: str, overrides: Sequence[str]) -> bool:
+    """Says whether nothing but a ``+`` on the command line has put a key into the config."""
+    node = config._get_node(key)  # noqa: SLF001  # as it stands: an interpolation need not lead anywhere
+    content = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else None
+    added = [name for name, value in _added(overrides) if not (content and name == key and not _is_literal(value))]
+    return key != "hydra" and all(
+        any(leaf == name or leaf.startswith(f"{name}.") for name in added) for leaf in _leaves(content, key)
+    )
+
+
+def _added(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for override in overrides:
+        if override.startswith("+"):
+            name, _, value = override.lstrip("+").partition("=")
+            yield name, value
+
+
+def _is_literal(value: str) -> bool:
+    """Tells ``{...}`` and ``[...]`` from the name of an option of a user's own group."""
+    return value.lstrip()[:1] in ("{", "[")
+
+
+def _leaves(node: Any, where: str) -> Iterator[str]:
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f"{where}.{key}")
+    else:
+        yield where
 
 
 @contextmanager

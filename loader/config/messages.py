@@ -7,13 +7,12 @@ The patterns below are what Hydra 1.3 writes; a text that none of them knows is 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -21,7 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from loader.config.argv import FREE, GROUPS
 from loader.config.groups import refused_list
-from loader.config.schema import JobConfig
+from loader.config.keys import known_keys, suggestion
+from loader.config.layers import primaries
 from loader.errors import ConfigError
 from loader.formats.names import ENDINGS
 from loader.formats.path import path_override
@@ -74,49 +74,6 @@ def _refused_list(overrides: Sequence[str]) -> ConfigError | None:
     """Tells a list with more than names in it, where a group is meant: one of the loader's or of the user's own."""
     no_groups = set(known_keys()).difference(GROUPS)
     return refused_list([one for one in overrides if one.lstrip("+").partition("=")[0] not in no_groups])
-
-
-def known_keys() -> list[str]:
-    """Lists every dotted key of the config, and the group that is no key."""
-    return sorted({*_fields(JobConfig, ""), "experiment"})
-
-
-def _fields(record: type, prefix: str) -> Iterator[str]:
-    for name, hint in get_type_hints(record).items():
-        yield f"{prefix}{name}"
-        if dataclasses.is_dataclass(hint):
-            yield from _fields(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
-
-
-def suggestion(key: str) -> str | None:
-    """Finds the key that a mistyped one was meant to be, or None."""
-    known = known_keys()
-    pieces = key.split(".")
-    ends = [name for name in known if name.endswith(f".{pieces[-1]}")]
-    if len(pieces) == 1:
-        return _bare(key, ends, known)
-    for depth in range(len(pieces)):
-        parent = "".join(f"{piece}." for piece in pieces[:depth])
-        siblings = [name.removeprefix(parent) for name in known if name.startswith(parent)]
-        siblings = [name for name in siblings if "." not in name]
-        if pieces[depth] not in siblings:
-            near = closest(pieces[depth], siblings, most=1)
-            meant = ".".join([*pieces[:depth], *near, *pieces[depth + 1 :]])
-            if near and (meant in known or not any(name.startswith(f"{parent}{near[0]}.") for name in known)):
-                return meant
-            break
-    return ends[0] if len(ends) == 1 else next(iter(closest(key, known, most=1)), None)
-
-
-def _bare(name: str, ends: Sequence[str], known: Sequence[str]) -> str | None:
-    """The key that a name without a dot was meant to be; of several sections a file's settings are meant first."""
-    if len(ends) == 1:
-        return ends[0]
-    if f"checkpoint.{name}" in ends:
-        return f"checkpoint.{name}"
-    settings = [found.removeprefix("checkpoint.") for found in known if found.startswith("checkpoint.")]
-    near = [f"checkpoint.{found}" for found in closest(name, settings, most=1)]
-    return next(iter([*closest(name, known, most=1), *near]), None)
 
 
 def _names_file(text: str) -> bool:
@@ -233,11 +190,20 @@ def _not_in_defaults(found: re.Match[str]) -> _Told:
     return f"'{safe_text(found['key'])}' is no group of the defaults list", typed(found["line"].replace("'", ""))
 
 
+def _not_to_override(found: re.Match[str]) -> _Told:
+    group = found["key"]
+    told = f"'{safe_text(found['file'])}' overrides '{safe_text(group)}', which no defaults list before it chooses"
+    own = primaries(group)
+    note = "" if own else f"a config of yours whose defaults list has '- {safe_text(group)}: OPTION'"
+    return told, typed("--config-name", own[0] if own else "NAME", note=note)
+
+
 def _no_name(found: re.Match[str]) -> _Told:
-    told = (
-        f"a config group takes the name of an option or a list of names; a value of the type {found['kind']} was given"
+    told = "a config group takes the name of an option or a list of names"
+    return (
+        f"{told}; a value of the type {found['kind']} was given",
+        f"{program()} --help   # lists the groups and their options",
     )
-    return told, f"{program()} --help   # lists the groups and their options"
 
 
 def _merge(found: re.Match[str]) -> _Told:
@@ -253,6 +219,7 @@ _OVERRIDE = r"Could not override '(?P<key>.+?)'\."
 _KNOWN: tuple[tuple[str, Callable[[re.Match[str]], _Told]], ...] = (
     (_OVERRIDE + r"\nTo append to your config use \+[^=]*=(?P<value>.*)", _unknown_key),
     (_OVERRIDE + r"(?s:.*)\nTo append to your default list use (?P<line>\+.*)", _not_in_defaults),
+    (r"In '(?P<file>.+?)': Could not override '(?P<key>.+?)'", _not_to_override),
     (r"Ambiguous value for argument '(?P<override>.+)'\n", _several_values),
     (r"Sweep parameters '(?P<override>.+)' requires --multirun", _several_values),
     (r"An item is already at '(?P<key>.+?)'(?s:.*)Either remove \+ prefix: '(?P<override>.+)'", _already_there),

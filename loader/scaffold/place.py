@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from loader.config.compose import conf_dir
+from loader.config.layers import conf_dir
 from loader.config.quoting import parse_value
 from loader.errors import ConfigError
 from loader.formats.path import is_url

@@ -12,8 +12,9 @@ from hydra.core.utils import JobRuntime
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 
-from loader.config import compose as composing
-from loader.config.compose import compose, conf_dir, plain
+from loader.config import layers
+from loader.config.compose import compose, plain
+from loader.config.layers import conf_dir
 from loader.config.parse import parse_job
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
@@ -40,7 +41,7 @@ def test_every_key_stands_in_the_config() -> None:
             return set()
         return {name for key, value in node.items() for name in {f"{prefix}{key}", *keys(value, f"{prefix}{key}.")}}
 
-    from loader.config.messages import known_keys
+    from loader.config.keys import known_keys
 
     assert keys(compose(["model=null"])) == set(known_keys()) - {"experiment"}
 
@@ -179,7 +180,7 @@ def test_an_interpolation_that_leads_nowhere() -> None:
 
 
 def test_an_incomplete_copy_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(composing, "__file__", str(tmp_path / "loader" / "config" / "compose.py"))
+    monkeypatch.setattr(layers, "__file__", str(tmp_path / "loader" / "config" / "compose.py"))
     with pytest.raises(ConfigError, match="incomplete") as caught:
         conf_dir()
     assert caught.value.message.startswith(
@@ -189,7 +190,7 @@ def test_an_incomplete_copy_of_the_package(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_configs_of_an_installed_copy_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, beside = tmp_path / "loader" / "conf", tmp_path / "conf"
-    monkeypatch.setattr(composing, "__file__", str(tmp_path / "loader" / "config" / "compose.py"))
+    monkeypatch.setattr(layers, "__file__", str(tmp_path / "loader" / "config" / "compose.py"))
     for folder in (beside, inside):
         folder.mkdir(parents=True)
         (folder / "config.yaml").touch()

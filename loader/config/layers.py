@@ -1,0 +1,194 @@
+"""A user's own configs over those that are shipped.
+
+Guarantees: of two configs of one name, the one in the user's folder (``--config-dir``, ``LOADER_CONFIG_DIR``,
+``hydra.searchpath``) is taken; a user's primary config is laid over the shipped one, so that every key of the loader is
+there; ``glob(...)`` over the options of a group takes the user's own where it matches any of them. An application whose
+primary folder is another one is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.default_element import ConfigDefault, GroupDefault, InputDefault
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Glob, Override
+from hydra.core.plugins import Plugins  # noqa: F401  # registers the sources
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+
+from loader.errors import ConfigError
+from loader.lines import typed
+
+VARIABLE = "LOADER_CONFIG_DIR"
+"""Names a user's folder of configs, as --config-dir does."""
+
+CONFIG_NAME = "config"
+"""The shipped primary config."""
+
+_BASE = "_loader_defaults_"
+"""The shipped primary config, below a user's of whatever name."""
+
+_LAST = "experiment"
+
+_USERS = ("command-line", "hydra.searchpath")
+"""How the providers of a user's folders are called."""
+
+
+_folders: list[Path] = []
+"""The user's folders that were searched last, for a refusal."""
+
+
+def conf_dir() -> Path:
+    """Returns the folder of configs: beside the package in a checkout, inside it in an installed copy."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / f"{CONFIG_NAME}.yaml").is_file():
+            return folder
+    raise ConfigError(
+        f"the folder conf with {CONFIG_NAME}.yaml is neither in {package} nor beside it; this copy of the package is "
+        "incomplete",
+        "pip install --force-reinstall hydra-loader",
+    )
+
+
+def replaced(choices: Iterable[tuple[str, Any]], sources: Iterable[tuple[str, str]], primary: str) -> Iterator[str]:
+    """Says which of the configs in use are the user's in place of shipped ones.
+
+    Args:
+        choices: Group → option, or list of options, as Hydra keeps them.
+        sources: Path and provider of each folder that was searched.
+        primary: The name of the primary config.
+    """
+    options = [primary, *(f"{group}/{option}" for group, chosen in choices for option in _listed(chosen))]
+    folders = [Path(path) for path, provider in sources if provider.startswith(_USERS)]
+    for option in options:
+        name = f"{option}.yaml"
+        own = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        if own is not None and (conf_dir() / name).is_file():
+            yield f"{own} is {'laid over' if option == primary else 'used in place of'} the shipped {name}"
+
+
+def primaries(group: str) -> list[str]:
+    """Names the primary configs in the user's folders whose defaults list chooses an option of a group."""
+    found = {path.stem for folder in _folders for path in sorted(folder.glob("*.yaml")) if group in _chosen_in(path)}
+    return sorted(found)
+
+
+def _chosen_in(path: Path) -> set[str]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return set()  # it is none that could be offered
+    defaults = content.get("defaults") if isinstance(content, dict) else None
+    entries = [entry for entry in defaults if isinstance(entry, dict)] if isinstance(defaults, list) else []
+    return {str(key).rpartition(" ")[2].removeprefix("/") for entry in entries for key in entry}
+
+
+def _listed(chosen: Any) -> list[Any]:
+    return list(chosen) if isinstance(chosen, Iterable) and not isinstance(chosen, str) else [chosen]
+
+
+def _variable() -> Path | None:
+    """Returns the folder that the environment names; ConfigError where there is none of that name."""
+    named = os.environ.get(VARIABLE)
+    if not named:
+        return None
+    folder = Path(named).expanduser().absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"{VARIABLE} is {named}, which is not a folder", typed("unset", VARIABLE))
+    return folder
+
+
+def _ours(sources: Iterable[ConfigSource]) -> ConfigSource | None:
+    """Returns the shipped folder where it is the primary one."""
+    return next((s for s in sources if s.provider == "main" and s.path == str(conf_dir())), None)
+
+
+def _is_users(source: ConfigSource) -> bool:
+    return source.provider.startswith(_USERS)
+
+
+def _initialise(self: ConfigRepository, config_search_path: Any) -> None:
+    _INITIALISE(self, config_search_path)
+    if _ours(self.sources) is None:
+        return
+    folder = _variable()
+    if folder is not None and not any(source.path == str(folder) for source in self.sources):
+        self.sources.insert(0, FileConfigSource(_USERS[0], f"file://{folder}"))
+    _folders[:] = [Path(source.path) for source in self.sources if _is_users(source)]
+    # What Hydra itself ships stays in front: its schema has to be the last, and its own node the first to be found.
+    self.sources.sort(key=lambda source: 0 if source.provider == "hydra" else 1 if _is_users(source) else 2)
+
+
+def _load(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+    ours = _ours(self.sources)
+    if ours is None:
+        return _LOAD(self, config_path)
+    if config_path == _BASE:
+        shipped = ours.load_config(CONFIG_NAME)
+        self._extract_defaults_list(_BASE, shipped.config)  # it is spread over the user's own list
+        shipped.defaults_list = []
+        return shipped
+    found = _LOAD(self, config_path)
+    if found is not None and config_path == getattr(self, "primary", None) and found.provider != ours.provider:
+        if any(
+            isinstance(default, ConfigDefault) and default.path == CONFIG_NAME for default in found.defaults_list or []
+        ):
+            return found  # it names the shipped one itself
+        raw = self._extract_defaults_list(CONFIG_NAME, ours.load_config(CONFIG_NAME).config)
+        found.defaults_list = _over_base(found.defaults_list or [], self._create_defaults_list(CONFIG_NAME, raw))
+    return found
+
+
+def _over_base(own: list[InputDefault], shipped: list[InputDefault]) -> list[InputDefault]:
+    """Puts the shipped defaults list below a user's own; of a group that both choose an option, the user's counts.
+
+    An experiment comes last, as in the shipped list: it may override whatever stands before it.
+    """
+    chosen = {_group(default) for default in own}
+    below = [default for default in shipped if not default.is_self() and _group(default) not in chosen]
+    groups = [default for default in own if not default.is_override()]
+    if not any(default.is_self() for default in groups):
+        groups.append(ConfigDefault(path="_self_"))
+    first = [default for default in below if not default.is_override() and _group(default) != _LAST]
+    last = [default for default in below if _group(default) == _LAST]
+    overrides = [default for default in (*own, *below) if default.is_override()]
+    return [ConfigDefault(path=_BASE), *first, *groups, *last, *overrides]
+
+
+def _group(default: InputDefault) -> str | None:
+    """Returns the group that an entry of a defaults list chooses an option of; None where it is something else."""
+    plain = isinstance(default, GroupDefault) and default.package is None
+    return default.group.removeprefix("/") if plain and default.group else None  # type: ignore[attr-defined]
+
+
+def _parse(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str]) -> Any:
+    self.repository.primary = config_name  # type: ignore[attr-defined]  # the repository is not told which it is
+    return _PARSE(self, config_name, overrides)
+
+
+def _sweep(self: Override, *args: Any, **kwargs: Any) -> Any:
+    repository = getattr(self.config_loader, "repository", None)
+    if isinstance(self._value, Glob) and repository is not None and _ours(repository.get_sources()) is not None:
+        group = self.key_or_group
+        own = [s for s in repository.get_sources() if _is_users(s) and s.is_group(group)]
+        names = {name for source in own for name in source.list(group, ObjectType.CONFIG)}
+        found = self._value.filter(sorted(names))
+        if found:
+            return iter(found)
+    return _SWEEP(self, *args, **kwargs)
+
+
+# Hydra 1.3 has no hook for the order of its sources, nor for what lies below a primary config.
+_INITIALISE, ConfigRepository.initialize_sources = ConfigRepository.initialize_sources, _initialise  # type: ignore[method-assign]
+_LOAD, ConfigRepository.load_config = ConfigRepository.load_config, _load  # type: ignore[method-assign]
+_PARSE = ConfigLoaderImpl._parse_overrides_and_create_caching_repo  # noqa: SLF001
+ConfigLoaderImpl._parse_overrides_and_create_caching_repo = _parse  # type: ignore[method-assign]  # noqa: SLF001
+_SWEEP, Override.sweep_iterator = Override.sweep_iterator, _sweep  # type: ignore[method-assign]

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from loader.config.compose import compose, plain
+from loader.config.layers import conf_dir, primaries, replaced
+from loader.errors import ConfigError
+from tests.command import run_loader
+
+LINEAR = "_target_: torch.nn.Linear\nin_features: 3\nout_features: 2\n"
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder of configs."""
+    folder = tmp_path / "mine"
+    for group in ("model", "experiment", "data"):
+        (folder / group).mkdir(parents=True)
+    monkeypatch.setenv("LOADER_CONFIG_DIR", str(folder))
+    return folder
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def test_a_users_option_wins_over_a_shipped_one_of_its_name(mine: Path) -> None:
+    write(mine / "model" / "linear.yaml", LINEAR)
+    write(mine / "experiment" / "ddp.yaml", "# @package _global_\ndefaults:\n  - override /model: linear\nseed: 5\n")
+
+    config = compose(["experiment=ddp"])
+
+    assert config["seed"] == 5
+    assert config["model"]["in_features"] == 3
+
+
+def test_a_users_primary_config_is_laid_over_the_shipped_one(mine: Path) -> None:
+    write(mine / "config.yaml", "seed: 5\nallow:\n  missing: [a]\n")
+
+    config = compose(["device=cpu", "checkpoint.path=a.pt"])
+
+    assert config["allow"] == {"missing": ["a"], "unexpected": [], "mismatched": []}
+    assert (config["seed"], config["device"], config["checkpoint"]["path"]) == (5, "cpu", "a.pt")
+    assert config["model"]["_target_"] == "loader.examples.SimpleNet"
+
+
+def test_what_a_users_defaults_list_chooses_counts(mine: Path) -> None:
+    write(mine / "model" / "net.yaml", LINEAR.replace("3", "${data.width}"))
+    write(mine / "data" / "small.yaml", "width: 4\n")
+    write(mine / "data" / "large.yaml", "width: 40\n")
+    write(mine / "config.yaml", "defaults:\n  - data: small\n  - model: net\n  - _self_\n")
+    write(mine / "experiment" / "wide.yaml", "# @package _global_\ndefaults:\n  - override /data: large\n")
+
+    assert compose()["model"]["in_features"] == 4
+    assert compose(["data=large"])["model"]["in_features"] == 40
+    assert compose(["experiment=wide"])["model"]["in_features"] == 40
+    assert compose(["data.width=5"])["model"]["in_features"] == 5
+    assert compose(["model=simple_net"])["model"] == {"_target_": "loader.examples.SimpleNet"}
+    assert compose(["model=null"])["model"] is None
+
+
+def test_a_users_own_keys_are_there_for_interpolations_and_not_resolved_themselves(mine: Path) -> None:
+    write(
+        mine / "config.yaml",
+        "trainer: {gpus: '${oc.env:NO_SUCH_VARIABLE}', name: '${nowhere}', must: '???'}\npaths: {root: /data}\n"
+        "checkpoint:\n  path: ${paths.root}/a.pt\n",
+    )
+
+    config = compose()
+
+    assert config["checkpoint"]["path"] == "/data/a.pt"
+    assert not {"trainer", "paths"} & config.keys()
+
+
+@pytest.mark.parametrize("typed", ["+foo=1", "++foo.bar=1", "+foo={a: 1}", "+foo={}"])
+def test_a_key_that_was_only_typed_is_kept_to_be_refused(mine: Path, typed: str) -> None:
+    assert "foo" in compose([typed])
+
+
+def test_a_key_that_was_added_to_a_users_own_is_not_refused(mine: Path) -> None:
+    write(mine / "config.yaml", "data: {n: 1}\n")
+    write(mine / "data" / "small.yaml", "width: 4\n")
+
+    assert "data" not in compose(["+data.more=2", "++data.other={a: 1}"])
+    (mine / "config.yaml").unlink()
+    assert "data" not in compose(["+data=small"])
+
+
+def test_a_key_that_is_close_to_one_of_the_loaders_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert plain(OmegaConf.create({"seed": 1, "chekpoint": {"path": "a"}, "other": 1})) == {"seed": 1}
+    assert caplog.messages == [
+        "the config holds a key 'chekpoint', which is none of the loader's (did you mean 'checkpoint'?)"
+    ]
+
+
+def test_an_option_that_no_defaults_list_chooses_is_told_with_the_config_that_does(mine: Path) -> None:
+    write(mine / "experiment" / "example.yaml", "# @package _global_\ndefaults:\n  - override /data: small\n")
+    told = "'experiment/example' overrides 'data', which no defaults list before it chooses"
+
+    with pytest.raises(ConfigError) as refusal:
+        compose(["experiment=example"])
+    assert (refusal.value.message, refusal.value.hint) == (
+        told,
+        "--config-name NAME   # a config of yours whose defaults list has '- data: OPTION'",
+    )
+    write(mine / "train.yaml", "defaults:\n  - data: small\n")
+    write(mine / "broken.yaml", "{")
+    with pytest.raises(ConfigError) as refusal:
+        compose(["experiment=example"])
+    assert (refusal.value.message, refusal.value.hint) == (told, "--config-name train")
+    assert primaries("nothing") == []
+
+
+def test_a_variable_that_names_no_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADER_CONFIG_DIR", "/no/such/folder")
+    with pytest.raises(ConfigError, match="LOADER_CONFIG_DIR is /no/such/folder, which is not a folder"):
+        compose()
+
+
+def test_what_is_used_in_place_of_a_shipped_config_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("config.yaml", "model/linear.yaml", "model/own.yaml"):
+        write(tmp_path / name, "{}")
+    sources = [("hydra.conf", "hydra"), (str(tmp_path), "command-line"), (str(conf_dir()), "main")]
+    choices = [("model", "linear"), ("checkpoint", "default"), ("rules", ["ddp"]), ("experiment", None)]
+
+    assert list(replaced(choices, sources, "config")) == [
+        f"{tmp_path}/config.yaml is laid over the shipped config.yaml",
+        f"{tmp_path}/model/linear.yaml is used in place of the shipped model/linear.yaml",
+    ]
+    assert list(replaced([("model", "own")], sources, "mine")) == []
+
+
+def test_a_sweep_over_experiments_takes_the_users_own(mine: Path, tmp_path: Path) -> None:
+    write(mine / "train.yaml", "defaults:\n  - experiment: null\napp: {a: 1}\nmode: plan\n")
+    for name in ("ddp", "own"):
+        write(mine / "experiment" / f"{name}.yaml", "# @package _global_\nseed: 1\n")
+    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+
+    done = run_loader("-m", "--config-name", "train", "experiment=glob(*)", "device=cpu", sweep, cwd=tmp_path)
+
+    assert done.code == 0, done.err
+    jobs = json.loads((tmp_path / "sweep" / "summary.json").read_text())["jobs"]
+    assert [job["overrides"][0] for job in jobs] == ["experiment=ddp", "experiment=own"]
+    log = (tmp_path / "sweep" / "0" / "loader.log").read_text()
+    assert log.count(f"{mine}/experiment/ddp.yaml is used in place of the shipped experiment/ddp.yaml") == 1
+
+
+def test_a_primary_config_that_names_the_shipped_one_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "mine" / "own.yaml", "defaults:\n  - config\n  - _self_\nmode: plan\ntrainer: {a: 1}\n")
+
+    done = run_loader("--config-dir", "mine", "--config-name", "own", "device=cpu", cwd=tmp_path)
+
+    assert (done.code, done.report["mode"], done.report["config"]["device"]) == (0, "plan", "cpu"), done.err
