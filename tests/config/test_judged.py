@@ -124,7 +124,7 @@ def test_a_plugin_is_judged_with_what_it_is_given() -> None:
     assert "hydra.sweeper._target_: hydra_plugins.mine.Sweeper is refused" in caught.value.message
     assert f"hydra.sweeper.sampler._target_: {MARKS} is refused" in caught.value.message
     basic = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "max_batch_size": None}
-    assert Plugins.instance()._instantiate(config([], sweeper=basic).hydra.sweeper)
+    assert type(Plugins.instance()._instantiate(config([], sweeper=basic).hydra.sweeper)).__name__ == "BasicSweeper"
 
 
 @pytest.mark.parametrize(
