@@ -199,6 +199,12 @@ def _written(report: Report) -> Iterator[Line]:
 
 def _scaffolded(written: dict[str, Any]) -> Iterator[Line]:
     yield "written", f"{safe_text(written['path'], 300)}: {size(written['bytes'])}", ""
+    if written["left_out"]:
+        yield (
+            "",
+            f"left out of config.json, as it would choose code or weights: {listing(written['left_out'])}",
+            "yellow",
+        )
     for index, line in enumerate(written["open"]):
         yield "to give" if index == 0 else "", line, "yellow"
     yield "load it", written["line"], "green"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,10 +35,10 @@ from loader.scaffold.forward import forward_lines
 from loader.scaffold.hints import hints_of
 from loader.scaffold.page import MISSING, Line
 from loader.scaffold.place import Place, choose_place
-from loader.scaffold.published import CONFIG, LIBRARY, check_class, installed, published
+from loader.scaffold.published import CONFIG, LIBRARY, check_class, installed, left_out, published
 from loader.scaffold.settings import config_text
 from loader.select import find
-from loader.wording import safe_text
+from loader.wording import listing, safe_text
 
 _TYPED = "as typed"
 
@@ -66,7 +67,8 @@ def write_scaffold(job: JobConfig, report: Report) -> None:
         _write(place, redacted(config_text(job, place, part, found.lines, fitting, forward)), report)
     lacking = [f"pip install {LIBRARY}"] if origin != _TYPED and not installed() else []
     opened = [*lacking, *_open(found.lines, fitting)]
-    report.written = {**(report.written or {}), "line": place.line, "open": opened}
+    dropped = left_out(part.checkpoint.path) if origin != _TYPED else []
+    report.written = {**(report.written or {}), "line": place.line, "open": opened, "left_out": dropped}
 
 
 def _refuse_parts(job: JobConfig) -> None:
@@ -82,13 +84,18 @@ def _with_model(job: JobConfig, part: Part) -> tuple[JobConfig, str]:
         return job, _TYPED
     node = published(part.checkpoint.path, _tensors(part))
     if node is not None:
-        return dataclasses.replace(job, model=node), f"from {CONFIG}"
+        return dataclasses.replace(job, model=node), f"from {CONFIG}{_without(part.checkpoint.path)}"
     if job.model is None:
         raise ConfigError(
             "mode=scaffold needs the class of the model, which a checkpoint is never asked for",
             "model._target_=my_pkg.Net",
         )
     return job, _TYPED
+
+
+def _without(folder: Path) -> str:
+    dropped = left_out(folder)
+    return f" without {listing(dropped)}, which would choose code or weights" if dropped else ""
 
 
 def _inferred(job: JobConfig, part: Part, origin: str) -> Inference:

@@ -2,14 +2,15 @@
 
 Guarantees: the file is read as data and bounded; what it names is taken for a model class of `transformers` and for
 nothing else, and is refused where it turns out to be anything else; no value of it becomes a target, an interpolation
-or code, and its own code (``auto_map``) is left out.
+or code. What chooses code or weights (``auto_map``, kernels, attention implementations, backbones, places to fetch
+from) is left out at every depth, and can be named.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,15 @@ _CLASS = re.compile(r"[A-Z][A-Za-z0-9]{1,80}")
 _TYPE = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 _DEPTH = re.compile(r"layer|depth|block|stage", re.IGNORECASE)
-_NO_ARGUMENTS = frozenset(
-    ("architectures", "auto_map", "custom_pipelines", "dtype", "model_type", "quantization_config", "torch_dtype",
-     "transformers_version")
-)  # fmt: skip
+_NO_ARGUMENTS = frozenset(("architectures", "dtype", "model_type", "torch_dtype", "transformers_version"))
+_CHOOSES = re.compile(
+    r"implementation$|^auto_map$|^custom_(pipelines|generate)$|^quantization_config$|backbone|pretrained|remote_code|kernel",
+    re.IGNORECASE,
+)
+"""Names of what chooses code or weights."""
+_PLACE = re.compile(r"(^|_)(path|paths|file|filename|url|repo|repo_id|hub_id|revision|name_or_path)$|^(hf_)?token$")
+"""Names of where something is to be had."""
+_SCHEME = re.compile(r"(hf[-_]hub|local[-_]dir|https?|s3|gs|hf|file):", re.IGNORECASE)
 _UNSET = "???"
 _DEEPEST = 4
 
@@ -50,6 +56,20 @@ def published(folder: Path, tensors: int) -> dict[str, Any] | None:
     Raises:
         CheckpointError: The config is damaged, or names what no model is called.
     """
+    content = _content(folder)
+    return None if content is None else _node(folder / CONFIG, content, tensors)
+
+
+def left_out(folder: Path) -> list[str]:
+    """The names of a folder's config that are left out because they choose code or weights, with their places.
+
+    Raises:
+        CheckpointError: The config is damaged.
+    """
+    return list(_chosen(_content(folder) or {}, ""))
+
+
+def _content(folder: Path) -> Mapping[str, Any] | None:
     path = folder / CONFIG
     if not folder.is_dir() or not path.is_file() or leads_out(path, folder) is not None:
         return None
@@ -57,10 +77,9 @@ def published(folder: Path, tensors: int) -> dict[str, Any] | None:
     try:
         if file.size > _LARGEST:
             raise file.damaged(f"it has {file.size:,} bytes; at most {_LARGEST:,} were expected")
-        content = read_mapping(file, file.pread(0, file.size), "its text")
+        return read_mapping(file, file.pread(0, file.size), "its text")
     finally:
         file.close()
-    return _node(path, content, tensors)
 
 
 def _node(path: Path, content: Mapping[str, Any], tensors: int) -> dict[str, Any] | None:
@@ -107,9 +126,42 @@ def _is_above(value: object, most: int) -> bool:
 
 
 def _plain(content: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    """Its entries, but for what a config would take for more than data."""
+    """Its entries, but for what a config would take for more than data, and for what chooses code."""
     kept = {name: _value(value, depth) for name, value in content.items() if _NAME.fullmatch(name)}
-    return {name: value for name, value in kept.items() if value is not _LEFT_OUT}
+    # Where a library's default is to fetch, only a `false` keeps it from that.
+    off = {name for name, value in content.items() if value is True and "pretrained" in name}
+    return {
+        name: False if name in off else value
+        for name, value in kept.items()
+        if value is not _LEFT_OUT and (name in off or not _chooses(name, content[name]))
+    }
+
+
+def _chooses(name: str, value: Any) -> bool:
+    """Whether an entry chooses code, weights or a place; numbers and what is turned off choose nothing."""
+    if value is None or value is False or _is_numeric(value):
+        return False
+    if _CHOOSES.search(name):
+        return not (isinstance(value, dict) and name.endswith("backbone_config"))
+    return (_PLACE.search(name) is not None and value is not True) or (
+        isinstance(value, str) and _SCHEME.match(value) is not None
+    )
+
+
+def _is_numeric(value: Any) -> bool:
+    return type(value) in {int, float} or (isinstance(value, list) and all(map(_is_numeric, value)))
+
+
+def _chosen(value: Any, where: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if _chooses(name, item):
+                yield f"{where}{name}"
+            else:
+                yield from _chosen(item, f"{where}{name}.")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _chosen(item, f"{where}{index}.")
 
 
 _LEFT_OUT = object()

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 import loader
-from loader.scaffold.published import published
+from loader.report.terminal import print_report
+from loader.scaffold.published import left_out, published
 
 STUB = """
 import torch
@@ -149,6 +150,88 @@ def test_what_a_config_would_take_for_more_than_data_is_left_out(tmp_path: Path)
         "_target_": "transformers.AutoConfig.for_model", "model_type": "tiny", "vocab_size": 9, "hidden_size": 4,
         "num_layers": 2, "nested": {"kept": 1}, "listed": [{}], "text": "${oc.env:HOME}",
     }  # fmt: skip
+
+
+CHOICES: dict[str, Any] = {
+    "attn_implementation": "org/kernel",
+    "_attn_implementation": "org/kernel",
+    "experts_implementation": {"": "org/kernel"},
+    "use_kernels": True,
+    "kernel_config": {"KERNELS": {"RMSNorm": "org/kernel:RMSNorm"}},
+    "auto_map": {"AutoModel": "evil.Net"},
+    "custom_generate": "org/evil",
+    "trust_remote_code": True,
+    "quantization_config": {"quant_method": "evil"},
+    "backbone": "org/evil",
+    "backbone_kwargs": {"checkpoint_path": "evil.bin"},
+    "use_timm_backbone": True,
+    "pretrained_cfg": {"hf_hub_id": "org/evil"},
+    "pretrained_model_name_or_path": "org/evil",
+    "text_encoder_name_or_path": "org/evil",
+    "checkpoint_path": "evil.bin",
+    "weights_url": "https://evil.example",
+    "revision": "evil",
+    "token": "secret",
+    "architecture": "hf-hub:org/evil",
+}
+HARMLESS: dict[str, Any] = {
+    "conv_kernel": [10, 3],
+    "kernel_size": 3,
+    "drop_path": 0.1,
+    "use_pretrained_backbone": False,
+    "backbone": None,
+    "use_mamba_kernels": False,
+    "image_token": "<image>",
+    "hidden_act": "gelu",
+    "architecture": "resnet18",
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_what_chooses_code_or_weights_is_left_out_at_every_depth_and_named(tmp_path: Path, name: str) -> None:
+    choice = {name: CHOICES[name]}
+    place = folder(tmp_path, **choice, text_config={"a": [{**choice, "kept": 1}]})
+    node = published(place, 5)
+
+    assert node is not None
+    assert node["config"]["text_config"] == {"a": [{"kept": 1}]}
+    assert name not in node["config"]
+    assert left_out(place) == [name, f"text_config.a.0.{name}"]
+
+
+def test_what_only_looks_like_it_stays(tmp_path: Path) -> None:
+    nested: dict[str, Any] = {"backbone_config": {"model_type": "resnet", "depths": [1, 2]}}
+    place = folder(tmp_path, **HARMLESS, **nested)
+    node = published(place, 5)
+
+    assert node is not None
+    assert {name: node["config"][name] for name in (*HARMLESS, *nested)} == HARMLESS | nested
+    assert left_out(place) == []
+
+
+def test_a_backbone_that_would_be_fetched_is_turned_off(tmp_path: Path) -> None:
+    place = folder(tmp_path, use_pretrained_backbone=True)
+    node = published(place, 5)
+
+    assert node is not None
+    assert node["config"]["use_pretrained_backbone"] is False
+    assert left_out(place) == ["use_pretrained_backbone"]
+
+
+@pytest.mark.usefixtures("stub")
+def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder(tmp_path, attn_implementation="org/kernel", text_config={"backbone": "org/evil"})
+    report = loader.load(["mode=scaffold", "checkpoint.path=tiny"]).report
+
+    assert report.written is not None
+    assert report.written["left_out"] == ["attn_implementation", "text_config.backbone"]
+    assert (
+        "from config.json without attn_implementation, text_config.backbone, which would choose code or weights"
+        in Path("conf/experiment/tiny.yaml").read_text()
+    )
+    print_report(report)
+    told = "left out of config.json, as it would choose code or weights: attn_implementation, text_config.backbone"
+    assert told in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("stub")
