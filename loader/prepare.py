@@ -78,7 +78,7 @@ class Prepared:
         for name, part in self.stage.parts.items():
             names = {offer.source: key for key, offer in self.stage.offers.entries.items() if offer.part == name}
             try:
-                refuse_quantized(part.label, part.selected.tensors(), names, self.stage.wanted)
+                refuse_quantized(part.label, part.selected.children, names, self.stage.wanted)
             except FitError as error:
                 error.plan = self.plan
                 raise

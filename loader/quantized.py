@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from loader.errors import FitError
-from loader.formats.base import TensorEntry
+from loader.formats.base import Leaf, Node, TensorEntry
 from loader.plan import Wanted
 from loader.wording import counted, listing, phrases, safe_text
 
@@ -114,29 +114,30 @@ class Quantized:
         return _INSIDE.sub("", self.key).rpartition(".")[0] or "the model itself"
 
 
-def quantized(tensors: Mapping[str, TensorEntry]) -> list[Quantized]:
-    """Finds the quantized weights among tensors that stand together."""
+def quantized(entries: Mapping[str, Node]) -> list[Quantized]:
+    """Finds the quantized weights among entries that stand together; a scale may be a plain number."""
+    tensors = {key: entry for key, entry in entries.items() if isinstance(entry, TensorEntry)}
     if not any(_NARROW.match(entry.dtype) or _WHOLE.fullmatch(entry.dtype) for entry in tensors.values()):
         return []
-    found = (_quantized(key, entry, tensors) for key, entry in tensors.items())
+    found = (_quantized(key, entry, entries) for key, entry in tensors.items())
     return [one for one in found if one is not None]
 
 
 def refuse_quantized(
-    where: str, tensors: Mapping[str, TensorEntry], names: Mapping[str, str], wanted: Mapping[str, Wanted]
+    where: str, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
 ) -> None:
     """Refuses quantized weights that a model would take for plain ones, or leave out.
 
     Args:
         where: The file, for the message.
-        tensors: Those under the selected key, by their names in the file.
+        entries: What stands under the selected key, by its names in the file.
         names: Name in the file → full model key, of those that the rules did not drop.
         wanted: The model's keys.
 
     Raises:
         FitError: There are such weights.
     """
-    found = [one for one in quantized(tensors) if not _is_the_models(one, tensors, names, wanted)]
+    found = [one for one in quantized(entries) if not _is_the_models(one, entries, names, wanted)]
     modules = {key[: end + 1] for key in wanted for end in _ends(key)} if found else set()
     found = [one for one in found if _is_for(one, names, wanted, modules)]
     if found:
@@ -167,24 +168,32 @@ def _scheme(scheme: str, ones: list[Quantized]) -> str:
     return f"{scheme} in {counted(len(layers), 'layer')} ({listing(map(safe_text, layers), _MOST_LAYERS)})"
 
 
-def _quantized(key: str, entry: TensorEntry, tensors: Mapping[str, TensorEntry]) -> Quantized | None:
+def _quantized(key: str, entry: TensorEntry, entries: Mapping[str, Node]) -> Quantized | None:
     for mark in _MARKS:
         beside = mark.companions(key, entry)
-        if beside is not None and all(name in tensors for name in beside):
-            scheme = "GPTQ" if mark.scheme == "AWQ" and _packs_rows(entry, tensors[beside[0]]) else mark.scheme
+        if beside is not None and all(isinstance(entries.get(name), TensorEntry) for name in beside):
+            scheme = "GPTQ" if mark.scheme == "AWQ" and _packs_rows(entry, entries[beside[0]]) else mark.scheme
             return Quantized(scheme, key, beside)
     if not _NARROW.match(entry.dtype) or "scale" in key.rpartition(".")[2]:
         return None
     for name in _scales(key, entry):
-        if name in tensors and _WIDE.match(tensors[name].dtype):
+        if _is_scale(entries.get(name)):
             scheme = f"fp8 ({entry.dtype})" if entry.dtype.startswith("float8") else f"{entry.dtype} with scales"
             return Quantized(scheme, key, (name,))
     return None
 
 
-def _packs_rows(weight: TensorEntry, scales: TensorEntry) -> bool:
+def _is_scale(entry: Node | None) -> bool:
+    return _WIDE.match(entry.dtype) is not None if isinstance(entry, TensorEntry) else _is_number(entry)
+
+
+def _is_number(entry: Node | None) -> bool:
+    return isinstance(entry, Leaf) and entry.type == "float"
+
+
+def _packs_rows(weight: TensorEntry, scales: Node) -> bool:
     """Whether what is packed is the rows, as GPTQ does; AWQ packs columns."""
-    return weight.shape[-1:] == scales.shape[-1:]
+    return isinstance(scales, TensorEntry) and weight.shape[-1:] == scales.shape[-1:]
 
 
 def _scales(key: str, entry: TensorEntry) -> Iterator[str]:
@@ -196,12 +205,12 @@ def _scales(key: str, entry: TensorEntry) -> Iterator[str]:
 
 
 def _is_the_models(
-    one: Quantized, tensors: Mapping[str, TensorEntry], names: Mapping[str, str], wanted: Mapping[str, Wanted]
+    one: Quantized, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
 ) -> bool:
     """Whether the model has the weight and what belongs to it, in these dtypes."""
     for key in (one.key, *one.beside):
-        want = wanted.get(names.get(key, ""))
-        if want is None or not _same(want.dtype, tensors[key].dtype):
+        want, entry = wanted.get(names.get(key, "")), entries[key]
+        if want is None or not isinstance(entry, TensorEntry) or not _same(want.dtype, entry.dtype):
             return False
     return True
 

@@ -226,6 +226,36 @@ def test_exponents_are_not_taken_for_scales() -> None:
         loader.load_into(model, state)
 
 
+@pytest.mark.parametrize("name", ["scale", "weight_scale"])
+def test_a_scale_may_be_a_plain_number(name: str, tmp_path: Path) -> None:
+    state = {
+        f"{n}.{key}": value for n in range(3) for key, value in {"weight": WEIGHT, name: 0.1, "bias": BIAS}.items()
+    }
+
+    error = refused(save(state, tmp_path / "file.pt"))
+
+    assert error.message.startswith(
+        "FILE is quantized: int8 with scales in 3 layers (0, 1, 2). Without their scales (as 0."
+    )
+
+
+WEIGHT, BIAS = codes(torch.int8, 16, 16), torch.zeros(16)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_what_torch_quantized_is_called_so_for_a_model_of_floats(tmp_path: Path) -> None:
+    floating = nn.Sequential(*[nn.Linear(16, 16)] * 3)
+    packed = torch.ao.quantization.quantize_dynamic(floating, {nn.Linear})  # type: ignore[no-untyped-call]
+    quantize = torch.quantize_per_tensor(torch.rand(16, 16), 0.1, 0, torch.qint8)
+    static = {f"{n}.{key}": value for n in range(3) for key, value in {"weight": quantize, "scale": BIAS}.items()}
+
+    for state in (packed.state_dict(), static):
+        error = refused(save(state, tmp_path / "file.pt"))
+
+        assert error.message.splitlines()[-1] == "the file is quantized: torch.ao in 3 layers (0, 1, 2)"
+        assert "give a file with plain weights (checkpoint.path=…)" in error.hint
+
+
 class Holder(nn.Module):
     def __init__(self, state: State) -> None:
         super().__init__()

@@ -6,12 +6,12 @@ Guarantees: pure functions of names, shapes and dtypes; nothing is proposed here
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from loader.formats.base import Container, TensorEntry
 from loader.optimizers import MOMENTS, is_moment
-from loader.quantized import quantized, to_plain, told
+from loader.quantized import Quantized, quantized, to_plain, told
 from loader.wording import counted, listing, safe_text
 
 _ADAPTERS = (
@@ -26,6 +26,7 @@ _ADAPTERS = (
 )
 """Each kind of adapter, by a name that only it has; what has several of them is the first."""
 _LONGEST_NAME = 1000
+_PACKED = "_packed_params._packed_params"
 _FIRST_OF_TWO = re.compile(r"lora_(embedding_)?A\b|lora[._]down\b")
 _MERGED = "in peft model.merge_and_unload(), then .save_pretrained(FOLDER), writes such a one"
 
@@ -42,10 +43,19 @@ class Nature:
 def nature(key: str | None, container: Container) -> Nature | None:
     """Says what the tensors under a nested key are; None where they may be plain weights."""
     tensors = container.tensors()
-    found = quantized(tensors)
+    found = quantized(container.children) or list(_by_torch(container))
     if found:
         return Nature(f"{_place(key)} quantized: {told(found)}", to_plain(found))
     return _adapter(key, tensors)
+
+
+def _by_torch(container: Container) -> Iterator[Quantized]:
+    """Layers that torch's own `quantize_dynamic` packed, or that hold quantized tensors."""
+    for name, child in container.children.items():
+        if name.endswith(_PACKED):
+            yield Quantized("torch.ao", name.removesuffix(_PACKED) + "weight", ())
+        elif isinstance(child, TensorEntry) and child.layout == "quantized":
+            yield Quantized("torch.ao", name, ())
 
 
 def moments_alone(root: Container) -> Nature | None:
