@@ -51,8 +51,8 @@ def save(content: Any, path: Path, *, legacy: bool = False) -> Path:
     return path
 
 
-def checks(report: Report) -> dict[str, bool]:
-    """The checks of a report: name → passed."""
+def checks(report: Report) -> dict[str, bool | None]:
+    """The checks of a report: name → passed, None where it was not done."""
     return {check.name: check.ok for check in report.verification.checks}
 
 

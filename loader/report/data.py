@@ -85,7 +85,8 @@ class Check:
     """One check of a loaded model."""
 
     name: str
-    ok: bool
+    ok: bool | None
+    """None where it was not done; the detail says why."""
     detail: str
 
 

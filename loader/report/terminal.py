@@ -165,7 +165,7 @@ def _plan(report: Report) -> Iterator[Line]:
 
 def _checks(report: Report) -> Iterator[Line]:
     for index, check in enumerate(report.verification.checks):
-        mark, style = ("ok  ", "green") if check.ok else ("FAIL", "bold red")
+        mark, style = _MARKS[check.ok]
         yield "verified" if index == 0 else "", f"{mark} {check.name}: {safe_text(check.detail, 300)}", style
     for output in report.verification.outputs:
         if output["mean"] is not None:
@@ -173,6 +173,9 @@ def _checks(report: Report) -> Iterator[Line]:
             yield "output", f"{safe_text(output['name'])} {shape(output['shape'])} {output['dtype']}: {numbers}", ""
     if report.verification.fingerprint:
         yield "", f"fingerprint {report.verification.fingerprint[:16]}", "dim"
+
+
+_MARKS = {True: ("ok  ", "green"), False: ("FAIL", "bold red"), None: ("-   ", "yellow")}
 
 
 def _written(report: Report) -> Iterator[Line]:

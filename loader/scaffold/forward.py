@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from loader.errors import VerificationError
 from loader.scaffold.page import Line
-from loader.verify.forward import forward
-from loader.verify.inputs import make_inputs, propose
+from loader.verify.forward import Pass, run
+from loader.verify.inputs import make_inputs
+from loader.verify.proposal import propose
 
 _GIVE = "then give verify.input={shape: …} and take this out"
 
@@ -33,8 +33,5 @@ def _trouble(module: nn.Module, spec: dict[str, object]) -> str:
     """What a forward pass without data says; empty where it goes through, or cannot be tried without data."""
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     inputs = make_inputs(spec, dtype, torch.device("meta"), 0)
-    try:
-        forward(module.to("meta").eval(), inputs, "", 0)
-    except VerificationError as error:
-        return "" if "meta" in error.message else error.message.partition(". Its input was")[0]
-    return ""
+    run(item := Pass("", module.to("meta").eval(), inputs, proposed="verify.input"), 0)
+    return "" if "meta" in item.undone else item.undone.partition(". Its input was")[0]

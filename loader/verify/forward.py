@@ -7,18 +7,22 @@ whatever the model's code does, raising and exiting included, comes back as one 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
 from loader.config.schema import VerifyConfig
 from loader.errors import VerificationError
+from loader.lines import line, under
 from loader.place import floating_dtype
 from loader.snapshot import Snapshot
 from loader.verify.golden import Record
-from loader.verify.inputs import Inputs, describe, is_spec, make_inputs, no_proposal, propose
+from loader.verify.inputs import Inputs, describe, is_spec, make_inputs
 from loader.verify.outputs import flatten
+from loader.verify.proposal import Proposal, no_proposal, other_sizes, propose
 from loader.wording import listing, safe_text
 
 
@@ -32,6 +36,10 @@ class Pass:
     inputs: Inputs
     golden: Record | None = None
     outputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    proposed: str = ""
+    """Where the config takes the input that nobody gave; empty where it was given."""
+    undone: str = ""
+    """Why it was not done: every input that could be proposed failed."""
 
 
 def plan_passes(
@@ -65,23 +73,39 @@ def plan_passes(
         own, where = (raw.get(name), f"verify.input.{name}") if by_part else (raw, "verify.input")
         golden = records.get(name)
         if own is not None:
-            inputs = make_inputs(own, floating_dtype(module), device, seed, where)
+            passes.append(Pass(name, module, make_inputs(own, floating_dtype(module), device, seed, where), golden))
         elif golden is not None:
-            inputs = _placed(golden.inputs, module, device)
+            passes.append(Pass(name, module, _placed(golden.inputs, module, device), golden))
         else:
-            inputs = _proposed(module, device, seed, where if by_part or not name else f"verify.input.{name}")
-        passes.append(Pass(name, module, inputs, golden))
+            where = where if by_part or not name else f"verify.input.{name}"
+            passes.append(Pass(name, module, _first_proposed(module, device, seed, where), proposed=where))
     return passes
 
 
-def run(item: Pass, seed: int) -> None:
+def run(item: Pass, seed: int, arguments: Mapping[str, Any] | None = None) -> None:
     """Runs one pass and keeps its outputs.
 
+    A proposed input that fails is tried again at other sizes; where none of them goes through, the pass is not done.
+
+    Args:
+        item: The pass.
+        seed: For random values.
+        arguments: What the model's config says, where there is one.
+
     Raises:
-        VerificationError: The model's forward pass fails, or gives no tensor.
+        VerificationError: The forward pass fails on an input that was given, or gives no tensor.
     """
-    item.outputs = forward(item.module, item.inputs, item.name, seed)
-    if not item.outputs:
+    try:
+        item.outputs = forward(item.module, item.inputs, item.name, seed)
+    except ForwardError as error:
+        if not item.proposed:
+            raise error.told from error.__cause__
+        _try_others(item, seed, arguments or {}, error)
+    if item.undone:
+        return
+    if not item.outputs and item.proposed:
+        item.undone = f"the forward pass{_of(item.name)} gives no tensor. Its input was {_shown(item.inputs)}"
+    elif not item.outputs:
         raise VerificationError(
             f"the forward pass{_of(item.name)} gives no tensor", "verify.forward=false leaves it out"
         )
@@ -94,14 +118,32 @@ def run_on_record(item: Pass, device: torch.device, seed: int) -> dict[str, torc
     if item.inputs.origin == item.golden.inputs.origin:
         return item.outputs
     inputs = _placed(item.golden.inputs, item.module, device)
-    return forward(item.module, inputs, item.name, seed)
+    try:
+        return forward(item.module, inputs, item.name, seed)
+    except ForwardError as error:
+        raise error.told from error.__cause__
+
+
+class ForwardError(Exception):
+    """What a model's own code raised in a forward pass.
+
+    Args:
+        reason: The exception in one line.
+        told: The refusal, where it is one.
+    """
+
+    def __init__(self, reason: str, told: VerificationError) -> None:
+        self.reason = reason
+        self.told = told
+        super().__init__(reason)
 
 
 def forward(module: nn.Module, inputs: Inputs, name: str, seed: int) -> dict[str, torch.Tensor]:
     """The tensors that one forward pass gives: in eval mode, without gradients, from a seed.
 
     Raises:
-        VerificationError: It fails, or writes to parameters that are too large to be kept.
+        ForwardError: The model's code raises.
+        VerificationError: It writes to parameters that are too large to be kept.
     """
     before = Snapshot(module)
     try:
@@ -129,13 +171,38 @@ def _outputs(module: nn.Module, inputs: Inputs, name: str, seed: int, before: Sn
             # What is put back afterwards is not to change an output that looks into it.
             return {key: output.clone() if before.holds(output) else output for key, output in outputs}
     except (Exception, SystemExit) as error:
-        reason = safe_text(str(error).strip().splitlines()[0] if str(error).strip() else "no message", 300)
-        raise VerificationError(
-            f"the forward pass{_of(name)} raised {type(error).__name__}: {reason}. "
-            f"Its input was {describe(inputs.named())} ({inputs.origin})",
-            f"'verify.input{'.' + name if name else ''}={{shape: [1, 3, 224, 224]}}' (the shape your model takes; a "
-            "list for several inputs, names for keyword arguments), or verify.forward=false",
-        ) from error
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise ForwardError(reason, _raised(reason, inputs, name)) from error
+
+
+def _try_others(item: Pass, seed: int, arguments: Mapping[str, Any], error: ForwardError) -> None:
+    device = next(iter(item.inputs.named().values())).device
+    for proposal in other_sizes(item.module, arguments, error.reason):
+        inputs = _proposed(proposal, item.module, device, seed, item.proposed)
+        try:
+            item.outputs = forward(item.module, inputs, item.name, seed)
+        except ForwardError:
+            continue
+        item.inputs = inputs
+        return
+    item.undone = error.told.message
+
+
+def _raised(reason: str, inputs: Inputs, name: str) -> VerificationError:
+    typed = line(under("verify.input", name) if name else "verify.input", {"shape": [1, 3, 224, 224]})
+    return VerificationError(
+        f"the forward pass{_of(name)} raised {reason}. Its input was {_shown(inputs)}",
+        f"{typed} (the shape your model takes; a list for several inputs, names for keyword arguments), or "
+        "verify.forward=false",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    try:
+        text = str(error).strip()
+    except Exception:  # noqa: BLE001  # an exception of the model's own may raise whenever it is looked at
+        text = ""
+    return safe_text(text.splitlines()[0], 300) if text else "no message"
 
 
 def _of(name: str) -> str:
@@ -148,14 +215,21 @@ def _has_forward(module: nn.Module) -> bool:
     return own is not None and getattr(own, "__func__", None) is not nn.Module.forward
 
 
-def _proposed(module: nn.Module, device: torch.device, seed: int, where: str) -> Inputs:
+def _first_proposed(module: nn.Module, device: torch.device, seed: int, where: str) -> Inputs:
     proposal = propose(module)
     if proposal is None:
         raise no_proposal(where)
-    spec, layer = proposal
-    inputs = make_inputs(spec, floating_dtype(module), device, seed, where)
-    inputs.origin = f"proposed from {layer}; {where} sets another"
+    return _proposed(Proposal(*proposal), module, device, seed, where)
+
+
+def _proposed(proposal: Proposal, module: nn.Module, device: torch.device, seed: int, where: str) -> Inputs:
+    inputs = make_inputs(proposal.spec, floating_dtype(module), device, seed, where)
+    inputs.origin = f"proposed from {proposal.source}; {where} sets another"
     return inputs
+
+
+def _shown(inputs: Inputs) -> str:
+    return f"{describe(inputs.named())} ({inputs.origin})"
 
 
 def _placed(inputs: Inputs, module: nn.Module, device: torch.device) -> Inputs:

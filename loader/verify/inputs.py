@@ -1,7 +1,6 @@
 """Inputs for the dummy forward pass.
 
-Guarantees: the same spec and seed give the same values on every device; an input is proposed only from a first layer
-whose input shape is plain, and the proposal is told.
+Guarantees: the same spec and seed give the same values on every device.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
-from loader.errors import ConfigError, VerificationError
+from loader.errors import ConfigError
 from loader.formats import open_checkpoint
 from loader.formats.path import shown_path
 from loader.lines import line, value_text
@@ -22,11 +20,8 @@ from loader.wording import closest, counted, did_you_mean, listing, safe_text, s
 SPEC_KEYS = ("shape", "dtype", "kind", "high", "value", "path")
 """What one input's spec may say."""
 
-KINDS = ("randn", "zeros", "ones", "randint")
-"""How an input's values are made."""
-
-_SEQUENCE = 8
-_SIDE = 64
+KINDS = ("randn", "uniform", "zeros", "ones", "randint")
+"""How an input's values are made; ``uniform`` is from 0 to 1."""
 
 
 @dataclass(slots=True)
@@ -81,49 +76,6 @@ def make_inputs(raw: Any, dtype: torch.dtype, device: torch.device, seed: int, w
         f"'{where}' is {safe_text(raw)!r}, expected a spec, a list of specs or a mapping of specs",
         line(where, {"shape": [1, 3, 224, 224]}),
     )
-
-
-def propose(model: nn.Module) -> tuple[dict[str, Any], str] | None:
-    """Proposes an input from a model's first layer.
-
-    Returns:
-        A spec and the layer that it comes from, or None where the first layer says nothing plain.
-    """
-    for name, module in model.named_modules():
-        if not any(parameter is not None for parameter in module._parameters.values()):
-            continue
-        spec = _spec_of(module)
-        if spec is not None:
-            return spec, f"{name or 'the model'} ({type(module).__name__})"
-        if not any(True for _ in module.children()):
-            return None
-    return None
-
-
-def no_proposal(where: str) -> VerificationError:
-    """The refusal where no input is given and none can be proposed."""
-    return VerificationError(
-        "the dummy forward pass needs an input, and the model's first layer does not tell its shape",
-        f"{line(where, {'shape': [1, 3, 224, 224]})} (the shape your model takes), or verify.forward=false",
-    )
-
-
-def _spec_of(module: nn.Module) -> dict[str, Any] | None:
-    if isinstance(module, nn.Linear):
-        # Of a lazy layer that was loaded only the weight knows the size.
-        return {"shape": [1, module.in_features or module.weight.shape[-1]]}
-    if isinstance(module, nn.Embedding):
-        return {"shape": [1, _SEQUENCE], "dtype": "int64", "kind": "randint", "high": module.num_embeddings}
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        channels = module.in_channels or module.weight.shape[1] * module.groups
-        return {"shape": [1, channels, *[_SIDE] * len(module.kernel_size)]}
-    if isinstance(module, nn.RNNBase):
-        return {"shape": [1, _SEQUENCE, module.input_size]}
-    if isinstance(module, nn.MultiheadAttention):
-        return {"shape": [1, _SEQUENCE, module.embed_dim]}
-    if isinstance(module, nn.LayerNorm):
-        return {"shape": [1, *module.normalized_shape]}
-    return None
 
 
 def _make(spec: Any, dtype: torch.dtype, generator: torch.Generator, where: str) -> torch.Tensor:
@@ -208,9 +160,10 @@ def _filled(
     if kind == "randint":
         high = 2 if own is torch.bool else _high(spec.get("high"), where)
         return torch.randint(high, dimensions, generator=generator).to(own or torch.int64)
-    if kind == "randn":
+    if kind in ("randn", "uniform"):
         drawn = own if own is not None and own.is_complex else None
-        return torch.randn(dimensions, generator=generator, dtype=drawn).to(own or dtype)
+        draw = torch.randn if kind == "randn" else torch.rand
+        return draw(dimensions, generator=generator, dtype=drawn).to(own or dtype)
     return torch.full(dimensions, float(kind == "ones"), dtype=own or dtype)
 
 
@@ -281,3 +234,15 @@ def describe(inputs: Mapping[str, torch.Tensor]) -> str:
         f"{'' if name.isdigit() else name + ' '}{shape(value.shape)} {str(value.dtype).removeprefix('torch.')}"
         for name, value in inputs.items()
     )
+
+
+def uniform_instead(raw: Any) -> Any:
+    """The same inputs with numbers from 0 to 1 for every picture that would be drawn from a normal distribution."""
+    if is_spec(raw):
+        picture = isinstance(raw.get("shape"), Sequence) and len(raw["shape"]) == 4
+        normal = raw.get("kind") in (None, "randn") and raw.get("value") is None and raw.get("path") is None
+        floating = raw.get("dtype") is None or str(raw["dtype"]).removeprefix("torch.").startswith(("float", "bfloat"))
+        return {**raw, "kind": "uniform"} if picture and normal and floating else raw
+    if isinstance(raw, Mapping):
+        return {name: uniform_instead(spec) for name, spec in raw.items()}
+    return [uniform_instead(spec) for spec in raw] if isinstance(raw, list | tuple) else raw

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,12 +17,14 @@ from loader.config.schema import JobConfig
 from loader.errors import ConfigError, VerificationError
 from loader.formats.memory import MemoryCheckpoint
 from loader.formats.path import is_copy, shown_path
+from loader.lines import line
 from loader.parts import Part
 from loader.place import floating_dtype
 from loader.prepare import Prepared
 from loader.report.data import Check, VerificationReport
 from loader.verify import golden
 from loader.verify.forward import Pass, plan_passes, run, run_on_record
+from loader.verify.inputs import uniform_instead
 from loader.verify.outputs import fingerprint, statistics
 from loader.verify.readback import read_back
 from loader.verify.structure import nonfinite, without_data
@@ -113,13 +116,14 @@ def verify(
         outcome = read_back(prepared.stage, prepared.plan)
         wrong = f"; not what the file holds: {listing(outcome.differing)}" if outcome.differing else ""
         checks.append(Check("read back", not outcome.differing, outcome.detail + wrong))
-    if passes and job.verify.record and record is not None and all(check.ok for check in checks):
+    if passes and job.verify.record and record is not None and all(check.ok is not False for check in checks):
         golden.write(record, {item.name: golden.Record(item.inputs, item.outputs) for item in passes})
         checks.append(Check("golden record", True, f"written to {record}"))
-    failed = [check for check in checks if not check.ok]
+    failed = [check for check in checks if check.ok is False]
     if failed:
         raise VerificationError(
-            "; ".join(f"{check.name}: {check.detail}" for check in failed), _advice([check.name for check in failed])
+            "; ".join(f"{check.name}: {check.detail}" for check in failed),
+            _advice([check.name for check in failed], job.verify.input),
         )
 
 
@@ -134,7 +138,10 @@ def _verify_forward(
     records = golden.read(record) if record is not None and not job.verify.record else {}
     passes = plan_passes(model, parts, job.verify, records, device, job.seed)
     for item in passes:
-        run(item, job.seed)
+        run(item, job.seed, job.model)
+        if item.undone:
+            report.checks.append(_undone(item, job))
+            continue
         _describe(item, report)
         _check_outputs(item, job, device, report)
         if records and item.golden is None and device.type != "meta":
@@ -168,6 +175,14 @@ def _describe(item: Pass, report: VerificationReport) -> None:
     report.outputs += [asdict(statistics(prefix + name, output)) for name, output in item.outputs.items()]
 
 
+def _undone(item: Pass, job: JobConfig) -> Check:
+    """What is said of a forward pass that no proposed input went through; fails where something was expected of it."""
+    asked = "verify.record" if job.verify.record else "verify.expect.shape" if job.verify.expect.shape else ""
+    needs = f", and {asked} needs it" if asked else ""
+    detail = f"not done{needs}: {item.undone}"
+    return Check(_named("forward pass", item), False if asked else None, detail)
+
+
 def _check_outputs(item: Pass, job: JobConfig, device: torch.device, report: VerificationReport) -> None:
     shapes = [list(output.shape) for output in item.outputs.values()]
     told = ", ".join(shape(dimensions) for dimensions in shapes[:3])
@@ -187,7 +202,10 @@ def _named(name: str, item: Pass) -> str:
     return f"{name} of {item.name}" if item.name else name
 
 
-def _advice(failed: list[str]) -> str:
+def _advice(failed: list[str], asked: Any) -> str:
+    uniform = uniform_instead(asked)
+    if failed == ["finite outputs"] and uniform != asked and (typed := line("verify.input", uniform)):
+        return f"{typed}   # pictures are numbers from 0 to 1\nverify.expect.finite=false accepts inf and nan"
     for start, advice in _ADVICE.items():
         if any(name.startswith(start) for name in failed):
             return advice
@@ -200,6 +218,7 @@ _ADVICE = {
     "golden record": "the model computes something else than when it was recorded: compare its code and arguments; "
     "verify.record=true replaces the record, verify.rtol and verify.atol widen the tolerance, verify.golden=null "
     "leaves it out",
+    "forward pass": f"{line('verify.input', {'shape': [1, 3, 224, 224]})} (the shape your model takes)",
     "finite": "verify.expect.finite=false accepts inf and nan",
     "output shape": "'verify.expect.shape=[…]' says what is right",
 }

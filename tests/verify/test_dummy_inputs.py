@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from loader import CheckpointError, ConfigError, VerificationError
-from loader.verify.inputs import describe, is_spec, make_inputs, propose
+from loader.verify.inputs import describe, is_spec, make_inputs
+from loader.verify.proposal import propose
 from tests.jobs import carry_out, save
 from tests.models import Behaving, Lazy, Scalars, TwoInputs, filled
 
@@ -86,6 +87,16 @@ def test_whole_numbers_stay_below_the_limit() -> None:
     assert made({"shape": [4], "kind": "randint", "dtype": "float32"})[0].dtype == torch.float32
 
 
+def test_uniform_numbers_are_from_0_to_1() -> None:
+    (value,) = made({"shape": [500], "kind": "uniform"})
+    assert 0 <= float(value.min()) < 0.1
+    assert 0.9 < float(value.max()) < 1
+    assert value.dtype == torch.float32
+    assert made({"shape": [2], "kind": "uniform", "dtype": "float16"})[0].dtype == torch.float16
+    (pairs,) = made({"shape": [8], "kind": "uniform", "dtype": "complex64"})
+    assert bool((pairs.imag > 0).all())
+
+
 def test_complex_numbers_have_both_parts() -> None:
     (value,) = made({"shape": [8], "dtype": "complex64"})
     assert value.dtype == torch.complex64
@@ -137,7 +148,7 @@ REFUSED: list[tuple[Any, str, str]] = [
     ),
     (
         {"shape": [1], "kind": "rand"},
-        "'verify.input.kind' is 'rand', expected one of randn, zeros, ones, randint (did you mean 'randn'?)",
+        "'verify.input.kind' is 'rand', expected one of randn, uniform, zeros, ones, randint (did you mean 'randn'?)",
         "verify.input.kind=randn",
     ),
     ({"shape": 3}, "'verify.input.shape' is '3', expected a list of sizes", "'verify.input.shape=[1, 784]'"),
@@ -176,7 +187,7 @@ PROPOSED: list[tuple[nn.Module, dict[str, Any], str]] = [
     (nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), {"shape": [1, 6]}, "1 (Linear)"),
     (nn.Embedding(50, 4), {"shape": [1, 8], "dtype": "int64", "kind": "randint", "high": 50}, "the model (Embedding)"),
     (nn.Conv1d(3, 4, 2), {"shape": [1, 3, 64]}, "the model (Conv1d)"),
-    (nn.Conv2d(3, 4, 2), {"shape": [1, 3, 64, 64]}, "the model (Conv2d)"),
+    (nn.Conv2d(3, 4, 2), {"shape": [1, 3, 64, 64], "kind": "uniform"}, "the model (Conv2d)"),
     (nn.Conv3d(1, 4, 2), {"shape": [1, 1, 64, 64, 64]}, "the model (Conv3d)"),
     (nn.LSTM(5, 2), {"shape": [1, 8, 5]}, "the model (LSTM)"),
     (nn.LayerNorm([3, 4]), {"shape": [1, 3, 4]}, "the model (LayerNorm)"),

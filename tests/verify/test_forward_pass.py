@@ -32,14 +32,14 @@ MODELS = {"_target_": "tests.models.two_models"}
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        ("raise", "the forward pass raised ValueError: cannot broadcast. Its input was [1, 2] float32 (proposed from "),
-        ("exit", "the forward pass raised SystemExit: 3. Its input was [1, 2] float32 (proposed from "),
+        ("raise", "the forward pass raised ValueError: cannot broadcast. Its input was [1, 2] float32 (verify.input)"),
+        ("exit", "the forward pass raised SystemExit: 3. Its input was [1, 2] float32 (verify.input)"),
     ],
 )
 def test_a_forward_pass_that_fails_is_told_with_its_input(how: str, told: str, linear: Path) -> None:
     with pytest.raises(VerificationError) as refusal:
-        carry_out(target("Behaving", how=how), linear, verify={})
-    assert refusal.value.message.startswith(told)
+        carry_out(target("Behaving", how=how), linear, verify={"input": {"shape": [1, 2]}})
+    assert refusal.value.message == told
     assert "\n" not in refusal.value.message
     assert refusal.value.hint == (
         "'verify.input={shape: [1, 3, 224, 224]}' (the shape your model takes; a list for several inputs, names for "
@@ -55,7 +55,7 @@ def test_an_input_of_the_wrong_shape_is_told(linear: Path) -> None:
 
 def test_a_forward_pass_that_gives_no_tensor_is_told(linear: Path) -> None:
     with pytest.raises(VerificationError) as refusal:
-        carry_out(target("Behaving", how="nothing"), linear, verify={})
+        carry_out(target("Behaving", how="nothing"), linear, verify={"input": {"shape": [1, 2]}})
     assert refusal.value.message == "the forward pass gives no tensor"
     assert refusal.value.hint == "verify.forward=false leaves it out"
 
