@@ -244,7 +244,7 @@ WEIGHT, BIAS = codes(torch.int8, 16, 16), torch.zeros(16)
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")
 def test_what_torch_quantized_is_called_so_for_a_model_of_floats(tmp_path: Path) -> None:
-    floating = nn.Sequential(*[nn.Linear(16, 16)] * 3)
+    floating = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16))
     packed = torch.ao.quantization.quantize_dynamic(floating, {nn.Linear})  # type: ignore[no-untyped-call]
     quantize = torch.quantize_per_tensor(torch.rand(16, 16), 0.1, 0, torch.qint8)
     static = {f"{n}.{key}": value for n in range(3) for key, value in {"weight": quantize, "scale": BIAS}.items()}
