@@ -102,7 +102,13 @@ def judge(problem: Problem, container: Container, rules: Mapping[str, RuleConfig
     plan = make_plan(problem.wanted, offered, hooked, allow, dropped)
     taken = {match.key: offered.get(match.taken.key) for match in plan.matches}
     sources = {key: o.entry for key, o in taken.items() if o is not None and isinstance(o.entry, TensorEntry)}
+    if any(entry.layout == "quantized" and _is_float(problem.wanted[key]) for key, entry in sources.items()):
+        raise FitError("quantized tensors do not fit a model of floats")
     return Verdict(plan, rewriting, sources)
+
+
+def _is_float(want: Wanted) -> bool:
+    return want.dtype.startswith(("float", "bfloat"))
 
 
 def fits(problem: Problem) -> Plan | None:
