@@ -54,7 +54,7 @@ def run_command(arguments: Sequence[str]) -> int:
     """
     _let_argparse_be()
     with unbreakable():
-        return _told(lambda: _printed(_answer(arguments)))
+        return _guarded(lambda: _printed(_answer(arguments)))
 
 
 def _answer(arguments: Sequence[str]) -> int:
@@ -79,8 +79,8 @@ def _printed(exit_code: int) -> int:
     )
 
 
-def _told(command: Callable[[], int]) -> int:
-    """Runs a command; a refusal is told, and gives its exit code."""
+def _guarded(command: Callable[[], int]) -> int:
+    """Runs a command; a refusal is printed, and gives its exit code."""
     try:
         return command()
     except LoaderError as error:
@@ -198,9 +198,9 @@ def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:
         raise error
     if os.environ.get(_FULL_ERROR) == "1":
         traceback.print_exception(error)
-    from loader.sweep.ending import tell_broken  # noqa: PLC0415  # only a sweep is broken off
+    from loader.sweep.ending import print_broken_off  # noqa: PLC0415  # only a sweep is broken off
 
-    tell_broken(error, sweep)
+    print_broken_off(error, sweep)
     return exit_code
 
 

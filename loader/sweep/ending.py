@@ -51,7 +51,7 @@ def _write(summary: Summary) -> int:
     return 0
 
 
-def tell_broken(error: Exception, sweep: Sweep) -> None:
+def print_broken_off(error: Exception, sweep: Sweep) -> None:
     """Says what broke a sweep off: a launcher may need what is not there."""
     what = " or ".join(sweep.plugins) or "the launcher"
     told = f"{what} broke the sweep off: {type(error).__name__}: {safe_text(str(error), _LONGEST)}"
