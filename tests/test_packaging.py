@@ -120,6 +120,22 @@ def test_constraints_pin_torch_and_every_dependency() -> None:
     assert names <= set(pinned)
 
 
+def test_the_lowest_versions_that_are_tested_are_those_that_are_asked_for() -> None:
+    pinned = dict(
+        line.split("==")
+        for line in (REPOSITORY / "constraints-lowest.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+    lines = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    asked = {
+        name.partition("[")[0]: floor.partition(",")[0] for name, _, floor in (one.partition(">=") for one in lines)
+    }
+    wrong = {name for name, floor in asked.items() if not f"{pinned.get(name, floor)}.".startswith(f"{floor}.")}
+    assert wrong == {"torch"}  # the oldest one brings gigabytes along
+    assert {line.partition(">=")[0].partition("[")[0] for line in PROJECT["dependencies"]} <= set(pinned)
+    assert "constraints-lowest.txt" in (REPOSITORY / ".ci" / "run").read_text()
+
+
 def test_ci_script_is_executable_and_valid_shell() -> None:
     script = REPOSITORY / ".ci" / "run"
     assert os.access(script, os.X_OK)

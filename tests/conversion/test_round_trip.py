@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import tempfile
@@ -13,8 +14,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.torch import load_file, load_model
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, load_file, load_model
 from torch import nn
 
 from loader import load_model as load_ours
@@ -22,6 +23,7 @@ from loader.api import Loaded
 from loader.build import build_model
 from loader.conversion.contents import contents, shards
 from loader.conversion.writing import NAMES, nbytes, pieces
+from loader.wants import dtype_name
 from tests.build import zoo, zoo_plain
 from tests.build.exactness import other_values, plain
 from tests.jobs import MODELS, assert_same_state, carry_out, same_tensor, save, target
@@ -64,6 +66,16 @@ def converted(node: Any, source: Path, to: Path, **settings: Any) -> Loaded:
     return carry_out(node, source, mode="convert", convert=convert, **settings)
 
 
+@functools.cache
+def knows(dtype: str) -> bool:
+    """Whether this torch and the library that is installed have a dtype; their first versions lack some."""
+    try:
+        file = b"".join(bytes(piece) for piece in pieces({"a": torch.zeros(1, dtype=getattr(torch, dtype))}, {}))
+        return "a" in load(file)
+    except (AttributeError, KeyError, SafetensorError):
+        return False
+
+
 @pytest.mark.parametrize("shard_size", ["5GB", "40B"])
 @pytest.mark.parametrize("name", ZOO)
 def test_what_was_converted_loads_as_it_was(name: str, shard_size: str, tmp_path: Path) -> None:
@@ -79,6 +91,8 @@ def test_what_was_converted_loads_as_it_was(name: str, shard_size: str, tmp_path
     assert_same_state(embedded.model, state)
     assert type(embedded.model) is type(declared.model)
     assert embedded.report.keys.missing == []
+    if not all(knows(dtype_name(value.dtype)) for value in state.values()):
+        return
     read = {k: v for file in written["files"] if file.endswith(".safetensors") for k, v in load_file(file).items()}
     assert read.keys() | written["aliases"].keys() == state.keys()
     assert all(same_tensor(value, state[key]) for key, value in read.items())
@@ -94,7 +108,8 @@ def test_a_model_of_no_declared_config_is_written_without_one(tmp_path: Path) ->
         convert={"embed": False},
         checkpoint={"allow_globals": admitted},
     )
-    assert_same_state(loaded.model, load_file(tmp_path / "out.safetensors"))
+    written = load_file(tmp_path / "out.safetensors")
+    assert_same_state(loaded.model, {key: written[key] for key in loaded.model.state_dict()})
     assert loaded.report.written is not None
     assert loaded.report.written["next"] == f"checkpoint.path={tmp_path}/out.safetensors"
 
@@ -208,7 +223,7 @@ def test_a_tied_tensor_is_stored_once_as_the_library_of_the_format_expects_it(tm
 
 TENSORS = st.builds(
     lambda dtype, sizes, seed: torch.randint(0, 2, sizes, generator=torch.Generator().manual_seed(seed)).to(dtype),
-    st.sampled_from([getattr(torch, name) for name in sorted(NAMES)]),
+    st.sampled_from([getattr(torch, name) for name in sorted(filter(knows, NAMES))]),
     st.lists(st.integers(0, 4), max_size=3),
     st.integers(0, 9),
 )
@@ -244,7 +259,8 @@ def test_views_of_one_storage_are_each_written_compact(tmp_path: Path) -> None:
     module.register_buffer("whole", base)
     module.register_buffer("turned", base.T)
     module.register_buffer("part", base[1:, ::2])
-    module.register_buffer("conjugate", torch.complex(base, base).conj())
+    if knows("complex64"):
+        module.register_buffer("conjugate", torch.complex(base, base).conj())
     found = contents(module)
     (tmp_path / "views.safetensors").write_bytes(b"".join(bytes(piece) for piece in pieces(found.tensors, {})))
     assert found.aliases == {}

@@ -21,7 +21,8 @@ from tests.formats.gguf.gguf_writer import written
 from tests.jobs import carry_out
 
 PLAIN = [np.float32, np.float16, np.float64, np.int8, np.int16, np.int32, np.int64]
-ONLY_WRITTEN = {Kind.Q8_1, Kind.Q8_K, Kind.Q1_0}  # the package writes them, and does not know the way back
+ONLY_WRITTEN = {kind for kind in Kind if kind.name in {"Q8_1", "Q8_K", "Q1_0"}}
+"""The package writes them, where it knows them, and does not know the way back."""
 QUANTISED = [kind for kind, (elements, _) in gguf.GGML_QUANT_SIZES.items() if elements > 1 and kind not in ONLY_WRITTEN]
 
 
