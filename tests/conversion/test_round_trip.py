@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import tempfile
@@ -14,8 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, load_file, load_model
+from safetensors import safe_open
+from safetensors.torch import load_file, load_model
 from torch import nn
 
 from loader import load_model as load_ours
@@ -26,6 +25,7 @@ from loader.conversion.writing import NAMES, nbytes, pieces
 from loader.wants import dtype_name
 from tests.build import zoo, zoo_plain
 from tests.build.exactness import other_values, plain
+from tests.formats.comparing import knows
 from tests.jobs import MODELS, assert_same_state, carry_out, same_tensor, save, target
 from tests.models import Tied, filled, two_models
 
@@ -64,16 +64,6 @@ def state_of(node: dict[str, Any], path: Path) -> dict[str, Any]:
 def converted(node: Any, source: Path, to: Path, **settings: Any) -> Loaded:
     convert = {"path": str(to), **settings.pop("convert", {})}
     return carry_out(node, source, mode="convert", convert=convert, **settings)
-
-
-@functools.cache
-def knows(dtype: str) -> bool:
-    """Whether this torch and the library that is installed have a dtype; their first versions lack some."""
-    try:
-        file = b"".join(bytes(piece) for piece in pieces({"a": torch.zeros(1, dtype=getattr(torch, dtype))}, {}))
-        return "a" in load(file)
-    except (AttributeError, KeyError, SafetensorError):
-        return False
 
 
 @pytest.mark.parametrize("shard_size", ["5GB", "40B"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from hypothesis import strategies as st
 
+from loader.conversion.writing import pieces
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
 from loader.formats.base import Container, TensorEntry
@@ -107,3 +110,13 @@ def assert_read_or_refused(path: Path, data: st.DataObject) -> None:
                 checkpoint.read(entry)
     except CheckpointError as error:
         assert error.message  # noqa: PT017  # either way is right
+
+
+@functools.cache
+def knows(dtype: str) -> bool:
+    """Whether this torch and the safetensors that is installed have a dtype; their first versions lack some."""
+    try:
+        file = b"".join(bytes(piece) for piece in pieces({"a": torch.zeros(1, dtype=getattr(torch, dtype))}, {}))
+        return "a" in safetensors.torch.load(file)
+    except (AttributeError, KeyError, safetensors.SafetensorError):
+        return False

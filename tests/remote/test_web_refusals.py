@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import fsspec.config
 import pytest
 import torch
+from fsspec.implementations.http import HTTPFileSystem
 from safetensors.torch import save
 
 from loader.errors import CheckpointError
@@ -138,7 +139,8 @@ def test_a_redirect_from_https_to_http_is_refused() -> None:
 def test_a_redirect_from_https_to_http_is_not_even_asked(
     hops: int, data: bool, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(fsspec.config.conf, "http", {"ssl": ssl.create_default_context(cafile=CERTIFICATE)})
+    trusting = partial(HTTPFileSystem, ssl=ssl.create_default_context(cafile=CERTIFICATE))
+    monkeypatch.setattr(web, "HTTPFileSystem", trusting)
     target = server.add("/b.safetensors?sig=secret", SMALL)
     with Server(tls=True) as trusted:
         if hops:
@@ -152,7 +154,8 @@ def test_a_redirect_from_https_to_http_is_not_even_asked(
 
 
 def test_a_redirect_on_a_trusted_server_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fsspec.config.conf, "http", {"ssl": ssl.create_default_context(cafile=CERTIFICATE)})
+    trusting = partial(HTTPFileSystem, ssl=ssl.create_default_context(cafile=CERTIFICATE))
+    monkeypatch.setattr(web, "HTTPFileSystem", trusting)
     with Server(tls=True) as trusted:
         for path, target in (("/a", "/b"), ("/b", trusted.url + "/c")):
             trusted.add(path, redirect=target)
