@@ -21,7 +21,7 @@ from loader.errors import FitError
 from loader.formats.base import Container, Node
 from loader.formats.path import shown_path
 from loader.hooks import rehearse
-from loader.parts import Part, below
+from loader.parts import Part, below, mounted
 from loader.plan import Plan, Wanted
 from loader.rules import rewrite
 from loader.select import find
@@ -144,14 +144,17 @@ class Advice:
 
     def problem(self, part: Part) -> Problem:
         """What the search has to know of a part."""
+        others = mounted(part, self.parts)
+        keys = ((part.full(key), want) for key, want in below(part.name, self.wanted))
         return Problem(
             part=part.name,
             root=part.checkpoint.root,
-            wanted={part.full(key): want for key, want in below(part.name, self.wanted)},
+            wanted={key: want for key, want in keys if not key.startswith(others)},
             hooks=partial(rehearse, self.model),
             key=part.config.checkpoint.key,
             rules=part.config.rules,
             allow=self.allow,
+            listed=part.config.listed,
         )
 
 

@@ -26,7 +26,7 @@ from loader.errors import ConfigError
 from loader.formats.memory import MemoryCheckpoint
 from loader.given import check_checkpoint, check_module, check_order, overrides_of, plain_names
 from loader.job import execute, names_model
-from loader.parts import Part, open_parts, part_configs
+from loader.parts import Part, open_parts, part_configs, with_root
 from loader.place import own_random_state, resolve_device, resolve_dtype, settle
 from loader.prepare import prepare
 from loader.report import fill
@@ -35,6 +35,7 @@ from loader.transaction import Transaction, all_or_nothing
 from loader.verify.structure import without_data
 from loader.verify.verify import check_structure, record_of
 from loader.verify.verify import verify as prove
+from loader.wants import slots
 from loader.wording import counted, listing
 
 Node = Mapping[str, Any]
@@ -209,7 +210,11 @@ def _fill(
     clock = fill.Clock(report)
     device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     with own_random_state(device), ExitStack() as files, clock("total"):
-        opened = _in_memory(job, checkpoint) if _is_state_dict(checkpoint) else open_parts(job, files)
+        opened: Sequence[Part] = (
+            _in_memory(job, checkpoint)
+            if _is_state_dict(checkpoint)
+            else with_root(open_parts(job, files), job, slots(module), files)
+        )
         proves = "verify" in settings
         record = record_of(job, opened) if proves else None
         prepared = prepare(module, opened, job.allow, device, policy)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from loader.config.schema import AUTO, CheckpointConfig, JobConfig, PartConfig, RuleConfig, config_path
@@ -79,7 +80,7 @@ class Offers:
 
 def part_configs(job: JobConfig) -> dict[str, PartConfig]:
     """The parts of a job by submodule; the root alone where none is named."""
-    return job.parts or {"": PartConfig(job.checkpoint, job.rules)}
+    return job.parts or {"": PartConfig(job.checkpoint, job.rules, listed=False)}
 
 
 def open_parts(job: JobConfig, stack: ExitStack) -> list[Part]:
@@ -96,22 +97,57 @@ def open_parts(job: JobConfig, stack: ExitStack) -> list[Part]:
     parts = []
     for name, config in part_configs(job).items():
         settings = config.checkpoint
-        identity = (settings.path, settings.format, settings.sha256, settings.check)
+        identity = _identity(settings)
         if identity not in opened:
-            override = config_path(name, "path")
+            override = config_path(name, "path", listed=config.listed)
             opened[identity] = _open(settings, stack, override, data=job.mode not in _WITHOUT_DATA)
         parts.append(Part(name, config, opened[identity]))
-    parts[0].remark = _unread(job)
     return parts
 
 
-def _unread(job: JobConfig) -> str:
-    """Tells of a file that was asked for and that no part reads; nothing where there is none."""
-    path = job.checkpoint.path
-    read = {part.checkpoint.path for part in job.parts.values()}
-    if not read or not path or path in read or path.startswith(_SHIPPED):
-        return ""
-    return f"checkpoint.path={shown_path(path)} is not read: each part has a path of its own, and the root is no part"
+def with_root(parts: Sequence[Part], job: JobConfig, keys: Iterable[str], stack: ExitStack) -> Sequence[Part]:
+    """Adds the root to parts that leave keys of the model uncovered, where ``checkpoint.path`` says what fills it.
+
+    Args:
+        parts: The opened parts.
+        job: The job.
+        keys: The model's keys.
+        stack: Closes the file when it unwinds.
+
+    Returns:
+        The parts; the root is the first of them where it was added.
+
+    Raises:
+        CheckpointError: The root's file cannot be read, or is refused.
+    """
+    settings = job.checkpoint
+    if not job.parts or "" in job.parts or not settings.path or settings.path.startswith(_SHIPPED):
+        return parts
+    reading = [part for part in parts if part.config.checkpoint.path == settings.path]
+    prefixes = tuple(f"{part.name}." for part in parts)
+    uncovered = [key for key in keys if not key.startswith(prefixes)]
+    if not uncovered:
+        if not reading:
+            told = f"checkpoint.path={shown_path(settings.path)} is not read: the parts fill the whole model"
+            parts[0].remark = told
+        return parts
+    if reading and all(any(fnmatchcase(key, glob) for glob in job.allow.missing) for key in uncovered):
+        return parts  # what they leave is meant to be missing, and the file is there for them
+    same = (part.checkpoint for part in reading if _identity(part.config.checkpoint) == _identity(settings))
+    file = next(same, None) or _open(settings, stack, "checkpoint.path", data=job.mode not in _WITHOUT_DATA)
+    if reading and settings.key is None and not file.root.tensors():
+        return parts  # the file holds a state dict for each part, and none for the root
+    return [Part("", PartConfig(settings, job.rules, listed=False), file), *parts]
+
+
+def mounted(part: Part, parts: Sequence[Part]) -> tuple[str, ...]:
+    """Returns the prefixes of the full keys below a part that belong to other parts."""
+    within = f"{part.name}." if part.name else ""
+    return tuple(f"{other.name}." for other in parts if other.name != part.name and other.name.startswith(within))
+
+
+def _identity(settings: CheckpointConfig) -> tuple[object, ...]:
+    return settings.path, settings.format, settings.sha256, settings.check
 
 
 def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
@@ -123,11 +159,12 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
     result = Offers()
     for part in parts:
         _refuse_dangerous(part)
-        shapes = {key: want.shape for key, want in below(part.name, wanted)}
-        override = config_path(part.name, "key")
+        others = mounted(part, parts)
+        shapes = {key: want.shape for key, want in below(part.name, wanted) if not part.full(key).startswith(others)}
+        override = config_path(part.name, "key", listed=part.config.listed)
         key = part.config.checkpoint.key
         part.selected = select(part.checkpoint.root, key, shapes, shown_path(part.checkpoint.path), override)
-        _offer(part, wanted, result)
+        _offer(part, others, wanted, result)
     return result
 
 
@@ -179,7 +216,7 @@ def check_mounts(model: nn.Module, parts: Sequence[Part]) -> None:
 
 def _renamed(parts: Sequence[Part], names: Mapping[str, str]) -> str:
     """The parts with their settings under other names, as one line to type."""
-    told = {names.get(part.name, part.name): _settings(part.config) for part in parts}
+    told = {names.get(part.name, part.name): _settings(part.config) for part in parts if part.config.listed}
     return line("parts", told)
 
 
@@ -207,7 +244,8 @@ def _open(settings: CheckpointConfig, stack: ExitStack, override: str, *, data: 
     return checkpoint
 
 
-def _offer(part: Part, wanted: Mapping[str, Wanted], result: Offers) -> None:
+def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted], result: Offers) -> None:
+    """Offers what a part has under its own keys; those of a part below it are that part's, and are dropped."""
     children = part.selected.children
     rules = part.config.rules or {}
     rewriting = rewrite(children, rules, part.label)
@@ -215,13 +253,17 @@ def _offer(part: Part, wanted: Mapping[str, Wanted], result: Offers) -> None:
     result.dropped += [part.full(name) for name in rewriting.dropped.values()]
     for key, name in rewriting.names.items():
         entry, full = children[key], part.full(name)
-        if not isinstance(entry, TensorEntry) and full not in wanted:
+        if full.startswith(others):
+            result.dropped.append(full)
+        elif not isinstance(entry, TensorEntry) and full not in wanted:
             part.other[key] = entry.type
         elif full in result.entries:
             raise FitError(f"{safe_text(full)} is offered by two parts", "give each key of the model to one part alone")
         else:
             result.entries[full] = Offered(part.name, key, entry)
     for prefix, values in rewrite_metadata(part.selected.metadata, rules).items():
+        if f"{part.full(prefix).removesuffix('.')}.".startswith(others):
+            continue
         result.metadata[part.full(prefix).removesuffix(".")] = values
 
 

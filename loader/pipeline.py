@@ -21,13 +21,14 @@ from loader.build.policy import Policy, policy_of
 from loader.collector import collector_paused
 from loader.config.schema import EMBEDDED, JobConfig
 from loader.errors import FitError
-from loader.parts import Part, open_parts
+from loader.parts import Part, open_parts, with_root
 from loader.place import own_random_state, resolve_device, resolve_dtype, settle
 from loader.prepare import Prepared, Recipe, prepare
 from loader.report import fill
 from loader.report.data import Report
 from loader.verify.structure import without_data
 from loader.verify.verify import check_structure, record_of, verify
+from loader.wants import slots
 
 if TYPE_CHECKING:
     from loader.conversion.convert import Conversion
@@ -53,7 +54,7 @@ def run(job: JobConfig, report: Report, *, prove: bool = True, asked: bool = Tru
     conversion = _conversion(job) if job.mode == "convert" else None
     with own_random_state(device), ExitStack() as stack, clock("total"):
         with clock("open"):
-            parts = open_parts(job, stack)
+            parts: Sequence[Part] = open_parts(job, stack)
             fill.parts(report, parts)
             job = _with_model(job, parts)
             report.config = {**report.config, "model": job.model}
@@ -64,6 +65,10 @@ def run(job: JobConfig, report: Report, *, prove: bool = True, asked: bool = Tru
 
         with clock("build"):
             built = _build(job) if job.model is not None else _pickled(job, parts)
+        if job.parts and not built.complete:
+            with clock("open"):
+                parts = with_root(parts, job, slots(built.module), stack)
+                fill.parts(report, parts)
         work = _Work(job, parts, device, policy, built)
         stack.callback(work.describe, report)
         with clock("plan"):

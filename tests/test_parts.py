@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+import loader
+from loader.config.compose import compose
 from loader.config.parse import parse_job
-from loader.errors import CheckpointError, FitError
+from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats.memory import MemoryCheckpoint
+from loader.lines import value_text
 from loader.parts import Part, offers, open_parts, part_configs
 from loader.wants import slots, wanted
 from tests.jobs import assert_same_state, carry_out, job, save
@@ -128,34 +132,105 @@ def test_weights_beside_an_optimizer_are_weights(tmp_path: Path) -> None:
     assert carry_out("Two", path, checkpoint={"key": "model"}).report.keys.loaded == len(state)
 
 
-@pytest.mark.parametrize(
-    ("path", "parts", "told"),
-    [
-        ("root.pt", {"backbone": {"path": "part.pt"}}, True),
-        ("root.pt", {"backbone": {}}, False),
-        ("root.pt", {"backbone": {"path": "part.pt"}, "head": {"key": "head"}}, False),
-        ("pkg://loader.examples/weights/simple_net.safetensors", {"backbone": {"path": "part.pt"}}, False),
-    ],
-)
-def test_a_file_that_no_part_reads_is_told(
-    path: str, parts: dict[str, Any], told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("root.pt", "part.pt"):
-        save(filled(Two()).state_dict(), tmp_path / name)
-    settings = job("Pair", path, parts=parts)
-    expected = "checkpoint.path=root.pt is not read: each part has a path of its own, and the root is no part"
-    with ExitStack() as stack:
-        opened = open_parts(parse_job(settings), stack)
-    assert [part.remark for part in opened] == [expected * told, *[""] * (len(parts) - 1)]
+def two_files(folder: Path) -> tuple[Path, Path]:
+    """A backbone with its head in one file, another head in the other."""
+    whole = {f"{name}.{key}": value + 1 for name in ("backbone", "head") for key, value in halves(name).items()}
+    return save(whole, folder / "whole.pt"), save({k: v + 2 for k, v in halves("head").items()}, folder / "head.pt")
 
 
-def test_a_file_that_no_part_reads_is_told_with_a_refusal_and_in_the_report(tmp_path: Path) -> None:
-    root, part = (save(filled(Two()).state_dict(), tmp_path / name) for name in ("root.pt", "part.pt"))
-    parts = {"backbone": {"path": str(part)}}
-    told = f"checkpoint.path={root} is not read: each part has a path of its own, and the root is no part"
+def halves(name: str) -> dict[str, torch.Tensor]:
+    return filled(getattr(Pair(), name)).state_dict()
+
+
+def values(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return dict(model.state_dict())
+
+
+@pytest.mark.parametrize("root", [None, "", "_root_"])
+def test_the_root_loads_what_other_parts_do_not_cover(root: str | None, tmp_path: Path) -> None:
+    whole, head = two_files(tmp_path)
+    parts: dict[str, Any] = {"head": {"path": str(head)}}
+    if root is not None:
+        parts |= {root: {"path": str(whole)}}
+
+    loaded = carry_out("Pair", whole if root is None else "no_such_file.pt", parts=parts)
+
+    state = values(loaded.model)
+    assert all(torch.equal(state[f"backbone.{key}"], value + 1) for key, value in halves("backbone").items())
+    assert all(torch.equal(state[f"head.{key}"], value + 2) for key, value in halves("head").items())
+    assert set(loaded.report.parts) == {"", "head"}
+    assert loaded.report.parts[""].path == str(whole)
+    assert sorted(loaded.report.keys.dropped) == sorted(f"head.{key}" for key in halves("head"))
+    assert loaded.report.keys.unexpected == []
+
+
+def test_a_key_of_a_mounted_part_is_not_filled_from_the_root(tmp_path: Path) -> None:
+    whole, head = two_files(tmp_path)
+    (_, *rest) = halves("head").items()
+    save(dict(rest), head)
+
     with pytest.raises(FitError) as refusal:
-        carry_out("Pair", root, parts=parts)
-    assert told in refusal.value.message
-    loaded = carry_out("Pair", root, parts=parts, allow={"missing": ["head.*"]})
-    assert loaded.report.parts["backbone"].note == told
+        carry_out("Pair", whole, parts={"head": {"path": str(head)}})
+    assert refusal.value.plan is not None
+    assert [key for key in refusal.value.plan.missing if key.startswith("head.")] == refusal.value.plan.missing != []
+
+
+def test_a_path_that_only_parts_take_over_is_no_part_of_its_own(tmp_path: Path) -> None:
+    whole, head = two_files(tmp_path)
+    both = {"backbone": {"path": str(save(halves("backbone"), tmp_path / "a.pt"))}, "head": {"path": str(head)}}
+    loaded = carry_out("Pair", whole, parts=both)
+    told = f"checkpoint.path={whole} is not read: the parts fill the whole model"
+    assert (set(loaded.report.parts), loaded.report.parts["backbone"].note) == ({"backbone", "head"}, told)
+
+    nested = save({"b": halves("backbone"), "h": halves("head")}, tmp_path / "nested.pt")
+    loaded = carry_out("Pair", nested, parts={"backbone": {"key": "b"}, "head": {"key": "h"}})
+    assert (set(loaded.report.parts), loaded.report.parts["backbone"].note) == ({"backbone", "head"}, "")
+    loaded = carry_out("Pair", nested, parts={"backbone": {"key": "b"}}, allow={"missing": ["head.*"]})
+    assert set(loaded.report.parts) == {"backbone"}
+
+
+def test_the_shipped_file_is_no_root(tmp_path: Path) -> None:
+    _, head = two_files(tmp_path)
+    shipped = "pkg://loader.examples/weights/simple_net.safetensors"
+    loaded = carry_out("Pair", shipped, parts={"head": {"path": str(head)}}, allow={"missing": ["backbone.*"]})
+    assert set(loaded.report.parts) == {"head"}
+
+
+def test_a_root_that_parts_name_is_mended_where_it_is_set(tmp_path: Path) -> None:
+    whole, head = two_files(tmp_path)
+    nested = save({"model": torch.load(whole)}, tmp_path / "nested.pt")
+    parts = {"_root_": {"path": str(nested)}, "head": {"path": str(head)}}
+
+    with pytest.raises(FitError) as refusal:
+        carry_out("Pair", "unset.pt", parts=parts)
+    line = refusal.value.hint.splitlines()[0]
+    assert line.startswith("parts._root_.key=model"), refusal.value.hint
+    typed = [f"parts={value_text(parts)}", *shlex.split(line.partition("   #")[0]), "device=cpu"]
+    config = compose(["model._target_=tests.models.Pair", *typed])
+    assert loader.load(["model._target_=tests.models.Pair", "verify.forward=false", *typed]).report.status == "ok"
+    assert config["parts"]["_root_"] == {"path": str(nested), "key": "model"}
+
+
+def test_what_is_set_for_the_root_under_both_names_is_set_for_one_part() -> None:
+    config = parse_job({"checkpoint": {"path": "a.pt"}, "parts": {"": {"path": "b.pt"}, "_root_": {"key": "c"}}})
+    root = config.parts[""].checkpoint
+    assert (list(config.parts), root.path, root.key) == ([""], "b.pt", "c")
+    with pytest.raises(ConfigError, match=r"unknown config key 'parts\._root_\.pth'"):
+        parse_job({"checkpoint": {"path": "a.pt"}, "parts": {"_root_": {"pth": "b.pt"}}})
+
+
+def test_a_live_model_takes_a_root_and_a_head(tmp_path: Path) -> None:
+    whole, head = two_files(tmp_path)
+    model = Pair()
+    report = loader.load_into(model, whole, parts={"head": {"path": str(head)}})
+    assert set(report.parts) == {"", "head"}
+    assert all(torch.equal(model.state_dict()[f"head.{key}"], value + 2) for key, value in halves("head").items())
+
+
+@pytest.mark.parametrize("key", ["parts.encoder.0.key=sd", "+parts.encoder.0.key=sd"])
+def test_a_setting_of_a_part_with_a_dotted_name_is_that_parts(key: str) -> None:
+    config = compose(["parts={encoder.0: {path: a.pt}, b: {path: c.pt}}", key, "parts.encoder.0.rules.x.strip=a."])
+    assert config["parts"] == {
+        "encoder.0": {"path": "a.pt", "key": "sd", "rules": {"x": {"strip": "a."}}},
+        "b": {"path": "c.pt"},
+    }

@@ -16,8 +16,9 @@ from typing import Any
 from hydra.core.override_parser.types import QuotedString, Sweep
 
 from loader.config.files import expand_glob, is_glob
-from loader.config.literals import as_typed, literal
+from loader.config.literals import as_typed, literal, real_key, stand_in
 from loader.config.quoting import Refused, is_function, parse_value, quote, split_elements
+from loader.config.schema import CheckpointConfig
 from loader.errors import ConfigError
 from loader.lines import typed
 from loader.wording import counted, listing
@@ -41,6 +42,7 @@ FREE = ("model", "rules", "parts", "verify.input")
 """Nodes without a fixed set of keys: a dotted key below them may be new."""
 
 _BRACKETS = ("{", "[")
+_OF_A_PART = (*(field.name for field in dataclasses.fields(CheckpointConfig)), "rules")
 _CLEAR_GROUP = "+hydra/clear"
 
 _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.$-]*)=(.*)", re.DOTALL)
@@ -136,7 +138,7 @@ def rewrite(
         if match is None or match[2].startswith("hydra."):
             rewritten.append(override)
         else:
-            rewritten += _rewrite_one(match[1], match[2], match[3], free, sweep=sweep, exists=exists)
+            rewritten += _rewrite_one(match[1], _with_one_name(match[2]), match[3], free, sweep=sweep, exists=exists)
     forgotten = dict.fromkeys(name for key, value in literals for name in _forgotten(key, value))
     return [f"{_CLEAR_GROUP}=[{','.join(forgotten)}]", *rewritten] if forgotten else rewritten
 
@@ -157,10 +159,20 @@ def readable(overrides: Sequence[str]) -> list[str]:
 def _readable_one(match: re.Match[str], override: str) -> str:
     value = parse_value(match[3])
     text = value.text if isinstance(value, QuotedString) and _TEXT.fullmatch(match[2]) else match[3]
-    for candidate in (f"{match[2]}={text}", f"{match[2]}={as_typed(match[3])}"):
+    key = ".".join(str(real_key(name)) for name in match[2].split("."))
+    for candidate in (f"{key}={text}", f"{key}={as_typed(match[3])}"):
         if override in rewrite([candidate], exists=_nothing):
             return candidate
     return override
+
+
+def _with_one_name(key: str) -> str:
+    """Writes the name of a part, which may be dotted, as one segment: ``parts.encoder.0.key`` is a key of that part."""
+    section, *names = key.split(".")
+    at = next((at for at, name in enumerate(names) if at and name in _OF_A_PART), 0)
+    if section != "parts" or at < 2 or (names[at] != "rules" and at + 1 < len(names)):
+        return key
+    return ".".join([section, stand_in(".".join(names[:at]), dotted=True), *names[at:]])
 
 
 def _rewrite_one(

@@ -24,7 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from loader.config.argv import rewrite
 from loader.config.layers import CONFIG_NAME, conf_dir
+from loader.config.literals import real_key
 from loader.config.messages import translate
+from loader.config.overlay import overlay
 from loader.config.records import MISSING
 from loader.config.schema import JobConfig
 from loader.redaction import remember
@@ -90,7 +92,18 @@ def plain(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             raise
         raise refusal from error
     remember(resolved)
+    if isinstance(resolved.get("parts"), dict):
+        resolved["parts"] = _by_real_name(resolved["parts"])
     return resolved
+
+
+def _by_real_name(parts: dict[str, Any]) -> dict[str, Any]:
+    """Puts together what was set for a part as a whole and under a dotted key."""
+    named: dict[str, Any] = {}
+    for name, own in parts.items():
+        before = named.get(real_key(name))
+        named[real_key(name)] = overlay(before, own) if isinstance(before, dict) and isinstance(own, dict) else own
+    return named
 
 
 def _resolved(config: DictConfig, key: str) -> Any:

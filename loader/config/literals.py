@@ -58,9 +58,14 @@ def literal(value: str, key: str = "KEY") -> str:
         return value
 
 
-def stand_in(key: str) -> str:
-    """Returns the name under which a key passes through Hydra's grammar: itself where the grammar can write it."""
-    if is_plain_key(key) and not _STAND_IN.fullmatch(key):
+def stand_in(key: str, *, dotted: bool = False) -> str:
+    """Returns the name under which a key passes through Hydra's grammar: itself where the grammar can write it.
+
+    Args:
+        key: The key.
+        dotted: Whether the name becomes a part of a dotted path, and so may hold no dot of its own.
+    """
+    if is_plain_key(key) and not _STAND_IN.fullmatch(key) and not dotted:
         return key
     return f"_quoted_{key.encode('utf-8', 'surrogatepass').hex()}_"
 

@@ -14,6 +14,7 @@ from loader.config.records import MISSING, Problems, Raw, read_section, shown
 from loader.config.schema import (
     AUTO,
     EMBEDDED,
+    ROOT,
     AllowConfig,
     CheckpointConfig,
     ConvertConfig,
@@ -181,8 +182,8 @@ def _parts(
         problems.add(f"'parts' is {safe_text(raw)!r}, expected a mapping", "'parts={encoder: {key: encoder_state}}'")
         return {}
     parts = {}
-    for name, own in raw.items():
-        where = f"parts.{name}"
+    for name, own in _with_root(raw).items():
+        where = f"parts.{name or ROOT}"
         if not isinstance(own, Mapping):
             problems.add(
                 f"'{safe_text(where)}' is {safe_text(own)!r}, expected a mapping", line("parts", {name: {"key": "KEY"}})
@@ -195,6 +196,15 @@ def _parts(
         own_rules = _rules(own["rules"], f"{where}.rules", problems) if own.get("rules") is not None else rules
         parts[str(name)] = PartConfig(checkpoint, own_rules)
     return parts
+
+
+def _with_root(raw: Raw) -> Raw:
+    """The parts with the root called by its own name; what is set for it under both is set for one part."""
+    if ROOT not in raw:
+        return raw
+    plain, root = raw.get("", {}), raw[ROOT]
+    whole = {**plain, **root} if isinstance(plain, Mapping) and isinstance(root, Mapping) else root
+    return {"" if name == ROOT else name: whole if name in ("", ROOT) else own for name, own in raw.items()}
 
 
 def _verify(raw: Any, problems: Problems) -> VerifyConfig:
@@ -222,7 +232,9 @@ def _choices(job: JobConfig, problems: Problems) -> None:
     if job.inspect.depth is not None and job.inspect.depth < 1:
         expected = "expected a whole number from 1, or null for as many levels as fit"
         problems.add(f"'inspect.depth' is '{job.inspect.depth}', {expected}", "inspect.depth=1")
-    checks = {"checkpoint": job.checkpoint} | {f"parts.{name}": part.checkpoint for name, part in job.parts.items()}
+    checks = {"checkpoint": job.checkpoint} | {
+        f"parts.{name or ROOT}": part.checkpoint for name, part in job.parts.items()
+    }
     chosen = [("mode", job.mode, MODES)] + [(f"{at}.check", c.check, CHECKS) for at, c in checks.items()]
     for where, value, choices in chosen:
         if value not in choices:

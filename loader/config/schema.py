@@ -54,6 +54,8 @@ class PartConfig:
     checkpoint: CheckpointConfig
     rules: dict[str, RuleConfig] | None
     """None where they are to be found (``rules: auto``)."""
+    listed: bool = True
+    """Whether `parts` names it; the root of a plain job is in no list."""
 
     @property
     def autos(self) -> list[str]:
@@ -61,9 +63,19 @@ class PartConfig:
         return [*(["key"] if self.checkpoint.key == AUTO else []), *(["rules"] if self.rules is None else [])]
 
 
-def config_path(part: str, setting: str) -> str:
-    """Where a checkpoint setting of a part stands in the config; the root's is ``checkpoint`` itself."""
-    return f"parts.{part}.{setting}" if part else f"checkpoint.{setting}"
+ROOT = "_root_"
+"""The root among the parts, on a command line, which takes no empty key without quotes."""
+
+
+def config_path(part: str, setting: str, *, listed: bool = False) -> str:
+    """Where a checkpoint setting of a part stands in the config.
+
+    Args:
+        part: The submodule; ``""`` is the root, whose settings are those of ``checkpoint`` itself.
+        setting: The setting's name.
+        listed: Whether `parts` itself names the root.
+    """
+    return f"parts.{part or ROOT}.{setting}" if part or listed else f"checkpoint.{setting}"
 
 
 @dataclass(slots=True)
@@ -137,6 +149,8 @@ class JobConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     rules: dict[str, RuleConfig] | None = field(default_factory=dict)
     """None where they are to be found (``rules: auto``)."""
+    listed: bool = True
+    """Whether `parts` names it; the root of a plain job is in no list."""
     parts: dict[str, PartConfig] = field(default_factory=dict)
     allow: AllowConfig = field(default_factory=AllowConfig)
     device: str = "auto"

@@ -59,7 +59,12 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
     if settings.key == AUTO:
         settings.key = told.key = _likeliest(candidates(survey(checkpoint.root)))
         told.applied = [key_override("checkpoint.key", settings.key)]
-    root = subtree(checkpoint.root, settings.key, shown_path(checkpoint.path), config_path(part.name, "key"))
+    root = subtree(
+        checkpoint.root,
+        settings.key,
+        shown_path(checkpoint.path),
+        config_path(part.name, "key", listed=part.config.listed),
+    )
     found = survey(root)
     told.tensors = len(found.tensors)
     ranked = candidates(found)

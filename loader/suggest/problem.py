@@ -36,6 +36,8 @@ class Problem:
     rules: Mapping[str, RuleConfig] | None = None
     """The rules that were given; None where they are to be found."""
     allow: AllowConfig = field(default_factory=AllowConfig)
+    listed: bool = False
+    """Whether `parts` names it."""
 
     def full(self, name: str) -> str:
         """A name of the part as a key of the whole model."""
@@ -43,7 +45,8 @@ class Problem:
 
     def config(self, name: str) -> str:
         """The config path of one of the part's settings."""
-        return name if name == "rules" and not self.part else config_path(self.part, name)
+        plain = name == "rules" and not self.part and not self.listed
+        return name if plain else config_path(self.part, name, listed=self.listed)
 
 
 @dataclass(frozen=True, slots=True)
