@@ -17,7 +17,10 @@ MOMENTS = frozenset(
     }
 )  # fmt: skip
 """What the optimizers of torch keep for a parameter."""
-_CALLED = re.compile(r"(optim|opt|optimizer)(_(states?|state_dict|g|d))?|optimizers|optimizer_states", re.IGNORECASE)
+_CALLED = re.compile(
+    r"(\w{1,40}_)?optim(izer)?s?(_\w{1,40})?|opt(_(states?|state_dict|g|d))?|(adam(w|ax|w8bit)?|sgd|lion|muon|adafactor)(_states?)?",
+    re.IGNORECASE | re.ASCII,
+)
 _IN_FRONT = re.compile(r"optim(izer)?s?(_states?|_state_dict)?")
 """How the names of a file without nested keys begin, of what belongs to an optimizer."""
 TABLES = frozenset({"state", "param_groups"})

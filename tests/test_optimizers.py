@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+
+from loader.formats.base import Container, TensorEntry
+from loader.optimizers import is_moment, optimizers, without_optimizers
+
+WEIGHT = TensorEntry("float32", (2, 2))
+
+
+def folder(**children: Container | TensorEntry) -> Container:
+    return Container("dict", "dict", dict(children))
+
+
+def keys(root: Container) -> list[str]:
+    return [key for key, _ in without_optimizers(root)]
+
+
+CALLED = [
+    "optimizer",
+    "optim",
+    "opt",
+    "optimizer_state_dict",
+    "optimizers",
+    "optimizer_states",
+    "g_optimizer",
+    "optim_d",
+    "adam",
+    "AdamW",
+    "sgd",
+]
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_what_is_called_an_optimizer_is_one_with_all_below_it(name: str) -> None:
+    root = folder(model=folder(weight=WEIGHT), **{name: folder(m=folder(weight=WEIGHT))})
+
+    assert optimizers(dict(root.walk())) == {name}
+    assert keys(root) == ["", "model"]
+
+
+@pytest.mark.parametrize("name", ["optimus", "option", "optimized", "adamantium", "network", "topt", "state"])
+def test_what_only_sounds_like_one_is_none(name: str) -> None:
+    assert keys(folder(**{name: folder(weight=WEIGHT)})) == ["", name]
+
+
+def test_tables_with_weights_next_to_them_are_not_all_of_it() -> None:
+    tables = {"state": folder(), "param_groups": folder()}
+
+    assert keys(folder(**tables)) == []
+    assert keys(folder(model=folder(weight=WEIGHT), **tables)) == ["", "model", "state", "param_groups"]
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "a.exp_avg_sq", "exp_avg.a.weight", "optimizer.m.weight", "optim_state.x"])
+def test_moments_are_told_by_a_segment(name: str) -> None:
+    assert is_moment(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["weight", "my_exp_avg.weight", "optimizer", "optimum.weight", "model.optimizer.weight", ""]
+)
+def test_weights_are_no_moments(name: str) -> None:
+    assert not is_moment(name)
