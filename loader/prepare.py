@@ -23,7 +23,7 @@ from loader.formats.pickle.wrappers import refuse_withheld
 from loader.hooks import rehearse
 from loader.parts import Part, check_mounts, check_weights, offers
 from loader.plan import Plan, Wanted, make_plan
-from loader.quantized import refuse_quantized
+from loader.quantized import may_be_quantized, refuse_quantized
 from loader.stage import Stage
 from loader.transaction import Transaction
 from loader.wants import slots, wanted
@@ -76,6 +76,8 @@ class Prepared:
 
     def _refuse_quantized(self) -> None:
         for name, part in self.stage.parts.items():
+            if not may_be_quantized(part.selected.children):
+                continue
             names = {offer.source: key for key, offer in self.stage.offers.entries.items() if offer.part == name}
             try:
                 refuse_quantized(part.label, part.selected.children, names, self.stage.wanted)

@@ -7,7 +7,7 @@ by one name. A model that keeps such tensors itself, under these names and in th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from loader.errors import FitError
@@ -116,11 +116,22 @@ class Quantized:
 
 def quantized(entries: Mapping[str, Node]) -> list[Quantized]:
     """Finds the quantized weights among entries that stand together; a scale may be a plain number."""
-    tensors = {key: entry for key, entry in entries.items() if isinstance(entry, TensorEntry)}
-    if not any(_NARROW.match(entry.dtype) or _WHOLE.fullmatch(entry.dtype) for entry in tensors.values()):
+    if not may_be_quantized(entries):
         return []
-    found = (_quantized(key, entry, entries) for key, entry in tensors.items())
+    ends = {key.rpartition(".")[2] for key in entries}
+    marks = [mark for mark in _MARKS if all(any(end.endswith(_last(name)) for end in ends) for name in mark.beside)]
+    found = (_quantized(key, entry, entries, marks) for key, entry in entries.items() if isinstance(entry, TensorEntry))
     return [one for one in found if one is not None]
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def may_be_quantized(entries: Mapping[str, Node]) -> bool:
+    """Whether any entry has a dtype that quantized weights need; a look that costs next to nothing."""
+    dtypes = {entry.dtype for entry in entries.values() if isinstance(entry, TensorEntry)}
+    return any(_NARROW.match(dtype) or _WHOLE.fullmatch(dtype) for dtype in dtypes)
 
 
 def refuse_quantized(
@@ -168,8 +179,8 @@ def _scheme(scheme: str, ones: list[Quantized]) -> str:
     return f"{scheme} in {counted(len(layers), 'layer')} ({listing(map(safe_text, layers), _MOST_LAYERS)})"
 
 
-def _quantized(key: str, entry: TensorEntry, entries: Mapping[str, Node]) -> Quantized | None:
-    for mark in _MARKS:
+def _quantized(key: str, entry: TensorEntry, entries: Mapping[str, Node], marks: Sequence[_Mark]) -> Quantized | None:
+    for mark in marks:
         beside = mark.companions(key, entry)
         if beside is not None and all(isinstance(entries.get(name), TensorEntry) for name in beside):
             scheme = "GPTQ" if mark.scheme == "AWQ" and _packs_rows(entry, entries[beside[0]]) else mark.scheme

@@ -18,6 +18,7 @@ from loader.inspection.survey import Survey, own_bytes, own_elements
 from loader.optimizers import MOMENTS, is_moment, optimizers, owner
 from loader.select import LIGHTNING, lightning_weights
 from loader.suggest.averages import is_average
+from loader.suggest.nature import described
 from loader.suggest.steps import AVERAGE
 from loader.wording import counted
 
@@ -83,6 +84,8 @@ def _candidate(held: _Held, *, lightning: bool) -> CandidateRow:
     own = len(held.key) + 1 if held.key else 0
     names = [row["key"][own:] for row in held.rows]
     role, why = _role(held, names)
+    nature = described(held.container) if role != "optimizer" else None
+    why = f"{nature.remark}; {why}" if nature is not None else why
     named = role in {"weights", "model", "average"}
     told = describe_names(names, averaged=AVERAGE in names, lightning=lightning) if named else Names()
     return {

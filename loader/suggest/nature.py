@@ -42,11 +42,15 @@ class Nature:
 
 def nature(key: str | None, container: Container) -> Nature | None:
     """Says what the tensors under a nested key are; None where they may be plain weights."""
-    tensors = container.tensors()
+    found = described(container)
+    place = f"the file's '{safe_text(key)}' is" if key else "the file is"
+    return Nature(f"{place} {found.remark}", found.instead) if found is not None else None
+
+
+def described(container: Container) -> Nature | None:
+    """The same without its place: ``quantized: …``, ``a LoRA adapter for …``."""
     found = quantized(container.children) or list(_by_torch(container))
-    if found:
-        return Nature(f"{_place(key)} quantized: {told(found)}", to_plain(found))
-    return _adapter(key, tensors)
+    return Nature(f"quantized: {told(found)}", to_plain(found)) if found else _adapter(container.tensors())
 
 
 def _by_torch(container: Container) -> Iterator[Quantized]:
@@ -77,7 +81,7 @@ def adapter_of(names: Iterable[str]) -> str | None:
     return next((kind for kind, written in _ADAPTERS if any(map(written.search, given))), None)
 
 
-def _adapter(key: str | None, tensors: Mapping[str, TensorEntry]) -> Nature | None:
+def _adapter(tensors: Mapping[str, TensorEntry]) -> Nature | None:
     kind = adapter_of(tensors)
     if kind is None:
         return None
@@ -88,7 +92,7 @@ def _adapter(key: str | None, tensors: Mapping[str, TensorEntry]) -> Nature | No
     base = "with" if any(".base_layer." in f".{name}" for name in tensors) else "without"
     modules = f"{counted(len(changed), 'module')} ({listing(changed, 3)}{rank})"
     return Nature(
-        f"{_place(key)} a {kind} adapter for {modules}, {base} the weights that it changes",
+        f"a {kind} adapter for {modules}, {base} the weights that it changes",
         f"give a file with merged weights (checkpoint.path=…); {_MERGED}",
     )
 
@@ -97,7 +101,3 @@ def _changed(name: str) -> str:
     """The module that an adapter's tensor changes."""
     starts = (found.start() for _, written in _ADAPTERS if (found := written.search(name[-_LONGEST_NAME:])) is not None)
     return safe_text(name[: min(starts, default=0)].strip("._")) or "the model itself"
-
-
-def _place(key: str | None) -> str:
-    return f"the file's '{safe_text(key)}' is" if key else "the file is"

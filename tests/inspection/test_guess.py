@@ -90,5 +90,15 @@ def test_an_optimizer_alone_is_called_one() -> None:
     assert roles({"exp_avg": {"weight": tensor(2)}}) == [("exp_avg", "optimizer")]
 
 
+def test_what_is_quantized_or_an_adapter_is_called_so() -> None:
+    whole = Container("dict", "dict", {"fc.weight": TensorEntry("int8", (4, 4)), "fc.SCB": tensor(4)})
+    lora = {"base.fc.lora_A.weight": tensor(2, 4), "base.fc.lora_B.weight": tensor(4, 2)}
+
+    assert candidates(survey(whole))[0]["why"].startswith("quantized: bitsandbytes int8 in 1 layer (fc); ")
+    assert candidates(survey(container(lora)))[0]["why"].startswith(
+        "a LoRA adapter for 1 module (base.fc, rank 2), without"
+    )
+
+
 def test_names_of_any_length_take_no_time() -> None:
     assert roles({"weight_" * 100_000: tensor(1)}) == [("", "weights")]
