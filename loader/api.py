@@ -33,7 +33,7 @@ from loader.report import fill
 from loader.report.data import Report
 from loader.transaction import Transaction, all_or_nothing
 from loader.verify.structure import without_data
-from loader.verify.verify import check_structure, record_of
+from loader.verify.verify import check_inputs, check_structure, record_of
 from loader.verify.verify import verify as prove
 from loader.wants import slots
 from loader.wording import counted, listing
@@ -219,6 +219,8 @@ def _fill(
         record = record_of(job, opened) if proves else None
         prepared = prepare(module, opened, job.allow, device, policy)
         prepared.refuse_misfit()
+        if proves:
+            check_inputs(module, job, opened, record)
         prepared.carry_out(transaction)
         check_structure(module, device, report.verification)
         if proves:

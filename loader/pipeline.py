@@ -27,7 +27,7 @@ from loader.prepare import Prepared, Recipe, prepare
 from loader.report import fill
 from loader.report.data import Report
 from loader.verify.structure import without_data
-from loader.verify.verify import check_structure, record_of, verify
+from loader.verify.verify import check_inputs, check_structure, record_of, verify
 from loader.wants import slots
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def run(job: JobConfig, report: Report, *, prove: bool = True, asked: bool = Tru
         stack.callback(work.describe, report)
         with clock("plan"):
             work.plan(asked=asked)
+            if prove:
+                check_inputs(work.built.module, job, parts, record)
         if job.mode == "plan":
             return work.built.module
 

@@ -21,6 +21,7 @@ from loader.errors import FitError
 from loader.formats.base import TensorEntry
 from loader.formats.pickle.wrappers import refuse_withheld
 from loader.hooks import rehearse
+from loader.known import refuse_known
 from loader.parts import Part, check_mounts, check_weights, offers
 from loader.plan import Plan, Wanted, make_plan
 from loader.quantized import may_be_quantized, refuse_quantized
@@ -62,6 +63,7 @@ class Prepared:
         self._refuse_quantized()
         if self.plan.passes():
             self._refuse_withheld()
+            refuse_known(self.stage, self.plan)
             return
         files = ", ".join(dict.fromkeys(part.label for part in self.stage.parts.values()))
         entries = {key: offer.entry for key, offer in self.stage.offers.entries.items()}

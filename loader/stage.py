@@ -15,18 +15,19 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from loader.config.schema import AllowConfig
-from loader.errors import CheckpointError, FitError
+from loader.errors import FitError
 from loader.formats.base import Storage, TensorEntry
 from loader.formats.memory import MemoryCheckpoint
 from loader.formats.pickle.needed import needed_tensors
 from loader.formats.pickle.revive import revive
+from loader.known import refuse_untied
 from loader.lines import line
 from loader.parts import Offers, Part
 from loader.place import Loss, cast, final_dtype
 from loader.plan import Match, Plan, Wanted
 from loader.reading import Reading, as_saved
 from loader.wants import Slot, dtype_name, storage_id
-from loader.wording import listing, phrases, safe_text
+from loader.wording import phrases, safe_text
 from loader.writable import is_folded
 
 _MOST_GLOBS = 3
@@ -79,12 +80,10 @@ class Stage:
             CheckpointError: A file is damaged or cannot be read.
             FitError: A cast loses values, or tied names differ.
         """
+        compared = self.needed(plan)
         unread = plan.unread()
-        needed = [source for source in self.offers.entries if source not in unread]
-        compared = [*needed, *(second.taken.key for _, second in plan.duplicates if second.taken.key)]
+        needed = [source for source in compared if source not in unread]
         filled = {match.taken.key: match.key for match in plan.matches if match.taken.key}
-        self._refuse_empty(compared)
-        self._refuse_layouts(filled)
         passing = {source for source, key in filled.items() if self._is_cast(source, key)}
         unlike = [pair for pair in plan.duplicates if not self._is_one(*pair)]
         twice = [match.taken.key for pair in unlike for match in pair if match.taken.key]
@@ -110,6 +109,12 @@ class Stage:
             part.checkpoint.check_unchanged()
         return values
 
+    def needed(self, plan: Plan) -> list[str]:
+        """The offered keys whose data a plan needs: to load them, or to compare them with what is tied to them."""
+        unread = plan.unread()
+        seconds = (second.taken.key for _, second in plan.duplicates if second.taken.key)
+        return [*(source for source in self.offers.entries if source not in unread), *seconds]
+
     def read(self, source: str) -> torch.Tensor:
         """One offered tensor as it is in its file, on the CPU."""
         offer = self.offers.entries[source]
@@ -134,19 +139,6 @@ class Stage:
             return result.clone() if _has_memory(result) and storage_id(result) in self._own else result
         result = _with_strides(result, self.places[key].tensor, want)
         return result.clone() if copy and result is value and self.device.type == "cpu" else result.to(self.device)
-
-    def _refuse_layouts(self, filled: Mapping[str, str]) -> None:
-        """Casting between forms of a tensor is more than a load should do unasked."""
-        differing = []
-        for source, key in filled.items():
-            entry, slot = self.offers.entries[source].entry, self.places[key]
-            if slot.kind != "extra" and isinstance(entry, TensorEntry) and entry.layout != _layout(slot.tensor):
-                mine = _layout(slot.tensor)
-                differing.append(f"{safe_text(key)} is {entry.layout} in the file and {mine} in the model")
-        if differing:
-            raise FitError(
-                phrases(differing), "build the model in the same form, or save the file's tensor in the model's"
-            )
 
     def _extra(self, source: str) -> object:
         offer = self.offers.entries[source]
@@ -199,32 +191,11 @@ class Stage:
         for name, reading in self._readings.items():
             reading.refuse_damage(self._entries(name, needed))
 
-    def _refuse_empty(self, needed: Sequence[str]) -> None:
-        """A tensor that was saved on the meta device is a shape without values."""
-        empty = [source for source in needed if self._has_no_storage(source) and self.read(source).is_meta]
-        if empty:
-            files = ", ".join(dict.fromkeys(self.parts[self.offers.entries[source].part].label for source in empty))
-            raise CheckpointError(
-                f"{files} holds no data for {listing(empty)}: saved on the meta device",
-                "save the checkpoint again, from a model that has its weights",
-            )
-
-    def _has_no_storage(self, source: str) -> bool:
-        entry = self.offers.entries[source].entry
-        return isinstance(entry, TensorEntry) and entry.is_without_data
-
     def _compare_tied(self, plan: Plan) -> None:
-        differing = [
-            f"{safe_text(first.key)} and {safe_text(second.key)}"
-            for first, second in plan.duplicates
-            if not self._same(first, second)
-        ]
+        differing = [pair for pair in plan.duplicates if not self._same(*pair)]
         if differing:
             self._refuse_damage([match.taken.key for pair in plan.duplicates for match in pair if match.taken.key])
-            raise FitError(
-                f"the model ties names that hold different values in the file: {phrases(differing)}",
-                "drop the name that is not meant: '+rules={untie: {drop: '" + plan.duplicates[0][1].key + "'}}'",
-            )
+            refuse_untied(iter(differing))
 
     def _same(self, first: Match, second: Match) -> bool:
         if self._is_one(first, second):
@@ -294,9 +265,3 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.int_repr()
     dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
     return dense.contiguous().reshape(-1).view(torch.uint8)
-
-
-def _layout(tensor: torch.Tensor) -> str:
-    if tensor.is_quantized:
-        return "quantized"
-    return "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")

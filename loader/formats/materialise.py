@@ -59,7 +59,7 @@ def tensor_of(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor
 
 
 def _dense(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
-    dtype = _dtype(entry)
+    dtype = torch_dtype(entry)
     if entry.storage is None:
         return _without_data(entry, dtype)
     shape, stride = entry.shape, entry.stride
@@ -78,7 +78,7 @@ def _joined(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
     """A tensor that lies in several places; what is one piece is taken as it is."""
     if len(entry.pieces) == 1:
         return tensor_of(entry.pieces[0].entry, unpack, mmap=mmap).reshape(entry.shape)
-    whole = torch.empty(entry.shape, dtype=_dtype(entry))
+    whole = torch.empty(entry.shape, dtype=torch_dtype(entry))
     for piece in entry.pieces:
         box = whole if len(piece.start) == whole.dim() else whole.view(-1)
         for dimension, (start, length) in enumerate(zip(piece.start, piece.entry.shape, strict=True)):
@@ -95,7 +95,8 @@ def _forget(piece: TensorEntry) -> None:
         storage.file.release(storage.offset + piece.offset * ITEMSIZE[piece.dtype], piece.nbytes)
 
 
-def _dtype(entry: TensorEntry) -> torch.dtype:
+def torch_dtype(entry: TensorEntry) -> torch.dtype:
+    """The dtype of an entry; raises CheckpointError where this torch does not have it."""
     dtype = DTYPES.get(entry.dtype)
     if dtype is None:
         raise CheckpointError(

@@ -7,12 +7,13 @@ whatever the model's code does, raising and exiting included, comes back as one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from loader.config.schema import VerifyConfig
 from loader.errors import VerificationError
@@ -20,7 +21,7 @@ from loader.lines import line, under
 from loader.place import floating_dtype
 from loader.snapshot import Snapshot
 from loader.verify.golden import Record
-from loader.verify.inputs import Inputs, describe, is_spec, make_inputs
+from loader.verify.inputs import Inputs, describe, is_spec, make_inputs, smallest
 from loader.verify.outputs import flatten
 from loader.verify.proposal import Proposal, no_proposal, other_sizes, propose
 from loader.wording import listing, safe_text
@@ -63,23 +64,49 @@ def plan_passes(
         device: Where the model is.
         seed: For random inputs.
     """
-    raw, runs = config.input, _has_forward(model)
-    within = [name for name in parts if name] or ([] if runs else [name for name, _ in model.named_children()])
-    by_part = isinstance(raw, dict) and not is_spec(raw) and bool(raw) and set(raw) <= {*within}
-    names = within if by_part or not runs else [""]
     passes = []
-    for name in names or [""]:
-        module = model.get_submodule(name) if name else model  # scripted modules do not have the method
-        own, where = (raw.get(name), f"verify.input.{name}") if by_part else (raw, "verify.input")
+    for name, own, where in _runs(model, parts, config):
+        module = _at(model, name)
         golden = records.get(name)
         if own is not None:
             passes.append(Pass(name, module, make_inputs(own, floating_dtype(module), device, seed, where), golden))
         elif golden is not None:
             passes.append(Pass(name, module, _placed(golden.inputs, module, device), golden))
         else:
-            where = where if by_part or not name else f"verify.input.{name}"
             passes.append(Pass(name, module, _first_proposed(module, device, seed, where), proposed=where))
     return passes
+
+
+def check_passes(model: nn.Module, parts: list[str], config: VerifyConfig, recorded: Collection[str]) -> None:
+    """Refuses wrong specs, and models that have no input, before anything is loaded.
+
+    Args:
+        model: The architecture; it may have no data.
+        parts: The submodules that parts fill.
+        config: How to verify.
+        recorded: The parts whose inputs a golden record has.
+    """
+    cpu = torch.device("cpu")
+    for name, own, where in _runs(model, parts, config):
+        module = _at(model, name)
+        if own is not None:
+            make_inputs(smallest(own), floating_dtype(module), cpu, 0, where)
+        elif name not in recorded and not any(map(is_lazy, module.parameters())) and propose(module) is None:
+            raise no_proposal(where)
+
+
+def _runs(model: nn.Module, parts: list[str], config: VerifyConfig) -> Iterator[tuple[str, Any, str]]:
+    """Which modules are run: the name of each, the input that the config gives it, and where it does."""
+    raw, runs = config.input, _has_forward(model)
+    within = [name for name in parts if name] or ([] if runs else [name for name, _ in model.named_children()])
+    by_part = isinstance(raw, dict) and not is_spec(raw) and bool(raw) and set(raw) <= {*within}
+    for name in (within if by_part or not runs else []) or [""]:
+        own = raw.get(name) if by_part else raw
+        yield name, own, f"verify.input.{name}" if name and (by_part or own is None) else "verify.input"
+
+
+def _at(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name) if name else model  # scripted modules do not have the method
 
 
 def run(item: Pass, seed: int, arguments: Mapping[str, Any] | None = None) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from loader.conversion.contents import fault
 from loader.conversion.writing import pieces
 from loader.errors import CheckpointError, ConfigError
 from loader.formats import open_checkpoint
+from loader.formats.base import Checkpoint, TensorEntry
 from loader.formats.confine import leads_out
 from loader.formats.path import called, is_url, shown_path
 from loader.lines import line
@@ -99,19 +101,9 @@ def read(path: Path) -> dict[str, Record]:
         CheckpointError: The file cannot be read.
         ConfigError: It is no record.
     """
-    checkpoint = open_checkpoint(path)
-    try:
-        entries = checkpoint.root.tensors()
+    with closing(open_checkpoint(path)) as checkpoint:
+        entries = _named(checkpoint, path)
         values = {name: checkpoint.read(entry, mmap=False) for name, entry in entries.items()}
-    finally:
-        checkpoint.close()
-    strange = [name for name in entries if not _NAME.fullmatch(name)]
-    if strange or not entries:
-        raise ConfigError(
-            f"{safe_text(path, 200)} is not a golden record: its tensors should be called input.… and output.…, it has "
-            f"{listing(strange) or 'none'}",
-            "verify.record=true writes one, verify.golden=null does without",
-        )
     records: dict[str, Record] = {}
     for name, value in sorted(values.items(), key=lambda item: _order(item[0])):
         part, side, place = _split(name)
@@ -123,6 +115,24 @@ def read(path: Path) -> dict[str, Record]:
         else:
             record.inputs.kwargs[place] = value
     return records
+
+
+def parts(path: Path) -> set[str]:
+    """The parts that a record has something for, without reading any of it; raises as `read` does."""
+    with closing(open_checkpoint(path)) as checkpoint:
+        return {_split(name)[0] for name in _named(checkpoint, path)}
+
+
+def _named(checkpoint: Checkpoint, path: Path) -> dict[str, TensorEntry]:
+    entries = checkpoint.root.tensors()
+    strange = [name for name in entries if not _NAME.fullmatch(name)]
+    if strange or not entries:
+        raise ConfigError(
+            f"{safe_text(path, 200)} is not a golden record: its tensors should be called input.… and output.…, it has "
+            f"{listing(strange) or 'none'}",
+            "verify.record=true writes one, verify.golden=null does without",
+        )
+    return entries
 
 
 def write(path: Path, records: Mapping[str, Record]) -> None:

@@ -246,3 +246,17 @@ def uniform_instead(raw: Any) -> Any:
     if isinstance(raw, Mapping):
         return {name: uniform_instead(spec) for name, spec in raw.items()}
     return [uniform_instead(spec) for spec in raw] if isinstance(raw, list | tuple) else raw
+
+
+def smallest(raw: Any) -> Any:
+    """The same specs with no size above 1: as wrong where they are wrong, and made at once."""
+    if is_spec(raw):
+        sizes = raw.get("shape")
+        return (
+            {**raw, "shape": [min(size, 1) for size in sizes]} if isinstance(sizes, list) and _are_sizes(sizes) else raw
+        )
+    if isinstance(raw, Mapping):
+        return {name: smallest(spec) if isinstance(spec, Mapping) else spec for name, spec in raw.items()}
+    if isinstance(raw, list | tuple):
+        return [smallest(spec) if isinstance(spec, Mapping) else spec for spec in raw]
+    return raw

@@ -17,19 +17,20 @@ from loader.config.schema import JobConfig
 from loader.errors import ConfigError, VerificationError
 from loader.formats.memory import MemoryCheckpoint
 from loader.formats.path import is_copy, shown_path
+from loader.known import refuse_without_data
 from loader.lines import line
 from loader.parts import Part
 from loader.place import floating_dtype
 from loader.prepare import Prepared
 from loader.report.data import Check, VerificationReport
 from loader.verify import golden
-from loader.verify.forward import Pass, plan_passes, run, run_on_record
+from loader.verify.forward import Pass, check_passes, plan_passes, run, run_on_record
 from loader.verify.inputs import uniform_instead
 from loader.verify.outputs import fingerprint, statistics
 from loader.verify.readback import read_back
 from loader.verify.structure import nonfinite, without_data
 from loader.wants import dtype_name
-from loader.wording import counted, listing, shape
+from loader.wording import listing, shape
 
 
 def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
@@ -61,6 +62,26 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
     return golden.beside(only)
 
 
+def check_inputs(model: nn.Module, job: JobConfig, parts: Sequence[Part], record: Path | None) -> None:
+    """Refuses what the forward pass would be refused for whatever the weights are.
+
+    Args:
+        model: The architecture; it may have no data.
+        job: How to verify.
+        parts: The job's parts.
+        record: The golden record, as `record_of` returns it.
+
+    Raises:
+        ConfigError: An input's spec is wrong, or the golden record is none.
+        CheckpointError: A file with an input or with the record cannot be read.
+        VerificationError: No input is given, and none can be proposed.
+    """
+    if not job.verify.forward:
+        return
+    recorded = golden.parts(record) if record is not None and not job.verify.record else set()
+    check_passes(model, [part.name for part in parts], job.verify, recorded)
+
+
 def check_structure(model: nn.Module, device: torch.device, report: VerificationReport) -> None:
     """Checks that nothing of a model is left without data.
 
@@ -70,12 +91,7 @@ def check_structure(model: nn.Module, device: torch.device, report: Verification
     empty = [] if device.type == "meta" else without_data(model)
     detail = f"without data: {listing(empty)}" if empty else "every parameter, buffer and tensor attribute has its data"
     report.checks.append(Check("complete", not empty, detail))
-    if empty:
-        raise VerificationError(
-            f"{counted(len(empty), 'tensor')} of the model {'is' if len(empty) == 1 else 'are'} left without data: "
-            f"{listing(empty)}",
-            "",
-        )
+    refuse_without_data(empty)
 
 
 def verify(

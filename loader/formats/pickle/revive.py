@@ -41,6 +41,12 @@ def revive(record: object, allow: Collection[str], read: Read) -> Any:
     Raises:
         CheckpointError: A global is not admitted or cannot be imported, or the admitted code refuses what it is given.
     """
+    refuse_unadmitted(record, allow)
+    return _Reviver(allow, read).run(record)
+
+
+def refuse_unadmitted(record: object, allow: Collection[str]) -> None:
+    """Raises CheckpointError, which names them all, where reviving a record needs globals that are not admitted."""
     refused = [name for name in needed_globals(record) if name not in allow]
     if refused:
         offer = f"if you trust them: {line('checkpoint.allow_globals', [*sorted(allow), *refused])}\n"
@@ -48,7 +54,6 @@ def revive(record: object, allow: Collection[str], read: Read) -> Any:
             f"rebuilding the file's objects needs names that are not admitted: {listing(refused, 50)}",
             f"{offer if all(map(may_be_offered, refused)) else ''}{_OLD_WAY}",
         )
-    return _Reviver(allow, read).run(record)
 
 
 class _Reviver:
