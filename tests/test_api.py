@@ -195,7 +195,7 @@ def test_load_model_runs_a_forward_pass_only_when_asked(tmp_path: Path) -> None:
     path = save(filled(nn.Linear(2, 2)).state_dict(), tmp_path / "linear.pt")
     load_model(target("Behaving", how="raise"), path, device="cpu")
     with pytest.raises(VerificationError, match="cannot broadcast"):
-        load_model(target("Behaving", how="raise"), path, device="cpu", verify={})
+        load_model(target("Behaving", how="raise"), path, device="cpu", verify={"input": {"shape": [1, 2]}})
 
 
 def test_load_model_takes_what_the_config_takes(tmp_path: Path) -> None:

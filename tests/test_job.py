@@ -137,7 +137,7 @@ def test_an_interruption_gets_out(path: Path, tmp_path: Path) -> None:
 
 def test_a_model_that_exits_does_not_end_the_process(tmp_path: Path) -> None:
     path = save(filled(nn.Linear(2, 2)).state_dict(), tmp_path / "linear.pt")
-    assert run(job(target("Behaving", how="exit"), path, verify={}), [], tmp_path) == 5
+    assert run(job(target("Behaving", how="exit"), path, verify={"input": {"shape": [1, 2]}}), [], tmp_path) == 5
 
 
 def test_numbers_that_json_does_not_know_do_not_spoil_a_report(tmp_path: Path) -> None:
