@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from loader.redaction import redact_files, remember
 from loader.report.data import ErrorReport, Report
 from loader.report.files import REPORT
 from loader.report.streams import unbreakable
-from loader.sweep.callback import sweep_folder, sweeping_here
+from loader.sweep.callback import Origin, origin
 from loader.sweep.python_path import find_modules_in, restored
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ class Task:
         """How the run ended, or the worst job that was run from this process; None where none was."""
         self.environment: dict[str, str | None] = {}
         """What a sweep changed of the user's environment, as it was; it goes with the task into other processes."""
+        self.origin: Origin | None = None
+        """Where the sweep was started, in a launcher's process."""
 
     def __call__(self, config: DictConfig) -> int:
         """Runs a job; returns its exit code, which a sweeper that looks for the least number can take as a result."""
         hydra = HydraConfig.get()
         remember(OmegaConf.to_container(config, resolve=False))
-        redact_files(_kept_by(hydra))
+        redact_files(self._kept_by(hydra))
         sources = [(source.path, source.provider) for source in hydra.runtime.config_sources]
         choices = dict(OmegaConf.to_container(hydra.runtime.choices, resolve=False))  # type: ignore[arg-type]
         for told in replaced(choices.items(), sources, str(hydra.job.config_name)):
@@ -83,17 +86,21 @@ class Task:
 
         return run(resolved, self.typed, output_dir, quiet=self.as_json)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to a launcher's process, which has no other way to know the sweep."""
+        return {**self.__dict__, "origin": origin()}
+
     def _run_in_sweep(self, config: DictConfig) -> int:
         from loader.report.terminal import print_error  # noqa: PLC0415  # what a single run does without
         from loader.sweep.child import OrphanedError  # noqa: PLC0415
         from loader.sweep.records import INTERRUPTED, recorded  # noqa: PLC0415
         from loader.sweep.summary import worst  # noqa: PLC0415
 
-        if not sweeping_here():
+        if self.origin is not None:
             find_modules_in(HydraConfig.get().runtime.cwd)
         try:
-            with unbreakable(), recorded(sweep_folder(HydraConfig.get())) as record:
-                _run_recorded(config, record, restored(os.environ, self.environment))
+            with unbreakable(), recorded(self._folder()) as record:
+                self._run_recorded(config, record)
             code = record.counts_as
         except ConfigError as error:
             print_error(error)
@@ -103,18 +110,36 @@ class Task:
         self.exit_code = worst([self.exit_code or 0, code])
         return code
 
+    def _run_recorded(self, config: DictConfig, record: JobRecord) -> None:
+        from loader.sweep.child import run_apart  # noqa: PLC0415  # what a single run does without
 
-def _run_recorded(config: DictConfig, record: JobRecord, environment: dict[str, str]) -> None:
-    from loader.sweep.child import run_apart  # noqa: PLC0415  # what a single run does without
+        try:
+            run_apart(_resolved(config), record, restored(os.environ, self.environment), self._is_swept)
+        except ConfigError as error:
+            record.settle(refuse(error, config, record.overrides, Path(str(record.output_dir))))
+        except Exception as error:
+            # No process could be had, or a bug: the jobs after this one are no worse for it.
+            log.exception("the job could not be run")
+            record.fail(error)
 
-    try:
-        run_apart(_resolved(config), record, environment)
-    except ConfigError as error:
-        record.settle(refuse(error, config, record.overrides, Path(str(record.output_dir))))
-    except Exception as error:
-        # No process could be had, or a bug: the jobs after this one are no worse for it.
-        log.exception("the job could not be run")
-        record.fail(error)
+    def _kept_by(self, hydra: HydraConf) -> Iterator[Path]:
+        """Where Hydra has kept a job's config, and a sweep's, by the time that the job begins."""
+        if hydra.output_subdir is not None:
+            yield from (Path(hydra.runtime.output_dir) / hydra.output_subdir).glob("*.yaml")
+        if hydra.mode == RunMode.MULTIRUN:
+            yield self._folder() / "multirun.yaml"
+
+    def _folder(self) -> Path:
+        """The sweep's folder; a job's own settings may say another."""
+        known, hydra = self.origin or origin(), HydraConfig.get()
+        return known.folder if known is not None else Path(hydra.runtime.cwd, str(hydra.sweep.dir))
+
+    def _is_swept(self) -> bool:
+        """Says whether the sweep is still there; one on another machine ends its jobs by its scheduler's means."""
+        from loader.sweep.folder import is_written  # noqa: PLC0415  # what a single run does without
+
+        started = self.origin
+        return started is None or started.host != platform.node() or is_written(started.folder)
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
@@ -132,14 +157,6 @@ def _own_configs(hydra: HydraConf) -> str:
     own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     folder = f"{os.path.relpath(own[0], hydra.runtime.cwd)}/" if own else "conf/"
     return f"{folder}experiment/"
-
-
-def _kept_by(hydra: HydraConf) -> Iterator[Path]:
-    """Where Hydra has kept a job's config, and a sweep's, by the time that the job begins."""
-    if hydra.output_subdir is not None:
-        yield from (Path(hydra.runtime.output_dir) / hydra.output_subdir).glob("*.yaml")
-    if hydra.mode == RunMode.MULTIRUN:
-        yield sweep_folder(hydra) / "multirun.yaml"
 
 
 def refuse(error: ConfigError, config: DictConfig, overrides: list[str], output_dir: Path) -> int:

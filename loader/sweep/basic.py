@@ -17,7 +17,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from loader.errors import ConfigError
 from loader.report.terminal import print_error
-from loader.sweep.callback import sweep_folder
+from loader.sweep.callback import origin
 from loader.sweep.records import keep, new_record
 from loader.wording import safe_text
 
@@ -76,7 +76,9 @@ def _refused(hydra: Any, error: OSError) -> JobReturn:
     refusal = ConfigError(told, "hydra.sweep.dir=FOLDER   # one with room")
     record = new_record(hydra)
     record.refuse(refusal)
-    keep(record, sweep_folder(hydra))
+    started = origin()
+    if started is not None:
+        keep(record, started.folder)
     print_error(refusal)
     done = JobReturn(status=JobStatus.COMPLETED)
     done.return_value = refusal.exit_code

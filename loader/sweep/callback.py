@@ -7,6 +7,7 @@ which jobs there are and calls nothing when a sweep breaks off, so a callback th
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -105,14 +106,17 @@ def take_sweep() -> Sweep | None:
     return _seen.pop() if _seen else None
 
 
-def sweeping_here() -> bool:
-    """Says whether this process is the one that was started for the sweep, rather than a launcher's."""
-    return bool(_seen)
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a sweep was started, for a launcher's process that runs a job of it."""
+
+    folder: Path
+    host: str
 
 
-def sweep_folder(hydra: Any) -> Path:
-    """The folder of the sweep that a job belongs to; a job's own settings may say another."""
-    return _seen[-1].folder if _seen else Path(hydra.runtime.cwd, str(hydra.sweep.dir))
+def origin() -> Origin | None:
+    """Returns where the sweep that this process was started for is at home; None in any other process."""
+    return Origin(_seen[-1].folder, platform.node()) if _seen else None
 
 
 def _begin(config: DictConfig) -> None:

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
@@ -30,7 +31,6 @@ from loader.redaction import remember
 from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
 from loader.report.streams import unbreakable
-from loader.sweep.callback import sweeping_here
 from loader.sweep.python_path import safe_path
 from loader.sweep.records import INTERRUPTED, JobRecord
 
@@ -57,18 +57,24 @@ class _Request:
     hydra: dict[str, Any]
 
 
-def run_apart(config: dict[str, Any], record: JobRecord, environment: dict[str, str]) -> None:
+def run_apart(
+    config: dict[str, Any], record: JobRecord, environment: dict[str, str], swept: Callable[[], bool]
+) -> None:
     """Runs the job that Hydra is at in a process of its own, and notes on its record how that ended.
 
     Args:
         config: The job's resolved config.
         record: Tells the overrides and the folder; gets the outcome.
         environment: The process's.
+        swept: Says whether the sweep is still there.
+
+    Raises:
+        OrphanedError: It is not; the job has been ended.
     """
     output_dir = Path(str(record.output_dir))
     hydra = _plain_hydra(HydraConfig.get())
     request = _Request(config, record.overrides, str(output_dir), str(Path.cwd()), environment, hydra)
-    exit_code, process_code = _run(request)
+    exit_code, process_code = _run(request, swept)
     if exit_code is not None and exit_code == process_code:
         record.settle(exit_code)
     else:
@@ -95,7 +101,7 @@ def _tell_crash(config: dict[str, Any], record: JobRecord, output_dir: Path) -> 
         record.report = str(write_report(report, output_dir))
 
 
-def _run(request: _Request) -> tuple[int | None, int]:
+def _run(request: _Request, swept: Callable[[], bool]) -> tuple[int | None, int]:
     """Returns what the job said its exit code is, if it came to say so, and what the system says."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     processes: Any = multiprocessing.get_context(method)
@@ -113,15 +119,14 @@ def _run(request: _Request) -> tuple[int | None, int]:
         process.start()
         writer.close()
         try:
-            return _await(process, reader)
+            return _await(process, reader, swept)
         finally:
             _stop(process)
 
 
-def _await(process: BaseProcess, reader: connection.Connection) -> tuple[int | None, int]:
-    started_by = os.getppid()
+def _await(process: BaseProcess, reader: connection.Connection, swept: Callable[[], bool]) -> tuple[int | None, int]:
     while not connection.wait([process.sentinel], _PULSE):
-        if not sweeping_here() and os.getppid() != started_by:
+        if not swept():
             raise OrphanedError
     process.join()
     try:

@@ -60,6 +60,23 @@ class Claim:
             self._descriptor = None
 
 
+def is_written(folder: Path) -> bool:
+    """Says whether the sweep whose folder this is still runs, as far as can be known."""
+    try:
+        descriptor = os.open(records_folder(folder) / _LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _locked(folder: Path) -> int | None:
     records = records_folder(folder)
     try:

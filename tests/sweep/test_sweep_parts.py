@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import multiprocessing
+import pickle
+import platform
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -14,11 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from loader.errors import ConfigError
+from loader.sweep import child
 from loader.sweep.basic import compose_once
-from loader.sweep.callback import Abandoned, Sweep, SweepCallback, expected_jobs, take_sweep
+from loader.sweep.callback import Abandoned, Origin, Sweep, SweepCallback, expected_jobs, take_sweep
+from loader.sweep.folder import is_written
 from loader.sweep.records import JobRecord, forget, keep, read_all
 from loader.sweep.summary import Summary, summarise, worst
 from loader.sweep.table import show_summary
+from loader.task import Task
 
 CODES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 137, -9]))
 
@@ -189,6 +196,34 @@ def test_a_folder_that_a_sweep_is_writing_is_no_other_sweeps(tmp_path: Path) -> 
     first.claim.release()
     assert list(tmp_path.iterdir()) == []
     assert isinstance(started(sweeping(tmp_path)), Sweep)
+
+
+def test_a_launchers_process_knows_its_sweep_and_whether_it_is_still_there(tmp_path: Path) -> None:
+    SweepCallback().on_multirun_start(sweeping(tmp_path))
+    elsewhere: Task = pickle.loads(pickle.dumps(Task([])))
+    assert elsewhere.origin == Origin(tmp_path / "sweep", platform.node())
+    assert elsewhere._is_swept()
+    assert Task([])._is_swept()
+    sweep = take_sweep()
+    assert sweep is not None
+    assert sweep.claim is not None
+    sweep.claim.release()
+    assert not elsewhere._is_swept()
+    elsewhere.origin = Origin(tmp_path / "sweep", "another machine")
+    assert elsewhere._is_swept()
+
+
+def test_a_killed_sweep_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / ".jobs").mkdir()
+    (tmp_path / ".jobs" / "lock").touch()
+    assert not is_written(tmp_path)
+
+
+def test_a_job_whose_sweep_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_PULSE", 0.01)
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader, writer, pytest.raises(child.OrphanedError):
+        child._await(SimpleNamespace(sentinel=reader), reader, lambda: False)  # type: ignore[arg-type]
 
 
 def left(folder: Path, what: str) -> str:
