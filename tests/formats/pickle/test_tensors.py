@@ -257,8 +257,8 @@ def test_a_dtype_that_this_torch_does_not_have_is_told(tmp_path: Path, monkeypat
     assert refused.value.hint == "pip install --upgrade torch"
 
 
-@pytest.mark.parametrize(("name", "like"), [("bcomplex32", torch.uint32), ("int4", torch.float8_e4m3fn)])
-def test_a_tensor_of_a_dtype_that_not_every_torch_has_is_a_tensor(name: str, like: torch.dtype, tmp_path: Path) -> None:
+def test_a_tensor_of_a_dtype_that_not_every_torch_has_is_a_tensor(tmp_path: Path) -> None:
+    name, like = "bcomplex32", torch.uint32
     path = tmp_path / "a.pt"
     torch.save({"a": torch.zeros(2, 3, dtype=like), "b": torch.ones(2)}, path)
     written = str(like).removeprefix("torch.").encode()
