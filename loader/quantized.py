@@ -24,6 +24,10 @@ _FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 _WEIGHT = re.compile(r"weight|kernel|^w\d?$", re.IGNORECASE)
 _INSIDE = re.compile(r"([.:](_data|qdata|int_data))+$")
 """What stands behind the name of a weight that is an object of several tensors."""
+_SCALE = re.compile(r"scale|absmax|zero_?point|^SCB$", re.IGNORECASE)
+_OF_ACTIVATIONS = re.compile(r"input|output|act|in_|out_|logit|softmax|attn", re.IGNORECASE)
+_MOST_NAMES = 16
+"""So many names of scales a file may have of its own."""
 _MOST_LAYERS = 3
 
 
@@ -120,7 +124,9 @@ def quantized(entries: Mapping[str, Node]) -> list[Quantized]:
         return []
     ends = {key.rpartition(".")[2] for key in entries}
     marks = [mark for mark in _MARKS if all(any(end.endswith(_last(name)) for end in ends) for name in mark.beside)]
-    found = (_quantized(key, entry, entries, marks) for key, entry in entries.items() if isinstance(entry, TensorEntry))
+    scales = sorted(end for end in ends if _SCALE.search(end) and not _OF_ACTIVATIONS.match(end))[:_MOST_NAMES]
+    tensors = ((key, entry) for key, entry in entries.items() if isinstance(entry, TensorEntry))
+    found = (_marked(key, entry, entries, marks) or _scaled(key, entry, entries, scales) for key, entry in tensors)
     return [one for one in found if one is not None]
 
 
@@ -179,15 +185,21 @@ def _scheme(scheme: str, ones: list[Quantized]) -> str:
     return f"{scheme} in {counted(len(layers), 'layer')} ({listing(map(safe_text, layers), _MOST_LAYERS)})"
 
 
-def _quantized(key: str, entry: TensorEntry, entries: Mapping[str, Node], marks: Sequence[_Mark]) -> Quantized | None:
+def _marked(key: str, entry: TensorEntry, entries: Mapping[str, Node], marks: Sequence[_Mark]) -> Quantized | None:
+    """A weight that a scheme is known by."""
     for mark in marks:
         beside = mark.companions(key, entry)
         if beside is not None and all(isinstance(entries.get(name), TensorEntry) for name in beside):
             scheme = "GPTQ" if mark.scheme == "AWQ" and _packs_rows(entry, entries[beside[0]]) else mark.scheme
             return Quantized(scheme, key, beside)
-    if not _NARROW.match(entry.dtype) or "scale" in key.rpartition(".")[2]:
+    return None
+
+
+def _scaled(key: str, entry: TensorEntry, entries: Mapping[str, Node], scales: Sequence[str]) -> Quantized | None:
+    """Any other weight in a narrow dtype with a scale next to it."""
+    if not _NARROW.match(entry.dtype) or _SCALE.search(key.rpartition(".")[2]):
         return None
-    for name in _scales(key, entry):
+    for name in _scales(key, entry, scales):
         if _is_scale(entries.get(name)):
             scheme = f"fp8 ({entry.dtype})" if entry.dtype.startswith("float8") else f"{entry.dtype} with scales"
             return Quantized(scheme, key, (name,))
@@ -207,12 +219,13 @@ def _packs_rows(weight: TensorEntry, scales: Node) -> bool:
     return isinstance(scales, TensorEntry) and weight.shape[-1:] == scales.shape[-1:]
 
 
-def _scales(key: str, entry: TensorEntry) -> Iterator[str]:
-    """The names that a scale of a tensor may have."""
+def _scales(key: str, entry: TensorEntry, scales: Sequence[str]) -> Iterator[str]:
+    """The names that a scale of a tensor may have: of its own, and of its module where it is the weight there."""
     yield from (key + end for end in _OF_ITS_NAME)
     at = key.rpartition(".")[2]
-    if entry.dtype.startswith("float8") or (_WEIGHT.search(at) and len(entry.shape) > 1):
-        yield from (key.removesuffix(at) + name for name in _OF_ITS_MODULE)
+    weight = _WEIGHT.search(at) and len(entry.shape) > 1
+    if weight or entry.dtype.startswith("float8"):
+        yield from (key.removesuffix(at) + name for name in (*_OF_ITS_MODULE, *(scales if weight else ())))
 
 
 def _is_the_models(

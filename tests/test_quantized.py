@@ -67,6 +67,14 @@ SCHEMES: dict[str, tuple[str, Callable[[], State]]] = {
         "int8 with scales",
         lambda: {"weight_q": codes(torch.int8, 16, 16), "weight_scale": floats(16)},
     ),
+    "int8 with a scale of any name": (
+        "int8 with scales",
+        lambda: {"weight": codes(torch.int8, 16, 16), "qscale": floats(16)},
+    ),
+    "int8 with a zero point": (
+        "int8 with scales",
+        lambda: {"weight": codes(torch.int8, 16, 16), "weight_zero_point": floats(16)},
+    ),
     "nf4": ("bitsandbytes nf4", nf4("nf4")),
     "fp4": ("bitsandbytes fp4", nf4("fp4")),
     "GPTQ": (
@@ -274,6 +282,11 @@ NOT_QUANTIZED: dict[str, State] = {
     },
     "a query of a name that HQQ uses": {"W_q": floats(4, 4), "scale": floats(1)},
     "codes of a codec": {"codes": codes(torch.int64, 4), "codebooks": floats(4, 4)},
+    "a scale of activations": {"weight": codes(torch.int8, 4, 4), "input_scale": floats(1), "logit_scale": floats(1)},
+    "a float8 embedding next to a table of shifts": {
+        "pos_embed": codes(torch.float8_e4m3fn, 4, 4),
+        "scale_shift_table": floats(2, 4),
+    },
     "an integer counter": {"weight": floats(4, 4), "weight_scale": floats(1), "steps": codes(torch.uint8, 1)},
     "everything cast to float8": {
         "weight": codes(torch.float8_e4m3fn, 4, 4),
