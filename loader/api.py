@@ -6,6 +6,7 @@ job, its verification included, is raised as a `LoaderError`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ from loader.verify.structure import without_data
 from loader.verify.verify import check_inputs, check_structure, record_of
 from loader.verify.verify import verify as prove
 from loader.wants import slots
-from loader.wording import counted, listing
+from loader.wording import counted, listing, phrases, safe_text
+
+log = logging.getLogger("loader")
 
 Node = Mapping[str, Any]
 """A mapping as in the config; a DictConfig is one too."""
@@ -138,7 +141,19 @@ def load_model(
         )
     settings |= {"model": _plain(model), **named, "seed": seed}
     settings["trusted_targets"] = None if trusted_targets is None else list(trusted_targets)
-    return Loaded(execute(settings, report := Report(config=settings), prove=verify is not None), report).model
+    loaded = Loaded(execute(settings, report := Report(config=settings), prove=verify is not None), report)
+    _warn_of_integers(report)
+    return loaded.model
+
+
+def _warn_of_integers(report: Report) -> None:
+    """Logs what nobody who gets a model alone would see."""
+    if report.keys.cast:
+        from loader.report.terminal import was_integer  # noqa: PLC0415  # only a cast needs it
+
+        told = [f"{safe_text(c['key'])} {c['checkpoint']} → {c['model']}" for c in report.keys.cast if was_integer(c)]
+        if told:
+            log.warning("integers of the file became floats of the model: %s", phrases(told))
 
 
 def load_into(
@@ -185,9 +200,10 @@ def _settled(
     transaction: Transaction,
 ) -> nn.Module:
     """A live module with its weights, in eval mode, where and in what dtype it was asked for."""
-    _fill(module, checkpoint, settings, policy, transaction)
+    report = _fill(module, checkpoint, settings, policy, transaction)
     transaction.snapshot(module)
     settle(module, device, policy)
+    _warn_of_integers(report)
     return module.eval()
 
 

@@ -264,6 +264,22 @@ def test_what_torch_quantized_is_called_so_for_a_model_of_floats(tmp_path: Path)
         assert "give a file with plain weights (checkpoint.path=…)" in error.hint
 
 
+def test_integers_that_become_weights_are_never_silent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save({"weight": WEIGHT, "bias": BIAS.half()}, tmp_path / "file.pt")
+    listed = [
+        {"key": "weight", "checkpoint": "int8", "model": "float32", "loss": ""},
+        {"key": "bias", "checkpoint": "float16", "model": "float32", "loss": ""},
+    ]
+
+    for mode in ("load", "plan"):
+        assert carry_out(LINEAR, path, mode=mode).report.keys.cast == listed
+    assert loader.load_into(nn.Linear(16, 16), path).keys.cast == listed
+    with caplog.at_level("WARNING", "loader"):
+        loader.load_model(LINEAR, path)
+        loader.load_model(nn.Linear(16, 16), path)
+    assert caplog.messages == ["integers of the file became floats of the model: weight int8 → float32"] * 2
+
+
 class Holder(nn.Module):
     def __init__(self, state: State) -> None:
         super().__init__()

@@ -113,7 +113,9 @@ def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Pr
         unexpected=list(plan.unexpected),
         mismatched=[{"key": m.key, "model": list(m.model), "checkpoint": list(m.checkpoint)} for m in plan.mismatched],
         dropped=list(plan.dropped),
-        cast=[
+        cast=planned.casts(prepared)
+        if report.mode == "plan"
+        else [
             {"key": c.key, "checkpoint": c.checkpoint, "model": c.model, "loss": str(c.loss)}
             for c in prepared.stage.casts
         ],

@@ -59,6 +59,21 @@ def rows(prepared: Prepared) -> list[Row]:
     return found
 
 
+def casts(prepared: Prepared) -> list[dict[str, str]]:
+    """The tensors whose dtype would change; what that would do to their values only the data says."""
+    from loader.place import final_dtype  # noqa: PLC0415  # imports torch
+
+    stage, found = prepared.stage, []
+    for match in prepared.plan.matches:
+        offer, want = stage.offers.entries.get(match.taken.key), stage.wanted[match.key]
+        if offer is None or not isinstance(offer.entry, TensorEntry) or want.kind == "extra":
+            continue
+        dtype = str(final_dtype(want, offer.entry.dtype, stage.policy)).removeprefix("torch.")
+        if dtype != offer.entry.dtype:
+            found.append({"key": match.key, "checkpoint": offer.entry.dtype, "model": dtype, "loss": ""})
+    return found
+
+
 def table(planned: list[Row]) -> Iterator[str]:
     """Draws rows as aligned text, one line per key."""
     cells = [_HEADINGS, *(_cells(row) for row in planned)]

@@ -138,8 +138,8 @@ def _keys(report: Report) -> Iterator[Line]:
 def _casts(cast: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """What changed its dtype: first what lost values, then integers that became a float model's weights."""
     lost = [f"{_cast(c)}, {c['loss']}" for c in cast if c["loss"]]
-    integers = [_cast(c) for c in cast if not c["loss"] and _was_integer(c)]
-    others = [_cast(c) for c in cast if not c["loss"] and not _was_integer(c)]
+    integers = [_cast(c) for c in cast if not c["loss"] and was_integer(c)]
+    others = [_cast(c) for c in cast if not c["loss"] and not was_integer(c)]
     return f"cast {len(cast):,}: {phrases([*lost, *integers, *others], 3)}", "yellow" if lost or integers else "dim"
 
 
@@ -147,7 +147,8 @@ def _cast(row: Mapping[str, Any]) -> str:
     return f"{safe_text(row['key'])} {row['checkpoint']} → {row['model']}"
 
 
-def _was_integer(row: Mapping[str, Any]) -> bool:
+def was_integer(row: Mapping[str, Any]) -> bool:
+    """Whether a cast made an integer or a truth value a float."""
     floats = ("float", "bfloat", "complex")
     return row["model"].startswith(floats) and not row["checkpoint"].startswith(floats)
 
