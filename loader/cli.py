@@ -189,8 +189,8 @@ def _concluded(sweep: Sweep | None, *, broken: bool = False) -> int | None:
 
 
 def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:
-    """Tells why Hydra broke off; a launcher that broke a sweep off may raise anything."""
-    refusal = translate(error, typed)
+    """Reports why Hydra broke off; a launcher that broke a sweep off may raise anything."""
+    refusal = translate(error, typed) if sweep is None or not isinstance(error, OSError) else _unwritable(error, sweep)
     exit_code = _concluded(sweep, broken=refusal is None and sweep is not None and bool(sweep.plugins))
     if refusal is not None:
         raise refusal from error
@@ -202,6 +202,13 @@ def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:
 
     print_broken_off(error, sweep)
     return exit_code
+
+
+def _unwritable(error: OSError, sweep: Sweep) -> ConfigError | None:
+    """Hydra itself fails at nothing but its folder; another's launcher may at anything, and is no refusal of ours."""
+    from loader.sweep.folder import unwritable  # noqa: PLC0415  # only a sweep has one
+
+    return None if sweep.plugins else unwritable(sweep.folder, error)
 
 
 @contextmanager

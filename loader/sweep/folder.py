@@ -60,6 +60,12 @@ class Claim:
             self._descriptor = None
 
 
+def unwritable(folder: Path, error: OSError) -> ConfigError:
+    """The refusal of a sweep whose folder is read-only, or has no room."""
+    told = f"the sweep's folder {_shown(folder)} cannot be written: {error.strerror}"
+    return ConfigError(told, "hydra.sweep.dir=FOLDER   # one that can")
+
+
 def is_written(folder: Path) -> bool:
     """Says whether the sweep whose folder this is still runs, as far as can be known."""
     try:
@@ -83,8 +89,7 @@ def _locked(folder: Path) -> int | None:
         records.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(records / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        told = f"the sweep's folder {_shown(folder)} cannot be written: {error.strerror}"
-        raise ConfigError(told, "hydra.sweep.dir=FOLDER   # one that can") from error
+        raise unwritable(folder, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

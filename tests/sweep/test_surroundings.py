@@ -243,3 +243,17 @@ def test_a_launcher_that_needs_what_is_not_there_is_a_refusal(folder: Path) -> N
         "on a slurm cluster?\n  try  hydra/launcher=basic   # one job after another, on this machine\n"
     )
     assert done.statuses == ["not run", "not run"]
+
+
+def test_a_sweep_whose_folder_cannot_be_written_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "file").touch()
+    (folder / "sweep" / "multirun.yaml").mkdir(parents=True)
+    for typed, told in (("file/sweep", "Not a directory"), ("sweep", "Is a directory")):
+        assert run_command(["-m", "seed=1,2", f"hydra.sweep.dir={typed}"]) == 2
+        assert capsys.readouterr().err == (
+            f"error  the sweep's folder {folder}/{typed} cannot be written: {told}\n"
+            "  try  hydra.sweep.dir=FOLDER   # one that can\n"
+        )
