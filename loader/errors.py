@@ -7,10 +7,12 @@ without the credentials of URLs, and it survives pickling, so that it can cross 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from loader.redaction import redacted
-from loader.wording import printable
+from loader.wording import printable, safe_text
 
 if TYPE_CHECKING:
     from loader.plan import Plan
@@ -45,6 +47,34 @@ class CheckpointError(LoaderError, ValueError):
     """The checkpoint cannot be read, or is refused."""
 
     exit_code = 3
+    key = ""
+    """The key that was being read, where that is known before the file's name is."""
+
+    def locate(self, file: str = "", key: str = "") -> None:
+        """Adds the file, and the key in it, to a message that does not name the file.
+
+        Args:
+            file: How messages name the file; empty where that is not known yet.
+            key: The key; the innermost that is given counts.
+        """
+        self.key = self.key or key
+        path = file.partition(" under '")[0]
+        folder = path.rpartition("/")[0]
+        if not path or path in self.message or (folder and f"{folder}/" in self.message):
+            return
+        where = f"{file}, '{safe_text(self.key)}'" if self.key else file
+        self.message = printable(redacted(f"{where}: {self.message}"))
+        self.args = (self.message, self.hint)
+
+
+@contextmanager
+def located(file: str, key: str = "") -> Iterator[None]:
+    """Has refusals of what reads bytes or builds tensors, which knows neither, name the file and the key in it."""
+    try:
+        yield
+    except CheckpointError as error:
+        error.locate(file, key)
+        raise
 
 
 class FitError(LoaderError, ValueError):

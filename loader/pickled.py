@@ -15,7 +15,7 @@ from torch import nn
 
 from loader.build import Built
 from loader.config.schema import CheckpointConfig, JobConfig
-from loader.errors import CheckpointError, ConfigError, FitError
+from loader.errors import CheckpointError, ConfigError, FitError, located
 from loader.formats.base import Container, TensorEntry
 from loader.formats.names import TORCH_LEGACY, TORCH_TAR, TORCH_ZIP, TORCHSCRIPT
 from loader.formats.opened import OpenedFile
@@ -103,7 +103,8 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
             f"{counted(len(missing), 'name')} would have to be admitted: {listing(missing, 50)}",
             f"{offer if all(map(may_be_offered, missing)) else ''}{_WITHOUT}",
         )
-    return revive(found.record, settings.allow_globals, _compared(part))
+    with located(part.label):
+        return revive(found.record, settings.allow_globals, _compared(part))
 
 
 def _compared(part: Part) -> Callable[[TensorEntry], torch.Tensor]:

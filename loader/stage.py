@@ -15,7 +15,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from loader.config.schema import AllowConfig
-from loader.errors import FitError
+from loader.errors import FitError, located
 from loader.formats.base import Storage, TensorEntry
 from loader.formats.memory import MemoryCheckpoint
 from loader.formats.pickle.needed import needed_tensors
@@ -120,7 +120,8 @@ class Stage:
         offer = self.offers.entries[source]
         if not isinstance(offer.entry, TensorEntry):
             raise LookupError(source)
-        value = self._readings[offer.part].read(offer.entry)
+        with located(self.parts[offer.part].label, offer.source):
+            value = self._readings[offer.part].read(offer.entry)
         # Conjugate and negative views keep that they are in a bit beside their bytes.
         return value.resolve_conj().resolve_neg()
 
@@ -148,8 +149,9 @@ class Stage:
         if isinstance(part.checkpoint, MemoryCheckpoint):
             return record
         # Whatever is admitted runs on these values, so they are compared before, even if they are then read again.
-        part.checkpoint.verify(needed_tensors(record), mmap=settings.mmap)
-        return revive(record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))
+        with located(part.label, offer.source):
+            part.checkpoint.verify(needed_tensors(record), mmap=settings.mmap)
+            return revive(record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))
 
     def _is_cast(self, source: str, key: str) -> bool:
         entry, want = self.offers.entries[source].entry, self.wanted[key]

@@ -11,6 +11,7 @@ from loader.errors import (
     FitError,
     LoaderError,
     VerificationError,
+    located,
 )
 from loader.plan import Match, Plan, Taken
 
@@ -64,3 +65,26 @@ def test_a_misfit_takes_its_plan_along_when_it_is_pickled() -> None:
 
     assert copied.plan == error.plan
     assert FitError("another").plan is None
+
+
+def test_a_refusal_from_below_names_its_file_and_key() -> None:
+    with pytest.raises(CheckpointError) as caught, located("/d/a.pt under 'sd'", "w\x1b"), located("", "inner"):
+        raise CheckpointError("a tensor of this file is odd", "do not load it")
+    assert str(caught.value) == "/d/a.pt under 'sd', 'inner': a tensor of this file is odd\ndo not load it"
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+    with pytest.raises(CheckpointError) as caught, located("/d/a.pt", "w\x1b"):
+        raise CheckpointError("a tensor of this file is odd")
+    assert caught.value.message == "/d/a.pt, 'w\\x1b': a tensor of this file is odd"
+
+
+@pytest.mark.parametrize("message", ["/d/a.pt is damaged: w", "/d/a-2.pt is damaged"])
+def test_a_refusal_that_names_its_file_is_left_as_it_is(message: str) -> None:
+    with pytest.raises(CheckpointError) as caught, located("/d/a.pt under 'sd'", "w"):
+        raise CheckpointError(message)
+    assert caught.value.message == message
+
+
+def test_only_refusals_of_a_checkpoint_are_located() -> None:
+    with pytest.raises(ConfigError, match=r"^a key is wrong$"), located("/d/a.pt"):
+        raise ConfigError("a key is wrong")

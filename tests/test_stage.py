@@ -228,3 +228,18 @@ def test_the_bytes_of_tied_names_leave_memory_with_their_cast(tmp_path: Path, mo
     monkeypatch.setattr(Reading, "refuse_damage", look)
     carry_out("Tied", path, checkpoint={"mmap": False}, dtype="bfloat16")
     assert held == [0]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_damaged_sparse_tensor_is_told_with_its_file_and_key(tmp_path: Path) -> None:
+    class Holder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("odd", torch.sparse_coo_tensor(torch.tensor([[0, 1]]), torch.ones(2), (2,)))
+
+    broken = torch.sparse_coo_tensor(torch.tensor([[0, 99]]), torch.ones(2), (2,), check_invariants=False)
+    path = save({"sd": {"odd": broken}}, tmp_path / "a.pt")
+
+    with pytest.raises(CheckpointError) as refusal:
+        load_into(Holder(), {"path": str(path), "key": "sd"})
+    assert refusal.value.message.startswith(f"{path} under 'sd', 'odd': a sparse_coo tensor of this file contradicts")

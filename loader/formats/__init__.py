@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loader.collector import collector_paused
-from loader.errors import CheckpointError, ConfigError
+from loader.errors import CheckpointError, ConfigError, located
 from loader.formats.names import FORMATS
 from loader.formats.path import called, is_url, resolve_path, shown_path
 from loader.lines import line, typed
@@ -73,7 +73,7 @@ def open_checkpoint(
                 f"checkpoint.format={kind.format}",
             )
         _compare_digest(named, kind.sha256, wanted)
-        with collector_paused():
+        with collector_paused(), located(shown_path(named)):
             opened = kind.open(check)
         opened.path = named
         stack.pop_all()  # from here on, the checkpoint closes its files

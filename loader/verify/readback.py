@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from loader.errors import located
 from loader.formats.base import TensorEntry
 from loader.place import cast, final_dtype
 from loader.plan import Match, Plan
@@ -61,7 +62,8 @@ def _same(stage: Stage, match: Match, *, sampled: bool) -> bool:
     mine = stage.places[match.key].tensor.detach()
     planned = final_dtype(stage.wanted[match.key], entry.dtype, stage.policy)
     for run, mine_run in _runs(entry, mine) if sampled and _is_compact(entry, mine) else [(entry, mine)]:
-        theirs, _ = cast(part.checkpoint.read(run, mmap=False), planned)
+        with located(part.label, stage.offers.entries[match.taken.key].source):
+            theirs, _ = cast(part.checkpoint.read(run, mmap=False), planned)
         left, right = _bytes(cast(theirs, mine.dtype)[0]), _bytes(mine_run.cpu())
         if left.shape != right.shape or not torch.equal(left, right):
             return False

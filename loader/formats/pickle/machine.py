@@ -34,6 +34,11 @@ class Machine:
         self.stack = self.below.pop()
         return items
 
+    def pending_key(self) -> str:
+        """Returns the text that was pushed last: in a mapping, the key of the value that is being made."""
+        frames = (self.stack, *reversed(self.below))
+        return next((item for frame in frames for item in reversed(frame) if type(item) is str), "")
+
     def find(self, module: object, name: object) -> Global:
         """The record of a name; the same one each time."""
         if type(module) is not str or type(name) is not str or len(module) + len(name) > LONGEST_NAME:

@@ -109,8 +109,9 @@ def _run(  # noqa: C901, PLR0912, PLR0915  # one loop over millions of opcodes; 
                 stack = machine.stack
             else:
                 raise MalformedError(f"no pickle has the opcode {code:#x}")
-    except CheckpointError:
-        raise  # what a builder refuses, in its own words
+    except CheckpointError as error:
+        error.locate(key=machine.pending_key())  # what a builder refuses, in its own words
+        raise
     except KeyError as error:
         raise MalformedError(f"at byte {position:,} it asks for an object that it never stored") from error
     except (IndexError, struct.error) as error:

@@ -88,7 +88,11 @@ class _Tree:
                     raise _twice(name)
             if name is not key:
                 invented.add(name)
-            child = value if type(value) is TensorEntry else self.node(value, level + 1)
+            try:
+                child = value if type(value) is TensorEntry else self.node(value, level + 1)
+            except CheckpointError as error:
+                error.locate(key=name)
+                raise
             children[name] = child
             if type(child) is Container:
                 self.parents.setdefault(id(child), []).append(container)

@@ -63,7 +63,15 @@ def test_a_view_outside_its_storage_is_refused(case: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("case", NONSENSE)
 def test_what_torch_does_not_write_is_refused(case: str, tmp_path: Path) -> None:
-    assert refusal(tmp_path, NONSENSE[case]).startswith("a tensor of this file is not what torch writes: ")
+    told = refusal(tmp_path, NONSENSE[case])
+    assert told.startswith(f"{tmp_path}/a.pt: a tensor of this file is not what torch writes: ")
+
+
+def test_what_torch_does_not_write_is_told_with_its_key(tmp_path: Path) -> None:
+    entries = {"fine": view(STORAGE, 0, (2,), (1,)), "odd": NONSENSE["negative size"]}
+    with pytest.raises(CheckpointError) as caught:
+        opened(tmp_path, {"state": entries})
+    assert caught.value.message.startswith(f"{tmp_path}/a.pt, 'odd': a tensor of this file is not what torch writes: ")
 
 
 @pytest.mark.parametrize(
