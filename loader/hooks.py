@@ -25,7 +25,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 from loader.errors import FitError
 from loader.formats.base import TensorEntry
 from loader.plan import Hooked, Offered, Taken
-from loader.wants import dtype_name, own_slots, slots
+from loader.wants import dtype_name, is_own_key, own_slots, slots
 from loader.wording import phrases, safe_text
 
 State = dict[str, Any]
@@ -42,17 +42,30 @@ def customises_loading(module: nn.Module) -> bool:
     return own or bool(module._load_state_dict_pre_hooks)
 
 
-def rehearse(model: nn.Module, offered: Mapping[str, Offered], metadata: Metadata) -> Hooked:
+def rehearse(
+    model: nn.Module,
+    offered: Mapping[str, Offered],
+    metadata: Metadata,
+    read: Callable[[str], object] | None = None,
+) -> Hooked:
     """Finds what each model key takes once the model's load hooks have seen the offered keys.
+
+    Args:
+        model: What is to be loaded.
+        offered: The files' entries by full model key.
+        metadata: Versions by module prefix.
+        read: Reads the value of an offered key, for hooks that do not work without; None where none may be read.
 
     Raises:
         FitError: A hook fails on these keys.
     """
     if not any(customises_loading(module) for module in model.modules()):
         return _namesakes(model, offered)
-    extra = {key for key, slot in slots(model).items() if slot.kind == "extra"}
+    places = slots(model)
+    extra = {key for key, slot in places.items() if slot.kind == "extra"}
     state: State = {key: _stand_in(offer) for key, offer in offered.items() if _may_be_taken(offer, key in extra)}
     keys = {id(value): key for key, value in state.items()}
+    values: dict[str, object] = {}
     taken: dict[str, Taken] = {}
     left: list[str] = [key for key in offered if key not in state]
 
@@ -63,8 +76,20 @@ def rehearse(model: nn.Module, offered: Mapping[str, Offered], metadata: Metadat
                 taken[prefix + name] = _taken(keys.get(id(value), ""), value)
         left.extend(key for key in rest if key in offered)
 
-    run_hooks(_double(model), state, metadata, record, assign=True)
+    def real(value: object) -> object:
+        key = keys.get(id(value))
+        if read is None or key is None or value is values.get(key):
+            return value
+        if key not in values:
+            values[key] = read(key)
+            keys[id(values[key])] = key
+        return values[key]
+
+    run_hooks(_double(model), state, metadata, record, assign=True, real=real if read is not None else None)
     remaining = set(left)
+    for key, slot in places.items():
+        if is_own_key(slot) and key in state and key not in remaining:
+            taken[key] = Taken(key, (), "")
     return Hooked(taken, tuple(key for key in offered if key in remaining))
 
 
@@ -75,6 +100,7 @@ def run_hooks(
     visit: Callable[[nn.Module, str, State, list[str]], None],
     *,
     assign: bool,
+    real: Callable[[object], object] | None = None,
 ) -> None:
     """Walks a model as `load_state_dict` does and lets modules with hooks of their own load themselves.
 
@@ -88,6 +114,8 @@ def run_hooks(
         visit: Called for every module with its prefix, the entries it sees, and the keys that neither it nor a child
             of it takes; a module without hooks has loaded nothing yet.
         assign: Whether modules with hooks take over the tensors, or copy them into their own.
+        real: Brings the value that an entry of the state stands for, for hooks that fail without; None where the
+            state holds the values.
 
     Raises:
         FitError: A hook fails or reports a problem.
@@ -97,7 +125,7 @@ def run_hooks(
     def walk(module: nn.Module, prefix: str, present: State) -> None:
         if customises_loading(module):
             known = {**metadata.get(prefix[:-1], {}), "assign_to_params_buffers": assign}
-            _call(module, prefix, present, known, errors)
+            _call(module, prefix, present, known, errors, real)
         own = {name for name, _ in own_slots(module)}
         children = {name: child for name, child in module._modules.items() if child is not None}
         below: dict[str, State] = {name: {} for name in children}
@@ -117,18 +145,47 @@ def run_hooks(
         raise FitError(f"the model's own load hooks refuse the file: {phrases(errors)}", "")
 
 
-def _call(module: nn.Module, prefix: str, present: State, metadata: dict[str, object], errors: list[str]) -> None:
-    told: list[str] = []
+def _call(
+    module: nn.Module,
+    prefix: str,
+    present: State,
+    metadata: dict[str, object],
+    errors: list[str],
+    real: Callable[[object], object] | None,
+) -> None:
     try:
-        module._load_from_state_dict(present, prefix, metadata, True, [], [], told)
+        seen, told = _loaded_itself(module, prefix, present, metadata)
     except Exception as error:
-        raise FitError(
-            f"the load hook of {type(module).__name__} at '{prefix[:-1]}' raised {type(error).__name__}: "
-            f"{safe_text(error, 200)}",
-            "",
-        ) from error
+        if real is None:
+            raise _failed(module, prefix, error) from error
+        # It looks at values: a quantized module packs them.
+        values = {key: real(value) for key, value in present.items()}
+        try:
+            seen, told = _loaded_itself(module, prefix, values, metadata)
+        except Exception as second:
+            raise _failed(module, prefix, second) from second
+    present.clear()
+    present.update(seen)
     # Shapes are the plan's to judge: it knows the allowances.
     errors.extend(line for line in told if not line.startswith(_SIZE_MISMATCH))
+
+
+def _loaded_itself(
+    module: nn.Module, prefix: str, present: State, metadata: dict[str, object]
+) -> tuple[State, list[str]]:
+    """What is left of the entries that a module sees, and what it reports."""
+    seen, told = dict(present), list[str]()
+    module._load_from_state_dict(seen, prefix, metadata, True, [], [], told)
+    return seen, told
+
+
+def _failed(module: nn.Module, prefix: str, error: Exception) -> FitError:
+    kind, place = type(module).__name__, safe_text(prefix[:-1])
+    if isinstance(error, KeyError) and str(error.args[0]).startswith(prefix):
+        return FitError(
+            f"the load hook of {kind} at '{place}' needs {safe_text(error.args[0])}, and no file has it", ""
+        )
+    return FitError(f"the load hook of {kind} at '{place}' raised {type(error).__name__}: {safe_text(error, 200)}", "")
 
 
 def _namesakes(model: nn.Module, offered: Mapping[str, Offered]) -> Hooked:

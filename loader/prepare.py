@@ -25,9 +25,10 @@ from loader.known import refuse_known
 from loader.parts import Part, check_mounts, check_weights, offers
 from loader.plan import Plan, Wanted, make_plan
 from loader.quantized import may_be_quantized, refuse_quantized
+from loader.reading import as_saved
 from loader.stage import Stage
 from loader.transaction import Transaction
-from loader.wants import slots, wanted
+from loader.wants import is_own_key, slots, wanted
 
 if TYPE_CHECKING:
     from loader.advice import Advice
@@ -135,10 +136,20 @@ def prepare(
         found = offers(parts, wants)
     except FitError as error:
         raise advise().improved(error) from error
-    hooked = rehearse(model, found.entries, found.metadata)
-    plan = make_plan(wants, found.entries, hooked, allow, found.dropped)
+    wants = {k: want for k, want in wants.items() if k in found.entries or not is_own_key(places[k])}
     stage = Stage({part.name: part for part in parts}, found, wants, places, device, policy)
+    hooked = rehearse(model, found.entries, found.metadata, partial(_value, stage))
+    plan = make_plan(wants, found.entries, hooked, allow, found.dropped)
     return Prepared(model, plan, stage, allow, advise)
+
+
+def _value(stage: Stage, source: str) -> object:
+    """One offered value, its checksums compared, for load hooks that look at it."""
+    offer = stage.offers.entries[source]
+    if not isinstance(offer.entry, TensorEntry):
+        return stage.rebuilt(source)
+    stage.parts[offer.part].checkpoint.verify([offer.entry], mmap=False)
+    return as_saved(offer.entry, stage.read(source))
 
 
 def _advice(

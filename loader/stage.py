@@ -96,7 +96,7 @@ class Stage:
             key = filled.get(source)
             entry = self.offers.entries[source].entry
             if not isinstance(entry, TensorEntry):
-                values[source] = self._extra(source)
+                values[source] = self.rebuilt(source)
             elif key is None or self.wanted[key].kind == "extra":
                 values[source] = as_saved(entry, self.read(source))
             else:
@@ -141,7 +141,8 @@ class Stage:
         result = _with_strides(result, self.places[key].tensor, want)
         return result.clone() if copy and result is value and self.device.type == "cpu" else result.to(self.device)
 
-    def _extra(self, source: str) -> object:
+    def rebuilt(self, source: str) -> object:
+        """What is offered and is no tensor, rebuilt where the user admitted what it names."""
         offer = self.offers.entries[source]
         part = self.parts[offer.part]
         settings = part.config.checkpoint

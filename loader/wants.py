@@ -47,6 +47,29 @@ def own_slots(module: nn.Module) -> Iterator[tuple[str, Slot]]:
             yield name, Slot(module, name, "buffer")
     if type(module).set_extra_state is not nn.Module.set_extra_state:
         yield EXTRA_STATE, Slot(module, EXTRA_STATE, "extra")
+    for name in _own_keys(module):
+        yield name, Slot(module, name, "extra")
+
+
+def _own_keys(module: nn.Module) -> list[str]:
+    """What a module saves by code of its own and takes by code of its own, as torch's quantized modules do."""
+    kind, base = type(module), nn.Module
+    # torch's walks over state dicts have no public form.
+    saves, loads = kind._save_to_state_dict, kind._load_from_state_dict  # noqa: SLF001
+    if saves is base._save_to_state_dict or loads is base._load_from_state_dict:  # noqa: SLF001
+        return []
+    saved: dict[str, object] = {}
+    try:
+        saves(module, saved, "", keep_vars=True)
+    except Exception:  # noqa: BLE001  # without values it may not be able to; it then has the keys that it declares
+        return []
+    known = {*module._parameters, *module._buffers, EXTRA_STATE}
+    return [name for name in saved if name not in known]
+
+
+def is_own_key(slot: Slot) -> bool:
+    """Whether a slot is one that only its module's own code knows; it decides whether it needs it."""
+    return slot.kind == "extra" and slot.name != EXTRA_STATE
 
 
 def slots(model: nn.Module) -> dict[str, Slot]:
