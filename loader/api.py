@@ -27,17 +27,17 @@ from loader.errors import ConfigError
 from loader.formats.memory import MemoryCheckpoint
 from loader.given import check_checkpoint, check_module, check_order, overrides_of, plain_names
 from loader.job import execute, names_model
+from loader.live import refuse_unfit
 from loader.parts import Part, open_parts, part_configs, with_root
 from loader.place import own_random_state, resolve_device, resolve_dtype, settle
 from loader.prepare import prepare
 from loader.report import fill
 from loader.report.data import Report
 from loader.transaction import Transaction, all_or_nothing
-from loader.verify.structure import without_data
 from loader.verify.verify import check_inputs, check_structure, record_of
 from loader.verify.verify import verify as prove
 from loader.wants import slots
-from loader.wording import counted, listing, phrases, safe_text
+from loader.wording import phrases, safe_text
 
 log = logging.getLogger("loader")
 
@@ -214,13 +214,7 @@ def _fill(
     policy: str | None,
     transaction: Transaction,
 ) -> Report:
-    empty = [name for name in without_data(module) if not _lazy(module, name)]
-    if empty:
-        raise ConfigError(
-            f"{counted(len(empty), 'tensor')} of the module {'has' if len(empty) == 1 else 'have'} no memory to load "
-            f"into: {listing(empty)}",
-            "module.to_empty(device='cpu') gives it some; loader.load_model builds and loads in one go",
-        )
+    refuse_unfit(module)
     job = parse_job(settings)
     report = Report(config=settings)
     clock = fill.Clock(report)
@@ -278,9 +272,3 @@ def _is_state_dict(checkpoint: object) -> bool:
 def _in_memory(job: JobConfig, state: Any) -> list[Part]:
     memory = MemoryCheckpoint(state)
     return [Part(name, config, memory) for name, config in part_configs(job).items()]
-
-
-def _lazy(module: nn.Module, name: str) -> bool:
-    prefix, _, leaf = name.rpartition(".")
-    found = getattr(module.get_submodule(prefix), leaf, None)
-    return isinstance(found, torch.Tensor) and nn.parameter.is_lazy(found)
