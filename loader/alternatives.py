@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from loader.build.arguments import signature_of
 from loader.build.targets import TARGET, find_targets
+from loader.config.schema import RuleConfig
 from loader.errors import LoaderError
+from loader.formats.base import Container
 from loader.infer.behind import behind, hands_on
 from loader.infer.certainty import TOLD
 from loader.infer.goals import goals_of
@@ -45,13 +48,10 @@ def of_another_size(advice: Advice) -> tuple[list[Proposal], list[str]]:
     if recipe is None or recipe.config.get(TARGET) is None or part.name:
         return [], []
     root, rules = part.checkpoint.root, part.config.rules or {}
-    goals = [goal for goal in goals_of(root, None, rules, Seen(advice.wanted)) if _is_close(goal, advice)]
-    if not goals:
-        return [], []
     try:
         probe = Probe(lambda values: recipe.build(changed(recipe.config, values)), _MOST_BUILDS, _MOST_SECONDS)
         knobs = _knobs(recipe, probe)
-        solution = solve(probe, knobs, {}, lambda _: goals)
+        solution = solve(probe, knobs, {}, partial(_goals, root, rules))
         open_names = _untold(probe, knobs, solution) if solution is not None else []
         if solution is None or not solution.values or open_names:
             return [], _remarks(probe, solution, open_names)
@@ -62,9 +62,10 @@ def of_another_size(advice: Advice) -> tuple[list[Proposal], list[str]]:
     return list(_proposed(other.problem(part), solution.values)), []
 
 
-def _is_close(goal: Goal, advice: Advice) -> bool:
-    """Whether half of the names agree; a model of another kind is not worth the builds."""
-    return 2 * sum(key in goal.shapes for key in advice.wanted) >= min(len(advice.wanted), len(goal.shapes))
+def _goals(root: Container, rules: Mapping[str, RuleConfig], seen: Seen) -> list[Goal]:
+    """What half of the names agree with; a model of another kind is not worth the builds."""
+    found = goals_of(root, None, rules, seen)
+    return [g for g in found if 2 * sum(key in g.shapes for key in seen.wanted) >= min(len(seen.wanted), len(g.shapes))]
 
 
 def _knobs(recipe: Recipe, probe: Probe) -> list[Knob]:

@@ -51,5 +51,5 @@ def _distinct(found: Sequence[Draft]) -> list[Goal]:
     for draft in found:
         shapes = {name: draft.source.shapes[key] for key, name in draft.everything().items()}
         if not any(goal.shapes == shapes for goal in goals):
-            goals.append(Goal(shapes))
+            goals.append(Goal(shapes, draft.rank))
     return goals

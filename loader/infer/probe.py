@@ -126,6 +126,8 @@ class Goal:
     """The tensors of a file, under the names that they would have in the model."""
 
     shapes: Mapping[str, Shape]
+    rank: int = 0
+    """How much the names assume (`Draft.rank`); 0 where the file has them, but for wrappers and prefixes."""
 
     @cached_property
     def counts(self) -> Counter[str]:

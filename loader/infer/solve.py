@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loader.infer.axes import current
 from loader.infer.certainty import certainty
 from loader.infer.knobs import CHOICE, FLOAT, INT, SIZES, Knob, taking
 from loader.infer.probe import Distance, Goal, Probe, Seen, Values
@@ -18,6 +19,7 @@ from loader.infer.sizes import settle_sizes
 from loader.infer.structure import settle_structure
 
 _ROUNDS = 3
+_MOST_SWITCHES = 3
 _FEW = re.compile(r"head|group|layer|depth|block|stage|num_|n_|level|expan|ratio|stride|dilation", re.IGNORECASE)
 _KERNEL = re.compile(r"kernel|patch|stride|pool", re.IGNORECASE)
 
@@ -35,6 +37,16 @@ class Solution:
     goal: Goal
     distance: Distance
 
+    @property
+    def merit(self) -> tuple[Distance, int]:
+        """Less is better: how far it is from the file, then how much the names assume."""
+        return self.distance, self.goal.rank
+
+    @property
+    def exact(self) -> bool:
+        """Whether it has the file's shapes, under the file's own names."""
+        return self.merit == ((0, 0, 0), 0)
+
 
 def begin(probe: Probe, knobs: Sequence[Knob], hints: Values) -> dict[str, Any] | None:
     """Arguments with which the architecture can be built at all: hints, defaults, and numbers for what has neither."""
@@ -47,14 +59,51 @@ def begin(probe: Probe, knobs: Sequence[Knob], hints: Values) -> dict[str, Any] 
 
 
 def solve(probe: Probe, knobs: Sequence[Knob], start: Values, goals: Goals) -> Solution | None:
-    """The arguments that bring an architecture closest to a file; None where nothing of the file is like it."""
+    """The arguments that bring an architecture closest to a file; None where nothing of the file is like it.
+
+    A switch may change what everything else depends on, the names too: where nothing fits, each is turned, and the
+    search begins again from there.
+    """
+    best = alike = _closest(probe, knobs, start, goals)
+    for _ in range(_MOST_SWITCHES):
+        if best is not None and best.exact:
+            break
+        found = _turned(probe, knobs, start, goals, best)
+        if found is None or (best is not None and best.merit <= found.merit):
+            break
+        best = found
+    return best if alike is not None or (best is not None and not any(best.distance)) else None
+
+
+def _closest(probe: Probe, knobs: Sequence[Knob], start: Values, goals: Goals) -> Solution | None:
     seen = probe.see(start)
     found: list[Solution] = []
     for goal in goals(seen) if seen is not None else ():
         found.append(_approach(probe, knobs, start, goal))
         if not any(found[-1].distance):
             break
-    return min(found, key=lambda solution: solution.distance, default=None)
+    return min(found, key=lambda solution: solution.merit, default=None)
+
+
+def _turned(
+    probe: Probe, knobs: Sequence[Knob], start: Values, goals: Goals, before: Solution | None
+) -> Solution | None:
+    """The best of what is found with one switch turned."""
+    values = before.values if before is not None else start
+    fits = before is not None and not any(before.distance)
+    best: Solution | None = None
+    for knob in (knob for knob in knobs if knob.kind == CHOICE):
+        for choice in knob.choices:
+            if choice == current(knob, values) or (best is not None and best.exact):
+                continue
+            turned = {**values, knob.name: choice}
+            seen = probe.see(turned) if fits else None
+            if fits and (seen is None or not any(goal.rank == 0 for goal in goals(seen))):
+                continue  # other names are all that could be better
+            found = _closest(probe, knobs, turned, goals)
+            if found is not None and (best is None or found.merit < best.merit):
+                best = found
+    return best
 
 
 def sure(probe: Probe, knobs: Sequence[Knob], solution: Solution) -> dict[str, str]:
