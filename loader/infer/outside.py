@@ -17,7 +17,7 @@ _REACHING = frozenset(
         "directory", "folder", "root", "cache", "cached", "url", "urls", "uri", "endpoint", "http", "https", "proxy",
         "proxies", "host", "port", "mirror", "hub", "repo", "repository", "revision", "remote", "online", "offline",
         "auth", "credentials", "password", "secret", "api", "force", "wandb", "mlflow", "tensorboard", "logging",
-        "telemetry", "distributed", "world", "sync",
+        "telemetry", "distributed", "world", "sync", "implementation",
     )
 )  # fmt: skip
 _STRUCTURAL = frozenset(("tie", "tied", "untie", "share", "shared", "drop", "dropout", "skip"))

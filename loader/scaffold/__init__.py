@@ -18,8 +18,9 @@ from torch import nn
 from loader.build import Built, build_model
 from loader.build.targets import TARGET
 from loader.config.schema import AUTO, EMBEDDED, JobConfig
-from loader.errors import ConfigError, LoaderError
+from loader.errors import CheckpointError, ConfigError, LoaderError
 from loader.formats.base import Container
+from loader.formats.path import is_url
 from loader.infer.confined import Confined, apart
 from loader.infer.goals import goals_of
 from loader.infer.probe import Probe
@@ -35,7 +36,7 @@ from loader.scaffold.forward import forward_lines
 from loader.scaffold.hints import hints_of
 from loader.scaffold.page import MISSING, Line
 from loader.scaffold.place import Place, choose_place
-from loader.scaffold.published import CONFIG, LIBRARY, check_class, installed, left_out, published
+from loader.scaffold.published import CONFIG, LIBRARY, check_class, config_in, installed, left_out, published
 from loader.scaffold.settings import config_text
 from loader.select import find
 from loader.wording import listing, safe_text
@@ -109,11 +110,20 @@ def _inferred(job: JobConfig, part: Part, origin: str) -> Inference:
     return infer(
         job,
         node,
-        hints_of(root),
+        hints_of(root, _config_beside(job, part)),
         _trials(job),
         lambda seen: goals_of(root, key, rules, seen),
         origin,
     )
+
+
+def _config_beside(job: JobConfig, part: Part) -> Mapping[str, Any] | None:
+    """The config next to a local checkpoint, where it is one; it was not asked for, so that a damaged one is none."""
+    path = part.checkpoint.path
+    try:
+        return None if is_url(job.checkpoint.path) else config_in(path if path.is_dir() else path.parent)
+    except CheckpointError:
+        return None
 
 
 def _tried(job: JobConfig, part: Part, found: Inference, report: Report) -> tuple[Fitting | None, list[Line]]:

@@ -25,7 +25,7 @@ from loader.infer.knobs import Knob, kind_of, knobs_of
 from loader.infer.outside import reaches_outside
 from loader.infer.probe import Goal, Probe, Seen
 from loader.infer.solve import Solution, begin, solve, sure
-from loader.scaffold.hints import Hint
+from loader.scaffold.hints import Hint, Hints
 from loader.scaffold.page import MISSING, Line
 from loader.wording import counted
 
@@ -55,7 +55,7 @@ class Inference:
 def infer(
     job: JobConfig,
     node: Mapping[str, Any],
-    hints: Mapping[str, Hint],
+    hints: Hints,
     build: Callable[[Mapping[str, Any]], nn.Module],
     goals: Callable[[Seen], Sequence[Goal]],
     origin: str = "as typed",
@@ -99,7 +99,7 @@ class _Search:
 
     probe: Probe
     node: Mapping[str, Any]
-    hints: Mapping[str, Hint]
+    carried: Hints
     """All that the file carries."""
     everything: Sequence[Knob]
     """All arguments that there are."""
@@ -115,6 +115,16 @@ class _Search:
         positional = self.node.get("_args_")
         count = len(positional) if isinstance(positional, list) else 0
         return {*self.node, *(knob.name for knob in self.everything[:count])}
+
+    @cached_property
+    def hints(self) -> dict[str, Hint]:
+        """What is carried of the arguments that there are."""
+        return self.carried.of(knob.name for knob in self.everything)
+
+    @cached_property
+    def disputed(self) -> dict[str, str]:
+        """What is carried in two ways."""
+        return self.carried.disputed(knob.name for knob in self.everything if not reaches_outside(knob.name))
 
     @cached_property
     def fitting(self) -> dict[str, Hint]:
@@ -164,16 +174,18 @@ def _line(knob: Knob, solution: Solution, certain: Mapping[str, str], search: _S
     probe, hints = search.probe, search.fitting
     value, how = solution.values.get(knob.name, knob.default), certain.get(knob.name, FREE)
     if knob.name in hints and hints[knob.name].value == value:
-        return Line(knob.name, value, f"from the file's {hints[knob.name].place}{_agreeing(how)}")
+        return Line(knob.name, value, f"from {hints[knob.name].origin}{_agreeing(how)}")
     if how == TOLD:
         return Line(knob.name, value, "the default, as the shapes say" if value == knob.default else "from the shapes")
+    if knob.name in search.disputed:
+        return Line(knob.name, MISSING, f"{search.disputed[knob.name]}; no shape tells which")
     if not knob.required and value == knob.default:
         return _default(knob, how, probe)
     if how == FREE:
         return Line(knob.name, MISSING, "no shape depends on it")
     if how == OPEN:
         return Line(knob.name, MISSING, f"{value} fits; {_cut_off(probe)}")
-    others = partners(probe, search.knobs, solution.values, solution.seen, knob.name)
+    others = partners(probe, solution.goal, search.knobs, solution.values, solution.seen, knob.name)
     why = f", with another {' or '.join(others[:_MOST_NAMED])}" if how == SHARED and others else ""
     return Line(knob.name, MISSING, f"{value} fits, and other values do as well{why}")
 
@@ -197,7 +209,7 @@ def _unsolved(knobs: Sequence[Knob], hints: Mapping[str, Hint]) -> list[Line]:
     lines = []
     for knob in knobs:
         if knob.name in hints:
-            lines.append(Line(knob.name, hints[knob.name].value, f"from the file's {hints[knob.name].place}"))
+            lines.append(Line(knob.name, hints[knob.name].value, f"from {hints[knob.name].origin}"))
         elif knob.required:
             lines.append(Line(knob.name, MISSING, "it has no default, and nothing tells it"))
     return lines

@@ -56,7 +56,7 @@ def published(folder: Path, tensors: int) -> dict[str, Any] | None:
     Raises:
         CheckpointError: The config is damaged, or names what no model is called.
     """
-    content = _content(folder)
+    content = config_in(folder)
     return None if content is None else _node(folder / CONFIG, content, tensors)
 
 
@@ -66,10 +66,15 @@ def left_out(folder: Path) -> list[str]:
     Raises:
         CheckpointError: The config is damaged.
     """
-    return list(_chosen(_content(folder) or {}, ""))
+    return list(_chosen(config_in(folder) or {}, ""))
 
 
-def _content(folder: Path) -> Mapping[str, Any] | None:
+def config_in(folder: Path) -> Mapping[str, Any] | None:
+    """The content of a folder's config; None where there is no such folder or file.
+
+    Raises:
+        CheckpointError: The config is damaged.
+    """
     path = folder / CONFIG
     if not folder.is_dir() or not path.is_file() or leads_out(path, folder) is not None:
         return None

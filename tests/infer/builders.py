@@ -58,7 +58,8 @@ class Base(nn.Module):
         self.blocks = nn.ModuleList(
             nn.Sequential(*(nn.Linear(width, width) for _ in range(number))) for number in blocks
         )
-        self.inner = nn.Linear(width, int(width * scale) * (2 if wide else 1))
+        self.inner = nn.Linear(width, int(width * scale))
+        self.outer = nn.Linear(2 * width if wide else width, width)
         self.act = act()
         self.head = nn.Linear(width, classes)
 

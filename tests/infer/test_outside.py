@@ -14,6 +14,7 @@ REACHING = [
     "use_checkpoint", "path", "model_path", "url", "base_url", "token", "use_auth_token", "hf_token", "force_download",
     "force_reload", "push_to_hub", "local_files_only", "cache_dir", "downloadWeights", "loadPretrained", "resume",
     "trust_remote_code", "save_to", "output_dir", "proxies", "config.force_download", "hub.retries",
+    "attn_implementation",
 ]  # fmt: skip
 NETWORK = [
     "width", "bias", "num_classes", "class_token", "num_tokens", "token_dim", "user_token_dim", "tie_weights",

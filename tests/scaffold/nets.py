@@ -138,3 +138,26 @@ def lightning(network: nn.Module, **hyper_parameters: Any) -> dict[str, Any]:
 def ddp(network: nn.Module) -> dict[str, Any]:
     """A training checkpoint of a parallel run."""
     return {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in network.state_dict().items()}}
+
+
+class Switched(nn.Module):
+    """Each switch changes something else: sizes, some names, all names, names alone."""
+
+    def __init__(
+        self, width: int = 8, wide: bool = False, deep: bool = False, other: bool = False, flat: bool = False
+    ) -> None:
+        super().__init__()
+        inner = width * 4 if wide else width
+        if other:
+            self.trunk = nn.ModuleDict({"stem": nn.Linear(5, inner), "top": nn.Linear(inner, 3)})
+            return
+        first, second, last = nn.Linear(5, width), nn.Linear(width, inner), nn.Linear(inner, 3)
+        if flat:
+            self.first, self.second, self.last = first, second, last
+        else:
+            self.layers = nn.Sequential(first, second)
+            self.head = last
+        if deep:
+            self.deep_block = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+        else:
+            self.block = nn.Linear(width, width)

@@ -337,3 +337,18 @@ def test_arguments_behind_keywords_are_found_from_shapes_and_from_what_the_file_
     assert "# from the file's hyper_parameters, as the shapes say" in text
     assert written["model"].keys() == {"_target_", "classes", "scale"}
     run("k")
+
+
+@pytest.mark.parametrize("width", [8, 6])
+@pytest.mark.parametrize(
+    "switches", [{"wide": True}, {"deep": True}, {"other": True}, {"flat": True}, {"wide": True, "deep": True}]
+)
+def test_a_switch_is_kept_also_where_it_changes_names(width: int, switches: dict[str, bool], tmp_path: Path) -> None:
+    save(filled(nets.Switched(width, **switches)).state_dict(), tmp_path / "s.pt")
+    written, text = scaffold("Switched", "s.pt")
+
+    turned = {name for name, value in written["model"].items() if value is True}
+    assert (written["model"]["width"], turned) == (width, set(switches))
+    assert text.count("true") == len(switches)
+    assert "rules" not in written
+    run("s")

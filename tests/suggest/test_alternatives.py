@@ -20,6 +20,7 @@ from tests.infer import builders
 from tests.jobs import carry_out, save
 from tests.libraries import library
 from tests.models import filled
+from tests.scaffold.nets import Switched
 from tests.suggest.architectures import Sized, auto_encoder
 
 SIZED = "tests.suggest.architectures.Sized"
@@ -233,3 +234,29 @@ def test_the_builders_of_image_libraries_get_the_number_of_classes(
     error = refusal({"_target_": builder, **node}, build(**node, **other, num_classes=7).state_dict(), tmp_path)
 
     assert error.hint.splitlines()[0] == line
+
+
+SWITCHES: list[dict[str, Any]] = [
+    {"wide": True}, {"deep": True}, {"other": True}, {"wide": True, "deep": True}, {"flat": True, "deep": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [8, 6])
+@pytest.mark.parametrize("switches", SWITCHES, ids="-".join)
+def test_a_switch_is_named_also_where_it_changes_names(switches: dict[str, Any], width: int, tmp_path: Path) -> None:
+    file_of = Switched(width, **switches)
+    node = {"_target_": "tests.scaffold.nets.Switched"}
+    error = refusal(node, filled(file_of).state_dict(), tmp_path)
+
+    expected = {f"model.{name}=true" for name in switches} | ({"model.width=6"} if width == 6 else set())
+    assert set(error.hint.splitlines()[0].split()) == expected
+    assert pasted(node, tmp_path / "file.pt", error.hint.splitlines()[0]) == file_of.state_dict().keys()
+
+
+def test_a_number_that_a_switch_can_stand_in_for_is_not_called_sure(tmp_path: Path) -> None:
+    node = {"_target_": "tests.scaffold.nets.Switched"}
+    error = refusal(node, filled(Switched(3, wide=True, other=True)).state_dict(), tmp_path)
+
+    told = r"all names and shapes fit with .*, and with other values of model\.width, so none is proposed"
+    assert re.fullmatch(told, error.message.splitlines()[-1])
+    assert "model." not in error.hint
