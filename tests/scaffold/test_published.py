@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 import loader
 from loader.report.terminal import print_report
 from loader.scaffold.published import left_out, published
+from tests.libraries import library
 
 STUB = """
 import torch
@@ -260,7 +261,7 @@ def test_a_damaged_config_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_published_model_class_is_recovered(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = library("transformers")
     config = transformers.AutoConfig.for_model(
         "bert", hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, vocab_size=30,
         max_position_embeddings=12,
