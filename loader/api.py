@@ -24,6 +24,7 @@ from loader.config.overlay import overlay
 from loader.config.parse import parse_job
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
+from loader.foreign import own_code_refused
 from loader.formats.memory import MemoryCheckpoint
 from loader.given import check_checkpoint, check_module, check_order, overrides_of, plain_names
 from loader.job import execute, names_model
@@ -191,6 +192,7 @@ def load_into(
     return all_or_nothing(lambda transaction: _fill(module, checkpoint, settings, None, transaction))
 
 
+@own_code_refused()
 def _settled(
     module: nn.Module,
     checkpoint: str | Path | Node,
@@ -207,6 +209,7 @@ def _settled(
     return module.eval()
 
 
+@own_code_refused()
 def _fill(
     module: nn.Module,
     checkpoint: str | Path | Node,

@@ -155,14 +155,14 @@ def _call(
 ) -> None:
     try:
         seen, told = _loaded_itself(module, prefix, present, metadata)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if real is None:
             raise _failed(module, prefix, error) from error
         # It looks at values: a quantized module packs them.
         values = {key: real(value) for key, value in present.items()}
         try:
             seen, told = _loaded_itself(module, prefix, values, metadata)
-        except Exception as second:
+        except (Exception, SystemExit) as second:
             raise _failed(module, prefix, second) from second
     present.clear()
     present.update(seen)
@@ -179,7 +179,7 @@ def _loaded_itself(
     return seen, told
 
 
-def _failed(module: nn.Module, prefix: str, error: Exception) -> FitError:
+def _failed(module: nn.Module, prefix: str, error: BaseException) -> FitError:
     kind, place = type(module).__name__, safe_text(prefix[:-1])
     if isinstance(error, KeyError) and str(error.args[0]).startswith(prefix):
         return FitError(

@@ -17,11 +17,12 @@ from loader.collector import importing
 from loader.config.parse import parse_job
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError, LoaderError
+from loader.foreign import own_code_refused
 from loader.report import fill
 from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
 from loader.report.terminal import print_dangers, print_error, print_report
-from loader.wording import safe_text
+from loader.wording import safe_text, text_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,7 +102,8 @@ def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True, as
     try:
         job = parse_job(config)
         report.mode = job.mode
-        return _carry_out(job, report, prove=prove, asked=asked)
+        with own_code_refused():
+            return _carry_out(job, report, prove=prove, asked=asked)
     except LoaderError as error:
         describe_refusal(report, error)
         raise
@@ -138,7 +140,7 @@ def describe_refusal(report: Report, error: LoaderError) -> None:
 def _describe_bug(report: Report, error: Exception) -> None:
     report.status = "error"
     report.exit_code = 1
-    report.error = ErrorReport(type(error).__name__, str(error), "")
+    report.error = ErrorReport(type(error).__name__, text_of(error), "")
     print_error(_bug(error))
 
 

@@ -21,9 +21,17 @@ _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 def safe_text(text: object, longest: int = _LONGEST_NAME) -> str:
     """Writes a name that may come from a hostile file so that it cannot act on a terminal."""
-    head = str(text)[: longest + 1]
+    head = text_of(text)[: longest + 1]
     shown = head if head.isascii() and head.isprintable() else "".join(map(_escape, head))
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def text_of(value: object) -> str:
+    """Writes a value; the classes of others may refuse that, an exception's as well."""
+    try:
+        return str(value)
+    except Exception as error:  # noqa: BLE001  # somebody else's `__str__` may raise anything
+        return f"no text, as its __str__ raised {type(error).__name__}"
 
 
 def printable(text: str) -> str:

@@ -52,9 +52,9 @@ class Call:
             return functools.partial(self.target, *positional, **named)
         try:
             return self.target(*positional, **named)
-        except LoaderError:
+        except (LoaderError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise _failed(self, error) from error
 
 

@@ -20,8 +20,9 @@ from types import ModuleType
 from torch import nn
 
 from loader.errors import ConfigError
+from loader.foreign import bare_arguments
 from loader.lines import line
-from loader.wording import closest, did_you_mean, safe_text
+from loader.wording import closest, did_you_mean, safe_text, text_of
 
 _DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _FOLDERS_NEARBY = ("src", "lib", "python")
@@ -50,6 +51,7 @@ def _guess(name: object) -> str:
     return ".".join(words) if len(words) > 1 else f"your_module.{words[0] if words else 'YourModel'}"
 
 
+@bare_arguments()
 def locate(name: str, where: str) -> object:
     """Imports what a dotted name needs and returns the object.
 
@@ -141,7 +143,7 @@ def told(error: BaseException, home: str) -> str:
     if isinstance(error, SystemExit):
         text = f"it called sys.exit({'' if error.code is None else safe_text(repr(error.code), 200)})"
     else:
-        text = f"{type(error).__name__}: {safe_text(' '.join(str(error).split()), 400)}"
+        text = f"{type(error).__name__}: {safe_text(' '.join(text_of(error).split()), 400)}"
     place = _place(error, home.partition(".")[0])
     return f"{text} ({place})" if place else text
 

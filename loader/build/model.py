@@ -22,6 +22,7 @@ from loader.build.randomness import seeded
 from loader.build.skip import InexactError, Skipping
 from loader.collector import collector_paused
 from loader.errors import ConfigError
+from loader.foreign import bare_arguments
 from loader.wording import safe_text
 
 
@@ -39,6 +40,7 @@ class Built:
 
 
 @collector_paused()
+@bare_arguments()
 def build_model(
     config: Mapping[str, Any],
     *,
