@@ -94,11 +94,16 @@ def weights_in(root: Container, given: str | None = None) -> Iterator[tuple[str,
         root: The whole file.
         given: The nested key that was typed, which is meant whatever it is.
     """
-    meant = lightning_weights(root)
-    for key, container in without_optimizers(root):
-        aside = container.kind == "module" or key.partition(".")[0] in _HYPERPARAMETERS
-        if meant is None or not aside or key == given:
+    found = list(without_optimizers(root))
+    places = [f"{key}." if key else "" for key, container in found if lightning_weights(container) is not None]
+    for key, container in found:
+        if key == given or not any(_is_aside(key.removeprefix(p), container) for p in places if key.startswith(p)):
             yield key, container
+
+
+def _is_aside(key: str, container: Container) -> bool:
+    """Whether a container of a Lightning checkpoint is a hyperparameter, or a whole pickled network."""
+    return container.kind == "module" or key.partition(".")[0] in _HYPERPARAMETERS
 
 
 def only_optimizer(root: Container) -> bool:

@@ -52,6 +52,12 @@ def test_auto_loads_the_state_dict(prefix: str, tmp_path: Path) -> None:
     assert_same_state(loaded.model, weights(file, prefix))
 
 
+def test_a_checkpoint_that_lies_deeper_in_a_file_is_read_in_the_same_way(tmp_path: Path) -> None:
+    error = refusal("Pair", {"best": checkpoint(), "scores": [1.0]}, tmp_path)
+
+    assert error.hint == """checkpoint.key=best.state_dict 'rules={fit: {strip: "net."}}'"""
+
+
 def test_the_hyperparameter_is_loaded_where_it_is_named(tmp_path: Path) -> None:
     file = checkpoint()
 
