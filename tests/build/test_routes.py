@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def refusal(node: Node, policy: Policy) -> ConfigError:
     return caught.value
 
 
+@pytest.mark.skipif(find_spec("torch.nn.attention._fa4") is None, reason="a route leads through a newer torch")
 def test_every_route_is_alive_for_one_who_builds_without_a_policy(tmp_path: Path, marker: Path) -> None:
     code = f"from tests.build.routes import live; print(sorted(live({str(marker)!r})))"
     done = run(sys.executable, "-c", code, cwd=REPOSITORY, PYTHONPATH=str(tmp_path), ZZ_MARKER=str(marker))

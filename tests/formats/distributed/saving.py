@@ -23,5 +23,5 @@ def _alone(act: Callable[..., object], state: dict[str, Any], place: dict[str, A
     """Without a process group; torch before 2.7 has no word for that, and warns."""
     told = {"no_dist": True} if "no_dist" in signature(act).parameters else {}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is")
+        warnings.filterwarnings("ignore", message="torch.distributed is|TypedStorage is deprecated")
         act(state, **place, **told)

@@ -5,6 +5,7 @@ import json
 import warnings
 import zipfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from loader.formats.torch_files.exported import DTYPES
 from tests.formats.archives.rewriting import rewritten
 from tests.formats.comparing import assert_same
 from tests.jobs import carry_out
+
+pytestmark = pytest.mark.skipif(
+    find_spec("torch.export.pt2_archive") is None, reason="torch writes this kind of archive since 2.8"
+)
 
 
 class Net(nn.Module):
