@@ -11,6 +11,7 @@ import torch
 
 import loader
 from tests.jobs import save
+from tests.libraries import library
 from tests.suggest.corpus import State, filled
 
 SMALL = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 32, "vocab_size": 40}
@@ -18,7 +19,7 @@ SMALL = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "i
 
 def bert(kind: str) -> torch.nn.Module:
     """A tiny BERT; configs name this function."""
-    transformers = pytest.importorskip("transformers")
+    transformers = library("transformers")
     network: torch.nn.Module = getattr(transformers, kind)(transformers.BertConfig(**SMALL))
     return network
 
@@ -40,7 +41,7 @@ def assert_holds(state: dict[str, torch.Tensor], expected: State) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "efficientnet_b0"])
 def test_networks_of_timm_in_training_checkpoints(name: str, tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
+    timm = library("timm")
     state = filled(timm.create_model(name, num_classes=7))
     file = {"epoch": 3, "arch": name, "state_dict": {f"module._orig_mod.{key}": value for key, value in state.items()}}
     node = {"_target_": "timm.create_model", "model_name": name, "num_classes": 7}
@@ -67,7 +68,7 @@ def test_a_plain_bert_takes_the_encoder_of_a_language_model(tmp_path: Path) -> N
 
 
 def test_networks_of_different_depth_do_not_belong_together(tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
+    timm = library("timm")
     path = save(filled(timm.create_model("resnet34", num_classes=7)), tmp_path / "resnet34.pth")
     node = "model={_target_: timm.create_model, model_name: resnet18, num_classes: 7}"
 
