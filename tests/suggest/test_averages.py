@@ -96,6 +96,20 @@ def test_another_key_than_the_one_that_was_typed_is_said_to_be_one(key: str, tmp
     )
 
 
+def test_parts_in_place_of_an_average_are_said_to_be_the_weights(tmp_path: Path) -> None:
+    halves = {
+        name: {key.removeprefix(f"{name}."): v for key, v in RAW.items() if key.startswith(name)} for name in HALVES
+    }
+
+    error = refusal("Pair", {"ema": {"lost": torch.zeros(3)}, **halves}, tmp_path, checkpoint={"key": "ema"})
+
+    assert error.hint == "'parts={backbone: {key: backbone}, head: {key: head}}'"
+    assert error.message.endswith(f"; {SWAPPED}")
+
+
+HALVES = ("backbone", "head")
+
+
 def test_auto_does_not_load_the_weights_where_rules_ask_for_an_average(tmp_path: Path) -> None:
     file = {"state_dict": RAW, "ema": {"head.bias": torch.zeros(2)}}
 
