@@ -154,7 +154,7 @@ class Advice:
             key=part.config.checkpoint.key,
             rules=part.config.rules,
             allow=self.allow,
-            listed=part.config.listed,
+            listed=part.listed,
         )
 
 

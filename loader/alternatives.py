@@ -94,7 +94,7 @@ def _remarks(probe: Probe, solution: Solution | None, open_names: Sequence[str])
         return [f"the search for other sizes of the model was cut off after {spent}; mode=scaffold searches longer"]
     if solution is None and probe.outside:
         return [f"no other sizes of the model were tried: its constructor {probe.outside}, and a trial build may not"]
-    if solution is None or any(solution.distance):
+    if solution is None or any(solution.distance) or not solution.values:
         return []
     found = " ".join(value_override(f"model.{name}", value) for name, value in solution.values.items())
     names = ", ".join(f"model.{name}" for name in open_names)

@@ -54,6 +54,8 @@ class Part:
 
     remark: str = ""
     """What was asked for beside the parts and is not done; at the first of them."""
+    listed: bool = False
+    """Whether `parts` names it; the root of a plain job is in no list."""
 
     def full(self, key: str) -> str:
         """A key of this part as a key of the whole model."""
@@ -80,7 +82,7 @@ class Offers:
 
 def part_configs(job: JobConfig) -> dict[str, PartConfig]:
     """The parts of a job by submodule; the root alone where none is named."""
-    return job.parts or {"": PartConfig(job.checkpoint, job.rules, listed=False)}
+    return job.parts or {"": PartConfig(job.checkpoint, job.rules)}
 
 
 def open_parts(job: JobConfig, stack: ExitStack) -> list[Part]:
@@ -99,9 +101,9 @@ def open_parts(job: JobConfig, stack: ExitStack) -> list[Part]:
         settings = config.checkpoint
         identity = _identity(settings)
         if identity not in opened:
-            override = config_path(name, "path", listed=config.listed)
+            override = config_path(name, "path", listed=bool(job.parts))
             opened[identity] = _open(settings, stack, override, data=job.mode not in _WITHOUT_DATA)
-        parts.append(Part(name, config, opened[identity]))
+        parts.append(Part(name, config, opened[identity], listed=bool(job.parts)))
     return parts
 
 
@@ -137,7 +139,7 @@ def with_root(parts: Sequence[Part], job: JobConfig, keys: Iterable[str], stack:
     file = next(same, None) or _open(settings, stack, "checkpoint.path", data=job.mode not in _WITHOUT_DATA)
     if reading and settings.key is None and not file.root.tensors():
         return parts  # the file holds a state dict for each part, and none for the root
-    return [Part("", PartConfig(settings, job.rules, listed=False), file), *parts]
+    return [Part("", PartConfig(settings, job.rules), file), *parts]
 
 
 def mounted(part: Part, parts: Sequence[Part]) -> tuple[str, ...]:
@@ -161,7 +163,7 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
         _refuse_dangerous(part)
         others = mounted(part, parts)
         shapes = {key: want.shape for key, want in below(part.name, wanted) if not part.full(key).startswith(others)}
-        override = config_path(part.name, "key", listed=part.config.listed)
+        override = config_path(part.name, "key", listed=part.listed)
         key = part.config.checkpoint.key
         part.selected = select(part.checkpoint.root, key, shapes, shown_path(part.checkpoint.path), override)
         _offer(part, others, wanted, result)
@@ -216,7 +218,7 @@ def check_mounts(model: nn.Module, parts: Sequence[Part]) -> None:
 
 def _renamed(parts: Sequence[Part], names: Mapping[str, str]) -> str:
     """The parts with their settings under other names, as one line to type."""
-    told = {names.get(part.name, part.name): _settings(part.config) for part in parts if part.config.listed}
+    told = {names.get(part.name, part.name): _settings(part.config) for part in parts if part.listed}
     return line("parts", told)
 
 

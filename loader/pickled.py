@@ -83,7 +83,7 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
         if weights is not None:
             hint = f"model._target_=my_pkg.Net {line('checkpoint.key', weights)}"
         elif whole and settings.key is None:
-            hint = line("checkpoint.key", whole[0])
+            hint = line("checkpoint.key", whole[0]) or "model._target_=my_pkg.Net"
         else:
             hint = "model._target_=my_pkg.Net"
         raise ConfigError(

@@ -54,8 +54,6 @@ class PartConfig:
     checkpoint: CheckpointConfig
     rules: dict[str, RuleConfig] | None
     """None where they are to be found (``rules: auto``)."""
-    listed: bool = True
-    """Whether `parts` names it; the root of a plain job is in no list."""
 
     @property
     def autos(self) -> list[str]:
@@ -149,8 +147,6 @@ class JobConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     rules: dict[str, RuleConfig] | None = field(default_factory=dict)
     """None where they are to be found (``rules: auto``)."""
-    listed: bool = True
-    """Whether `parts` names it; the root of a plain job is in no list."""
     parts: dict[str, PartConfig] = field(default_factory=dict)
     allow: AllowConfig = field(default_factory=AllowConfig)
     device: str = "auto"

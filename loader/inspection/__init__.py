@@ -63,7 +63,7 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
         checkpoint.root,
         settings.key,
         shown_path(checkpoint.path),
-        config_path(part.name, "key", listed=part.config.listed),
+        config_path(part.name, "key", listed=part.listed),
     )
     found = survey(root)
     told.tensors = len(found.tensors)

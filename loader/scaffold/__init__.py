@@ -181,8 +181,9 @@ def _build(job: JobConfig, config: Mapping[str, Any]) -> Built:
 
 def _open(lines: list[Line], fitting: Fitting | None) -> list[str]:
     """What has to be given before the config runs."""
-    found = [f"{under('model', line.key)}={MISSING}   # {line.note}" for line in lines if line.value == MISSING]
-    return [*found, *filter(None, (typed(*way.overrides) for way in (fitting.ways if fitting else ())))]
+    gaps = ((under("model", line.key), line.note) for line in lines if line.value == MISSING)
+    ways = (typed(*way.overrides) for way in (fitting.ways if fitting else ()))
+    return [*(f"{path}={MISSING}   # {note}" for path, note in gaps if path), *filter(None, ways)]
 
 
 def _write(place: Place, text: str, report: Report) -> None:
