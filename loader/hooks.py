@@ -24,6 +24,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 
 from loader.errors import FitError
 from loader.formats.base import TensorEntry
+from loader.own_keys import own_values, refuse_other_shapes
 from loader.plan import Hooked, Offered, Taken
 from loader.wants import dtype_name, is_own_key, own_slots, slots
 from loader.wording import phrases, safe_text
@@ -90,6 +91,9 @@ def rehearse(
     for key, slot in places.items():
         if is_own_key(slot) and key in state and key not in remaining:
             taken[key] = Taken(key, (), "")
+    own = {key: slot for key, slot in places.items() if key in taken and is_own_key(slot)}
+    mine = {key: own_values(slot.module).get(slot.name) for key, slot in own.items()}
+    refuse_other_shapes(mine, {key: values.get(key, offered[key].entry) for key in own})
     return Hooked(taken, tuple(key for key in offered if key in remaining))
 
 

@@ -38,7 +38,7 @@ def select(root: Container, key: str | None, wanted: Shapes, path: str, override
         FitError: The key is not there, or holds no tensor.
     """
     found = root if key is None else find(root, key)
-    if isinstance(found, Container) and found.tensors():
+    if isinstance(found, Container) and (found.tensors() or not wanted.keys().isdisjoint(found.children)):
         return found
     raise FitError(f"{_misses(found, root, key, path)}. In the file:\n{tree(root)}", _advice(root, wanted, override))
 

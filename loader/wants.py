@@ -13,10 +13,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from loader.own_keys import EXTRA_STATE, own_values
 from loader.plan import Wanted
-
-EXTRA_STATE = "_extra_state"
-"""The name under which torch keeps what `get_extra_state` returns and `set_extra_state` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +45,8 @@ def own_slots(module: nn.Module) -> Iterator[tuple[str, Slot]]:
             yield name, Slot(module, name, "buffer")
     if type(module).set_extra_state is not nn.Module.set_extra_state:
         yield EXTRA_STATE, Slot(module, EXTRA_STATE, "extra")
-    for name in _own_keys(module):
+    for name in own_values(module):
         yield name, Slot(module, name, "extra")
-
-
-def _own_keys(module: nn.Module) -> list[str]:
-    """What a module saves by code of its own and takes by code of its own, as torch's quantized modules do."""
-    kind, base = type(module), nn.Module
-    # torch's walks over state dicts have no public form.
-    saves, loads = kind._save_to_state_dict, kind._load_from_state_dict  # noqa: SLF001
-    if saves is base._save_to_state_dict or loads is base._load_from_state_dict:  # noqa: SLF001
-        return []
-    saved: dict[str, object] = {}
-    try:
-        saves(module, saved, "", keep_vars=True)
-    except Exception:  # noqa: BLE001  # without values it may not be able to; it then has the keys that it declares
-        return []
-    known = {*module._parameters, *module._buffers, EXTRA_STATE}
-    return [name for name in saved if name not in known]
 
 
 def is_own_key(slot: Slot) -> bool:

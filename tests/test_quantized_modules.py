@@ -14,6 +14,7 @@ from torch.ao import quantization
 
 from loader import load_into
 from loader.errors import CheckpointError, FitError
+from loader.formats.pickle.packed import packed
 from tests.jobs import carry_out
 from tests.models import filled
 
@@ -59,7 +60,34 @@ def static() -> nn.Module:
     return model
 
 
-MADE: dict[str, Callable[[], nn.Module]] = {"dynamic": dynamic, "half": half, "static": static}
+class Recurrent(nn.Module):
+    """Layers whose packed weights are script objects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LSTM(4, 3, num_layers=2, bidirectional=True)
+        self.second = nn.GRUCell(6, 2)
+        self.third = nn.LSTMCell(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.third(self.second(self.first(x.unsqueeze(0))[0].squeeze(0)))[0]
+        return out
+
+
+def recurrent(dtype: torch.dtype = torch.qint8) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kinds = {nn.LSTM, nn.GRUCell, nn.LSTMCell}
+        return quantization.quantize_dynamic(Recurrent().eval(), kinds, dtype)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def recurrent_half() -> nn.Module:
+    return recurrent(torch.float16)
+
+
+MADE: dict[str, Callable[[], nn.Module]] = {
+    "dynamic": dynamic, "half": half, "static": static, "recurrent": recurrent, "recurrent_half": recurrent_half,
+}  # fmt: skip
 
 
 def saved(kind: str, folder: Path, **how: Any) -> tuple[Path, nn.Module]:
@@ -156,3 +184,47 @@ def test_damage_is_told_before_a_hook_sees_the_values(tmp_path: Path) -> None:
     path.write_bytes(raw[: where + 2] + bytes([raw[where + 2] ^ 1]) + raw[where + 3 :])
     with pytest.raises(CheckpointError, match="is damaged"):
         load_into(dynamic(), {"path": str(path), "key": "state_dict"})
+
+
+def test_packed_weights_of_another_size_are_refused(tmp_path: Path) -> None:
+    path, _ = saved("dynamic", tmp_path)
+    other = Net()
+    other.body[0] = nn.Linear(5, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mine = quantization.quantize_dynamic(other.eval(), {nn.Linear})  # type: ignore[no-untyped-call]
+    with pytest.raises(FitError) as refusal:
+        load_into(mine, {"path": str(path), "key": "state_dict"})
+    assert refusal.value.message == (
+        "body.0._packed_params._packed_params is [3, 4] and [3] in the file and [3, 5] and [3] in the model"
+    )
+
+
+def quantized(*shape: int) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.rand(shape), 0.1, 0, torch.qint8)
+
+
+WEIGHT, BIAS = quantized(3, 4), torch.rand(3)
+LINEAR, CELL = "quantized.LinearPackedParamsBase", "rnn.CellParamsBase"
+ODD: dict[str, tuple[str, Any]] = {
+    "another class": ("quantized.Conv2dPackedParamsBase", (WEIGHT, BIAS)),
+    "no class": ("../x", ()),
+    "a weight of one dimension": (LINEAR, (quantized(3), BIAS)),
+    "a weight of other numbers": (LINEAR, (torch.rand(3, 4).double(), None)),
+    "a bias of another size": (LINEAR, (WEIGHT, torch.rand(4))),
+    "a bias of integers": (LINEAR, (WEIGHT, torch.ones(3, dtype=torch.int32))),
+    "no bias": (LINEAR, (WEIGHT,)),
+    "nothing": (LINEAR, None),
+    "a cell of tensors": (CELL, ("quantized_dynamic", [BIAS, BIAS], [], [0], [WEIGHT, WEIGHT])),
+    "a cell of another kind": (CELL, ("non_quantized", [BIAS, BIAS], [], [0], [])),
+    "a cell with a number too many": (CELL, ("quantized_fp16", [], [1.0], [], [])),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_script_object_that_no_quantized_module_makes_is_refused(odd: str) -> None:
+    name, content = ODD[odd]
+    with pytest.raises(CheckpointError, match="that torch's quantized modules do not make"):
+        packed(f"__torch__.torch.classes.{name}", content)

@@ -19,6 +19,8 @@ from loader.needed_names import TORCH_CONSTANTS
 from loader.wording import safe_text
 
 _WITHOUT = "the weights load without it when the model is declared: model._target_=my_pkg.Net"
+SCRIPT_OBJECT = "torch.ScriptObject"
+"""What packed weights are; `packed` makes those of known classes."""
 _TYPES: Mapping[str, type] = {
     f"builtins.{kind.__name__}": kind
     for kind in (int, float, bool, str, bytes, bytearray, complex, list, tuple, dict, set, frozenset, object)
@@ -27,7 +29,8 @@ _TYPES: Mapping[str, type] = {
 
 def is_plain(named: Global) -> bool:
     """Whether a name stands for plain data or what makes it, and so needs no permission."""
-    return data_maker(named) is not None or _is_torch_constant(named) or named.full_name in _TYPES
+    plain = data_maker(named) is not None or _is_torch_constant(named) or named.full_name in _TYPES
+    return plain or named.full_name == SCRIPT_OBJECT
 
 
 def constant(named: Global) -> Any:

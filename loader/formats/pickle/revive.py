@@ -16,9 +16,10 @@ import torch
 
 from loader.errors import CheckpointError
 from loader.formats.base import TensorEntry
-from loader.formats.pickle.admitted import constant, data_maker, resolve
+from loader.formats.pickle.admitted import SCRIPT_OBJECT, constant, data_maker, resolve
 from loader.formats.pickle.leaves import PLAIN, type_of
 from loader.formats.pickle.needed import may_be_offered, needed_globals
+from loader.formats.pickle.packed import packed
 from loader.formats.pickle.records import Global, PickledDict, PickledSet, Reduced
 from loader.lines import line
 from loader.wording import listing, safe_text
@@ -148,6 +149,8 @@ class _Reviver:
         if not isinstance(function, Global) or id(record) in self.active:
             raise CheckpointError("an object of this file is made by another object, or by itself", _OLD_WAY)
         self.active.add(id(record))
+        if function.full_name == SCRIPT_OBJECT:
+            return (yield from self.make_packed(record))
         args = yield record.args
         kwargs = (yield record.kwargs) or {}
         name = function.full_name
@@ -160,6 +163,11 @@ class _Reviver:
         for state in record.states or ():
             _guarded(name, _set_state, made, (yield state))
         return made
+
+    def make_packed(self, record: Reduced) -> Steps:
+        state = yield record.state
+        content, name = state if isinstance(state, tuple) and len(state) == 2 else (None, "")
+        return self.made.setdefault(id(record), _guarded(SCRIPT_OBJECT, packed, name, content))
 
     def callee(self, function: Global, *, by_new: bool) -> Callable[..., Any]:
         maker = data_maker(function)
