@@ -33,6 +33,10 @@ class LoaderError(Exception):
         self.hint = printable(redacted(hint))
         super().__init__(self.message, self.hint)
 
+    def __repr__(self) -> str:
+        # Hydra's `instantiate` shows what a call raised by its repr.
+        return f"{type(self).__name__}: {self}"
+
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 

@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from loader.config.anchor import anchored
-from loader.config.compose import plain
+from loader.config.compose import hydra_aside, plain
 from loader.config.layers import replaced
 from loader.errors import ConfigError
 from loader.redaction import redact_files, remember
@@ -84,7 +84,8 @@ class Task:
             return refuse(error, config, self.typed, output_dir)
         from loader.job import run  # noqa: PLC0415  # --help and --cfg do without
 
-        return run(resolved, self.typed, output_dir, quiet=self.as_json)
+        with hydra_aside():
+            return run(resolved, self.typed, output_dir, quiet=self.as_json)
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to a launcher's process, which has no other way to know the sweep."""

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pickle
 
 import pytest
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
 from loader.errors import (
     CheckpointError,
@@ -88,3 +90,16 @@ def test_a_refusal_that_names_its_file_is_left_as_it_is(message: str) -> None:
 def test_only_refusals_of_a_checkpoint_are_located() -> None:
     with pytest.raises(ConfigError, match=r"^a key is wrong$"), located("/d/a.pt"):
         raise ConfigError("a key is wrong")
+
+
+def test_a_refusal_that_hydra_shows_by_its_repr_reads_well() -> None:
+    with pytest.raises(InstantiationException) as caught:
+        instantiate({"_target_": "tests.test_errors.raises_refusal"})
+    assert str(caught.value).endswith(
+        "tests.test_errors.raises_refusal':\nConfigError: what was found\nand more\n'key=[a b]'"
+    )
+    assert repr(LoaderError("what was found")) == "LoaderError: what was found"
+
+
+def raises_refusal() -> None:
+    raise ConfigError("what was found\nand more", "'key=[a b]'")

@@ -17,6 +17,8 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 from hydra.core.utils import JobRuntime
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
@@ -141,6 +143,23 @@ def _leaves(node: Any, where: str) -> Iterator[str]:
             yield from _leaves(value, f"{where}.{key}")
     else:
         yield where
+
+
+@contextmanager
+def hydra_aside() -> Iterator[None]:
+    """Leaves the code of a job the state of a process in which no Hydra runs: it may start one for its own configs.
+
+    What such code leaves behind is there for it until the end, and gone afterwards.
+    """
+    kinds: tuple[type, ...] = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
+    known = Singleton._instances  # noqa: SLF001  # only so an instance's whole state is put aside
+    running = {kind: known.pop(kind) for kind in kinds if kind in known}
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            known.pop(kind, None)
+        known.update(running)
 
 
 @contextmanager

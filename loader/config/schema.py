@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 AUTO = "auto"
 """In the place of a nested key or of rules: find out which."""
@@ -157,12 +157,12 @@ class JobConfig:
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     scaffold: ScaffoldConfig = field(default_factory=ScaffoldConfig)
     trusted_targets: list[str] | None = None
-    of_a_file: ClassVar[bool] = False
-    """Whether the model's config comes out of a checkpoint; no config says so itself."""
+    of_a_file = False
+    """Whether the model's config comes out of a checkpoint; without an annotation it is no key of the config."""
 
 
 @dataclass(slots=True)
 class EmbeddedJob(JobConfig):
     """A job whose model's config comes out of a checkpoint."""
 
-    of_a_file: ClassVar[bool] = True
+    of_a_file = True

@@ -26,6 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, setup_globals
 from omegaconf import OmegaConf, open_dict
 
+from loader.config.compose import hydra_aside
 from loader.errors import LoaderError
 from loader.redaction import remember
 from loader.report.data import ErrorReport, Report
@@ -205,4 +206,5 @@ def _run_here(request: _Request) -> int:
         # There is no room for a log; what else cannot be written is told where it happens.
     from loader.job import run  # noqa: PLC0415  # imports torch, which only this process may
 
-    return run(request.config, request.overrides, Path(request.output_dir))
+    with hydra_aside():
+        return run(request.config, request.overrides, Path(request.output_dir))

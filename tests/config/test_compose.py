@@ -6,6 +6,8 @@ from typing import Any
 
 import hydra
 import pytest
+import torch
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobRuntime
@@ -13,11 +15,12 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 
 from loader.config import layers
-from loader.config.compose import compose, plain
+from loader.config.compose import compose, hydra_aside, plain
 from loader.config.layers import conf_dir
 from loader.config.parse import parse_job
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
+from tests.command import run_loader
 
 # Takes `module.` off at the start, and behind torch.compile's own name.
 WRAPPER = {"regex": r"^((?:_orig_mod\.)*)module\.", "to": r"\1"}
@@ -240,3 +243,44 @@ def test_two_threads_do_not_disturb_each_other() -> None:
         "custom": "CustomModel",
         "simple_net": "SimpleNet",
     }
+
+
+def test_a_hydra_that_runs_is_put_aside_and_given_back_whole() -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        running, base = GlobalHydra.instance(), VersionBase.instance()
+        kept: Any = OmegaConf.create({"hydra": {"mode": "RUN"}})
+        HydraConfig.instance().cfg = kept
+        try:
+            with hydra_aside():
+                assert not GlobalHydra.instance().is_initialized()
+                assert not HydraConfig.initialized()
+                initialize_config_dir(str(conf_dir()), version_base="1.2").__enter__()
+                assert GlobalHydra.instance() is not running
+            assert GlobalHydra.instance() is running
+            assert running.is_initialized()
+            assert VersionBase.instance() is base
+            assert HydraConfig.instance().cfg is kept
+        finally:
+            HydraConfig.instance().cfg = None
+
+
+COMPOSES = """
+import hydra
+from torch import nn
+from hydra.core.global_hydra import GlobalHydra
+if not GlobalHydra.instance().is_initialized():
+    hydra.initialize(config_path="zz_configs", version_base="1.2")
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(3, hydra.compose("net").width)
+"""
+
+
+def test_a_constructor_may_compose_a_config_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "zz_composes.py").write_text(COMPOSES)
+    (tmp_path / "zz_configs").mkdir()
+    (tmp_path / "zz_configs" / "net.yaml").write_text("width: 2\n")
+    torch.save({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, tmp_path / "a.pt")
+    done = run_loader("model._target_=zz_composes.Net", "checkpoint.path=a.pt", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert done.report["keys"]["loaded"] == 2
