@@ -5,7 +5,7 @@ Guarantees: reads no data of a file and changes nothing; a plan and a load are r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,11 +37,14 @@ def refuse_known(stage: Stage, plan: Plan) -> None:
     """
     if stage.device.type == "meta":
         return  # where nothing is read, either
-    needed = stage.needed(plan)
-    _refuse_empty(stage, needed)
-    _refuse_unknown(stage, needed)
+    needed = [(source, stage.offers.entries[source].entry) for source in stage.needed(plan)]
+    tensors = [(source, entry) for source, entry in needed if isinstance(entry, TensorEntry)]
+    _refuse_empty(stage, tensors)
+    for example in {entry.dtype: entry for _, entry in tensors}.values():
+        torch_dtype(example)
     _refuse_forms(stage, plan)
-    _refuse_extra(stage, needed)
+    if len(tensors) < len(needed):
+        _refuse_extra(stage, [source for source, entry in needed if not isinstance(entry, TensorEntry)])
     refuse_untied(pair for pair in plan.duplicates if _are_unlike(stage, *pair))
     refuse_without_data([key for key in (*plan.missing, *_clashing(plan)) if _stays_lazy(stage.places[key])])
 
@@ -67,20 +70,13 @@ def refuse_without_data(names: Collection[str]) -> None:
         )
 
 
-def _tensors(stage: Stage, sources: Collection[str]) -> Iterator[tuple[str, TensorEntry]]:
-    for source in sources:
-        entry = stage.offers.entries[source].entry
-        if isinstance(entry, TensorEntry):
-            yield source, entry
-
-
 def _labels(stage: Stage, sources: Collection[str]) -> str:
     return ", ".join(dict.fromkeys(stage.parts[stage.offers.entries[source].part].label for source in sources))
 
 
-def _refuse_empty(stage: Stage, needed: Collection[str]) -> None:
+def _refuse_empty(stage: Stage, tensors: Iterable[tuple[str, TensorEntry]]) -> None:
     """A tensor that was saved on the meta device is a shape without values."""
-    empty = [source for source, entry in _tensors(stage, needed) if _is_empty(stage, source, entry)]
+    empty = [source for source, entry in tensors if entry.storage is None and _is_empty(stage, source, entry)]
     if empty:
         raise CheckpointError(
             f"{_labels(stage, empty)} holds no data for {listing(empty)}: saved on the meta device",
@@ -95,11 +91,6 @@ def _is_empty(stage: Stage, source: str, entry: TensorEntry) -> bool:
     return any(part.is_without_data for part in pending)
 
 
-def _refuse_unknown(stage: Stage, needed: Collection[str]) -> None:
-    for _, entry in _tensors(stage, needed):
-        torch_dtype(entry)
-
-
 def _refuse_forms(stage: Stage, plan: Plan) -> None:
     """Casting between forms of a tensor is more than a load should do unasked."""
     differing = []
@@ -108,23 +99,29 @@ def _refuse_forms(stage: Stage, plan: Plan) -> None:
         offer = stage.offers.entries.get(match.taken.key)
         if slot.kind == "extra" or offer is None or not isinstance(offer.entry, TensorEntry):
             continue
-        theirs, mine = offer.entry, slot.tensor
-        final = final_dtype(stage.wanted[match.key], theirs.dtype, stage.policy)
-        if theirs.layout != _layout(mine):
-            forms = theirs.layout, _layout(mine)
-        elif mine.is_quantized and dtype_name(final) != theirs.dtype:
-            forms = theirs.dtype, dtype_name(final)
-        elif mine.requires_grad and not (final.is_floating_point or final.is_complex):
-            forms = theirs.dtype, "a parameter with gradients"
-        else:
-            continue
-        differing.append(f"{safe_text(match.key)} is {forms[0]} in the file and {forms[1]} in the model")
+        forms = _forms(stage, match.key, offer.entry, slot.tensor)
+        if forms is not None:
+            differing.append(f"{safe_text(match.key)} is {forms[0]} in the file and {forms[1]} in the model")
     if differing:
         raise FitError(phrases(differing), "build the model in the same form, or save the file's tensor in the model's")
 
 
-def _refuse_extra(stage: Stage, needed: Collection[str]) -> None:
-    for source in needed:
+def _forms(stage: Stage, key: str, theirs: TensorEntry, mine: torch.Tensor) -> tuple[str, str] | None:
+    """The forms of a tensor in the file and in the model; None where one can become the other."""
+    if theirs.layout != (layout := _layout(mine)):
+        return theirs.layout, layout
+    if not mine.is_quantized and stage.policy != "checkpoint":
+        return None  # it is cast to what the model declares
+    final = final_dtype(stage.wanted[key], theirs.dtype, stage.policy)
+    if mine.is_quantized and dtype_name(final) != theirs.dtype:
+        return theirs.dtype, dtype_name(final)
+    if mine.requires_grad and not (final.is_floating_point or final.is_complex):
+        return theirs.dtype, "a parameter with gradients"
+    return None
+
+
+def _refuse_extra(stage: Stage, extra: Iterable[str]) -> None:
+    for source in extra:
         offer = stage.offers.entries[source]
         part = stage.parts[offer.part]
         if not isinstance(offer.entry, TensorEntry) and not isinstance(part.checkpoint, MemoryCheckpoint):
@@ -147,6 +144,8 @@ def _stays_lazy(slot: Slot) -> bool:
 
 
 def _layout(tensor: torch.Tensor) -> str:
+    if tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested:
+        return "strided"
     if tensor.is_quantized:
         return "quantized"
     return "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")

@@ -8,7 +8,6 @@ alone; those that were written to are named instead.
 
 from __future__ import annotations
 
-import logging
 import sys
 import types
 from collections import deque
@@ -28,15 +27,6 @@ MOST = 64 * 2**20
 _LEVELS = 2
 """How deep objects within objects are followed: a cache, and its layers."""
 _PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size))
-_NOT_FOLLOWED = (
-    type,
-    types.ModuleType,
-    types.FunctionType,
-    types.BuiltinFunctionType,
-    types.MethodType,
-    logging.Logger,
-)
-"""Code, and what belongs to the process rather than to a module."""
 
 
 class Snapshot:
@@ -104,7 +94,7 @@ class Snapshot:
             self._pending += [(item, levels) for item in value]
         elif isinstance(value, dict | list | deque | MutableSet | bytearray):
             self._keep_container(value, levels)
-        elif levels and hasattr(value, "__dict__") and not isinstance(value, _NOT_FOLLOWED):
+        elif levels and _is_followed(value):
             self._keep_attributes(value, levels - 1)
 
     def _keep_attributes(self, owner: Any, levels: int) -> None:
@@ -228,6 +218,12 @@ def _are_one(left: Iterable[tuple[Any, Any]], right: Iterable[tuple[Any, Any]]) 
 
 def _are_same(left: list[Any], right: list[Any]) -> bool:
     return len(left) == len(right) and all(one is other for one, other in zip(left, right, strict=True))
+
+
+def _is_followed(value: Any) -> bool:
+    """Whether an object is a model's own: not code, and none of the standard library's (loggers, pools, locks)."""
+    library = type(value).__module__.partition(".")[0] in sys.stdlib_module_names
+    return (isinstance(value, types.SimpleNamespace) or not library) and hasattr(value, "__dict__")
 
 
 def _is_array(value: object) -> bool:

@@ -49,26 +49,39 @@ def is_folded(tensor: torch.Tensor) -> bool:
 
 def overlapping(places: Mapping[str, Slot], keys: Iterable[str]) -> dict[str, list[str]]:
     """Of keys that lie partly in the same memory, the ones that each shares it with."""
-    runs: dict[int, list[tuple[int, int, str]]] = {}
+    by_storage: dict[int, list[str]] = {}
     found: dict[str, list[str]] = {}
     for key in keys:
         slot = places[key]
-        if slot.kind != "extra" and _is_dense(slot.tensor) and slot.tensor.numel():
-            tensor, width = slot.tensor, slot.tensor.element_size()
-            last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-            if last + 1 < tensor.numel():
+        if slot.kind != "extra" and _is_dense(tensor := slot.tensor):
+            by_storage.setdefault(storage_id(tensor), []).append(key)
+            if (
+                not tensor.is_contiguous()
+                and _run(tensor)[1] - _run(tensor)[0] < tensor.numel() * tensor.element_size()
+            ):
                 found[key] = [key]
-            start = tensor.storage_offset() * width
-            runs.setdefault(storage_id(tensor), []).append((int(start), int(start + (last + 1) * width), key))
-    for spans in runs.values():
+    for together in by_storage.values():
         furthest, holder = -1, ""
-        for start, end, key in sorted(spans):
+        for (start, end), key in sorted((_run(places[key].tensor), key) for key in together if len(together) > 1):
             if start < furthest:
                 found.setdefault(key, []).append(holder)
                 found.setdefault(holder, []).append(key)
             if end > furthest:
                 furthest, holder = end, key
     return found
+
+
+def _is_crowded(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has more elements than it has places for them."""
+    start, end = _run(tensor)
+    return end - start < tensor.numel() * tensor.element_size()
+
+
+def _run(tensor: torch.Tensor) -> tuple[int, int]:
+    """The bytes of its storage from the first element of a tensor to its last one."""
+    width, start = tensor.element_size(), int(tensor.storage_offset())
+    last = sum(int(size - 1) * int(step) for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return start * width, (start + last + 1) * width if tensor.numel() else start * width
 
 
 def holds(tensor: torch.Tensor, value: torch.Tensor) -> bool:
@@ -92,13 +105,14 @@ def conflict(differing: Iterable[str], shared: Mapping[str, list[str]]) -> FitEr
 
 def _refusal(tensor: torch.Tensor, value: object) -> str:
     """Why a tensor cannot take a value; empty where it can."""
-    if is_lazy(tensor):
+    ordinary = is_plain(tensor) and _is_dense(tensor) and not tensor.is_inference()
+    if is_lazy(tensor) or (ordinary and tensor.is_contiguous()):
         return ""
     if is_folded(tensor):
         return _FOLDED
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         return "it was made in inference mode"
-    if is_plain(tensor) and _is_dense(tensor):
+    if ordinary:
         return ""
     try:
         probe = tensor.detach().clone()
@@ -111,4 +125,4 @@ def _refusal(tensor: torch.Tensor, value: object) -> str:
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
-    return not is_lazy(tensor) and not tensor.is_meta and tensor.layout == torch.strided and not tensor.is_quantized
+    return not tensor.is_meta and not is_lazy(tensor) and tensor.layout == torch.strided and not tensor.is_quantized

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -126,7 +128,10 @@ def test_a_forward_pass_leaves_no_trace_in_a_live_model(how: str, fails: bool) -
     assert {key: after[key] for key in before} == before
 
 
-@pytest.mark.parametrize("how", CHANGES)
+SOME = ["buffer in place", "buffer anew", "hidden buffer", "modules", "training", "weight in place", "dtype"]
+
+
+@pytest.mark.parametrize("how", SOME)
 def test_a_built_model_is_what_the_file_holds_and_so_is_what_is_written(how: str, tmp_path: Path) -> None:
     state = filled(Changing(), 3).state_dict()
     path = save(state, tmp_path / "counted.pt")
@@ -224,6 +229,27 @@ def test_a_model_that_changes_its_weights_in_eval_mode_has_them_unmerged_again(t
     assert live.training
     assert not live.merged
     assert torch.equal(live.weight, state["weight"])
+
+
+class Pooled(nn.Linear):
+    """Does its work in a thread, and says so in a log."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.pool = ThreadPoolExecutor(1)
+        self.log = logging.getLogger("tests.pooled")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logging.getLogger("tests.pooled.forward")
+        return self.pool.submit(super().forward, x).result()
+
+
+def test_what_belongs_to_the_process_is_left_alone() -> None:
+    live = Pooled()
+    load_into(live, filled(nn.Linear(2, 2)).state_dict(), verify={"input": {"shape": [1, 2]}})
+    assert len(live.pool._threads) == 1
+    assert "tests.pooled.forward" in logging.Logger.manager.loggerDict
+    live.pool.shutdown()
 
 
 def test_a_snapshot_can_be_restored_again_and_again() -> None:
