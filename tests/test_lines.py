@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from loader.config.argv import rewrite
+from loader.formats.foreign.frameworks import FROZEN
 from loader.lines import line, override, removal, typed, under
 from loader.wording import is_printable
 
@@ -119,3 +121,16 @@ def test_lines_read_well() -> None:
     assert line("rules", fit, note="all of it") == "'rules={fit: {strip: net., anywhere: true}}'   # all of it"
     assert override("model.x", {"cuda:0": 1.5}) == 'model.x={"cuda:0": 1.5}'
     assert typed("-m", "checkpoint.path=glob(a*.pt)") == "-m 'checkpoint.path=glob(a*.pt)'"
+
+
+def test_nothing_else_quotes_for_a_shell() -> None:
+    package = Path(__file__).resolve().parents[1] / "loader"
+    quoting = re.compile(r"shlex\.(quote|join)")
+    users = [str(p.relative_to(package)) for p in package.rglob("*.py") if quoting.search(p.read_text("utf-8"))]
+    assert sorted(users) == ["lines.py", "wording.py"]  # the latter for the program's own name
+
+
+@pytest.mark.parametrize("name", ["$(touch x)'", "a'; import os #"])
+def test_paths_in_what_a_foreign_file_needs_stay_one_word(name: str) -> None:
+    told = FROZEN.advice(file=f"/d/{name}")
+    assert shlex.split(told.partition("(")[2].partition(" --output")[0])[-1] == f"/d/{name}"

@@ -203,7 +203,9 @@ def _group(plus: str, key: str, value: str, *, sweep: bool) -> list[str]:
         raise ConfigError(
             f"'{key}={value}' sweeps over literal values and over something else; only options of the group '{key}', "
             "or only {...} values, were expected",
-            f"{key}=NAME,OTHER   # with the literal in a file of its own, {key}/NAME.yaml, and --config-dir",
+            typed(
+                f"{key}=NAME,OTHER", note=f"with the literal in a file of its own, {key}/NAME.yaml, and --config-dir"
+            ),
         )
     return [] if _is_null(value) else [f"++{key}={','.join(literal(element, key) for element in elements)}"]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from loader.config.quoting import split_elements
 from loader.errors import ConfigError
+from loader.lines import typed
 from loader.wording import listing, safe_text
 
 GOLDEN = ".golden.safetensors"
@@ -86,7 +87,7 @@ def _no_match(key: str, patterns: list[str]) -> ConfigError:
     absent = [place for place in looked if not Path(place).is_dir()]
     note = ", which does not exist" if absent and len(looked) == 1 else ""
     where = f" (looked in {places}{note})" if places else ""
-    return ConfigError(f"no file matches {shown} for {key}{where}", f"'{key}=glob(FOLDER/*.pt)'")
+    return ConfigError(f"no file matches {shown} for {key}{where}", typed(f"{key}=glob(FOLDER/*.pt)"))
 
 
 def _folder(pattern: str) -> Path:

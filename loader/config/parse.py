@@ -223,7 +223,7 @@ def _names(raw: Any, where: str, problems: Problems) -> list[str] | None:
     if raw is None or isinstance(raw, str):
         return [raw] if isinstance(raw, str) else None
     if not isinstance(raw, Sequence) or not all(isinstance(name, str) for name in raw):
-        problems.add(f"'{where}' is {safe_text(raw)!r}, expected a list of names", f"'{where}=[my_pkg.*]'")
+        problems.add(f"'{where}' is {safe_text(raw)!r}, expected a list of names", line(where, ["my_pkg.*"]))
         return None
     return list(raw)
 

@@ -25,6 +25,7 @@ from loader.config.argv import readable
 from loader.errors import ConfigError
 from loader.report.files import REPORT, write_json
 from loader.sweep.callback import draws_jobs
+from loader.wording import printable
 
 RUNNING = "running"
 """The status of a job that has not ended; no summary shows it."""
@@ -95,7 +96,7 @@ class JobRecord:
     def fail(self, error: Exception) -> None:
         """Notes that the job could not even be started."""
         self.status, self.exit_code = "error", 1
-        self.error = {"type": type(error).__name__, "message": str(error), "hint": ""}
+        self.error = {"type": type(error).__name__, "message": printable(str(error)), "hint": ""}
 
     def interrupt(self) -> None:
         """Notes that the sweep was stopped, by the user or by a scheduler, while the job ran."""

@@ -209,7 +209,7 @@ def _no_tensor(where: str, error: Exception) -> ConfigError:
     reason = str(error).partition("\n")[0]
     return ConfigError(
         f"'{where}' makes no tensor: {safe_text(reason, 160)}",
-        f"'{where}={{value: [[1.0, 2.0]]}}' or '{where}={{shape: [1, 784]}}'",
+        f"{line(where, {'value': [[1.0, 2.0]]})} or {line(where, {'shape': [1, 784]})}" if line(where, 1) else "",
     )
 
 

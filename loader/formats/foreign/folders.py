@@ -69,7 +69,7 @@ def _tensorflow(names: Sequence[str]) -> Foreign | None:
     return Foreign(
         f"a folder of TensorFlow checkpoints ({listing(stems)})",
         "load one with TensorFlow, and save it: "
-        f"r = tensorflow.train.load_checkpoint('{{file}}/{safe_text(stems[-1])}'); "
+        f"r = tensorflow.train.load_checkpoint('{{file}}' + {f'/{safe_text(stems[-1])}'!r}); "
         "safetensors.numpy.save_file({k: r.get_tensor(k) for k in r.get_variable_to_shape_map()}, " + _SAVED,
     )
 

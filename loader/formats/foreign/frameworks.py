@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 
 from loader.formats.signatures import is_pickle
+from loader.lines import typed
 
 READ = "files of PyTorch, safetensors, GGUF and NumPy are read"
 UNPACK = "unpack it, then give the path of the checkpoint inside: checkpoint.path=FILE"
@@ -29,8 +30,8 @@ class Foreign:
     """What to do; `{file}` stands for its path."""
 
     def advice(self, **paths: str) -> str:
-        """The hint with its paths filled in; one in quotes is Python, and stays one string whatever the path holds."""
-        hint = self.hint
+        """Fills the paths in: one in quotes is Python, and stays one string whatever it holds; `typed` is a shell's."""
+        hint = self.hint.replace("{typed}", typed(paths.get("file", "")) or "FILE")
         for name, path in paths.items():
             hint = hint.replace(f"'{{{name}}}'", repr(path)).replace(f"{{{name}}}", path)
         return hint
@@ -61,7 +62,7 @@ SAVED_MODEL = Foreign(
 )
 FROZEN = Foreign(
     f"a frozen TensorFlow graph; {READ}",
-    "convert it to ONNX (python -m tf2onnx.convert --graphdef '{file}' --output new.onnx), and save its initializers",
+    "convert it to ONNX (python -m tf2onnx.convert --graphdef {typed} --output new.onnx), and save its initializers",
 )
 ONNX = Foreign(
     f"an ONNX model; {READ}",
