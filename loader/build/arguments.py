@@ -7,12 +7,14 @@ signature Python does not know is left to complain for itself.
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Iterable, Mapping
 from inspect import Parameter
+from types import FunctionType
 from typing import Any
 
 from loader.lines import line, override, removal, typed, under
-from loader.wording import closest, did_you_mean, safe_text
+from loader.wording import closest, did_you_mean, safe_text, text_of
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -27,6 +29,36 @@ def signature_of(target: Any) -> inspect.Signature | None:
         return inspect.signature(target)
     except (ValueError, TypeError):
         return None
+
+
+def is_binding(target: Any) -> bool:
+    """Whether Python itself holds a call to the signature.
+
+    A metaclass, a `__new__`, a decorator or a `__signature__` may take other arguments than the signature says.
+    """
+    if isinstance(target, type):
+        kind: Any = target
+        made_plainly = type(kind).__call__ is type.__call__ and kind.__new__ is object.__new__
+        if not made_plainly or hasattr(kind, "__signature__"):
+            return False
+    function = _function(target)
+    plain = isinstance(function, FunctionType)
+    return plain and not hasattr(function, "__wrapped__") and not hasattr(function, "__signature__")
+
+
+def _function(target: Any) -> Any:
+    return getattr(target, "__init__") if isinstance(target, type) else target  # noqa: B009  # not an instance's
+
+
+def refused(target: Any, error: TypeError) -> bool:
+    """Whether a call was turned away for its arguments, rather than raised inside what it called."""
+    steps = list(traceback.walk_tb(error.__traceback__))
+    if len(steps) == 1:
+        return True
+    inner = inspect.unwrap(_function(target))
+    code = getattr(inner, "__code__", None)
+    name = text_of(error).partition("()")[0]
+    return all(frame.f_code is not code for frame, _ in steps) and name == getattr(inner, "__qualname__", "")
 
 
 def written(name: str, signature: inspect.Signature) -> str:

@@ -1,7 +1,8 @@
 """Turns a config into the calls that it stands for, and makes them.
 
-Guarantees: every call fits the signature of what it calls before the first one is made, and all that does not fit is
-told at once. Arguments arrive as plain lists, dicts and values, made anew for every build. Strings stay strings.
+Guarantees: what Python would not call is refused before the first call is made, and all of it is told at once; where
+a signature need not be the truth, the call decides. Arguments arrive as plain lists, dicts and values, made anew for
+every build. Strings stay strings.
 
 The calls are made here and not by `hydra.utils.instantiate`: that one resolves interpolations a second time, so that
 the target it calls need not be the one that was checked, and it stops at the first problem and hides its cause. The
@@ -55,7 +56,7 @@ class Call:
         except (LoaderError, KeyboardInterrupt):
             raise
         except BaseException as error:
-            raise _failed(self, error) from error
+            raise (_explained(self, error) or _failed(self, error)) from error
 
 
 def make(value: Any) -> Any:
@@ -69,6 +70,13 @@ def make(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(make(item) for item in value)
     return value
+
+
+def _explained(call: Call, error: BaseException) -> ConfigError | None:
+    """The refusal of a call whose arguments were not taken, by the signature of what was called."""
+    if not (isinstance(error, TypeError) and arguments.refused(call.target, error)):
+        return None
+    return _wrong_arguments(call, is_root="." not in call.where)
 
 
 def _failed(call: Call, error: BaseException) -> ConfigError:
@@ -201,14 +209,23 @@ def _calls(value: object) -> Iterator[Call]:
 
 
 def _check_arguments(root: Call, policy: Policy) -> None:
+    """Refuses what Python would; a signature that something stands before is asked only when the call has failed."""
     problems = Problems()
     for call in _calls(root):
-        signature = arguments.signature_of(call.target)
-        if signature is None:
-            continue
-        found, fixes = arguments.problems(signature, len(call.positional), call.named, call.partial, call.where)
-        if found:
-            text = f"{call.where}: wrong arguments for {arguments.written(call.name, signature)}: {'; '.join(found)}"
-            infers = [_INFER] if call is root and any(fix.endswith("=…") for fix in fixes) else []
-            problems.errors.append(ConfigError(text, "\n".join([" ".join(fixes), *infers])))
+        wrong = _wrong_arguments(call, is_root=call is root) if arguments.is_binding(call.target) else None
+        if wrong is not None:
+            problems.errors.append(wrong)
     problems.tell(policy)
+
+
+def _wrong_arguments(call: Call, *, is_root: bool) -> ConfigError | None:
+    """What of a call does not fit the signature of what it calls; None where nothing is known to be wrong."""
+    signature = arguments.signature_of(call.target)
+    if signature is None:
+        return None
+    found, fixes = arguments.problems(signature, len(call.positional), call.named, call.partial, call.where)
+    if not found:
+        return None
+    text = f"{call.where}: wrong arguments for {arguments.written(call.name, signature)}: {'; '.join(found)}"
+    infers = [_INFER] if is_root and any(fix.endswith("=…") for fix in fixes) else []
+    return ConfigError(text, "\n".join([" ".join(fixes), *infers]))

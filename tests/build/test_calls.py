@@ -262,3 +262,40 @@ def test_places_that_look_alike_keep_their_own_targets() -> None:
         }
     )
     assert list(module.kwargs.values()) == [1, "1", 2, {"b": "2"}]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_target_": "tests.build.things.Wrapped", "width": 1, "num_labels": 5},
+        {"_target_": "tests.build.things.Renamed", "size": 5},
+        {"_target_": "tests.build.things.Signed", "width": 5},
+    ],
+)
+def test_a_signature_that_is_not_the_truth_refuses_nothing(config: dict[str, Any]) -> None:
+    assert 5 in vars(made(config)).values()
+    nested = made({"_target_": KEEPS, "config": config}).kwargs["config"]
+    assert 5 in vars(nested).values()
+
+
+def test_a_call_that_a_decorator_passes_on_is_explained_by_the_signature() -> None:
+    error = refusal({"_target_": "tests.build.things.Wrapped", "widht": 1})
+    assert error.message == (
+        "model: wrong arguments for Wrapped(width: int, deep: bool = False): missing width; unexpected widht (did you "
+        "mean 'width'?)"
+    )
+    assert error.hint == "'~model.widht' +model.width=1"
+    assert isinstance(error.__cause__, TypeError)
+
+
+def test_a_call_that_python_turns_away_is_explained_where_a_signature_is_known() -> None:
+    error = refusal({"_target_": KEEPS, "a": {"_target_": "builtins.slice"}})
+    assert error.message.startswith("model.a: the constructor of builtins.slice raised TypeError: slice expected")
+    assert "wrong arguments for sqrt(x, /)" in refusal({"_target_": KEEPS, "a": {"_target_": "math.sqrt"}}).message
+
+
+@pytest.mark.parametrize("config", [{"width": 1, "deep": True, "num_labels": 1}, {"width": -1, "num_labels": 1}])
+def test_a_type_error_from_inside_a_constructor_is_not_explained_by_its_signature(config: dict[str, Any]) -> None:
+    error = refusal({"_target_": "tests.build.things.Wrapped", **config})
+    assert error.message.startswith("model: the constructor of tests.build.things.Wrapped raised TypeError: ")
+    assert _line(error) == "things.py"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os  # noqa: F401  a name through which an alias of a dangerous function is reached
 import sys
 from typing import Any
@@ -116,3 +117,44 @@ class Registered(nn.Module):
         super().__init__()
         self.inner = nn.Linear(2, 2)
         REGISTRY.append(self)
+
+
+def takes_more(init: Any) -> Any:
+    """Decorates a constructor so that it takes what its signature does not show."""
+
+    @functools.wraps(init)
+    def wrapper(self: Any, *args: Any, num_labels: int = 0, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        self.num_labels = num_labels
+
+    return wrapper
+
+
+class Wrapped(Keeps):
+    @takes_more
+    def __init__(self, width: int, deep: bool = False) -> None:
+        super().__init__()
+        if deep:
+            int("a", wrong=1)  # type: ignore[call-overload]
+        if width < 0:
+            Net(wrong=1)  # type: ignore[call-arg]
+
+
+class Renaming(type):
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        kwargs["width"] = kwargs.pop("size", 0) or kwargs["width"]
+        return super().__call__(*args, **kwargs)
+
+
+class Renamed(Keeps, metaclass=Renaming):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+
+class Signed(Keeps):
+    __signature__ = inspect.Signature()
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
