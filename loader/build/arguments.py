@@ -7,11 +7,12 @@ signature Python does not know is left to complain for itself.
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections.abc import Iterable, Mapping
 from inspect import Parameter
 from types import FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 from loader.lines import line, override, removal, typed, under
 from loader.wording import closest, did_you_mean, safe_text, text_of
@@ -20,7 +21,24 @@ _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _LONGEST_SIGNATURE = 300
 _LONGEST_LINE = 100
+_MOST_NAMED = 3
 _OPEN = object()
+
+
+class Called(Protocol):
+    """A call, as `calls.Call` holds it."""
+
+    @property
+    def where(self) -> str:
+        """Its place in the config."""
+
+    @property
+    def target(self) -> Any:
+        """What it calls."""
+
+    @property
+    def named(self) -> Mapping[str, Any]:
+        """Its arguments by name."""
 
 
 def signature_of(target: Any) -> inspect.Signature | None:
@@ -59,6 +77,17 @@ def refused(target: Any, error: TypeError) -> bool:
     code = getattr(inner, "__code__", None)
     name = text_of(error).partition("()")[0]
     return all(frame.f_code is not code for frame, _ in steps) and name == getattr(inner, "__qualname__", "")
+
+
+def mends(call: Called, error: BaseException) -> str:
+    """Writes what to type after a callable has raised: a package to install, or the arguments that its text names."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return typed("pip", "install", error.name.partition(".")[0])
+    signature = signature_of(call.target)
+    names = [*call.named, *(signature.parameters if signature is not None else ())]
+    said = set(re.findall(r"[^\W\d]\w*", text_of(error)))
+    told = [name for name in dict.fromkeys(names) if name in said and len(name) > 1][:_MOST_NAMED]
+    return " ".join(_given(call.where, name).removeprefix("+" if name in call.named else "") for name in told)
 
 
 def written(name: str, signature: inspect.Signature) -> str:

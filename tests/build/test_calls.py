@@ -193,6 +193,7 @@ def test_a_constructor_that_raises_is_told_with_its_place() -> None:
         "model.net: the constructor of tests.build.things.Raises raised ValueError: no net is 5 wide ("
     )
     assert _line(error) == "things.py", "the place in the user's file"
+    assert error.hint == ""
     assert isinstance(error.__cause__, ValueError)
 
 
@@ -299,3 +300,13 @@ def test_a_type_error_from_inside_a_constructor_is_not_explained_by_its_signatur
     error = refusal({"_target_": "tests.build.things.Wrapped", **config})
     assert error.message.startswith("model: the constructor of tests.build.things.Wrapped raised TypeError: ")
     assert _line(error) == "things.py"
+
+
+def test_a_constructor_that_raises_is_answered_with_the_arguments_that_it_names() -> None:
+    error = refusal({"_target_": KEEPS, "net": {"_target_": "tests.build.things.Heads", "embed_dim": 4}})
+    assert "raised ValueError: embed_dim must be divisible by num_heads (" in error.message
+    assert error.hint == "model.net.embed_dim=… +model.net.num_heads=…"
+
+
+def test_a_package_that_a_constructor_needs_is_to_be_installed() -> None:
+    assert refusal({"_target_": "tests.build.things.Needs"}).hint == "pip install zz_not_installed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import os  # noqa: F401  a name through which an alias of a dangerous function is reached
 import sys
@@ -158,3 +159,16 @@ class Signed(Keeps):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
+
+
+class Heads(Keeps):
+    def __init__(self, embed_dim: int, num_heads: int = 3) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError("embed_dim must be divisible by num_heads")
+
+
+class Needs(Keeps):
+    def __init__(self) -> None:
+        super().__init__()
+        importlib.import_module("zz_not_installed.deep")
