@@ -43,7 +43,33 @@ def memoised(levels: int) -> bytes:
 
 DEEP = b"N" + b"\x85" * N
 
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\nq\x010"
+"""NumPy's constructor, put aside."""
+WRAPPER = (
+    b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_wrapper_subclass\n"
+    b"ctorch.distributed.tensor\nDTensor\n(ctorch.distributed.tensor\nDTensor\nctorch\nfloat32\n"
+)
+"""The beginning of a tensor that wraps others, up to its size."""
+
+
+def array_of(content: bytes) -> bytes:
+    """An array of objects, or of numbers, with this state behind its version."""
+    return b"h\x01)R(K\x01" + content + b"tb"
+
+
 PICKLES: dict[str, bytes] = {
+    "nested arrays of objects": ARRAY + b"N" + (b"q\x020" + array_of(b")N\x89]h\x02a")) * (N // 6),
+    "array of objects in itself": ARRAY + b"h\x01)Rq\x03(K\x01)N\x89]h\x03atb",
+    "list of an array in itself": ARRAY + b"h\x01)Rq\x03(K\x01K\x02\x85N\x89]h\x03ah\x03atb",
+    "array of exabytes": ARRAY + array_of(
+        b"\x8a\x08\0\0\0\0\0\0\0\x40\x85cnumpy\ndtype\n(X\x02\0\0\0f4K\0K\x01tR\x89U\x01x"),
+    "array of many dimensions": ARRAY
+    + array_of(
+        b"(" + b"K\x01" * N + b"tcnumpy\ndtype\n(X\x02\0\0\0f4tR\x89C\x04abcd"
+    ),
+    "share of exabytes": WRAPPER + b"\x8a\x08\0\0\0\0\0\0\0\x40\x85K\x01\x85K\0NN\x89t}tR",
+    "share of many dimensions": WRAPPER + b"(" + b"K\x01" * N + b"t)K\0NN\x89t}tR",
+    "share of itself": WRAPPER + b"K\x01\x85K\x01\x85K\0NN\x89t}q\x04X\x0d\0\0\0_local_tensorh\x04stR",
     "nested tuples": DEEP,
     "nested lists": b"]" * N + b"a" * (N - 1),
     "nested dicts": b"}" + b"K\x01}" * N + b"s" * N,
@@ -128,6 +154,7 @@ ALONE = (
         "keys that collide",
     ),
     *("list in itself", "dict in itself", "object in itself", "module in itself", "marks", "stored one by one"),
+    *("nested arrays of objects", "array of objects in itself", "list of an array in itself", "array of exabytes"),
     *("many objects", "long path of keys", "counter of bytes", "bytes that are not there"),
 )
 """Those that are also the whole of a file."""
