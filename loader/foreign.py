@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType
 
-from loader.errors import ConfigError, LoaderError
+from loader.errors import ConfigError
 from loader.wording import safe_text
 
 _TORCHS = frozenset({("torch.nn.modules.module", "Module"), ("torch", "Tensor")})
@@ -46,10 +46,8 @@ def own_code_refused() -> Iterator[None]:
     """
     try:
         yield
-    except (LoaderError, KeyboardInterrupt):
-        raise
     except BaseException as error:
-        method = _method(error)
+        method = _method(error) if is_foreign(error) else ""
         if not method:
             raise
         from loader.build.locate import told  # noqa: PLC0415  # with it comes torch, which is there by now
@@ -57,6 +55,17 @@ def own_code_refused() -> Iterator[None]:
         module, _, name = method.partition(":")
         verb = "gave up:" if isinstance(error, SystemExit) else "raised"
         raise ConfigError(f"{safe_text(name)}, the model's own code, {verb} {told(error, module)}") from error
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Whether somebody else's code may have raised this: the loader's own signals and an interruption are to pass."""
+    if isinstance(error, KeyboardInterrupt) or type(error).__module__.partition(".")[0] == "loader":
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    # A scheduler's signal becomes an exit wherever the process is at.
+    return not (
+        isinstance(error, SystemExit) and frames and frames[-1].f_globals.get("__name__") == "loader.termination"
+    )
 
 
 def _method(error: BaseException) -> str:

@@ -21,7 +21,8 @@ from loader.build import arguments
 from loader.build.locate import told
 from loader.build.policy import Policy
 from loader.build.targets import TARGET, Problems, Target, Value, find_targets
-from loader.errors import ConfigError, LoaderError
+from loader.errors import ConfigError
+from loader.foreign import is_foreign
 from loader.wording import safe_text
 
 _KEYWORDS = frozenset({TARGET, "_args_", "_partial_", "_recursive_", "_convert_"})
@@ -53,9 +54,9 @@ class Call:
             return functools.partial(self.target, *positional, **named)
         try:
             return self.target(*positional, **named)
-        except (LoaderError, KeyboardInterrupt):
-            raise
         except BaseException as error:
+            if not is_foreign(error):
+                raise
             raise (_explained(self, error) or _failed(self, error)) from error
 
 
