@@ -127,7 +127,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
     assert refusal.value.message == (
         f"{tmp_path} has files with other content than the examples of the same name: my_model.pth"
     )
-    assert refusal.value.hint == f"name another folder, or remove them: cd {tmp_path} && rm my_model.pth"
+    assert refusal.value.hint == f"name another folder, or remove them: rm {tmp_path / 'my_model.pth'}"
     assert [path.name for path in tmp_path.iterdir()] == ["my_model.pth"]
     assert (tmp_path / "my_model.pth").read_text() == "weeks of training"
 
