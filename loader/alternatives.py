@@ -75,11 +75,12 @@ def _knobs(recipe: Recipe, probe: Probe) -> list[Knob]:
     signature = signature_of(target.found)
     knobs = at_start(knobs_of(signature), recipe.config) if signature is not None else []
     if hands_on(signature):
-        knobs += behind(lambda: probe.made({}), {knob.name: knob for knob in knobs})
+        own = {knob.name for knob in knobs}
+        knobs += behind(partial(probe.made, {}), own, lambda knob: probe.takes({}, knob.name, knob.default))
     known = [knob for knob in knobs if knob.kind and not knob.required]
-    own = {knob.name for knob in known}
+    names = {knob.name for knob in known}
     inside = [Knob(name, "int", value) for name, value in numbers(recipe.config) if not reaches_outside(name)]
-    return [*known, *(knob for knob in inside if knob.name not in own)]
+    return [*known, *(knob for knob in inside if knob.name not in names)]
 
 
 def _untold(probe: Probe, knobs: Sequence[Knob], solution: Solution) -> list[str]:

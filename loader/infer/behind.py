@@ -1,7 +1,7 @@
 """The arguments behind a builder's ``**kwargs``: those of the constructor that they are handed on to.
 
-Guarantees: they are read off one build, with the values that the builder gives them; a name is no promise that the
-builder takes it, which the next build shows.
+Guarantees: they are read off one build, with the values that the builder gives them; a name of the model's own class is
+no promise that the builder takes it, which the next build shows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import nn
 from loader.errors import LoaderError
 from loader.infer.knobs import Knob, knobs_of, taking
 
+_MOST_CLASSES = 3
 _Calls = dict[tuple[int, CodeType], dict[str, Any]]
 """Module and code of its constructor → the arguments that it got."""
 
@@ -27,12 +28,16 @@ def hands_on(signature: inspect.Signature | None) -> bool:
     return signature is not None and any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values())
 
 
-def behind(build: Callable[[], nn.Module], own: Container[str]) -> list[Knob]:
+def behind(build: Callable[[], nn.Module], own: Container[str], takes: Callable[[Knob], bool]) -> list[Knob]:
     """The arguments with defaults that the constructors of what is built have beside the builder's own.
+
+    They are those of the model's own class; where that has none, of the first module inside it whose arguments the
+    builder takes.
 
     Args:
         build: The builder's call.
         own: The names that it has already.
+        takes: Whether it can be called with an argument of the value that it gives anyway.
     """
     calls: _Calls = {}
     before = sys.getprofile()
@@ -43,8 +48,14 @@ def behind(build: Callable[[], nn.Module], own: Container[str]) -> list[Knob]:
         return []
     finally:
         sys.setprofile(before)
-    found = (knob for knob in _knobs(module, calls) if knob.name not in own)
-    return list({knob.name: knob for knob in found}.values())
+    found = _free(module, calls, own)
+    if found:
+        return found
+    for inner in _distinct(module, calls)[:_MOST_CLASSES]:
+        found = [knob for knob in _free(inner, calls, own) if takes(knob)]
+        if found:
+            break
+    return found
 
 
 def _note(calls: _Calls, frame: FrameType) -> None:
@@ -55,6 +66,19 @@ def _note(calls: _Calls, frame: FrameType) -> None:
     made = arguments.get(code.co_varnames[0])
     if isinstance(made, nn.Module):
         calls[id(made), code] = arguments
+
+
+def _distinct(module: nn.Module, calls: _Calls) -> list[nn.Module]:
+    """The modules inside a model, one of each class that is not torch's own, in the order in which they were made."""
+    inside = {id(part): part for part in module.modules() if part is not module}
+    made = [inside[identity] for identity, _ in calls if identity in inside]
+    classes = {type(part): part for part in reversed(made) if not type(part).__module__.startswith("torch.")}
+    return list(reversed(classes.values()))
+
+
+def _free(module: nn.Module, calls: _Calls, own: Container[str]) -> list[Knob]:
+    found = (knob for knob in _knobs(module, calls) if knob.name not in own)
+    return list({knob.name: knob for knob in found}.values())
 
 
 def _knobs(module: nn.Module, calls: _Calls) -> Iterator[Knob]:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from loader.errors import ConfigError
+from loader.errors import ConfigError, LoaderError
 
 _T = TypeVar("_T")
 
@@ -71,6 +71,8 @@ class Confined:
 
     refused: str = ""
     """The first thing that was refused, as in "connects to something (socket.connect)"."""
+    left: str = ""
+    """What ended it, where anything did."""
 
 
 class _Threads(threading.local):
@@ -95,14 +97,18 @@ def apart(build: Callable[[], _T], asked: Confined) -> _T:
     """
     try:
         with _confined(asked):
-            return build()
-    except LeftError as left:
-        raise ConfigError(f"model: its constructor {left}, and a trial build may not") from left
+            made = build()
+    except (LoaderError, LeftError):
+        if not asked.left:
+            raise
+    if asked.left:  # also where something on the way took it for an error of its own, or for none
+        raise ConfigError(f"model: its constructor {asked.left}, and a trial build may not")
+    return made
 
 
 @contextmanager
 def _confined(asked: Confined) -> Iterator[None]:
-    _install()
+    _install(asked)
     before, _threads.build = _threads.build, asked
     try:
         yield
@@ -110,7 +116,7 @@ def _confined(asked: Confined) -> Iterator[None]:
         _threads.build = before
 
 
-def _install() -> None:
+def _install(asked: Confined) -> None:
     """Puts the hook in, where it does not answer yet."""
     for _ in range(2):
         _threads.answered = False
@@ -120,7 +126,8 @@ def _install() -> None:
         tempfile.gettempdir()  # found out by writing, once in a process; torch asks for it where it imports its parts
         sys.addaudithook(_hook)
         _announce_threads()
-    raise LeftError("cannot be confined, since an audit hook of this process lets no other in")
+    asked.left = "cannot be confined, since an audit hook of this process lets no other in"
+    raise LeftError(asked.left)
 
 
 def _announce_threads() -> None:
@@ -144,8 +151,9 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if build is None:
         return
     if event in _CONNECTS:
-        build.refused = build.refused or f"connects to something outside ({event})"
-        raise LeftError(build.refused)
+        build.left = build.left or f"connects to something outside ({event})"
+        build.refused = build.refused or build.left
+        raise LeftError(build.left)
     what = _REFUSED.get(event) or ("writes a file" if event == "open" and _writes(*arguments) else "")
     if what:
         build.refused = build.refused or f"{what} ({event})"

@@ -23,6 +23,7 @@ REQUIRED = Parameter.empty
 INT, FLOAT, CHOICE, SIZES = "int", "float", "choice", "sizes"
 """What a knob's values are: whole numbers, numbers, one of a few, and lists of whole numbers."""
 
+_PLAIN = (int, float, str, types.NoneType)
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _LISTS = re.compile(
     r"(builtins\.)?(typing\.)?(collections\.abc\.)?(list|tuple|Sequence|Iterable)\[int\b.*\]", re.IGNORECASE
@@ -45,6 +46,18 @@ class Knob:
     def required(self) -> bool:
         """Whether it has to be given."""
         return self.default is REQUIRED
+
+    def is_default(self, value: object) -> bool:
+        """Whether a value is the argument's default, which may be a tensor or anything else."""
+        return value is self.default or same(value, self.default)
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two plain values are equal; other objects are compared with nothing, as they may not even answer."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(a is b or same(a, b) for a, b in zip(one, other, strict=True))
+    plain = isinstance(one, _PLAIN) and isinstance(other, _PLAIN)
+    return plain and one == other
 
 
 def knobs_of(signature: inspect.Signature) -> list[Knob]:

@@ -95,6 +95,10 @@ class Probe:
                 self._until = self.clock() + self.seconds
         return self._known[name]
 
+    def takes(self, values: Values, name: str, value: object) -> bool:
+        """Whether it can be built with one argument more."""
+        return self.see({**values, name: value}) is not None
+
     def _is_over(self) -> bool:
         return self.spent >= self.most or (self._until is not None and self.clock() >= self._until)
 

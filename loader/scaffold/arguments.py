@@ -21,7 +21,7 @@ from loader.build.targets import TARGET, find_targets
 from loader.config.schema import JobConfig
 from loader.infer.behind import behind, hands_on
 from loader.infer.certainty import FREE, OPEN, SHARED, TOLD, partners
-from loader.infer.knobs import Knob, kind_of, knobs_of
+from loader.infer.knobs import Knob, kind_of, knobs_of, same
 from loader.infer.outside import reaches_outside
 from loader.infer.probe import Goal, Probe, Seen
 from loader.infer.solve import Solution, begin, solve, sure
@@ -80,7 +80,8 @@ def infer(
     search = _Search(probe, node, hints, everything)
     start, handed = search.start(), list[Knob]()
     if start is not None and hands_on(signature):
-        handed = behind(partial(probe.made, start), search.names)
+        given = start
+        handed = behind(partial(probe.made, given), search.names, lambda k: probe.takes(given, k.name, k.default))
         search = _Search(probe, node, hints, [*everything, *handed])
         start = search.start() or start
     solution = solve(probe, search.knobs, start, goals) if start is not None else None
@@ -88,7 +89,7 @@ def infer(
     if solution is None:
         return Inference([*lines, *_unsolved(search.knobs, search.fitting)], start, probe, fetching)
     certain = sure(probe, search.knobs, solution)
-    silent = {knob.name for knob in handed if solution.values.get(knob.name, knob.default) == knob.default}
+    silent = {knob.name for knob in handed if knob.is_default(solution.values.get(knob.name, knob.default))}
     told = (_line(knob, solution, certain, search) for knob in search.knobs if knob.name not in silent)
     return Inference([*lines, *(line for line in told if line is not None)], solution.values, probe)
 
@@ -173,13 +174,13 @@ def _of_kind(knob: Knob, hints: Mapping[str, Hint]) -> Knob:
 def _line(knob: Knob, solution: Solution, certain: Mapping[str, str], search: _Search) -> Line | None:
     probe, hints = search.probe, search.fitting
     value, how = solution.values.get(knob.name, knob.default), certain.get(knob.name, FREE)
-    if knob.name in hints and hints[knob.name].value == value:
+    if knob.name in hints and same(hints[knob.name].value, value):
         return Line(knob.name, value, f"from {hints[knob.name].origin}{_agreeing(how)}")
     if how == TOLD:
-        return Line(knob.name, value, "the default, as the shapes say" if value == knob.default else "from the shapes")
+        return Line(knob.name, value, "the default, as the shapes say" if knob.is_default(value) else "from the shapes")
     if knob.name in search.disputed:
         return Line(knob.name, MISSING, f"{search.disputed[knob.name]}; no shape tells which")
-    if not knob.required and value == knob.default:
+    if not knob.required and knob.is_default(value):
         return _default(knob, how, probe)
     if how == FREE:
         return Line(knob.name, MISSING, "no shape depends on it")

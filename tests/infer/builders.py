@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 CALLS: list[dict[str, Any]] = []
@@ -78,6 +79,15 @@ def built(act: Any = nn.ReLU, **kwargs: Any) -> nn.Module:
     return Base([1, 2], act=act, **kwargs)
 
 
+class Holding(nn.Module):
+    """Hands what it does not know on to what it holds."""
+
+    def __init__(self, rate: float = 0.1, **kwargs: Any) -> None:
+        super().__init__()
+        self.rate = rate
+        self.net = nn.Sequential(nn.ReLU(), Base([1, 2], **kwargs))
+
+
 def picky(**kwargs: Any) -> nn.Module:
     """Takes one argument and keeps the others to itself."""
     if kwargs.keys() - {"classes"}:
@@ -92,3 +102,20 @@ class Odd(nn.Module):
         super().__init__()
         self.layer = nn.Linear(width, width)
         self.odd = odd
+
+
+class Defaults(nn.Module):
+    """Defaults of which `==` says nothing."""
+
+    def __init__(
+        self,
+        width: int = 4,
+        mean: torch.Tensor = torch.zeros(3),  # noqa: B008
+        sizes: tuple[int, ...] = (2, 2),
+        pairs: Any = (torch.zeros(2), torch.ones(2)),  # noqa: B008
+        rate: float = float("inf"),
+    ) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, sum(sizes))
+        self.other = nn.Linear(sizes[0], sizes[1])
+        self.settings = (mean, pairs, rate)

@@ -120,5 +120,19 @@ def test_a_build_in_a_build_leaves_the_outer_one_confined(folder: Path) -> None:
         apart(build, Confined())
 
 
+@pytest.mark.parametrize("error", [ConfigError("taken for its own"), None])
+def test_a_build_that_connected_counts_for_nothing_whatever_became_of_it(error: ConfigError | None) -> None:
+    def build() -> str:
+        try:
+            socket.getaddrinfo("localhost", 1)
+        except BaseException:  # noqa: BLE001  # as a bare `except:` does
+            if error is not None:
+                raise error from None
+        return "built another way"
+
+    with pytest.raises(ConfigError, match=r"model: its constructor connects to something outside"):
+        apart(build, Confined())
+
+
 def test_what_ends_a_build_is_no_exception_that_a_constructor_catches() -> None:
     assert not issubclass(LeftError, Exception)

@@ -325,7 +325,7 @@ def test_a_constructor_that_fetches_is_refused_with_the_switch_that_keeps_it_fro
     assert written["model"]["width"] == 6
 
 
-@pytest.mark.parametrize("builder", ["built", "Derived"])
+@pytest.mark.parametrize("builder", ["built", "Derived", "Holding"])
 def test_arguments_behind_keywords_are_found_from_shapes_and_from_what_the_file_says(
     builder: str, tmp_path: Path
 ) -> None:
@@ -335,7 +335,7 @@ def test_arguments_behind_keywords_are_found_from_shapes_and_from_what_the_file_
 
     assert {name: written["model"][name] for name in ("classes", "scale")} == {"classes": 7, "scale": 3.0}
     assert "# from the file's hyper_parameters, as the shapes say" in text
-    assert written["model"].keys() == {"_target_", "classes", "scale"}
+    assert written["model"].keys() - {"rate"} == {"_target_", "classes", "scale"}
     run("k")
 
 
@@ -352,3 +352,11 @@ def test_a_switch_is_kept_also_where_it_changes_names(width: int, switches: dict
     assert text.count("true") == len(switches)
     assert "rules" not in written
     run("s")
+
+
+def test_defaults_that_cannot_be_compared_are_no_bug(tmp_path: Path) -> None:
+    save(filled(builders.Defaults(6)).state_dict(), tmp_path / "d.pt")
+    written, text = scaffold("Defaults", "d.pt", f"model._target_={BUILDERS}Defaults")
+
+    assert written["model"] == {"_target_": f"{BUILDERS}Defaults", "width": 6, "sizes": [2, 2], "rate": float("inf")}
+    assert "sizes: [2, 2]  # the default" in text

@@ -191,7 +191,7 @@ def test_a_value_of_any_kind_is_no_bug(tmp_path: Path, value: Any) -> None:
     assert error.hint == "model.width=5"
 
 
-@pytest.mark.parametrize("builder", ["built", "Derived", "picky"])
+@pytest.mark.parametrize("builder", ["built", "Derived", "Holding", "picky"])
 def test_arguments_behind_keywords_are_found(tmp_path: Path, builder: str) -> None:
     state = filled(getattr(builders, builder)(classes=7)).state_dict()
     error = refusal({"_target_": BUILDERS + builder}, state, tmp_path)
