@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import hydra
+from hydra.errors import HydraException
 
 from loader.config.argv import Arguments, parse_arguments
 from loader.config.compose import VERSION_BASE
@@ -190,7 +191,10 @@ def _concluded(sweep: Sweep | None, *, broken: bool = False) -> int | None:
 
 def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:
     """Reports why Hydra broke off; a launcher that broke a sweep off may raise anything."""
-    refusal = translate(error, typed) if sweep is None or not isinstance(error, OSError) else _unwritable(error, sweep)
+    if sweep is not None and isinstance(error, OSError) and not isinstance(error, HydraException):
+        refusal = _unwritable(error, sweep)
+    else:  # Hydra's word on a missing option is an OSError, too
+        refusal = translate(error, typed)
     exit_code = _concluded(sweep, broken=refusal is None and sweep is not None and bool(sweep.plugins))
     if refusal is not None:
         raise refusal from error
