@@ -6,6 +6,7 @@ the other one without saying so.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -54,19 +55,23 @@ def swapped(asked: bool | None, key: str | None, names: Sequence[str]) -> str:
 def nameless(root: Container, wanted: Mapping[str, Wanted]) -> list[str]:
     """Names the averages that no rule can load, since they keep no names of a model, or have lost the dots in them."""
     parameters = {key: want.shape for key, want in wanted.items() if want.kind == "parameter" and want.first == key}
+    bare = {name.replace(".", ""): shape for name, shape in parameters.items() if "." in name}
+    longest = max(bare, key=len, default="")
+    shapes = list(parameters.values())
     told: list[str] = []
     for key, container in without_optimizers(root):
-        tensors = container.tensors()
-        if container.kind == "list":
-            told += _listed(key, tensors, [shape for shape in parameters.values() if shape is not None])
-        elif tensors:
-            told += _undotted(key, tensors, parameters)
-    return told[:_MOST_REMARKS]
+        if container.kind == "list" and is_average(key):
+            told += _listed(key, container.tensors(), shapes)
+        elif longest and container.kind != "list":
+            told += _undotted(key, container.tensors(), bare, longest)
+        if len(told) >= _MOST_REMARKS:
+            break
+    return told
 
 
-def _listed(key: str, tensors: Mapping[str, TensorEntry], shapes: Sequence[tuple[int, ...]]) -> Iterator[str]:
+def _listed(key: str, tensors: Mapping[str, TensorEntry], shapes: Sequence[tuple[int, ...] | None]) -> Iterator[str]:
     """A list as `torch_ema` keeps it."""
-    if tensors and is_average(key):
+    if tensors:
         fits = "in the order" if [entry.shape for entry in tensors.values()] == list(shapes) else "not in the shapes"
         yield (
             f"'{safe_text(key)}' is an average kept as a list of {len(tensors):,} tensors without names, {fits} of the "
@@ -75,19 +80,17 @@ def _listed(key: str, tensors: Mapping[str, TensorEntry], shapes: Sequence[tuple
 
 
 def _undotted(
-    key: str, tensors: Mapping[str, TensorEntry], parameters: Mapping[str, tuple[int, ...] | None]
+    key: str, tensors: Mapping[str, TensorEntry], bare: Mapping[str, tuple[int, ...] | None], longest: str
 ) -> Iterator[str]:
     """Names as `LitEma` of latent-diffusion writes them: those of the model without their dots."""
-    bare = {name.replace(".", ""): shape for name, shape in parameters.items() if "." in name}
-    longest = max(bare, key=len, default="")
-    starts = [name.removesuffix(longest) for name in tensors if longest and name.endswith(longest)]
-    for start in starts[:_MOST_REMARKS]:
-        fitting = [name for name, shape in bare.items() if _has(tensors, start + name, shape)]
-        if start + longest not in parameters and len(fitting) >= _ENOUGH * len(bare):
+    starts = (name.removesuffix(longest) for name in tensors if name.endswith(longest))
+    for start in itertools.islice(starts, _MOST_REMARKS):
+        fitting = sum(_has(tensors, start + name, shape) for name, shape in bare.items())
+        if fitting >= _ENOUGH * len(bare):
             place = f"{key}.{start}" if key else start
             yield (
                 f"'{safe_text(place)}*' is an average whose names have lost their dots (as LitEma writes them), of "
-                f"{len(fitting):,} of the model's {len(parameters):,} parameters; no rule puts them back"
+                f"{fitting:,} of the model's {len(bare):,} parameters; no rule puts them back"
             )
 
 
