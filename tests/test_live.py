@@ -104,6 +104,7 @@ def test_a_replicated_module_is_refused_where_processes_could_disagree(
 
 
 @pytest.mark.usefixtures("alone")
+@pytest.mark.filterwarnings("ignore:DTensor random operators")
 def test_a_module_that_is_split_between_processes_is_refused() -> None:
     tensors: Any = importlib.import_module("torch.distributed.tensor")
     mesh = importlib.import_module("torch.distributed.device_mesh").init_device_mesh("cpu", (1,))
