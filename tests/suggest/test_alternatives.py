@@ -26,6 +26,12 @@ from tests.suggest.architectures import Sized, auto_encoder
 SIZED = "tests.suggest.architectures.Sized"
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found must not depend on how busy the machine is; the number of builds stays bounded."""
+    monkeypatch.setattr(alternatives, "_MOST_SECONDS", 600)
+
+
 def refusal(node: dict[str, Any], file: Any, folder: Path, **settings: Any) -> FitError:
     path = save(file, folder / "file.pt")
     with pytest.raises(FitError) as refused:
@@ -226,9 +232,7 @@ def test_the_builders_of_image_libraries_get_the_number_of_classes(
     other: dict[str, Any],
     line: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(alternatives, "_MOST_SECONDS", 600)
     library(builder.partition(".")[0])
     build: Any = locate(builder, "model._target_")
     error = refusal({"_target_": builder, **node}, build(**node, **other, num_classes=7).state_dict(), tmp_path)
