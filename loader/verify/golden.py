@@ -18,8 +18,6 @@ from pathlib import Path
 
 import torch
 
-from loader.conversion.contents import fault
-from loader.conversion.writing import pieces
 from loader.errors import CheckpointError, ConfigError
 from loader.formats import open_checkpoint
 from loader.formats.base import Checkpoint, TensorEntry
@@ -141,6 +139,9 @@ def write(path: Path, records: Mapping[str, Record]) -> None:
     Raises:
         ConfigError: The format cannot hold one of the inputs or outputs.
     """
+    from loader.conversion.contents import fault  # noqa: PLC0415  # only who writes needs it
+    from loader.conversion.writing import pieces  # noqa: PLC0415  # likewise
+
     values: dict[str, torch.Tensor] = {}
     for part, record in records.items():
         prefix = f"part.{part}/" if part else ""
