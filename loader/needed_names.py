@@ -50,6 +50,10 @@ PICKLED: Final = frozenset(
         *(f"{b}.{n}" for b in ("builtins", "__builtin__") for n in ("frozenset", "slice", "range", "xrange", "long")),
         *(f"{b}.{n}" for b in ("builtins", "__builtin__") for n in ("min", "max", "sum", "len", "abs", "round", "pow")),
         *(f"{b}.{n}" for b in ("builtins", "__builtin__") for n in ("unicode", "Ellipsis", "NotImplemented")),
+        *(f"{b}.{n}" for b in ("builtins", "__builtin__") for n in ("type", "zip", "enumerate", "reversed", "iter")),
+        *(f"itertools.{n}" for n in ("chain", "count", "cycle", "repeat")),
+        *(f"{module}.{n}" for module in ("io", "_io") for n in ("BytesIO", "StringIO")),
+        *("types.GenericAlias", "types.UnionType"),
         *(f"collections.{n}" for n in ("OrderedDict", "defaultdict", "Counter", "deque", "ChainMap", "namedtuple")),
         *(
             "argparse.Namespace",

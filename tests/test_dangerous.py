@@ -58,6 +58,7 @@ PICKLED = [
     *("argparse.Namespace", "collections.defaultdict", "functools.partial", "datetime.datetime", "pathlib.PosixPath"),
     *("omegaconf.dictconfig.DictConfig", "omegaconf.base.ContainerMetadata", "typing.Any", "__builtin__.set"),
     *("torch.nn.backends.thnn._get_thnn_function_backend", "networkx.classes.graph.Graph", "pathlib._local.PosixPath"),
+    *("builtins.type", "_io.BytesIO", "itertools.count"),
 ]
 """What is data in a pickle."""
 
