@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from loader.conversion.writing import METADATA, NAMES, nbytes
 from loader.errors import ConfigError
-from loader.wants import dtype_name, identity, is_plain
+from loader.safetensors_file import fault, nbytes
+from loader.wants import identity
 from loader.wording import counted, phrases, safe_text
 
 
@@ -66,18 +66,3 @@ def shards(tensors: dict[str, torch.Tensor], most: int) -> Iterator[dict[str, to
         shard[key] = tensor
         size += nbytes(tensor)
     yield shard
-
-
-def fault(key: str, value: torch.Tensor) -> str:
-    """Says why a tensor cannot be written; empty where it can."""
-    if key == METADATA or any("\ud800" <= character <= "\udfff" for character in key):
-        return "its name is one that the format cannot hold"
-    if value.is_meta:
-        return "it has no data"
-    if value.is_quantized or value.is_nested:
-        return f"it is {'quantized' if value.is_quantized else 'nested'}"
-    if value.layout != torch.strided:
-        return f"its layout is {str(value.layout).removeprefix('torch.')}"
-    if not is_plain(value):
-        return f"it is a {type(value).__module__}.{type(value).__qualname__}"
-    return "" if dtype_name(value.dtype) in NAMES else f"its dtype is {dtype_name(value.dtype)}"

@@ -21,7 +21,7 @@ from loader.conversion.destination import Destination, destination
 from loader.conversion.embedded import untrusted
 from loader.conversion.existing import refuse_to_replace
 from loader.conversion.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
-from loader.conversion.writing import drafts, nbytes, pieces
+from loader.conversion.writing import drafts
 from loader.errors import ConfigError
 from loader.formats.path import called, is_copy
 from loader.lines import override, typed
@@ -29,6 +29,7 @@ from loader.parts import Part
 from loader.place import resolve_dtype
 from loader.redaction import redacted
 from loader.report.data import Report
+from loader.safetensors_file import nbytes, pieces
 from loader.verify import golden
 from loader.wording import phrases
 

@@ -1,42 +1,28 @@
 """Writes safetensors files that are there as a whole or not at all.
 
-Guarantees: one tensor at a time is made compact and brought to the CPU, so that writing costs no more memory than the
-largest of them; all files are complete on disk under names of their own before the first one takes its place; what
+Guarantees: all files are complete on disk under names of their own before the first one takes its place; what
 stood there is kept until the last one has, and an error, an interruption by the user or a scheduler's signal to end
 puts it back and leaves nothing else behind.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
 import signal
-import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-import torch
-
 from loader.errors import ConfigError
 from loader.formats.path import shown_path
-from loader.formats.safetensors import DTYPES
 from loader.lines import typed
 from loader.termination import terminable
-from loader.wants import dtype_name
 from loader.wording import phrases
 
 log = logging.getLogger(__name__)
 
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-"""The format's own name of a dtype, by torch's."""
-METADATA = "__metadata__"
-"""Where a header keeps its notes: no tensor can be called so."""
-
-_LENGTH = struct.Struct("<Q")
-_ALIGNMENT = 8
 _CHUNK = 64 << 20
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 
@@ -177,40 +163,6 @@ def _reason(error: OSError) -> str:
 def _terminable() -> AbstractContextManager[None]:
     """Lets a process that a scheduler ends meanwhile tidy up; who has a handler already decides for itself."""
     return terminable() if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else nullcontext()
-
-
-def pieces(tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """The content of a safetensors file, piece by piece.
-
-    Args:
-        tensors: By name; each has a dtype of `NAMES` and is dense, on any device, with any strides.
-        notes: Text that goes into the header.
-    """
-    # The widest elements first: without gaps between them, which the format forbids, each tensor is aligned.
-    ordered = sorted(tensors, key=lambda name: -tensors[name].element_size())
-    places, end = {}, 0
-    for name in ordered:
-        places[name] = (end, end := end + nbytes(tensors[name]))
-    header = {METADATA: dict(notes)} | {
-        name: {"dtype": NAMES[dtype_name(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": places[name]}
-        for name, tensor in tensors.items()
-    }
-    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-len(raw) % _ALIGNMENT)
-    yield _LENGTH.pack(len(raw)) + raw
-    for name in ordered:
-        if tensors[name].numel():
-            yield _elements(tensors[name])
-
-
-def nbytes(tensor: torch.Tensor) -> int:
-    """Bytes of a tensor's elements when it is compact."""
-    return tensor.numel() * tensor.element_size()
-
-
-def _elements(tensor: torch.Tensor) -> memoryview:
-    compact = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
-    return compact.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _write(descriptor: int, piece: bytes | memoryview) -> None:

@@ -24,6 +24,7 @@ from loader.formats.base import Checkpoint, TensorEntry
 from loader.formats.confine import leads_out
 from loader.formats.path import called, is_url, shown_path
 from loader.lines import line
+from loader.safetensors_file import fault, pieces
 from loader.verify.inputs import Inputs
 from loader.wants import dtype_name
 from loader.whole import write_whole

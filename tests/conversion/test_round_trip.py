@@ -21,7 +21,7 @@ from loader import load_model as load_ours
 from loader.api import Loaded
 from loader.build import build_model
 from loader.conversion.contents import contents, shards
-from loader.conversion.writing import NAMES, nbytes, pieces
+from loader.safetensors_file import NAMES, nbytes, pieces
 from loader.wants import dtype_name
 from tests.build import zoo, zoo_plain
 from tests.build.exactness import other_values, plain

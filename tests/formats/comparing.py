@@ -11,10 +11,10 @@ import safetensors.torch
 import torch
 from hypothesis import strategies as st
 
-from loader.conversion.writing import pieces
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
 from loader.formats.base import Container, TensorEntry
+from loader.safetensors_file import pieces
 
 
 def raw(tensor: torch.Tensor) -> list[bytes]:
