@@ -140,9 +140,6 @@ def write(path: Path, records: Mapping[str, Record]) -> None:
     Raises:
         ConfigError: The format cannot hold one of the inputs or outputs.
     """
-    from loader.conversion.contents import fault  # noqa: PLC0415  # only who writes needs it
-    from loader.conversion.writing import pieces  # noqa: PLC0415  # likewise
-
     values: dict[str, torch.Tensor] = {}
     for part, record in records.items():
         prefix = f"part.{part}/" if part else ""
