@@ -18,15 +18,20 @@ from tests.hostile.running import MARKS, marker, scripted
 NOT_RUN = {"torchscript, data", "torchscript, constants", "torch-tar, system", "deepspeed, optimizer"}
 """Torch reads TorchScript's pickles as data, which run code in another way, and does not look at what wrote a tar; the
 last needs the classes of DeepSpeed before it gets so far."""
-LOADER = {"npz": "npz", "dcp": "dcp"}
+LOADER = {"npz": "npz", "npy-objects": "npy", "dcp": "dcp"}
 """What loads a carrier that `torch.load` does not."""
+INNER = {
+    "torch-export, weights": "state_dict.pt",
+    "torch-export, constants": "constants.pt",
+    "torch-zip, policy": "policy.pth",
+}
+"""The member that is a file of `torch.save` itself; what reads the archive around it takes it out first."""
 
 
 def loaded_one(name: str, path: Path, folder: Path) -> Path:
     """The file of a carrier that is loaded: a shard, a process's states, an archive's member that is a file itself."""
-    if name.startswith("torch-export"):
+    if ending := INNER.get(name):
         with zipfile.ZipFile(path) as archive:
-            ending = "constants.pt" if name.endswith("constants") else "state_dict.pt"
             member = next(member for member in archive.namelist() if member.endswith(ending))
             return Path(archive.extract(member, folder))
     if name.startswith("deepspeed"):

@@ -39,6 +39,7 @@ LOADERS: dict[str, Callable[[str], object]] = {
     "pickle": lambda path: pickle.loads(Path(path).read_bytes()),
     "torch": lambda path: torch.load(path, weights_only=False),
     "torchscript": torch.jit.load,
+    "npy": lambda path: np.load(path, allow_pickle=True),
     "npz": lambda path: [np.load(path, allow_pickle=True)[name] for name in np.load(path).files],
     "dcp": distributed,
 }
