@@ -70,18 +70,24 @@ class Policy:
             return ""
         if real in LOOKUPS:
             return f"it is really {real}; write that, so that its path is seen"
-        if is_value and (self.trusted is None or self._names(name)):
+        if is_value and self._names(name):
+            return ""
+        if is_value and (reason := why_dangerous(home := _by_its_module(name))):
+            return f"it is really {safe_text(home)}, which {reason}"
+        if is_value and self.trusted is None:
             return ""
         if not is_value and (reason := why_dangerous(real)):
             meant = self._names(real) or (self._names(name) and why_dangerous(name))
             return "" if meant else f"it is really {safe_text(real)}, which {reason}"
         if self.trusted is None or self._names(name) or self._names(real):
             return ""
-        return self._objection_by_pattern(found, real)
+        return self._objection_by_pattern(found, name, real)
 
-    def _objection_by_pattern(self, found: object, real: str) -> str:
+    def _objection_by_pattern(self, found: object, name: str, real: str) -> str:
         if is_plain_value(found):
-            return ""
+            home = _by_its_module(name)
+            elsewhere = f"it is really {safe_text(home)}, which trusted_targets does not name"
+            return "" if self._matches(home) else elsewhere
         if not isinstance(found, type):
             return "it is not a class, and a pattern in trusted_targets admits classes only"
         if not self._matches(real):
@@ -163,7 +169,9 @@ def is_plain_value(found: object, deep: int = 4) -> bool:
         found = [*found.keys(), *found.values()]
     if isinstance(found, (list, tuple, set, frozenset)) and type(found).__module__ == "builtins":
         return deep > 0 and all(is_plain_value(item, deep - 1) for item in found)
-    return type(found) in _ATOMS or isinstance(found, enum.Enum)
+    if isinstance(found, enum.Enum):
+        return not callable(found) and is_plain_value(found.value, deep - 1)
+    return type(found) in _ATOMS
 
 
 def identity(found: object, name: str) -> tuple[str, bool]:
@@ -190,6 +198,18 @@ def _home(builtin: object) -> str:
     """Returns the module of the class that a builtin method belongs to, or nothing."""
     kind = getattr(builtin, "__objclass__", None) or type(getattr(builtin, "__self__", None))
     return "" if kind is type(None) else str(kind.__module__)
+
+
+def _by_its_module(name: str) -> str:
+    """A name that was found, from the last module on that it goes through: `torch.nn.….sys.path` is `sys.path`."""
+    parts = name.split(".")
+    depth = next((d for d in range(len(parts) - 1, 0, -1) if ".".join(parts[:d]) in sys.modules), 1)
+    found: object = sys.modules.get(".".join(parts[:depth]))
+    home = ""
+    while isinstance(found, ModuleType) and depth < len(parts):
+        home = ".".join((found.__name__, *parts[depth:]))
+        found, depth = getattr(found, parts[depth], None), depth + 1
+    return home or name
 
 
 def _is_plain(name: str) -> bool:

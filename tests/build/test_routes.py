@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import enum
+import functools
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -99,6 +102,66 @@ def test_private_names_of_a_package_of_ones_own_are_trusted_exactly() -> None:
 @pytest.mark.parametrize("value", [3, "x", None, (1, [2.0, {"a": b"x"}]), torch.float16, torch.Size([1])])
 def test_a_pattern_stands_for_plain_values(value: object) -> None:
     assert Policy(["my_pkg.*"]).objection_to(value, "my_pkg.VALUE") == ""
+
+
+class Colour(enum.Enum):
+    """Plain members."""
+
+    RED = (1, "red")
+
+
+class Runner(enum.Enum):
+    """Members that can be called."""
+
+    SHELL = "sh"
+
+    def __call__(self, command: str) -> None:
+        raise AssertionError(command)
+
+
+class Wrapped(enum.Enum):
+    """Members that hold code."""
+
+    PRINT = functools.partial(print)
+
+
+def test_a_pattern_stands_for_plain_members_of_an_enum() -> None:
+    assert Policy(["my_pkg.*"]).objection_to(Colour.RED, "my_pkg.Colour.RED") == ""
+
+
+CALLED = "it is not a class, and a pattern in trusted_targets admits classes only"
+
+
+@pytest.mark.parametrize("member", [Runner.SHELL, Wrapped.PRINT])
+def test_a_pattern_does_not_stand_for_members_of_an_enum_that_hold_code(member: object) -> None:
+    assert Policy(["my_pkg.*"]).objection_to(member, "my_pkg.Runner.SHELL") == CALLED
+
+
+def test_a_member_of_an_enum_is_not_called_by_a_pattern() -> None:
+    error = refusal(inside({"_target_": f"{__name__}.Runner.SHELL", "command": "x"}), Policy(["torch.nn.*", "tests.*"]))
+    assert error.message == f"model._args_.0._target_: {__name__}.Runner.SHELL is refused: {CALLED}"
+
+
+@pytest.mark.parametrize("trusted", [None, ["torch.nn.*"], ["*"]])
+def test_a_value_of_another_module_goes_by_its_own_name(trusted: list[str] | None) -> None:
+    path = "torch.nn.parallel.distributed.sys.path"
+    error = refusal(inside(lookup(path)), Policy(trusted))
+    assert error.message == (
+        f"model._args_.0.path: {path} is refused: it is really sys.path, "
+        "which belongs to Python's own 'sys', where no model lives"
+    )
+
+
+def test_a_pattern_does_not_reach_the_values_of_a_module_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    package, other = ModuleType("zz_package"), ModuleType("zz_other")
+    package.other, other.SIZES = other, [1, 2]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "zz_package", package)
+    name = "zz_package.other.SIZES"
+    assert Policy(["zz_package.*"]).objection_to([1, 2], name) == (
+        "it is really zz_other.SIZES, which trusted_targets does not name"
+    )
+    for trusted in (None, ["zz_package.*", "zz_other.*"], [name]):
+        assert Policy(trusted).objection_to([1, 2], name) == ""
 
 
 @pytest.mark.parametrize("value", [torch, [len], {"a": nn.Linear}, nn.Linear(1, 1), object()])
