@@ -41,7 +41,9 @@ _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 """States of a server that may pass."""
 _NO_HEAD = frozenset({400, 403, 405, 501})
 """What servers answer that do not take HEAD; a signed URL is often for GET alone."""
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_NUMBER = r"[0-9]{1,19}"
+"""A place in a file, or its size; what is longer is no number of bytes, and Python may refuse to read it."""
+_RANGE = re.compile(rf"bytes ({_NUMBER})-{_NUMBER}/({_NUMBER}|\*)")
 _AGAIN = "try again later, or look at the URL in a browser"
 
 
@@ -50,11 +52,11 @@ class WebAnswer:
 
     def __init__(self, url: Url, response: aiohttp.ClientResponse, loop: asyncio.AbstractEventLoop) -> None:
         self._url, self._response, self._loop = url, response, loop
-        found = _RANGE.match(response.headers.get("Content-Range", "")) if response.status == 206 else None
+        found = _range(url, response) if response.status == 206 else None
         self.start = int(found[1]) if found else 0
         self.partial = found is not None
         size = found[2] if found else response.headers.get("Content-Length", "")
-        self.version = Version(int(size) if size.isdecimal() else None, _tag(response))
+        self.version = Version(int(size) if re.fullmatch(_NUMBER, size) else None, _tag(response))
         self.said = f"HTTP {response.status}, {safe_text(response.content_type)}"
 
     def chunks(self) -> Iterator[bytes]:
@@ -142,6 +144,19 @@ class WebTransport:
         settings["headers"] = {**settings.get("headers", {}), "Accept-Encoding": "identity", **headers}
         # One deadline for all that comes before the body: a server may go on saying "100 Continue" for ever.
         return await asyncio.wait_for(session.request(method, self._files.encode_url(text), **settings), _SILENCE)
+
+
+def _range(url: Url, response: aiohttp.ClientResponse) -> re.Match[str]:
+    """Which bytes a part of a file is, and of how many."""
+    told = response.headers.get("Content-Range", "")
+    found = _RANGE.fullmatch(told)
+    if found is None:
+        raise CheckpointError(
+            f"{url.shown} comes in parts, and the server does not say which: Content-Range is '{safe_text(told, 60)}', "
+            "expected 'bytes FIRST-LAST/SIZE'",
+            "download the file by other means, then give its path: checkpoint.path=FILE",
+        )
+    return found
 
 
 def _tag(response: aiohttp.ClientResponse) -> str:

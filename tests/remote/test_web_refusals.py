@@ -44,6 +44,19 @@ def test_a_file_that_may_not_be_read_is_told(status: int, reason: str, data: boo
     assert error.hint == "credentials belong into ~/.netrc; a signed URL may have expired"
 
 
+@both
+@pytest.mark.parametrize("told", ["", "pages 1-2/3", f"bytes 0-0/{'9' * 4_400}", f"bytes {'9' * 4_400}-0/1"])
+def test_a_part_that_does_not_say_which_it_is_is_refused(told: str, data: bool, server: Server) -> None:
+    url = server.add("/a.safetensors", SMALL, head=False, status=206, headers={"Content-Range": told})
+    error = refusal(url, data=data)
+    shown = told if len(told) < 60 else f"{told[:59]}…"
+    assert error.message == (
+        f"{url} comes in parts, and the server does not say which: Content-Range is '{shown}', expected "
+        "'bytes FIRST-LAST/SIZE'"
+    )
+    assert error.hint == "download the file by other means, then give its path: checkpoint.path=FILE"
+
+
 def test_on_the_hub_the_hint_names_its_token() -> None:
     from loader.remote.refusals import not_allowed
 
