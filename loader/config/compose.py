@@ -29,6 +29,7 @@ from loader.config.layers import CONFIG_NAME, conf_dir
 from loader.config.literals import real_key
 from loader.config.messages import translate
 from loader.config.overlay import overlay
+from loader.config.packaged import unimported
 from loader.config.records import MISSING
 from loader.config.schema import JobConfig
 from loader.redaction import remember
@@ -174,7 +175,8 @@ def _own_hydra() -> Iterator[None]:
         names = JobRuntime.instance().conf.copy()
         GlobalHydra.instance().clear()
         try:
-            yield
+            with unimported():
+                yield
         finally:
             GlobalHydra.instance().hydra = running
             VersionBase.instance().version_base = base

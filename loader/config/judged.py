@@ -19,6 +19,7 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from loader.config.packaged import unimported
 from loader.dangerous import why_dangerous
 from loader.errors import ConfigError
 from loader.wording import safe_text
@@ -51,6 +52,7 @@ def judged() -> Iterator[None]:
     """Has Hydra ask, while it runs, before it makes anything that a config names."""
     logs = (hydra.core.utils, hydra._internal.hydra, hydra._internal.core_plugins.basic_launcher)  # noqa: SLF001
     with ExitStack() as stack:
+        stack.enter_context(unimported())
         stack.enter_context(_before(Callbacks, "__init__", _judge_callbacks))
         stack.enter_context(_before(Plugins, "_instantiate", _judge_plugin))
         for module in logs:

@@ -6,13 +6,13 @@ nowhere is answered with the absolute path that was tried and the names in that 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from pathlib import Path, PurePosixPath
 
 from loader import lines
 from loader.errors import CheckpointError
+from loader.packages import package_folders
 from loader.wording import closest, listing, safe_text
 
 _PACKAGE = "pkg://"
@@ -133,22 +133,11 @@ def _in_package(typed: str) -> Path:
             f"checkpoint.path is {shown_path(typed)}; pkg://package.name/folder/file was expected",
             "checkpoint.path=pkg://PACKAGE/FILE",
         )
-    for folder in _package_folders(package, typed):
-        path = folder.joinpath(*parts)
-        if os.path.lexists(path):
-            return path
-    return folder.joinpath(*parts)
-
-
-def _package_folders(package: str, typed: str) -> list[Path]:
-    # find_spec runs the package's parents, not the package: a path alone is no reason to import torch.
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise _no_package(package, typed) from error
-    if spec is None or not spec.submodule_search_locations:
+    folders = package_folders(package)
+    if not folders:
         raise _no_package(package, typed)
-    return [Path(folder) for folder in spec.submodule_search_locations]
+    paths = [folder.joinpath(*parts) for folder in folders]
+    return next(filter(os.path.lexists, paths), paths[-1])
 
 
 def _no_package(package: str, typed: str) -> CheckpointError:

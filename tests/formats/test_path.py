@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,26 @@ def test_a_package_that_is_not_there_is_named(package: str) -> None:
     error = refusal(f"pkg://{package}/x.pt")
     assert f"there is no package '{package}' on the Python path" in error.message
     assert "PYTHONPATH" in error.hint
+
+
+@pytest.mark.parametrize("package", ["zz_shipped", "zz_shipped.sub", "zz_shipped.sub.folder"])
+def test_naming_a_file_in_a_package_imports_nothing(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "zz_shipped" / "sub" / "folder"
+    folder.mkdir(parents=True)
+    for home in (folder.parents[1], folder.parent):
+        (home / "__init__.py").write_text("raise AssertionError('it ran')\n")
+    inside = tmp_path.joinpath(*package.split(".")) / "x.pt"
+    inside.touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resolve_path(f"pkg://{package}/x.pt") == inside
+    assert "zz_shipped" not in sys.modules
+
+
+@pytest.mark.parametrize("package", ["loader..formats", ".loader", "loader.", "loader.formats-x"])
+def test_what_is_no_name_of_a_package_is_none(package: str) -> None:
+    assert "and there is no package" in refusal(f"pkg://{package}/base.py").message
 
 
 def test_a_file_that_is_not_in_its_package_is_told() -> None:
