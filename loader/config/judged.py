@@ -1,8 +1,8 @@
 """`trusted_targets` over what Hydra itself makes of a config: callbacks, launchers, sweepers and log handlers.
 
 Guarantees: none of these is imported or made before its name has passed; Hydra's own and this project's always pass,
-by their exact names. Without `trusted_targets` callbacks and plugins that are known to do harm are refused. A command
-that names none but Hydra's own imports no torch for it.
+by their exact names, and a log writes where a shipped one does (`logs`). Without `trusted_targets` callbacks and
+plugins that are known to do harm are refused. A command that names none but Hydra's own imports no torch for it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from loader.config.logs import check_log
 from loader.config.packaged import unimported
 from loader.dangerous import why_dangerous
 from loader.errors import ConfigError
@@ -107,6 +108,7 @@ def _judge_log(log_config: DictConfig | None, *_: Any, **__: Any) -> None:
     if log_config is not None and trusted is not None:
         where = str(log_config._get_full_key(None))  # noqa: SLF001
         _judge(_foreign(_imports(OmegaConf.to_container(log_config, resolve=True), where), _LOGGING), trusted)
+        check_log(log_config, where, trusted)
 
 
 def _trusted(node: DictConfig) -> list[str] | None:
