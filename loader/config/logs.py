@@ -40,8 +40,8 @@ def check_log(log: DictConfig, where: str, trusted: Sequence[str]) -> None:
     if not refused:
         return
     told = (
-        f"{place}: {safe_text(name)} with settings of its own is refused: under trusted_targets a log of Hydra's or the "
-        "loader's as it stands was expected, or this class by its exact name"
+        f"{place}: {safe_text(name)} with settings of its own is refused: under trusted_targets a log of Hydra's or "
+        "the loader's as it stands was expected, or this class by its exact name"
         for place, name in refused
     )
     offered = dict.fromkeys(name for _, name in refused if not why_dangerous(name))

@@ -90,8 +90,8 @@ def test_a_log_with_settings_of_its_own_is_refused(log: dict[str, Any], place: s
     with pytest.raises(ConfigError) as caught:
         check(log)
     assert caught.value.message == (
-        f"hydra.job_logging.{place}: {name} with settings of its own is refused: under trusted_targets a log of Hydra's "
-        "or the loader's as it stands was expected, or this class by its exact name"
+        f"hydra.job_logging.{place}: {name} with settings of its own is refused: under trusted_targets a log of "
+        "Hydra's or the loader's as it stands was expected, or this class by its exact name"
     )
     assert caught.value.hint == ""  # naming it lets it write wherever the config says
     check(log, ["torch.nn.*", name])
@@ -109,7 +109,7 @@ def test_a_handler_of_ones_own_is_named_exactly() -> None:
 def test_hydra_asks_before_it_opens_a_file(tmp_path: Path) -> None:
     victim = tmp_path / "net.py"
     log = with_node("handlers", "file", filename=str(victim))
-    with judged(), pytest.raises(ConfigError, match="handlers.file"):
+    with judged(), pytest.raises(ConfigError, match=r"handlers\.file"):
         hydra.core.utils.configure_log(config(log).hydra.job_logging)
     assert not victim.exists()
 
