@@ -1,6 +1,7 @@
 """What goes into the config file beside the model: the checkpoint, its rules, and whatever else the user set.
 
-Guarantees: what differs from a default of the loader is written, and nothing else.
+Guarantees: what differs from a default of the loader is written, and nothing else; where the file fits in several ways
+that are equally good, what they differ in is `auto`, which refuses to choose between them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from loader.config.schema import AUTO, AllowConfig, CheckpointConfig, JobConfig,
 from loader.lines import typed
 from loader.parts import Part
 from loader.scaffold.fitting import Fitting
-from loader.scaffold.page import MISSING, Line, flow, page, section
+from loader.scaffold.page import Line, flow, page, section
 from loader.scaffold.place import Place
 from loader.suggest.overrides import ready_made
 from loader.wording import safe_text
@@ -49,9 +50,9 @@ def config_text(
 
 
 def _ready(fitting: Fitting | None) -> list[str]:
-    if fitting is None:
+    if fitting is None or any(way.rules != fitting.rules for way in fitting.ways):
         return [AUTO]
-    return (ready_made(fitting.rules) or []) if not fitting.ways else []
+    return ready_made(fitting.rules) or []
 
 
 def _told(fitting: Fitting | None) -> list[str]:
@@ -67,7 +68,7 @@ def _told(fitting: Fitting | None) -> list[str]:
 
 def _checkpoint(settings: CheckpointConfig, typed: CheckpointConfig, fitting: Fitting | None) -> list[Line]:
     changed = _differing(dataclasses.replace(settings, path="", key=None), CheckpointConfig())
-    key = AUTO if fitting is None else MISSING if fitting.ways else fitting.key
+    key = AUTO if fitting is None or any(way.key != fitting.key for way in fitting.ways) else fitting.key
     return [Line("path", typed.path), *([Line("key", key)] if key is not None else []), *changed]
 
 

@@ -197,7 +197,7 @@ def _explained(problem: Problem, draft: Draft, found: _Confirmed, allow: AllowCo
         overrides.append(rules_override(problem.config("rules"), rules))
     kind = adapter_of(_left_over(problem, found))
     reasons += [f"the {kind} adapter of the file is not applied"] if kind is not None else []
-    swap = swapped(asked_for(problem.key, problem.rules or {}), draft.source.key, _sources(problem, found))
+    swap = _swap(problem, draft, found)
     reasons += _changes(problem, rules, swap)
     for field, told in (
         ("missing", "{} stays as the model initialises it"),
@@ -231,6 +231,12 @@ def _explained(problem: Problem, draft: Draft, found: _Confirmed, allow: AllowCo
         excused=bool(excused),
         swaps=bool(swap),
     )
+
+
+def _swap(problem: Problem, draft: Draft, found: _Confirmed) -> str:
+    # Under the key that was typed nothing is another than was asked for, unless a rule says so.
+    key = problem.key if draft.source.key != problem.key else None
+    return swapped(asked_for(key, problem.rules or {}), draft.source.key, _sources(problem, found))
 
 
 def _left_over(problem: Problem, found: _Confirmed) -> list[str]:

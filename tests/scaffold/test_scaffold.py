@@ -53,6 +53,15 @@ def run(name: str, *overrides: str) -> nn.Module:
     return loader.load(node | settings).model
 
 
+def refuses_to_choose(name: str, *ways: str) -> None:
+    """Runs what a written config says as the loader composes it, which has to name the ways and take none of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOADER_CONFIG_DIR", "conf")
+        with pytest.raises(FitError) as refusal:
+            loader.load([f"experiment={name}"])
+    assert set(ways) <= set(refusal.value.hint.splitlines()), refusal.value.hint
+
+
 def test_a_nested_file_of_a_parallel_run_becomes_a_config_that_loads_it(tmp_path: Path) -> None:
     net = filled(nets.MLP(7, 33, 5, depth=4, bias=False))
     save(nets.ddp(net), tmp_path / "epoch=3-step=10.ckpt")
@@ -158,8 +167,21 @@ def test_averages_beside_the_weights_leave_the_nested_key_open(tmp_path: Path) -
     save({"model": net.state_dict(), "ema": filled(nets.MLP(4, 5, 3), 2).state_dict()}, tmp_path / "both.pt")
     written, text = scaffold("MLP", "both.pt")
 
-    assert written["checkpoint"] == {"path": "both.pt", "key": "???"}
+    assert written["checkpoint"] == {"path": "both.pt", "key": "auto"}
     assert "# checkpoint.key=ema\n# checkpoint.key=model\n" in text
+    refuses_to_choose("both", "checkpoint.key=ema", "checkpoint.key=model")
+
+
+def test_averages_next_to_the_weights_under_prefixes_leave_the_rules_open(tmp_path: Path) -> None:
+    raw, mean = filled(nets.MLP(4, 5, 3)).state_dict(), filled(nets.MLP(4, 5, 3), 2).state_dict()
+    flat = {f"model.{key}": value for key, value in raw.items()}
+    save({"sd": flat | {f"ema_model.{key}": value for key, value in mean.items()}}, tmp_path / "flat.pt")
+    written, text = scaffold("MLP", "flat.pt")
+
+    assert (written["checkpoint"], "rules" in written) == ({"path": "flat.pt", "key": "sd"}, False)
+    assert "  - override /rules: [auto]\n" in text
+    ways = [f'rules={{fit: {{keep: "{name}.*"}}, fit2: {{strip: "{name}."}}}}' for name in ("model", "ema_model")]
+    refuses_to_choose("flat", *(f"'{way}'" for way in ways))
 
 
 def test_rules_that_are_not_ready_made_are_written_out(tmp_path: Path) -> None:

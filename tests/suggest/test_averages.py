@@ -85,6 +85,16 @@ def test_a_way_that_keeps_the_average_is_the_only_one_offered(tmp_path: Path) ->
     assert SWAPPED not in error.message
 
 
+@pytest.mark.parametrize("rules", ["auto", {"a": {"strip": "model_emma."}}, {}])
+def test_weights_and_averages_under_the_key_that_was_typed_are_both_offered(rules: object, tmp_path: Path) -> None:
+    file = {"state_dict": under("model.", RAW) | under("model_ema.", AVERAGE)}
+
+    error = refusal("Pair", file, tmp_path, checkpoint={"key": "state_dict"}, rules=rules)
+
+    ways = [f'rules={{fit: {{keep: "{name}.*"}}, fit2: {{strip: "{name}."}}}}' for name in ("model", "model_ema")]
+    assert error.hint.splitlines() == [f"'{way}'" for way in ways]
+
+
 @pytest.mark.parametrize("key", ["ema_state_dict", "ema"])
 def test_another_key_than_the_one_that_was_typed_is_said_to_be_one(key: str, tmp_path: Path) -> None:
     file = {"state_dict": RAW, "ema": {"head.bias": torch.zeros(2)}}
