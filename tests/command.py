@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,3 +41,13 @@ def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedPro
     """Runs a command with a terminal's width fixed and no colours."""
     env = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", **environment}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=300)
+
+
+@contextmanager
+def heeded(number: signal.Signals) -> Iterator[None]:
+    """Here a signal has its first effect, and in processes started here: tests in the background ignore some."""
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)

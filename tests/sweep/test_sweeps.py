@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import REPOSITORY, run
+from tests.command import REPOSITORY, heeded, run
 from tests.sweep.sweeping import RUN, TARGET, Swept, make_folder, sweep
 
 
@@ -189,14 +189,17 @@ def test_a_sweep_that_is_stopped_still_says_how_far_it_came(
         "hydra.sweep.dir=sweep",
     ]
     # A session of its own: an interruption goes to all of its processes, as it does from a keyboard.
-    with subprocess.Popen(
-        [*RUN, *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    with (
+        heeded(number),
+        subprocess.Popen(
+            [*RUN, *arguments],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
         assert process.stdout is not None
         assert process.stderr is not None
         line = next(line for line in process.stdout if line.startswith("job slowly"))
