@@ -19,6 +19,7 @@ from torch.utils import swap_tensors
 
 from loader.errors import FitError
 from loader.hooks import Metadata, State, customises_loading, run_hooks
+from loader.load_code import is_torchs, load_code
 from loader.plan import Plan
 from loader.transaction import Transaction
 from loader.wants import Slot, own_slots, storage_id
@@ -78,18 +79,12 @@ def _keep_modules(model: nn.Module, transaction: Transaction) -> None:
     for module in model.modules():
         if type(module).set_extra_state is not nn.Module.set_extra_state:
             transaction.keep_extra_state(module)
-    within = {id(below): below for module in model.modules() if _has_post_hooks(module) for below in module.modules()}
-    own = {
-        id(module): module
-        for module in model.modules()
-        if customises_loading(module) or type(module).set_extra_state is not nn.Module.set_extra_state
-    }
-    if within or own:
-        transaction.keep_modules(model, [*(within | own).values()])
-
-
-def _has_post_hooks(module: nn.Module) -> bool:
-    return bool(module._load_state_dict_post_hooks)  # noqa: SLF001  # there is no public way to ask
+    acting = {id(module): module for module in model.modules() if any(True for _ in load_code(module))}
+    if any(not is_torchs(code) for module in acting.values() for code in load_code(module)):
+        # It reaches whatever it likes: children, and through a closure its root.
+        transaction.keep_modules(model, list(model.modules()))
+    elif acting:
+        transaction.keep_modules(model, list(acting.values()))
 
 
 def _commit(
@@ -118,15 +113,15 @@ def _visitor(places: Mapping[str, Slot], plan: Plan, fit: Fit, install: _Install
         loads_itself = customises_loading(module)
         for name, slot in own_slots(module):
             key = prefix + name
-            if not loads_itself:
-                if key in sources:
-                    install(key, present[key] if slot.kind == "extra" else fit(key, present[key]))
-            elif slot.kind != "extra" and slot.tensor is not before[key]:
-                # The module took a tensor over; the one that stood there has to stay, and take its values.
-                value = slot.tensor.detach()
+            value = None if slot.kind == "extra" else slot.tensor.detach()
+            replaced = slot.kind != "extra" and slot.tensor is not before.get(key, slot.tensor)
+            if replaced:
+                # The module, or one above it, put a tensor of its own there; the one that stood there has to stay.
                 _registry(slot)[name] = before[key]
-                if key in loaded:
-                    install(key, fit(key, value))
+            if not loads_itself and key in sources:
+                install(key, present[key] if slot.kind == "extra" else fit(key, present[key]))
+            elif replaced and value is not None and key in loaded:
+                install(key, fit(key, value))
 
     return visit
 

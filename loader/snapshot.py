@@ -46,6 +46,7 @@ class Snapshot:
         self._storages = set(self._parameters)
         self._restores: list[Callable[[], object]] = []
         self._unkept: list[tuple[torch.Tensor, int]] = []
+        self.kept: dict[int, torch.Tensor] = {}
         self._held: list[object] = []  # keeps alive what is known by its id
         self._seen: set[int] = set()
         self._others = {id(module) for module in model.modules()} - {id(module) for module in chosen}
@@ -68,6 +69,10 @@ class Snapshot:
     def written(self) -> list[torch.Tensor]:
         """The parameters whose values are not kept, and that were written to since."""
         return [tensor for tensor, version in self._unkept if tensor._version != version]
+
+    def spared(self) -> list[torch.Tensor]:
+        """The parameters whose values are not kept."""
+        return [tensor for tensor, _ in self._unkept]
 
     def holds(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor looks into memory of the modules."""
@@ -140,6 +145,8 @@ class Snapshot:
             values = None if tensor.is_meta or spared else alias.clone()
         if spared and not tensor.is_inference():
             self._unkept.append((tensor, tensor._version))
+        if values is not None:
+            self.kept[id(tensor)] = tensor
         if _has_storage(tensor):
             self._storages.add(storage_id(tensor))
         requires, gradient = tensor.requires_grad, tensor.grad if tensor.is_leaf else None
@@ -161,8 +168,10 @@ class Snapshot:
 def put_back(tensor: torch.Tensor, values: torch.Tensor) -> None:
     """Gives a tensor values that it held; one that still holds them is not written to."""
     own = tensor.detach()
-    dense = own.layout == torch.strided and not own.is_quantized and not own.is_nested
-    if not dense or not same_bytes(own, values):
+    if own.layout != torch.strided or own.is_quantized or own.is_nested:
+        # Indices and scales are no shared memory: a detached tensor would get them for itself alone.
+        tensor.copy_(values)
+    elif not same_bytes(own, values):
         own.copy_(values)
 
 

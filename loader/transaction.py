@@ -40,7 +40,9 @@ class Transaction:
 
     def keep_modules(self, model: nn.Module, only: Collection[nn.Module]) -> None:
         """Keeps everything that the code of some modules may change while they are loaded."""
-        self._undo.append(Snapshot(model, only).restore)
+        snapshot = Snapshot(model, only)
+        self._undo.append(snapshot.restore)
+        self._kept = {**snapshot.kept, **self._kept}
 
     def keep_extra_state(self, module: nn.Module) -> None:
         """Keeps what a module gives out as its extra state."""
@@ -54,9 +56,11 @@ class Transaction:
         self._undo.append(restore)
 
     def snapshot(self, model: nn.Module) -> Snapshot:
-        """Keeps a model as it is now, parameters above a size by their place alone."""
+        """Keeps a model as it is now, its large parameters as they were before anything was written to them."""
         snapshot = Snapshot(model)
         self._undo.append(snapshot.restore)
+        for tensor in snapshot.spared():
+            self.keep(tensor)
         return snapshot
 
     def undo(self) -> None:

@@ -320,3 +320,172 @@ class SharingBuffers(nn.Module):
         self.register_buffer("left", flat[:4])
         self.register_buffer("right", flat[2:])
         self.even = nn.Parameter(torch.zeros(2))
+
+
+def _sparse(values: torch.Tensor) -> torch.Tensor:
+    return values.to_sparse()
+
+
+def _uncoalesced(values: torch.Tensor) -> torch.Tensor:
+    return torch.sparse_coo_tensor(torch.arange(3).expand(2, 3), values.diagonal(), values.shape)
+
+
+def _rows(values: torch.Tensor) -> torch.Tensor:
+    return values.to_sparse_csr()
+
+
+def _quantized(values: torch.Tensor) -> torch.Tensor:
+    return torch.quantize_per_tensor(values, float(values.max()) / 10, 1, torch.qint8)
+
+
+def _quantized_by_row(values: torch.Tensor) -> torch.Tensor:
+    scales = values.max(dim=1).values.double() / 10
+    return torch.quantize_per_channel(values, scales, torch.zeros(3, dtype=torch.int64), 0, torch.qint8)
+
+
+class Holding(nn.Module):
+    """A buffer of a kind whose elements are no plain run of memory."""
+
+    held: torch.Tensor
+
+    def __init__(self, held: torch.Tensor) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("held", held)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.layer(x)
+        return result
+
+
+def _components(tensor: torch.Tensor) -> list[object]:
+    if tensor.is_quantized:
+        return [str(tensor), tensor.int_repr().tolist()]
+    return [type(tensor), tensor.layout, tensor.to_dense().tolist()]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("make", [_sparse, _uncoalesced, _rows, _quantized, _quantized_by_row])
+def test_a_sparse_or_quantized_buffer_is_put_back(make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    live = Holding(make(torch.eye(3)))
+    held, before = live.held, _components(live.held)
+    state = {**nn.Linear(2, 2).state_dict(prefix="layer."), "held": make(torch.eye(3) * 7)}
+    with pytest.raises(LoaderError, match="forward pass raised"):
+        load_into(live, state, verify={"input": {"shape": [1, 99]}})
+    assert live.held is held
+    assert _components(held) == before
+    load_into(live, state)
+    assert _components(held) == _components(state["held"])
+
+
+def _zero(module: Any) -> None:
+    module.child.weight.data.zero_()
+
+
+def _freeze(module: Any) -> None:
+    module.child.weight.requires_grad_(False)
+
+
+def _add(module: Any) -> None:
+    module.child.register_buffer("scale", torch.ones(1))
+
+
+def _mark(module: Any) -> None:
+    module.child.seen = True
+
+
+def _replace(module: Any) -> None:
+    module.child.weight = nn.Parameter(torch.zeros(2, 2))
+
+
+def _replace_module(module: Any) -> None:
+    module.child = nn.Linear(2, 2)
+
+
+MEDDLING = (_zero, _freeze, _add, _mark, _replace, _replace_module)
+
+
+class Meddling(nn.Module):
+    """A module whose own loading touches its child."""
+
+    def __init__(self, meddle: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.child = nn.Linear(2, 2)
+        self.layer = nn.Linear(2, 2)
+        self.meddle = meddle
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no input will do")
+
+
+class Overriding(Meddling):
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self.meddle(self)
+        super()._load_from_state_dict(*arguments)
+
+
+class Preparing(Meddling):
+    def __init__(self, meddle: Callable[[Any], None]) -> None:
+        super().__init__(meddle)
+        self.register_load_state_dict_pre_hook(_prepare)  # type: ignore[no-untyped-call]
+
+
+def _prepare(module: Any, *_: Any) -> None:
+    module.meddle(module)
+
+
+class Reaching(Meddling):
+    """The hook is a child's, and reaches its root."""
+
+    def __init__(self, meddle: Callable[[Any], None]) -> None:
+        super().__init__(meddle)
+        roots = [self]
+        self.layer.register_load_state_dict_post_hook(lambda *_: meddle(roots[0]))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("meddle", MEDDLING)
+@pytest.mark.parametrize("kind", [Overriding, Preparing, Reaching])
+def test_what_a_load_hook_does_to_other_modules_is_undone(kind: type[Meddling], meddle: Callable[[Any], None]) -> None:
+    live = kind(meddle)
+    before = snapshot(live)
+    state = {"layer.weight": torch.ones(2, 2), "layer.bias": torch.ones(2), "child.bias": torch.ones(2)}
+    with pytest.raises(LoaderError, match="no input will do"):
+        load_into(live, state, allow={"missing": ["child.weight"]}, verify={"input": {"shape": [1, 2]}})
+    assert snapshot(live) == before
+
+
+@pytest.mark.parametrize("kind", [Overriding, Preparing])
+@pytest.mark.parametrize("meddle", [_replace, _replace_module])
+def test_parameters_keep_their_identity_where_a_hook_replaces_those_of_a_child(
+    kind: type[Meddling], meddle: Callable[[Any], None]
+) -> None:
+    live = kind(meddle)
+    weight = live.child.weight
+    state = {key: torch.full_like(value, 3) for key, value in live.state_dict().items()}
+    load_into(live, state)
+    assert live.child.weight is weight
+    assert weight.tolist() == [[3.0, 3.0], [3.0, 3.0]]
+
+
+def test_a_buffer_that_a_load_hook_adds_to_its_module_is_left_to_it() -> None:
+    live = Overriding(lambda module: module.register_buffer("scale", torch.ones(1)))
+    state = {key: torch.full_like(value, 3) for key, value in live.state_dict().items()}
+    load_into(live, state)
+    assert live.get_buffer("scale").tolist() == [1.0]
+    assert live.layer.bias.tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("write", ["data", "versioned"])
+def test_large_parameters_that_the_file_lacks_are_put_back(write: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loader.snapshot.MOST", 0)
+
+    def meddle(module: Any, *_: Any) -> None:
+        (module.child.weight.data if write == "data" else module.child.weight).mul_(2)
+
+    live = Meddling(meddle)
+    live.register_forward_pre_hook(meddle)
+    before = snapshot(live)
+    state = {key: torch.ones_like(value) for key, value in live.state_dict().items() if "layer" in key}
+    with pytest.raises(LoaderError, match="no input will do"):
+        load_into(live, state, allow={"missing": ["child.*"]}, verify={"input": {"shape": [1, 2]}})
+    assert snapshot(live) == before
