@@ -149,20 +149,28 @@ class Snapshot:
             self.kept[id(tensor)] = tensor
         if _has_storage(tensor):
             self._storages.add(storage_id(tensor))
-        requires, gradient = tensor.requires_grad, tensor.grad if tensor.is_leaf else None
 
         def restore() -> None:
             if _place(tensor) != place:
                 tensor.data = alias
             if values is not None:
                 put_back(tensor, values)
-            if tensor.is_leaf:
-                if tensor.requires_grad != requires:
-                    tensor.requires_grad_(requires)
-                if tensor.grad is not gradient:
-                    tensor.grad = gradient
 
-        self._restores.append(restore)
+        self._restores += [restore, _gradient_again(tensor)]
+
+
+def _gradient_again(tensor: torch.Tensor) -> Callable[[], object]:
+    """Gives a tensor its gradient back, and whether it has one."""
+    requires, gradient = tensor.requires_grad, tensor.grad if tensor.is_leaf else None
+
+    def restore() -> None:
+        if tensor.is_leaf:
+            if tensor.requires_grad != requires:
+                tensor.requires_grad_(requires)
+            if tensor.grad is not gradient:
+                tensor.grad = gradient
+
+    return restore
 
 
 def put_back(tensor: torch.Tensor, values: torch.Tensor) -> None:
