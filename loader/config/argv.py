@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import QuotedString, Sweep
 from loader.config.files import expand_glob, is_glob
 from loader.config.literals import as_typed, literal, real_key, stand_in
 from loader.config.quoting import Refused, is_function, parse_value, quote, split_elements
+from loader.config.replacing import CLEARED, forgotten, is_literal, is_null, standing
 from loader.config.schema import CheckpointConfig
 from loader.errors import ConfigError
 from loader.lines import typed
@@ -34,9 +35,6 @@ _TEXT = re.compile(
 
 GROUPS = ("model", "checkpoint", "rules", "experiment")
 """Config groups of the defaults list: `+group=option` means `group=option`."""
-
-_CLEARED = {"model": ("model", "verify.input"), "checkpoint": ("checkpoint",), "rules": ("rules",)}
-"""Groups that a literal replaces, with what has to be forgotten: an input belongs to the model it was written for."""
 
 FREE = ("model", "rules", "parts", "verify.input")
 """Nodes without a fixed set of keys: a dotted key below them may be new."""
@@ -130,7 +128,7 @@ def rewrite(
         ConfigError: A glob without a match or, in a single run, with several; a sweep that mixes a group's options
             with literals.
     """
-    matches = [(_OVERRIDE.fullmatch(override), override) for override in overrides]
+    matches = standing([(_OVERRIDE.fullmatch(override), override) for override in overrides])
     literals = [(m[2], m[3]) for m, _ in matches if m and not m[1] and _replaces_group(m[2], m[3], sweep=sweep)]
     free = (*FREE, *(key for key, _ in literals))
     rewritten: list[str] = []
@@ -139,8 +137,8 @@ def rewrite(
             rewritten.append(override)
         else:
             rewritten += _rewrite_one(match[1], _with_one_name(match[2]), match[3], free, sweep=sweep, exists=exists)
-    forgotten = dict.fromkeys(name for key, value in literals for name in _forgotten(key, value))
-    return [f"{_CLEAR_GROUP}=[{','.join(forgotten)}]", *rewritten] if forgotten else rewritten
+    cleared = dict.fromkeys(name for key, value in literals for name in forgotten(key, value))
+    return [f"{_CLEAR_GROUP}=[{','.join(cleared)}]", *rewritten] if cleared else rewritten
 
 
 def readable(overrides: Sequence[str]) -> list[str]:
@@ -149,7 +147,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
     shown = []
     for override in overrides:
         match = _OVERRIDE.fullmatch(override)
-        if match is None or (match[1] == "++" and match[2] in replaced and _is_null(match[3])):
+        if match is None or (match[1] == "++" and match[2] in replaced and is_null(match[3])):
             shown += [override] if match is None else []
         else:
             shown.append(_readable_one(match, override))
@@ -194,12 +192,12 @@ def _rewrite_one(
 
 def _group(plus: str, key: str, value: str, *, sweep: bool) -> list[str]:
     elements = _elements(value, sweep=sweep)
-    literals = [element for element in elements if _is_literal(element, key)]
+    literals = [element for element in elements if is_literal(element, key)]
     if not literals:
         return [f"{key}={value}"]
     if plus:
         return [f"{plus}{key}={','.join(literal(element, key) for element in elements)}"]
-    if len(elements) > 1 and (len(literals) < len(elements) or any(map(_is_null, elements))):
+    if len(elements) > 1 and (len(literals) < len(elements) or any(map(is_null, elements))):
         raise ConfigError(
             f"'{key}={value}' sweeps over literal values and over something else; only options of the group '{key}', "
             "or only {...} values, were expected",
@@ -207,7 +205,7 @@ def _group(plus: str, key: str, value: str, *, sweep: bool) -> list[str]:
                 f"{key}=NAME,OTHER", note=f"with the literal in a file of its own, {key}/NAME.yaml, and --config-dir"
             ),
         )
-    return [] if _is_null(value) else [f"++{key}={','.join(literal(element, key) for element in elements)}"]
+    return [] if is_null(value) else [f"++{key}={','.join(literal(element, key) for element in elements)}"]
 
 
 def _text(key: str, value: str, *, sweep: bool, exists: Callable[[str], bool]) -> str:
@@ -257,25 +255,11 @@ def _is_meant_for_hydra(element: str, parsed: Any, *, escapes: bool) -> bool:
 
 
 def _replaces_group(key: str, value: str, *, sweep: bool) -> bool:
-    return key in _CLEARED and any(_is_literal(element, key) for element in _elements(value, sweep=sweep))
-
-
-def _forgotten(key: str, value: str) -> Sequence[str]:
-    # model=null takes the model out of the file: the input that was declared for it stays right.
-    return (key,) if _is_null(value) else _CLEARED[key]
+    return key in CLEARED and any(is_literal(element, key) for element in _elements(value, sweep=sweep))
 
 
 def _elements(value: str, *, sweep: bool) -> list[str]:
     return split_elements(value) if sweep else [value]
-
-
-def _is_literal(element: str, key: str) -> bool:
-    # rules=[ddp,compile] chooses options of the group; the other groups take one option.
-    return element.lstrip()[:1] == "{" or (_is_null(element) and key in _CLEARED)
-
-
-def _is_null(value: str) -> bool:
-    return value.strip().lower() == "null"
 
 
 def _nothing(_path: str) -> bool:

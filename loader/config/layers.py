@@ -2,12 +2,13 @@
 
 Guarantees: of two configs of one name, the one in the user's folder (``--config-dir``, ``LOADER_CONFIG_DIR``,
 ``hydra.searchpath``) is taken; a user's primary config is laid over the shipped one, so that every key of the loader is
-there; ``glob(...)`` over the options of a group takes the user's own where it matches any of them. An application whose
-primary folder is another one is left alone.
+there; rules that are typed replace those of a file; ``glob(...)`` over the options of a group takes the user's own
+where it matches any of them. An application whose primary folder is another one is left alone.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,11 +18,12 @@ import yaml  # type: ignore[import-untyped]
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra.core.default_element import ConfigDefault, GroupDefault, InputDefault
+from hydra.core.default_element import ConfigDefault, GroupDefault, InputDefault, ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins  # noqa: F401  # registers the sources
 from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import OmegaConf
 
 from loader.errors import ConfigError
 from loader.lines import typed
@@ -36,6 +38,9 @@ _BASE = "_loader_defaults_"
 """The shipped primary config, below a user's of whatever name."""
 
 _LAST = "experiment"
+
+_RULES = "rules/"
+"""How the names of the options begin that rules are chosen from."""
 
 _USERS = ("command-line", "hydra.searchpath")
 """How the providers of a user's folders are called."""
@@ -171,7 +176,26 @@ def _group(default: InputDefault) -> str | None:
 
 def _parse(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str]) -> Any:
     self.repository.primary = config_name  # type: ignore[attr-defined]  # the repository is not told which it is
+    self.repository.chooses_rules = any(o.startswith("rules=") for o in overrides)  # type: ignore[attr-defined]
     return _PARSE(self, config_name, overrides)
+
+
+def _load_one(self: ConfigLoaderImpl, default: ResultDefault, repo: Any) -> ConfigResult:
+    loaded = _LOAD_ONE(self, default, repo)
+    path = default.config_path or ""
+    is_base = path == _BASE or (path == CONFIG_NAME and loaded.provider == "main")
+    if is_base or path.startswith(_RULES) or _ours(self.repository.get_sources()) is None:
+        return loaded
+    if getattr(self.repository, "chooses_rules", False) and "rules" in loaded.config:
+        loaded = _without_rules(loaded)
+    return loaded
+
+
+def _without_rules(loaded: ConfigResult) -> ConfigResult:
+    """The same without its rules: those that were typed replace them, and would be merged with them otherwise."""
+    rest = copy.copy(loaded)
+    rest.config = OmegaConf.masked_copy(loaded.config, [key for key in loaded.config if key != "rules"])  # type: ignore[arg-type]
+    return rest
 
 
 def _sweep(self: Override, *args: Any, **kwargs: Any) -> Any:
@@ -191,4 +215,5 @@ _INITIALISE, ConfigRepository.initialize_sources = ConfigRepository.initialize_s
 _LOAD, ConfigRepository.load_config = ConfigRepository.load_config, _load  # type: ignore[method-assign]
 _PARSE = ConfigLoaderImpl._parse_overrides_and_create_caching_repo  # noqa: SLF001
 ConfigLoaderImpl._parse_overrides_and_create_caching_repo = _parse  # type: ignore[method-assign]  # noqa: SLF001
+_LOAD_ONE, ConfigLoaderImpl._load_single_config = ConfigLoaderImpl._load_single_config, _load_one  # type: ignore[method-assign]  # noqa: SLF001
 _SWEEP, Override.sweep_iterator = Override.sweep_iterator, _sweep  # type: ignore[method-assign]

@@ -157,3 +157,36 @@ def test_a_primary_config_that_names_the_shipped_one_is_taken_as_it_is(tmp_path:
     done = run_loader("--config-dir", "mine", "--config-name", "own", "device=cpu", cwd=tmp_path)
 
     assert (done.code, done.report["mode"], done.report["config"]["device"]) == (0, "plan", "cpu"), done.err
+
+
+MINE = "# @package _global_\nrules:\n  a: {strip: zz.}\n"
+READY = {"ddp": {"regex": r"^((?:_orig_mod\.)*)module\.", "to": r"\1"}}
+
+
+@pytest.mark.parametrize(
+    ("typed", "rules"),
+    [
+        (["rules=[]"], {}),
+        (["rules=[ddp]"], READY),
+        (["rules=auto"], "auto"),
+        (["rules={b: {strip: y.}}"], {"b": {"strip": "y."}}),
+        (["rules=[ddp]", "+rules.b.strip=y."], {**READY, "b": {"strip": "y."}}),
+        (["+rules={b: {strip: y.}}"], {"a": {"strip": "zz."}, "b": {"strip": "y."}}),
+        (["rules.a.strip=x."], {"a": {"strip": "x."}}),
+    ],
+)
+@pytest.mark.parametrize("file", ["experiment/mine.yaml", "config.yaml"])
+def test_rules_that_are_typed_replace_those_of_a_file(mine: Path, file: str, typed: list[str], rules: object) -> None:
+    write(mine / file, MINE)
+
+    chosen = ["experiment=mine"] if file.startswith("experiment") else []
+
+    assert compose([*typed, *chosen])["rules"] == rules
+
+
+def test_an_option_of_a_users_own_replaces_the_rules_of_a_file_and_keeps_its_own(mine: Path) -> None:
+    write(mine / "experiment" / "mine.yaml", MINE)
+    (mine / "rules").mkdir()
+    write(mine / "rules" / "own.yaml", "own: {strip: y.}\n")
+
+    assert compose(["experiment=mine", "rules=[own]"])["rules"] == {"own": {"strip": "y."}}
