@@ -3,7 +3,7 @@
 Guarantees: a restored module holds the same objects with the same contents: parameters, buffers and hooks, plain
 attributes, and what lies in containers and in the objects that attributes hold. Restoring may be repeated, changes
 nothing that did not change, and goes on where a part of it fails. Parameters above a size are remembered by their place
-alone; those that were written to are named instead.
+alone, and listed.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ class Snapshot:
         self._parameters = {storage_id(p) for p in parameters if _has_storage(p)}
         self._storages = set(self._parameters)
         self._restores: list[Callable[[], object]] = []
-        self._unkept: list[tuple[torch.Tensor, int]] = []
+        self.spared: list[torch.Tensor] = []
+        """The parameters whose values are not kept."""
         self.kept: dict[int, torch.Tensor] = {}
+        """The tensors whose values are, by their id."""
         self._held: list[object] = []  # keeps alive what is known by its id
         self._seen: set[int] = set()
         self._others = {id(module) for module in model.modules()} - {id(module) for module in chosen}
@@ -65,14 +67,6 @@ class Snapshot:
                     first = first or error
         if first is not None:
             raise first
-
-    def written(self) -> list[torch.Tensor]:
-        """The parameters whose values are not kept, and that were written to since."""
-        return [tensor for tensor, version in self._unkept if tensor._version != version]
-
-    def spared(self) -> list[torch.Tensor]:
-        """The parameters whose values are not kept."""
-        return [tensor for tensor, _ in self._unkept]
 
     def holds(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor looks into memory of the modules."""
@@ -143,8 +137,8 @@ class Snapshot:
             alias, place = tensor.detach(), _place(tensor)
             spared = _has_storage(tensor) and storage_id(tensor) in self._parameters and not self._keeps_parameters
             values = None if tensor.is_meta or spared else alias.clone()
-        if spared and not tensor.is_inference():
-            self._unkept.append((tensor, tensor._version))
+        if spared:
+            self.spared.append(tensor)
         if values is not None:
             self.kept[id(tensor)] = tensor
         if _has_storage(tensor):

@@ -59,7 +59,7 @@ class Transaction:
         """Keeps a model as it is now, its large parameters as they were before anything was written to them."""
         snapshot = Snapshot(model)
         self._undo.append(snapshot.restore)
-        for tensor in snapshot.spared():
+        for tensor in snapshot.spared:
             self.keep(tensor)
         return snapshot
 

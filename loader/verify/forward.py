@@ -24,6 +24,7 @@ from loader.verify.golden import Record
 from loader.verify.inputs import Inputs, describe, is_spec, make_inputs, smallest
 from loader.verify.outputs import flatten
 from loader.verify.proposal import Proposal, no_proposal, other_sizes, propose
+from loader.verify.untouched import Untouched
 from loader.wording import listing, safe_text
 
 
@@ -173,11 +174,12 @@ def forward(module: nn.Module, inputs: Inputs, name: str, seed: int) -> dict[str
         VerificationError: It writes to parameters that are too large to be kept.
     """
     before = Snapshot(module)
+    large = Untouched(before.spared)
     try:
         outputs = _outputs(module, inputs, name, seed, before)
     finally:
         before.restore()
-    written = {id(tensor) for tensor in before.written()}
+    written = {id(tensor) for tensor in large.written()}
     if written:
         changed = [key for key, parameter in module.named_parameters() if id(parameter) in written]
         raise VerificationError(

@@ -54,7 +54,7 @@ def _entry(stage: Stage, match: Match) -> TensorEntry:
 def _is_comparable(stage: Stage, match: Match) -> bool:
     if not match.taken.key or stage.wanted[match.key].kind == "extra":
         return False
-    return _entry(stage, match).layout == "strided"
+    return isinstance(stage.offers.entries[match.taken.key].entry, TensorEntry)
 
 
 def _same(stage: Stage, match: Match, *, sampled: bool) -> bool:
@@ -64,13 +64,14 @@ def _same(stage: Stage, match: Match, *, sampled: bool) -> bool:
     for run, mine_run in _runs(entry, mine) if sampled and _is_compact(entry, mine) else [(entry, mine)]:
         with located(part.label, stage.offers.entries[match.taken.key].source):
             theirs, _ = cast(part.checkpoint.read(run, mmap=False), planned)
-        left, right = _bytes(cast(theirs, mine.dtype)[0]), _bytes(mine_run.cpu())
-        if left.shape != right.shape or not torch.equal(left, right):
+        if not same_elements(cast(theirs, mine.dtype)[0], mine_run.cpu()):
             return False
     return True
 
 
 def _is_compact(entry: TensorEntry, mine: torch.Tensor) -> bool:
+    if entry.layout != "strided":
+        return False
     expected, steps = 1, []
     for dimension in reversed(entry.shape):
         steps.append(expected)
@@ -83,6 +84,31 @@ def _runs(entry: TensorEntry, mine: torch.Tensor) -> Iterator[tuple[TensorEntry,
     for start in (0, (entry.numel - _RUN) // 2, entry.numel - _RUN):
         run = replace(entry, shape=(_RUN,), stride=(1,), offset=entry.offset + start)
         yield run, flat[start : start + _RUN]
+
+
+def same_elements(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether two tensors on the CPU hold the same, bit for bit, whatever their form is."""
+    ours, theirs = ([_bytes(component) for component in _components(tensor)] for tensor in (left, right))
+    return len(ours) == len(theirs) and all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+
+
+def _components(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The dense tensors that a tensor consists of."""
+    if tensor.is_nested:
+        return [component for item in tensor.unbind() for component in _components(item)]
+    if tensor.is_quantized:
+        per_channel = tensor.qscheme() not in (torch.per_tensor_affine, torch.per_tensor_symmetric)
+        scales = [tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()] if per_channel else []
+        whole = [] if per_channel else [torch.tensor([tensor.q_scale(), tensor.q_zero_point()], dtype=torch.float64)]
+        return [tensor.int_repr(), *scales, *whole]
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return [tensor.indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [tensor]
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from loader import VerificationError, load_into
 from loader.snapshot import Snapshot
 from loader.verify import golden
-from tests.jobs import carry_out, checks, save, snapshot
+from loader.verify.untouched import Untouched
+from tests.jobs import carry_out, checks, detail, save, snapshot
 from tests.models import filled
 
 PARTS = __name__ + "."
@@ -284,3 +285,105 @@ def test_a_scripted_model_is_left_as_it_was() -> None:
     load_into(live, state, verify={"input": {"shape": [1, 2]}})
     assert live.count.item() == 7.0
     assert live.training
+
+
+class Writing(nn.Module):
+    """Changes a large weight in a way that torch does not count."""
+
+    def __init__(self, how: str, width: int = 80) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        self.how = how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        WRITES[self.how](self.linear.weight.data)
+        result: torch.Tensor = self.linear(x)
+        return result
+
+
+WRITES: dict[str, Callable[[torch.Tensor], object]] = {
+    "one element": lambda weight: weight[40, 40].mul_(2),
+    "all": lambda weight: weight.mul_(2),
+    "order within rows": lambda weight: weight.copy_(weight.flip(1)),
+    "order of rows": lambda weight: weight.copy_(weight.flip(0)),
+    "first": lambda weight: weight[0, 0].mul_(2),
+    "last": lambda weight: weight[-1, -1].mul_(2),
+}
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["built", "live"])
+@pytest.mark.parametrize("how", WRITES)
+def test_a_write_to_a_large_weight_that_torch_does_not_count_is_named(
+    how: str, live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loader.snapshot.MOST", 8)
+    path = save(filled(Writing(how), 3).state_dict(), tmp_path / "written.pt")
+    verify = {"input": {"shape": [1, 80]}}
+    ways: dict[bool, Callable[[], object]] = {
+        True: lambda: load_into(Writing(how), path, verify=verify),
+        False: lambda: carry_out({"_target_": PARTS + "Writing", "how": how}, path, verify=verify),
+    }
+    with pytest.raises(VerificationError) as refusal:
+        ways[live]()
+    assert refusal.value.message == (
+        "the forward pass writes to linear.weight, parameters that it should only read, and that are too large to be "
+        "kept"
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="Linux tells of a process's pages")
+@pytest.mark.parametrize("container", ["pt", "safetensors"])
+def test_memory_that_is_the_files_own_is_not_summed_up(tmp_path: Path, container: str) -> None:
+    path = tmp_path / f"mapped.{container}"
+    state = {"weight": torch.ones(512, 512), "bias": torch.ones(512)}
+    torch.save(state, path) if container == "pt" else save_file(state, path)
+    model = carry_out({"_target_": "torch.nn.Linear", "in_features": 512, "out_features": 512}, path).model
+    weight = model.get_parameter("weight")
+    assert weight.sum() == 512 * 512
+    seen = Untouched([weight])
+    assert sum(kept.numel() for kept in seen._seen[0][2]) < 2 * 4096
+    assert seen.written() == []
+    weight.data[256, 256] = 2
+    assert seen.written() == [weight]
+
+
+def test_memory_of_any_layout_is_looked_at() -> None:
+    tensors = [torch.ones(3, 5).t(), torch.ones(9, 9)[1:, ::2], torch.ones(7).bfloat16()[1:], torch.ones(0)]
+    seen = Untouched(tensors)
+    assert seen.written() == []
+    for tensor in tensors[:3]:
+        tensor.data.reshape(-1)[0] = 2
+        tensor.data[-1:] = 3
+    assert [id(tensor) for tensor in seen.written()] == [id(tensor) for tensor in tensors[:3]]
+
+
+class Sparse(nn.Module):
+    """Has a sparse or quantized buffer."""
+
+    held: torch.Tensor
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.register_buffer("held", _of_kind(kind, 1.0))
+
+
+def _of_kind(kind: str, value: float) -> torch.Tensor:
+    dense = torch.eye(3) * value
+    if kind == "quantized":
+        return torch.quantize_per_tensor(dense, value / 10, 0, torch.qint8)
+    return dense.to_sparse() if kind == "sparse_coo" else dense.to_sparse_csr()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["sparse_coo", "sparse_csr", "quantized"])
+def test_sparse_and_quantized_tensors_are_read_back(kind: str, tmp_path: Path) -> None:
+    path = save({"held": _of_kind(kind, 7.0)}, tmp_path / "held.pt")
+    verify = {"forward": False}
+    report = load_into(Sparse(kind), path, verify=verify)
+    assert detail(report, "read back") == "1 of 1 tensors compared with the file, all bytes"
+    live = Sparse(kind)
+    live.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+        lambda module, _: module.held.copy_(_of_kind(kind, 9.0))
+    )
+    with pytest.raises(VerificationError, match="not what the file holds: held"):
+        load_into(live, path, verify=verify)
