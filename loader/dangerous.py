@@ -1,10 +1,10 @@
 """Which names a model needs, and which only an attack would use: one list for configs and for pickles.
 
-Guarantees: of the standard library, of torch, of numpy and of what these two stand on, only what is listed here as
-needed passes; of other packages, what is known to run code, to read pickles or to touch files and networks does not,
-nor do Hydra's and this project's own functions, which would build and load by other rules. The second half is a list
-of what is known and no proof of the rest: a config that may be hostile wants `trusted_targets`. Nothing is imported to
-judge a name, torch included.
+Guarantees: of the standard library, of torch, of numpy, of what these two stand on and of what this project's extras
+bring, only what is listed here as needed passes; of other packages, what is known to run code, to read pickles or to
+touch files and networks does not, nor do Hydra's and this project's own functions, which would build and load by other
+rules. The second half is a list of what is known and no proof of the rest: a config that may be hostile wants
+`trusted_targets`. Nothing is imported to judge a name, torch included.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from functools import lru_cache
 from typing import Final
 
 from loader import examples
-from loader.needed_names import NUMPY, NUMPY_EXACT, PLAIN_DATA, TORCH, TORCH_CONSTANTS, TORCH_OPERATORS, TORCH_PRIVATE
+from loader.needed_names import (
+    NUMPY,
+    NUMPY_EXACT,
+    PACKAGES,
+    PLAIN_DATA,
+    TORCH,
+    TORCH_CONSTANTS,
+    TORCH_OPERATORS,
+    TORCH_PRIVATE,
+)
 
 LOOKUPS: Final = frozenset(
     f"hydra.utils.{name}" for name in ("get_object", "get_class", "get_method", "get_static_method")
@@ -33,12 +42,103 @@ _CODE: Final = (
     *("pytest", "_pytest", "sh", "plumbum", "pexpect", "ptyprocess", "invoke", "fabric", "psutil", "pygments", "mako"),
     *("asteval", "simpleeval", "nbconvert", "papermill", "fire", "docker", "ray", "dask", "werkzeug.utils"),
     *("pydantic.ImportString", "pandas.eval", "pandas.core.computation", "scipy.LowLevelCallable"),
+    *(f"pandas.{frame}.{n}" for frame in ("DataFrame", "core.frame.DataFrame") for n in ("eval", "query")),
+    *(
+        "click",
+        "typer",
+        "shellingham",
+        "anyio",
+        "trio",
+        "gevent",
+        "eventlet",
+        "tornado",
+        "twisted",
+        "execnet",
+        "rq.job",
+        "rq.worker",
+    ),
+    *("pyproject_hooks", "build.util", "build.env", "build.ProjectBuilder", "build.main", "build._*"),
+    *(
+        "hatchling",
+        "flit_core",
+        "poetry",
+        "virtualenv",
+        "nox",
+        "tox",
+        "mypy",
+        "mypyc",
+        "ruff",
+        "hypothesis",
+        "_hypothesis_*",
+        "trove_classifiers",
+        "isympy",
+    ),
+    *(
+        "pluggy",
+        "py.process",
+        "py.path",
+        "py._*",
+        "pydevd_plugins",
+        "pydevd",
+        "_distutils_hack",
+    ),
+    *(
+        "six.exec_",
+        "six.moves",
+        "six._import_module",
+        "future.utils",
+        "past.builtins",
+        "decorator.FunctionMaker",
+    ),
+    *(f"{a}.{n}" for a in ("attr", "attrs") for n in ("make_class", "_make")),
+    *("multiprocess", "billiard", "loky", "pathos", "celery", "luigi", "prefect", "airflow", "parsl"),
+    *("rpy2", "js2py", "py_mini_racer", "dukpy", "lupa", "RestrictedPython", "jnius", "jpype", "ctypesgen", "llvmlite"),
+    *("cupy.RawKernel", "cupy.RawModule", "cupy.ElementwiseKernel", "cupy.ReductionKernel", "cupy._core", "cupy.cuda"),
+    *("pycuda", "pyopencl", "pythran", "cppyy", "jsonargparse", "gin.config", "ml_collections.config*"),
+    *(
+        "keras.layers.Lambda",
+        "tensorflow.keras.layers.Lambda",
+        "tf_keras.layers.Lambda",
+        "keras.src.layers.core.lambda*",
+    ),
+    *("torchvision.extension", "torchvision.transforms.Lambda", "torchvision.transforms.transforms.Lambda"),
+    *(
+        "torchvision.transforms.v2.Lambda",
+        "torchvision.transforms.v2._misc.Lambda",
+        "transformers.dynamic_module_utils",
+    ),
+    *("transformers.pipeline", "transformers.pipelines", "transformers.commands", "transformers.agents"),
+    *("accelerate.commands", "accelerate.launchers", "accelerate.notebook_launcher", "accelerate.debug_launcher"),
+    *("monai.bundle", "mmengine.config", "mmcv.utils.config", "detectron2.config", "lightning.pytorch.cli"),
 )
-_PICKLES: Final = ("dill", "joblib", "cloudpickle", "jsonpickle", "yaml", "ruamel", "pandas.read_*", "pandas.io")
+_PICKLES: Final = (
+    *(
+        "dill",
+        "joblib",
+        "cloudpickle",
+        "jsonpickle",
+        "yaml",
+        "_yaml",
+        "ruamel",
+        "pandas.read_*",
+        "pandas.io",
+        "pickle4",
+    ),
+    *("pickle5", "srsly", "hickle", "klepto", "sklearn.externals", "sklearn.datasets", "skops"),
+    *("keras.models.load_model", "keras.saving", "tensorflow.keras.models.load_model", "tensorflow.saved_model"),
+    *(f"timm.models.{n}" for n in ("load_*", "resume_checkpoint", "_helpers", "helpers", "_builder")),
+    *("accelerate.load_*", "accelerate.utils.modeling", "accelerate.utils.other", "accelerate.checkpointing"),
+)
 _FILES: Final = (
     *("requests", "urllib3", "httpx", "aiohttp", "paramiko", "boto3", "botocore", "huggingface_hub", "kernels"),
     *("h5py", "zarr", "git", "tensorboard", "scipy.io", "gdown", "wget", "torchvision.io", "torchvision.datasets"),
     *("torchaudio.load", "torchaudio.save", "torchaudio.datasets", "PIL.Image.open", "imageio", "safetensors"),
+    *("PIL.ImageMath", "PIL.ImageShow", "PIL.ImageGrab", "PIL.EpsImagePlugin", "PIL.ImageFont", "PIL.ImageFile"),
+    *("gguf", "hf_xet", "httpcore", "httpcore2", "httpx2", "h11", "truststore", "certifi", "antlr4", "tqdm.cli"),
+    *("gcsfs", "s3fs", "aiobotocore", "s3transfer", "google.auth", "google.cloud", "google_auth_oauthlib", "cv2"),
+    *("timm.data", "timm.utils.checkpoint_saver", "timm.models._hub", "timm.models.hub", "timm.models.push_to_hf_hub"),
+    *("timm.models.save_for_hf", "torchvision.utils.save_image", "torchvision._internally_replaced_utils"),
+    *("transformers.utils.hub", "transformers.hub", "onnx.load*", "onnxruntime", "skimage.io", "mlflow", "wandb"),
 )
 _OTHER_RULES: Final = ("hydra", "omegaconf", "loader", "hydra_loader")
 _TORCH: Final = tuple(
@@ -87,6 +187,11 @@ _ANYWHERE: Final = frozenset(
         *("sympify", "parse_expr", "execfile", "fork_exec"),
     )
 )
+_FETCHING: Final = frozenset(("from_pretrained", "save_pretrained", "push_to_hub"))
+_LIBRARIES: Final = frozenset(
+    ("transformers", "diffusers", "peft", "sentence_transformers", "tokenizers", "accelerate")
+)
+"""Whose methods of these names fetch a model, its code included, or write one."""
 _HARM: Final = "can run code, read pickles or reach files"
 
 
@@ -104,6 +209,8 @@ def why_dangerous(name: str) -> str:
         return _HARM
     if first in {"torch", "numpy"} and not _is_needed(name):
         return f"is none of what a model needs of {first}"
+    if first in PACKAGES and (leads_elsewhere(name) or not _is_needed_of_a_package(name)):
+        return f"is none of what a model needs of {first}"
     return ""
 
 
@@ -115,7 +222,8 @@ def is_hostile(name: str) -> bool:
 
 def is_harmful(name: str) -> bool:
     """Whether a name of torch, numpy or another package is known to run code, read pickles or touch files."""
-    if name.rpartition(".")[2] in _ANYWHERE:
+    first, last = name.partition(".")[0], name.rpartition(".")[2]
+    if last in _ANYWHERE or (last in _FETCHING and first in _LIBRARIES):
         return True
     return _below(name, _HARMFUL) and not _below(name, TORCH_PRIVATE)
 
@@ -127,12 +235,16 @@ def is_torch_constant(name: str) -> bool:
 
 
 def leads_elsewhere(name: str) -> bool:
-    """Whether a name of torch or numpy goes on to another package that they have imported, as `torch.nn.….os` does."""
-    (
-        first,
-        *_,
-    ) = parts = name.split(".")
-    return first in {"torch", "numpy"} and any(p in _STANDARD or p in {"torch", "numpy"} for p in parts[2:])
+    """Whether a name goes on to another package that its own has imported, as `torch.nn.….os` does."""
+    first, *rest = name.split(".")
+    known = first in {"torch", "numpy"} or first in PACKAGES
+    return known and any(part in _STANDARD or part in {"torch", "numpy"} for part in rest[1:])
+
+
+def _is_needed_of_a_package(name: str) -> bool:
+    """Whether a name of a package of the extras is listed; all classes of transformers have a public name as well."""
+    first, second = name.split(".")[:2] if "." in name else (name, "")
+    return _below(name, PACKAGES[first]) or (first == "transformers" and second[:1].isupper())
 
 
 def _is_needed(name: str) -> bool:

@@ -6,6 +6,7 @@ arguments computes a value or builds a module: none of these runs text, reads a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from loader.formats.base import ITEMSIZE
@@ -181,3 +182,50 @@ NUMPY_EXACT: Final = frozenset(
     )
 )
 """Names of numpy that pickles hold, without what is below them: `numpy.ndarray.dump` writes a file."""
+
+PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
+    "timm": tuple(
+        f"timm.{n}" for n in ("create_model", "models", "layers", "loss", "optim", "scheduler", "utils.model_ema")
+    ),
+    "torchvision": tuple(f"torchvision.{n}" for n in ("models", "ops", "transforms")),
+    "transformers": tuple(
+        f"transformers.{n}"
+        for n in (
+            *("models", "activations", "pytorch_utils", "generation", "configuration_utils", "modeling_utils"),
+            *("modeling_outputs", "modeling_layers", "modeling_rope_utils", "cache_utils", "conversion_mapping"),
+            *("training_args", "training_args_seq2seq", "trainer_utils", "trainer_callback", "trainer_pt_utils"),
+            *("tokenization_utils", "tokenization_utils_base", "tokenization_utils_fast", "feature_extraction_utils"),
+            *("utils.quantization_config", "utils.generic.ModelOutput"),
+        )
+    ),
+    "accelerate": ("accelerate.hooks", "accelerate.utils.operations.ConvertOutputsToFp32"),
+    "tokenizers": ("tokenizers",),
+    "PIL": ("PIL.Image.Resampling", "PIL.Image.Image"),
+    "packaging": ("packaging.version.Version",),
+    "regex": ("regex._regex.compile",),
+    "sortedcontainers": ("sortedcontainers",),
+    "pydantic": ("pydantic.BaseModel", "pydantic.main.BaseModel"),
+    "pydantic_core": ("pydantic_core._pydantic_core.PydanticUndefinedType",),
+    **dict.fromkeys(
+        (
+            *(
+                "attr",
+                "attrs",
+                "rich",
+                "markdown_it",
+                "mdurl",
+                "tqdm",
+                "tomlkit",
+                "pathspec",
+                "idna",
+                "zlib_ng",
+                "yarl",
+            ),
+            *("charset_normalizer", "multidict", "frozenlist", "propcache", "aiosignal", "aiohappyeyeballs", "librt"),
+            *("iniconfig", "annotated_types", "annotated_doc", "ast_serialize", "mypy_extensions", "decorator"),
+            *("typing_inspection", "wrapt", "jmespath", "oauthlib", "requests_oauthlib", "pyasn1", "rsa", "cachetools"),
+        ),
+        (),
+    ),
+}
+"""What is needed of the packages that this project's extras bring, with all that is below it."""
