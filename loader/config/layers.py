@@ -2,8 +2,9 @@
 
 Guarantees: of two configs of one name, the one in the user's folder (``--config-dir``, ``LOADER_CONFIG_DIR``,
 ``hydra.searchpath``) is taken; a user's primary config is laid over the shipped one, so that every key of the loader is
-there; rules that are typed replace those of a file; ``glob(...)`` over the options of a group takes the user's own
-where it matches any of them. An application whose primary folder is another one is left alone.
+there; rules that are typed replace those of a file, and a model or checkpoint that is typed replaces that of a user's
+primary config; ``glob(...)`` over the options of a group takes the user's own where it matches any of them. An
+application whose primary folder is another one is left alone.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins  # noqa: F401  # registers the sources
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from loader.config.replacing import CLEARED
 from loader.errors import ConfigError
 from loader.lines import typed
 
@@ -176,7 +178,8 @@ def _group(default: InputDefault) -> str | None:
 
 def _parse(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str]) -> Any:
     self.repository.primary = config_name  # type: ignore[attr-defined]  # the repository is not told which it is
-    self.repository.chooses_rules = any(o.startswith("rules=") for o in overrides)  # type: ignore[attr-defined]
+    keys = [override.partition("=")[0] for override in overrides]
+    self.repository.typed = [key for key in keys if key in CLEARED]  # type: ignore[attr-defined]  # nor what was typed
     return _PARSE(self, config_name, overrides)
 
 
@@ -186,15 +189,21 @@ def _load_one(self: ConfigLoaderImpl, default: ResultDefault, repo: Any) -> Conf
     is_base = path == _BASE or (path == CONFIG_NAME and loaded.provider == "main")
     if is_base or path.startswith(_RULES) or _ours(self.repository.get_sources()) is None:
         return loaded
-    if getattr(self.repository, "chooses_rules", False) and "rules" in loaded.config:
-        loaded = _without_rules(loaded)
-    return loaded
+    primary = path == getattr(self.repository, "primary", None)
+    typed = (group for group in getattr(self.repository, "typed", ()) if primary or group == "rules")
+    gone = [name for group in typed if group in loaded.config for name in CLEARED[group]]
+    return _without(loaded, gone) if gone else loaded
 
 
-def _without_rules(loaded: ConfigResult) -> ConfigResult:
-    """The same without its rules: those that were typed replace them, and would be merged with them otherwise."""
+def _without(loaded: ConfigResult, paths: Iterable[str]) -> ConfigResult:
+    """The same without what was typed in its place: both would be merged otherwise."""
     rest = copy.copy(loaded)
-    rest.config = OmegaConf.masked_copy(loaded.config, [key for key in loaded.config if key != "rules"])  # type: ignore[arg-type]
+    rest.config = copy.deepcopy(loaded.config)
+    for path in paths:
+        above, _, name = path.rpartition(".")
+        node = OmegaConf.select(rest.config, above) if above else rest.config
+        if isinstance(node, DictConfig):
+            node.pop(name, None)
     return rest
 
 

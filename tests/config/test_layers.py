@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from loader.config.compose import compose, plain
@@ -61,6 +64,31 @@ def test_what_a_users_defaults_list_chooses_counts(mine: Path) -> None:
     assert compose(["data.width=5"])["model"]["in_features"] == 5
     assert compose(["model=simple_net"])["model"] == {"_target_": "loader.examples.SimpleNet"}
     assert compose(["model=null"])["model"] is None
+
+
+@pytest.mark.parametrize("defaults", ["", "defaults:\n  - config\n  - _self_\n"])
+def test_an_option_that_is_typed_counts_in_place_of_what_a_primary_config_says(mine: Path, defaults: str) -> None:
+    write(mine / "model" / "linear.yaml", LINEAR)
+    write(
+        mine / "config.yaml" if not defaults else mine / "train.yaml",
+        f"{defaults}model: {{_target_: my.Net, width: 3}}\nverify: {{input: {{shape: [1, 9]}}, rtol: 0.5}}\n"
+        "checkpoint: {path: a.pt, key: ema}\nrules: {mine: {strip: a.}}\n",
+    )
+
+    def composed(*typed: str) -> Any:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return plain(hydra_compose("config" if not defaults else "train", overrides=list(typed)))
+
+    config = composed("model=linear")
+    assert config["model"] == {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2}
+    assert (config["verify"]["input"], config["verify"]["rtol"]) == (None, 0.5)
+    assert (config["checkpoint"]["path"], config["rules"]) == ("a.pt", {"mine": {"strip": "a."}})
+    config = composed("checkpoint=default", "rules=[ddp]", "model.width=4")
+    assert config["checkpoint"]["path"].startswith("pkg://")
+    assert config["checkpoint"]["key"] is None
+    assert list(config["rules"]) == ["ddp"]
+    assert config["model"] == {"_target_": "my.Net", "width": 4}
+    assert config["verify"]["input"] == {"shape": [1, 9]}
 
 
 def test_a_users_own_keys_are_there_for_interpolations_and_not_resolved_themselves(mine: Path) -> None:
