@@ -1,6 +1,7 @@
-"""What optimizers keep next to the weights, and how it is told from them.
+"""What optimizers keep next to the weights, gradients among it, and how it is told from them.
 
-Guarantees: pure functions of names; a moment of Adam is never taken for a weight, however well its name and shape fit.
+Guarantees: pure functions of names; a moment of Adam or a gradient is never taken for a weight, however well its name
+and shape fit.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ _CALLED = re.compile(
     r"(\w{1,40}_)?optim(izer)?s?(_\w{1,40})?|opt(_(states?|state_dict|g|d))?|(adam(w|ax|w8bit)?|sgd|lion|muon|adafactor)(_states?)?",
     re.IGNORECASE | re.ASCII,
 )
-_IN_FRONT = re.compile(r"optim(izer)?s?(_states?|_state_dict)?")
+_OF_WEIGHTS = re.compile(
+    r"((prev|last|old|acc(um)?(ulated)?|mean|avg|ema)_)?grad(ient)?s?(_(accum|buffer|avg|ema|sq)s?)?|"
+    r"fisher(s|_\w{1,20})?|((first|second)_)?(moments?|momentum|momenta)(_buffers?|s)?|(max_)?exp_(avg|inf)(_sq)?s|[mv]_t",
+    re.IGNORECASE | re.ASCII,
+)
+"""How a place is called that holds a number for each weight, and nothing else."""
+_MAYBE_OF_WEIGHTS = re.compile(r"mu|nu|[mvz]|variances?|hessian", re.IGNORECASE)
+"""The same, where a layer may be called so: what a whole model has under it is not one layer's."""
+_IN_FRONT = re.compile(rf"optim(izer)?s?(_states?|_state_dict)?|{_OF_WEIGHTS.pattern}", re.IGNORECASE | re.ASCII)
 """How the names of a file without nested keys begin, of what belongs to an optimizer."""
 TABLES = frozenset({"state", "param_groups"})
 """What `Optimizer.state_dict` returns."""
@@ -32,10 +41,20 @@ def optimizers(containers: Mapping[str, Container]) -> set[str]:
     found: set[str] = set()
     for key, container in containers.items():
         name = key.rpartition(".")[2]
-        is_state = _is_table(container) or (key and _CALLED.fullmatch(name))
+        is_state = _is_table(container) or (key and (_CALLED.fullmatch(name) or _is_of_weights(name, container)))
         if is_state and container.kind != "module" and owner(key, found) is None:
             found.add(key)
     return found
+
+
+def _is_of_weights(name: str, container: Container) -> bool:
+    """Whether it is called like gradients or moments; by a letter, only where it holds more than one layer."""
+    if _OF_WEIGHTS.fullmatch(name):
+        return True
+    several = any("." in tensor for tensor in container.tensors()) or any(
+        isinstance(child, Container) for child in container.children.values()
+    )
+    return several and _MAYBE_OF_WEIGHTS.fullmatch(name) is not None
 
 
 def _is_table(container: Container) -> bool:

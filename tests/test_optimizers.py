@@ -61,3 +61,31 @@ def test_moments_are_told_by_a_segment(name: str) -> None:
 )
 def test_weights_are_no_moments(name: str) -> None:
     assert not is_moment(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "grad", "grads", "gradients", "prev_grad", "mean_gradients", "fisher", "fisher_information", "momentum",
+        "second_moment", "first_moments", "max_exp_avg_sqs", "exp_avgs", "m_t",
+    ],
+)  # fmt: skip
+def test_gradients_and_moments_of_any_module_are_no_weights(name: str) -> None:
+    assert keys(folder(model=folder(weight=WEIGHT), **{name: folder(weight=WEIGHT)})) == ["", "model"]
+    assert is_moment(f"{name}.weight")
+
+
+@pytest.mark.parametrize("name", ["mu", "nu", "m", "v", "z", "variance"])
+def test_a_letter_is_a_layer_where_it_holds_one_and_moments_where_it_holds_a_model(name: str) -> None:
+    dotted = Container("dict", "dict", {"fc.weight": WEIGHT})
+
+    assert keys(folder(**{name: folder(weight=WEIGHT)})) == ["", name]
+    assert keys(folder(**{name: dotted})) == [""]
+    assert keys(folder(**{name: folder(fc=folder(weight=WEIGHT))})) == [""]
+    assert not is_moment(f"{name}.weight")
+
+
+@pytest.mark.parametrize("name", ["grade", "gradnet", "momentum_encoder", "mean", "fish", "state", "gradient_block"])
+def test_what_only_sounds_like_gradients_is_weights(name: str) -> None:
+    assert keys(folder(**{name: folder(weight=WEIGHT)})) == ["", name]
+    assert not is_moment(f"{name}.weight")

@@ -68,9 +68,9 @@ def moments_alone(root: Container) -> Nature | None:
     if not names or not all(map(is_moment, names)):
         return None
     kept = sorted(MOMENTS.intersection(segment for name in names for segment in name.split(".")))
-    told = f" ({listing(kept)})" if kept else ""
+    held = f"the state of an optimizer ({listing(kept)})" if kept else "gradients or the state of an optimizer"
     return Nature(
-        f"the file holds the state of an optimizer{told} and no weights",
+        f"the file holds {held} and no weights",
         "give the file of the model's weights (checkpoint.path=…), which is often next to it",
     )
 

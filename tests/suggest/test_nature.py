@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from loader.suggest.nature import adapter_of
+from loader.formats.base import Container, TensorEntry
+from loader.suggest.nature import adapter_of, moments_alone
 from tests.models import Pair
 from tests.suggest.test_refusal import refusal
 
@@ -92,3 +93,11 @@ def test_adapters_are_told_by_names_that_only_they_have(name: str, kind: str | N
 
 def test_names_of_any_length_take_no_time() -> None:
     assert adapter_of(["lora_" * 1_000_000]) is None
+
+
+def test_a_file_of_gradients_is_said_to_hold_no_weights() -> None:
+    tensors = {"fc.weight": TensorEntry("float32", (2, 2)), "fc.bias": TensorEntry("float32", (2,))}
+    found = moments_alone(Container("dict", "dict", {"grads": Container("dict", "dict", dict(tensors))}))
+
+    assert found is not None
+    assert found.remark == "the file holds gradients or the state of an optimizer and no weights"
