@@ -68,7 +68,7 @@ def moments_alone(root: Container) -> Nature | None:
     if not names or not all(map(is_moment, names)):
         return None
     kept = sorted(MOMENTS.intersection(segment for name in names for segment in name.split(".")))
-    held = f"the state of an optimizer ({listing(kept)})" if kept else "gradients or the state of an optimizer"
+    held = f"the state of an optimizer ({listing(kept)})" if kept else "the state of an optimizer, or gradients,"
     return Nature(
         f"the file holds {held} and no weights",
         "give the file of the model's weights (checkpoint.path=…), which is often next to it",

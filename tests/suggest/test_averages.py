@@ -154,7 +154,7 @@ def test_a_file_of_moments_is_said_to_hold_no_weights(name: str, tmp_path: Path)
     for settings in ({}, {"rules": "auto"}, {"checkpoint": {"key": "auto"}, "rules": "auto"}):
         error = refusal("Pair", MOMENTS[name], tmp_path, **settings)
 
-        assert "the state of an optimizer" in error.message
+        assert "the file holds the state of an optimizer" in error.message
         assert "would be loaded so" not in error.message
         assert error.hint == (
             "no nested key and no rule was found that makes them fit: give the file of the model's weights "

@@ -100,4 +100,4 @@ def test_a_file_of_gradients_is_said_to_hold_no_weights() -> None:
     found = moments_alone(Container("dict", "dict", {"grads": Container("dict", "dict", dict(tensors))}))
 
     assert found is not None
-    assert found.remark == "the file holds gradients or the state of an optimizer and no weights"
+    assert found.remark == "the file holds the state of an optimizer, or gradients, and no weights"
