@@ -121,7 +121,8 @@ def origin() -> Origin | None:
 
 def _begin(config: DictConfig) -> None:
     from loader.sweep.basic import compose_once  # noqa: PLC0415  # a single run has no sweep
-    from loader.sweep.folder import Claim, refuse_shared  # noqa: PLC0415
+    from loader.sweep.folder import Claim  # noqa: PLC0415
+    from loader.sweep.shared import refuse_shared  # noqa: PLC0415
 
     rewrite_params(config)
     jobs, composer = expected_jobs(config), GlobalHydra.instance().config_loader()

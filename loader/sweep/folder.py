@@ -1,4 +1,4 @@
-"""A sweep's folder belongs to one sweep, and in it each job's folder to one job.
+"""A sweep's folder belongs to one sweep.
 
 Guarantees: what would put the results of one over those of another, or next to a summary that does not know them, is
 refused before a job starts; the claim ends with the process that made it, however that ends. A sweep that goes on from
@@ -10,13 +10,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
 
 from loader.errors import ConfigError
 from loader.lines import line
@@ -133,54 +128,3 @@ def _other(folder: Path) -> str:
 
 def _shown(folder: Path) -> str:
     return safe_text(str(folder), _LONGEST)
-
-
-def refuse_shared(config: DictConfig, jobs: Sequence[Sequence[str]] | None, composer: Any) -> None:
-    """Refuses a sweep of which several jobs would write one folder.
-
-    Args:
-        config: The sweep's own config.
-        jobs: The overrides of each job; None where only the sweeper knows them.
-        composer: Hydra's config loader.
-
-    Raises:
-        ConfigError: It names the first two jobs that would.
-    """
-    pattern = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index, call-overload]
-    if "${hydra.job.num}" in pattern or "${hydra.job.id}" in pattern or (jobs is not None and len(jobs) < 2):
-        return
-    if jobs is None:
-        if "${" not in pattern:
-            raise _shared(pattern, "every job")
-        return
-    places: dict[str, int] = {}
-    for number, place in enumerate(_places(config, jobs, composer)):
-        other = places.setdefault(place, number)
-        if other != number:
-            raise _shared(pattern, f"the jobs {other} and {number}")
-
-
-def _shared(pattern: str, jobs: str) -> ConfigError:
-    told = f"hydra.sweep.subdir={safe_text(pattern, _LONGEST)} is one folder for {jobs}; one for each was expected"
-    return ConfigError(told, "'hydra.sweep.subdir=${hydra.job.num}'")
-
-
-def _places(config: DictConfig, jobs: Sequence[Sequence[str]], composer: Any) -> Iterator[str]:
-    for number, overrides in enumerate(jobs):
-        composed = composer.load_sweep_config(config, list(overrides))
-        with open_dict(composed):
-            composed.hydra.job.id = composed.hydra.job.num = number
-        with _at_hand(composed):
-            sweep = composed.hydra.sweep
-            yield os.path.abspath(Path(str(sweep.dir), str(sweep.subdir)))  # noqa: PTH100  # also takes out `..`
-
-
-@contextmanager
-def _at_hand(config: DictConfig) -> Iterator[None]:
-    """Lets `${hydra:...}` of a config lead into it."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(config)
-    try:
-        yield
-    finally:
-        HydraConfig.instance().cfg = before

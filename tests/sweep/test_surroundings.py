@@ -143,6 +143,35 @@ def test_two_jobs_get_no_folder_between_them(
     assert not (folder / "sweep").exists()
 
 
+@pytest.mark.parametrize(
+    ("typed", "jobs", "hint"),
+    [
+        ("mode=convert convert.path=new.safetensors", "0 and 1", "'convert.path=new-${hydra:job.num}.safetensors'"),
+        ("mode=plan,convert convert.path=a/b,./a/b", "2 and 3", "'convert.path=./a/b-${hydra:job.num}.safetensors'"),
+        ("mode=convert convert.path=${seed}", "0 and 1", "'convert.path=${seed}-${hydra:job.num}.safetensors'"),
+        ("mode=convert convert.path=./", "0 and 1", "'convert.path=./${hydra:job.num}.safetensors'"),
+        ("mode=scaffold scaffold.path=conf/net.yaml", "0 and 1", "'scaffold.path=conf/net-${hydra:job.num}.yaml'"),
+    ],
+)
+def test_two_jobs_get_no_file_between_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str, jobs: str, hint: str
+) -> None:
+    monkeypatch.chdir(folder)
+    swept = "" if "," in typed else "device=cpu,meta"
+    assert run_command(["-m", "hydra.sweep.dir=sweep", *typed.split(), *swept.split()]) == 2
+    key, _, path = hint.strip("'").partition("=")[0], "", typed.rpartition("=")[2].rpartition(",")[2]
+    told = f"error  {key}={path} is one file for the jobs {jobs}; one for each was expected\n  try  {hint}\n"
+    assert capsys.readouterr().err == told
+    assert not (folder / "sweep").exists()
+
+
+def test_jobs_that_write_a_file_each_are_run_as_the_refusal_says(folder: Path) -> None:
+    typed = ["checkpoint.path=epoch=2.pth", "mode=convert,plan", "seed=1,2"]
+    done = sweep(*typed, "convert.path=new-${hydra:job.num}.safetensors", cwd=folder)
+    assert done.statuses == ["ok", "ok", "ok", "ok"], done.err
+    assert sorted(path.name for path in folder.glob("new*")) == ["new-0.safetensors", "new-1.safetensors"]
+
+
 def test_jobs_may_have_names_of_their_own(folder: Path) -> None:
     done = sweep("checkpoint.path=epoch=2.pth", "seed=1,2", "hydra.sweep.subdir=${seed}/${device}", cwd=folder)
     assert (done.code, done.err) == (0, "")
