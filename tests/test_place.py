@@ -188,6 +188,10 @@ def test_a_policy_puts_floating_tensors_alone_into_another_dtype(
 
 # Casts
 
+clipped = pytest.mark.skipif(
+    not torch.tensor(1e6).to(torch.float8_e4m3fn).float().isfinite(), reason="torch 2.6 gives nan instead of clipping"
+)
+
 
 @pytest.mark.parametrize(
     ("values", "to", "loss"),
@@ -231,10 +235,12 @@ def test_a_policy_puts_floating_tensors_alone_into_another_dtype(
         (torch.tensor([2**24 + 1]), torch.complex64, Loss(changed=1)),
         (torch.tensor([1 + 1j]).conj(), torch.complex128, Loss()),
         # float8 has few operations, and some of them no infinity: torch clips to their largest number.
-        (torch.tensor([1e6, 464.0, 470.0, 0.1]), torch.float8_e4m3fn, Loss(changed=2)),
-        (torch.tensor([float("inf")]), torch.float8_e4m3fn, Loss(changed=1)),
+        pytest.param(torch.tensor([1e6, 464.0, 470.0, 0.1]), torch.float8_e4m3fn, Loss(changed=2), marks=clipped),
+        pytest.param(torch.tensor([float("inf")]), torch.float8_e4m3fn, Loss(changed=1), marks=clipped),
         (torch.tensor([1e6, 1.0]), torch.float8_e5m2, Loss(nonfinite=1)),
-        (torch.tensor([1e4, 1.0]).to(torch.float8_e5m2), torch.float8_e4m3fn, Loss(changed=1)),
+        pytest.param(
+            torch.tensor([1e4, 1.0]).to(torch.float8_e5m2), torch.float8_e4m3fn, Loss(changed=1), marks=clipped
+        ),
         (torch.tensor([1e4, 1.5]).to(torch.float8_e5m2), torch.int32, Loss(changed=1)),
         (torch.tensor([1000, 1]), torch.float8_e5m2, Loss(changed=1)),
         # What is stored of a sparse tensor
