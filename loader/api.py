@@ -35,7 +35,7 @@ from loader.prepare import prepare
 from loader.report import fill
 from loader.report.data import Report
 from loader.transaction import Transaction, all_or_nothing
-from loader.verify.verify import check_inputs, check_structure, record_of
+from loader.verify.verify import check_inputs, check_structure, keep_record, record_of
 from loader.verify.verify import verify as prove
 from loader.wants import slots
 from loader.wording import phrases, safe_text
@@ -236,12 +236,15 @@ def _fill(
             check_inputs(module, job, opened, record)
         prepared.carry_out(transaction)
         check_structure(module, device, report.verification)
+        made = None
         if proves:
             loaded = transaction.snapshot(module)
-            prove(module.eval(), job, opened, record, device, report.verification, prepared)
+            made = prove(module.eval(), job, opened, record, device, report.verification, prepared)
             loaded.restore()
         for part in opened:
             part.checkpoint.check_unchanged()
+        if record is not None and made is not None:
+            keep_record(record, made, report.verification)
         fill.parts(report, opened)
         fill.live_model(report, module, device)
         fill.keys(report, module, opened, prepared)

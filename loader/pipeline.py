@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,7 +28,7 @@ from loader.prepare import Prepared, Recipe, prepare
 from loader.report import fill
 from loader.report.data import Report
 from loader.verify.structure import without_data
-from loader.verify.verify import check_inputs, check_structure, record_of, verify
+from loader.verify.verify import check_inputs, check_structure, keep_record, record_of, verify
 from loader.wants import slots
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ def run(job: JobConfig, report: Report, *, prove: bool = True, asked: bool = Tru
             job = _with_model(job, parts)
             report.config = {**report.config, "model": job.model}
             policy = resolve_dtype(job.dtype)
-            record = record_of(job, parts) if prove else None
-            if conversion is not None:
-                conversion.check(job, parts, record)
+            record = _record(job, parts, conversion, prove=prove)
 
         with clock("build"):
             built = _build(job) if job.model is not None else _pickled(job, parts)
@@ -69,6 +68,7 @@ def run(job: JobConfig, report: Report, *, prove: bool = True, asked: bool = Tru
             with clock("open"):
                 parts = with_root(parts, job, slots(built.module), stack)
                 fill.parts(report, parts)
+                record = _record(job, parts, conversion, prove=prove)
         work = _Work(job, parts, device, policy, built)
         stack.callback(work.describe, report)
         with clock("plan"):
@@ -84,13 +84,18 @@ def run(job: JobConfig, report: Report, *, prove: bool = True, asked: bool = Tru
             settle(work.built.module.eval(), device, policy)
         with clock("verify"):
             check_structure(work.built.module, device, report.verification)
-            if prove:
+            made = (
                 verify(work.built.module, job, parts, record, device, report.verification, work.prepared)
+                if prove
+                else None
+            )
             for part in parts:
                 part.checkpoint.check_unchanged()
         if conversion is not None:
             with clock("convert"):
-                conversion.carry_out(work.built.module, job, parts, record, report)
+                conversion.carry_out(work.built.module, job, parts, record, report, made)
+        elif record is not None and made is not None:
+            keep_record(record, made, report.verification)
     return work.built.module
 
 
@@ -162,6 +167,14 @@ def _with_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
     from loader.conversion.embedded import with_own_model  # noqa: PLC0415  # such a model alone
 
     return with_own_model(job, parts)
+
+
+def _record(job: JobConfig, parts: Sequence[Part], conversion: Conversion | None, *, prove: bool) -> Path | None:
+    """The golden record of a job, once nothing that the job writes stands in the place of what it reads."""
+    record = record_of(job, parts) if prove else None
+    if conversion is not None:
+        conversion.check(job, parts, record)
+    return record
 
 
 def _conversion(job: JobConfig) -> Conversion:

@@ -2,7 +2,8 @@
 
 Guarantees: what can be known to be wrong is told before the checkpoint is opened, or before the model is built; a file
 that is there already is replaced only by a conversion of the same source in the same way, and the source never;
-a conversion that does not come to its end leaves everything as it was.
+a conversion that does not come to its end leaves everything as it was, the source's golden record included; of two
+that write to one place at once, the second one judges what the first one wrote.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from loader.conversion.destination import Destination, destination
 from loader.conversion.embedded import untrusted
 from loader.conversion.existing import refuse_to_replace
 from loader.conversion.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
+from loader.conversion.turn import turn
 from loader.conversion.writing import drafts
 from loader.errors import ConfigError
 from loader.formats.path import called, is_copy
@@ -30,7 +32,9 @@ from loader.place import resolve_dtype
 from loader.redaction import redacted
 from loader.report.data import Report
 from loader.safetensors_file import nbytes, pieces
+from loader.sources import Sources
 from loader.verify import golden
+from loader.verify.verify import say_kept
 from loader.wording import phrases
 
 
@@ -60,17 +64,19 @@ class Conversion:
         Raises:
             ConfigError: Something else stands where it would write.
         """
-        sources = [part.checkpoint for part in parts]
+        sources, inputs = Sources(part.checkpoint for part in parts), Sources((), job.verify.input)
         return refuse_to_replace(
-            self.destination,
-            lambda: self._record(job, parts),
-            sources,
-            _copied(job, recorded),
-            renewed=job.verify.record,
+            self.destination, lambda: self._record(job, parts), sources, inputs, _copied(job, recorded)
         )
 
     def carry_out(
-        self, module: nn.Module, job: JobConfig, parts: Sequence[Part], recorded: Path | None, report: Report
+        self,
+        module: nn.Module,
+        job: JobConfig,
+        parts: Sequence[Part],
+        recorded: Path | None,
+        report: Report,
+        renewed: bytes | None = None,
     ) -> None:
         """Writes the model.
 
@@ -80,16 +86,20 @@ class Conversion:
             parts: The opened parts.
             recorded: The golden record of the checkpoint; where the model was run, a copy of it goes beside the result.
             report: Filled with what was written.
+            renewed: The content of a new golden record of the checkpoint, written with the result or not at all.
 
         Raises:
             ConfigError: The format cannot hold the model, or the file cannot be written.
         """
         found = contents(module)
-        # Another job may have written there since this one looked.
-        there = self.check(job, parts, recorded)
         notes = {**found.aliases, "format": "pt", KEY: to_text(self._record(job, parts))}
-        recorded = _copied(job, recorded)
-        files = self._write(found, notes, there, recorded)
+        with turn(self.destination):
+            # Another job may have written there since this one looked.
+            there = self.check(job, parts, recorded)
+            recorded = _copied(job, recorded)
+            files = self._write(found, notes, there, recorded, renewed)
+        if recorded is not None and renewed is not None:
+            say_kept(recorded, report.verification)
         for part in parts:
             report.parts[part.name].sha256 = part.checkpoint.sha256()
         report.written = {
@@ -104,13 +114,18 @@ class Conversion:
         }
 
     def _write(
-        self, found: Contents, notes: Mapping[str, str], there: Sequence[Path], recorded: Path | None
+        self,
+        found: Contents,
+        notes: Mapping[str, str],
+        there: Sequence[Path],
+        recorded: Path | None,
+        renewed: bytes | None,
     ) -> list[Path]:
         """Writes the file, or the shards and then their index; returns them in this order."""
         place = self.destination
         states = list(shards(found.tensors, place.shard_size))
         files = [place.single] if len(states) == 1 else [place.shard(n + 1, len(states)) for n in range(len(states))]
-        record = b"" if recorded is None else recorded.read_bytes()
+        record = b"" if recorded is None else recorded.read_bytes() if renewed is None else renewed
         with drafts() as made:
             for path, state in zip(files, states, strict=True):
                 made.write(path, pieces(state, notes))
@@ -124,6 +139,8 @@ class Conversion:
             if recorded is not None:
                 written.add(golden.beside(files[-1]))
                 made.write(golden.beside(files[-1]), [record])
+            if recorded is not None and renewed is not None:
+                made.write(recorded, [record], "verify.record=false")
             ours = [path for path in there if recorded is not None or not path.name.endswith(golden.SUFFIX)]
             made.settle([path for path in there if path == place.index], [path for path in ours if path not in written])
         return files

@@ -15,6 +15,7 @@ from loader import lines
 from loader.config.schema import ConvertConfig
 from loader.errors import ConfigError
 from loader.formats.path import shown_path
+from loader.verify import golden
 from loader.wording import safe_text
 
 ENDING = ".safetensors"
@@ -89,6 +90,10 @@ def destination(settings: ConvertConfig) -> Destination:
         fixed = f"{path.name.partition('.')[0] or _IN_A_FOLDER}{ENDING}"
         told = f"'convert.path' is {shown_path(typed)}, expected a file called *{ENDING}, or a folder"
         problems.append((told, lines.line("convert.path", str(Path(typed).parent / fixed))))
+    elif path.name.lower().endswith(golden.SUFFIX):
+        told = f"'convert.path' is {shown_path(typed)}, a name that the golden record of another file has"
+        better = f"{path.name[: -len(golden.SUFFIX)] or _IN_A_FOLDER}-converted{ENDING}"
+        problems.append((told, lines.line("convert.path", str(Path(typed).parent / better))))
     problems += _unusable(folder)
     if problems:
         raise _refusal(problems)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import filecmp
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from loader.conversion.destination import Destination
 from loader.conversion.record import Record, Source, read_record
 from loader.errors import CheckpointError, ConfigError
 from loader.formats import open_checkpoint
-from loader.formats.base import Checkpoint, TensorEntry
 from loader.formats.file import CheckpointFile
 from loader.formats.index import read_index
 from loader.formats.path import shown_path
 from loader.lines import typed
+from loader.sources import Sources, inode
 from loader.verify import golden
 from loader.wording import listing
 
@@ -34,32 +34,31 @@ def standing(place: Destination) -> list[Path]:
 def refuse_to_replace(
     place: Destination,
     record: Callable[[], Record],
-    sources: Sequence[Checkpoint],
+    sources: Sources,
+    inputs: Sources,
     recorded: Path | None,
-    *,
-    renewed: bool,
 ) -> list[Path]:
     """Refuses a destination that holds anything but an earlier result of the same conversion.
 
     Args:
         place: Where to write.
         record: Makes what would be written; asked for only where something stands there.
-        sources: The opened checkpoints that are to be converted.
-        recorded: Their golden record, of which a copy would be written; None where there is none.
-        renewed: Whether that is written by this very job, so that an earlier copy differs from it.
+        sources: The files that are to be converted.
+        inputs: The files that the model's inputs are read from.
+        recorded: The golden record that an earlier copy would be of; None where no copy would be written.
 
     Returns:
         The files of the earlier result.
 
     Raises:
-        ConfigError: A file there is one of the source's, is no converted one, or comes from something else.
+        ConfigError: A file there is read in this job, is no converted one, or comes from something else.
     """
     there = standing(place)
-    _refuse_to_lose(place, there, sources, recorded)
+    _refuse_to_lose(place, there, sources, inputs, recorded)
     if not there:
         return []
     now = record()
-    judged = {path: _judged(path, place, there, now, None if renewed else recorded) for path in there}
+    judged = {path: _judged(path, place, there, now, recorded) for path in there}
     others = {path: told for path, told in judged.items() if told}
     if others:
         first = next(iter(others))
@@ -72,22 +71,23 @@ def refuse_to_replace(
 
 
 def _refuse_to_lose(
-    place: Destination, there: Sequence[Path], sources: Sequence[Checkpoint], recorded: Path | None
+    place: Destination, there: Sequence[Path], sources: Sources, inputs: Sources, recorded: Path | None
 ) -> None:
     """Refuses a destination whose files, or their golden record, are what is being read."""
-    read = {_inode(path) for path in _files(sources)}
-    if mine := [path for path in there if _inode(path) in read]:
-        raise ConfigError(
-            f"convert.path would replace {listing(mine, longest=400)}, which is what is being converted",
-            "convert.path=OTHER.safetensors",
-        )
     weights = (place.index, place.single, *place.shards())
-    if mine := [path for path in weights if recorded is not None and _inode(path) == _inode(recorded)]:
-        raise ConfigError(
-            f"convert.path would replace {listing(mine, longest=400)}, which is the golden record of what is being "
-            "converted",
-            "convert.path=OTHER.safetensors",
-        )
+    for mine, what in (
+        (sources.among(there), "what is being converted"),
+        (inputs.among(there), "an input of its verification"),
+        (
+            [path for path in weights if recorded is not None and inode(path) == inode(recorded)],
+            "the golden record of what is being converted",
+        ),
+    ):
+        if mine:
+            raise ConfigError(
+                f"convert.path would replace {listing(mine, longest=400)}, which is {what}",
+                "convert.path=OTHER.safetensors",
+            )
 
 
 def _judged(path: Path, place: Destination, there: Sequence[Path], record: Record, recorded: Path | None) -> str:
@@ -108,7 +108,10 @@ def _other_golden(path: Path, weights_too: bool, recorded: Path | None) -> str:
         same = path.samefile(recorded) or filecmp.cmp(path, recorded, shallow=False)
     except OSError:
         same = False
-    return "" if same else f"is another golden record than {shown_path(recorded)}"
+    if same:
+        return ""
+    gone = "" if recorded.exists() else ", which is not there"
+    return f"is another golden record than {shown_path(recorded)}{gone}"
 
 
 def _other(path: Path, record: Record) -> str:
@@ -142,22 +145,3 @@ def _other_index(index: Path, there: Sequence[Path]) -> str:
 def _is_same(earlier: Source, now: Source) -> bool:
     keys = now.key in (AUTO, earlier.key)
     return earlier.sha256 == now.sha256 and keys and (now.rules is None or earlier.rules == now.rules)
-
-
-def _files(sources: Iterable[Checkpoint]) -> set[Path]:
-    """Every file that a checkpoint is read from, with all that lie in its folder where it is one."""
-    paths = set()
-    for source in sources:
-        paths |= {source.path, *(source.path.iterdir() if source.path.is_dir() else ())}
-        for _, container in source.root.walk():
-            entries = (entry for entry in container.children.values() if isinstance(entry, TensorEntry))
-            paths |= {s.file.path for entry in entries for s in entry.storages() if s.file is not None}
-    return paths
-
-
-def _inode(path: Path) -> tuple[int, int] | Path:
-    try:
-        found = path.stat()
-    except OSError:
-        return path
-    return found.st_dev, found.st_ino

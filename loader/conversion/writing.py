@@ -24,6 +24,7 @@ from loader.wording import phrases
 log = logging.getLogger(__name__)
 
 _CHUNK = 64 << 20
+_ELSEWHERE = "convert.path=FILE   # on a disk with room for it, in a folder that takes it"
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 
 Write = Callable[[bytes | memoryview], None]
@@ -38,13 +39,16 @@ class Drafts:
 
     def __init__(self) -> None:
         self._drafts: dict[Path, Path] = {}
+        self._hints: dict[str, str] = {}
+        """What to type where a place does not take its file."""
         self._steps: list[tuple[Path, Path | None]] = []
         """Places that are being changed, in this order: where, and the second name of the file that stood there."""
         self._kept: list[Path] = []
         """Second names of earlier files that are not needed any more."""
 
-    def write(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-        """Writes a file in full next to where it will stand."""
+    def write(self, path: Path, pieces: Iterable[bytes | memoryview], hint: str = _ELSEWHERE) -> None:
+        """Writes a file in full next to where it will stand; where that fails, `hint` is the line to type."""
+        self._hints[str(path)] = hint
         self._drafts[path] = draft = _hidden(path)
         with _named(path):
             descriptor = os.open(draft, _FLAGS, 0o666)
@@ -79,6 +83,10 @@ class Drafts:
         self._steps.clear()
         _remove(last)
         self._tidy()
+
+    def hint(self, path: str) -> str:
+        """What to type where a file cannot be written."""
+        return self._hints.get(path, _ELSEWHERE)
 
     def discard(self) -> str:
         """Puts back what stood there, takes away what was written, and says what became of it."""
@@ -126,7 +134,7 @@ def drafts() -> Iterator[Drafts]:
         except _WriteError as error:
             raise ConfigError(
                 f"{shown_path(error.filename)} cannot be written: {_reason(error)}; {made.discard()}",
-                "convert.path=FILE   # on a disk with room for it, in a folder that takes it",
+                made.hint(error.filename),
             ) from error
         except BaseException:
             made.discard()

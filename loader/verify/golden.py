@@ -134,8 +134,8 @@ def _named(checkpoint: Checkpoint, path: Path) -> dict[str, TensorEntry]:
     return entries
 
 
-def write(path: Path, records: Mapping[str, Record]) -> None:
-    """Writes a record next to a checkpoint, replacing the one that is there.
+def packed(records: Mapping[str, Record]) -> bytes:
+    """The content of a record's file.
 
     Raises:
         ConfigError: The format cannot hold one of the inputs or outputs.
@@ -152,7 +152,21 @@ def write(path: Path, records: Mapping[str, Record]) -> None:
             "verify.record=false",
         )
     notes = {"format": "hydra-loader-golden", "schema": "1", "torch": str(torch.__version__)}
-    write_whole(path, b"".join(bytes(piece) for piece in pieces(values, notes)))
+    return b"".join(bytes(piece) for piece in pieces(values, notes))
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a record next to a checkpoint, replacing the one that is there.
+
+    Raises:
+        ConfigError: The disk or the folder does not take it; the earlier one stays then.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise ConfigError(
+            f"verify.record=true cannot write {shown_path(path)}: {error.strerror}", "verify.record=false"
+        ) from error
 
 
 def differences(

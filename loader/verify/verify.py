@@ -23,6 +23,7 @@ from loader.parts import Part
 from loader.place import floating_dtype
 from loader.prepare import Prepared
 from loader.report.data import Check, VerificationReport
+from loader.sources import Sources
 from loader.verify import golden
 from loader.verify.forward import Pass, check_passes, plan_passes, run, run_on_record
 from loader.verify.inputs import uniform_instead
@@ -37,7 +38,8 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
     """The golden record that a job compares with, or writes.
 
     Raises:
-        ConfigError: A record is named and is not there, or none can be compared with or written in this job.
+        ConfigError: A record is named and is not there, or none can be compared with or written in this job; or the one
+            to be written would replace what the job reads.
     """
     verify = job.verify
     if not verify.forward and (verify.record or verify.golden not in (None, "auto")):
@@ -59,7 +61,12 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
         )
     if job.device == "meta":
         raise ConfigError("verify.record=true needs outputs, and on device=meta there are none", "device=cpu")
-    return golden.beside(only)
+    record = golden.beside(only)
+    if Sources((part.checkpoint for part in parts), verify.input).among([record]):
+        raise ConfigError(
+            f"verify.record=true would replace {shown_path(record)}, which is read in this job", "verify.record=false"
+        )
+    return record
 
 
 def check_inputs(model: nn.Module, job: JobConfig, parts: Sequence[Part], record: Path | None) -> None:
@@ -102,7 +109,7 @@ def verify(
     device: torch.device,
     report: VerificationReport,
     prepared: Prepared | None = None,
-) -> None:
+) -> bytes | None:
     """Runs every check that a job asks for.
 
     Args:
@@ -114,8 +121,12 @@ def verify(
         report: Filled with what was found.
         prepared: What was loaded, to compare the model with; None where the model came out of the file as it is.
 
+    Returns:
+        With ``verify.record``, the content of the golden record, for `keep_record` or for who writes more with it.
+
     Raises:
         VerificationError: A check fails.
+        ConfigError: The record cannot hold an input or output.
     """
     checks = report.checks
     training = [name for name, module in model.named_modules() if module.training]
@@ -132,15 +143,30 @@ def verify(
         outcome = read_back(prepared.stage, prepared.plan)
         wrong = f"; not what the file holds: {listing(outcome.differing)}" if outcome.differing else ""
         checks.append(Check("read back", not outcome.differing, outcome.detail + wrong))
-    if passes and job.verify.record and record is not None and all(check.ok is not False for check in checks):
-        golden.write(record, {item.name: golden.Record(item.inputs, item.outputs) for item in passes})
-        checks.append(Check("golden record", True, f"written to {record}"))
     failed = [check for check in checks if check.ok is False]
     if failed:
         raise VerificationError(
             "; ".join(f"{check.name}: {check.detail}" for check in failed),
             _advice([check.name for check in failed], job.verify.input),
         )
+    if not passes or not job.verify.record:
+        return None
+    return golden.packed({item.name: golden.Record(item.inputs, item.outputs) for item in passes})
+
+
+def keep_record(record: Path, content: bytes, report: VerificationReport) -> None:
+    """Writes a golden record.
+
+    Raises:
+        ConfigError: The disk or the folder does not take it.
+    """
+    golden.write(record, content)
+    say_kept(record, report)
+
+
+def say_kept(record: Path, report: VerificationReport) -> None:
+    """Reports that a golden record was written."""
+    report.checks.append(Check("golden record", True, f"written to {record}"))
 
 
 def _verify_forward(

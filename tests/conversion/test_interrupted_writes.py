@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from loader import ConfigError
-from tests.jobs import assert_same_state, carry_out
+from tests.jobs import assert_same_state, carry_out, detail, save
 from tests.models import Two, filled
 
 
@@ -107,7 +108,7 @@ def test_what_stood_there_stays_until_the_new_is_complete(
 
 
 def kept(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.mark.parametrize("linked", [True, False])
@@ -209,3 +210,56 @@ def test_files_have_the_rights_that_the_user_gives_to_files(source: Path, out: P
     finally:
         os.umask(old)
     assert (out / "model.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+class Complex(Two):
+    """A model that no safetensors file holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("phase", torch.zeros(1, dtype=torch.complex128))
+
+
+RECORDED = {"verify": {"input": {"shape": [5, 4]}, "record": True}}
+
+
+def recorded(path: Path, model: str | dict[str, str]) -> Path:
+    carry_out(model, path, verify={"input": {"shape": [2, 4]}, "record": True})
+    return path.with_name(f"{path.name}.golden.safetensors")
+
+
+def test_a_model_that_cannot_be_written_leaves_the_golden_record_of_its_file(tmp_path: Path, out: Path) -> None:
+    source = save(filled(Complex()).state_dict(), tmp_path / "complex.pt")
+    model = {"_target_": f"{__name__}.Complex"}
+    record = recorded(source, model)
+    before = record.read_bytes()
+    with pytest.raises(ConfigError, match="safetensors cannot hold 1 entry of the model"):
+        carry_out(model, source, mode="convert", convert={"path": str(out)}, **RECORDED)
+    assert record.read_bytes() == before
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("after", range(3))
+def test_a_file_that_does_not_take_its_place_leaves_the_golden_record(
+    after: int, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result, the copy of the record beside it, and the record itself: all of them or none."""
+    record = recorded(source, "Two")
+    before = kept(source.parent), kept(out)
+    denied = PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(Path, "replace", Failing(Path.replace, after, denied))
+    with pytest.raises(ConfigError) as refused:
+        carry_out("Two", source, mode="convert", convert={"path": str(out)}, **RECORDED)
+    monkeypatch.undo()
+    place = [out / "model.safetensors", out / "model.safetensors.golden.safetensors", record][after]
+    assert refused.value.message.startswith(f"{place} cannot be written: Permission denied; nothing of it was left")
+    elsewhere = "convert.path=FILE   # on a disk with room for it, in a folder that takes it"
+    assert refused.value.hint == ("verify.record=false" if place == record else elsewhere)
+    assert (kept(source.parent), kept(out)) == before
+
+
+def test_the_golden_record_is_written_with_the_result(source: Path, out: Path) -> None:
+    report = carry_out("Two", source, mode="convert", convert={"path": str(out)}, **RECORDED).report
+    record = source.with_name("source.pt.golden.safetensors")
+    assert detail(report, "golden record") == f"written to {record}"
+    assert record.read_bytes() == (out / "model.safetensors.golden.safetensors").read_bytes()

@@ -177,14 +177,36 @@ def test_another_name_where_capitals_count_is_no_obstacle(source: Path, out: Pat
     assert names(out) == ["Model-00001-of-00002.safetensors", "model.safetensors"]
 
 
-def test_the_golden_record_of_the_source_is_not_replaced_by_weights(source: Path, out: Path) -> None:
-    for settings in ({"record": True}, {"golden": "auto"}):
-        target = f"{source}{GOLDEN}"
-        refusal = refused(source, Path(target), verify={"input": {"shape": [2, 4]}, **settings})
-        assert refusal.message == (
-            f"convert.path would replace {target}, which is the golden record of what is being converted"
-        )
-        carry_out("Two", source, verify={"input": {"shape": [2, 4]}, "record": True})
+@pytest.mark.parametrize("settings", [{"record": True}, {"golden": "auto"}, {"golden": None}, {"forward": False}])
+@pytest.mark.parametrize("name", ["source.pt", "other.pt", "", "OTHER.pt.Golden.safetensors"])
+def test_the_name_of_a_golden_record_is_not_taken_by_weights(
+    name: str, settings: dict[str, Any], source: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / (name if name.endswith("s") else f"{name}{GOLDEN}")
+    before = kept(tmp_path)
+    refusal = refused(source, target, verify={"input": {"shape": [2, 4]}, **settings})
+    assert refusal.message == f"'convert.path' is {target}, a name that the golden record of another file has"
+    stem = name.removesuffix(".Golden.safetensors") or "model"
+    assert refusal.hint == f"convert.path={tmp_path}/{stem}-converted.safetensors"
+    assert kept(tmp_path) == before
+
+
+def test_a_named_golden_record_is_not_replaced_by_weights(source: Path, out: Path) -> None:
+    carry_out("Two", source, verify={"input": {"shape": [2, 4]}, "record": True})
+    record = Path(f"{source}{GOLDEN}").rename(out / "model.safetensors")
+    refusal = refused(source, out, verify={"golden": str(record)})
+    assert refusal.message == (
+        f"convert.path would replace {record}, which is the golden record of what is being converted"
+    )
+
+
+def test_an_input_of_the_verification_is_not_replaced(source: Path, out: Path) -> None:
+    convert(source, out, "20B")
+    before = kept(out)
+    save_file({"x": torch.ones(2, 4)}, out / SHARDS[0])
+    refusal = refused(source, out, verify={"input": {"path": str(out / SHARDS[0])}})
+    assert refusal.message == f"convert.path would replace {out}/{SHARDS[0]}, which is an input of its verification"
+    assert kept(out).keys() == before.keys()
 
 
 def test_a_golden_record_of_other_weights_stays(source: Path, out: Path) -> None:
@@ -215,3 +237,17 @@ def test_the_golden_record_of_an_earlier_result_is_replaced_with_it_in_every_for
     assert (out / f"model.safetensors{GOLDEN}").read_bytes() == Path(f"{source}{GOLDEN}").read_bytes()
     convert(source, out)
     assert names(out) == ["model.safetensors", f"model.safetensors{GOLDEN}"]
+
+
+def test_a_golden_record_that_somebody_made_of_the_result_stays(source: Path, out: Path) -> None:
+    recorded: dict[str, Any] = {"verify": {"input": {"shape": [2, 4]}, "record": True}}
+    convert(source, out, **recorded)
+    result, record = out / "model.safetensors", out / f"model.safetensors{GOLDEN}"
+    carry_out("Two", result, verify={"input": {"shape": [3, 4]}, "record": True})
+    before = kept(out)
+    told = f"{record} is there already, and is another golden record than {source}{GOLDEN}"
+    assert refused(source, out, **recorded).message.startswith(f"{told}; only ")
+    Path(f"{source}{GOLDEN}").unlink()
+    assert refused(source, out, **recorded).message.startswith(f"{told}, which is not there; only ")
+    assert kept(out) == before
+    assert not Path(f"{source}{GOLDEN}").exists()

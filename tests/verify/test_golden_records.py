@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +132,65 @@ def test_a_record_needs_one_file_to_stand_beside(path: Path, tmp_path: Path) -> 
         load_into(Two(), filled(Two()).state_dict(), verify={**INPUT, "record": True})
 
 
+def test_the_root_that_parts_leave_to_another_file_counts_as_a_file(tmp_path: Path) -> None:
+    """Also where that file has the name of the record."""
+    whole = filled(two_models()).state_dict()
+    first = save({key[2:]: value for key, value in whole.items() if key[0] == "a"}, tmp_path / "a.pt")
+    rest = {key: value for key, value in whole.items() if key[0] == "b"}
+    save_file(rest, record_beside(first))
+    before = record_beside(first).read_bytes()
+    with pytest.raises(ConfigError) as refusal:
+        carry_out(
+            target("two_models"),
+            record_beside(first),
+            parts={"a": {"path": str(first)}},
+            verify={"input": {"a": {"shape": [1, 3]}, "b": {"shape": [1, 2]}}, "record": True},
+        )
+    assert refusal.value.message == "verify.record=true writes beside a job's one checkpoint file, and this job has 2"
+    assert record_beside(first).read_bytes() == before
+
+
+def test_a_shard_is_not_replaced_by_a_record(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    state = filled(Two()).state_dict()
+    save_file(state, record_beside(index))
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(state, record_beside(index).name)}))
+    before = record_beside(index).read_bytes()
+    told = f"verify.record=true would replace {record_beside(index)}, which is read in this job"
+    with pytest.raises(ConfigError) as refusal:
+        carry_out("Two", index, verify={**INPUT, "record": True})
+    assert (refusal.value.message, refusal.value.hint) == (told, "verify.record=false")
+    with pytest.raises(ConfigError) as refusal:
+        load_into(Two(), index, verify={**INPUT, "record": True})
+    assert refusal.value.message == told
+    assert record_beside(index).read_bytes() == before
+
+
+@pytest.mark.parametrize("given", [dict, lambda spec: [spec], lambda spec: {"x": spec}, lambda spec: {"a": [spec]}])
+def test_an_input_is_not_replaced_by_a_record(given: Callable[[Any], Any], path: Path) -> None:
+    save_file({"x": torch.ones(2, 4)}, record_beside(path))
+    before = record_beside(path).read_bytes()
+    verify = {"input": given({"path": str(record_beside(path))}), "record": True}
+    with pytest.raises(ConfigError, match=r"\.golden\.safetensors, which is read in this job"):
+        carry_out("Two", path, verify=verify)
+    assert record_beside(path).read_bytes() == before
+
+
+def test_a_record_that_cannot_be_written_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    carry_out("Two", path, verify={**INPUT, "record": True})
+    before = record_beside(path).read_bytes()
+
+    def full(_path: Path, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ConfigError) as refusal:
+        carry_out("Two", path, verify={**INPUT, "record": True})
+    told = f"verify.record=true cannot write {record_beside(path)}: No space left on device"
+    assert (refusal.value.message, refusal.value.hint) == (told, "verify.record=false")
+    assert record_beside(path).read_bytes() == before
+
+
 def as_file(state: dict[str, torch.Tensor], folder: Path) -> tuple[Path, Path]:
     save_file(state, folder / "model.safetensors")
     return folder, folder / "model.safetensors"
@@ -149,8 +210,9 @@ def test_the_record_of_a_folder_stands_beside_what_is_read(
     write: Callable[[dict[str, torch.Tensor], Path], tuple[Path, Path]], tmp_path: Path
 ) -> None:
     typed, meant = write(filled(Two()).state_dict(), tmp_path)
-    report = carry_out("Two", typed, verify={**INPUT, "record": True}).report
-    assert detail(report, "golden record") == f"written to {record_beside(meant)}"
+    for _ in range(2):  # the second time it stands there already
+        report = carry_out("Two", typed, verify={**INPUT, "record": True}).report
+        assert detail(report, "golden record") == f"written to {record_beside(meant)}"
     for path in (typed, meant):
         report = carry_out("Two", path, verify={}).report
         assert checks(report)["golden record"]
@@ -283,7 +345,8 @@ def test_many_inputs_and_outputs_keep_their_order(tmp_path: Path) -> None:
     values = [torch.full((1,), float(n)) for n in range(12)]
     outputs = {str(n): value for n, value in enumerate(values)}
     path = tmp_path / "record.safetensors"
-    golden.write(path, {"": Record(Inputs(values), outputs), "deep.part": Record(Inputs([], {"x": values[3]}), {})})
+    records = {"": Record(Inputs(values), outputs), "deep.part": Record(Inputs([], {"x": values[3]}), {})}
+    golden.write(path, golden.packed(records))
     records = golden.read(path)
     assert [value.item() for value in records[""].inputs.args] == [float(n) for n in range(12)]
     assert {name: value.item() for name, value in records[""].outputs.items()} == {str(n): float(n) for n in range(12)}
@@ -302,7 +365,8 @@ OUTPUTS = [torch.complex64, torch.uint16, torch.uint32, torch.uint64, torch.bool
 def test_outputs_of_every_dtype_of_the_format_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
     """Also of those that the oldest safetensors library that is supported does not know."""
     output = torch.tensor([[0, 1], [1, 1]]).to(dtype)
-    golden.write(tmp_path / "a.safetensors", {"": Record(Inputs(args=[torch.ones(1)]), {"0": output})})
+    record = Record(Inputs(args=[torch.ones(1)]), {"0": output})
+    golden.write(tmp_path / "a.safetensors", golden.packed({"": record}))
     found = golden.read(tmp_path / "a.safetensors")[""]
     assert found.outputs["0"].dtype is dtype
     assert torch.equal(found.outputs["0"].to(torch.complex128), output.to(torch.complex128))
@@ -312,7 +376,7 @@ def test_outputs_of_every_dtype_of_the_format_come_back(dtype: torch.dtype, tmp_
 def test_what_the_format_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
     output = torch.zeros(2, dtype=torch.complex128)
     with pytest.raises(ConfigError) as refused:
-        golden.write(tmp_path / "a.safetensors", {"": Record(Inputs(), {"logits": output, "0": torch.ones(1)})})
+        golden.packed({"": Record(Inputs(), {"logits": output, "0": torch.ones(1)})})
     assert refused.value.message == (
         "verify.record=true cannot write 1 tensor of the record: output.logits (its dtype is complex128)"
     )
