@@ -20,6 +20,7 @@ from loader.build.hollow import build_hollow, holds_unset
 from loader.build.policy import Policy
 from loader.build.randomness import seeded
 from loader.build.skip import InexactError, Skipping
+from loader.build.sound import unsound
 from loader.collector import collector_paused
 from loader.errors import ConfigError
 from loader.foreign import bare_arguments
@@ -98,6 +99,8 @@ def _module(call: Call) -> nn.Module:
     if not isinstance(made, nn.Module):
         kind = f"{type(made).__module__}.{type(made).__qualname__}".removeprefix("builtins.")
         raise ConfigError(f"{call.where}: {safe_text(call.name)} returned a {safe_text(kind)}, not a torch.nn.Module")
+    if fault := unsound(made):
+        raise ConfigError(f"{call.where}: {safe_text(call.name)} made a module that cannot be walked: {fault}")
     return made
 
 

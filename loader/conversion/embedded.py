@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from loader.build.policy import defined_as, policy_of
 from loader.config.overlay import overlay
 from loader.config.schema import OF_A_FILE, EmbeddedJob, JobConfig
@@ -41,6 +43,7 @@ def with_own_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
         raise ConfigError(
             f"{shown} holds no model config: it was converted with convert.embed=false", "model._target_=my_pkg.Net"
         )
+    _refuse_reserved(record.model, shown)
     _refuse_untrusted(record.model, job.trusted_targets, shown)
     typed = {key: value for key, value in (job.model or {}).items() if key != _TARGET}
     given = job.verify.input
@@ -69,6 +72,32 @@ def _names(node: Any) -> Iterator[tuple[str, bool]]:
         yield from ((name, bool(node.get("_partial_"))) for name in (called, *paths) if isinstance(name, str))
     for item in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
         yield from _names(item)
+
+
+def _refuse_reserved(model: Mapping[str, Any], shown: str) -> None:
+    """Refuses names that would end up as attributes of a module, and that are not for a file to set."""
+    reserved = list(dict.fromkeys(filter(_is_reserved, _labels(model))))
+    if reserved:
+        raise ConfigError(
+            f"the model config in {shown} sets {listing(reserved)}, which Python or nn.Module keep for themselves: do "
+            "not build a model from this file",
+            "model._target_=my_pkg.Net   # the weights load into a declared model without it",
+        )
+
+
+def _labels(node: Any) -> Iterator[str]:
+    """Every key, and every text of a list: a list of pairs makes a mapping as well."""
+    if isinstance(node, Mapping):
+        yield from map(str, node)
+    elif isinstance(node, list):
+        yield from (item for item in node if isinstance(item, str))
+    for item in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
+        yield from _labels(item)
+
+
+def _is_reserved(name: str) -> bool:
+    is_special = name.startswith("__") and name.endswith("__")
+    return is_special or (name.startswith("_") and (hasattr(nn.Module, name) or name in vars(nn.Module())))
 
 
 def _refuse_untrusted(model: Mapping[str, Any], trusted: Sequence[str] | None, shown: str) -> None:

@@ -46,6 +46,28 @@ def test_a_record_rebuilds_the_model(tmp_path: Path) -> None:
     assert isinstance(embedded(holding(GOOD, tmp_path / "a.safetensors")).model, nn.Linear)
 
 
+def parameters(content: Any) -> dict[str, Any]:
+    return {**GOOD, "model": {"_target_": "torch.nn.ParameterDict", "parameters": content}}
+
+
+@pytest.mark.parametrize("name", ["_parameters", "_modules", "_buffers", "__dict__", "__class__", "_forward_hooks"])
+def test_a_record_sets_nothing_that_a_module_keeps_for_itself(name: str, tmp_path: Path) -> None:
+    for content in ({name: 3}, [[name, 3]]):
+        path = holding(parameters(content), tmp_path / "a.safetensors")
+        refused = refusal(path)
+        assert refused.message == (
+            f"the model config in {path} sets {name}, which Python or nn.Module keep for themselves: do not build a "
+            "model from this file"
+        )
+        assert refused.hint.startswith("model._target_=my_pkg.Net   # ")
+
+
+@pytest.mark.parametrize("name", ["named_modules", "eval", "state_dict"])
+def test_a_record_puts_no_value_in_the_place_of_a_method(name: str, tmp_path: Path) -> None:
+    refused = refusal(holding(parameters({name: 3}), tmp_path / "a.safetensors"))
+    assert refused.message.endswith(f"made a module that cannot be walked: a value stands in the place of {name}")
+
+
 @pytest.mark.parametrize(
     ("record", "told"),
     [
