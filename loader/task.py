@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from loader.config.anchor import anchored
-from loader.config.compose import hydra_aside, plain
+from loader.config.compose import hydra_aside, near_misses, plain
 from loader.config.layers import replaced
 from loader.errors import ConfigError
 from loader.redaction import redact_files, remember
@@ -53,6 +53,7 @@ class Task:
         """What a sweep changed of the user's environment, as it was; it goes with the task into other processes."""
         self.origin: Origin | None = None
         """Where the sweep was started, in a launcher's process."""
+        self._noted: set[str] = set()
 
     def __call__(self, config: DictConfig) -> int:
         """Runs a job; returns its exit code, which a sweeper that looks for the least number can take as a result."""
@@ -63,10 +64,20 @@ class Task:
         choices = dict(OmegaConf.to_container(hydra.runtime.choices, resolve=False))  # type: ignore[arg-type]
         for told in replaced(choices.items(), sources, str(hydra.job.config_name)):
             log.info("%s", told)
+        self._note(near_misses(config, list(hydra.overrides.task)))
         if hydra.mode == RunMode.MULTIRUN:
             return self._run_in_sweep(config)
         self.exit_code = self._run(config)
         return self.exit_code
+
+    def _note(self, notes: Sequence[str]) -> None:
+        """Says on the terminal what holds for all jobs of a sweep, once."""
+        for text in notes:
+            if text not in self._noted:
+                from loader.report.terminal import print_note  # noqa: PLC0415  # few runs have one
+
+                print_note(text)
+            self._noted.add(text)
 
     def _run(self, config: DictConfig) -> int:
         output_dir = Path(HydraConfig.get().runtime.output_dir)

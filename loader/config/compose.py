@@ -83,10 +83,9 @@ def plain(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ConfigError: An interpolation leads nowhere.
     """
-    kept = [str(key) for key in config if key in _OWN or _is_only_added(config, str(key), overrides)]
-    for key in (str(key) for key in config if key not in (*kept, "hydra")):
-        if near := did_you_mean(key, _OWN):
-            log.warning("the config holds a key '%s', which is none of the loader's%s", safe_text(key), near)
+    kept = _kept(config, overrides)
+    for told in near_misses(config, overrides):
+        log.warning("%s", told)
     try:
         resolved = {key: _resolved(config, key) for key in kept}
     except OmegaConfBaseException as error:
@@ -98,6 +97,27 @@ def plain(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if isinstance(resolved.get("parts"), dict):
         resolved["parts"] = _by_real_name(resolved["parts"])
     return resolved
+
+
+def near_misses(config: DictConfig, overrides: Sequence[str] = ()) -> list[str]:
+    """Names the keys of a user's files that are close to one of the loader's, and that nothing of the config refers to.
+
+    Args:
+        config: What Hydra composed.
+        overrides: What was typed; what was only typed is refused.
+    """
+    known = (*_kept(config, overrides), "hydra")
+    foreign = [(str(key), did_you_mean(str(key), _OWN)) for key in config if key not in known]
+    text = OmegaConf.to_yaml(config) if any(near for _, near in foreign) else ""
+    return [
+        f"the config holds a key '{safe_text(key)}', which is none of the loader's{near}"
+        for key, near in foreign
+        if near and f"${{{key}" not in text
+    ]
+
+
+def _kept(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    return [str(key) for key in config if key in _OWN or _is_only_added(config, str(key), overrides)]
 
 
 def _by_real_name(parts: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,11 @@ def print_error(error: LoaderError) -> None:
     )
 
 
+def print_note(text: str) -> None:
+    """Prints on stderr what may be wrong with a job that is run all the same."""
+    _show(sys.stderr, [(("note   ", "bold yellow"), text, "")])
+
+
 def print_dangers(report: Report) -> None:
     """Prints on stderr what the files of a refused job name that no model needs."""
     told = [line for part in report.parts.values() for line in _dangers(part)]

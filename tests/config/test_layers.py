@@ -9,6 +9,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
+from loader.cli import run_command
 from loader.config.compose import compose, plain
 from loader.config.layers import conf_dir, primaries, replaced
 from loader.errors import ConfigError
@@ -123,6 +124,27 @@ def test_a_key_that_is_close_to_one_of_the_loaders_is_told(caplog: pytest.LogCap
     assert caplog.messages == [
         "the config holds a key 'chekpoint', which is none of the loader's (did you mean 'checkpoint'?)"
     ]
+
+
+def test_a_key_that_the_config_refers_to_is_of_use(caplog: pytest.LogCaptureFixture) -> None:
+    assert plain(OmegaConf.create({"paths": {"root": "a"}, "checkpoint": {"path": "${paths.root}/b"}}))
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "typed", [["--config-name", "mine"], ["experiment=mine"], ["-m", "experiment=mine", "seed=1,2"]]
+)
+def test_a_key_of_a_file_that_is_close_to_one_of_the_loaders_is_said_on_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in (tmp_path / "conf" / "mine.yaml", tmp_path / "conf" / "experiment" / "mine.yaml"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, "# @package _global_\ndtpye: float16\nmode: plan\ntrainer: {lr: 1}\n")
+
+    assert run_command(["--config-dir", "conf", *typed]) == 0
+    told = "note   the config holds a key 'dtpye', which is none of the loader's (did you mean 'dtype'?)\n"
+    assert capsys.readouterr().err == told
 
 
 def test_an_option_that_no_defaults_list_chooses_is_told_with_the_config_that_does(mine: Path) -> None:
