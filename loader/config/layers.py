@@ -10,6 +10,7 @@ application whose primary folder is another one is left alone.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,8 +28,10 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from loader.config.replacing import CLEARED
+from loader.config.schema import JobConfig
 from loader.errors import ConfigError
 from loader.lines import typed
+from loader.wording import listing, safe_text
 
 VARIABLE = "LOADER_CONFIG_DIR"
 """Names a user's folder of configs, as --config-dir does."""
@@ -40,6 +43,12 @@ _BASE = "_loader_defaults_"
 """The shipped primary config, below a user's of whatever name."""
 
 _LAST = "experiment"
+
+_GLOBAL = "# @package _global_"
+_JOB = tuple(field.name for field in dataclasses.fields(JobConfig))
+
+_GLOBAL = "# @package _global_"
+_JOB = tuple(field.name for field in dataclasses.fields(JobConfig))
 
 _RULES = "rules/"
 """How the names of the options begin that rules are chosen from."""
@@ -186,6 +195,8 @@ def _parse(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str]
 def _load_one(self: ConfigLoaderImpl, default: ResultDefault, repo: Any) -> ConfigResult:
     loaded = _LOAD_ONE(self, default, repo)
     path = default.config_path or ""
+    if path.startswith(f"{_LAST}/"):
+        _refuse_elsewhere(path, default.package or "", loaded)
     is_base = path == _BASE or (path == CONFIG_NAME and loaded.provider == "main")
     if is_base or path.startswith(_RULES) or _ours(self.repository.get_sources()) is None:
         return loaded
@@ -193,6 +204,29 @@ def _load_one(self: ConfigLoaderImpl, default: ResultDefault, repo: Any) -> Conf
     typed = (group for group in getattr(self.repository, "typed", ()) if primary or group == "rules")
     gone = [name for group in typed if group in loaded.config for name in CLEARED[group]]
     return _without(loaded, gone) if gone else loaded
+
+
+def _refuse_elsewhere(path: str, package: str, loaded: ConfigResult) -> None:
+    """Refuses an experiment whose settings stand below a key of its own, where they would set nothing."""
+    below = OmegaConf.select(loaded.config, package) if package.partition(".")[0] == _LAST else None
+    keys = [f"'{key}'" for key in _JOB if OmegaConf.is_dict(below) and key in below]
+    if keys:
+        file = f"{loaded.path.removeprefix('file://')}/{path}.yaml"
+        raise without_package(file, f"sets {listing(keys)} under '{safe_text(package)}', where nothing is set by it")
+
+
+def without_package(file: str, told: str) -> ConfigError:
+    """The refusal of an experiment that lacks the line by which its settings are the loader's."""
+    return ConfigError(
+        f"{safe_text(file, 400)} {told}; an experiment needs '{_GLOBAL}' as its first line",
+        typed("sed", "-i", f"1i {_GLOBAL}", file, note="puts the line there"),
+    )
+
+
+def users_file(name: str) -> str:
+    """Where a config of the user's is, by its name; the name where it is in none of the folders."""
+    files = (folder / f"{name}.yaml" for folder in _folders)
+    return str(next((file for file in files if file.is_file()), name))
 
 
 def _without(loaded: ConfigResult, paths: Iterable[str]) -> ConfigResult:

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from loader.config.argv import FREE, GROUPS
 from loader.config.groups import refused_list
 from loader.config.keys import known_keys, suggestion
-from loader.config.layers import primaries
+from loader.config.layers import primaries, users_file, without_package
 from loader.errors import ConfigError
 from loader.formats.names import ENDINGS
 from loader.formats.path import path_override
@@ -192,6 +192,9 @@ def _not_in_defaults(found: re.Match[str]) -> _Told:
 
 def _not_to_override(found: re.Match[str]) -> _Told:
     group = found["key"]
+    if "@experiment." in group:
+        refused = without_package(users_file(found["file"]), f"chooses '{safe_text(group)}', which means nothing")
+        return refused.message, refused.hint
     told = f"'{safe_text(found['file'])}' overrides '{safe_text(group)}', which no defaults list before it chooses"
     own = primaries(group)
     note = "" if own else f"a config of yours whose defaults list has '- {safe_text(group)}: OPTION'"

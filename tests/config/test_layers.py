@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +241,45 @@ def test_an_option_of_a_users_own_replaces_the_rules_of_a_file_and_keeps_its_own
     write(mine / "rules" / "own.yaml", "own: {strip: y.}\n")
 
     assert compose(["experiment=mine", "rules=[own]"])["rules"] == {"own": {"strip": "y."}}
+
+
+@pytest.mark.parametrize("name", ["r4", "sub/r4"])
+def test_an_experiment_that_would_set_nothing_is_refused_with_the_line_it_lacks(mine: Path, name: str) -> None:
+    file = mine / "experiment" / f"{name}.yaml"
+    file.parent.mkdir(exist_ok=True)
+    write(file, "model: {_target_: torch.nn.Linear}\ncheckpoint: {path: a.pth}\nmine: 3\n")
+
+    with pytest.raises(ConfigError) as refused:
+        compose([f"experiment={name}"])
+
+    under = ".".join(["experiment", *name.split("/")[:-1]])
+    assert refused.value.message == (
+        f"{file} sets 'model', 'checkpoint' under '{under}', where nothing is set by it; an experiment needs "
+        "'# @package _global_' as its first line"
+    )
+    assert refused.value.hint == f"sed -i '1i # @package _global_' {file}   # puts the line there"
+    subprocess.run(refused.value.hint, shell=True, check=True)  # as pasted
+    assert compose([f"experiment={name}"])["checkpoint"]["path"] == "a.pth"
+
+
+def test_an_experiment_that_overrides_a_group_is_refused_with_the_line_it_lacks(mine: Path) -> None:
+    file = mine / "experiment" / "own.yaml"
+    write(file, "defaults:\n  - override /model: linear\n")
+
+    with pytest.raises(ConfigError) as refused:
+        compose(["experiment=own"])
+
+    assert refused.value.message == (
+        f"{file} chooses 'model@experiment.model', which means nothing; an experiment needs '# @package _global_' as "
+        "its first line"
+    )
+    assert refused.value.hint == f"sed -i '1i # @package _global_' {file}   # puts the line there"
+
+
+def test_an_experiment_of_another_program_or_placed_by_a_defaults_list_needs_no_such_line(mine: Path) -> None:
+    write(mine / "experiment" / "own.yaml", "lr: 1\n")
+    write(mine / "experiment" / "placed.yaml", "seed: 5\n")
+    write(mine / "config.yaml", "defaults:\n  - experiment@_global_: placed\n")
+
+    assert compose()["seed"] == 5
+    assert compose(["experiment@_global_=own"])["seed"] == 0
