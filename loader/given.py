@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from loader.errors import ConfigError
+from loader.lines import python_text
 from loader.wants import dtype_name
 from loader.wording import safe_text
 
@@ -23,10 +24,10 @@ def overrides_of(config: object) -> list[str]:
     """The overrides in a list; raises ConfigError for what is none."""
     if isinstance(config, str):
         raise ConfigError(
-            f"loader.load takes a list of overrides, not the text {config!r}", f"loader.load([{config!r}])"
+            f"loader.load takes a list of overrides, not the text {config!r}", f"loader.load([{python_text(config)}])"
         )
     if isinstance(config, os.PathLike) or not isinstance(config, Iterable):
-        named = safe_text(f"loader.load([{f'checkpoint.path={config}'!r}])", _LONGEST)
+        named = f"loader.load([{python_text(f'checkpoint.path={config}')}])"
         hint = named if isinstance(config, os.PathLike) else "loader.load()   # the shipped example"
         raise ConfigError(f"loader.load takes a list of overrides or a mapping, not {_told(config)}", hint)
     overrides = list(config)

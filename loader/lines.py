@@ -24,6 +24,9 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_*?/][\w./*?-]*", re.ASCII)
 _GLOB = re.compile(r"[\w./*?=@+-]+")
 """A pattern that stands between the brackets of ``glob()`` without quotes."""
 
+_ACTING = re.compile(r"[`$\\;&|<>!]")
+"""A note that holds one of these is not written behind a line."""
+
 _KEYWORDS = frozenset({"null", "true", "false", "nan", "inf"})
 
 _MISSING = "???"
@@ -91,6 +94,24 @@ def typed(*words: str, note: str = "") -> str:
 def line(path: str, value: object, sign: str = "", *, note: str = "") -> str:
     """Writes one override as typed in a shell; empty where it cannot be typed."""
     return typed(override(path, value, sign), note=note)
+
+
+def blank(path: str, sign: str = "", gap: str = "…", *, note: str = "") -> str:
+    """Writes an override whose value is still to be chosen, ``+model.width=…``; empty where the path cannot be typed.
+
+    The note may quote a file: it is left out where a shell that takes no comments would act on it.
+    """
+    behind = f"   # {note}" if note and not _ACTING.search(note) and is_printable(note) else ""
+    return f"{typed(f'{sign}{path}=')}{gap}{behind}" if _PATH.fullmatch(path) else ""
+
+
+def python_text(text: str) -> str:
+    """Writes a text as Python does, between single quotes always: a shell runs nothing in these, if it is pasted there.
+
+    Empty where it is not printable.
+    """
+    escaped = text.replace("\\", r"\\").replace("'", r"\x27")
+    return f"'{escaped}'" if is_printable(text) else ""
 
 
 def glob_line(path: str, pattern: str) -> str:

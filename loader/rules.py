@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 
 from loader.config.schema import RuleConfig
 from loader.errors import ConfigError, FitError
+from loader.lines import line, override, typed, under
 from loader.wording import counted, listing, phrases, safe_text
 
 KINDS = ("strip", "add", "rename", "regex", "drop", "keep")
@@ -169,7 +170,10 @@ def _substitute(name: str, expression: str, to: str) -> _Step:
         raise ConfigError(
             f"rule '{safe_text(name)}': the regular expression {safe_text(expression)!r} with to: {safe_text(to)!r} "
             f"does not work: {safe_text(error)}",
-            f"rules.{name}.regex='^layers\\.(\\d+)\\.' rules.{name}.to='blocks.\\1.'",
+            typed(
+                override(under("rules", name, "regex"), r"^layers\.(\d+)\."),
+                override(under("rules", name, "to"), r"blocks.\1."),
+            ),
         ) from error
 
     def step(key: str) -> str | None:
@@ -199,8 +203,9 @@ def _advice(active: Mapping[str, RuleConfig], idle: list[str], left: list[str]) 
     early = [name for name in idle if any(_step(name, active[name])(key) is not None for key in left)]
     if early:
         order = [*(name for name in active if name not in early), *early]
-        return f"the outermost wrapper comes first: 'rules=[{','.join(order)}]'"
-    return "leave the rule out, or let it idle: " + " ".join(f"rules.{name}.optional=true" for name in idle)
+        return f"the outermost wrapper comes first: {line('rules', order)}"
+    ways = " ".join(filter(None, (line(under("rules", name, "optional"), value=True) for name in idle)))
+    return f"leave the rule out, or let it idle: {ways}" if ways else "leave the rule out"
 
 
 def _refuse_broken_names(names: Mapping[str, str], where: str) -> None:

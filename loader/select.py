@@ -49,7 +49,7 @@ def subtree(root: Container, key: str | None, path: str, override: str = "checkp
     if isinstance(found, Container):
         return found
     what = _misses(found, root, key, path)
-    raise FitError(f"{what}. In the file:\n{tree(root)}", f"{override}=null   # all that is in the file")
+    raise FitError(f"{what}. In the file:\n{tree(root)}", line(override, None, note="all that is in the file"))
 
 
 def _misses(found: Node | None, root: Container, key: str | None, path: str) -> str:
@@ -168,4 +168,4 @@ def _advice(root: Container, wanted: Shapes, override: str) -> str:
     if not fitting:
         return "none of these fits the model: another file (checkpoint.path=…), or another architecture (model=…)?"
     told = f"fits best: {fitting} of its {counted(total, 'tensor')} have a name and shape of the model"
-    return line(override, key or None, note=told) or f"'{safe_text(key)}' {told}, under a name that cannot be typed"
+    return line(override, key or None, note=told) or "what fits best is under a name that cannot be typed"

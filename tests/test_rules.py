@@ -385,7 +385,7 @@ def test_a_regular_expression_that_does_not_work_is_refused(expression: str, to:
     assert refused.value.message == (
         f"rule 'tidy': the regular expression {expression!r} with to: {to!r} does not work: {reason}"
     )
-    assert refused.value.hint == r"rules.tidy.regex='^layers\.(\d+)\.' rules.tidy.to='blocks.\1.'"
+    assert refused.value.hint == r"""'rules.tidy.regex="^layers\.(\d+)\."' 'rules.tidy.to="blocks.\1."'"""
 
 
 def test_messages_show_hostile_keys_as_text() -> None:

@@ -14,7 +14,7 @@ from inspect import Parameter
 from types import FunctionType
 from typing import Any, Protocol
 
-from loader.lines import line, override, removal, typed, under
+from loader.lines import blank, line, override, removal, typed, under
 from loader.wording import closest, did_you_mean, safe_text, text_of
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
@@ -161,4 +161,4 @@ def _given(where: str, name: str, value: object = _OPEN) -> str:
     """Writes the override that gives an argument; … stands for a value that is not known or cannot be typed."""
     path = under(where, name)
     known = "" if value is _OPEN else line(path, value, "+")
-    return known if 0 < len(known) <= _LONGEST_LINE else path and f"{typed(f'+{path}=')}…"
+    return known if 0 < len(known) <= _LONGEST_LINE else blank(path, "+")

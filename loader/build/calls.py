@@ -23,6 +23,7 @@ from loader.build.policy import Policy
 from loader.build.targets import TARGET, Problems, Target, Value, find_targets
 from loader.errors import ConfigError
 from loader.foreign import is_foreign
+from loader.lines import blank, line
 from loader.wording import safe_text
 
 _KEYWORDS = frozenset({TARGET, "_args_", "_partial_", "_recursive_", "_convert_"})
@@ -100,7 +101,7 @@ def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
     if config.get(TARGET) is None:
         raise ConfigError(
             f"{where} has no {TARGET}: it must name the class or function that makes the model",
-            f"{where}.{TARGET}=your_module.YourModel",
+            line(f"{where}.{TARGET}", "your_module.YourModel"),
         )
     containers = list(islice(_containers(config, where, 0), _MOST + 1))
     if len(containers) > _MOST:
@@ -113,7 +114,7 @@ def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
         raise ConfigError(
             f"{where}.{TARGET} looks {safe_text(target.name)} up and makes nothing; a class or function that makes the "
             "model was expected",
-            f"{where}.{TARGET}={safe_text(target.name)}",
+            line(f"{where}.{TARGET}", target.name),
         )
     root = _planned_call(config, where, target, targets)
     _check_arguments(root, policy)
@@ -148,7 +149,7 @@ def _items(value: object) -> Iterator[tuple[object, object]]:
 def _check_set(config: object, where: str, policy: Policy) -> None:
     problems = Problems()
     for place in _unset(config, where):
-        problems.errors.append(ConfigError(f"{place} has no value yet ({_UNSET})", f"{place}=…"))
+        problems.errors.append(ConfigError(f"{place} has no value yet ({_UNSET})", blank(place)))
     problems.tell(policy)
 
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from loader.errors import ConfigError
 from loader.foreign import bare_arguments
-from loader.lines import line
+from loader.lines import line, typed
 from loader.wording import closest, did_you_mean, safe_text, text_of
 
 _DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -96,7 +96,8 @@ def _no_such_module(parts: list[str], where: str) -> ConfigError:
     if near:
         return ConfigError(f"{message} (did you mean '{safe_text(near)}'?)", line(where, ".".join([near, *rest])))
     home = next((place for place in (folder, *_subfolders(folder)) if _holds(place, top)), None)
-    return ConfigError(message, f"add its folder to PYTHONPATH: export PYTHONPATH={home or '/the/folder/of/it'}")
+    export = typed("export", f"PYTHONPATH={home or '/the/folder/of/it'}")
+    return ConfigError(message, export and f"add its folder to PYTHONPATH: {export}")
 
 
 def _close_module(name: str) -> str:
@@ -134,7 +135,7 @@ def _defined_in(found: object) -> str:
 def _broken(module: str, error: BaseException, where: str) -> ConfigError:
     return ConfigError(
         f"{where}: the module '{safe_text(module)}' is there, but importing it fails: {told(error, module)}",
-        f'python -c "import {module}"',
+        typed("python", "-c", f"import {module}"),
     )
 
 

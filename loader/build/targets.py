@@ -19,7 +19,7 @@ from loader.build.locate import check_name, locate
 from loader.build.policy import Policy, identity
 from loader.dangerous import LOOKUPS, why_dangerous
 from loader.errors import ConfigError
-from loader.lines import line
+from loader.lines import line, removal, typed
 from loader.wording import phrases, safe_text
 
 TARGET = "_target_"
@@ -151,7 +151,7 @@ def _names(where: str, node: Mapping[str, Any], policy: Policy, problems: Proble
     _judge(f"{where}.{TARGET}", name, policy, problems)
     if node.get("_partial_") and (name in LOOKUPS or not policy.partials):
         why = "a lookup is made once, when the config is read" if name in LOOKUPS else "a config out of a file has none"
-        raise ConfigError(f"{where}._partial_: {why}; no _partial_ was expected", f"~{where}._partial_")
+        raise ConfigError(f"{where}._partial_: {why}; no _partial_ was expected", typed(removal(f"{where}._partial_")))
     if name not in LOOKUPS:
         return name, ""
     positional = node.get("_args_") or ()
@@ -192,7 +192,7 @@ class _Finder:
             wanted = "class" if kind == "class" else "function"
             raise ConfigError(
                 f"{where}.path: {safe_text(path)} is a {type(found).__name__}, and {lookup} looks for a {wanted}",
-                f"{where}._target_=hydra.utils.get_object",
+                line(f"{where}._target_", "hydra.utils.get_object"),
             )
         return Value(path, found)
 

@@ -110,7 +110,7 @@ def _missing_config(error: MissingConfigException) -> _Told:
     if "primary config" in text or not group:
         near = closest(name, options, most=1)
         told = f"there is no config '{safe_text(name)}'{did_you_mean(name, options)}"
-        hint = f"--config-name {near[0] if near else 'NAME --config-dir FOLDER'}"
+        hint = typed("--config-name", near[0]) if near else "--config-name NAME --config-dir FOLDER"
         return f"{told}; there are: {listing(options, _MOST_OPTIONS) or 'none'}", hint
     by = re.match(r"In '(.+?)'", text)
     asked = f", which '{safe_text(by[1])}' asks for" if by and by[1] not in ("config", "hydra/config") else ""
@@ -119,7 +119,7 @@ def _missing_config(error: MissingConfigException) -> _Told:
         f"{did_you_mean(option, options)}; there are: {listing(options, _MOST_OPTIONS) or 'none'}"
     )
     if group == "hydra/launcher":
-        return message, f"pip install hydra-{option}-launcher"
+        return message, typed("pip", "install", f"hydra-{option}-launcher")
     if group == "model" and _DOTTED.fullmatch(option):
         return message, line("model._target_", option)
     near = closest(option, options, most=1)

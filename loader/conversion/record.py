@@ -20,6 +20,7 @@ from loader.formats.base import Checkpoint
 from loader.formats.path import shown_path
 from loader.formats.strict_json import parse_mapping
 from loader.place import DTYPES
+from loader.verify.proposal import MOST_PROPOSED
 from loader.wording import safe_text
 
 KEY = "hydra_loader"
@@ -32,7 +33,6 @@ WITHOUT = "convert.embed=false   # writes the weights alone"
 """What to type where the config cannot go into the file."""
 
 _DEEPEST = 100
-_MOST_ELEMENTS = 100_000_000
 _SPEC: Mapping[str, tuple[type, ...]] = {"shape": (list,), "dtype": (str,), "kind": (str,), "high": (int,)}
 
 
@@ -120,7 +120,7 @@ def unwritable(node: Any, where: str, depth: int = 0) -> Iterator[str]:
 def is_input(node: Any) -> bool:
     """Whether an input's spec may stand in a record: made from a shape of bounded size, not read from a path."""
     specs = list(_specs(node))
-    return bool(specs) and all(map(_is_spec, specs)) and sum(math.prod(s["shape"]) for s in specs) <= _MOST_ELEMENTS
+    return bool(specs) and all(map(_is_spec, specs)) and sum(math.prod(s["shape"]) for s in specs) <= MOST_PROPOSED
 
 
 def _specs(node: Any) -> Iterator[Any]:

@@ -70,7 +70,7 @@ def open_checkpoint(
             raise CheckpointError(
                 f"{shown_path(named)} is a {kind.format} {'checkpoint' if named.is_dir() else 'file'}; "
                 f"checkpoint.format says {format}",
-                f"checkpoint.format={kind.format}",
+                line("checkpoint.format", kind.format),
             )
         _compare_digest(named, kind.sha256, wanted)
         with collector_paused(), located(shown_path(named)):

@@ -141,7 +141,8 @@ def _in_package(typed: str) -> Path:
 
 
 def _no_package(package: str, typed: str) -> CheckpointError:
+    top = lines.typed(package.partition(".")[0]) or "it"
     return CheckpointError(
         f"checkpoint.path is {shown_path(typed)}, and there is no package '{safe_text(package)}' on the Python path",
-        f"pip install the package, or set PYTHONPATH to the folder that holds {safe_text(package.partition('.')[0])}/",
+        f"pip install the package, or set PYTHONPATH to the folder that holds {top}/",
     )

@@ -24,7 +24,7 @@ from loader.formats.path import is_url
 from loader.infer.confined import Confined, apart
 from loader.infer.goals import goals_of
 from loader.infer.probe import Probe
-from loader.lines import typed, under
+from loader.lines import blank, line, typed, under
 from loader.parts import Part, open_parts
 from loader.place import own_random_state
 from loader.redaction import redacted
@@ -148,8 +148,10 @@ def _untried(found: Inference) -> LoaderError:
     refusal = found.probe.refusal
     if refusal is None:
         raise LookupError
-    switches = [f"model.{name}=false" for name in found.fetching]
-    return refusal if refusal.hint or not found.probe.outside else ConfigError(refusal.message, " ".join(switches))
+    switches = [line(under("model", name), value=False) for name in found.fetching]
+    if refusal.hint or not found.probe.outside:
+        return refusal
+    return ConfigError(refusal.message, " ".join(filter(None, switches)))
 
 
 def _describe(report: Report, part: Part, fitting: Fitting) -> None:
@@ -183,7 +185,7 @@ def _open(lines: list[Line], fitting: Fitting | None) -> list[str]:
     """What has to be given before the config runs."""
     gaps = ((under("model", line.key), line.note) for line in lines if line.value == MISSING)
     ways = (typed(*way.overrides) for way in (fitting.ways if fitting else ()))
-    return [*(f"{path}={MISSING}   # {note}" for path, note in gaps if path), *filter(None, ways)]
+    return [*filter(None, (blank(path, gap=MISSING, note=note) for path, note in gaps)), *filter(None, ways)]
 
 
 def _write(place: Place, text: str, report: Report) -> None:

@@ -155,7 +155,7 @@ def _filled(
         raise ConfigError(
             f"'{where}.kind' is '{safe_text(kind)}', expected one of {', '.join(KINDS)}"
             f"{did_you_mean(str(kind), KINDS)}",
-            f"{where}.kind=randn",
+            line(f"{where}.kind", "randn"),
         )
     if kind == "randint":
         high = 2 if own is torch.bool else _high(spec.get("high"), where)
@@ -174,7 +174,9 @@ def _is_float(dtype: torch.dtype) -> bool:
 def _shape(raw: Any, where: str) -> list[int]:
     if isinstance(raw, Sequence) and all(type(size) is int and size >= 0 for size in raw):
         return list(raw)
-    raise ConfigError(f"'{where}.shape' is {safe_text(raw)!r}, expected a list of sizes", f"'{where}.shape=[1, 784]'")
+    raise ConfigError(
+        f"'{where}.shape' is {safe_text(raw)!r}, expected a list of sizes", line(f"{where}.shape", [1, 784])
+    )
 
 
 def _high(raw: Any, where: str) -> int:
@@ -182,7 +184,9 @@ def _high(raw: Any, where: str) -> int:
         return 1000
     if type(raw) is int and raw > 0:
         return raw
-    raise ConfigError(f"'{where}.high' is {safe_text(raw)!r}, expected a whole number above 0", f"{where}.high=1000")
+    raise ConfigError(
+        f"'{where}.high' is {safe_text(raw)!r}, expected a whole number above 0", line(f"{where}.high", 1000)
+    )
 
 
 def _dtype(raw: Any, where: str) -> torch.dtype | None:
@@ -194,7 +198,7 @@ def _dtype(raw: Any, where: str) -> torch.dtype | None:
     known = [name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)]
     raise ConfigError(
         f"'{where}.dtype' is '{safe_text(raw)}', expected a torch dtype{did_you_mean(str(raw), known)}",
-        f"{where}.dtype=float32",
+        line(f"{where}.dtype", "float32"),
     )
 
 

@@ -18,6 +18,9 @@ from torch import nn
 from loader.errors import VerificationError
 from loader.lines import line
 
+MOST_PROPOSED = 1 << 24
+"""The most elements of an input that a file proposes, or a layer whose sizes a file gives."""
+
 _SEQUENCE = 8
 _SIDE = 64
 _SMALLEST, _LARGEST = 8, 1024
@@ -73,7 +76,8 @@ def other_sizes(model: nn.Module, arguments: Mapping[str, Any], message: str) ->
     tried = {first}
     for raw, source in (*_of_model(model, arguments), *_of_message(message, layer, first[0])):
         size = _as_size(raw, len(first))
-        if size is not None and size not in tried and len(tried) <= _MOST_TRIES:
+        bounded = size is not None and channels * math.prod(size) <= MOST_PROPOSED
+        if size is not None and bounded and size not in tried and len(tried) <= _MOST_TRIES:
             tried.add(size)
             yield Proposal({**spec, "shape": [1, channels, *size]}, f"{name} with {source}")
 
@@ -99,7 +103,8 @@ def _spec_of(module: nn.Module) -> dict[str, Any] | None:
         channels = module.in_channels or module.weight.shape[1] * module.groups
         # Pictures are numbers from 0 to 1: a model may take roots or logarithms of them.
         picture = {"kind": "uniform"} if isinstance(module, nn.Conv2d) else {}
-        return {"shape": [1, channels, *[_SIDE] * len(module.kernel_size)], **picture}
+        dimensions = len(module.kernel_size)
+        return {"shape": [1, channels, *[_side(channels, dimensions)] * dimensions], **picture}
     if isinstance(module, nn.RNNBase):
         return {"shape": [1, _SEQUENCE, module.input_size]}
     if isinstance(module, nn.MultiheadAttention):
@@ -107,6 +112,14 @@ def _spec_of(module: nn.Module) -> dict[str, Any] | None:
     if isinstance(module, nn.LayerNorm):
         return {"shape": [1, *module.normalized_shape]}
     return None
+
+
+def _side(channels: int, dimensions: int) -> int:
+    """Of a layer in many groups the weight may be small, and the picture large."""
+    side = _SIDE
+    while side > 1 and channels * side**dimensions > MOST_PROPOSED:
+        side //= 2
+    return side
 
 
 def _of_model(model: nn.Module, arguments: Mapping[str, Any]) -> Iterator[tuple[object, str]]:

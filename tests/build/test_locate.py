@@ -139,7 +139,7 @@ def test_a_module_that_breaks_while_imported_is_blamed_by_file_and_line(write: W
         "model._target_: the module 'zz_d.net' is there, but importing it fails: "
         f"ValueError: math domain error ({path}:3)"
     )
-    assert error.hint == 'python -c "import zz_d.net"'
+    assert error.hint == "python -c 'import zz_d.net'"
 
 
 def test_a_dependency_that_is_not_installed_is_not_taken_for_the_module_itself(write: Write) -> None:

@@ -151,7 +151,7 @@ REFUSED: list[tuple[Any, str, str]] = [
         "'verify.input.kind' is 'rand', expected one of randn, uniform, zeros, ones, randint (did you mean 'randn'?)",
         "verify.input.kind=randn",
     ),
-    ({"shape": 3}, "'verify.input.shape' is '3', expected a list of sizes", "'verify.input.shape=[1, 784]'"),
+    ({"shape": 3}, "'verify.input.shape' is '3', expected a list of sizes", "'verify.input.shape=[1,784]'"),
     ({"shape": [1, -1]}, "'verify.input.shape' is '[1, -1]', expected a list of sizes", "shape"),
     ({"shape": [1, True]}, "'verify.input.shape' is '[1, True]', expected a list of sizes", "shape"),
     (

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from loader import VerificationError, load_into
-from loader.verify.proposal import other_sizes
+from loader.verify.proposal import other_sizes, propose
 from tests.command import REPOSITORY, run_loader
 from tests.jobs import carry_out, checks, detail, save, target
 from tests.libraries import library
@@ -94,6 +94,20 @@ def test_a_proposal_that_fails_is_tried_at_the_size_that_the_error_says(
     report = carry_out(node, path, verify={}).report
     assert report.verification.inputs[0]["shape"] == [1, 3, side, side]
     assert f" with {source}; " in report.verification.inputs[0]["origin"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv3d(1 << 20, 1 << 20, 1, groups=1 << 20, device="meta"), [1, 1 << 20, 2, 2, 2]),
+        (nn.Conv2d(1 << 25, 1 << 25, 1, groups=1 << 25, device="meta"), [1, 1 << 25, 1, 1]),
+        (nn.Conv3d(3, 4, 1, device="meta"), [1, 3, 64, 64, 64]),
+    ],
+)
+def test_no_picture_is_proposed_that_is_much_larger_than_the_weights(layer: nn.Module, shape: list[int]) -> None:
+    found = propose(layer)
+    assert found is not None
+    assert found[0]["shape"] == shape
 
 
 def test_sizes_that_no_picture_has_are_not_tried() -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from loader.formats.file import CheckpointFile
 from loader.formats.foreign.frameworks import Foreign
 from loader.formats.path import path_override, shown_path
-from loader.wording import counted, listing, safe_text
+from loader.lines import python_text
+from loader.wording import counted, listing
 
 _ORBAX = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
 _NEWEST = "latest_checkpointed_iteration.txt"
@@ -66,10 +67,11 @@ def _tensorflow(names: Sequence[str]) -> Foreign | None:
     ]
     if not stems:
         return None
+    newest = python_text(f"/{stems[-1]}") or "'/NAME'"
     return Foreign(
         f"a folder of TensorFlow checkpoints ({listing(stems)})",
         "load one with TensorFlow, and save it: "
-        f"r = tensorflow.train.load_checkpoint('{{file}}' + {f'/{safe_text(stems[-1])}'!r}); "
+        f"r = tensorflow.train.load_checkpoint('{{file}}' + {newest}); "
         "safetensors.numpy.save_file({k: r.get_tensor(k) for k in r.get_variable_to_shape_map()}, " + _SAVED,
     )
 

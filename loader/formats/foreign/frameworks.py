@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 
 from loader.formats.signatures import is_pickle
-from loader.lines import typed
+from loader.lines import python_text, typed
 
 READ = "files of PyTorch, safetensors, GGUF and NumPy are read"
 UNPACK = "unpack it, then give the path of the checkpoint inside: checkpoint.path=FILE"
@@ -33,7 +33,9 @@ class Foreign:
         """Fills the paths in: one in quotes is Python, and stays one string whatever it holds; `typed` is a shell's."""
         hint = self.hint.replace("{typed}", typed(paths.get("file", "")) or "FILE")
         for name, path in paths.items():
-            hint = hint.replace(f"'{{{name}}}'", repr(path)).replace(f"{{{name}}}", path)
+            hint = hint.replace(f"'{{{name}}}'", python_text(path) or "'FILE'").replace(
+                f"{{{name}}}", typed(path) or "FILE"
+            )
         return hint
 
 

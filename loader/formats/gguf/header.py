@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 from loader.errors import CheckpointError
 from loader.formats.file import CheckpointFile
-from loader.formats.path import shown_path
+from loader.formats.path import called, shown_path
+from loader.lines import typed
 from loader.wording import safe_text
 
 _VERSIONS = (2, 3)
@@ -66,7 +68,7 @@ class Header:
         self._walked = 0
         _, version, tensors, notes = _START.unpack(file.pread(0, _START.size))
         if version not in _VERSIONS:
-            raise _other_version(shown_path(file.path), version)
+            raise _other_version(file.path, version)
         self.end = _START.size
         """The position after it."""
         self.notes: dict[str, object] = {}
@@ -151,13 +153,14 @@ class Header:
         self.end += length
 
 
-def _other_version(path: str, version: int) -> CheckpointError:
+def _other_version(path: Path, version: int) -> CheckpointError:
+    shown, turn = shown_path(path), typed("gguf-convert-endian", called(path), "little")
     if version & 0xFFFF == 0:
         return CheckpointError(
-            f"{path} is a GGUF file for big-endian machines; one for little-endian machines was expected",
-            f"pip install gguf && gguf-convert-endian {path} little   # turns the file itself round",
+            f"{shown} is a GGUF file for big-endian machines; one for little-endian machines was expected",
+            f"pip install gguf && {turn}   # turns the file itself round" if turn else "",
         )
     return CheckpointError(
-        f"{path} is a GGUF file of version {version:,}; version 2 or 3 was expected",
+        f"{shown} is a GGUF file of version {version:,}; version 2 or 3 was expected",
         "convert it again with the newest llama.cpp",
     )

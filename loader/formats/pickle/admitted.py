@@ -15,6 +15,7 @@ from typing import Any
 
 from loader.errors import CheckpointError
 from loader.formats.pickle.records import Global
+from loader.lines import typed
 from loader.needed_names import TORCH_CONSTANTS
 from loader.wording import safe_text
 
@@ -74,7 +75,7 @@ def resolve(named: Global, allow: Collection[str]) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            package = safe_text(named.module.partition(".")[0])
+            package = typed(named.module.partition(".")[0]) or "its package"
             raise CheckpointError(
                 f"the module {safe_text(named.module)} has no '{safe_text(named.name)}', which this file names",
                 f"use the version of {package} that the file was written with; {_WITHOUT}",
@@ -96,7 +97,7 @@ def _imported(named: Global) -> types.ModuleType:
             raise _import_broke(named, error) from error
         raise CheckpointError(
             f"this file needs {safe_text(named.full_name)}, and there is no module {safe_text(error.name)} to import",
-            f"add the folder that holds {safe_text(top)} to the Python path: PYTHONPATH=/path/to/it; {_WITHOUT}",
+            f"add the folder that holds {typed(top) or 'it'} to the Python path: PYTHONPATH=/path/to/it; {_WITHOUT}",
         ) from error
     except Exception as error:  # what a module does when it is imported may raise anything
         raise _import_broke(named, error) from error
