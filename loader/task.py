@@ -64,7 +64,7 @@ class Task:
         choices = dict(OmegaConf.to_container(hydra.runtime.choices, resolve=False))  # type: ignore[arg-type]
         for told in replaced(choices.items(), sources, str(hydra.job.config_name)):
             log.info("%s", told)
-        self._note(near_misses(config, list(hydra.overrides.task)))
+        self._note(near_misses(config, _typed(hydra)))
         if hydra.mode == RunMode.MULTIRUN:
             return self._run_in_sweep(config)
         self.exit_code = self._run(config)
@@ -157,11 +157,15 @@ class Task:
 def _resolved(config: DictConfig) -> dict[str, Any]:
     """The config as plain data, its paths as they were typed whatever folder a run has."""
     hydra = HydraConfig.get()
-    resolved = plain(config, list(OmegaConf.to_container(hydra.overrides.task, resolve=False)))  # type: ignore[arg-type]
+    resolved = plain(config, _typed(hydra))
     scaffold = resolved.get("scaffold")
     if resolved.get("mode") == "scaffold" and isinstance(scaffold, dict) and scaffold.get("path") is None:
         scaffold["path"] = _own_configs(hydra)
     return anchored(resolved, hydra.runtime.cwd) if hydra.job.chdir else resolved
+
+
+def _typed(hydra: HydraConf) -> list[str]:
+    return list(OmegaConf.to_container(hydra.overrides.task, resolve=False))  # type: ignore[arg-type]
 
 
 def _own_configs(hydra: HydraConf) -> str:
