@@ -195,11 +195,11 @@ def _parse(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str]
 def _load_one(self: ConfigLoaderImpl, default: ResultDefault, repo: Any) -> ConfigResult:
     loaded = _LOAD_ONE(self, default, repo)
     path = default.config_path or ""
-    if path.startswith(f"{_LAST}/"):
-        _refuse_elsewhere(path, default.package or "", loaded)
     is_base = path == _BASE or (path == CONFIG_NAME and loaded.provider == "main")
     if is_base or path.startswith(_RULES) or _ours(self.repository.get_sources()) is None:
         return loaded
+    if path.startswith(f"{_LAST}/"):
+        _refuse_elsewhere(path, default.package or "", loaded)
     primary = path == getattr(self.repository, "primary", None)
     typed = (group for group in getattr(self.repository, "typed", ()) if primary or group == "rules")
     gone = [name for group in typed if group in loaded.config for name in CLEARED[group]]
@@ -209,7 +209,7 @@ def _load_one(self: ConfigLoaderImpl, default: ResultDefault, repo: Any) -> Conf
 def _refuse_elsewhere(path: str, package: str, loaded: ConfigResult) -> None:
     """Refuses an experiment whose settings stand below a key of its own, where they would set nothing."""
     below = OmegaConf.select(loaded.config, package) if package.partition(".")[0] == _LAST else None
-    keys = [f"'{key}'" for key in _JOB if OmegaConf.is_dict(below) and key in below]
+    keys = [f"'{key}'" for key in _JOB if isinstance(below, DictConfig) and key in below]
     if keys:
         file = f"{loaded.path.removeprefix('file://')}/{path}.yaml"
         raise without_package(file, f"sets {listing(keys)} under '{safe_text(package)}', where nothing is set by it")
