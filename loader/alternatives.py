@@ -120,7 +120,7 @@ def _proposed(problem: Problem, values: Mapping[str, Any]) -> Iterator[Proposal]
 def in_parts(advice: Advice) -> list[Proposal]:
     """The way in which every submodule of a model is filled from a nested key of its own."""
     part = advice.parts[0]
-    children = [name for name, child in advice.model.named_children() if any(child.state_dict(keep_vars=True))]
+    children = [name for name, child in advice.model.named_children() if slots(child)]
     if part.name or part.config.rules or not 1 < len(children) <= _MOST_PARTS:
         return []
     if any(key.partition(".")[0] not in children for key in advice.wanted):

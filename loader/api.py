@@ -30,10 +30,11 @@ from loader.given import check_checkpoint, check_module, check_order, overrides_
 from loader.job import execute, names_model
 from loader.live import refuse_unfit
 from loader.parts import Part, open_parts, part_configs, with_root
-from loader.place import own_random_state, resolve_device, resolve_dtype, settle
+from loader.place import own_random_state, resolve_device, resolve_dtype
 from loader.prepare import prepare
 from loader.report import fill
 from loader.report.data import Report
+from loader.settle import settle
 from loader.transaction import Transaction, all_or_nothing
 from loader.verify.verify import check_inputs, check_structure, keep_record, record_of
 from loader.verify.verify import verify as prove
@@ -204,9 +205,10 @@ def _settled(
     """A live module with its weights, in eval mode, where and in what dtype it was asked for."""
     report = _fill(module, checkpoint, settings, policy, transaction)
     transaction.snapshot(module)
-    settle(module, device, policy)
+    settle(module, device, policy, parse_job(settings).allow)
     _warn_of_integers(report)
-    return module.eval()
+    module.eval()  # what it returns is the model's own affair
+    return module
 
 
 @own_code_refused()
@@ -239,7 +241,8 @@ def _fill(
         made = None
         if proves:
             loaded = transaction.snapshot(module)
-            made = prove(module.eval(), job, opened, record, device, report.verification, prepared)
+            module.eval()
+            made = prove(module, job, opened, record, device, report.verification, prepared)
             loaded.restore()
         for part in opened:
             part.checkpoint.check_unchanged()

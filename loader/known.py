@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.parameter import is_lazy
 
+from loader.castable import can_cast
 from loader.errors import CheckpointError, FitError, VerificationError
 from loader.formats.base import TensorEntry
 from loader.formats.materialise import torch_dtype
@@ -110,9 +111,11 @@ def _forms(stage: Stage, key: str, theirs: TensorEntry, mine: torch.Tensor) -> t
     """The forms of a tensor in the file and in the model; None where one can become the other."""
     if theirs.layout != (layout := _layout(mine)):
         return theirs.layout, layout
+    final = final_dtype(stage.wanted[key], theirs.dtype, stage.policy)
+    if not mine.is_quantized and not can_cast(torch_dtype(theirs), final):
+        return theirs.dtype, dtype_name(final)
     if not mine.is_quantized and stage.policy != "checkpoint":
         return None  # it is cast to what the model declares
-    final = final_dtype(stage.wanted[key], theirs.dtype, stage.policy)
     if mine.is_quantized and dtype_name(final) != theirs.dtype:
         return theirs.dtype, dtype_name(final)
     if mine.requires_grad and not (final.is_floating_point or final.is_complex):

@@ -23,10 +23,11 @@ from loader.collector import collector_paused
 from loader.config.schema import EMBEDDED, JobConfig
 from loader.errors import FitError
 from loader.parts import Part, open_parts, with_root
-from loader.place import own_random_state, resolve_device, resolve_dtype, settle
+from loader.place import own_random_state, resolve_device, resolve_dtype
 from loader.prepare import Prepared, Recipe, prepare
 from loader.report import fill
 from loader.report.data import Report
+from loader.settle import settle
 from loader.verify.structure import without_data
 from loader.verify.verify import check_inputs, check_structure, keep_record, record_of, verify
 from loader.wants import slots
@@ -81,7 +82,8 @@ def run(job: JobConfig, report: Report, *, prove: bool = True, asked: bool = Tru
         with clock("apply"):
             work.apply()
         with clock("place"):
-            settle(work.built.module.eval(), device, policy)
+            work.built.module.eval()
+            settle(work.built.module, device, policy, job.allow)
         with clock("verify"):
             check_structure(work.built.module, device, report.verification)
             made = (

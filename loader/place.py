@@ -16,6 +16,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
+from loader.castable import can_cast
 from loader.errors import ConfigError, DeviceError
 from loader.lines import line
 from loader.plan import Wanted
@@ -126,7 +127,7 @@ def final_dtype(want: Wanted, offered: str, policy: str | None) -> torch.dtype:
     declared: torch.dtype = getattr(torch, want.dtype)
     if policy == "checkpoint":
         return getattr(torch, offered)  # type: ignore[no-any-return]
-    if policy is not None and declared.is_floating_point:
+    if policy is not None and declared.is_floating_point and can_cast(declared, getattr(torch, policy)):
         return getattr(torch, policy)  # type: ignore[no-any-return]
     return declared
 
@@ -190,21 +191,6 @@ _FORKS: dict[torch.device, tuple[WeakSet[_Job], ExitStack]] = {}
 """Device → the jobs that run on it, and what puts its random state back."""
 
 
-def settle(model: nn.Module, device: torch.device, policy: str | None) -> None:
-    """Moves whatever a load did not place itself: buffers of the model's own, parameters that stayed unloaded.
-
-    A model with tensors that have no data is left alone: it is not whole, and no move makes it so.
-    """
-    dtype = getattr(torch, policy) if policy is not None and policy != "checkpoint" else None
-    tensors = [*model.parameters(), *model.buffers()]
-    if device.type != "meta" and any(tensor.is_meta for tensor in tensors):
-        return
-    if any(_misplaced(tensor, device, dtype) for tensor in tensors):
-        # Module.to would cast complex tensors to the dtype as well, and take their imaginary parts.
-        move = model._apply  # noqa: SLF001
-        move(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))  # type: ignore[no-untyped-call]
-
-
 def floating_dtype(model: nn.Module) -> torch.dtype:
     """The dtype that floating inputs of a model should have: that of its first floating parameter or buffer."""
     tensors = (tensor for source in (model.parameters(), model.buffers()) for tensor in source)
@@ -217,11 +203,6 @@ def dtype_names(model: nn.Module) -> list[str]:
 
 
 _COMPUTES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def _misplaced(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None) -> bool:
-    off = tensor.device.type != device.type or device.index not in (None, tensor.device.index)
-    return off or (dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype)
 
 
 def _elements(tensor: torch.Tensor) -> torch.Tensor:

@@ -6,43 +6,26 @@ that loses more than precision, or tied names that hold different values, refuse
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import torch
 from torch.nn.parameter import is_lazy
 
 from loader.config.schema import AllowConfig
-from loader.errors import FitError, located
+from loader.errors import located
 from loader.formats.base import Storage, TensorEntry
 from loader.formats.memory import MemoryCheckpoint
 from loader.formats.pickle.needed import needed_tensors
 from loader.formats.pickle.revive import revive
 from loader.known import refuse_untied
-from loader.lines import line
+from loader.losses import Cast, refuse_losses
 from loader.parts import Offers, Part
-from loader.place import Loss, cast, final_dtype
+from loader.place import cast, final_dtype
 from loader.plan import Match, Plan, Wanted
 from loader.reading import Reading, as_saved
 from loader.wants import Slot, dtype_name, storage_id
-from loader.wording import phrases, safe_text
 from loader.writable import is_folded
-
-_MOST_GLOBS = 3
-# Signs that mean something in a glob, or that no command line may carry.
-_SPECIAL = re.compile(r"[^A-Za-z0-9_./-]")
-
-
-@dataclass(frozen=True, slots=True)
-class Cast:
-    """A tensor whose dtype was changed on the way."""
-
-    key: str
-    checkpoint: str
-    model: str
-    loss: Loss
 
 
 @dataclass(slots=True)
@@ -233,15 +216,7 @@ class Stage:
         return aliased
 
     def _refuse_losses(self, allow: AllowConfig) -> None:
-        lossy = [cast for cast in self.casts if cast.loss]
-        refused = [cast for cast in lossy if not any(fnmatchcase(cast.key, glob) for glob in allow.mismatched)]
-        if refused:
-            told = [f"{safe_text(c.key)} ({c.checkpoint} → {c.model}: {c.loss})" for c in refused]
-            globs = [_SPECIAL.sub("?", c.key) for c in refused] if len(refused) <= _MOST_GLOBS else ["*"]
-            raise FitError(
-                f"a cast would change values: {phrases(told)}",
-                f"dtype=checkpoint keeps the file's dtypes; {line('allow.mismatched', globs)} takes the loss",
-            )
+        refuse_losses(self.casts, allow, "dtype=checkpoint keeps the file's dtypes")
 
 
 def _with_strides(value: torch.Tensor, slot: torch.Tensor, want: Wanted) -> torch.Tensor:

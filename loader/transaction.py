@@ -46,7 +46,10 @@ class Transaction:
 
     def keep_extra_state(self, module: nn.Module) -> None:
         """Keeps what a module gives out as its extra state."""
-        old = copy.deepcopy(module.get_extra_state())
+        try:
+            old = copy.deepcopy(module.get_extra_state())
+        except (Exception, SystemExit):  # noqa: BLE001  # the model's code: it may have none to give out, or no copy of it
+            return  # its attributes are kept
 
         def restore() -> None:
             # Attributes are back already; what only the module's own code reaches is not.

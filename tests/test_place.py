@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from loader import place
+from loader.config.schema import AllowConfig
 from loader.errors import ConfigError, DeviceError
-from loader.place import Loss, cast, dtype_names, final_dtype, floating_dtype, own_random_state, settle
+from loader.place import Loss, cast, dtype_names, final_dtype, floating_dtype, own_random_state
 from loader.plan import Wanted
+from loader.settle import settle
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
@@ -337,7 +339,7 @@ def test_a_loss_is_told_in_words(loss: Loss, told: str) -> None:
 def test_settling_moves_what_a_load_did_not_place() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
 
-    settle(model, torch.device("cpu"), "float64")
+    settle(model, torch.device("cpu"), "float64", AllowConfig())
 
     assert {tensor.dtype for tensor in model.parameters()} == {torch.float64}
     assert model[1].num_batches_tracked.dtype == torch.int64
@@ -349,7 +351,7 @@ def test_settling_leaves_a_model_that_is_in_place_alone(policy: str | None) -> N
     model = nn.Linear(2, 2)
     weight, version = model.weight, model.weight._version
 
-    settle(model, torch.device("cpu"), policy)
+    settle(model, torch.device("cpu"), policy, AllowConfig())
 
     assert (model.weight, model.weight._version) == (weight, version)
 
@@ -358,7 +360,7 @@ def test_settling_keeps_complex_tensors_complex() -> None:
     model = nn.Linear(2, 2, dtype=torch.float32)
     model.register_buffer("phases", torch.tensor([1 + 2j]))
 
-    settle(model, torch.device("cpu"), "float16")
+    settle(model, torch.device("cpu"), "float16", AllowConfig())
 
     assert model.weight.dtype == torch.float16
     assert torch.equal(model.get_buffer("phases"), torch.tensor([1 + 2j]))
@@ -367,7 +369,7 @@ def test_settling_keeps_complex_tensors_complex() -> None:
 def test_settling_on_meta_leaves_no_data() -> None:
     model = nn.Linear(2, 2)
 
-    settle(model, torch.device("meta"), None)
+    settle(model, torch.device("meta"), None, AllowConfig())
 
     assert all(parameter.is_meta for parameter in model.parameters())
 
@@ -375,7 +377,7 @@ def test_settling_on_meta_leaves_no_data() -> None:
 def test_settling_leaves_a_model_without_data_for_the_check_that_names_it() -> None:
     model = nn.Sequential(nn.Linear(2, 2, device="meta"), nn.Linear(2, 2))
 
-    settle(model, torch.device("cpu"), "float64")
+    settle(model, torch.device("cpu"), "float64", AllowConfig())
 
     assert [parameter.is_meta for parameter in model.parameters()] == [True, True, False, False]
 
@@ -384,7 +386,7 @@ def test_settling_keeps_ties() -> None:
     model = nn.ModuleDict({"embed": nn.Embedding(4, 2), "head": nn.Linear(2, 4, bias=False)})
     model["head"].weight = model["embed"].weight
 
-    settle(model, torch.device("cpu"), "float16")
+    settle(model, torch.device("cpu"), "float16", AllowConfig())
 
     assert model["head"].weight is model["embed"].weight
 

@@ -14,7 +14,10 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from loader.castable import can_cast
+from loader.own_keys import own_values
 from loader.place import all_finite
+from loader.wants import Slot, is_own_key, slots
 
 _NO_TENSORS = frozenset((dict, OrderedDict, set, bool, int, float, str, NoneType))
 """What nearly all attributes of a module are; telling it by the type alone halves the time of the walk."""
@@ -38,7 +41,14 @@ def tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def nonfinite(model: nn.Module) -> list[str]:
     """Names the parameters and buffers that hold inf or nan."""
-    return [name for name, tensor in model.state_dict(keep_vars=True).items() if not _is_finite(tensor)]
+    # Not by `state_dict`, which is the model's own code: it may take no arguments, or raise.
+    return [name for name, slot in slots(model).items() if not _is_finite(_value(slot))]
+
+
+def _value(slot: Slot) -> object:
+    if slot.kind != "extra":
+        return slot.tensor
+    return own_values(slot.module).get(slot.name) if is_own_key(slot) else None
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -54,11 +64,13 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def _is_finite(tensor: object) -> bool:
     if not isinstance(tensor, torch.Tensor) or is_lazy(tensor) or tensor.is_meta or tensor.is_quantized:
         return True
+    if tensor.is_nested:
+        return all(map(_is_finite, tensor.detach().unbind()))
     values = tensor.detach()
     if values.layout != torch.strided:
         values = (values.coalesce() if values.layout == torch.sparse_coo else values).values()
     if values.is_complex():
         values = torch.view_as_real(values.resolve_conj())
-    if not values.is_floating_point():
+    if not values.is_floating_point() or not can_cast(values.dtype, torch.float32):
         return True
     return all_finite(values.to(torch.float32) if values.element_size() == 1 else values)

@@ -206,3 +206,23 @@ def test_pictures_that_are_proposed_are_numbers_from_0_to_1(tmp_path: Path) -> N
         with pytest.raises(VerificationError) as refusal:
             carry_out(node, path, verify={"input": raw})
         assert "uniform" not in refusal.value.hint
+
+
+class Logarithmic(nn.Linear):
+    """Takes numbers above 0 alone, which nothing in it says."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.log())
+
+
+def test_a_proposed_input_that_gives_no_number_fails_no_load(tmp_path: Path) -> None:
+    path = save(filled(Logarithmic()).state_dict(), tmp_path / "logarithmic.pt")
+    node = {"_target_": f"{__name__}.Logarithmic"}
+    report = carry_out(node, path, verify={}).report
+    assert checks(report)["finite outputs"] is None
+    assert detail(report, "finite outputs") == "inf or nan in output 0, on an input that was proposed"
+    with pytest.raises(VerificationError, match=r"^finite outputs: inf or nan in output 0\n"):
+        carry_out(node, path, verify={"input": {"shape": [1, 4]}})

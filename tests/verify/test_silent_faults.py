@@ -12,7 +12,7 @@ from torch import nn
 
 import loader.pipeline
 from loader import CheckpointError, FitError, VerificationError, load_into
-from loader.place import settle
+from loader.settle import settle
 from tests.jobs import carry_out, checks, detail, save, snapshot, target
 from tests.models import Two, filled
 
@@ -159,7 +159,7 @@ def test_weights_that_are_no_numbers_are_caught(value: float, path: Path) -> Non
 def test_outputs_that_are_no_numbers_are_caught(tmp_path: Path) -> None:
     path = save(filled(nn.Linear(2, 2)).state_dict(), tmp_path / "linear.pt")
     with pytest.raises(VerificationError) as refusal:
-        carry_out(target("Behaving", how="nan"), path, verify={})
+        carry_out(target("Behaving", how="nan"), path, verify={"input": {"shape": [1, 2]}})
     assert refusal.value.message == "finite outputs: inf or nan in output 0"
     report = carry_out(target("Behaving", how="nan"), path, verify={"expect": {"finite": False}}).report
     assert report.verification.outputs[0]["finite"] is False
