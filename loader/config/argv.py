@@ -22,7 +22,7 @@ from loader.config.replacing import CLEARED, forgotten, is_literal, is_null, sta
 from loader.config.schema import CheckpointConfig
 from loader.errors import ConfigError
 from loader.lines import typed
-from loader.wording import counted, listing
+from loader.wording import counted, listing, safe_text
 
 _PATH = re.compile(r"checkpoint\.path|parts\.[^.]+\.path")
 """Values that name files to read: glob(...) finds them."""
@@ -50,6 +50,7 @@ _INFO_FLAGS = ("--info", "-i")
 _COMPLETION_FLAGS = ("--shell-completion", "-sc")
 _SHOW_FLAGS = ("--cfg", "-c", *_INFO_FLAGS, "--help", "-h", "--hydra-help", "--version", *_COMPLETION_FLAGS)
 """Those with which nothing is run."""
+_LONGEST = 400
 _JSON = "--json"
 """The loader's own flag; the others are Hydra's."""
 
@@ -214,11 +215,19 @@ def _text(key: str, value: str, *, sweep: bool, exists: Callable[[str], bool]) -
     parts = split_elements(value)
     if _PATH.fullmatch(key) and any(map(is_glob, parts)):
         return _expanded(key, value, parts, sweep=sweep)
-    if len(parts) > 1 and not sweep and not there(value) and parse_value(value) is not Refused:
-        return value  # Hydra's refusal, made readable, says that several values need -m
+    if len(parts) > 1 and not sweep and not there(value):
+        if parse_value(value) is not Refused:
+            return value  # Hydra's refusal, made readable, says that several values need -m
+        if all(there(part.strip()) for part in parts):
+            raise _several(key, value)
     # Hydra passes over spaces beside the comma that separates values.
     elements = [part.strip() for part in parts] if sweep else [value]
     return ",".join(_text_element(element, there, escapes=names_file) for element in elements)
+
+
+def _several(key: str, value: str) -> ConfigError:
+    hint = typed("-m", f"{key}={value}", note="one job for each")
+    return ConfigError(f"'{safe_text(f'{key}={value}', _LONGEST)}' gives several values to a single run", hint)
 
 
 def _expanded(key: str, value: str, elements: list[str], *, sweep: bool) -> str:

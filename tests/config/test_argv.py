@@ -345,3 +345,12 @@ def test_json_of_a_sweep_is_refused(sweep: str) -> None:
     assert refusal.value.hint == (
         "the same line without --json   # summary.json in the sweep's folder names the report.json of each job"
     )
+
+
+def test_several_files_whose_names_need_quotes_are_several_values() -> None:
+    typed = "checkpoint.path=step=1.pth,step=2.pth"
+    with pytest.raises(ConfigError) as refusal:
+        rewrite([typed], exists={"step=1.pth", "step=2.pth"}.__contains__)
+    assert refusal.value.message == f"'{typed}' gives several values to a single run"
+    assert refusal.value.hint == f"-m {typed}   # one job for each"
+    assert rewrite([typed], exists=lambda _: False) == ["checkpoint.path='step=1.pth,step=2.pth'"]
