@@ -16,12 +16,14 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from loader.config.argv import FREE, GROUPS
 from loader.config.groups import refused_list
 from loader.config.keys import known_keys, suggestion
 from loader.config.layers import primaries, users_file, without_package
+from loader.config.quoting import Refused, parse_value
 from loader.errors import ConfigError
 from loader.formats.names import ENDINGS
 from loader.formats.path import path_override
@@ -85,7 +87,7 @@ def _unparsable(error: OverrideParseException) -> _Told:
     shown = safe_text(error.override, _LONGEST)
     key, equals, value = error.override.partition("=")
     if not equals:
-        hint = path_override(key) if _names_file(key) else line(key, "VALUE")
+        hint = path_override(key) if _names_file(key) else _show_keys() if _is_unknown(key) else line(key, "VALUE")
         return f"'{shown}' is no override; key=value was expected", hint
     if _is_unknown(key):
         return _no_such_key(key, value)
@@ -93,9 +95,23 @@ def _unparsable(error: OverrideParseException) -> _Told:
     reasons = [line for line in lines if not line.startswith(("Error parsing override", "See https", "^"))]
     reason = f": {safe_text(reasons[0], _LONGEST)}" if reasons else ""
     told = f"the value of '{shown}' is not in Hydra's grammar{reason}"
+    closed = value + _closing(value)
+    if closed != value and parse_value(closed) is not Refused:
+        return f"{told}; the brackets in it have to be closed", typed(f"{key.lstrip('+')}={closed}")
     return f"{told}; it has to stand in quotes, inside those of the shell", line(
         key.lstrip("+"), value, "+" * (len(key) - len(key.lstrip("+")))
     )
+
+
+def _closing(value: str) -> str:
+    """The brackets that are open at the end of a text."""
+    still: list[str] = []
+    for sign in value:
+        if sign in "{[":
+            still.append("}" if sign == "{" else "]")
+        elif still and sign == still[-1]:
+            still.pop()
+    return "".join(reversed(still))
 
 
 def _missing_config(error: MissingConfigException) -> _Told:
@@ -147,6 +163,21 @@ def _omegaconf(error: OmegaConfBaseException) -> _Told:
 
 def _unknown_key(found: re.Match[str]) -> _Told:
     return _no_such_key(found["key"], found["value"])
+
+
+def _own_key(found: re.Match[str], cause: BaseException | None) -> _Told:
+    """Tells an unknown key; where none of the loader's keys was meant, one of a user's own config may be."""
+    key, value = found["key"], found["value"]
+    node = getattr(cause, "parent_node", None)
+    if suggestion(key) is None and isinstance(node, DictConfig):
+        above = str(node._get_full_key(None))  # noqa: SLF001  # it has no public name
+        name, _, below = key.removeprefix(f"{above}.").partition(".")
+        near = closest(name, [str(own) for own in node if own != "hydra"], most=1)
+        if near:
+            meant = ".".join(filter(None, (above, near[0], below)))
+            told = f"unknown config key '{safe_text(key)}' (did you mean '{safe_text(meant)}'?)"
+            return told, typed(f"{meant}={value}")
+    return _no_such_key(key, value)
 
 
 def _is_unknown(key: str) -> bool:
@@ -239,8 +270,8 @@ def _composition(error: Exception, overrides: Sequence[str]) -> _Told:
     for pattern, told in _KNOWN:
         found = re.search(pattern, text)
         if found:
-            message, hint = told(found)
             cause = error.__cause__
+            message, hint = _own_key(found, cause) if told is _unknown_key else told(found)
             detail = f": {_one_line(str(cause), 1)}" if told is _merge and cause else ""
             return f"{message}{detail}", hint
     if not text.strip() and isinstance(error.__cause__, OmegaConfBaseException):

@@ -61,7 +61,8 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
             GRAMMAR,
             "'device=\"a=b\"'",
         ),
-        (["foo"], "'foo' is no override; key=value was expected", "foo=VALUE"),
+        (["foo"], "'foo' is no override; key=value was expected", "hydra-loader --cfg job   # shows every key"),
+        (["dtype"], "'dtype' is no override; key=value was expected", "dtype=VALUE"),
         (
             ["device=cpu,cuda"],
             "'device=cpu,cuda' gives several values to a single run",
@@ -241,3 +242,24 @@ def test_a_folder_that_cannot_be_written() -> None:
     assert full is not None
     assert full.message == "the run's folder could not be written: No space left on device"
     assert full.hint == told.hint
+
+
+def test_brackets_that_are_not_closed_are_closed_in_the_line_to_type() -> None:
+    with pytest.raises(ConfigError) as refusal:
+        compose(["rules={a: {strip: x."])
+    assert refusal.value.message.endswith("; the brackets in it have to be closed")
+    assert refusal.value.hint == "'rules={a: {strip: x.}}'"
+    assert compose(shlex.split(refusal.value.hint))["rules"] == {"a": {"strip": "x."}}
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("traner.lr=3", "trainer.lr=3"), ("trainer.lrr=3", "trainer.lr=3")])
+def test_a_mistyped_key_of_a_users_own_is_told_with_the_one_that_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, meant: str
+) -> None:
+    (tmp_path / "config.yaml").write_text("trainer: {lr: 1}\n")
+    monkeypatch.setenv("LOADER_CONFIG_DIR", str(tmp_path))
+    with pytest.raises(ConfigError) as refusal:
+        compose([typed])
+    wrong, right = typed.partition("=")[0], meant.partition("=")[0]
+    assert refusal.value.message == f"unknown config key '{wrong}' (did you mean '{right}'?)"
+    assert refusal.value.hint == meant
