@@ -148,9 +148,14 @@ def _chooses(name: str, value: Any) -> bool:
         return False
     if _CHOOSES.search(name):
         return not (isinstance(value, dict) and name.endswith("backbone_config"))
-    return (_PLACE.search(name) is not None and value is not True) or (
-        isinstance(value, str) and _SCHEME.match(value) is not None
-    )
+    return (_PLACE.search(name) is not None and value is not True) or _is_remote(value)
+
+
+def _is_remote(value: Any) -> bool:
+    """Whether a text, or one of a list, says where something is to be had; blanks before it are no part of a URL."""
+    if isinstance(value, list):
+        return any(map(_is_remote, value))
+    return isinstance(value, str) and _SCHEME.match(value.strip()) is not None
 
 
 def _is_numeric(value: Any) -> bool:

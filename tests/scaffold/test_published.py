@@ -174,6 +174,10 @@ CHOICES: dict[str, Any] = {
     "revision": "evil",
     "token": "secret",
     "architecture": "hf-hub:org/evil",
+    "arch_with_a_blank": " hf-hub:org/evil",
+    "arch_by_another_name": "\u3000hf_hub:org/evil",
+    "archs": ["resnet18", "hf-hub:org/evil"],
+    "archs_deep": [["resnet18"], [" local-dir:/evil"]],
 }
 HARMLESS: dict[str, Any] = {
     "conv_kernel": [10, 3],
@@ -185,6 +189,7 @@ HARMLESS: dict[str, Any] = {
     "image_token": "<image>",
     "hidden_act": "gelu",
     "architecture": "resnet18",
+    "archs": ["resnet18", " resnet50"],
 }
 
 
