@@ -75,6 +75,11 @@ def remember(data: object) -> None:
             remember(value)
 
 
+def has_secrets() -> bool:
+    """Says whether any secret was noted."""
+    return bool(_hidden)
+
+
 def redacted(text: str) -> str:
     """Takes the known secrets out of a text, and the credentials out of all URLs in it."""
     if _hidden:

@@ -166,3 +166,46 @@ def test_no_sink_of_a_run_or_a_sweep_holds_a_secret(tmp_path: Path) -> None:
     for path in written:
         text = path.read_text().replace("''", "'")
         assert not [secret for secret in secrets if secret in text], path
+
+
+NAMED = "${hydra.job.override_dirname}"
+
+
+@pytest.mark.parametrize(
+    ("more", "key", "instead"),
+    [
+        (["hydra.run.dir=out/"], "hydra.run.dir", "'hydra.run.dir=outputs/${now:%Y-%m-%d}/${now:%H-%M-%S-%f}'"),
+        (["-m", "seed=1,2", "hydra.sweep.dir=sweep", "hydra.sweep.subdir="], "hydra.sweep.subdir", "num}'"),
+        (["-m", "seed=1", "hydra.sweep.dir=sweep", "hydra.sweep.subdir="], "hydra.sweep.subdir", "num}'"),
+        (["-m", "seed=1,2", "hydra.sweep.dir=sweep/"], "hydra.sweep.dir", "-%f}'"),
+    ],
+)
+def test_no_folder_is_named_after_a_secret(more: list[str], key: str, instead: str, tmp_path: Path) -> None:
+    secret = "checkpoint.path=https://me:hunter2secret@h.invalid/a.pt"
+    done = run(
+        sys.executable,
+        str(REPOSITORY / "run.py"),
+        secret,
+        *more[:-1],
+        more[-1] + NAMED,
+        cwd=tmp_path,
+        HYDRA_FULL_ERROR="1",
+    )
+
+    assert done.returncode == 2, done.stderr
+    assert f"{key} makes a folder's name of a URL's password, token or the like" in done.stdout + done.stderr
+    assert instead in done.stdout + done.stderr
+    assert not [path for path in tmp_path.rglob("*") if "hunter2secret" in str(path)]
+
+
+def test_a_folder_may_be_named_after_overrides_without_a_secret(tmp_path: Path) -> None:
+    done = run(
+        sys.executable, str(REPOSITORY / "run.py"), "-m", "mode=plan", "seed=1,2", "hydra.sweep.dir=sweep",
+        f"hydra.sweep.subdir={NAMED}", cwd=tmp_path
+    )  # fmt: skip
+
+    assert "makes a folder's name" not in done.stdout + done.stderr
+    assert [path.name for path in sorted((tmp_path / "sweep").glob("*seed*"))] == [
+        "mode=plan,seed=1",
+        "mode=plan,seed=2",
+    ]

@@ -8,7 +8,7 @@ which jobs there are and calls nothing when a sweep breaks off, so a callback th
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from loader.config.argv import rewrite
 from loader.errors import ConfigError
+from loader.sweep.private import refuse_secret_run, refuse_secret_sweep
 
 if TYPE_CHECKING:
     from loader.sweep.folder import Claim
@@ -58,21 +59,26 @@ class Abandoned(BaseException):
 class SweepCallback(Callback):
     """Hydra calls it in the process that starts the jobs."""
 
-    def on_run_start(self, config: DictConfig, **_kwargs: Any) -> None:  # noqa: ARG002  # Hydra passes it by name
-        """Refuses what was refused before it was known that this is a single run."""
+    def on_run_start(self, config: DictConfig, **_kwargs: Any) -> None:
+        """Refuses what was refused before it was known that this is a single run, and a secret in its folder's name."""
         if _expected.refusal is not None:
             raise Abandoned(_expected.refusal)
+        _asked(refuse_secret_run, config)
 
     def on_multirun_start(self, config: DictConfig, **_kwargs: Any) -> None:
         """Notes the sweep, once nothing that it writes will be lost."""
         if not _expected.sweep:
             raise Abandoned(None)
-        try:
-            _begin(config)
-        except (HydraException, OmegaConfBaseException):
-            return  # the sweeper meets the same next, and is heard
-        except Exception as refusal:
-            raise Abandoned(refusal) from refusal
+        _asked(_begin, config)
+
+
+def _asked(check: Callable[[DictConfig], None], config: DictConfig) -> None:
+    try:
+        check(config)
+    except (HydraException, OmegaConfBaseException):
+        return  # Hydra meets the same next, and is heard
+    except Exception as refusal:
+        raise Abandoned(refusal) from refusal
 
 
 @dataclass(slots=True)
@@ -126,6 +132,7 @@ def _begin(config: DictConfig) -> None:
 
     rewrite_params(config)
     jobs, composer = expected_jobs(config), GlobalHydra.instance().config_loader()
+    refuse_secret_sweep(config, jobs, composer)
     refuse_shared(config, jobs, composer)
     folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
     targets = _targets(config)

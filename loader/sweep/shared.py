@@ -45,7 +45,7 @@ def refuse_shared(config: DictConfig, jobs: Sequence[Sequence[str]] | None, comp
     """
     if jobs is None:
         for key in (_FOLDER, *_files(config)):
-            pattern = _pattern(config, key)
+            pattern = pattern_of(config, key)
             if pattern and "${" not in pattern:
                 raise _shared(key, pattern, "every job")
         return
@@ -65,7 +65,7 @@ def _files(config: DictConfig) -> list[str]:
     return [key for mode, key in _FILES.items() if OmegaConf.select(config, "mode") == mode]
 
 
-def _pattern(config: DictConfig, key: str) -> str:
+def pattern_of(config: DictConfig, key: str) -> str:
     """What a key says, with its interpolations; nothing where it is not set."""
     above, _, name = key.rpartition(".")
     node = OmegaConf.select(config, above)
@@ -76,7 +76,7 @@ def _pattern(config: DictConfig, key: str) -> str:
 def _doubtful(config: DictConfig, changed: set[str]) -> set[str]:
     """The keys that may be the same for two jobs, of the overrides that the jobs have."""
     modes = [key for mode, key in _FILES.items() if changed & {"mode", "experiment"} or key in _files(config)]
-    return {key for key in (_FOLDER, *modes) if key in changed or not _NUMBERED.search(_pattern(config, key))}
+    return {key for key in (_FOLDER, *modes) if key in changed or not _NUMBERED.search(pattern_of(config, key))}
 
 
 def _shared(key: str, pattern: str, jobs: str) -> ConfigError:
@@ -99,24 +99,30 @@ def _places(
     config: DictConfig, jobs: Sequence[Sequence[str]], composer: Any
 ) -> Iterator[tuple[int, tuple[str, str, str]]]:
     """For each job the keys that name what it writes, where that is, and what they say."""
-    for number, overrides in enumerate(jobs):
-        composed = composer.load_sweep_config(config, list(overrides))
-        with open_dict(composed):
-            composed.hydra.job.id = composed.hydra.job.num = number
-        with _at_hand(composed):
+    for number, composed in enumerate(composed_jobs(config, jobs, composer)):
+        with at_hand(composed):
             sweep = composed.hydra.sweep
             place = os.path.abspath(Path(str(sweep.dir), str(sweep.subdir)))  # noqa: PTH100  # also takes out `..`
-            yield number, (_FOLDER, place, _pattern(config, _FOLDER))
+            yield number, (_FOLDER, place, pattern_of(config, _FOLDER))
             for key in _files(composed):
                 with suppress(OmegaConfBaseException):  # the job itself says so
                     path = OmegaConf.select(composed, key)
                     if path is not None:
                         place = os.path.abspath(os.path.expanduser(str(path)))  # noqa: PTH100, PTH111
-                        yield number, (key, place, _pattern(composed, key))
+                        yield number, (key, place, pattern_of(composed, key))
+
+
+def composed_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], composer: Any) -> Iterator[DictConfig]:
+    """The config of each job."""
+    for number, overrides in enumerate(jobs):
+        composed = composer.load_sweep_config(config, list(overrides))
+        with open_dict(composed):
+            composed.hydra.job.id = composed.hydra.job.num = number
+        yield composed
 
 
 @contextmanager
-def _at_hand(config: DictConfig) -> Iterator[None]:
+def at_hand(config: DictConfig) -> Iterator[None]:
     """Lets `${hydra:...}` of a config lead into it."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
