@@ -7,6 +7,8 @@ that changes more than precision is counted, never silent.
 from __future__ import annotations
 
 import math
+import random
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -144,7 +146,7 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, Loss]:
 
 @contextmanager
 def own_random_state(device: torch.device) -> Iterator[None]:
-    """Leaves the global random state as it was found, on the CPU and on a device.
+    """Leaves the global random state as it was found: torch's on the CPU and on a device, Python's and numpy's.
 
     The state belongs to the process: of jobs in several threads the first notes it, and the last puts it back.
     """
@@ -183,6 +185,10 @@ def _forked(device: torch.device) -> ExitStack:
     indices = [device.index or 0] if device.type in AUTO else []
     fork = ExitStack()
     fork.enter_context(torch.random.fork_rng(devices=indices, device_type=device.type if indices else "cuda"))
+    fork.callback(random.setstate, random.getstate())
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        fork.callback(numpy.set_state, numpy.get_state())
     return fork
 
 

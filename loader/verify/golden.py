@@ -41,7 +41,10 @@ TOLERANCES: Mapping[str, tuple[float, float]] = {
     "float16": (1e-2, 1e-3),
     "bfloat16": (5e-2, 1e-2),
 }
-"""dtype → (rtol, atol). The loosest counts, of both sides' and the one computed in; integers are compared exactly."""
+"""dtype → (rtol, atol). The loosest counts, of both sides' and the one computed in; integers are compared exactly.
+
+The absolute one is for outputs around 1 and above; for smaller ones it shrinks with the largest that is expected.
+"""
 
 
 @dataclass(slots=True)
@@ -202,8 +205,8 @@ def differences(
             told.append(f"output {safe_text(name)} is {shape(have.shape)}, the record has {shape(want.shape)}")
             continue
         limits = _tolerance(want.dtype, have.dtype, computed_in)
-        held = (limits[0] if rtol is None else rtol, limits[1] if atol is None else atol)
         wide = (_wide(have), _wide(want))
+        held = (limits[0] if rtol is None else rtol, limits[1] * _scale(wide[1]) if atol is None else atol)
         gap = _gap(*wide)
         worst = max(worst, gap)
         # Whether nan is right is for another check to say; a record of it is met by it.
@@ -214,6 +217,13 @@ def differences(
 
 def _wide(output: torch.Tensor) -> torch.Tensor:
     return (torch.view_as_real(output) if output.is_complex() else output).to(torch.float64)
+
+
+def _scale(want: torch.Tensor) -> float:
+    """How large an output is, at most 1: a probability among a thousand is to be as right as one among two."""
+    finite = want[want.isfinite()].abs()
+    largest = float(finite.max()) if finite.numel() else 0.0
+    return min(largest, 1.0) or 1.0
 
 
 def _gap(have: torch.Tensor, want: torch.Tensor) -> float:

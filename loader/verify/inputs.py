@@ -157,8 +157,15 @@ def _filled(
             f"{did_you_mean(str(kind), KINDS)}",
             line(f"{where}.kind", "randn"),
         )
+    if kind == "uniform" and own is not None and not _is_float(own):
+        name = str(own).removeprefix("torch.")
+        raise ConfigError(
+            f"'{where}.kind' is uniform, numbers from 0 to 1, and '{where}.dtype' is {name}, which holds none between "
+            "them; expected a floating dtype",
+            line(where, {**spec, "kind": "randint"}),
+        )
     if kind == "randint":
-        high = 2 if own is torch.bool else _high(spec.get("high"), where)
+        high = 2 if own is torch.bool else _high(spec.get("high"), own or torch.int64, where)
         return torch.randint(high, dimensions, generator=generator).to(own or torch.int64)
     if kind in ("randn", "uniform"):
         drawn = own if own is not None and own.is_complex else None
@@ -179,11 +186,16 @@ def _shape(raw: Any, where: str) -> list[int]:
     )
 
 
-def _high(raw: Any, where: str) -> int:
+def _high(raw: Any, dtype: torch.dtype, where: str) -> int:
+    """The number that all drawn ones stay below; what a dtype cannot hold would wrap around."""
+    most = 2**63 - 1 if _is_float(dtype) else torch.iinfo(dtype).max
     if raw is None:
-        return 1000
-    if type(raw) is int and raw > 0:
+        return min(1000, most + 1)
+    if type(raw) is int and 0 < raw <= most + 1:
         return raw
+    if type(raw) is int and raw > 0:
+        name = str(dtype).removeprefix("torch.")
+        raise ConfigError(f"'{where}.high' is {raw}, and {name} holds numbers up to {most}", f"{where}.high={most + 1}")
     raise ConfigError(
         f"'{where}.high' is {safe_text(raw)!r}, expected a whole number above 0", line(f"{where}.high", 1000)
     )

@@ -237,3 +237,30 @@ def test_no_proposal_says_which_override_to_give(tmp_path: Path) -> None:
         "'verify.input={shape: [1, 3, 224, 224]}' (the shape your model takes), or verify.forward=false"
     )
     assert refusal.value.exit_code == 5
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int64"])
+def test_integers_are_drawn_from_what_their_dtype_holds(dtype: str) -> None:
+    (drawn,) = made({"shape": [5000], "dtype": dtype})
+    assert int(drawn.min()) >= 0
+    assert int(drawn.max()) == {"int8": 127, "uint8": 255}.get(dtype, 999)
+
+
+def test_more_than_a_dtype_holds_is_refused() -> None:
+    assert int(made({"shape": [5000], "dtype": "int8", "high": 128})[0].min()) == 0
+    with pytest.raises(ConfigError) as refusal:
+        made({"shape": [4], "dtype": "int8", "high": 129})
+    assert refusal.value.message == "'verify.input.high' is 129, and int8 holds numbers up to 127"
+    assert refusal.value.hint == "verify.input.high=128"
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool"])
+def test_numbers_from_0_to_1_are_not_drawn_as_integers(dtype: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        made({"shape": [4], "kind": "uniform", "dtype": dtype})
+    assert refusal.value.message == (
+        f"'verify.input.kind' is uniform, numbers from 0 to 1, and 'verify.input.dtype' is {dtype}, which holds none "
+        "between them; expected a floating dtype"
+    )
+    assert refusal.value.hint == f"'verify.input={{shape: [4], kind: randint, dtype: {dtype}}}'"
+    assert 0 < float(made({"shape": [4], "kind": "uniform", "dtype": "float16"})[0].max()) < 1

@@ -382,3 +382,38 @@ def test_what_the_format_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
     )
     assert refused.value.hint == "verify.record=false"
     assert list(tmp_path.iterdir()) == []
+
+
+class Probable(nn.Module):
+    """Small outputs: the probabilities of a thousand classes."""
+
+    def __init__(self, activation: str = "relu") -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(32, 64), nn.Linear(64, 1000)
+        self.activation = activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = getattr(torch, self.activation)(self.first(x))
+        result: torch.Tensor = self.second(hidden).softmax(-1)
+        return result
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_small_outputs_are_compared_as_closely_as_large_ones(dtype: str, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        path = save(Probable().state_dict(), tmp_path / "probable.pt")
+    node, settings = {"_target_": f"{__name__}.Probable"}, {"dtype": dtype}
+    carry_out(node, path, verify={"input": {"shape": [1, 32]}, "record": True}, **settings)
+    assert checks(carry_out(node, path, verify={}, **settings).report)["golden record"]
+    with pytest.raises(VerificationError, match="golden record: output 0 differs by up to 0"):
+        carry_out(node | {"activation": "tanh"}, path, verify={}, **settings)
+
+
+def test_the_absolute_tolerance_shrinks_with_outputs_below_1() -> None:
+    def told(expected: float, got: float) -> str:
+        both = ({"0": torch.tensor([expected, 0.0])}, {"0": torch.tensor([got, 0.0])})
+        return golden.differences(*both, torch.float32, None, None)[1].partition(" (")[2]
+
+    assert told(0.01, 0.01) == "rtol 0.0001, atol 1e-07)"
+    assert told(5.0, 5.0) == told(0.0, 0.0) == told(float("nan"), float("nan")) == "rtol 0.0001, atol 1e-05)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import random
 import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -387,3 +388,36 @@ def test_sparse_and_quantized_tensors_are_read_back(kind: str, tmp_path: Path) -
     )
     with pytest.raises(VerificationError, match="not what the file holds: held"):
         load_into(live, path, verify=verify)
+
+
+class Chancy(nn.Linear):
+    """Draws numbers from everywhere, in its load hook and in its forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.register_load_state_dict_post_hook(_draw)  # type: ignore[no-untyped-call]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _draw()
+        return super().forward(x)
+
+
+def _draw(*_: object) -> None:
+    random.random()
+    np.random.rand()  # the global state is what this is about
+    torch.rand(1)
+
+
+def _random_states() -> list[object]:
+    return [random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()]
+
+
+@pytest.mark.parametrize("verify", [None, {"input": {"shape": [1, 2]}}])
+def test_the_random_states_of_the_process_are_left_as_they_were(verify: Any, tmp_path: Path) -> None:
+    path = save(filled(nn.Linear(2, 2)).state_dict(), tmp_path / "linear.pt")
+    live = Chancy()
+    before = _random_states()
+    load_into(live, path, verify=verify)
+    assert _random_states() == before
+    carry_out({"_target_": PARTS + "Chancy"}, path, verify=verify or {"forward": False})
+    assert _random_states() == before
