@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from hydra.core.plugins import Plugins  # noqa: F401  # registers the sources
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
+from loader.config.named_rules import with_named_rules
 from loader.config.replacing import CLEARED
 from loader.config.schema import JobConfig
 from loader.errors import ConfigError
@@ -188,6 +190,7 @@ def _group(default: InputDefault) -> str | None:
 def _parse(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str]) -> Any:
     self.repository.primary = config_name  # type: ignore[attr-defined]  # the repository is not told which it is
     keys = [override.partition("=")[0] for override in overrides]
+    keys += ["rules" for override in overrides if re.match(r"\+hydra/clear=.*\brules\b", override)]
     self.repository.typed = [key for key in keys if key in CLEARED]  # type: ignore[attr-defined]  # nor what was typed
     return _PARSE(self, config_name, overrides)
 
@@ -203,7 +206,7 @@ def _load_one(self: ConfigLoaderImpl, default: ResultDefault, repo: Any) -> Conf
     primary = path == getattr(self.repository, "primary", None)
     typed = (group for group in getattr(self.repository, "typed", ()) if primary or group == "rules")
     gone = [name for group in typed if group in loaded.config for name in CLEARED[group]]
-    return _without(loaded, gone) if gone else loaded
+    return with_named_rules(_without(loaded, gone) if gone else loaded, repo)
 
 
 def _refuse_elsewhere(path: str, package: str, loaded: ConfigResult) -> None:

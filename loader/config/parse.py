@@ -120,6 +120,8 @@ def _without_gaps(checkpoint: Any, parts: Any) -> Any:
 def _rules(raw: Any, where: str, problems: Problems) -> dict[str, RuleConfig] | None:
     if raw == AUTO:
         return None
+    if isinstance(raw, str) and raw in READY_MADE:
+        raw = [raw]
     if isinstance(raw, Sequence) and not isinstance(raw, str):
         return None if list(raw) == [AUTO] else _ready_made(raw, where, problems)
     if not isinstance(raw, Mapping):
