@@ -52,8 +52,8 @@ _JOB = tuple(field.name for field in dataclasses.fields(JobConfig))
 _GLOBAL = "# @package _global_"
 _JOB = tuple(field.name for field in dataclasses.fields(JobConfig))
 
-_RULES = "rules/"
-"""How the names of the options begin that rules are chosen from."""
+_OUR_OWN = ("rules/", "hydra/")
+"""How the names of the configs begin whose rules are those that were chosen, or are cleared away."""
 
 _USERS = ("command-line", "hydra.searchpath")
 """How the providers of a user's folders are called."""
@@ -199,7 +199,7 @@ def _load_one(self: ConfigLoaderImpl, default: ResultDefault, repo: Any) -> Conf
     loaded = _LOAD_ONE(self, default, repo)
     path = default.config_path or ""
     is_base = path == _BASE or (path == CONFIG_NAME and loaded.provider == "main")
-    if is_base or path.startswith(_RULES) or _ours(self.repository.get_sources()) is None:
+    if is_base or path.startswith(_OUR_OWN) or _ours(self.repository.get_sources()) is None:
         return loaded
     if path.startswith(f"{_LAST}/"):
         _refuse_elsewhere(path, default.package or "", loaded)
