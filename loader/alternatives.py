@@ -25,8 +25,9 @@ from loader.infer.outside import reaches_outside
 from loader.infer.probe import Goal, Probe, Seen
 from loader.infer.solve import Solution, at_start, solve, sure
 from loader.suggest.arguments import changed, numbers
-from loader.suggest.averages import asked_for, swapped
+from loader.suggest.averages import swapped
 from loader.suggest.explain import explain
+from loader.suggest.meant import asked
 from loader.suggest.names import segments
 from loader.suggest.overrides import parts_override, value_override
 from loader.suggest.problem import Explanation, Problem, fits
@@ -138,7 +139,7 @@ def in_parts(advice: Advice) -> list[Proposal]:
         return []
     override = parts_override({name: (e.key, e.rules) for name, e in found.items()})
     reasons = [f"{name}: its weights are under '{e.key}'" for name, e in found.items()]
-    swap = swapped(asked_for(whole.key, {}), None, [e.key or "" for e in found.values()])
+    swap = swapped(asked(whole), None, [e.key or "" for e in found.values()])
     reasons += [swap] if swap else []
     loaded = sum(explanation.loaded for explanation in found.values())
     return [Proposal((override,), tuple(reasons), loaded, len(advice.wanted))]

@@ -12,7 +12,7 @@ from loader.errors import FitError
 from loader.formats.base import Container, Leaf, Node, TensorEntry
 from loader.lines import line
 from loader.optimizers import TABLES, is_moment, without_optimizers
-from loader.wording import counted, did_you_mean, safe_text
+from loader.wording import closest, counted, safe_text
 
 Shapes = Mapping[str, tuple[int, ...] | None]
 """Model key → shape."""
@@ -55,11 +55,23 @@ def subtree(root: Container, key: str | None, path: str, override: str = "checkp
 def _misses(found: Node | None, root: Container, key: str | None, path: str) -> str:
     place = "the top level" if key is None else f"the nested key '{safe_text(key)}'"
     if found is None:
-        return f"{place} is not in {path}{did_you_mean(key or '', (name for name, _ in root.walk()))}"
+        near = near_key(root, key or "")
+        told = f" (did you mean '{safe_text(near)}'?)" if near else ""
+        return f"{place} is not in {path}{told}"
     if isinstance(found, Container):
         return f"{place} of {path} holds no tensor itself"
     kind = "one tensor" if isinstance(found, TensorEntry) else f"an entry of type {safe_text(found.type)}"
     return f"{place} of {path} is {kind}, not a state dict"
+
+
+def near_key(root: Container, key: str) -> str | None:
+    """The nested key that looks like a mistyped one: its whole name, or the last segment of it."""
+    known: dict[str, str] = {}
+    for name, _ in root.walk():
+        known.setdefault(name.rpartition(".")[2], name)
+    known |= {name: name for name, _ in root.walk()}
+    near = closest(key, filter(None, known), most=1)
+    return known[near[0]] if near else None
 
 
 def find(root: Container, key: str) -> Node | None:

@@ -17,9 +17,10 @@ from loader.optimizers import is_moment
 from loader.plan import Plan
 from loader.rules import READY_MADE, rewrite
 from loader.select import LIGHTNING, find
-from loader.suggest.averages import asked_for, swapped
+from loader.suggest.averages import swapped
 from loader.suggest.draft import Draft, named
 from loader.suggest.leftovers import BUFFERS, EVERYTHING, excuse
+from loader.suggest.meant import asked
 from loader.suggest.names import is_number, segments
 from loader.suggest.nature import adapter_of
 from loader.suggest.overrides import (
@@ -197,7 +198,7 @@ def _explained(problem: Problem, draft: Draft, found: _Confirmed, allow: AllowCo
         overrides.append(rules_override(problem.config("rules"), rules))
     kind = adapter_of(_left_over(problem, found))
     reasons += [f"the {kind} adapter of the file is not applied"] if kind is not None else []
-    swap = _swap(problem, draft, found)
+    swap = swapped(asked(problem, draft.source.key), draft.source.key, _sources(problem, found))
     reasons += _changes(problem, rules, swap)
     for field, told in (
         ("missing", "{} stays as the model initialises it"),
@@ -231,12 +232,6 @@ def _explained(problem: Problem, draft: Draft, found: _Confirmed, allow: AllowCo
         excused=bool(excused),
         swaps=bool(swap),
     )
-
-
-def _swap(problem: Problem, draft: Draft, found: _Confirmed) -> str:
-    # Under the key that was typed nothing is another than was asked for, unless a rule says so.
-    key = problem.key if draft.source.key != problem.key else None
-    return swapped(asked_for(key, problem.rules or {}), draft.source.key, _sources(problem, found))
 
 
 def _left_over(problem: Problem, found: _Confirmed) -> list[str]:

@@ -12,6 +12,7 @@ from loader.config.schema import AUTO, RuleConfig
 from loader.formats.base import TensorEntry
 from loader.suggest.conclude import conclude
 from loader.suggest.draft import Draft, Source
+from loader.suggest.meant import asks_for_average, meant_key
 from loader.suggest.problem import Explanation, Problem
 from loader.suggest.search import drafts, sources
 from loader.suggest.target import Target
@@ -81,25 +82,30 @@ def _searched(
     problem: Problem, source: Source, target: Target, *, rules_free: bool
 ) -> tuple[Candidate | None, list[Explanation]]:
     """How far one nested key goes, and its explanations."""
-    possible = _drafts(source, target, problem.rules or {}, rules_free=rules_free)
+    averaged = rules_free and asks_for_average(problem)
+    possible = _drafts(source, target, problem.rules or {}, rules_free=rules_free, averaged=averaged)
     judged = [e for draft in possible if (e := conclude(problem, draft)) is not None]
     filled = round(len(possible[0].filled) * source.weight) if possible else 0
     return Candidate(source.key, filled) if possible else None, judged
 
 
-def _drafts(source: Source, target: Target, given: Mapping[str, RuleConfig], *, rules_free: bool) -> list[Draft]:
+def _drafts(
+    source: Source, target: Target, given: Mapping[str, RuleConfig], *, rules_free: bool, averaged: bool
+) -> list[Draft]:
     if not rules_free:
         start = Draft.start(source, target, given)
         return [start] if start is not None and start.filled else []
-    found = drafts(source, target, given)
+    found = drafts(source, target, given, averaged=averaged)
     if given:
-        found = sorted([*found, *drafts(source, target, {})], key=lambda draft: -len(draft.filled))
+        found = sorted([*found, *drafts(source, target, {}, averaged=averaged)], key=lambda draft: -len(draft.filled))
     # One that fills much less than the best does not get better by being judged.
     return [draft for draft in found if 10 * len(draft.filled) >= 9 * len(found[0].filled)][:_MOST_JUDGED]
 
 
 def _best(found: list[Explanation], problem: Problem) -> list[Explanation]:
-    kept = [explanation for explanation in found if not explanation.swaps]
+    near = meant_key(problem)
+    meant = [e for e in found if near is not None and (e.key == near or (e.key or "").startswith(f"{near}."))]
+    kept = [explanation for explanation in meant or found if not explanation.swaps]
     ranked = sorted(kept or found, key=lambda explanation: _order(explanation, problem))
     if not ranked:
         return []

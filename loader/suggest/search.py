@@ -15,7 +15,7 @@ from loader.select import weights_in
 from loader.suggest.alignment import alignment
 from loader.suggest.draft import Draft, Source, Step
 from loader.suggest.numbering import renumbering
-from loader.suggest.steps import Generator, norms, prefixes, wrappers
+from loader.suggest.steps import Generator, averages, norms, prefixes, wrappers
 from loader.suggest.target import Target
 
 # Those that look at all names, and not at the sample alone, come last, and only where the others leave something.
@@ -47,12 +47,20 @@ def sources(root: Container, target: Target, given: str | None = None) -> list[S
     return [Source.of(key or None, container, target) for _, _, key, container in enough[:_MOST_SOURCES]]
 
 
-def drafts(source: Source, target: Target, given: Mapping[str, RuleConfig]) -> list[Draft]:
-    """The drafts of one nested key that fill most of the model, best first."""
+def drafts(source: Source, target: Target, given: Mapping[str, RuleConfig], *, averaged: bool = False) -> list[Draft]:
+    """The drafts of one nested key that fill most of the model, best first.
+
+    Args:
+        source: The nested key.
+        target: The model.
+        given: The user's own rules.
+        averaged: Whether an average was asked for, which may stand beside weights that fit as they are.
+    """
     start = Draft.start(source, target, given)
     if start is None:
         return []
-    beam = found = _distinct([start, *_followed(start, wrappers(start))])
+    apart = _followed(start, averages(start)) if averaged else ()
+    beam = found = _distinct([start, *_followed(start, wrappers(start)), *apart])
     for _ in range(_ROUNDS):
         following = _better(beam, _QUICK)
         if not any(map(_finished, following)):

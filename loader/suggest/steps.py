@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from loader.config.schema import RuleConfig
 from loader.rules import READY_MADE
+from loader.suggest.averages import is_average
 from loader.suggest.draft import Draft, Step
 from loader.suggest.names import ANY, WRAPPERS, Path, is_number, segments, template
 from loader.suggest.target import Shape
@@ -41,6 +42,16 @@ def wrappers(draft: Draft) -> Iterator[Step]:
     whose = "the file is an AveragedModel's: " if averaged else ""
     told = f"{whose}the file has {_quoted(f'{wrapper}.' for wrapper in found)} in its keys"
     yield Step(unwrapping(found, in_file, averaged=averaged), told, well_known=True)
+
+
+def averages(draft: Draft) -> Iterator[Step]:
+    """The average that stands in front of a name next to the weights, taken alone."""
+    paths = [segments(name) for name in draft.names.values()]
+    first = (next((at for at in range(1, len(path)) if is_average(path[at - 1])), 0) for path in paths)
+    votes = Counter(_dotted(path[:at]) for path, at in zip(paths, first, strict=True) if at)
+    for prefix, _ in votes.most_common(_MOST_TARGETS):
+        if any(not name.startswith(prefix) for name in draft.names.values()):
+            yield Step((RuleConfig(keep=f"{prefix}*"), RuleConfig(strip=prefix)), _told(prefix, ""))
 
 
 def unwrapping(found: Sequence[str], paths: Sequence[Path], *, averaged: bool) -> tuple[RuleConfig, ...]:

@@ -89,9 +89,9 @@ def searched(monkeypatch: pytest.MonkeyPatch, path: Path, **settings: Any) -> in
     """How many nested keys were searched for a job."""
     calls: list[str | None] = []
 
-    def counted(source: Source, target: Target, given: Mapping[str, RuleConfig]) -> list[Draft]:
+    def counted(source: Source, target: Target, given: Mapping[str, RuleConfig], **how: Any) -> list[Draft]:
         calls.append(source.key)
-        return drafts(source, target, given)
+        return drafts(source, target, given, **how)
 
     with monkeypatch.context() as patched:
         patched.setattr(explain, "drafts", counted)

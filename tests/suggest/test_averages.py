@@ -180,3 +180,76 @@ def test_a_moment_that_is_named_by_its_key_is_what_was_asked_for(tmp_path: Path)
 
     assert model is not None
     assert all(same_tensor(model.state_dict()[key], value) for key, value in RAW.items())
+
+
+def offered(file: dict[str, Any], tmp_path: Path, key: str | None = None, rules: Any = None) -> str:
+    return refusal("Pair", file, tmp_path, checkpoint={"key": key}, rules=rules or {}).hint
+
+
+@pytest.mark.parametrize(
+    ("raw", "average", "typed"),
+    [
+        ("state_dict", "state_dict_ema", "state_dict_emma"),
+        ("state_dict", "state_dict_ema", "state_dict_eam"),
+        ("model", "model_ema", "model_emma"),
+        ("model", "model_ema", "modelema"),
+        ("net", "ema", "eam"),
+        ("model", "ema", "em"),
+    ],
+)
+def test_a_mistyped_key_of_an_average_is_answered_with_the_average(
+    raw: str, average: str, typed: str, tmp_path: Path
+) -> None:
+    assert offered({raw: RAW, average: AVERAGE}, tmp_path, typed) == f"checkpoint.key={average}"
+
+
+def test_a_mistyped_last_segment_is_answered_with_the_whole_key(tmp_path: Path) -> None:
+    file = {"model": RAW, "training": {"states": {"ema": AVERAGE}}}
+
+    error = refusal("Pair", file, tmp_path, checkpoint={"key": "emma"})
+
+    assert "(did you mean 'training.states.ema'?)" in error.message
+    assert error.hint == "checkpoint.key=training.states.ema"
+
+
+def test_a_mistyped_key_of_the_weights_is_answered_with_the_weights(tmp_path: Path) -> None:
+    assert offered({"state_dict": RAW, "state_dict_ema": AVERAGE}, tmp_path, "statedict") == "checkpoint.key=state_dict"
+
+
+def test_a_key_that_is_close_to_nothing_is_answered_with_both(tmp_path: Path) -> None:
+    told = offered({"state_dict": RAW, "state_dict_ema": AVERAGE}, tmp_path, "xyz")
+
+    assert told.splitlines() == ["checkpoint.key=state_dict", "checkpoint.key=state_dict_ema"]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"a": {"keep": "model_em.*"}, "b": {"strip": "model_em."}},
+        {"a": {"regex": r"^model_emma\.(.*)", "to": r"\1"}},
+    ],
+)
+def test_a_mistyped_prefix_of_an_average_is_not_answered_with_the_weights_alone(rules: Any, tmp_path: Path) -> None:
+    file = {"state_dict": under("model.", RAW) | under("model_ema.", AVERAGE)}
+
+    told = offered(file, tmp_path, "state_dict", rules)
+
+    ways = [f'rules={{fit: {{keep: "{name}.*"}}, fit2: {{strip: "{name}."}}}}' for name in ("model", "model_ema")]
+    assert told.splitlines() == [f"'{way}'" for way in ways]
+
+
+@pytest.mark.parametrize("typed", ["ema.", "em.", "emma."])
+def test_an_average_next_to_weights_that_fit_as_they_are_is_offered_alone(typed: str, tmp_path: Path) -> None:
+    told = offered(RAW | under("ema.", AVERAGE), tmp_path, rules={"a": {"strip": typed}})
+
+    assert told == """'rules={fit: {keep: "ema.*"}, fit2: {strip: "ema."}}'"""
+
+
+def test_a_line_that_answers_a_typo_loads_the_average(tmp_path: Path) -> None:
+    rules = {"fit": {"keep": "ema.*"}, "fit2": {"strip": "ema."}}
+    path = save(RAW | under("ema.", AVERAGE), tmp_path / "a.pth")
+
+    model = carry_out("Pair", path, rules=rules).model
+
+    assert model is not None
+    assert all(same_tensor(value, AVERAGE[key]) for key, value in model.state_dict().items())
