@@ -29,7 +29,7 @@ from loader.suggest.averages import nameless
 from loader.suggest.diagnosis import diagnosis
 from loader.suggest.explain import Candidate, Findings, Searched, explain
 from loader.suggest.leftovers import apart
-from loader.suggest.nature import Nature, moments_alone, nature
+from loader.suggest.nature import Nature, moments_alone, nature, scaled_elsewhere
 from loader.suggest.overrides import written
 from loader.suggest.problem import Explanation, Problem, fits, judge
 from loader.suggest.proposal import Proposal, proposals
@@ -92,7 +92,7 @@ class Advice:
     def _advised(self, parts: Sequence[Part]) -> Advised:
         """What to type, what the nested keys fill, and what else there is to say."""
         ways, candidates, remarks = self._search(parts)
-        natures = [] if ways else list(dict.fromkeys(nature for part in parts for nature in _natures(part)))
+        natures = [] if ways else list(dict.fromkeys(n for part in parts for n in _natures(part, self.wanted)))
         averages = [told for part in parts for told in nameless(part.checkpoint.root, self.wanted)]
         remarks = [
             *(nature.remark for nature in natures),
@@ -165,14 +165,18 @@ def _holds_tensors(part: Part) -> bool:
     return isinstance(found, Container) and bool(found.tensors())
 
 
-def _natures(part: Part) -> Iterator[Nature]:
+def _natures(part: Part, wanted: Mapping[str, Wanted]) -> Iterator[Nature]:
     """What a part's file holds instead of plain weights: under its nested key, else anywhere."""
     key, root = part.config.checkpoint.key, part.checkpoint.root
     places: Iterable[tuple[str, Node]] = root.walk()
     if _holds_tensors(part):
         found = root if key is None else find(root, key)
         places = [(key or "", found)] if found is not None else []
-    told = (nature(place or None, container) for place, container in places if isinstance(container, Container))
+    told = (
+        nature(place or None, container) or scaled_elsewhere(place, container, root, part.full, wanted)
+        for place, container in places
+        if isinstance(container, Container)
+    )
     yield from itertools.islice(filter(None, (moments_alone(root), *told)), _MOST_NATURES)
 
 

@@ -83,7 +83,7 @@ class Prepared:
                 continue
             names = {offer.source: key for key, offer in self.stage.offers.entries.items() if offer.part == name}
             try:
-                refuse_quantized(part.label, part.selected.children, names, self.stage.wanted)
+                refuse_quantized(part.label, part.checkpoint.root, part.selected.children, names, self.stage.wanted)
             except FitError as error:
                 error.plan = self.plan
                 raise

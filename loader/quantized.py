@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from loader.errors import FitError
-from loader.formats.base import Leaf, Node, TensorEntry
+from loader.formats.base import Container, Leaf, Node, TensorEntry
 from loader.plan import Wanted
+from loader.scales import narrow, scale_of, small
 from loader.wording import counted, listing, phrases, safe_text
 
 _NARROW = re.compile(r"float[48]_|u?int[1-8]\b")
@@ -141,12 +142,13 @@ def may_be_quantized(entries: Mapping[str, Node]) -> bool:
 
 
 def refuse_quantized(
-    where: str, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
+    where: str, root: Container, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
 ) -> None:
     """Refuses quantized weights that a model would take for plain ones, or leave out.
 
     Args:
         where: The file, for the message.
+        root: The whole file, as scales may stand anywhere in it.
         entries: What stands under the selected key, by its names in the file.
         names: Name in the file → full model key, of those that the rules did not drop.
         wanted: The model's keys.
@@ -156,7 +158,9 @@ def refuse_quantized(
     """
     found = [one for one in quantized(entries) if not _is_the_models(one, entries, names, wanted)]
     modules = {key[: end + 1] for key in wanted for end in _ends(key)} if found else set()
-    found = [one for one in found if _is_for(one, names, wanted, modules)]
+    found = [one for one in found if _is_for(one, names, wanted, modules)] or by_what_is_left(
+        root, entries, names, wanted
+    )
     if found:
         scale = f" (as {safe_text(found[0].beside[0])})" if found[0].beside else ""
         raise FitError(
@@ -164,6 +168,18 @@ def refuse_quantized(
             "allowance makes them right; the model expects plain weights",
             f"no nested key and no rule makes them plain: {to_plain(found)}",
         )
+
+
+def by_what_is_left(
+    root: Container, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
+) -> list[Quantized]:
+    """The weights whose scales have names of their own, or stand elsewhere in the file."""
+    weights = narrow(entries, names, wanted) if may_be_quantized(entries) else []
+    if not weights:
+        return []
+    possible = small(root, entries, (key for key, name in names.items() if name in wanted))
+    scaled = ((key, entry, scale_of(key, entry, possible)) for key, entry in weights)
+    return [Quantized(_scheme_of(entry), key, (place,)) for key, entry, place in scaled if place is not None]
 
 
 def told(found: list[Quantized]) -> str:
@@ -201,9 +217,12 @@ def _scaled(key: str, entry: TensorEntry, entries: Mapping[str, Node], scales: S
         return None
     for name in _scales(key, entry, scales):
         if _is_scale(entries.get(name)):
-            scheme = f"fp8 ({entry.dtype})" if entry.dtype.startswith("float8") else f"{entry.dtype} with scales"
-            return Quantized(scheme, key, (name,))
+            return Quantized(_scheme_of(entry), key, (name,))
     return None
+
+
+def _scheme_of(entry: TensorEntry) -> str:
+    return f"fp8 ({entry.dtype})" if entry.dtype.startswith("float8") else f"{entry.dtype} with scales"
 
 
 def _is_scale(entry: Node | None) -> bool:

@@ -340,3 +340,77 @@ def test_no_line_is_offered_that_would_load_quantized_weights(
     assert "quantized: bitsandbytes int8 in 3 layers" in error.message
     assert error.hint.startswith("no nested key and no rule")
     assert "give a file with plain weights (checkpoint.path=…); in transformers model.dequantize()" in error.hint
+
+
+def unnamed(scale: Any, name: str) -> dict[str, Any]:
+    return {f"{n}.{key}": value for n in range(3) for key, value in {"weight": WEIGHT, name: scale}.items()}
+
+
+WEIGHTS = {f"{n}.{key}": value for n in range(3) for key, value in {"weight": WEIGHT, "bias": BIAS}.items()}
+NUMBERED = [f"{n}.weight" for n in range(3)]
+BIASES = {f"{n}.bias": BIAS for n in range(3)}
+SCALED_ELSEWHERE: dict[str, tuple[dict[str, Any], str | None, str]] = {
+    "a scalar of an unknown name": (unnamed(torch.tensor(0.1), "weight_s") | BIASES, None, "0.weight_s"),
+    "a row of an unknown name": (unnamed(floats(16, 1), "weight_amax") | BIASES, None, "0.weight_amax"),
+    "a tensor of an unknown name in the module": (unnamed(floats(16), "d") | BIASES, None, "0.d"),
+    "blocks": (unnamed(floats(4, 4), "weight.b") | BIASES, None, "0.weight.b"),
+    "a float8 weight": (
+        {f"{n}.{k}": v for n in range(3) for k, v in {"weight": WEIGHT.to(torch.float8_e4m3fn), "w": floats(1)}.items()}
+        | BIASES,
+        None,
+        "0.w",
+    ),
+    "a dict next to the weights": (
+        {"sd": WEIGHTS, "scales": {f"{key}_s": floats(16) for key in NUMBERED}},
+        "sd",
+        "scales.0.weight_s",
+    ),
+    "a dict of the same names": ({"sd": WEIGHTS, "q": {key: floats(16) for key in NUMBERED}}, "sd", "q.0.weight"),
+    "a dict of modules": ({"sd": WEIGHTS, "q": {str(n): floats(16) for n in range(3)}}, "sd", "q.0"),
+    "a dict of numbers": ({"sd": WEIGHTS, "scales": {str(n): 0.1 for n in range(3)}}, "sd", "scales.0"),
+    "a dict deeper down": ({"net": {"sd": WEIGHTS}, "x": {"qscale": {"a": floats(16)}}}, "net.sd", "x.qscale.a"),
+    "a prefix": (WEIGHTS | {f"scales.{key}": floats(16) for key in NUMBERED}, None, "scales.0.weight"),
+    "one number for all": ({"sd": WEIGHTS, "scale": 0.1}, "sd", "scale"),
+    "a list": ({"sd": WEIGHTS, "scales": [floats(16), floats(16), floats(16)]}, "sd", "scales.0"),
+}
+
+
+@pytest.mark.parametrize("name", SCALED_ELSEWHERE)
+def test_scales_are_found_by_the_weights_that_they_belong_to(name: str, tmp_path: Path) -> None:
+    state, key, scale = SCALED_ELSEWHERE[name]
+    path = save(state, tmp_path / "file.pt")
+
+    for settings in ({}, {"allow": EVERYTHING}, {"allow": EVERYTHING, "mode": "plan"}):
+        error = refused(path, checkpoint={"key": key}, **settings)
+
+        assert "is quantized: " in error.message
+        assert f" in 3 layers (0, 1, 2). Without their scales (as {scale}) these weights would be" in error.message
+
+
+def test_no_nested_key_is_offered_whose_scales_stand_next_to_it(tmp_path: Path) -> None:
+    state = SCALED_ELSEWHERE["a dict next to the weights"][0]
+
+    error = refused(save(state, tmp_path / "file.pt"))
+
+    assert error.message.splitlines()[-1] == "the file's 'sd' is quantized: int8 with scales in 3 layers (0, 1, 2)"
+    assert "give a file with plain weights (checkpoint.path=…)" in error.hint
+
+
+OF_OTHERS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "an average": ({"sd": WEIGHTS, "ema": {key: value.float() for key, value in WEIGHTS.items()}}, "sd"),
+    "an optimizer": ({"sd": WEIGHTS, "optimizer": {"state": {0: {"exp_avg": floats(16)}}, "param_groups": []}}, "sd"),
+    "a gradient scaler": ({"sd": WEIGHTS, "scaler": {"scale": 65536.0, "growth_factor": 2.0}}, "sd"),
+    "hyperparameters": ({"sd": WEIGHTS, "hparams": {"lr": 0.1, "0": 0.5, "res_scale": 1.0}}, "sd"),
+    "another network": (WEIGHTS | {"teacher.0.weight": floats(16), "teacher.0.bias": floats(16)}, None),
+    "a bias that the model lacks": (WEIGHTS | {"0.bias_k": floats(16), "0.logit_scale": floats(1)}, None),
+    "a counter": (WEIGHTS | {"0.steps": torch.tensor(3)}, None),
+}
+
+
+@pytest.mark.parametrize("name", OF_OTHERS)
+def test_what_stands_next_to_integers_is_not_always_a_scale(name: str, tmp_path: Path) -> None:
+    state, key = OF_OTHERS[name]
+
+    loaded = carry_out(THREE, save(state, tmp_path / "file.pt"), checkpoint={"key": key}, allow=EVERYTHING)
+
+    assert loaded.report.keys.loaded == 6

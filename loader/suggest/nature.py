@@ -6,12 +6,13 @@ Guarantees: pure functions of names, shapes and dtypes; nothing is proposed here
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from loader.formats.base import Container, TensorEntry
 from loader.optimizers import MOMENTS, is_moment
-from loader.quantized import Quantized, quantized, to_plain, told
+from loader.plan import Wanted
+from loader.quantized import Quantized, by_what_is_left, quantized, to_plain, told
 from loader.wording import counted, listing, safe_text
 
 _ADAPTERS = (
@@ -43,8 +44,20 @@ class Nature:
 def nature(key: str | None, container: Container) -> Nature | None:
     """Says what the tensors under a nested key are; None where they may be plain weights."""
     found = described(container)
-    place = f"the file's '{safe_text(key)}' is" if key else "the file is"
-    return Nature(f"{place} {found.remark}", found.instead) if found is not None else None
+    return Nature(f"{_place(key)} {found.remark}", found.instead) if found is not None else None
+
+
+def scaled_elsewhere(
+    key: str, container: Container, root: Container, full: Callable[[str], str], wanted: Mapping[str, Wanted]
+) -> Nature | None:
+    """Says that the tensors under a nested key are quantized where that takes the whole file and the model to tell."""
+    names = {name: full(name) for name in container.children}
+    found = by_what_is_left(root, container.children, names, wanted)
+    return Nature(f"{_place(key)} quantized: {told(found)}", to_plain(found)) if found else None
+
+
+def _place(key: str | None) -> str:
+    return f"the file's '{safe_text(key)}' is" if key else "the file is"
 
 
 def described(container: Container) -> Nature | None:

@@ -93,7 +93,7 @@ def judge(problem: Problem, container: Container, rules: Mapping[str, RuleConfig
     """
     rewriting = rewrite(container.children, rules)
     names = {key: problem.full(name) for key, name in rewriting.names.items()}
-    refuse_quantized("the file", container.children, names, problem.wanted)
+    refuse_quantized("the file", problem.root, container.children, names, problem.wanted)
     offered = {}
     for key, full in names.items():
         entry = container.children[key]
