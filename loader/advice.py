@@ -21,6 +21,7 @@ from loader.errors import FitError
 from loader.formats.base import Container, Node
 from loader.formats.path import shown_path
 from loader.hooks import rehearse
+from loader.lines import typed
 from loader.parts import Part, below, mounted
 from loader.plan import Plan, Wanted
 from loader.rules import rewrite
@@ -35,6 +36,7 @@ from loader.suggest.problem import Explanation, Problem, fits, judge
 from loader.suggest.proposal import Proposal, proposals
 from loader.suggest.refusal import NO_WAY, Advised, misfit, undecided, with_proposals
 from loader.suggest.target import Shape
+from loader.wording import listing
 
 if TYPE_CHECKING:
     from loader.prepare import Recipe
@@ -100,7 +102,13 @@ class Advice:
             *(part.remark for part in parts if part.remark),
             *remarks,
         ]
-        return Advised(ways, candidates, remarks, natures[0].instead if natures else "")
+        return Advised(ways, candidates, remarks, natures[0].instead if natures else "", self._for_the_rest())
+
+    def _for_the_rest(self) -> str:
+        """The line for a file that fills what belongs to no part, where none was given."""
+        rest = self._uncovered() if any(part.rest_is_open for part in self.parts) else {}
+        modules = dict.fromkeys(key.partition(".")[0] for key in rest)
+        return typed("checkpoint.path=FILE", note=f"fills {listing(modules)}, which no part does") if rest else ""
 
     def _search(self, parts: Sequence[Part]) -> tuple[list[Proposal], tuple[Candidate, ...], list[str]]:
         found: list[tuple[str, Sequence[Explanation]]] = []

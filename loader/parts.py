@@ -54,6 +54,8 @@ class Part:
 
     remark: str = ""
     """What was asked for beside the parts and is not done; at the first of them."""
+    rest_is_open: bool = False
+    """Whether nobody said which file fills what no part does; at the first of them."""
     listed: bool = False
     """Whether `parts` names it; the root of a plain job is in no list."""
 
@@ -123,7 +125,10 @@ def with_root(parts: Sequence[Part], job: JobConfig, keys: Iterable[str], stack:
         CheckpointError: The root's file cannot be read, or is refused.
     """
     settings = job.checkpoint
-    if not job.parts or "" in job.parts or not settings.path or settings.path.startswith(_SHIPPED):
+    if not job.parts or "" in job.parts:
+        return parts
+    if not settings.path or settings.path.startswith(_SHIPPED):
+        parts[0].rest_is_open = True
         return parts
     reading = [part for part in parts if part.config.checkpoint.path == settings.path]
     prefixes = tuple(f"{part.name}." for part in parts)

@@ -113,7 +113,7 @@ def resolve_dtype(name: str | None) -> str | None:
         raise ConfigError(
             f"'dtype' is '{safe_text(name)}', expected null, checkpoint or one of {', '.join(DTYPES)}"
             f"{did_you_mean(plain, known)}",
-            line("dtype", near[0] if near else "bfloat16"),
+            line("dtype", near[0]) if near else line("dtype", None, note="each as the model declares it"),
         )
     return plain
 

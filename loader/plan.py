@@ -108,6 +108,16 @@ class Plan:
         seconds = {second.taken.key for _, second in self.duplicates}
         return {*self.unexpected, *(mismatch.source for mismatch in self.mismatched), *seconds}
 
+    def filled(self, wanted: Mapping[str, Wanted]) -> int:
+        """How many model keys the files fill; none is a buffer that a load hook makes up for a module they lack."""
+        places = {match.key.rpartition(".")[0] for match in self.matches if match.taken.key}
+        made_up = {
+            match.key
+            for match in self.matches
+            if not match.taken.key and wanted[match.key].kind == "buffer" and match.key.rpartition(".")[0] not in places
+        }
+        return sum(wanted[key].first not in made_up and key not in made_up for key in self.loaded)
+
     def passes(self) -> bool:
         """Whether it may be carried out: nothing is refused, and something is loaded."""
         return bool(self.loaded) and not self.refused

@@ -24,12 +24,13 @@ from loader.inspection.guess import IN_ARCHIVE, candidates
 from loader.inspection.modules import module_rows
 from loader.inspection.rows import CandidateRow, FileRow, GlobalRow
 from loader.inspection.survey import Survey, notes_of, survey
+from loader.lines import line
 from loader.parts import Part, open_parts
 from loader.report import fill
 from loader.report.data import Report
 from loader.select import subtree
 from loader.suggest.overrides import key_override
-from loader.wording import counted, did_you_mean, listing
+from loader.wording import closest, counted, listing, safe_text
 
 
 def inspect_files(job: JobConfig, report: Report) -> None:
@@ -91,6 +92,9 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
     return row
 
 
+_GLOB_SIGNS = re.compile(r"[\[\]*?]")
+
+
 def _show(row: FileRow, found: Survey, wanted: InspectConfig) -> None:
     """Fills in what `inspect.depth` and `inspect.filter` leave to be shown."""
     tensors, entries = found.tensors, found.entries
@@ -119,11 +123,13 @@ def _within(key: str, depth: int | None) -> bool:
 
 def _leaves_nothing(row: FileRow, found: Survey, globs: Sequence[str]) -> FitError:
     keys = [entry["key"] for entry in (*found.tensors, *found.entries)]
-    near = did_you_mean(globs[0], keys[:1000])
+    near = closest(globs[0], keys[:1000], most=1)
+    meant = [_GLOB_SIGNS.sub("?", name) for name in near]
+    told = f" (did you mean '{safe_text(meant[0])}'?)" if meant else ""
     return FitError(
-        f"inspect.filter={listing(globs)} matches none of the {counted(len(keys), 'key')} of {row['path']}{near}; "
+        f"inspect.filter={listing(globs)} matches none of the {counted(len(keys), 'key')} of {row['path']}{told}; "
         f"they are {listing(key or '(all of it)' for key in keys)}",
-        "'inspect.filter=[*.weight]'   # globs over whole dotted keys",
+        line("inspect.filter", ["*.weight"] if meant == near else meant, note="globs over whole dotted keys"),
     )
 
 

@@ -123,7 +123,15 @@ def _plausible(problem: Problem, draft: Draft, found: _Confirmed) -> bool:
     one_layer = not any("." in name for name in draft.target.shapes)
     if used > _HALF or telling >= 3 or (draft.rank == 0 and loaded >= _SEVERAL and not one_layer):
         return True
+    if filled == 1 and problem.part and _is_named_in_full(problem, found):
+        return True
     return filled == 1 and not one_layer and (_is_as_it_stands(problem, draft) or _is_a_module(problem, draft, found))
+
+
+def _is_named_in_full(problem: Problem, found: _Confirmed) -> bool:
+    """Whether the file names what fills a part as the whole model does: it is a file of the whole model."""
+    keys = [match.key for match in found.verdict.plan.matches if match.taken.key]
+    return all(f".{name}".endswith(f".{key}") for name, key in zip(_sources(problem, found), keys, strict=True))
 
 
 def _is_as_it_stands(problem: Problem, draft: Draft) -> bool:

@@ -38,6 +38,8 @@ class Advised:
     """What else there is to say of the files and the search."""
     instead: str = ""
     """What to give where nothing makes them fit and it is known why."""
+    first: str = ""
+    """The line that comes before all proposals."""
 
     def lines(self) -> list[str]:
         """What the proposals rest on, and what else there is to say."""
@@ -45,9 +47,10 @@ class Advised:
 
     def refusal(self, lines: Sequence[str], otherwise: str) -> FitError:
         """A refusal with the lines to type; `otherwise` where there are none and no reason is known."""
-        error = FitError(
-            "\n".join(lines), hint(self.proposals, f"{_NOTHING}: {self.instead}" if self.instead else otherwise)
-        )
+        told = hint(self.proposals, f"{_NOTHING}: {self.instead}" if self.instead else otherwise)
+        if self.first:
+            told = "\n".join([self.first, *([told] if self.proposals else [])])
+        error = FitError("\n".join(lines), told)
         error.proposed = bool(self.proposals)
         return error
 
@@ -64,7 +67,7 @@ def misfit(
         source: The files, for the message.
         found: What would make them fit.
     """
-    head = f"{source} does not fit the model: {_share(len(plan.loaded), len(wanted))} would be loaded."
+    head = f"{source} does not fit the model: {_share(plan.filled(wanted), len(wanted))} would be loaded."
     lines = [head, *diagnosis(plan, wanted, file), *found.lines()]
     error = found.refusal(lines, NO_WAY + (_BY_HAND if plan.loaded else ""))
     error.plan = plan

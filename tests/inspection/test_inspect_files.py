@@ -394,3 +394,17 @@ def test_a_refusal_is_json_too(tmp_path: Path) -> None:
     assert done.code == 3
     assert json.loads(done.out)["error"]["type"] == "CheckpointError"
     assert done.err.startswith("error  no such file")
+
+
+@pytest.mark.parametrize("typed", ["w.[x]", r"w.\[x\]"])
+def test_a_filter_that_names_a_key_with_glob_signs_is_answered_with_one_that_finds_it(
+    typed: str, tmp_path: Path
+) -> None:
+    path = save({"w.[x]": torch.zeros(2), "other": torch.zeros(3)}, tmp_path / "m.pt")
+
+    with pytest.raises(FitError) as refusal:
+        inspected(path, filter=[typed])
+
+    assert "(did you mean 'w.?x?'?)" in refusal.value.message
+    assert refusal.value.hint == "'inspect.filter=[w.?x?]'   # globs over whole dotted keys"
+    assert [row["key"] for row in inspected(path, filter=["w.?x?"])[0]["tensors"]] == ["w.[x]"]

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from loader.errors import FitError
+from loader.job import execute
+from loader.report.data import Report
 from tests.jobs import carry_out, save, target
 from tests.suggest.architectures import build
 
@@ -297,3 +299,38 @@ def test_a_sub_network_is_found_among_others(tmp_path: Path) -> None:
     assert refusal(node, twice, tmp_path).hint.startswith("no nested key and no rule was found")
     part = file["model"]["state_dict"] | {"composition.out.weight": torch.zeros(8, 8)}
     assert refusal(node, part, tmp_path).hint.startswith("no nested key and no rule was found")
+
+
+def test_a_part_is_found_in_a_file_of_the_whole_model(tmp_path: Path) -> None:
+    other = save(pair().state_dict(), tmp_path / "other.pt")
+    parts = {"head": {"path": str(other)}}
+
+    error = refusal("Pair", pair().state_dict(), tmp_path, parts=parts)
+
+    assert error.hint == """'parts.head.rules={fit: {keep: "head.*"}, fit2: {strip: "head."}}'"""
+    assert "6 of 6 keys would be loaded so: head: the file has 'head.' in front of its keys" in error.message
+
+
+def test_where_no_file_was_given_for_the_rest_it_is_asked_for_first(tmp_path: Path) -> None:
+    head = save(pair().get_submodule("head").state_dict(), tmp_path / "head.pt")
+
+    with pytest.raises(FitError) as refused:
+        execute({"model": target("Pair"), "parts": {"head": {"path": str(head)}}}, Report())
+
+    assert refused.value.hint.splitlines() == [
+        "checkpoint.path=FILE   # fills backbone, which no part does",
+        "'allow.missing=[backbone.*]'",
+    ]
+
+
+def test_counters_that_a_hook_makes_up_are_not_counted_as_loaded(tmp_path: Path) -> None:
+    node = {"_target_": "torch.nn.Sequential", "_args_": [LAYER, BATCH, LAYER, BATCH]}
+    file = {"0.weight": torch.zeros(4, 4), "0.bias": torch.zeros(4)}
+
+    error = refusal(node, file, tmp_path)
+
+    assert error.message.startswith("FILE does not fit the model: 2 of 14 keys would be loaded.")
+
+
+LAYER = {"_target_": "torch.nn.Linear", "in_features": 4, "out_features": 4}
+BATCH = {"_target_": "torch.nn.BatchNorm1d", "num_features": 4}
