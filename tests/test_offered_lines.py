@@ -39,6 +39,7 @@ REVIEWED = {
     ("formats/foreign/frameworks.py", ADVICE): "typed for a shell, or a text in Python's quotes",
     ("formats/foreign/packed.py", "self.command"): "typed where it is made",
     ("inspection/tell.py", "rule"): "typed by `written`",
+    ("losses.py", "instead"): "a constant of both callers",
     ("rules.py", "ways"): "lines of the builder",
 }
 """What else is interpolated, and why it may be."""
