@@ -21,7 +21,7 @@ from loader.build import Built, build_model
 from loader.build.policy import Policy, policy_of
 from loader.collector import collector_paused
 from loader.config.schema import EMBEDDED, JobConfig
-from loader.errors import FitError
+from loader.errors import ConfigError, FitError
 from loader.parts import Part, open_parts, with_root
 from loader.place import own_random_state, resolve_device, resolve_dtype
 from loader.prepare import Prepared, Recipe, prepare
@@ -64,7 +64,7 @@ def run(job: JobConfig, report: Report, *, prove: bool = True, asked: bool = Tru
             record = _record(job, parts, conversion, prove=prove)
 
         with clock("build"):
-            built = _build(job) if job.model is not None else _pickled(job, parts)
+            built = _built(job, parts) if job.model is not None else _pickled(job, parts)
         if job.parts and not built.complete:
             with clock("open"):
                 parts = with_root(parts, job, slots(built.module), stack)
@@ -183,6 +183,15 @@ def _conversion(job: JobConfig) -> Conversion:
     from loader.conversion.convert import Conversion  # noqa: PLC0415  # this mode alone
 
     return Conversion(job)
+
+
+def _built(job: JobConfig, parts: Sequence[Part]) -> Built:
+    try:
+        return _build(job)
+    except ConfigError as error:
+        from loader.named_classes import with_classes  # noqa: PLC0415  # such a refusal alone
+
+        raise with_classes(error, [part.checkpoint.root for part in parts]) from error
 
 
 def _pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
