@@ -221,7 +221,7 @@ def _call(module: nn.Module, what: str, method: Callable[..., object], *argument
     """Calls code of the model's; what it takes exception to is a misfit."""
     try:
         method(*arguments)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise FitError(
             f"{what} of {type(module).__name__} raised {type(error).__name__}: {safe_text(error, 200)}", ""
         ) from error

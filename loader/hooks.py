@@ -159,14 +159,14 @@ def _call(
 ) -> None:
     try:
         seen, told = _loaded_itself(module, prefix, present, metadata)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         if real is None:
             raise _failed(module, prefix, error) from error
         # It looks at values: a quantized module packs them.
         values = {key: real(value) for key, value in present.items()}
         try:
             seen, told = _loaded_itself(module, prefix, values, metadata)
-        except (Exception, SystemExit) as second:
+        except (Exception, SystemExit, GeneratorExit) as second:
             raise _failed(module, prefix, second) from second
     present.clear()
     present.update(seen)

@@ -28,7 +28,8 @@ from loader.quantized import may_be_quantized, refuse_quantized
 from loader.reading import as_saved
 from loader.stage import Stage
 from loader.transaction import Transaction
-from loader.wants import is_own_key, slots, wanted
+from loader.wants import Slot, is_own_key, slots, wanted
+from loader.wording import listing
 
 if TYPE_CHECKING:
     from loader.advice import Advice
@@ -128,6 +129,7 @@ def prepare(
     check_mounts(model, parts)
     check_weights(parts)
     places = slots(model)
+    _refuse_nested(places)
     wants = wanted(places)
     advise = partial(_advice, model, parts, wants, allow, recipe)
     if any(part.config.autos for part in parts):
@@ -141,6 +143,15 @@ def prepare(
     hooked = rehearse(model, found.entries, found.metadata, partial(_value, stage))
     plan = make_plan(wants, found.entries, hooked, allow, found.dropped)
     return Prepared(model, plan, stage, allow, advise)
+
+
+def _refuse_nested(places: Mapping[str, Slot]) -> None:
+    nested = [key for key, slot in places.items() if slot.kind != "extra" and slot.tensor.is_nested]
+    if nested:
+        raise FitError(
+            f"the model has nested tensors, which cannot be loaded yet: {listing(nested)}",
+            "register_buffer(name, tensor, persistent=False) leaves a buffer out of what is loaded",
+        )
 
 
 def _value(stage: Stage, source: str) -> object:

@@ -97,7 +97,9 @@ class Snapshot:
             self._keep_attributes(value, levels - 1)
 
     def _keep_attributes(self, owner: Any, levels: int) -> None:
-        kind, own = type(owner), vars(owner)
+        kind, own = type(owner), _own(owner)
+        if own is None:
+            return
         held = dict(own)
 
         def restore() -> None:
@@ -107,9 +109,8 @@ class Snapshot:
                 own.clear()
                 own.update(held)
 
-        if isinstance(own, dict):
-            self._restores.append(restore)
-            self._pending += [(item, levels) for item in held.values()]
+        self._restores.append(restore)
+        self._pending += [(item, levels) for item in held.values()]
 
     def _keep_script(self, module: Any) -> None:
         """Keeps the attributes of a scripted module, which no Python object holds; a frozen one has none."""
@@ -198,13 +199,15 @@ def same_bytes(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 
 def _place(tensor: torch.Tensor) -> tuple[object, ...]:
+    if tensor.is_nested:
+        return (tensor.dtype, tensor.device)  # it has no shape
     if not _has_storage(tensor):
         return (tensor.dtype, tuple(tensor.shape), tensor.device)
     return (storage_id(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 
 def _has_storage(tensor: torch.Tensor) -> bool:
-    return not is_lazy(tensor) and tensor.layout == torch.strided
+    return not is_lazy(tensor) and tensor.layout == torch.strided and not tensor.is_nested
 
 
 def _refill(value: Any, held: Any) -> None:
@@ -234,7 +237,16 @@ def _are_same(left: list[Any], right: list[Any]) -> bool:
 def _is_followed(value: Any) -> bool:
     """Whether an object is a model's own: not code, and none of the standard library's (loggers, pools, locks)."""
     library = type(value).__module__.partition(".")[0] in sys.stdlib_module_names
-    return (isinstance(value, types.SimpleNamespace) or not library) and hasattr(value, "__dict__")
+    return isinstance(value, types.SimpleNamespace) or not library
+
+
+def _own(value: Any) -> dict[str, Any] | None:
+    """What an object holds; None where it does not say."""
+    try:
+        own = vars(value)
+    except Exception:  # noqa: BLE001  # none, or code of its own that raises
+        return None
+    return own if isinstance(own, dict) else None
 
 
 def _is_array(value: object) -> bool:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from loader import LoaderError, load_into, load_model
+from loader import CheckpointError, FitError, LoaderError, load_into, load_model
 from tests.jobs import carry_out, checks, save
 
 HERE = __name__ + "."
@@ -132,3 +133,70 @@ def test_a_model_is_verified_without_its_own_way_to_save(kind: type[nn.Linear], 
     state["bias"][0] = float("nan")
     with pytest.raises(LoaderError, match=r"finite weights: inf or nan in bias"):
         load_into(kind(), state, verify=VERIFY)  # type: ignore[call-arg]
+
+
+class Guarded:
+    """Does not let anybody see its attributes."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__dict__":
+            raise ValueError("not for you")
+        return super().__getattribute__(name)
+
+
+def test_an_object_that_does_not_show_its_attributes_is_left_alone() -> None:
+    live: Any = nn.Linear(3, 2)
+    live.guarded = guarded = Guarded()
+    load_into(live, {"weight": torch.ones(2, 3), "bias": torch.ones(2)}, verify=VERIFY)
+    assert live.guarded is guarded
+
+
+def _end(*_: object) -> None:
+    raise GeneratorExit
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_hook_that_raises_what_ends_a_generator_is_a_refusal(where: str) -> None:
+    live: Any = nn.Linear(3, 2)
+    register = live.register_load_state_dict_pre_hook if where == "before" else live.register_load_state_dict_post_hook
+    register(_end)
+    with pytest.raises(LoaderError, match="raised GeneratorExit"):
+        load_into(live, {"weight": torch.ones(2, 3), "bias": torch.ones(2)})
+
+
+def _nested() -> torch.Tensor:
+    return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+
+
+def _jagged() -> torch.Tensor:
+    return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+
+
+def _fake() -> torch.Tensor:
+    with FakeTensorMode():
+        return torch.ones(2)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("make", "kind"), [(_nested, "nested"), (_jagged, "nested"), (_fake, "FakeTensor, a shape without values")]
+)
+def test_tensors_without_plain_values_are_named(make: Callable[[], torch.Tensor], kind: str) -> None:
+    with pytest.raises(CheckpointError) as refusal:
+        load_into(nn.Linear(3, 2), {"weight": torch.ones(2, 3), "bias": make()})
+    assert refusal.value.message == f"the state dict holds 1 tensor that is no plain one: bias ({kind})"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("make", [_nested, _jagged])
+def test_a_nested_tensor_of_the_model_is_kept_or_refused(make: Callable[[], torch.Tensor]) -> None:
+    state = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
+    live: Any = nn.Linear(3, 2)
+    live.aside = make()
+    live.register_buffer("hidden", make(), persistent=False)
+    load_into(live, state, verify=VERIFY)
+    assert live.hidden.is_nested
+    live.register_buffer("kept", make())
+    with pytest.raises(FitError) as refusal:
+        load_into(live, state)
+    assert refusal.value.message == "the model has nested tensors, which cannot be loaded yet: kept"

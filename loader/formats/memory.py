@@ -5,6 +5,7 @@ Guarantees: the caller's mapping and its tensors are read, never written; its ``
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,7 @@ import torch
 from loader.errors import CheckpointError
 from loader.formats.base import Container, Leaf, Node, Storage, TensorEntry
 from loader.formats.pickle.records import Global
+from loader.wording import counted, phrases, safe_text
 
 _NOT_FOR_FILES = "assign_to_params_buffers"
 """What torch leaves in a dict's `_metadata` after it was assigned from; it would switch loading over to assigning."""
@@ -30,6 +32,7 @@ class MemoryCheckpoint:
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self._state = {str(key): value for key, value in state.items()}
+        _refuse_valueless(self._state)
         self.path = self.place = Path("<state dict in memory>")
         self.root = Container("dict", type(state).__name__, {key: _node(key, v) for key, v in self._state.items()})
         self.root.metadata = {
@@ -71,6 +74,35 @@ class MemoryCheckpoint:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _refuse_valueless(state: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where what a mapping holds is a tensor by name alone, or many in one."""
+    odd = {key: kind for key, value in state.items() if (kind := _oddity(value))}
+    if odd:
+        told = [f"{safe_text(key)} ({kind})" for key, kind in odd.items()]
+        split = "DTensor" in odd.values()
+        raise CheckpointError(
+            f"the state dict holds {counted(len(odd), 'tensor')} that {'is' if len(odd) == 1 else 'are'} no plain "
+            f"one: {phrases(told)}",
+            "state = {key: value.full_tensor() if hasattr(value, 'full_tensor') else value for key, value in "
+            "state.items()}"
+            if split
+            else "",
+        )
+
+
+def _oddity(value: object) -> str:
+    """The kind of a tensor whose values cannot be copied into an ordinary one; empty for others."""
+    fakes: Any = sys.modules.get("torch._subclasses.fake_tensor")
+    shares: Any = sys.modules.get("torch.distributed.tensor")
+    if not isinstance(value, torch.Tensor):
+        return ""
+    if fakes is not None and isinstance(value, fakes.FakeTensor):
+        return "FakeTensor, a shape without values"
+    if shares is not None and isinstance(value, shares.DTensor):
+        return "DTensor"
+    return "nested" if value.is_nested else ""
 
 
 def _node(key: str, value: Any) -> Node:
