@@ -176,6 +176,7 @@ SPECS: list[Any] = [
     {"shape": [1, 1], "kind": "zzz"},
     {"shape": [1, 1], "dtype": "zzz"},
     {"shape": [1, 1], "kind": "randint", "high": -1},
+    {"shape": [1, 1], "kind": "randint", "dtype": "int8", "high": 1000},
     {"shape": 3},
     {"shap": [1]},
     {"value": "text"},

@@ -195,7 +195,9 @@ def _high(raw: Any, dtype: torch.dtype, where: str) -> int:
         return raw
     if type(raw) is int and raw > 0:
         name = str(dtype).removeprefix("torch.")
-        raise ConfigError(f"'{where}.high' is {raw}, and {name} holds numbers up to {most}", f"{where}.high={most + 1}")
+        raise ConfigError(
+            f"'{where}.high' is {raw}, and {name} holds numbers up to {most}", line(f"{where}.high", most + 1)
+        )
     raise ConfigError(
         f"'{where}.high' is {safe_text(raw)!r}, expected a whole number above 0", line(f"{where}.high", 1000)
     )
