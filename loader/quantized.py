@@ -131,6 +131,12 @@ def quantized(entries: Mapping[str, Node]) -> list[Quantized]:
     return [one for one in found if one is not None]
 
 
+def has_plain_weight(one: Quantized, entries: Mapping[str, Node]) -> bool:
+    """Whether the layer's weight stands next to what looks quantized, as floats."""
+    weight = entries.get(f"{one.key.rpartition('.')[0]}.weight".removeprefix("."))
+    return isinstance(weight, TensorEntry) and weight.dtype in _FLOATS and len(weight.shape) > 1
+
+
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
@@ -157,8 +163,8 @@ def refuse_quantized(
         FitError: There are such weights.
     """
     found = [one for one in quantized(entries) if not _is_the_models(one, entries, names, wanted)]
-    modules = {key[: end + 1] for key in wanted for end in _ends(key)} if found else set()
-    found = [one for one in found if _is_for(one, names, wanted, modules)] or by_what_is_left(
+    plain = _plainly_filled(entries, names) if found else set()
+    found = [one for one in found if _is_for(one, names, wanted, plain)] or by_what_is_left(
         root, entries, names, wanted
     )
     if found:
@@ -262,17 +268,32 @@ def _same(model: str, file: str) -> bool:
     return model == file or {model, file} <= _FLOATS
 
 
-def _is_for(one: Quantized, names: Mapping[str, str], wanted: Mapping[str, Wanted], modules: set[str]) -> bool:
-    """Whether a weight goes into the model, or belongs to a module of it; rules may have dropped it."""
+def _plainly_filled(entries: Mapping[str, Node], names: Mapping[str, str]) -> set[str]:
+    """The names under which the file has a tensor of floats."""
+    tensors = ((key, entry) for key, entry in entries.items() if isinstance(entry, TensorEntry) and key in names)
+    return {names[key] for key, entry in tensors if entry.dtype in _FLOATS}
+
+
+def _is_for(one: Quantized, names: Mapping[str, str], wanted: Mapping[str, Wanted], plain: set[str]) -> bool:
+    """Whether floats of the model would be filled from a weight, or lack their values because of it.
+
+    Rules may have dropped it, and what stands next to the real weight (a mask, codes) takes nothing from the model.
+    """
     name = names.get(one.key)
-    whole = _INSIDE.sub("", name or "")
-    return name is not None and (whole in wanted or whole[: whole.rfind(".") + 1] in modules)
+    if name is None:
+        return False
+    whole = _INSIDE.sub("", name)
+    if whole in wanted:
+        return _is_float(wanted[whole]) and whole not in plain
+    module = whole[: whole.rfind(".") + 1]
+    inside = [key for key, want in wanted.items() if key.startswith(module) and _is_float(want)]
+    own = [key for key in inside if "." not in key[len(module) :]]
+    return any(_is_matrix(wanted[key]) and key not in plain for key in own or inside)
 
 
-def _ends(key: str) -> Iterator[int]:
-    """Where the names of the modules end that a key lies in; the model itself is the first."""
-    yield -1
-    at = key.find(".")
-    while at >= 0:
-        yield at
-        at = key.find(".", at + 1)
+def _is_float(want: Wanted) -> bool:
+    return want.kind != "extra" and want.dtype.startswith(("float", "bfloat"))
+
+
+def _is_matrix(want: Wanted) -> bool:
+    return want.shape is None or len(want.shape) > 1

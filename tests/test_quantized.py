@@ -318,6 +318,56 @@ def test_what_is_not_quantized_is_not_called_so(name: str) -> None:
     assert quantized(entries) == []
 
 
+BESIDE: dict[str, State] = {
+    "a mask": {"weight_mask": codes(torch.uint8, 16, 16), "scale": floats(16)},
+    "a look-up table": {"weight_lut": codes(torch.int8, 16, 16), "scale": floats(16)},
+    "a palette": {"palette": codes(torch.uint8, 16, 16), "palette_scale": floats(16)},
+    "codes": {"codes": codes(torch.uint8, 16, 16), "codes_scale": floats(16)},
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_integers_next_to_the_real_weights_are_unexpected_and_no_more(name: str) -> None:
+    model = nn.Sequential(nn.Linear(16, 16))
+    plain = {"0.weight": floats(16, 16), "0.bias": floats(16)}
+    state = {**plain, **{f"0.{key}": value for key, value in BESIDE[name].items()}}
+
+    with pytest.raises(FitError, match="1 unexpected in the file") as refused:
+        loader.load_into(model, state)
+    assert "quantized" not in f"{refused.value.message} {refused.value.hint}"
+    loader.load_into(model, state, allow={"unexpected": ["*"]})
+    assert all(raw(model.state_dict()[key]) == raw(value) for key, value in plain.items())
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_the_same_integers_in_place_of_the_weights_are_refused(name: str) -> None:
+    state = {"0.bias": floats(16), **{f"0.{key}": value for key, value in BESIDE[name].items()}}
+
+    with pytest.raises(FitError, match=r"is quantized: u?int8 with scales in 1 layer"):
+        loader.load_into(nn.Sequential(nn.Linear(16, 16)), state, allow=EVERYTHING)
+
+
+def test_a_mask_that_the_model_keeps_in_another_dtype_is_loaded() -> None:
+    model = Holder({"weight": floats(16, 16), "scale": floats(16), "weight_mask": codes(torch.bool, 16, 16)})
+    state = {"weight": floats(16, 16), "scale": floats(16), "weight_mask": codes(torch.uint8, 16, 16)}
+
+    assert loader.load_into(model, state).keys.loaded == 3
+
+
+def test_a_model_of_integers_with_another_name_for_the_scale_is_offered_the_name(tmp_path: Path) -> None:
+    model = nn.Sequential(Holder({"weight": codes(torch.int8, 16, 16), "weight_scale": floats(16)}), nn.Linear(16, 16))
+    state = {
+        "0.weight": codes(torch.int8, 16, 16), "0.scale": floats(16),
+        "1.weight": floats(16, 16), "1.bias": floats(16),
+    }  # fmt: skip
+
+    with pytest.raises(FitError) as refused:
+        loader.load_into(model, save(state, tmp_path / "file.pt"))
+
+    assert "is quantized" not in refused.value.message
+    assert "weight_scale" in refused.value.hint
+
+
 def entry(value: Tensor) -> TensorEntry:
     return TensorEntry(str(value.dtype).removeprefix("torch."), tuple(value.shape))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from loader.formats.base import Container, TensorEntry
 from loader.optimizers import MOMENTS, is_moment
 from loader.plan import Wanted
-from loader.quantized import Quantized, by_what_is_left, quantized, to_plain, told
+from loader.quantized import Quantized, by_what_is_left, has_plain_weight, quantized, to_plain, told
 from loader.wording import counted, listing, safe_text
 
 _ADAPTERS = (
@@ -62,7 +62,8 @@ def _place(key: str | None) -> str:
 
 def described(container: Container) -> Nature | None:
     """The same without its place: ``quantized: …``, ``a LoRA adapter for …``."""
-    found = quantized(container.children) or list(_by_torch(container))
+    entries = container.children
+    found = [one for one in quantized(entries) if not has_plain_weight(one, entries)] or list(_by_torch(container))
     return Nature(f"quantized: {told(found)}", to_plain(found)) if found else _adapter(container.tensors())
 
 
