@@ -18,7 +18,7 @@ from loader.errors import ConfigError, VerificationError
 from loader.formats.memory import MemoryCheckpoint
 from loader.formats.path import is_copy, shown_path
 from loader.known import refuse_without_data
-from loader.lines import line
+from loader.lines import line, typed
 from loader.parts import Part
 from loader.place import floating_dtype
 from loader.prepare import Prepared
@@ -31,7 +31,7 @@ from loader.verify.outputs import fingerprint, statistics
 from loader.verify.readback import read_back
 from loader.verify.structure import nonfinite, without_data
 from loader.wants import dtype_name
-from loader.wording import listing, shape
+from loader.wording import listing, safe_text, shape
 
 
 def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
@@ -62,6 +62,12 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
     if job.device == "meta":
         raise ConfigError("verify.record=true needs outputs, and on device=meta there are none", "device=cpu")
     record = golden.beside(only)
+    if verify.golden not in (None, "auto") and Path(verify.golden).absolute() != record.absolute():
+        raise ConfigError(
+            f"verify.golden names {safe_text(verify.golden)}, and verify.record=true writes {shown_path(record)}, "
+            "beside the checkpoint",
+            typed("verify.golden=auto", note="writes it there"),
+        )
     if Sources((part.checkpoint for part in parts), verify.input).among([record]):
         raise ConfigError(
             f"verify.record=true would replace {shown_path(record)}, which is read in this job", "verify.record=false"

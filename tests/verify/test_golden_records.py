@@ -417,3 +417,18 @@ def test_the_absolute_tolerance_shrinks_with_outputs_below_1() -> None:
 
     assert told(0.01, 0.01) == "rtol 0.0001, atol 1e-07)"
     assert told(5.0, 5.0) == told(0.0, 0.0) == told(float("nan"), float("nan")) == "rtol 0.0001, atol 1e-05)"
+
+
+def test_a_record_is_written_to_no_other_place_than_beside_the_checkpoint(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        carry_out("Two", path, verify={"record": True, "golden": "mine.safetensors"})
+    assert refusal.value.message == (
+        f"verify.golden names mine.safetensors, and verify.record=true writes {record_beside(path)}, beside the "
+        "checkpoint"
+    )
+    assert refusal.value.hint == "verify.golden=auto   # writes it there"
+    assert not record_beside(path).exists()
+
+    for named in ("auto", None, str(record_beside(path))):
+        carry_out("Two", path, verify={"record": True, "golden": named})
+        record_beside(path).unlink()
