@@ -244,6 +244,8 @@ def _own(value: Any) -> dict[str, Any] | None:
     """What an object holds; None where it does not say."""
     try:
         own = vars(value)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001  # none, or code of its own that raises
         return None
     return own if isinstance(own, dict) else None

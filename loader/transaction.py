@@ -48,6 +48,8 @@ class Transaction:
         """Keeps what a module gives out as its extra state."""
         try:
             old = copy.deepcopy(module.get_extra_state())
+        except MemoryError:
+            raise
         except (Exception, SystemExit):  # noqa: BLE001  # the model's code: it may have none to give out, or no copy of it
             return  # its attributes are kept
 
