@@ -50,6 +50,7 @@ def excuse(
     taken = [segments(offered[match.taken.key][0]) for match in plan.matches if match.taken.key in offered]
     # Rules may have torn a file's module apart: what they left of it is no module of its own.
     torn = {offered[key][0]: buffer for key, buffer in unexpected.items() if key in offered}
+    torn = {} if _only_unwrapped({key: file for key, (file, _) in offered.items()}) else torn
     mismatched = [mismatch for mismatch in plan.mismatched if mismatch.key in refused]
     complete = not missing and not mismatched
     globs = (_few(_globs(missing, loaded)), _unexpected(unexpected, loaded, complete=complete), _other_size(mismatched))
@@ -65,6 +66,12 @@ def apart(keys: Mapping[str, bool], beside: Sequence[str]) -> list[str] | None:
     None where some of them belong to the other keys' own modules.
     """
     return _few(_globs(keys, [segments(key) for key in beside]))
+
+
+def _only_unwrapped(files: Mapping[str, str]) -> bool:
+    """Whether all that rules did to the names is to take one prefix off every one."""
+    prefixes = {file.removesuffix(name) if file.endswith(name) else None for name, file in files.items()}
+    return len(prefixes) == 1 and None not in prefixes
 
 
 def _lists(allow: AllowConfig) -> tuple[list[str], list[str], list[str]]:

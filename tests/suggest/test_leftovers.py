@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
 
 from loader.config.schema import AllowConfig
 from loader.formats.base import TensorEntry
 from loader.plan import Match, Mismatch, Plan, Taken, Wanted
 from loader.suggest.leftovers import apart, excuse
+from tests.models import Pair
+from tests.suggest.test_refusal import refusal
 
 LOADED = ["body.0.weight", "body.1.weight", "fc1.weight"]
 
@@ -82,3 +87,11 @@ def test_what_rules_left_of_a_module_that_they_took_from_is_not_excused() -> Non
     assert excuse(left, AllowConfig(), {}, offered) is None
     offered["body.0.weight"] = ("net.0.weight", entry)
     assert excuse(left, AllowConfig(), {}, offered) == AllowConfig(unexpected=["layers.*"])
+
+
+def test_a_lone_tensor_under_the_wrappers_prefix_is_excused_with_it(tmp_path: Path) -> None:
+    state = {f"module.{key}": value for key, value in Pair().state_dict().items()}
+
+    error = refusal("Pair", {**state, "module.z": torch.tensor(1.0)}, tmp_path)
+
+    assert error.hint.splitlines()[0] == "'rules=[ddp]' 'allow.unexpected=[z]'"
