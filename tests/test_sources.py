@@ -46,5 +46,6 @@ def test_the_files_of_inputs_are_known_however_deep_they_stand(tmp_path: Path, m
     path = save(STATE, tmp_path / "x.pt")
     for inputs in ({"path": "~/x.pt"}, [{"path": str(path)}], {"a": {"x": {"path": str(path)}}}):
         assert Sources((), inputs).among([path]) == [path]
-    for nothing in (None, [], {"path": "https://host/x.pt"}, {"path": "~no-such-user/x.pt"}, {"shape": [1]}):
+    others: list[object] = [None, [], {"path": "https://host/x.pt"}, {"path": "~no-such-user/x.pt"}, {"shape": [1]}]
+    for nothing in others:
         assert Sources((), nothing).among([path]) == []
