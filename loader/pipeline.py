@@ -85,14 +85,7 @@ def run(job: JobConfig, report: Report, *, prove: bool = True, asked: bool = Tru
             work.built.module.eval()
             settle(work.built.module, device, policy, job.allow)
         with clock("verify"):
-            check_structure(work.built.module, device, report.verification)
-            made = (
-                verify(work.built.module, job, parts, record, device, report.verification, work.prepared)
-                if prove
-                else None
-            )
-            for part in parts:
-                part.checkpoint.check_unchanged()
+            made = work.verified(record, report, prove=prove)
         if conversion is not None:
             with clock("convert"):
                 conversion.carry_out(work.built.module, job, parts, record, report, made)
@@ -139,6 +132,17 @@ class _Work:
         self.prepared.carry_out()
         if self.built.hollow and without_data(self.built.module):
             self._start_over("the model brings values of its own for keys that the file lacks").carry_out()
+
+    def verified(self, record: Path | None, report: Report, *, prove: bool) -> bytes | None:
+        """Checks the loaded model and that no file has changed; returns the golden record to keep, if any."""
+        module, verification = self.built.module, report.verification
+        check_structure(module, self.device, verification)
+        made = None
+        if prove:
+            made = verify(module, self.job, self.parts, record, self.device, verification, self.prepared)
+        for part in self.parts:
+            part.checkpoint.check_unchanged()
+        return made
 
     @collector_paused()
     def describe(self, report: Report) -> None:
