@@ -23,12 +23,13 @@ class Untouched:
     """What some tensors hold at one moment, without a copy of it."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        files = _private_files()
-        self._seen = [(tensor, _version(tensor), _evidence(tensor, files)) for tensor in tensors]
+        chosen = list(tensors)
+        files = _private_files() if chosen else []
+        self._seen = [(tensor, _version(tensor), _evidence(tensor, files)) for tensor in chosen]
 
     def written(self) -> list[torch.Tensor]:
         """The tensors that were written to since."""
-        files = _private_files()
+        files = _private_files() if self._seen else []
         return [
             tensor
             for tensor, version, evidence in self._seen
