@@ -50,7 +50,7 @@ class Transaction:
             old = copy.deepcopy(module.get_extra_state())
         except MemoryError:
             raise
-        except (Exception, SystemExit):  # noqa: BLE001  # the model's code: it may have none to give out, or no copy of it
+        except Exception:  # noqa: BLE001  # the model's code: it may have none to give out, or no copy of it
             return  # its attributes are kept
 
         def restore() -> None:

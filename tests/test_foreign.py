@@ -71,6 +71,14 @@ class ExitingExtraState(Base):
     def set_extra_state(self, _state: Any) -> None: ...
 
 
+class ExitsOnExtraState(Base):
+    def get_extra_state(self) -> Any:
+        return {}
+
+    def set_extra_state(self, _state: Any) -> None:
+        sys.exit(0)
+
+
 class RefusesMode(Base):
     def train(self, _mode: bool = True) -> Any:
         raise RuntimeError("no other mode")
@@ -103,7 +111,7 @@ CASES: list[tuple[type[Base], int, str]] = [
     (ExitingHook, 4, "the load hook of ExitingHook at '' raised SystemExit: 0"),
     (OddHook, 4, f"the load hook of OddHook at '' raised {ODD}"),
     (ExitingPostHook, 4, "a load hook of ExitingPostHook raised SystemExit: 0"),
-    (ExitingExtraState, 2, "ExitingExtraState.get_extra_state, the model's own code, gave up: it called sys.exit(0) ("),
+    (ExitsOnExtraState, 4, "set_extra_state of ExitsOnExtraState raised SystemExit: 0"),
     (RefusesMode, 2, "RefusesMode.train, the model's own code, raised RuntimeError: no other mode ("),
     (ExitsOnEval, 2, "ExitsOnEval.eval, the model's own code, gave up: it called sys.exit(3) ("),
     (OddParameters, 2, f"OddParameters.named_parameters, the model's own code, raised {ODD} ("),

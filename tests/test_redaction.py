@@ -5,7 +5,6 @@ import logging
 import shlex
 import string
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import yaml  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader import redaction
 from loader.errors import CheckpointError, ConfigError
 from loader.redaction import HIDDEN, RedactingFormatter, redacted, remember
 from tests.command import REPOSITORY, run
@@ -62,13 +60,6 @@ def test_no_refusal_holds_credentials() -> None:
     error = CheckpointError("https://me:pass@host/a is gone", "checkpoint.path=https://host/a?sig=abcdef")
     assert (error.message, error.hint) == ("https://***@host/a is gone", "checkpoint.path=https://host/a?sig=***")
     assert "pass" not in str(error) + repr(error.args)
-
-
-@pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    yield
-    redaction._hidden.clear()
-    redaction._pattern.cache_clear()
 
 
 SPELLINGS = [
