@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 from loader.formats.base import Container, Leaf, Node, TensorEntry
+from loader.formats.pickle.arrays import pickled_number
 from loader.formats.pickle.records import PickledDict, Reduced
 from loader.formats.strict_json import parse_mapping
 from loader.wording import safe_text
@@ -130,12 +131,23 @@ def _sources(whole: object, origin: str) -> Iterator[Source]:
         seen.add(id(node))
         pairs = list(islice(_entries(node), left))
         left -= len(pairs) + 1
-        plain = {name: value for name, value in pairs[:_MOST] if name.isidentifier() and _is_plain(value)}
+        plain = _named(pairs[:_MOST])
         below = f"'s {safe_text(place)}" if place and origin != _WHOSE else safe_text(place)
         yield Source(f"{origin}{below}", plain, known=not place and origin == _WHOSE)
         dotted = f"{place}." if place else ""
         deeper = ((f"{dotted}{name}", value) for name, value in pairs if not _BOOKKEEPING.search(name))
         queue += [(where, value) for where, value in deeper if not _is_plain(value)]
+
+
+def _named(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The plain values by the last part of a name (``model.act_scale``), but for a trainer's and where two differ."""
+    whole = {name: value for name, value in pairs if name.isidentifier() and _is_plain(value)}
+    parts: dict[str, list[Any]] = {}
+    for name, value in pairs:
+        *above, last = re.split(r"[./]", name)
+        if above and last.isidentifier() and last not in whole and _is_plain(value) and not _BOOKKEEPING.search(name):
+            parts.setdefault(last, []).append(value)
+    return {last: v[0] for last, v in parts.items() if all(repr(other) == repr(v[0]) for other in v)} | whole
 
 
 def _entries(node: object) -> Iterator[tuple[str, Any]]:
@@ -223,6 +235,8 @@ def _unpacked(value: object) -> object:
             return [_unpacked(item) for item in content[:_MOST]]
         if content is None and any(name == "_val" for name, _ in state.pairs()):
             return state.get("_val")
+    if (number := pickled_number(value)) is not None:
+        return number
     if type(value) is str and value.startswith("{") and len(value) <= _LONGEST_JSON:
         try:
             return parse_mapping(value.encode("utf-8", "replace"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -77,6 +78,11 @@ def places() -> Iterator[tuple[str, Any, str]]:
     yield "an object", {"state_dict": weights(), "made_by": Settings()}, "the file's made_by"
     yield "a namespace", {"state_dict": weights(), "made_by": argparse.Namespace(**TOLD)}, "the file's made_by"
     yield "as JSON", {"state_dict": weights(), "made_by": json.dumps(TOLD)}, "the file's made_by"
+    numbers = {"act_scale": np.float64(2.5), "width": np.int64(6)}
+    yield "numbers of NumPy's", {"state_dict": weights(), "params": numbers}, "the file's params"
+    yield "a short number of NumPy's", {**weights(), "act_scale": np.float16(2.5)}, "the file's act_scale"
+    yield "under dotted names", {"state_dict": weights(), "a": {"net.act_scale": 2.5, "net.width": 6}}, "the file's a"
+    yield "under a path", {"state_dict": weights(), "a": {"net/act_scale": 2.5, "seed": 1}}, "the file's a"
     yield "the fuller", {"state_dict": weights(), "a": {"act_scale": 9.0}, "b": TOLD}, "the file's b"
     two = {"state_dict": weights(), "act_scale": 9.0, "hparams": TOLD}
     yield "the known place", two, "the file's hparams"
@@ -104,6 +110,13 @@ def test_the_settings_of_a_trainer_or_of_layers_are_no_arguments(content: dict[s
     node, _ = scaffold({"state_dict": weights(), **content})
 
     assert (node["momentum"], node["eps"]) == (0.1, 1e-5)
+
+
+def test_the_last_part_of_a_name_that_stands_for_two_values_says_nothing() -> None:
+    for a in ({"encoder.act_scale": 2.5, "decoder.act_scale": 3.5}, {"optimizer.momentum": 0.9}):
+        node, _ = scaffold({"state_dict": weights(), "a": a})
+        assert (node["act_scale"], node["momentum"]) == (1.0, 0.1)
+        Path("conf/experiment/f.yaml").unlink()
 
 
 def test_what_two_places_dispute_is_left_open() -> None:

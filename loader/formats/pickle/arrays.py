@@ -6,6 +6,7 @@ and only where type, shape and bytes belong together.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,11 +16,17 @@ from loader.formats.pickle.records import Global, Reduced
 
 _PLACES = ("numpy.core", "numpy._core")
 _ARRAYS = frozenset(f"{place}.multiarray._reconstruct" for place in _PLACES)
+_SCALARS = frozenset(f"{place}.multiarray.scalar" for place in _PLACES)
 _BUFFERS = frozenset(f"{place}.numeric._frombuffer" for place in _PLACES)
 """What protocol 5 calls: with the bytes, type, shape and order."""
 ARRAY = "array"
 """The detail of a tensor that was an array of NumPy's."""
 _MOST_DIMENSIONS = 64
+_FORMATS: Mapping[str, str] = MappingProxyType(
+    {"bool": "?", "float16": "e", "float32": "f", "float64": "d"}
+    | {"int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint8": "B", "uint16": "H", "uint32": "I", "uint64": "Q"}
+)
+"""How `struct` calls NumPy's dtypes."""
 NUMPY_DTYPES: Mapping[str, str] = {
     "b1": "bool", "i1": "int8", "i2": "int16", "i4": "int32", "i8": "int64",
     "u1": "uint8", "u2": "uint16", "u4": "uint32", "u8": "uint64",
@@ -69,6 +76,19 @@ def pickled_array(record: object) -> PickledArray | None:
     if count * ITEMSIZE[dtype[0]] != len(data):
         return None
     return PickledArray(dtype[0], shape, fortran, data, dtype[1])
+
+
+def pickled_number(record: object) -> bool | int | float | None:
+    """Reads a scalar of NumPy's (``np.float64(2.5)``) as Python's number; None where the record is something else."""
+    if not isinstance(record, Reduced) or record.type not in _SCALARS or not isinstance(record.args, tuple):
+        return None
+    kind, raw = record.args if len(record.args) == 2 else (None, None)
+    dtype, data = _dtype(kind), _bytes(raw)
+    code = _FORMATS.get(dtype[0]) if dtype else None
+    if dtype is None or code is None or data is None or len(data) != ITEMSIZE[dtype[0]]:
+        return None
+    number: bool | int | float = struct.unpack(f"{'>' if dtype[1] else '<'}{code}", data)[0]
+    return number
 
 
 def objects_of(record: object) -> tuple[int, Sequence[object]] | None:
