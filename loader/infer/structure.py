@@ -55,6 +55,8 @@ def _candidates(probe: Probe, goal: Goal, knob: Knob, values: Values, seen: Seen
         for axis in axes([knob], values):
             depths = _depths(respond(probe, values, axis, seen), axis.value(values), goal, seen)
             yield from (axis.at(values, depth) for depth in depths)
+        if knob.kind == INT and value and any(count > goal.counts[name] for name, count in seen.counts.items()):
+            yield {**values, knob.name: 0}  # builders leave a part out so: num_classes=0 is a network without its head
 
 
 def _lengths(probe: Probe, goal: Goal, knob: Knob, values: Values, seen: Seen) -> list[int]:

@@ -240,6 +240,15 @@ def test_the_builders_of_image_libraries_get_the_number_of_classes(
     assert error.hint.splitlines()[0] == line
 
 
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
+def test_a_network_without_its_head_is_built_so_before_a_random_head_is_offered(name: str, tmp_path: Path) -> None:
+    build = library("timm").create_model
+    state = build(name, num_classes=0).state_dict()
+    error = refusal({"_target_": "timm.create_model", "model_name": name}, state, tmp_path)
+
+    assert error.hint.splitlines()[0] == "model.num_classes=0"
+
+
 SWITCHES: list[dict[str, Any]] = [
     {"wide": True}, {"deep": True}, {"other": True}, {"wide": True, "deep": True}, {"flat": True, "deep": True},
 ]  # fmt: skip
