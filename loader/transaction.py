@@ -99,7 +99,7 @@ def all_or_nothing(work: Callable[[Transaction], Result]) -> Result:
     Args:
         work: Takes the transaction, in which it keeps whatever it is about to change.
     """
-    transaction = Transaction()
+    transaction, with_gradients = Transaction(), torch.is_grad_enabled()
     try:
         try:
             return work(transaction)
@@ -107,8 +107,12 @@ def all_or_nothing(work: Callable[[Transaction], Result]) -> Result:
             transaction.undo()
             raise
     except BaseException:
-        # A second time: the first one may have been interrupted.
-        transaction.undo()
+        try:
+            # A second time: the first one may have been interrupted.
+            transaction.undo()
+        finally:
+            # An interruption at the end of a block without gradients leaves torch without them.
+            torch.set_grad_enabled(with_gradients)
         raise
 
 

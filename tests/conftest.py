@@ -1,7 +1,8 @@
-"""What every test starts from."""
+"""State of the process that no test hands on to the next one."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -15,3 +16,14 @@ def no_secrets() -> Iterator[None]:
     yield
     redaction._hidden.clear()
     redaction._pattern.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def closed_logs() -> Iterator[None]:
+    """Closes the log files that a job in this process has left open."""
+    yield
+    named = logging.root.manager.loggerDict.values()
+    for logger in (logging.root, *(known for known in named if isinstance(known, logging.Logger))):
+        for handler in [handler for handler in logger.handlers if type(handler) is logging.FileHandler]:
+            logger.removeHandler(handler)
+            handler.close()

@@ -109,6 +109,7 @@ def test_an_interruption_at_any_line_leaves_the_model_as_it_was(name: str, tmp_p
             try:
                 load_into(live, path, **settings)
             except (LoaderError, KeyboardInterrupt, MemoryError) as raised:
+                assert torch.is_grad_enabled()
                 return lines[0], snapshot(live) == before, raised
         return lines[0], snapshot(live) == before, None
 
