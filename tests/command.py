@@ -51,3 +51,17 @@ def heeded(number: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
+
+
+@contextmanager
+def in_own_session(number: signal.Signals, *command: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """Starts a command that a signal is meant for, in a session of its own.
+
+    An interruption then goes to all of its processes, as it does from a keyboard.
+    """
+    pipe = subprocess.PIPE
+    with (
+        heeded(number),
+        subprocess.Popen(command, cwd=cwd, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process,
+    ):
+        yield process

@@ -20,7 +20,7 @@ from loader.cli import run_command
 from loader.config.layers import conf_dir
 from loader.sweep.callback import Sweep, _seen
 from loader.sweep.records import JobRecord, keep
-from tests.command import REPOSITORY, heeded, run, run_loader
+from tests.command import REPOSITORY, in_own_session, run, run_loader
 
 WEIGHTS = REPOSITORY / "loader" / "examples" / "weights"
 RUN = [sys.executable, str(REPOSITORY / "run.py")]
@@ -261,18 +261,7 @@ def test_a_launcher_that_breaks_a_sweep_off(
 
 def test_an_interruption_is_one_line(folder: Path) -> None:
     overrides = ["model._target_=own_models.Net", "model.behave=slowly", "checkpoint.path=own.pth", "hydra.run.dir=run"]
-    # A session of its own: the signal goes to all of its processes, as it does from a keyboard.
-    with (
-        heeded(signal.SIGINT),
-        subprocess.Popen(
-            [*RUN, *overrides],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as process,
-    ):
+    with in_own_session(signal.SIGINT, *RUN, *overrides, cwd=folder) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "constructing\n"

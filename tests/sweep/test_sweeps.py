@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import REPOSITORY, heeded, run
+from tests.command import REPOSITORY, in_own_session, run
 from tests.sweep.sweeping import RUN, TARGET, Swept, make_folder, sweep
 
 
@@ -188,18 +188,7 @@ def test_a_sweep_that_is_stopped_still_says_how_far_it_came(
         "model.behave=well,slowly,well",
         "hydra.sweep.dir=sweep",
     ]
-    # A session of its own: an interruption goes to all of its processes, as it does from a keyboard.
-    with (
-        heeded(number),
-        subprocess.Popen(
-            [*RUN, *arguments],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as process,
-    ):
+    with in_own_session(number, *RUN, *arguments, cwd=folder) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         line = next(line for line in process.stdout if line.startswith("job slowly"))
