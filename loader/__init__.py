@@ -45,6 +45,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "redaction":  # configs of users name its formatter so
+        return import_module("loader.text.redaction")
     if name not in _LAZY:
         raise AttributeError(f"module 'loader' has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)

@@ -19,27 +19,27 @@ from torch import nn
 
 import loader.formats.found
 import loader.pipeline  # noqa: F401  # every load needs these two; torch is here, so they need not wait for the first
+from loader.apply.live import refuse_unfit
+from loader.apply.place import own_random_state, resolve_device, resolve_dtype
+from loader.apply.prepare import prepare
+from loader.apply.settle import settle
+from loader.apply.transaction import Transaction, all_or_nothing
+from loader.config.call_arguments import check_checkpoint, check_module, check_order, overrides_of, plain_names
 from loader.config.compose import compose
 from loader.config.overlay import overlay
 from loader.config.parse import parse_job
-from loader.config.schema import JobConfig
 from loader.errors import ConfigError
-from loader.foreign import own_code_refused
 from loader.formats.memory import MemoryCheckpoint
-from loader.given import check_checkpoint, check_module, check_order, overrides_of, plain_names
 from loader.job import execute, names_model
-from loader.live import refuse_unfit
-from loader.parts import Part, open_parts, part_configs, with_root
-from loader.place import own_random_state, resolve_device, resolve_dtype
-from loader.prepare import prepare
+from loader.module.slots import slots
+from loader.module.user_code import own_code_refused
+from loader.parts.open import Part, open_parts, part_configs, with_root
 from loader.report import fill
 from loader.report.data import Report
-from loader.settle import settle
-from loader.transaction import Transaction, all_or_nothing
+from loader.schema import JobConfig
+from loader.text.wording import phrases, safe_text
 from loader.verify.verify import check_inputs, check_structure, keep_record, record_of
 from loader.verify.verify import verify as prove
-from loader.wants import slots
-from loader.wording import phrases, safe_text
 
 log = logging.getLogger("loader")
 

@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from loader.build import Built, build_model
-from loader.build.policy import Policy, policy_of
-from loader.collector import collector_paused
-from loader.config.schema import EMBEDDED, JobConfig
+from loader.apply.place import own_random_state, resolve_device, resolve_dtype
+from loader.apply.prepare import Prepared, Recipe, prepare
+from loader.apply.settle import settle
+from loader.builder import Built, build_model
+from loader.builder.policy import Policy, policy_of
 from loader.errors import ConfigError, FitError
-from loader.parts import Part, open_parts, with_root
-from loader.place import own_random_state, resolve_device, resolve_dtype
-from loader.prepare import Prepared, Recipe, prepare
+from loader.module.slots import slots
+from loader.module.tensors import without_data
+from loader.parts.open import Part, open_parts, with_root
 from loader.report import fill
 from loader.report.data import Report
-from loader.settle import settle
-from loader.verify.structure import without_data
+from loader.runtime import collector_paused
+from loader.schema import EMBEDDED, JobConfig
 from loader.verify.verify import check_inputs, check_structure, keep_record, record_of, verify
-from loader.wants import slots
 
 if TYPE_CHECKING:
-    from loader.conversion.convert import Conversion
+    from loader.modes.convert.convert import Conversion
 
 
 def run(job: JobConfig, report: Report, *, prove: bool = True, asked: bool = True) -> nn.Module:
@@ -115,7 +115,7 @@ class _Work:
         except FitError as error:
             if asked:
                 raise
-            from loader.unnamed import unnamed  # noqa: PLC0415  # such a refusal alone
+            from loader.suggest.unnamed import unnamed  # noqa: PLC0415  # such a refusal alone
 
             raise unnamed(self.job, self.parts, error) from error
 
@@ -170,7 +170,7 @@ def _with_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
     """The job with its model's own config, where that stands in the checkpoint."""
     if job.model is None or job.model.get("_target_") != EMBEDDED:
         return job
-    from loader.conversion.embedded import with_own_model  # noqa: PLC0415  # such a model alone
+    from loader.builder.embedded import with_own_model  # noqa: PLC0415  # such a model alone
 
     return with_own_model(job, parts)
 
@@ -184,7 +184,7 @@ def _record(job: JobConfig, parts: Sequence[Part], conversion: Conversion | None
 
 
 def _conversion(job: JobConfig) -> Conversion:
-    from loader.conversion.convert import Conversion  # noqa: PLC0415  # this mode alone
+    from loader.modes.convert.convert import Conversion  # noqa: PLC0415  # this mode alone
 
     return Conversion(job)
 
@@ -193,13 +193,13 @@ def _built(job: JobConfig, parts: Sequence[Part]) -> Built:
     try:
         return _build(job)
     except ConfigError as error:
-        from loader.named_classes import with_classes  # noqa: PLC0415  # such a refusal alone
+        from loader.builder.named_classes import with_classes  # noqa: PLC0415  # such a refusal alone
 
         raise with_classes(error, [part.checkpoint.root for part in parts]) from error
 
 
 def _pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
-    from loader.pickled import take_pickled  # noqa: PLC0415  # such a model alone
+    from loader.builder.pickled import take_pickled  # noqa: PLC0415  # such a model alone
 
     return take_pickled(job, parts)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loader import redaction
+from loader.text import redaction
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from torch import nn
 from loader.api import Loaded
 from loader.errors import FitError
 from loader.job import execute
-from loader.plan import Plan
+from loader.keys.plan import Plan
 from loader.report.data import Report
 
 MODELS = "tests.models."

@@ -15,7 +15,7 @@ from loader.errors import (
     VerificationError,
     located,
 )
-from loader.plan import Match, Plan, Taken
+from loader.keys.plan import Match, Plan, Taken
 
 KINDS: list[tuple[type[LoaderError], int, type[Exception]]] = [
     (LoaderError, 1, Exception),

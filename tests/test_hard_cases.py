@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, weight_norm
 
 import loader
 from loader import FitError, load_into
-from loader.plan import Mismatch
+from loader.keys.plan import Mismatch
 from tests.jobs import assert_same_state, carry_out, misfit, same_tensor, save, target
 from tests.models import (
     Buffers,

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from loader import LoaderError
-from loader.build.model import build_model
-from loader.config.schema import RuleConfig
+from loader.builder.model import build_model
 from loader.formats import open_checkpoint
-from loader.rules import rewrite
+from loader.keys.rules import rewrite
+from loader.schema import RuleConfig
 from loader.verify.inputs import make_inputs
 from tests.command import REPOSITORY
 
@@ -33,14 +33,14 @@ REVIEWED = {
     ("remote/download.py", "digest"): "a digest",
     ("remote/refusals.py", "url.scheme"): "one of the known schemes",
     ("remote/urls.py", "scheme"): "one of the known schemes",
-    ("quantized.py", "to_plain(found)"): "the loader's own words, by the scheme's name",
+    ("keys/quantized.py", "to_plain(found)"): "the loader's own words, by the scheme's name",
     ("verify/inputs.py", "listing(SPEC_KEYS, 9)"): "a constant",
     ("formats/foreign/frameworks.py", "self.hint.replace('{typed}', typed(paths.get('file', '')) or 'FILE')"): "typed",
     ("formats/foreign/frameworks.py", ADVICE): "typed for a shell, or a text in Python's quotes",
     ("formats/foreign/packed.py", "self.command"): "typed where it is made",
-    ("inspection/tell.py", "rule"): "typed by `written`",
-    ("losses.py", "instead"): "a constant of both callers",
-    ("rules.py", "ways"): "lines of the builder",
+    ("modes/inspect/tell.py", "rule"): "typed by `written`",
+    ("module/losses.py", "instead"): "a constant of both callers",
+    ("keys/rules.py", "ways"): "lines of the builder",
 }
 """What else is interpolated, and why it may be."""
 

@@ -219,7 +219,7 @@ def test_a_part_without_a_file_is_told() -> None:
 
 
 def test_a_file_that_two_parts_name_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import loader.parts
+    import loader.parts.open
     from loader.formats import open_checkpoint
 
     models: Any = filled(two_models())
@@ -231,7 +231,7 @@ def test_a_file_that_two_parts_name_is_opened_once(tmp_path: Path, monkeypatch: 
         opened.append(args)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(loader.parts, "open_checkpoint", count)
+    monkeypatch.setattr(loader.parts.open, "open_checkpoint", count)
     carry_out(MODELS, path, parts={"a": {"key": "a"}, "b": {"key": "b"}})
     assert len(opened) == 1
 

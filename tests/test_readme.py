@@ -14,11 +14,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from loader import errors
-from loader.config.schema import CheckpointConfig, JobConfig, RuleConfig, VerifyConfig
 from loader.examples.files import write_examples
 from loader.examples.names import EXAMPLE_FILES
 from loader.formats.names import FORMATS
-from loader.rules import KINDS
+from loader.keys.rules import KINDS
+from loader.schema import CheckpointConfig, JobConfig, RuleConfig, VerifyConfig
 from tests.command import REPOSITORY, run
 
 README = (REPOSITORY / "README.md").read_text()

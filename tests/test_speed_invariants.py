@@ -21,8 +21,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import loader
+from loader.files.file import CheckpointFile
 from loader.formats import open_checkpoint
-from loader.formats.file import CheckpointFile
 from tests.benchmarks import machine
 from tests.command import run
 from tests.formats.distributed.dcp_writer import write_distributed
@@ -319,7 +319,14 @@ def operations(call: Callable[[], object]) -> set[str]:
 
 
 NOT_FOR_A_LOAD = (
-    *("loader.advice", "loader.suggest", "loader.conversion", "loader.inspection", "loader.scaffold", "rich"),
+    *(
+        "loader.suggest.advice",
+        "loader.suggest",
+        "loader.modes.convert",
+        "loader.modes.inspect",
+        "loader.modes.scaffold",
+        "rich",
+    ),
     *("loader.sweep.child", "loader.sweep.preload", "loader.sweep.records", "loader.sweep.summary", "subprocess"),
     *("torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes", "sympy"),
 )
@@ -357,5 +364,5 @@ def imported(*arguments: str, cwd: Path) -> set[str]:
 
 
 def test_importing_the_loader_imports_no_torch() -> None:
-    code = "import sys, loader, loader.cli; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, loader, loader.cli.main; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0

@@ -19,10 +19,10 @@ from loader.config.files import expand_glob, is_glob
 from loader.config.literals import as_typed, literal, real_key, stand_in
 from loader.config.quoting import Refused, is_function, parse_value, quote, split_elements
 from loader.config.replacing import CLEARED, forgotten, is_literal, is_null, standing
-from loader.config.schema import CheckpointConfig
 from loader.errors import ConfigError
-from loader.lines import typed
-from loader.wording import counted, listing, safe_text
+from loader.schema import CheckpointConfig
+from loader.text.lines import typed
+from loader.text.wording import counted, listing, safe_text
 
 _PATH = re.compile(r"checkpoint\.path|parts\.[^.]+\.path")
 """Values that name files to read: glob(...) finds them."""

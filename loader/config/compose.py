@@ -31,9 +31,9 @@ from loader.config.messages import translate
 from loader.config.overlay import overlay
 from loader.config.packaged import unimported
 from loader.config.records import MISSING
-from loader.config.schema import JobConfig
-from loader.redaction import remember
-from loader.wording import did_you_mean, safe_text
+from loader.schema import JobConfig
+from loader.text.redaction import remember
+from loader.text.wording import did_you_mean, safe_text
 
 VERSION_BASE = "1.3"
 """The Hydra version whose defaults hold."""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from loader.config.quoting import split_elements
 from loader.errors import ConfigError
-from loader.lines import typed
-from loader.wording import listing, safe_text
+from loader.text.lines import typed
+from loader.text.wording import listing, safe_text
 
 GOLDEN = ".golden.safetensors"
 """How the name of a golden record ends."""

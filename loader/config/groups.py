@@ -14,8 +14,8 @@ from hydra.core.override_parser.types import QuotedString
 from loader.config.literals import literal
 from loader.config.quoting import parse_value, split_elements
 from loader.errors import ConfigError
-from loader.lines import typed
-from loader.wording import program, safe_text
+from loader.text.lines import typed
+from loader.text.wording import program, safe_text
 
 _LONGEST = 400
 

@@ -21,9 +21,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from loader.config.logs import check_log
 from loader.config.packaged import unimported
-from loader.dangerous import why_dangerous
 from loader.errors import ConfigError
-from loader.wording import safe_text
+from loader.text.wording import safe_text
+from loader.trust.dangerous import why_dangerous
 
 _TARGET = "_target_"
 _CORE = "hydra._internal.core_plugins"
@@ -38,7 +38,7 @@ _LOGGING = frozenset(
     (
         *(f"logging.{n}" for n in ("StreamHandler", "FileHandler", "NullHandler", "Formatter", "Filter")),
         *(f"logging.handlers.{n}" for n in ("RotatingFileHandler", "TimedRotatingFileHandler")),
-        *("sys.stdout", "sys.stderr", "loader.redaction.RedactingFormatter"),
+        *("sys.stdout", "sys.stderr", "loader.text.redaction.RedactingFormatter"),
     )
 )
 """What a log may be made of."""
@@ -123,7 +123,7 @@ def _foreign(named: Iterable[Named], own: frozenset[str]) -> list[Named]:
 
 def _judge(named: Sequence[Named], trusted: Sequence[str]) -> None:
     if named:
-        from loader.build.targets import judge_names  # noqa: PLC0415  # with it comes torch
+        from loader.builder.targets import judge_names  # noqa: PLC0415  # with it comes torch
 
         judge_names(named, trusted)
 

@@ -30,10 +30,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from loader.config.named_rules import with_named_rules
 from loader.config.replacing import CLEARED
-from loader.config.schema import JobConfig
 from loader.errors import ConfigError
-from loader.lines import typed
-from loader.wording import listing, safe_text
+from loader.schema import JobConfig
+from loader.text.lines import typed
+from loader.text.wording import listing, safe_text
 
 VARIABLE = "LOADER_CONFIG_DIR"
 """Names a user's folder of configs, as --config-dir does."""

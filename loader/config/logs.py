@@ -16,10 +16,10 @@ import hydra.conf
 from omegaconf import DictConfig, OmegaConf
 
 from loader.config.layers import conf_dir
-from loader.dangerous import why_dangerous
 from loader.errors import ConfigError
-from loader.lines import line
-from loader.wording import safe_text
+from loader.text.lines import line
+from loader.text.wording import safe_text
+from loader.trust.dangerous import why_dangerous
 
 _SECTIONS = {"formatters": "logging.Formatter", "filters": "logging.Filter", "handlers": "logging.Handler"}
 """Where a log says what it is made of, and what that is where no class is named."""

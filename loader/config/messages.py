@@ -25,10 +25,10 @@ from loader.config.keys import known_keys, suggestion
 from loader.config.layers import primaries, users_file, without_package
 from loader.config.quoting import Refused, parse_value
 from loader.errors import ConfigError
+from loader.files.path import path_override
 from loader.formats.names import ENDINGS
-from loader.formats.path import path_override
-from loader.lines import line, typed
-from loader.wording import closest, did_you_mean, listing, program, safe_text
+from loader.text.lines import line, typed
+from loader.text.wording import closest, did_you_mean, listing, program, safe_text
 
 _LONGEST = 400
 _MOST_OPTIONS = 30

@@ -14,10 +14,10 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
-from loader.config.schema import AUTO
 from loader.errors import ConfigError
-from loader.lines import override, typed
-from loader.wording import closest, did_you_mean, listing, safe_text
+from loader.schema import AUTO
+from loader.text.lines import override, typed
+from loader.text.wording import closest, did_you_mean, listing, safe_text
 
 _GROUP = "rules"
 

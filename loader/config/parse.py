@@ -1,7 +1,7 @@
 """From a composed config to typed data.
 
 Guarantees: a key that does not exist is refused wherever it stands, also one that was added with ``+``; every problem
-of the config is told in one refusal; what comes out are plain Python values of the types in `loader.config.schema`.
+of the config is told in one refusal; what comes out are plain Python values of the types in `loader.schema`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from loader.config.records import MISSING, Problems, Raw, read_section, shown
-from loader.config.schema import (
+from loader.keys.rules import KINDS, READY_MADE
+from loader.schema import (
     AUTO,
     EMBEDDED,
     ROOT,
@@ -26,10 +27,9 @@ from loader.config.schema import (
     ScaffoldConfig,
     VerifyConfig,
 )
-from loader.lines import line
-from loader.redaction import remember
-from loader.rules import KINDS, READY_MADE
-from loader.wording import closest, did_you_mean, safe_text
+from loader.text.lines import line
+from loader.text.redaction import remember
+from loader.text.wording import closest, did_you_mean, safe_text
 
 MODES = ("load", "plan", "inspect", "convert", "scaffold")
 """What a job can do."""

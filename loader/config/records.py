@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from loader.errors import ConfigError
-from loader.lines import line, typed
-from loader.wording import did_you_mean, safe_text
+from loader.text.lines import line, typed
+from loader.text.wording import did_you_mean, safe_text
 
 MISSING = "???"
 """OmegaConf's mark for a value that must be given."""

@@ -24,8 +24,8 @@ from torch import nn
 from loader.errors import ConfigError
 from loader.examples.models import CustomModel, LinearModel, SimpleNet
 from loader.examples.names import EXAMPLE_FILES
-from loader.lines import typed
-from loader.wording import listing
+from loader.text.lines import typed
+from loader.text.wording import listing
 
 _WEIGHTS = resources.files("loader.examples") / "weights"
 _GOLDEN_SUFFIX = ".golden.safetensors"

@@ -11,13 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loader.collector import collector_paused
 from loader.errors import CheckpointError, ConfigError, located
+from loader.files.path import called, is_url, resolve_path, shown_path
 from loader.formats.names import FORMATS
-from loader.formats.path import called, is_url, resolve_path, shown_path
-from loader.lines import line, typed
-from loader.redaction import remember
-from loader.wording import did_you_mean, safe_text
+from loader.runtime import collector_paused
+from loader.text.lines import line, typed
+from loader.text.redaction import remember
+from loader.text.wording import did_you_mean, safe_text
 
 if TYPE_CHECKING:
     from loader.formats.opened import Opened

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loader.errors import CheckpointError
-from loader.formats.confine import leads_out
-from loader.formats.file import CheckpointFile
+from loader.files.confine import leads_out
+from loader.files.file import CheckpointFile
+from loader.files.path import called, path_override, shown_path
 from loader.formats.index import is_index, is_index_name, read_index
 from loader.formats.names import ENDINGS
-from loader.formats.path import called, path_override, shown_path
-from loader.lines import typed
-from loader.wording import counted, listing
+from loader.text.lines import typed
+from loader.text.wording import counted, listing
 
 log = logging.getLogger(__name__)
 

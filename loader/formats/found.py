@@ -11,13 +11,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from loader.files.file import CheckpointFile
 from loader.formats import folder, sniff
-from loader.formats.base import Found
-from loader.formats.file import CheckpointFile
 from loader.formats.index import is_index
 from loader.formats.opened import OpenedFile
 from loader.formats.several import opened
 from loader.formats.sharded import Shards
+from loader.formats.tree import Found
 
 FindsFolder = Callable[[Path, Sequence[str], ExitStack], Found | None]
 """Takes a folder and the names in it; None where it is not of the kind."""

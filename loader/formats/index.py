@@ -11,10 +11,10 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from loader.errors import CheckpointError
-from loader.formats.file import CheckpointFile
-from loader.formats.path import shown_path
+from loader.files.file import CheckpointFile
+from loader.files.path import shown_path
 from loader.formats.strict_json import read_mapping
-from loader.wording import counted, phrases, safe_text
+from loader.text.wording import counted, phrases, safe_text
 
 LARGEST_INDEX = 64_000_000
 _HEAD = 4096

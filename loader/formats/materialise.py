@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from loader.errors import CheckpointError
-from loader.formats.base import ITEMSIZE, Storage, TensorEntry
 from loader.formats.pickle.wrappers import WHOLE, WITHHELD
-from loader.wording import safe_text
+from loader.formats.tree import ITEMSIZE, Storage, TensorEntry
+from loader.text.wording import safe_text
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE if hasattr(torch, name)}
 """By torch's name; the newest ones are missing where torch is older."""

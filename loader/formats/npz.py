@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from loader.formats.archives.archived import ArchivedFile, Records
 from loader.formats.archives.zip import Archive
-from loader.formats.base import Container, Node
 from loader.formats.names import NPZ as FORMAT
 from loader.formats.npy import LONGEST_HEAD, Header, entry_of, read_header, refuse_unreadable
+from loader.formats.tree import Container, Node
 
 _ENDING = ".npy"
 

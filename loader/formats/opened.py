@@ -14,12 +14,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from loader.errors import CheckpointError
-from loader.formats.base import Container, Storage, TensorEntry
+from loader.files.file import CheckpointFile
+from loader.files.path import shown_path
+from loader.files.read_ahead import read_ahead
 from loader.formats.checksums import Read, differing
-from loader.formats.file import CheckpointFile
-from loader.formats.path import shown_path
-from loader.formats.read_ahead import read_ahead
-from loader.wording import counted, listing, safe_text
+from loader.formats.tree import Container, Storage, TensorEntry
+from loader.text.wording import counted, listing, safe_text
 
 if TYPE_CHECKING:
     import torch

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from loader.errors import CheckpointError
-from loader.formats.base import Container, Storage, TensorEntry
-from loader.formats.file import CheckpointFile
+from loader.files.file import CheckpointFile
+from loader.files.path import shown_path
+from loader.files.read_ahead import read_ahead
 from loader.formats.opened import Opened, OpenedFile
-from loader.formats.path import shown_path
-from loader.formats.read_ahead import read_ahead
-from loader.wording import counted, listing, phrases, safe_text
+from loader.formats.tree import Container, Storage, TensorEntry
+from loader.text.wording import counted, listing, phrases, safe_text
 
 if TYPE_CHECKING:
     from loader.formats.pickle.records import Global

@@ -12,17 +12,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from loader.errors import CheckpointError
+from loader.files.confine import cached_repository, leads_out
+from loader.files.file import CheckpointFile
+from loader.files.path import shown_path
 from loader.formats import names
-from loader.formats.base import Container, Node
-from loader.formats.confine import cached_repository, leads_out
-from loader.formats.file import CheckpointFile
 from loader.formats.index import read_index
 from loader.formats.opened import OpenedFile
-from loader.formats.path import shown_path
 from loader.formats.several import SeveralFiles, digest_of, each, natural, refuse_links, refuse_missing
 from loader.formats.sniff import recognise
-from loader.lines import typed
-from loader.wording import counted, listing, phrases, safe_text
+from loader.formats.tree import Container, Node
+from loader.text.lines import typed
+from loader.text.wording import counted, listing, phrases, safe_text
 
 _FORMAT_OF_SHARD: Mapping[str, str] = {
     names.SAFETENSORS: names.SAFETENSORS_SHARDED,

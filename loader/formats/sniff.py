@@ -14,10 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from loader.errors import CheckpointError
+from loader.files.file import CheckpointFile
+from loader.files.path import shown_path
 from loader.formats import names, signatures
-from loader.formats.file import CheckpointFile
 from loader.formats.opened import OpenedFile
-from loader.formats.path import shown_path
 
 if TYPE_CHECKING:
     from loader.formats.archives.zip import Archive

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from loader.formats.file import CheckpointFile
+from loader.files.file import CheckpointFile
 from loader.remote.cache import Cache, cache_folder
 from loader.remote.source import RemoteCopy, Source, is_set
 from loader.remote.urls import parse_url

@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from loader.errors import CheckpointError
-from loader.formats.path import shown_path
+from loader.files.path import shown_path
+from loader.files.write import write_whole
 from loader.remote.private import make_folder, make_root, open_regular
 from loader.remote.transport import Version
 from loader.remote.urls import Url
-from loader.whole import write_whole
-from loader.wording import size
+from loader.text.wording import size
 
 log = logging.getLogger(__name__)
 

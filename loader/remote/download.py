@@ -22,7 +22,7 @@ from loader.remote.patience import patiently, wait
 from loader.remote.progress import Advance, bar
 from loader.remote.transport import Answer, Interrupted, OutOfRange, Transport, Version
 from loader.remote.urls import Url
-from loader.wording import size
+from loader.text.wording import size
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from loader.errors import CheckpointError
-from loader.formats.file import CheckpointFile
+from loader.files.file import CheckpointFile
 from loader.formats.index import is_index_name
 from loader.formats.signatures import is_safetensors
 from loader.remote.download import refuse_page

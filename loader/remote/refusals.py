@@ -6,9 +6,9 @@ Guarantees: every sentence names the URL without its credentials.
 from __future__ import annotations
 
 from loader.errors import CheckpointError
-from loader.lines import line
 from loader.remote.urls import WEB, Url
-from loader.wording import listing
+from loader.text.lines import line
+from loader.text.wording import listing
 
 _HUB = "huggingface.co"
 _SIGN_IN = {

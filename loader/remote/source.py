@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from loader.errors import CheckpointError
-from loader.formats.file import CheckpointFile
+from loader.files.file import CheckpointFile
+from loader.files.path import stand_for
 from loader.formats.index import is_index_name, read_index
-from loader.formats.path import stand_for
 from loader.formats.several import joint_digest, natural
 from loader.remote.cache import Cache
 from loader.remote.download import fetch

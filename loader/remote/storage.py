@@ -21,7 +21,7 @@ from loader.remote.bounded import within
 from loader.remote.refusals import changed_meanwhile, gone, not_allowed
 from loader.remote.transport import Interrupted, Unreachable, Version
 from loader.remote.urls import Url
-from loader.wording import safe_text
+from loader.text.wording import safe_text
 
 _FIRST_BLOCK, _BLOCK = 1 << 20, 16 << 20
 """Bytes of the first block, and of the largest: one that came fast is followed by a larger one."""

@@ -13,9 +13,9 @@ from functools import cached_property
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from loader.errors import CheckpointError
-from loader.lines import line
-from loader.redaction import redacted, remember
-from loader.wording import did_you_mean, safe_text
+from loader.text.lines import line
+from loader.text.redaction import redacted, remember
+from loader.text.wording import did_you_mean, safe_text
 
 SCHEMES = ("https", "http", "s3", "gs", "hf")
 """What checkpoints are read from."""

@@ -23,12 +23,12 @@ from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.http import HTTPFileSystem
 
 from loader.errors import CheckpointError
-from loader.lines import line
 from loader.remote import patience
 from loader.remote.refusals import gone, not_allowed
 from loader.remote.transport import Interrupted, OutOfRange, Unreachable, Version
 from loader.remote.urls import Url
-from loader.wording import safe_text
+from loader.text.lines import line
+from loader.text.wording import safe_text
 
 _CONNECTING = 15.0
 _SILENCE = patience.SILENCE

@@ -115,7 +115,7 @@ class Report:
     plan: list[dict[str, Any]] | None = None
     """In ``mode=plan``, what would become of every key (`loader.report.planned`)."""
     inspection: dict[str, Any] | None = None
-    """In ``mode=inspect``, what is in the file (`loader.inspection`)."""
+    """In ``mode=inspect``, what is in the file (`loader.modes.inspect`)."""
     written: dict[str, Any] | None = None
     """What ``mode=convert`` or ``mode=scaffold`` wrote: ``{path, files, bytes, …}``."""
     verification: VerificationReport = field(default_factory=VerificationReport)

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loader.collector import collector_paused
-from loader.redaction import redacted
+from loader.files.write import write_whole
 from loader.report.data import Report
-from loader.whole import write_whole
+from loader.runtime import collector_paused
+from loader.text.redaction import redacted
 
 REPORT = "report.json"
 """Its name in a run's folder."""

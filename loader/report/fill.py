@@ -19,21 +19,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loader.beside import beside
-from loader.config.schema import OF_A_FILE
-from loader.formats.path import called
+from loader.files.path import called
 from loader.formats.pickle.needed import dangers_among
 from loader.report import planned
+from loader.report.beside import beside
 from loader.report.data import KeysReport, ModelReport, PartReport, Report
+from loader.schema import OF_A_FILE
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from loader.build import Built
-    from loader.config.schema import JobConfig
-    from loader.parts import Part
-    from loader.prepare import Prepared
+    from loader.apply.prepare import Prepared
+    from loader.builder import Built
+    from loader.parts.open import Part
+    from loader.schema import JobConfig
 
 
 class Clock:
@@ -98,7 +98,7 @@ def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Pr
         described.other = dict(part.other)
         described.beside = beside(part.checkpoint.root, part.selected)
     if prepared is None:
-        from loader.wants import slots  # noqa: PLC0415  # imports torch
+        from loader.module.slots import slots  # noqa: PLC0415  # imports torch
 
         report.keys = KeysReport(loaded=len(slots(module)))
         return
@@ -181,7 +181,7 @@ def _of_torch() -> dict[str, Any]:
 def _model(target: str, module: nn.Module, device: torch.device) -> ModelReport:
     from torch import nn  # noqa: PLC0415  # a report without a model needs none
 
-    from loader.place import dtype_names  # noqa: PLC0415  # imports torch
+    from loader.apply.place import dtype_names  # noqa: PLC0415  # imports torch
 
     lazy = nn.parameter.UninitializedParameter
     sized = [parameter for parameter in module.parameters() if not isinstance(parameter, lazy)]

@@ -15,7 +15,7 @@ from loader.errors import LoaderError
 from loader.formats.pickle.needed import UNNEEDED
 from loader.report import planned
 from loader.report.data import PartReport, Report
-from loader.wording import counted, listing, phrases, printable, program, safe_text, shape, size
+from loader.text.wording import counted, listing, phrases, printable, program, safe_text, shape, size
 
 Line = tuple[str, str, str]
 """Label, text, and style."""
@@ -159,7 +159,7 @@ def was_integer(row: Mapping[str, Any]) -> bool:
 
 
 def _inspection(inspection: Mapping[str, Any]) -> Iterator[Line]:
-    from loader.inspection.tell import lines as told  # noqa: PLC0415  # this mode alone
+    from loader.modes.inspect.tell import lines as told  # noqa: PLC0415  # this mode alone
 
     return told(inspection["files"])
 

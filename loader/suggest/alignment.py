@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
-from loader.config.schema import RuleConfig
-from loader.rules import describe
+from loader.keys.rules import describe
+from loader.schema import RuleConfig
 from loader.suggest.draft import Draft, Step
 from loader.suggest.names import ANY, Path, is_number, likeness, segments, template
 from loader.suggest.steps import pattern_rule
 from loader.suggest.target import Shape
-from loader.wording import phrases
+from loader.text.wording import phrases
 
 _MOST_FAMILIES = 1500
 _MOST_PAIRS = 4096

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from loader.config.schema import RuleConfig
-from loader.plan import Plan, Wanted
+from loader.keys.plan import Plan, Wanted
+from loader.keys.written import may_be_typed, rules_override, written
+from loader.schema import RuleConfig
 from loader.suggest.grouping import Group, group, ranges
 from loader.suggest.names import is_number, segments
-from loader.suggest.overrides import may_be_typed, rules_override, written
 from loader.suggest.target import Shape
 from loader.suggest.transposed import transposed
-from loader.wording import counted, listing, safe_text, shape
+from loader.text.wording import counted, listing, safe_text, shape
 
 _MOST_GROUPS = 8
 _LONGEST_PATTERN = 100

@@ -9,11 +9,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from loader.config.schema import RuleConfig
 from loader.errors import LoaderError
-from loader.formats.base import Container
-from loader.optimizers import is_moment
-from loader.rules import rewrite
+from loader.formats.tree import Container
+from loader.keys.optimizers import is_moment
+from loader.keys.rules import rewrite
+from loader.schema import RuleConfig
 from loader.suggest.names import Path, segments, template
 from loader.suggest.target import Shape, Target
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from loader.config.schema import AUTO, RuleConfig
-from loader.formats.base import TensorEntry
+from loader.formats.tree import TensorEntry
+from loader.schema import AUTO, RuleConfig
 from loader.suggest.conclude import conclude
 from loader.suggest.draft import Draft, Source
 from loader.suggest.meant import asks_for_average, meant_key

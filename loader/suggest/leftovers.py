@@ -11,16 +11,16 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from loader.config.schema import AllowConfig
-from loader.formats.base import TensorEntry
-from loader.plan import Mismatch, Plan, Wanted
+from loader.formats.tree import TensorEntry
+from loader.keys.plan import Mismatch, Plan, Wanted
+from loader.schema import AllowConfig
 from loader.suggest.names import Path, is_number, segments, stem
 
 _MOST_GLOBS = 8
 EVERYTHING = "*"
 """The glob over all that is left."""
 EXTRA_STATE = "_extra_state"
-"""As `loader.wants` has it, which imports torch."""
+"""As `loader.module.slots` has it, which imports torch."""
 BUFFERS = frozenset(
     {
         "num_batches_tracked", "position_ids", "masked_bias", "inv_freq", "relative_position_index", "attn_mask",

@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from loader.config.schema import AUTO, RuleConfig
 from loader.errors import LoaderError
-from loader.formats.base import Container
-from loader.rules import rewrite
-from loader.select import find, near_key
+from loader.formats.tree import Container
+from loader.keys.rules import rewrite
+from loader.keys.select import find, near_key
+from loader.schema import AUTO, RuleConfig
 from loader.suggest.averages import asked_for, is_average
 from loader.suggest.names import segments
 from loader.suggest.problem import Problem
-from loader.wording import closest
+from loader.text.wording import closest
 
 _MOST_NAMES = 500
 _PLAIN = re.compile(r"\^?([\w.-]*)")

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from loader.config.schema import AllowConfig, RuleConfig, config_path
 from loader.errors import FitError
-from loader.formats.base import Container, TensorEntry
-from loader.plan import Hooked, Offered, Plan, Wanted, make_plan
-from loader.quantized import refuse_quantized
-from loader.rules import Rewriting, rewrite, rewrite_metadata
-from loader.select import find
+from loader.formats.tree import Container, TensorEntry
+from loader.keys.plan import Hooked, Offered, Plan, Wanted, make_plan
+from loader.keys.quantized import refuse_quantized
+from loader.keys.rules import Rewriting, rewrite, rewrite_metadata
+from loader.keys.select import find
+from loader.schema import AllowConfig, RuleConfig, config_path
 
 Hooks = Callable[[Mapping[str, Offered], Mapping[str, Mapping[str, object]]], Hooked]
 """How the model's own load hooks see the offered keys."""

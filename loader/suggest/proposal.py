@@ -9,10 +9,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from loader.config.schema import AllowConfig
-from loader.suggest.overrides import globs_override
+from loader.keys.written import globs_override
+from loader.schema import AllowConfig
 from loader.suggest.problem import Explanation
-from loader.wording import safe_text
+from loader.text.wording import safe_text
 
 _MOST_PROPOSALS = 4
 _LISTS = ("missing", "unexpected", "mismatched")

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loader.errors import FitError
-from loader.lines import typed
-from loader.plan import Plan, Wanted
+from loader.keys.plan import Plan, Wanted
 from loader.suggest.diagnosis import diagnosis
 from loader.suggest.explain import Candidate
 from loader.suggest.proposal import Proposal
 from loader.suggest.target import Shape
-from loader.wording import counted, safe_text
+from loader.text.lines import typed
+from loader.text.wording import counted, safe_text
 
 _NOTHING = "no nested key and no rule was found that makes them fit"
 NO_WAY = f"{_NOTHING}: another file (checkpoint.path=…), or another architecture (model=…)?"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from loader.config.schema import RuleConfig
-from loader.formats.base import Container
-from loader.select import weights_in
+from loader.formats.tree import Container
+from loader.keys.select import weights_in
+from loader.schema import RuleConfig
 from loader.suggest.alignment import alignment
 from loader.suggest.draft import Draft, Source, Step
 from loader.suggest.numbering import renumbering

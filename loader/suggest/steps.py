@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from loader.config.schema import RuleConfig
-from loader.rules import READY_MADE
+from loader.keys.rules import READY_MADE
+from loader.schema import RuleConfig
 from loader.suggest.averages import is_average
 from loader.suggest.draft import Draft, Step
 from loader.suggest.names import ANY, WRAPPERS, Path, is_number, segments, template
 from loader.suggest.target import Shape
-from loader.wording import safe_text
+from loader.text.wording import safe_text
 
 _MOST_VOTES = 8
 _MOST_TARGETS = 4

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from loader.plan import Plan, Wanted
+from loader.keys.plan import Plan, Wanted
 from loader.suggest.grouping import group
 from loader.suggest.names import segments
 from loader.suggest.target import Shape
-from loader.wording import listing, safe_text
+from loader.text.wording import listing, safe_text
 
 _MOST_NAMED = 4
 

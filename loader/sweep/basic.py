@@ -19,7 +19,7 @@ from loader.errors import ConfigError
 from loader.report.terminal import print_error
 from loader.sweep.callback import origin
 from loader.sweep.records import keep, new_record
-from loader.wording import safe_text
+from loader.text.wording import safe_text
 
 
 def compose_once(composer: Any) -> None:

@@ -28,12 +28,12 @@ from omegaconf import OmegaConf, open_dict
 
 from loader.config.compose import hydra_aside
 from loader.errors import LoaderError
-from loader.redaction import remember
 from loader.report.data import ErrorReport, Report
 from loader.report.files import write_report
 from loader.report.streams import unbreakable
 from loader.sweep.python_path import safe_path
 from loader.sweep.records import INTERRUPTED, JobRecord
+from loader.text.redaction import remember
 
 _PATIENCE = 5
 """Seconds that a job which was told to stop gets for it."""

@@ -11,7 +11,7 @@ from loader.sweep.callback import Sweep
 from loader.sweep.records import forget
 from loader.sweep.summary import Summary, summarise, worst
 from loader.sweep.table import show_summary
-from loader.wording import safe_text
+from loader.text.wording import safe_text
 
 _LONGEST = 400
 

@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from loader.errors import ConfigError
-from loader.lines import line
 from loader.sweep.records import records_folder
-from loader.wording import counted, safe_text
+from loader.text.lines import line
+from loader.text.wording import counted, safe_text
 
 SUMMARY = "summary.json"
 """What says how a sweep went, in its folder."""

@@ -11,14 +11,14 @@ from importlib import import_module
 from pkgutil import walk_packages
 
 from loader import formats
-from loader.collector import importing
+from loader.runtime import importing
 from loader.sweep.child import hydra_schema
 
 _REST = (
     "hydra._internal.logging_config",
-    "loader.cli",
+    "loader.cli.main",
     "loader.job",
-    "loader.pickled",
+    "loader.builder.pickled",
     "loader.pipeline",
     "numpy.random",
     "zlib_ng.zlib_ng",

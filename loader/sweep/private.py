@@ -12,9 +12,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from loader.errors import ConfigError
-from loader.lines import typed
-from loader.redaction import has_secrets, redacted, remember
 from loader.sweep.shared import at_hand, composed_jobs, pattern_of
+from loader.text.lines import typed
+from loader.text.redaction import has_secrets, redacted, remember
 
 _RUN, _SWEEP, _JOB = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"
 _NAMES = {

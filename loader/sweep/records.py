@@ -25,7 +25,7 @@ from loader.config.argv import readable
 from loader.errors import ConfigError
 from loader.report.files import REPORT, write_json
 from loader.sweep.callback import draws_jobs
-from loader.wording import printable
+from loader.text.wording import printable
 
 RUNNING = "running"
 """The status of a job that has not ended; no summary shows it."""

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from loader.errors import ConfigError
-from loader.lines import typed
-from loader.wording import safe_text
+from loader.text.lines import typed
+from loader.text.wording import safe_text
 
 _LONGEST = 400
 _FOLDER = "hydra.sweep.subdir"

@@ -14,7 +14,7 @@ from rich.text import Text
 from loader.sweep.folder import SUMMARY
 from loader.sweep.records import JobRecord
 from loader.sweep.summary import Summary
-from loader.wording import counted, safe_text
+from loader.text.wording import counted, safe_text
 
 _HEADS = ("job", "status", "exit", "seconds", "overrides", "error")
 _LONGEST = 200

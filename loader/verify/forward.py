@@ -1,8 +1,8 @@
 """The dummy forward pass.
 
 Guarantees: runs in eval mode without gradients and from a seed, on a copy of its input; leaves the model as it was,
-also where it fails (`loader.snapshot`), and names the parameters that it wrote to where they are too large to be kept;
-whatever the model's code does, raising and exiting included, comes back as one refusal that names the input.
+also where it fails (`loader.apply.snapshot`), and names the parameters that it wrote to where they are too large to be
+kept; whatever the model's code does, raising and exiting included, comes back as one refusal that names the input.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from loader.config.schema import VerifyConfig
+from loader.apply.place import floating_dtype
+from loader.apply.snapshot import Snapshot
 from loader.errors import VerificationError
-from loader.lines import line, under
-from loader.place import floating_dtype
-from loader.snapshot import Snapshot
+from loader.schema import VerifyConfig
+from loader.text.lines import line, under
+from loader.text.wording import listing, safe_text
 from loader.verify.golden import Record
 from loader.verify.inputs import Inputs, describe, is_spec, make_inputs, smallest
 from loader.verify.outputs import flatten
 from loader.verify.proposal import Proposal, no_proposal, other_sizes, propose
 from loader.verify.untouched import Untouched
-from loader.wording import listing, safe_text
 
 
 @dataclass(slots=True)

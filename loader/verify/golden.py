@@ -19,16 +19,16 @@ from pathlib import Path
 import torch
 
 from loader.errors import CheckpointError, ConfigError
+from loader.files.confine import leads_out
+from loader.files.path import called, is_url, shown_path
+from loader.files.write import write_whole
 from loader.formats import open_checkpoint
-from loader.formats.base import Checkpoint, TensorEntry
-from loader.formats.confine import leads_out
-from loader.formats.path import called, is_url, shown_path
-from loader.lines import line
-from loader.safetensors_file import fault, pieces
+from loader.formats.safetensors_writer import fault, pieces
+from loader.formats.tree import Checkpoint, TensorEntry
+from loader.module.slots import dtype_name
+from loader.text.lines import line
+from loader.text.wording import counted, listing, phrases, safe_text, shape
 from loader.verify.inputs import Inputs
-from loader.wants import dtype_name
-from loader.whole import write_whole
-from loader.wording import counted, listing, phrases, safe_text, shape
 
 _NAME = re.compile(r"(part\.[^/]+/)?(input|output)\..+", re.DOTALL)
 

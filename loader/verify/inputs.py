@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from loader.errors import ConfigError
+from loader.files.path import shown_path
 from loader.formats import open_checkpoint
-from loader.formats.path import shown_path
-from loader.lines import line, value_text
-from loader.wording import closest, counted, did_you_mean, listing, safe_text, shape
+from loader.text.lines import line, value_text
+from loader.text.wording import closest, counted, did_you_mean, listing, safe_text, shape
 
 SPEC_KEYS = ("shape", "dtype", "kind", "high", "value", "path")
 """What one input's spec may say."""

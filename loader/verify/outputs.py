@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from loader.wants import dtype_name
+from loader.module.slots import dtype_name
 
 
 @dataclass(frozen=True, slots=True)

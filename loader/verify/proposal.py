@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from loader.errors import VerificationError
-from loader.lines import line
+from loader.text.lines import line
 
 MOST_PROPOSED = 1 << 24
 """The most elements of an input that a file proposes, or a layer whose sizes a file gives."""

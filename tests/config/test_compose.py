@@ -18,8 +18,8 @@ from loader.config import layers
 from loader.config.compose import compose, hydra_aside, plain
 from loader.config.layers import conf_dir
 from loader.config.parse import parse_job
-from loader.config.schema import JobConfig
 from loader.errors import ConfigError
+from loader.schema import JobConfig
 from tests.command import run_loader
 
 # Takes `module.` off at the start, and behind torch.compile's own name.

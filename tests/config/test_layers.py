@@ -10,7 +10,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from loader.cli import run_command
+from loader.cli.main import run_command
 from loader.config.compose import compose, plain
 from loader.config.layers import conf_dir, primaries, replaced
 from loader.errors import ConfigError

@@ -69,7 +69,7 @@ def test_levels_and_names_may_be_chosen(log: dict[str, Any]) -> None:
     check(log)
 
 
-FILE, FORMATTER = "logging.FileHandler", "loader.redaction.RedactingFormatter"
+FILE, FORMATTER = "logging.FileHandler", "loader.text.redaction.RedactingFormatter"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from loader.config.compose import compose
 from loader.config.parse import parse_job, parse_rules
-from loader.config.schema import (
+from loader.errors import ConfigError
+from loader.schema import (
     AllowConfig,
     CheckpointConfig,
     ExpectConfig,
@@ -19,7 +20,6 @@ from loader.config.schema import (
     RuleConfig,
     VerifyConfig,
 )
-from loader.errors import ConfigError
 
 READY_MADE_RULES = (
     "expected ready-made rules (ddp, compile, fsdp, dataparallel, ema, lightning), 'auto' alone, "

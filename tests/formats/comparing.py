@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
-from loader.formats.base import Container, TensorEntry
-from loader.safetensors_file import pieces
+from loader.formats.safetensors_writer import pieces
+from loader.formats.tree import Container, TensorEntry
 
 
 def raw(tensor: torch.Tensor) -> list[bytes]:

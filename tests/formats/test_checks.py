@@ -11,7 +11,7 @@ import torch
 
 from loader.errors import CheckpointError
 from loader.formats import checksums, open_checkpoint
-from loader.formats.base import Container
+from loader.formats.tree import Container
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_file_that_changes_after_it_was_opened_is_told(path: Path) -> None:
 
 def test_only_the_wanted_bytes_are_announced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     announced: list[Any] = []
-    monkeypatch.setattr("loader.formats.read_ahead._WITHOUT_WAITING", None)  # as if none of it were in memory
+    monkeypatch.setattr("loader.files.read_ahead._WITHOUT_WAITING", None)  # as if none of it were in memory
     monkeypatch.setattr("os.posix_fadvise", lambda *args: announced.append(args))
     with open_checkpoint(path) as checkpoint:
         entry = checkpoint.root.tensors()["other"]

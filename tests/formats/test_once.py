@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from loader.files.file import CheckpointFile
 from loader.formats import open_checkpoint
-from loader.formats.base import TensorEntry
-from loader.formats.file import CheckpointFile
 from loader.formats.once import ReadOnce
+from loader.formats.tree import TensorEntry
 from tests.formats.unpacking import note_unpacked
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from loader.formats.archives.archived import Records
-from loader.formats.base import Storage
+from loader.formats.tree import Storage
 
 
 def note_unpacked(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loader.formats import path as paths
+from loader.files import path as paths
 from loader.remote import patience
 from tests.remote.server import Server
 

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save
 
 from loader.errors import ConfigError
+from loader.files.path import called
 from loader.formats import open_checkpoint
-from loader.formats.path import called
 from loader.remote.cache import Cache
 from tests.remote.asking import files_in, refusal, value
 from tests.remote.server import Server

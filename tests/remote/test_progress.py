@@ -42,7 +42,7 @@ def test_a_log_file_gets_nothing_of_it(server: Server, capsys: pytest.CaptureFix
 
 def test_nothing_of_a_protocol_is_imported_before_a_url_is_used() -> None:
     code = (
-        "import sys, loader.cli, loader.formats.path, loader.remote\n"
+        "import sys, loader.cli.main, loader.files.path, loader.remote\n"
         "print(sorted({'fsspec', 'aiohttp', 'torch', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)

@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-from loader import alternatives, load
-from loader.build.locate import locate
+from loader import load
+from loader.builder.locate import locate
 from loader.errors import FitError
-from loader.suggest.overrides import parts_override, value_override
-from tests.infer import builders
+from loader.keys.written import parts_override, value_override
+from loader.suggest import alternatives
 from tests.jobs import carry_out, save
 from tests.libraries import library
 from tests.models import filled
-from tests.scaffold.nets import Switched
+from tests.modes.scaffold.nets import Switched
 from tests.suggest.architectures import Sized, auto_encoder
+from tests.suggest.sizes import builders
 
 SIZED = "tests.suggest.architectures.Sized"
 
@@ -55,7 +56,7 @@ def test_a_value_of_the_config_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_size_that_the_shapes_do_not_tell_is_not_named(tmp_path: Path) -> None:
-    node = {"_target_": "tests.scaffold.nets.Attention", "dim": 12}
+    node = {"_target_": "tests.modes.scaffold.nets.Attention", "dim": 12}
     state = {"qkv.weight": torch.rand(288, 12), "qkv.bias": torch.rand(288), "out.weight": torch.rand(12, 96),
              "out.bias": torch.rand(12)}  # fmt: skip
 
@@ -118,7 +119,7 @@ def test_values_are_written_as_typed(value: object, text: str) -> None:
     assert value_override("model.x", value) == f"model.x={text}"
 
 
-BUILDERS = "tests.infer.builders."
+BUILDERS = "tests.suggest.sizes.builders."
 
 
 @pytest.fixture
@@ -258,7 +259,7 @@ SWITCHES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("switches", SWITCHES, ids="-".join)
 def test_a_switch_is_named_also_where_it_changes_names(switches: dict[str, Any], width: int, tmp_path: Path) -> None:
     file_of = Switched(width, **switches)
-    node = {"_target_": "tests.scaffold.nets.Switched"}
+    node = {"_target_": "tests.modes.scaffold.nets.Switched"}
     error = refusal(node, filled(file_of).state_dict(), tmp_path)
 
     expected = {f"model.{name}=true" for name in switches} | ({"model.width=6"} if width == 6 else set())
@@ -267,7 +268,7 @@ def test_a_switch_is_named_also_where_it_changes_names(switches: dict[str, Any],
 
 
 def test_a_number_that_a_switch_can_stand_in_for_is_not_called_sure(tmp_path: Path) -> None:
-    node = {"_target_": "tests.scaffold.nets.Switched"}
+    node = {"_target_": "tests.modes.scaffold.nets.Switched"}
     error = refusal(node, filled(Switched(3, wide=True, other=True)).state_dict(), tmp_path)
 
     told = r"all names and shapes fit with .*, and with other values of model\.width, so none is proposed"

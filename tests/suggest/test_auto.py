@@ -11,8 +11,8 @@ import torch
 
 import loader
 from loader.api import Loaded
-from loader.config.schema import RuleConfig
 from loader.report.terminal import lines
+from loader.schema import RuleConfig
 from loader.suggest import explain
 from loader.suggest.draft import Draft, Source
 from loader.suggest.search import drafts

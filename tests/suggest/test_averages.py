@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from loader.config.schema import RuleConfig
+from loader.schema import RuleConfig
 from loader.suggest.averages import asked_for, is_average, swapped
 from tests.jobs import carry_out, same_tensor, save
 from tests.models import Pair

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import loader
-from loader import alternatives
+from loader.suggest import alternatives
 from tests.jobs import carry_out, save
 from tests.suggest.corpus import Case, State, cases
 

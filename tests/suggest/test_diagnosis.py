@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from loader.plan import Mismatch, Plan, Wanted
+from loader.keys.plan import Mismatch, Plan, Wanted
 from loader.suggest.diagnosis import diagnosis, notes
 
 

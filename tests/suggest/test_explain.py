@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader.config.schema import AUTO, AllowConfig, RuleConfig
-from loader.formats.base import Container, Storage, TensorEntry
-from loader.plan import Hooked, Offered, Taken, Wanted
+from loader.formats.tree import Container, Storage, TensorEntry
+from loader.keys.plan import Hooked, Offered, Taken, Wanted
+from loader.schema import AUTO, AllowConfig, RuleConfig
 from loader.suggest.explain import Findings, explain
 from loader.suggest.problem import Explanation, Problem
 

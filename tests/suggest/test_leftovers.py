@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from loader.config.schema import AllowConfig
-from loader.formats.base import TensorEntry
-from loader.plan import Match, Mismatch, Plan, Taken, Wanted
+from loader.formats.tree import TensorEntry
+from loader.keys.plan import Match, Mismatch, Plan, Taken, Wanted
+from loader.schema import AllowConfig
 from loader.suggest.leftovers import apart, excuse
 from tests.models import Pair
 from tests.suggest.test_refusal import refusal

@@ -10,8 +10,8 @@ import torch
 
 from loader.errors import ConfigError
 from loader.formats import open_checkpoint
-from loader.inspection.guess import candidates
-from loader.inspection.survey import survey
+from loader.modes.inspect.guess import candidates
+from loader.modes.inspect.survey import survey
 from tests.jobs import assert_same_state, carry_out, save
 from tests.models import Pair
 from tests.suggest.test_refusal import refusal

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from loader.formats.base import Container, TensorEntry
+from loader.formats.tree import Container, TensorEntry
 from loader.suggest.nature import adapter_of, moments_alone
 from tests.models import Pair
 from tests.suggest.test_refusal import refusal

@@ -11,7 +11,7 @@ from torch import nn
 
 import loader
 from loader.errors import FitError
-from loader.plan import Match, Mismatch, Plan, Taken, Wanted
+from loader.keys.plan import Match, Mismatch, Plan, Taken, Wanted
 from loader.report.terminal import lines
 from loader.suggest.transposed import in_doubt, transposed, turned
 from tests.jobs import carry_out, save

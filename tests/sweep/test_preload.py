@@ -49,7 +49,7 @@ def test_every_reader_is_imported_before_a_job_is_forked(tmp_path: Path) -> None
         for path in (REPOSITORY / "loader/formats").rglob("*.py")
     )
     code = "import sys, loader.sweep.preload; print([name for name in sys.argv[1:] if name not in sys.modules])"
-    assert run(sys.executable, "-c", code, "loader.pickled", *readers, cwd=tmp_path).stdout == "[]\n"
+    assert run(sys.executable, "-c", code, "loader.builder.pickled", *readers, cwd=tmp_path).stdout == "[]\n"
 
 
 def test_a_forked_job_has_nothing_left_to_import(files: list[Path], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from loader.cli import run_command
+from loader.cli.main import run_command
 from tests.command import run
 from tests.sweep.sweeping import RUN, TARGET, Swept, make_folder, sweep
 

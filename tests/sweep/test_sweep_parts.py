@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from loader.cli.task import Task
 from loader.errors import ConfigError
 from loader.sweep import child
 from loader.sweep.basic import compose_once
@@ -25,7 +26,6 @@ from loader.sweep.folder import is_written
 from loader.sweep.records import JobRecord, forget, keep, read_all
 from loader.sweep.summary import Summary, summarise, worst
 from loader.sweep.table import show_summary
-from loader.task import Task
 
 CODES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 137, -9]))
 

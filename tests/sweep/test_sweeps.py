@@ -158,7 +158,7 @@ def test_a_config_that_does_not_resolve_fails_its_own_job(folder: Path) -> None:
 
 def test_the_process_that_sweeps_imports_no_torch(folder: Path) -> None:
     program = (
-        "import sys; from loader.cli import run_command; "
+        "import sys; from loader.cli.main import run_command; "
         "code = run_command(sys.argv[1:]); print('torch' in sys.modules, code)"
     )
     arguments = ["-m", TARGET, "checkpoint.path=epoch=2.pth", "seed=1,2"]

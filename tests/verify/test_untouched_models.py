@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from loader import VerificationError, load_into
-from loader.snapshot import Snapshot
+from loader.apply.snapshot import Snapshot
 from loader.verify import golden
 from loader.verify.untouched import Untouched
 from tests.jobs import carry_out, checks, detail, save, snapshot
@@ -194,7 +194,7 @@ def test_large_parameters_that_a_forward_pass_writes_to_are_named(
 ) -> None:
     path = save(filled(Masked(), 3).state_dict(), tmp_path / "masked.pt")
     assert checks(carry_out({"_target_": PARTS + "Masked"}, path, verify={}).report)["read back"]
-    monkeypatch.setattr("loader.snapshot.MOST", 8)
+    monkeypatch.setattr("loader.apply.snapshot.MOST", 8)
     with pytest.raises(VerificationError) as refusal:
         carry_out({"_target_": PARTS + "Masked"}, path, verify={"input": {"shape": [1, 2]}})
     assert refusal.value.message == (
@@ -317,7 +317,7 @@ WRITES: dict[str, Callable[[torch.Tensor], object]] = {
 def test_a_write_to_a_large_weight_that_torch_does_not_count_is_named(
     how: str, live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loader.snapshot.MOST", 8)
+    monkeypatch.setattr("loader.apply.snapshot.MOST", 8)
     path = save(filled(Writing(how), 3).state_dict(), tmp_path / "written.pt")
     verify = {"input": {"shape": [1, 80]}}
     ways: dict[bool, Callable[[], object]] = {

@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterator
 from zlib_ng import zlib_ng
 
 from loader.errors import CheckpointError
+from loader.files.path import shown_path
 from loader.formats.archives.zip import DEFLATED, Archive, Member
-from loader.formats.base import Container, Storage
 from loader.formats.opened import OpenedFile
-from loader.formats.path import shown_path
-from loader.wording import counted, listing, safe_text
+from loader.formats.tree import Container, Storage
+from loader.text.wording import counted, listing, safe_text
 
 INDEX = "data.pkl"
 """The pickle of what `torch.save` was given."""

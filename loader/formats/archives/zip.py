@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from loader.errors import CheckpointError
-from loader.formats.file import CheckpointFile
-from loader.formats.path import shown_path
+from loader.files.file import CheckpointFile
+from loader.files.path import shown_path
 from loader.formats.signatures import ZIP_MEMBER
-from loader.wording import safe_text
+from loader.text.wording import safe_text
 
 STORED, DEFLATED = 0, 8
 _END = struct.Struct("<4s4H2LH")

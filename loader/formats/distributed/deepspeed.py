@@ -14,18 +14,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from loader.errors import CheckpointError
+from loader.files.confine import leads_out
+from loader.files.file import CheckpointFile
+from loader.files.path import path_override, shown_path
 from loader.formats import sniff
-from loader.formats.base import Container, Node, TensorEntry
-from loader.formats.confine import leads_out
 from loader.formats.distributed import zero
 from loader.formats.distributed.zero_states import ModelStates, OptimizerStates
-from loader.formats.file import CheckpointFile
 from loader.formats.folder import has_preferred, listed
 from loader.formats.index import fault_of_name
 from loader.formats.names import DEEPSPEED as FORMAT
-from loader.formats.path import path_override, shown_path
 from loader.formats.several import SeveralFiles, digest_of, each, natural, opened, refuse_links
-from loader.wording import counted, listing, safe_text
+from loader.formats.tree import Container, Node, TensorEntry
+from loader.text.wording import counted, listing, safe_text
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 
 from loader.errors import CheckpointError
-from loader.formats.base import Piece, TensorEntry, assembled
-from loader.wording import safe_text
+from loader.formats.tree import Piece, TensorEntry, assembled
+from loader.text.wording import safe_text
 
 Shapes = Mapping[str, tuple[int, ...]]
 _AGAIN = "copy or download the whole folder again; files of two saves may also be mixed in it"

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 
 from loader.errors import CheckpointError
-from loader.formats.base import Container, Node, TensorEntry, contiguous
+from loader.files.path import path_override, shown_path
 from loader.formats.opened import OpenedFile
-from loader.formats.path import path_override, shown_path
 from loader.formats.pickle.records import PickledDict, Reduced
 from loader.formats.pickle.views import shape_of
-from loader.wording import safe_text
+from loader.formats.tree import Container, Node, TensorEntry, contiguous
+from loader.text.wording import safe_text
 
 _FLAT = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups", 3: "fp32_flat_groups"}
 _PADDINGS = "param_alignment_paddings"

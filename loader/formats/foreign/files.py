@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 
 from loader.errors import CheckpointError
+from loader.files.file import CheckpointFile
+from loader.files.path import shown_path
 from loader.formats.archives.zip import Archive
-from loader.formats.file import CheckpointFile
 from loader.formats.foreign.frameworks import (
     KERAS,
     MAGIC,
@@ -26,8 +27,7 @@ from loader.formats.foreign.frameworks import (
     name_text,
 )
 from loader.formats.foreign.packed import contents, in_zip
-from loader.formats.path import shown_path
-from loader.wording import safe_text
+from loader.text.wording import safe_text
 
 _AGAIN = "download the file again, from its raw link and with the access it needs"
 _SHOWN = 60

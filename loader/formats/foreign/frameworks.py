@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 
 from loader.formats.signatures import is_pickle
-from loader.lines import python_text, typed
+from loader.text.lines import python_text, typed
 
 READ = "files of PyTorch, safetensors, GGUF and NumPy are read"
 UNPACK = "unpack it, then give the path of the checkpoint inside: checkpoint.path=FILE"

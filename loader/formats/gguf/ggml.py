@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from loader.errors import CheckpointError
-from loader.formats.base import TensorEntry
-from loader.wording import safe_text
+from loader.formats.tree import TensorEntry
+from loader.text.wording import safe_text
 
 if TYPE_CHECKING:
     import torch

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loader.errors import CheckpointError
-from loader.formats.file import CheckpointFile
-from loader.formats.path import called, shown_path
-from loader.lines import typed
-from loader.wording import safe_text
+from loader.files.file import CheckpointFile
+from loader.files.path import called, shown_path
+from loader.text.lines import typed
+from loader.text.wording import safe_text
 
 _VERSIONS = (2, 3)
 _START = struct.Struct("<4sIQQ")

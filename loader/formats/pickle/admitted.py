@@ -15,9 +15,9 @@ from typing import Any
 
 from loader.errors import CheckpointError
 from loader.formats.pickle.records import Global
-from loader.lines import typed
-from loader.needed_names import TORCH_CONSTANTS
-from loader.wording import safe_text
+from loader.text.lines import typed
+from loader.text.wording import safe_text
+from loader.trust.needed import TORCH_CONSTANTS
 
 _WITHOUT = "the weights load without it when the model is declared: model._target_=my_pkg.Net"
 SCRIPT_OBJECT = "torch.ScriptObject"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from loader.errors import CheckpointError
 from loader.formats.pickle.records import PickledDict, PickledSet, Reduced
-from loader.wording import safe_text
+from loader.text.wording import safe_text
 
 _MOST_LEVELS = 200
 _MUCH_WORK = 100_000

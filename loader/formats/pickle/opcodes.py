@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeGuard
 
-from loader.formats.base import TensorEntry
 from loader.formats.pickle.machine import Machine
 from loader.formats.pickle.records import Global, PickledDict, PickledSet, Reduced
 from loader.formats.pickle.values import MalformedError
+from loader.formats.tree import TensorEntry
 
 
 def _pop(machine: Machine) -> None:

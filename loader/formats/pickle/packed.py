@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from loader.errors import CheckpointError
-from loader.wording import safe_text
+from loader.text.wording import safe_text
 
 _CLASSES = "__torch__.torch.classes."
 

@@ -17,7 +17,7 @@ from loader.formats.pickle.opcodes import STACK
 from loader.formats.pickle.operands import OPERAND
 from loader.formats.pickle.records import Builder, Global, PersistentId
 from loader.formats.pickle.values import READERS, Data, MalformedError
-from loader.wording import safe_text
+from loader.text.wording import safe_text
 
 _U4 = struct.Struct("<I").unpack_from
 

@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Iterable
 
 from loader.errors import CheckpointError
-from loader.formats.base import Container, Leaf, Node, TensorEntry
 from loader.formats.pickle.arrays import objects_of, pickled_array
 from loader.formats.pickle.leaves import PLAIN, key_of, leaf, type_of
 from loader.formats.pickle.modules import ModuleReader, module_tables
 from loader.formats.pickle.records import PickledDict, Reduced
 from loader.formats.pickle.wrappers import wrapped_tensor
-from loader.wording import safe_text
+from loader.formats.tree import Container, Leaf, Node, TensorEntry
+from loader.text.wording import safe_text
 
 _MOST_LEVELS = 100
 _LONGEST_KEY = 200

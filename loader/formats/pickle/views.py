@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from loader.errors import CheckpointError
-from loader.formats.base import ITEMSIZE, Storage, TensorEntry
 from loader.formats.pickle.records import Global, Reduced
-from loader.wording import safe_text
+from loader.formats.tree import ITEMSIZE, Storage, TensorEntry
+from loader.text.wording import safe_text
 
 _MOST_DIMENSIONS = 64
 _LARGEST = 1 << 63

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from loader.errors import CheckpointError
-from loader.formats.base import Node, TensorEntry
 from loader.formats.pickle.records import Global, PickledDict, Reduced
 from loader.formats.pickle.views import dtype_name, outline
-from loader.wording import counted, phrases, safe_text, shape
+from loader.formats.tree import Node, TensorEntry
+from loader.text.wording import counted, phrases, safe_text, shape
 
 WITHHELD = "withheld"
 """The detail that says why a tensor's values are not in the file, or not as they are."""

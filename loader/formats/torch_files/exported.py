@@ -11,13 +11,13 @@ from typing import Any
 
 from loader.formats.archives.archived import ArchivedFile, Records
 from loader.formats.archives.zip import Archive
-from loader.formats.base import Container, Leaf, Node
 from loader.formats.names import TORCH_EXPORT as FORMAT
 from loader.formats.pickle.tree import build_tree
 from loader.formats.pickle.views import TypedStorage, viewed
 from loader.formats.strict_json import read_mapping
 from loader.formats.torch_files.torch_zip import pickled_in
-from loader.wording import safe_text
+from loader.formats.tree import Container, Leaf, Node
+from loader.text.wording import safe_text
 
 CONSTANTS = "CONSTANTS"
 """Where tensors are shown that belong to the program and not to its state dict."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from loader.formats.archives.archived import Records
 from loader.formats.pickle.records import Global
-from loader.wording import safe_text
+from loader.text.wording import safe_text
 
 ROOT = "__torch__"
 _MOST_CODE = 256 << 20

@@ -11,7 +11,7 @@ import torch
 import loader
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
-from loader.formats.base import Container
+from loader.formats.tree import Container
 from tests.formats.distributed.zero_writer import Run
 
 WEIGHTS = {"a.weight": torch.randn(3, 5), "b.weight": torch.randn(7), "scale": torch.randn(())}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
-from loader.formats.base import Leaf
+from loader.formats.tree import Leaf
 from tests.formats.comparing import assert_read_or_refused, assert_same
 from tests.formats.gguf.gguf_writer import written
 from tests.jobs import carry_out

@@ -13,9 +13,9 @@ from torch import nn
 
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
-from loader.formats.base import Container, Leaf, Node
 from loader.formats.pickle.records import Global, PickledDict, Reduced
 from loader.formats.pickle.tree import build_tree
+from loader.formats.tree import Container, Leaf, Node
 from tests.formats.comparing import assert_same
 from tests.formats.hostile import Call
 

@@ -9,7 +9,7 @@ import torch
 
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
-from loader.formats.base import Leaf, TensorEntry
+from loader.formats.tree import Leaf, TensorEntry
 from tests.formats.archives.rewriting import rewritten
 from tests.formats.comparing import assert_same
 from tests.formats.hostile import Call, StorageOf, torch_zip, view

@@ -15,8 +15,8 @@ from torch import nn
 
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
-from loader.formats.base import Container, Leaf
 from loader.formats.torch_files.exported import DTYPES
+from loader.formats.tree import Container, Leaf
 from tests.formats.archives.rewriting import rewritten
 from tests.formats.comparing import assert_same
 from tests.jobs import carry_out

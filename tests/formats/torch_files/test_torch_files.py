@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
-from loader.formats.base import ITEMSIZE, Container, Leaf
+from loader.formats.tree import ITEMSIZE, Container, Leaf
 from tests.formats.comparing import assert_loads_like_torch, assert_same
 
 ZIP = {"_use_new_zipfile_serialization": True}

@@ -11,7 +11,7 @@ from torch import nn
 
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
-from loader.formats.base import Container
+from loader.formats.tree import Container
 from tests.formats.archives.rewriting import Change, rewritten
 from tests.formats.comparing import assert_same
 

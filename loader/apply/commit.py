@@ -1,0 +1,227 @@
+"""The only place that changes a model.
+
+Guarantees: every tensor is read, cast and checked, and every place of a live model found writable, before the first one
+is put in place; what a live model held before is in the caller's transaction. Parameters keep their identity, so ties,
+lists and optimizers that hold them stay right. Two keys that share memory get what the file holds for both, or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import _IncompatibleKeys
+from torch.nn.parameter import is_lazy
+from torch.utils import swap_tensors
+
+from loader.apply.transaction import Transaction
+from loader.apply.writable import conflict, holds, is_folded, overlapping, refuse_unwritable, unwritable
+from loader.errors import FitError
+from loader.keys.plan import Plan
+from loader.module.hooks import Metadata, State, customises_loading, run_hooks
+from loader.module.load_code import is_torchs, load_code
+from loader.module.slots import Slot, own_slots, storage_id
+from loader.text.wording import safe_text
+
+Visit = Callable[[nn.Module, str, State, list[str]], None]
+"""What is done at each module of a walk, as `hooks.run_hooks` takes it."""
+
+Fit = Callable[[str, torch.Tensor], torch.Tensor]
+"""Brings a value that a load hook computed to the dtype and device of its model key."""
+
+
+@dataclass(slots=True)
+class Staged:
+    """Values that are ready to be put in place."""
+
+    state: State = field(default_factory=dict)
+    """Offered key → value."""
+    metadata: Metadata = field(default_factory=dict)
+    """Module prefix → version, for load hooks."""
+    release: Callable[[str], None] | None = None
+    """Told of each offered key whose value was copied and is not looked at any more."""
+
+
+def apply(
+    model: nn.Module,
+    places: Mapping[str, Slot],
+    plan: Plan,
+    staged: Staged,
+    fit: Fit,
+    transaction: Transaction | None = None,
+) -> None:
+    """Puts staged values in place.
+
+    Args:
+        model: What is changed.
+        places: Every key of the model with its slot, as it was planned.
+        plan: What goes where.
+        staged: The values, by offered key.
+        fit: For values that load hooks compute.
+        transaction: Of a live model: keeps what is overwritten. Values are then copied into the model's own memory
+            (device, dtype and memory stay); without one the model takes the staged tensors over, without a copy.
+
+    Raises:
+        FitError: A key cannot be written to, or the model's own code refuses its value.
+    """
+    with torch.no_grad():
+        if transaction is not None:
+            refuse_unwritable(places, plan, staged.state)
+            _keep_modules(model, transaction)
+        _commit(model, places, plan, staged, fit, _Installer(places, plan, transaction))
+
+
+def _keep_modules(model: nn.Module, transaction: Transaction) -> None:
+    """Keeps what the model's own load hooks may change, and what they are given to change."""
+    for module in model.modules():
+        if type(module).set_extra_state is not nn.Module.set_extra_state:
+            transaction.keep_extra_state(module)
+    acting = {id(module): module for module in model.modules() if any(True for _ in load_code(module))}
+    if any(not is_torchs(code) for module in acting.values() for code in load_code(module)):
+        # It reaches whatever it likes: children, and through a closure its root.
+        transaction.keep_modules(model, list(model.modules()))
+    elif acting:
+        transaction.keep_modules(model, list(acting.values()))
+
+
+def _commit(
+    model: nn.Module, places: Mapping[str, Slot], plan: Plan, staged: Staged, fit: Fit, install: _Installer
+) -> None:
+    if any(map(customises_loading, model.modules())):
+        visit = _visitor(places, plan, fit, install)
+        run_hooks(model, staged.state, staged.metadata, visit, assign=install.transaction is None)
+    else:
+        for match in plan.matches:
+            # Values leave memory one by one as the transaction takes up the old ones.
+            install(match.key, staged.state.pop(match.taken.key))
+            if staged.release is not None:
+                staged.release(match.taken.key)
+    install.refuse_conflicts()
+    _run_post_hooks(model, plan)
+
+
+def _visitor(places: Mapping[str, Slot], plan: Plan, fit: Fit, install: _Installer) -> Visit:
+    """What happens to each module of a model whose load hooks run."""
+    sources = {match.key for match in plan.matches}
+    loaded = set(plan.loaded)
+    before = {key: slot.tensor for key, slot in places.items() if slot.kind != "extra"}
+
+    def visit(module: nn.Module, prefix: str, present: State, _rest: list[str]) -> None:
+        loads_itself = customises_loading(module)
+        for name, slot in own_slots(module):
+            key = prefix + name
+            value = None if slot.kind == "extra" else slot.tensor.detach()
+            replaced = slot.kind != "extra" and slot.tensor is not before.get(key, slot.tensor)
+            if replaced:
+                # The module, or one above it, put a tensor of its own there; the one that stood there has to stay.
+                _registry(slot)[name] = before[key]
+            if not loads_itself and key in sources:
+                install(key, present[key] if slot.kind == "extra" else fit(key, present[key]))
+            elif replaced and value is not None and key in loaded:
+                install(key, fit(key, value))
+
+    return visit
+
+
+class _Installer:
+    """Puts one value into one slot, and into the slots that are tied to it."""
+
+    def __init__(self, places: Mapping[str, Slot], plan: Plan, transaction: Transaction | None) -> None:
+        self.places = places
+        self.transaction = transaction
+        self.ties = {group[0]: group[1:] for group in plan.tied}
+        self.shared = set() if transaction is not None else _shared_storages(places)
+        self._overlapping = overlapping(places, (match.key for match in plan.matches))
+        self._laid: dict[str, torch.Tensor] = {}
+
+    def __call__(self, key: str, value: Any) -> None:
+        slot = self.places[key]
+        if slot.kind == "extra":
+            _call(slot.module, "set_extra_state", slot.module.set_extra_state, value)
+            return
+        try:
+            self._put(key, slot.tensor, value)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+            raise unwritable({key: f"{type(error).__name__}: {error}"}) from error
+
+    def refuse_conflicts(self) -> None:
+        """Raises FitError where two keys share memory, and hold different values there."""
+        differing = [key for key, value in self._laid.items() if not holds(self.places[key].tensor, value)]
+        if differing:
+            raise conflict(differing, self._overlapping)
+
+    def _put(self, key: str, old: torch.Tensor, value: torch.Tensor) -> None:
+        if is_lazy(old):
+            if self.transaction is not None:
+                self.transaction.keep_lazy(old)
+            old.materialize(tuple(value.shape), device=value.device, dtype=value.dtype)
+        if value.shape != old.shape:
+            value = value.reshape(old.shape)
+        if key in self._overlapping:
+            self._laid[key] = value
+        if self.transaction is not None:
+            self.transaction.keep(old)
+            old.copy_(value)
+        elif _has_storage(old) and storage_id(old) in self.shared and not is_folded(old):
+            old.copy_(value)
+        else:
+            holders: dict[int, list[Slot]] = {}
+            for name in (key, *self.ties.get(key, ())):
+                holders.setdefault(id(self.places[name].tensor), []).append(self.places[name])
+            for group in holders.values():
+                _take_over(group, value)
+
+
+def _take_over(holders: list[Slot], value: torch.Tensor) -> None:
+    """Gives the tensor object in these slots new contents; whoever else holds that object sees them too."""
+    old = holders[0].tensor
+    new: torch.Tensor = value.detach()
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    new.__dict__.update(old.__dict__)
+    try:
+        swap_tensors(old, new)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        # torch does not swap a tensor that is referred to weakly, or that the constructor computed something from
+        # (weight_norm and spectral_norm as they were do); it says so first, and the slots take a new object instead.
+        for slot in holders:
+            setattr(slot.module, slot.name, new)
+
+
+def _shared_storages(places: Mapping[str, Slot]) -> set[int]:
+    """Storages of real tensors that something else in the model looks into too: these must be written in place."""
+    users: dict[int, set[int]] = {}
+    modules = {id(slot.module): slot.module for slot in places.values()}
+    for module in modules.values():
+        for tensor in (*module._parameters.values(), *module._buffers.values(), *module.__dict__.values()):
+            if isinstance(tensor, torch.Tensor) and _has_storage(tensor):
+                users.setdefault(storage_id(tensor), set()).add(id(tensor))
+    return {storage for storage, tensors in users.items() if len(tensors) > 1}
+
+
+def _has_storage(tensor: torch.Tensor) -> bool:
+    return not is_lazy(tensor) and not tensor.is_meta and tensor.layout == torch.strided
+
+
+def _registry(slot: Slot) -> dict[str, Any]:
+    return slot.module._parameters if slot.kind == "parameter" else slot.module._buffers
+
+
+def _run_post_hooks(model: nn.Module, plan: Plan) -> None:
+    told = _IncompatibleKeys(list(plan.missing), list(plan.unexpected))
+    for module in model.modules():
+        for hook in module._load_state_dict_post_hooks.values():  # noqa: SLF001  # torch's own walk runs them so
+            _call(module, "a load hook", hook, module, told)
+
+
+def _call(module: nn.Module, what: str, method: Callable[..., object], *arguments: object) -> None:
+    """Calls code of the model's; what it takes exception to is a misfit."""
+    try:
+        method(*arguments)
+    except (Exception, SystemExit, GeneratorExit) as error:
+        raise FitError(
+            f"{what} of {type(module).__name__} raised {type(error).__name__}: {safe_text(error, 200)}", ""
+        ) from error

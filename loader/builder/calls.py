@@ -1,0 +1,233 @@
+"""Turns a config into the calls that it stands for, and makes them.
+
+Guarantees: what Python would not call is refused before the first call is made, and all of it is told at once; where
+a signature need not be the truth, the call decides. Arguments arrive as plain lists, dicts and values, made anew for
+every build. Strings stay strings.
+
+The calls are made here and not by `hydra.utils.instantiate`: that one resolves interpolations a second time, so that
+the target it calls need not be the one that was checked, and it stops at the first problem and hides its cause. The
+semantics are its own: `_args_`, `_partial_`, `_recursive_`, and `_convert_` as `all`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeGuard
+
+from loader.builder import arguments
+from loader.builder.locate import told
+from loader.builder.policy import Policy
+from loader.builder.targets import TARGET, Problems, Target, Value, find_targets
+from loader.errors import ConfigError
+from loader.module.user_code import is_foreign
+from loader.text.lines import blank, line
+from loader.text.wording import safe_text
+
+_KEYWORDS = frozenset({TARGET, "_args_", "_partial_", "_recursive_", "_convert_"})
+_DEEPEST = 100
+_MOST = 100_000
+_UNSET = "???"
+_INFER = "mode=scaffold   # finds out what the file's shapes tell"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node with a target: what to call, with which arguments, and where it stands in the config."""
+
+    where: str
+    name: str
+    target: Callable[..., Any]
+    positional: list[Any]
+    named: dict[str, Any]
+    partial: bool
+
+    def make(self) -> Any:
+        """Makes the arguments, then the call.
+
+        Raises:
+            ConfigError: The callable raised, or called `sys.exit`.
+        """
+        positional, named = make(self.positional), make(self.named)
+        if self.partial:
+            return functools.partial(self.target, *positional, **named)
+        try:
+            return self.target(*positional, **named)
+        except BaseException as error:
+            if not is_foreign(error):
+                raise
+            raise (_explained(self, error) or _failed(self, error)) from error
+
+
+def make(value: Any) -> Any:
+    """Makes the calls inside a planned value, innermost first."""
+    if isinstance(value, Call):
+        return value.make()
+    if isinstance(value, Value):
+        return value.found
+    if type(value) is dict:
+        return {key: make(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(make(item) for item in value)
+    return value
+
+
+def _explained(call: Call, error: BaseException) -> ConfigError | None:
+    """The refusal of a call whose arguments were not taken, by the signature of what was called."""
+    if not (isinstance(error, TypeError) and arguments.refused(call.target, error)):
+        return None
+    return _wrong_arguments(call, is_root="." not in call.where)
+
+
+def _failed(call: Call, error: BaseException) -> ConfigError:
+    what = f"the constructor of {safe_text(call.name)}" if isinstance(call.target, type) else safe_text(call.name)
+    verb = "gave up:" if isinstance(error, SystemExit) else "raised"
+    return ConfigError(f"{call.where}: {what} {verb} {told(error, call.name)}", arguments.mends(call, error))
+
+
+def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
+    """Checks a config's targets and arguments and returns its call, not yet made.
+
+    Args:
+        config: A node with `_target_`, its interpolations resolved.
+        policy: Which targets may be used.
+        where: The node's place in the config, for messages.
+
+    Raises:
+        ConfigError: With everything of one kind that is wrong.
+    """
+    if config.get(TARGET) is None:
+        raise ConfigError(
+            f"{where} has no {TARGET}: it must name the class or function that makes the model",
+            line(f"{where}.{TARGET}", "your_module.YourModel"),
+        )
+    containers = list(islice(_containers(config, where, 0), _MOST + 1))
+    if len(containers) > _MOST:
+        raise ConfigError(f"{where} holds more than {_MOST:,} lists and mappings")
+    _check_set(config, where, policy)
+    nodes = [(place, node) for place, node in containers if isinstance(node, Mapping) and node.get(TARGET) is not None]
+    targets = find_targets(nodes, policy)
+    target = targets[id(config)]
+    if isinstance(target, Value):
+        raise ConfigError(
+            f"{where}.{TARGET} looks {safe_text(target.name)} up and makes nothing; a class or function that makes the "
+            "model was expected",
+            line(f"{where}.{TARGET}", target.name),
+        )
+    root = _planned_call(config, where, target, targets)
+    _check_arguments(root, policy)
+    return root
+
+
+def _containers(value: object, where: str, depth: int) -> Iterator[tuple[str, object]]:
+    """Yields every list and mapping with its place, also those that `_recursive_` leaves to whom they are handed."""
+    if depth > _DEEPEST:
+        raise ConfigError(f"{safe_text(where)} is nested more than {_DEEPEST} deep")
+    if isinstance(value, Mapping) or _is_list(value):
+        yield where, value
+    for key, item in _items(value):
+        yield from _containers(item, _below(where, key), depth + 1)
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
+
+
+def _below(where: str, key: object) -> str:
+    return f"{where}.{safe_text(key)}"
+
+
+def _items(value: object) -> Iterator[tuple[object, object]]:
+    if isinstance(value, Mapping):
+        yield from value.items()
+    elif _is_list(value):
+        yield from enumerate(value)
+
+
+def _check_set(config: object, where: str, policy: Policy) -> None:
+    problems = Problems()
+    for place in _unset(config, where):
+        problems.errors.append(ConfigError(f"{place} has no value yet ({_UNSET})", blank(place)))
+    problems.tell(policy)
+
+
+def _unset(value: object, where: str) -> Iterator[str]:
+    for key, item in _items(value):
+        if isinstance(item, str) and item == _UNSET and not (isinstance(value, Mapping) and value.get("_partial_")):
+            yield _below(where, key)
+        yield from _unset(item, _below(where, key))
+
+
+def _planned(value: Any, where: str, targets: Mapping[int, Target | Value], recursive: bool) -> Any:
+    """Copies a value into plain containers, with the nodes that are to be called as calls."""
+    if isinstance(value, Mapping):
+        target = targets.get(id(value)) if recursive else None
+        if target is not None:
+            return target if isinstance(target, Value) else _planned_call(value, where, target, targets)
+        recursive = recursive and value.get("_recursive_") is not False
+        return {key: _planned(item, _below(where, key), targets, recursive) for key, item in value.items()}
+    if isinstance(value, Sequence) and (type(value) in (list, tuple) or type(value).__module__.startswith("omegaconf")):
+        items = (_planned(item, f"{where}.{index}", targets, recursive) for index, item in enumerate(value))
+        return tuple(items) if type(value) is tuple else list(items)
+    return value
+
+
+def _planned_call(node: Mapping[str, Any], where: str, target: Target, targets: Mapping[int, Target | Value]) -> Call:
+    recursive, partial = (_flag(node, key, where) for key in ("_recursive_", "_partial_"))
+    positional = node.get("_args_")
+    if positional is not None and not _is_list(positional):
+        raise ConfigError(f"{where}._args_ is {safe_text(repr(positional))}, and must be a list")
+    return Call(
+        where,
+        target.name,
+        target.found,
+        list(_planned(list(positional or ()), f"{where}._args_", targets, recursive)),
+        {
+            key: _planned(item, _below(where, key), targets, recursive)
+            for key, item in node.items()
+            if key not in _KEYWORDS and not (partial and isinstance(item, str) and item == _UNSET)
+        },
+        partial,
+    )
+
+
+def _flag(node: Mapping[str, Any], key: str, where: str) -> bool:
+    value = node.get(key, key == "_recursive_")
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where}.{key} is {safe_text(repr(value))}, and must be true or false")
+    return value
+
+
+def _calls(value: object) -> Iterator[Call]:
+    if isinstance(value, Call):
+        yield value
+        yield from _calls(value.positional)
+        yield from _calls(value.named)
+    else:
+        for _, item in _items(value):
+            yield from _calls(item)
+
+
+def _check_arguments(root: Call, policy: Policy) -> None:
+    """Refuses what Python would; a signature that something stands before is asked only when the call has failed."""
+    problems = Problems()
+    for call in _calls(root):
+        wrong = _wrong_arguments(call, is_root=call is root) if arguments.is_binding(call.target) else None
+        if wrong is not None:
+            problems.errors.append(wrong)
+    problems.tell(policy)
+
+
+def _wrong_arguments(call: Call, *, is_root: bool) -> ConfigError | None:
+    """What of a call does not fit the signature of what it calls; None where nothing is known to be wrong."""
+    signature = arguments.signature_of(call.target)
+    if signature is None:
+        return None
+    found, fixes = arguments.problems(signature, len(call.positional), call.named, call.partial, call.where)
+    if not found:
+        return None
+    text = f"{call.where}: wrong arguments for {arguments.written(call.name, signature)}: {'; '.join(found)}"
+    infers = [_INFER] if is_root and any(fix.endswith("=…") for fix in fixes) else []
+    return ConfigError(text, "\n".join([" ".join(fixes), *infers]))

@@ -1,0 +1,162 @@
+"""Finds the object that a dotted name stands for.
+
+Guarantees: a name that leads nowhere is refused with how far it led and what is there instead; a module that breaks
+while it is imported is blamed by file and line, and not taken for a missing one. Nothing is judged here: `policy` is
+asked before.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from loader.errors import ConfigError
+from loader.module.user_code import bare_arguments
+from loader.text.lines import line, typed
+from loader.text.wording import closest, did_you_mean, safe_text, text_of
+
+_DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_FOLDERS_NEARBY = ("src", "lib", "python")
+
+
+def check_name(name: object, where: str) -> str:
+    """Returns a target's name if it is written as one.
+
+    Raises:
+        ConfigError: It is not text, not dotted, or goes through a name that Python keeps for itself.
+    """
+    if not isinstance(name, str) or not _DOTTED_NAME.fullmatch(name):
+        raise ConfigError(
+            f"{where}: {safe_text(repr(name))} is not the dotted name of a class or function",
+            line(where, _guess(name)),
+        )
+    if any(part.startswith("__") and part.endswith("__") and part != "__main__" for part in name.split(".")):
+        raise ConfigError(f"{where}: {safe_text(name)} goes through a name that Python keeps for itself")
+    return name
+
+
+def _guess(name: object) -> str:
+    words = re.findall(r"[^\W\d]\w*", re.sub(r"\.py\b", "", name)) if isinstance(name, str) else []
+    if len(words) == 1 and hasattr(nn, words[0]):
+        return f"torch.nn.{words[0]}"
+    return ".".join(words) if len(words) > 1 else f"your_module.{words[0] if words else 'YourModel'}"
+
+
+@bare_arguments()
+def locate(name: str, where: str) -> object:
+    """Imports what a dotted name needs and returns the object.
+
+    Raises:
+        ConfigError: There is no such module, it has no such name, or importing it fails.
+    """
+    parts = name.split(".")
+    module, depth = _import_longest(parts, where)
+    found: object = module
+    for position in range(depth, len(parts)):
+        try:
+            found = getattr(found, parts[position])
+        except AttributeError:
+            raise _no_such_name(found, parts, position, where) from None
+        except Exception as error:  # a module's own __getattr__ may import, and so fail in any way
+            raise _broken(".".join(parts[:position]), error, where) from error
+    return found
+
+
+def _import_longest(parts: list[str], where: str) -> tuple[ModuleType, int]:
+    for depth in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:depth])
+        try:
+            return importlib.import_module(name), depth
+        except ModuleNotFoundError as error:
+            if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+                raise _broken(name, error, where) from error
+        except (Exception, SystemExit) as error:
+            raise _broken(name, error, where) from error
+    raise _no_such_module(parts, where)
+
+
+def _no_such_module(parts: list[str], where: str) -> ConfigError:
+    top, rest = parts[0], parts[1:]
+    folder = Path.cwd()
+    searched = folder.resolve() in {Path(entry or ".").resolve() for entry in sys.path}
+    message = (
+        f"{where}: {safe_text('.'.join(parts))} leads nowhere: there is no module '{safe_text(top)}' on Python's path, "
+        f"which {'includes' if searched else 'does not include'} the current folder"
+    )
+    near = _close_module(top)
+    if near:
+        return ConfigError(f"{message} (did you mean '{safe_text(near)}'?)", line(where, ".".join([near, *rest])))
+    home = next((place for place in (folder, *_subfolders(folder)) if _holds(place, top)), None)
+    export = typed("export", f"PYTHONPATH={home or '/the/folder/of/it'}")
+    return ConfigError(message, export and f"add its folder to PYTHONPATH: {export}")
+
+
+def _close_module(name: str) -> str:
+    """Returns the installed module whose name differs by a slip of the finger, if there is one."""
+    installed = (info.name for info in pkgutil.iter_modules() if info.name not in sys.stdlib_module_names)
+    near = difflib.get_close_matches(name, installed, n=1, cutoff=0.75)
+    return near[0] if near else ""
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [folder / name for name in _FOLDERS_NEARBY]
+
+
+def _holds(folder: Path, module: str) -> bool:
+    return (folder / f"{module}.py").is_file() or (folder / module).is_dir()
+
+
+def _no_such_name(found: object, parts: list[str], position: int, where: str) -> ConfigError:
+    missing, home = parts[position], ".".join(parts[:position])
+    kind = "module" if isinstance(found, ModuleType) else "class" if inspect.isclass(found) else "object"
+    known = [name for name in dir(found) if not name.startswith("_")]
+    message = (
+        f"{where}: {safe_text('.'.join(parts))} leads nowhere: {kind} '{safe_text(home)}' has no "
+        f"'{safe_text(missing)}'{did_you_mean(missing, known)}{_defined_in(found)}"
+    )
+    near = closest(missing, known, most=1)
+    return ConfigError(message, line(where, ".".join([home, near[0], *parts[position + 1 :]])) if near else "")
+
+
+def _defined_in(found: object) -> str:
+    file = getattr(found, "__file__", None)
+    return f". It was read from {safe_text(file, 200)}" if isinstance(file, str) else ""
+
+
+def _broken(module: str, error: BaseException, where: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: the module '{safe_text(module)}' is there, but importing it fails: {told(error, module)}",
+        typed("python", "-c", f"import {module}"),
+    )
+
+
+def told(error: BaseException, home: str) -> str:
+    """Writes somebody else's exception: its type, its message, and the deepest place in the named package."""
+    if isinstance(error, SystemExit):
+        text = f"it called sys.exit({'' if error.code is None else safe_text(repr(error.code), 200)})"
+    else:
+        text = f"{type(error).__name__}: {safe_text(' '.join(text_of(error).split()), 400)}"
+    place = _place(error, home.partition(".")[0])
+    return f"{text} ({place})" if place else text
+
+
+def _place(error: BaseException, package: str) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{safe_text(error.filename, 200)}:{error.lineno}"
+    frames = [
+        (frame.f_globals.get("__name__", ""), frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not frame.f_code.co_filename.startswith("<frozen") and frame.f_globals.get("__name__") != "importlib"
+    ]
+    foreign = [f for f in frames if not f[0].startswith("loader.builder")]
+    own = [f for f in foreign if f[0].partition(".")[0] == package] or foreign
+    return f"{safe_text(own[-1][1], 200)}:{own[-1][2]}" if own else ""

@@ -1,0 +1,121 @@
+"""Builds the model that a config describes.
+
+Guarantees: what is wrong with the config is refused before anything is built; what the constructor makes is an
+`nn.Module`; the random state of torch, numpy and Python is left as it was found, whatever happens; the result is the
+one that `torch.manual_seed(seed)` and the plain constructor give, except that a hollow one waits on the meta device
+for the weights that overwrite it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from loader.builder.calls import Call, plan_calls
+from loader.builder.hollow import build_hollow, holds_unset
+from loader.builder.policy import Policy
+from loader.builder.randomness import seeded
+from loader.builder.skip import InexactError, Skipping
+from loader.builder.sound import unsound
+from loader.errors import ConfigError
+from loader.module.user_code import bare_arguments
+from loader.runtime import collector_paused
+from loader.text.wording import safe_text
+
+
+@dataclass
+class Built:
+    """A model, and how it came about."""
+
+    module: nn.Module
+    hollow: bool
+    """True: every parameter, and every persistent buffer that depends on one, is on meta and must be assigned."""
+    reason: str
+    """Why it was built plainly; empty when it is hollow."""
+    complete: bool = False
+    """True: it carries its weights already."""
+
+
+@collector_paused()
+@bare_arguments()
+def build_model(
+    config: Mapping[str, Any],
+    *,
+    trusted: Policy | Sequence[str] | None = None,
+    seed: int = 0,
+    hollow: bool = True,
+    patient: bool = True,
+    where: str = "model",
+) -> Built:
+    """Builds a model from a node with `_target_`.
+
+    Args:
+        config: The node, with its interpolations resolved.
+        trusted: The policy, or patterns of the targets that may be used; None for all but the known-dangerous ones.
+        seed: Seeds torch, numpy and Python's `random` for the constructor.
+        hollow: Leave out the initial values of the weights, where that cannot be told apart afterwards.
+        patient: Call a constructor that fails without them once more, with them.
+        where: The node's place in the config, for messages.
+
+    Raises:
+        ConfigError: The config is wrong, or the constructor fails.
+    """
+    call = plan_calls(config, trusted if isinstance(trusted, Policy) else Policy(trusted), where)
+    _check_class(call)
+    if not hollow:
+        return Built(_construct(call, seed), hollow=False, reason="initial values were asked for")
+    if _hands_over_tensors(call):
+        return Built(_construct(call, seed), hollow=False, reason="the config hands over live tensors")
+    mode = Skipping()
+    try:
+        with seeded(seed):
+            return Built(build_hollow(lambda: _module(call), mode), hollow=True, reason="")
+    except InexactError as inexact:
+        reason = str(inexact)
+    except ConfigError:
+        if not patient:
+            raise
+        reason = "its constructor fails without initial values"
+    module = _construct(call, seed)
+    if holds_unset(module, mode):
+        raise ConfigError(
+            f"{where}: {safe_text(call.name)} takes random tensors, or layers, from a cache that outlives the model; "
+            "every build must make its own"
+        )
+    return Built(module, hollow=False, reason=reason)
+
+
+def _construct(call: Call, seed: int) -> nn.Module:
+    with seeded(seed):
+        return _module(call)
+
+
+def _module(call: Call) -> nn.Module:
+    made = call.make()
+    if not isinstance(made, nn.Module):
+        kind = f"{type(made).__module__}.{type(made).__qualname__}".removeprefix("builtins.")
+        raise ConfigError(f"{call.where}: {safe_text(call.name)} returned a {safe_text(kind)}, not a torch.nn.Module")
+    if fault := unsound(made):
+        raise ConfigError(f"{call.where}: {safe_text(call.name)} made a module that cannot be walked: {fault}")
+    return made
+
+
+def _check_class(call: Call) -> None:
+    """Refuses a class that is no module before it is called; what a function returns is known only afterwards."""
+    if isinstance(call.target, type) and not issubclass(call.target, nn.Module):
+        raise ConfigError(f"{call.where}._target_: {safe_text(call.name)} is a class, but no torch.nn.Module")
+
+
+def _hands_over_tensors(value: object) -> bool:
+    """Tells whether something that lives outside the build would be built into the model, and emptied with it."""
+    if isinstance(value, Call):
+        return _hands_over_tensors([value.positional, value.named])
+    if isinstance(value, dict):
+        return any(_hands_over_tensors(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_hands_over_tensors(item) for item in value)
+    return isinstance(value, (torch.Tensor, nn.Module))

@@ -1,0 +1,166 @@
+"""A whole pickled model as the architecture: ``model: null``.
+
+Guarantees: refused unless the user admits exactly the globals that the model needs, told all at once, or trusts the
+whole file; nothing outside the selected part of the file is touched, unless the whole file is trusted.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from loader.builder import Built
+from loader.errors import CheckpointError, ConfigError, FitError, located
+from loader.files.path import shown_path
+from loader.formats.names import TORCH_LEGACY, TORCH_TAR, TORCH_ZIP, TORCHSCRIPT
+from loader.formats.opened import OpenedFile
+from loader.formats.pickle.needed import UNNEEDED, may_be_offered, needed_globals, needed_tensors, no_part_of_a_model
+from loader.formats.pickle.revive import revive
+from loader.formats.tree import Container, TensorEntry
+from loader.keys.select import find, lightning_weights, tree
+from loader.parts.open import Part
+from loader.parts.reading import Reading
+from loader.schema import CheckpointConfig, JobConfig
+from loader.text.lines import line
+from loader.text.wording import counted, did_you_mean, listing, safe_text
+
+_WITH_MODELS = frozenset((TORCH_ZIP, TORCH_LEGACY, TORCH_TAR, TORCHSCRIPT))
+"""The formats that can hold a whole model; trusting another changes nothing."""
+_WITHOUT = "declare the architecture, which needs no permission: model._target_=my_pkg.Net"
+
+
+def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
+    """Rebuilds the model that a file holds.
+
+    Args:
+        job: A job without a declared model.
+        parts: Its opened parts; the root alone.
+
+    Returns:
+        The model, complete with its weights.
+
+    Raises:
+        ConfigError: The job's settings need a declared model.
+        FitError: The nested key is not there.
+        CheckpointError: The file holds no model, or needs permissions that were not given.
+    """
+    ruled = job.rules is None or job.rules
+    if job.mode == "plan" or ruled or job.parts:
+        what = "mode=plan" if job.mode == "plan" else "rules" if ruled else "parts"
+        raise ConfigError(f"{what} needs a declared architecture, and model is null", "model._target_=my_pkg.Net")
+    part = parts[0]
+    settings = part.config.checkpoint
+    root = part.checkpoint.root
+    found = root if settings.key is None else find(root, settings.key)
+    if found is None:
+        raise _no_key(settings.key or "", part)
+    if isinstance(found, Container):
+        part.selected = found
+    trusted = settings.trust and part.checkpoint.format in _WITH_MODELS
+    module = _unpickle(settings, part) if trusted else _rebuild(settings, part)
+    if not isinstance(module, nn.Module):
+        raise CheckpointError(
+            f"{part.label} holds a {safe_text(type(module).__name__)}, not a whole model, and model is null",
+            "model._target_=my_pkg.Net",
+        )
+    return Built(module, hollow=False, reason="the model comes out of the file", complete=True)
+
+
+def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
+    root, found = part.checkpoint.root, part.selected
+    if part.checkpoint.format == TORCHSCRIPT:
+        raise CheckpointError(
+            f"model is null, and {part.label} is a TorchScript archive: its model is code in the file, which would run",
+            f"if you trust it: checkpoint.trust=true\n{_WITHOUT}",
+        )
+    if found.kind != "module":
+        whole = [name for name, container in root.walk() if container.kind == "module"]
+        weights = lightning_weights(root)
+        if weights is not None:
+            hint = f"model._target_=my_pkg.Net {line('checkpoint.key', weights)}"
+        elif whole and settings.key is None:
+            hint = line("checkpoint.key", whole[0]) or "model._target_=my_pkg.Net"
+        else:
+            hint = "model._target_=my_pkg.Net"
+        raise ConfigError(
+            f"model is null, and {part.label} holds no whole pickled model. In the file:\n{tree(root)}", hint
+        )
+    missing = [name for name in needed_globals(found.record) if name not in settings.allow_globals]
+    hostile = [name for name in missing if no_part_of_a_model(name)]
+    if hostile:
+        raise CheckpointError(
+            f"model is null, and the model in {part.label} names {listing(hostile)}, {UNNEEDED}: do not load this file",
+            _WITHOUT,
+        )
+    if missing:
+        offer = f"if you trust them: {line('checkpoint.allow_globals', [*settings.allow_globals, *missing])}\n"
+        raise CheckpointError(
+            f"model is null, so the model would be built by code that {part.label} names; "
+            f"{counted(len(missing), 'name')} would have to be admitted: {listing(missing, 50)}",
+            f"{offer if all(map(may_be_offered, missing)) else ''}{_WITHOUT}",
+        )
+    with located(part.label):
+        return revive(found.record, settings.allow_globals, _compared(part))
+
+
+def _compared(part: Part) -> Callable[[TensorEntry], torch.Tensor]:
+    """What reads the selected model's tensors, each once; their checksums are compared before any of its code runs."""
+    reading, entries = Reading(part), needed_tensors(part.selected.record)
+    reading.verify(entries, entries, mmap=part.config.checkpoint.mmap)
+    values = {id(entry): reading.read(entry) for entry in entries}
+    reading.refuse_damage(entries)
+    return lambda entry: values.pop(id(entry))
+
+
+def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
+    """Runs the whole file's code, as the user asked for by name."""
+    entries = [*part.selected.tensors().values(), *needed_tensors(part.checkpoint.root.record)]
+    part.checkpoint.verify(entries, mmap=settings.mmap)
+    path = part.checkpoint.path
+    try:
+        loaded = _run_code(part)
+    except (ImportError, AttributeError) as error:
+        absent = f"{error.name}." if isinstance(error, ImportError) and error.name else ""
+        classes = [name for name in needed_globals(part.checkpoint.root.record) if absent and name.startswith(absent)]
+        told = f" ({listing(classes)})" if classes else ""
+        raise CheckpointError(
+            f"{shown_path(path)} needs a class that cannot be imported{told}: {safe_text(error, 200)}",
+            f"add the folder that holds its module: PYTHONPATH=/path/to/its/folder\n{_WITHOUT}",
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise CheckpointError(
+            f"unpickling {shown_path(path)} raised {type(error).__name__}: {safe_text(error, 200)}", _WITHOUT
+        ) from error
+    for name in settings.key.split(".") if settings.key else ():
+        try:
+            loaded = loaded[name] if isinstance(loaded, Mapping) else getattr(loaded, name)
+        except (KeyError, AttributeError):
+            raise _no_key(settings.key or "", part) from None
+    return loaded
+
+
+def _run_code(part: Part) -> Any:
+    """Unpickles through the descriptor whose bytes were checked: by now another file may have its name."""
+    if not isinstance(part.checkpoint, OpenedFile):
+        raise TypeError(f"a {part.checkpoint.format} checkpoint holds no code")
+    with part.checkpoint.file.stream() as stream:
+        part.checkpoint.check_unchanged()  # not only afterwards: by then its code has run
+        if part.checkpoint.format == TORCHSCRIPT:
+            with warnings.catch_warnings():
+                # That TorchScript has no future is true, and nothing that whoever loads this file can change.
+                warnings.filterwarnings("ignore", message=r".torch\.jit\.\w+. is deprecated")
+                return torch.jit.load(stream, map_location="cpu")  # type: ignore[no-untyped-call]
+        return torch.load(stream, map_location="cpu", weights_only=False)
+
+
+def _no_key(key: str, part: Part) -> FitError:
+    root = part.checkpoint.root
+    return FitError(
+        f"the nested key '{safe_text(key)}' is not in {shown_path(part.checkpoint.path)}"
+        f"{did_you_mean(key, (name for name, _ in root.walk()))}. In the file:\n{tree(root)}",
+        "checkpoint.key=null takes the top level",
+    )

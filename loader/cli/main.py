@@ -1,0 +1,256 @@
+"""The command line.
+
+Guarantees: one process, one exit code (0 to 6, or 130 when interrupted); every refusal is one block on stderr without
+a traceback, Hydra's own refusals too (HYDRA_FULL_ERROR=1 shows the traceback as well); torch is imported by nothing
+but a job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import hydra
+from hydra.errors import HydraException
+
+from loader.cli.help import completing, fitted, shown
+from loader.cli.task import Task
+from loader.config.argv import Arguments, parse_arguments
+from loader.config.compose import VERSION_BASE
+from loader.config.judged import judged
+from loader.config.layers import CONFIG_NAME, conf_dir
+from loader.config.messages import translate
+from loader.errors import ConfigError, LoaderError
+from loader.report.streams import printing_failed, unbreakable
+from loader.sweep.callback import Abandoned, Sweep, expecting, take_sweep
+from loader.sweep.python_path import find_modules_in, safe_path
+from loader.termination import terminable
+from loader.text.redaction import remember
+from loader.text.wording import program
+
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Runs the command that ``sys.argv`` holds, and ends the process with its exit code."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: What stands after the program's name.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SystemExit: What only shows something, such as ``--help``, ends as argparse and Hydra end it.
+    """
+    _let_argparse_be()
+    with unbreakable():
+        return _guarded(lambda: _printed(_answer(arguments)))
+
+
+def _answer(arguments: Sequence[str]) -> int:
+    _find_modules_here()
+    remember(arguments)
+    parsed = parse_arguments(arguments)
+    if shown(parsed):
+        return 0
+    with completing(parsed) as answered, fitted(parsed):
+        return 0 if answered else _run(parsed)
+    return 0
+
+
+def _printed(exit_code: int) -> int:
+    """Refuses to call a command done whose output is not there to be read."""
+    failed = printing_failed()
+    if failed is None or exit_code != 0:
+        return exit_code
+    raise ConfigError(
+        f"what was printed is lost in part: stdout could not be written ({failed.strerror})",
+        "df -h   # says which disk is full",
+    )
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    """Runs a command; a refusal is printed, and gives its exit code."""
+    try:
+        return command()
+    except LoaderError as error:
+        if os.environ.get(_FULL_ERROR) == "1":
+            traceback.print_exception(error)
+        from loader.report.terminal import print_error  # noqa: PLC0415  # only a refusal needs it
+
+        print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return _INTERRUPTED
+
+
+def _find_modules_here() -> None:
+    try:
+        find_modules_in(os.getcwd())  # noqa: PTH109  # sys.path holds strings
+    except OSError as error:
+        told = f"the working folder cannot be used: {error.strerror}"
+        raise ConfigError(told, "cd FOLDER   # one that exists") from error
+
+
+def _let_argparse_be() -> None:
+    """Keeps Hydra 1.3 working on Python 3.14, whose argparse looks into help texts that Hydra makes when asked."""
+    if sys.version_info >= (3, 14):
+        argparse.ArgumentParser._check_help = lambda _self, _action: None  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _run(arguments: Arguments) -> int:
+    """Runs a job or a sweep; a config may say that it is a sweep as well as the command line."""
+    refusal = None
+    try:
+        overrides = arguments.rewritten()
+    except ConfigError as error:
+        refusal, overrides = error, _overrides_of_a_sweep(arguments, error)
+    exit_code = _run_hydra(arguments, overrides, refusal)
+    if exit_code is not None:
+        return exit_code
+    swept = arguments.as_sweep()
+    return _run_hydra(swept, swept.rewritten()) or 0
+
+
+def _overrides_of_a_sweep(arguments: Arguments, refusal: ConfigError) -> list[str]:
+    """Returns what is left to try of arguments that a single run does not take; raises the refusal where nothing is."""
+    if arguments.sweep or arguments.shows:
+        raise refusal
+    try:
+        return arguments.as_sweep().rewritten()
+    except ConfigError:
+        raise refusal from None
+
+
+def _run_hydra(arguments: Arguments, overrides: list[str], refusal: ConfigError | None = None) -> int | None:
+    """Runs what was typed.
+
+    Args:
+        arguments: The command line.
+        overrides: Its overrides for Hydra.
+        refusal: Why it is none of a single run, where that is so: nothing runs then.
+
+    Returns:
+        The exit code; None where a config says that this is a sweep, and it was read as a single run.
+    """
+    task = Task(arguments.typed, as_json=arguments.json)
+    runs = _nothing if refusal else task
+    take_sweep()
+    try:
+        with _command_line(overrides), _hydra_raises(), _sweeping(arguments, task, refusal), judged():
+            hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base=VERSION_BASE)(runs)()
+    except Abandoned as abandoned:
+        if abandoned.refusal is not None:
+            raise abandoned.refusal from None
+        return None
+    except Exception as error:  # noqa: BLE001  # whatever Hydra and its plugins raise is told, or raised again
+        if refusal is not None:
+            raise refusal from None
+        return _failed(error, take_sweep(), arguments.typed)
+    except BaseException:
+        _concluded(take_sweep())
+        raise
+    if refusal is not None:
+        raise refusal
+    sweep = take_sweep()
+    if sweep is None:
+        return task.exit_code or 0
+    exit_code = _concluded(sweep)
+    if exit_code is None:
+        raise ConfigError(
+            f"the sweep '{' '.join(arguments.typed)}' has no jobs: a glob(...) or range(...) in it is empty",
+            f"{program()} --help   # lists the groups and their options",
+        )
+    return exit_code
+
+
+def _nothing(_config: object) -> None:
+    """What is run where nothing may run."""
+
+
+def _concluded(sweep: Sweep | None, *, broken: bool = False) -> int | None:
+    """Writes and shows how a sweep went; None where no job of it was started."""
+    if sweep is None:
+        return None
+    from loader.sweep.ending import conclude  # noqa: PLC0415  # only a sweep has one
+
+    return conclude(sweep, broken=broken)
+
+
+def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:
+    """Reports why Hydra broke off; a launcher that broke a sweep off may raise anything."""
+    if sweep is not None and isinstance(error, OSError) and not isinstance(error, HydraException):
+        refusal = _unwritable(error, sweep)
+    else:  # Hydra's word on a missing option is an OSError, too
+        refusal = translate(error, typed)
+    exit_code = _concluded(sweep, broken=refusal is None and sweep is not None and bool(sweep.plugins))
+    if refusal is not None:
+        raise refusal from error
+    if sweep is None or exit_code is None:
+        raise error
+    if os.environ.get(_FULL_ERROR) == "1":
+        traceback.print_exception(error)
+    from loader.sweep.ending import print_broken_off  # noqa: PLC0415  # only a sweep is broken off
+
+    print_broken_off(error, sweep)
+    return exit_code
+
+
+def _unwritable(error: OSError, sweep: Sweep) -> ConfigError | None:
+    """Hydra itself fails at nothing but its folder; another's launcher may at anything, and is no refusal of ours."""
+    from loader.sweep.folder import unwritable  # noqa: PLC0415  # only a sweep has one
+
+    return None if sweep.plugins else unwritable(sweep.folder, error)
+
+
+@contextmanager
+def _command_line(arguments: list[str]) -> Iterator[None]:
+    """Hands Hydra its arguments, which it takes from ``sys.argv``."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Makes Hydra raise what it would print: this variable is the switch that it offers for that."""
+    before = os.environ.get(_FULL_ERROR)
+    os.environ[_FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FULL_ERROR]
+        else:
+            os.environ[_FULL_ERROR] = before
+
+
+@contextmanager
+def _sweeping(arguments: Arguments, task: Task, refusal: ConfigError | None) -> Iterator[None]:
+    """Lets a sweep that a scheduler ends still write its summary, and end the job that it is at.
+
+    A single run just ends: it has nothing to tidy up, and its model's own code might catch what a handler raises.
+    """
+    with expecting(sweep=arguments.sweep, refusal=refusal):
+        if not arguments.sweep:
+            yield
+            return
+        from loader.sweep.basic import every_job_has_its_turn  # noqa: PLC0415  # only a sweep has several
+
+        with terminable(), every_job_has_its_turn(), safe_path() as task.environment:
+            yield

@@ -1,0 +1,188 @@
+"""What Hydra calls for each job.
+
+Guarantees: it never raises for anything about a job, so that no launcher stops a sweep for one; a single run stays in
+this process, a job of a sweep gets one of its own; a config that does not resolve is refused like any other; what Hydra
+keeps of a job has lost the credentials of its URLs before the job runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from loader.config.anchor import anchored
+from loader.config.compose import hydra_aside, near_misses, plain
+from loader.config.layers import replaced
+from loader.errors import ConfigError
+from loader.report.data import ErrorReport, Report
+from loader.report.files import REPORT
+from loader.report.streams import unbreakable
+from loader.sweep.callback import Origin, origin
+from loader.sweep.python_path import find_modules_in, restored
+from loader.text.redaction import redact_files, remember
+
+if TYPE_CHECKING:
+    from loader.sweep.records import JobRecord
+
+log = logging.getLogger(__name__)
+
+
+class Task:
+    """One command's jobs.
+
+    Args:
+        typed: The overrides as the user typed them.
+        as_json: Whether a single run prints its report as JSON, whatever became of it, and no text.
+    """
+
+    def __init__(self, typed: list[str], *, as_json: bool = False) -> None:
+        self.typed = typed
+        self.as_json = as_json
+        self.exit_code: int | None = None
+        """How the run ended, or the worst job that was run from this process; None where none was."""
+        self.environment: dict[str, str | None] = {}
+        """What a sweep changed of the user's environment, as it was; it goes with the task into other processes."""
+        self.origin: Origin | None = None
+        """Where the sweep was started, in a launcher's process."""
+        self._noted: set[str] = set()
+
+    def __call__(self, config: DictConfig) -> int:
+        """Runs a job; returns its exit code, which a sweeper that looks for the least number can take as a result."""
+        hydra = HydraConfig.get()
+        remember(OmegaConf.to_container(config, resolve=False))
+        redact_files(self._kept_by(hydra))
+        sources = [(source.path, source.provider) for source in hydra.runtime.config_sources]
+        choices = dict(OmegaConf.to_container(hydra.runtime.choices, resolve=False))  # type: ignore[arg-type]
+        for told in replaced(choices.items(), sources, str(hydra.job.config_name)):
+            log.info("%s", told)
+        self._note(near_misses(config, _typed(hydra)))
+        if hydra.mode == RunMode.MULTIRUN:
+            return self._run_in_sweep(config)
+        self.exit_code = self._run(config)
+        return self.exit_code
+
+    def _note(self, notes: Sequence[str]) -> None:
+        """Says on the terminal what holds for all jobs of a sweep, once."""
+        for text in notes:
+            if text not in self._noted:
+                from loader.report.terminal import print_note  # noqa: PLC0415  # few runs have one
+
+                print_note(text)
+            self._noted.add(text)
+
+    def _run(self, config: DictConfig) -> int:
+        output_dir = Path(HydraConfig.get().runtime.output_dir)
+        exit_code = self._run_in(output_dir, config)
+        if self.as_json and (output_dir / REPORT).is_file():
+            from loader.report.terminal import print_json  # noqa: PLC0415  # only this flag needs it
+
+            print_json(output_dir / REPORT)
+        return exit_code
+
+    def _run_in(self, output_dir: Path, config: DictConfig) -> int:
+        try:
+            resolved = _resolved(config)
+        except ConfigError as error:
+            return refuse(error, config, self.typed, output_dir)
+        from loader.job import run  # noqa: PLC0415  # --help and --cfg do without
+
+        with hydra_aside():
+            return run(resolved, self.typed, output_dir, quiet=self.as_json)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to a launcher's process, which has no other way to know the sweep."""
+        return {**self.__dict__, "origin": origin()}
+
+    def _run_in_sweep(self, config: DictConfig) -> int:
+        from loader.report.terminal import print_error  # noqa: PLC0415  # what a single run does without
+        from loader.sweep.child import OrphanedError  # noqa: PLC0415
+        from loader.sweep.records import INTERRUPTED, recorded  # noqa: PLC0415
+        from loader.sweep.summary import worst  # noqa: PLC0415
+
+        if self.origin is not None:
+            find_modules_in(HydraConfig.get().runtime.cwd)
+        try:
+            with unbreakable(), recorded(self._folder()) as record:
+                self._run_recorded(config, record)
+            code = record.counts_as
+        except ConfigError as error:
+            print_error(error)
+            code = error.exit_code
+        except OrphanedError:
+            os._exit(INTERRUPTED)
+        self.exit_code = worst([self.exit_code or 0, code])
+        return code
+
+    def _run_recorded(self, config: DictConfig, record: JobRecord) -> None:
+        from loader.sweep.child import run_apart  # noqa: PLC0415  # what a single run does without
+
+        try:
+            run_apart(_resolved(config), record, restored(os.environ, self.environment), self._is_swept)
+        except ConfigError as error:
+            record.settle(refuse(error, config, record.overrides, Path(str(record.output_dir))))
+        except Exception as error:
+            # No process could be had, or a bug: the jobs after this one are no worse for it.
+            log.exception("the job could not be run")
+            record.fail(error)
+
+    def _kept_by(self, hydra: HydraConf) -> Iterator[Path]:
+        """Where Hydra has kept a job's config, and a sweep's, by the time that the job begins."""
+        if hydra.output_subdir is not None:
+            yield from (Path(hydra.runtime.output_dir) / hydra.output_subdir).glob("*.yaml")
+        if hydra.mode == RunMode.MULTIRUN:
+            yield self._folder() / "multirun.yaml"
+
+    def _folder(self) -> Path:
+        """The sweep's folder; a job's own settings may say another."""
+        known, hydra = self.origin or origin(), HydraConfig.get()
+        return known.folder if known is not None else Path(hydra.runtime.cwd, str(hydra.sweep.dir))
+
+    def _is_swept(self) -> bool:
+        """Says whether the sweep is still there; one on another machine ends its jobs by its scheduler's means."""
+        from loader.sweep.folder import is_written  # noqa: PLC0415  # what a single run does without
+
+        started = self.origin
+        return started is None or started.host != platform.node() or is_written(started.folder)
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain data, its paths as they were typed whatever folder a run has."""
+    hydra = HydraConfig.get()
+    resolved = plain(config, _typed(hydra))
+    scaffold = resolved.get("scaffold")
+    if resolved.get("mode") == "scaffold" and isinstance(scaffold, dict) and scaffold.get("path") is None:
+        scaffold["path"] = _own_configs(hydra)
+    return anchored(resolved, hydra.runtime.cwd) if hydra.job.chdir else resolved
+
+
+def _typed(hydra: HydraConf) -> list[str]:
+    return list(OmegaConf.to_container(hydra.overrides.task, resolve=False))  # type: ignore[arg-type]
+
+
+def _own_configs(hydra: HydraConf) -> str:
+    """Where a config goes that is to be written: among the user's own, if a folder of them is named."""
+    own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    folder = f"{os.path.relpath(own[0], hydra.runtime.cwd)}/" if own else "conf/"
+    return f"{folder}experiment/"
+
+
+def refuse(error: ConfigError, config: DictConfig, overrides: list[str], output_dir: Path) -> int:
+    """Tells and reports a refusal that came before the job could start; returns its exit code."""
+    from loader.job import reported  # noqa: PLC0415  # only a refusal needs it
+    from loader.report.terminal import print_error  # noqa: PLC0415
+
+    print_error(error)
+    unresolved = OmegaConf.to_container(config, resolve=False)
+    report = Report(status="failed", exit_code=error.exit_code, overrides=list(overrides))
+    report.error = ErrorReport(type(error).__name__, error.message, error.hint)
+    report.config = {str(key): value for key, value in dict(unresolved).items()}  # type: ignore[arg-type]
+    return reported(report, output_dir)

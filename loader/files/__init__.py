@@ -1,0 +1,1 @@
+"""Files on a disk: paths, descriptors, mappings, and atomic writes."""

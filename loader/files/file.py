@@ -1,0 +1,199 @@
+"""One regular file, opened once.
+
+Guarantees: only a regular file is ever opened, as `descriptors` says; reads are bounded by the
+size the file had when it was opened; all tensors of a file share one private copy-on-write mapping, so that writing
+to a tensor never reaches the file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import mmap
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
+
+from loader.errors import CheckpointError
+from loader.files.descriptors import Descriptor, changed
+from loader.files.mapping import map_private
+from loader.files.path import shown_path
+
+if TYPE_CHECKING:
+    import torch
+
+    from loader.formats.pickle.records import Global
+
+_CHUNK = 4 << 20
+
+
+class CheckpointFile:
+    """A regular file opened for reading.
+
+    Args:
+        path: Where it is; absolute, symlinks are followed.
+
+    Raises:
+        CheckpointError: It is missing, unreadable, or no regular file.
+    """
+
+    remote: ClassVar[bool] = False
+    """Whether its neighbours may not be on this machine yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = Descriptor(path)
+        self.size = self._descriptor.size
+        self._mapping: mmap.mmap | None = None
+        self._mapping_lock = threading.Lock()
+
+    @functools.cached_property
+    def named(self) -> dict[str, Global]:
+        """Everything that the pickles in it name, by full name; whoever reads one notes it here."""
+        return {}
+
+    def note(self, named: Iterable[Global]) -> None:
+        """Adds to `named`."""
+        self.named.update((each.full_name, each) for each in named)
+
+    def beside(self, name: str) -> CheckpointFile:
+        """Opens another file of the same folder."""
+        return CheckpointFile(self.path.parent / name)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """Reads exactly these bytes.
+
+        Raises:
+            CheckpointError: The file ends before them.
+        """
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise self.ends_early(offset + length)
+        whole = self._read_once(offset, length) if length <= _CHUNK else b""
+        if len(whole) == length:
+            return whole
+        pieces = []
+        while length > 0:
+            piece = self._read_once(offset, min(length, _CHUNK))
+            pieces.append(piece)
+            offset, length = offset + len(piece), length - len(piece)
+        return b"".join(pieces)
+
+    def read_into(self, tensor: torch.Tensor, offset: int) -> memoryview:
+        """Fills a compact CPU tensor with the file's bytes from this offset, without any copy between.
+
+        Returns:
+            The tensor's memory, valid as long as the tensor is.
+        """
+        length = tensor.numel() * tensor.element_size()
+        if offset < 0 or offset + length > self.size:
+            raise self.ends_early(offset + length)
+        if not length:
+            return memoryview(b"")
+        # torch has no public way to hand out its memory as a writable buffer without NumPy.
+        target = memoryview((ctypes.c_ubyte * length).from_address(tensor.data_ptr())).cast("B")
+        done = 0
+        while done < length:
+            with self._descriptor as number:
+                try:
+                    count = os.preadv(number, [target[done:]], offset + done)
+                except OSError as error:
+                    raise self._unreadable(error) from error
+            if not count:
+                raise self.changed("it is shorter now")
+            done += count
+        return target
+
+    @property
+    def mapping(self) -> mmap.mmap:
+        """The whole file as private memory; one per file, made when first asked for."""
+        found = self._mapping
+        return self._map() if found is None else found
+
+    def _map(self) -> mmap.mmap:
+        with self._mapping_lock:
+            if self._mapping is None:
+                try:
+                    with self._descriptor as number:
+                        self._mapping = map_private(number, self.size)
+                except (OSError, ValueError) as error:
+                    raise CheckpointError(
+                        f"{shown_path(self.path)} cannot be mapped into memory ({error})", "checkpoint.mmap=false"
+                    ) from error
+            return self._mapping
+
+    def release(self, offset: int, length: int) -> None:
+        """Gives up the mapping's whole pages in a range; they come back from the file when they are looked at again.
+
+        What was written to them is lost.
+        """
+        start, end = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, (offset + length) // mmap.PAGESIZE * mmap.PAGESIZE
+        if self._mapping is not None and start < end and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+    def check_unchanged(self) -> None:
+        """Compares size, modification time and inode with what they were when the file was opened.
+
+        Raises:
+            CheckpointError: One of them differs.
+        """
+        self._descriptor.check_unchanged()
+
+    def sha256(self) -> str:
+        """Digest of the whole file."""
+        digest = hashlib.sha256()
+        for offset in range(0, self.size, _CHUNK):
+            digest.update(self.pread(offset, min(_CHUNK, self.size - offset)))
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Closes the file; a mapping lives on as long as a tensor looks into it."""
+        self._descriptor.close()
+        self._mapping = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            self.close()
+
+    def stream(self) -> BinaryIO:
+        """The file from its start, for code that reads files itself; through the same descriptor, not by the name."""
+        with self._descriptor as number:
+            stream = open(os.dup(number), "rb")  # noqa: PTH123, SIM115  # a descriptor, which the caller closes
+        stream.seek(0)
+        return stream
+
+    def open_again(self) -> int:
+        """A descriptor for whoever goes on reading after `close`, and closes it."""
+        return self._descriptor.open_again()
+
+    def ends_early(self, needed: int) -> CheckpointError:
+        """What to raise where bytes are declared that the file does not have."""
+        return CheckpointError(
+            f"{shown_path(self.path)} is cut off: {self.size:,} bytes are there, {needed:,} or more are declared",
+            "copy or download the file again; it may also still be being written",
+        )
+
+    def damaged(self, what: str) -> CheckpointError:
+        """What to raise where the content contradicts itself."""
+        return CheckpointError(f"{shown_path(self.path)} is damaged: {what}", "copy or download the file again")
+
+    def changed(self, how: str) -> CheckpointError:
+        """What to raise where the file is not what it was when it was opened."""
+        return changed(self.path, how)
+
+    def _read_once(self, offset: int, length: int) -> bytes:
+        with self._descriptor as number:
+            try:
+                piece = os.pread(number, length, offset)
+            except OSError as error:
+                raise self._unreadable(error) from error
+        if not piece and length:
+            raise self.changed("it is shorter now")
+        return piece
+
+    def _unreadable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            f"{shown_path(self.path)} cannot be read: {error.strerror}", "check the disk, or copy the file again"
+        )

@@ -1,0 +1,148 @@
+"""From the path a user writes to a file on this machine.
+
+Guarantees: `~` and `pkg://` are resolved, a relative path starts at the working directory, and a path that leads
+nowhere is answered with the absolute path that was tried and the names in that folder that look like it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+
+from loader.errors import CheckpointError
+from loader.files.packages import package_folders
+from loader.text import lines
+from loader.text.wording import closest, listing, safe_text
+
+_PACKAGE = "pkg://"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SLASH_LOST = re.compile(r"(https?|s3|gs|hf):/?(?!/)", re.IGNORECASE)
+"""How a URL begins that lost one of its slashes, or both."""
+_LONGEST_PATH = 400
+_NAMES: dict[Path, str] = {}
+_MOST_ENTRIES = 10_000
+"""A folder with more entries than this is not searched for close names."""
+
+
+def is_url(text: str | Path) -> bool:
+    """Whether what a user typed is a URL; ``pkg://`` is none, it names a file on this machine."""
+    return _URL.match(str(text)) is not None and not str(text).lower().startswith(_PACKAGE)
+
+
+def resolve_path(text: str | Path) -> Path:
+    """Finds the file or folder that a config names.
+
+    Args:
+        text: A path, `~` allowed, no URL; `pkg://package.name/sub/file` is a file inside an installed package.
+
+    Returns:
+        The absolute path; something is there.
+
+    Raises:
+        CheckpointError: Nothing is there, or the text is no path.
+    """
+    typed = str(text)
+    if not typed or "\0" in typed:
+        raise CheckpointError(
+            f"checkpoint.path is {typed!r:.60}; the path of a file was expected", "checkpoint.path=FILE"
+        )
+    path = _in_package(typed) if typed.startswith(_PACKAGE) else _on_disk(typed)
+    if not os.path.lexists(path):
+        raise missing_file(path, typed)
+    return path
+
+
+def shown_path(path: str | Path) -> str:
+    """Writes a path for a message, whole unless it is absurdly long."""
+    return safe_text(called(path), longest=_LONGEST_PATH)
+
+
+def stand_for(path: Path, name: str) -> None:
+    """Has a local copy called by the name of what it is a copy of: a user knows a URL, not its place in a cache."""
+    _NAMES[path] = name
+
+
+def called(path: str | Path) -> str:
+    """What messages and reports call a file: its path, or the URL that it was downloaded from."""
+    return _NAMES.get(Path(path), str(path)) if _NAMES else str(path)
+
+
+def is_copy(path: Path) -> bool:
+    """Whether a file is a local copy of something that lies elsewhere."""
+    return path in _NAMES
+
+
+def path_override(path: str | Path) -> str:
+    """The override that names a path, as a shell takes it."""
+    return lines.line("checkpoint.path", called(path))
+
+
+def missing_file(path: Path, typed: str = "") -> CheckpointError:
+    """Says what was looked for and which names in that folder are close."""
+    origin = f" (checkpoint.path is {shown_path(typed)})" if typed and typed != str(path) else ""
+    parent = next((folder for folder in path.parents if folder.is_dir()), path.parent)
+    message = f"no such file: {shown_path(path)}{origin}"
+    if _is_pattern(typed):
+        return CheckpointError(f"{message}; several files are a sweep", lines.glob_line("checkpoint.path", typed))
+    if _SLASH_LOST.match(typed):
+        return CheckpointError(f"{message}; a URL has two slashes", path_override(_SLASH_LOST.sub(r"\1://", typed)))
+    if parent != path.parent:
+        message += f"; the folder {shown_path(path.parent)} does not exist either"
+    near = closest(path.name, _names_in(parent)) if parent == path.parent else []
+    if near:
+        message += f"; close names there: {listing(near)}"
+    return CheckpointError(message, _advice(path, near))
+
+
+def _is_pattern(typed: str) -> bool:
+    """Whether what was typed looks like what a shell takes for several files."""
+    return any(sign in typed for sign in "*?") and not typed.startswith(_PACKAGE)
+
+
+def _on_disk(typed: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(typed)))  # noqa: PTH100, PTH111  # pathlib raises on an unknown user
+
+
+def _advice(path: Path, near: list[str]) -> str:
+    from loader.examples.names import COMMAND, EXAMPLE_FILES  # noqa: PLC0415  # only a missing file needs it
+
+    if path.name in EXAMPLE_FILES:
+        return lines.typed(*COMMAND.split(), called(path.parent), note="writes the example files")
+    return path_override(path.parent / near[0]) if near else "checkpoint.path=FILE"
+
+
+def _names_in(folder: Path) -> list[str]:
+    names: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                names.append(entry.name)
+                if len(names) > _MOST_ENTRIES:
+                    return []
+    except OSError:
+        return []  # a folder that cannot be listed has no close names to offer
+    return names
+
+
+def _in_package(typed: str) -> Path:
+    package, _, inside = typed.removeprefix(_PACKAGE).partition("/")
+    parts = PurePosixPath(inside).parts
+    if not package or not parts or ".." in parts or PurePosixPath(inside).is_absolute():
+        raise CheckpointError(
+            f"checkpoint.path is {shown_path(typed)}; pkg://package.name/folder/file was expected",
+            "checkpoint.path=pkg://PACKAGE/FILE",
+        )
+    folders = package_folders(package)
+    if not folders:
+        raise _no_package(package, typed)
+    paths = [folder.joinpath(*parts) for folder in folders]
+    return next(filter(os.path.lexists, paths), paths[-1])
+
+
+def _no_package(package: str, typed: str) -> CheckpointError:
+    top = lines.typed(package.partition(".")[0]) or "it"
+    return CheckpointError(
+        f"checkpoint.path is {shown_path(typed)}, and there is no package '{safe_text(package)}' on the Python path",
+        f"pip install the package, or set PYTHONPATH to the folder that holds {top}/",
+    )

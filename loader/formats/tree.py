@@ -1,0 +1,264 @@
+"""What every checkpoint format is read into.
+
+Guarantees: these are plain records without tensor data and without torch; a reader builds them from a file by parsing
+it as data, and hands out a tensor's bytes only when asked for that tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from loader.files.file import CheckpointFile
+    from loader.formats.opened import Opened
+    from loader.formats.pickle.records import Global
+
+ITEMSIZE: Mapping[str, int] = {
+    "bool": 1, "uint8": 1, "int8": 1, "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1,
+    "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1, "float4_e2m1fn_x2": 1, "quint8": 1, "qint8": 1, "bits8": 1,
+    "bits1x8": 1, "bits2x4": 1, "bits4x2": 1,
+    "int16": 2, "uint16": 2, "float16": 2, "bfloat16": 2, "bits16": 2,
+    "int32": 4, "uint32": 4, "float32": 4, "complex32": 4, "bcomplex32": 4, "qint32": 4,
+    "int64": 8, "uint64": 8, "float64": 8, "complex64": 8, "complex128": 16,
+}  # fmt: skip
+"""Bytes per element of every dtype that is read, by torch's own name for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A run of bytes in a file that one or more tensors look into."""
+
+    key: str
+    """Its name inside the file, for messages."""
+    offset: int
+    """Where its first byte stands in the file."""
+    nbytes: int
+    """How many bytes it holds once unpacked."""
+    crc32: int | None = None
+    """Its checksum, where the format keeps one."""
+    packed: int | None = None
+    """How many bytes it takes in the file where it is deflated; None where it is stored as it is."""
+    file: CheckpointFile | None = field(default=None, repr=False)
+    """The opened file it stands in."""
+    big_endian: bool = False
+    """Whether its elements were written most significant byte first."""
+    data: bytes | bytearray | None = field(default=None, hash=False, repr=False)
+    """Its bytes, where the file keeps them inside a pickle; `offset` means nothing then."""
+    memory: torch.UntypedStorage | None = field(default=None, compare=False, repr=False)
+    """Its bytes, where they are in memory already."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a checkpoint, without its data."""
+
+    dtype: str
+    """torch's name, e.g. ``float32``."""
+    shape: tuple[int, ...]
+    stride: tuple[int, ...] = ()
+    """In elements, as torch counts; one per dimension."""
+    offset: int = 0
+    """Elements between the storage's start and the first one."""
+    storage: Storage | None = None
+    """None for a tensor whose data is not in the file (saved on the meta device), and for an assembled one."""
+    location: str = "cpu"
+    """The device it was saved on; text only, never acted on."""
+    layout: str = "strided"
+    """``strided``, ``sparse_coo``, ``sparse_csr`` (and csc, bsr, bsc), ``quantized`` or ``nested``."""
+    components: Mapping[str, TensorEntry] = field(default_factory=dict)
+    """The dense tensors an assembled one is made of, by role (``indices``, ``values``, ``scales`` …).
+
+    A strided tensor has them where it is computed from ggml's blocks.
+    """
+    details: Mapping[str, object] = field(default_factory=dict)
+    """Plain values that belong to the layout (quantisation scheme, scale, zero point, conjugate bit …)."""
+    pieces: tuple[Piece, ...] = ()
+    """What a tensor is put together from that lies in several places; together they cover it exactly once."""
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        count = 1
+        for dimension in self.shape:
+            count *= dimension
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements when dense and compact; those of the components where it is assembled."""
+        if self.components:
+            return sum(component.nbytes for component in self.components.values())
+        return self.numel * ITEMSIZE[self.dtype]
+
+    def storages(self) -> Iterator[Storage]:
+        """The runs of bytes that reading it needs."""
+        if self.storage is not None:
+            yield self.storage
+        for component in self.components.values():
+            yield from component.storages()
+        for piece in self.pieces:
+            yield from piece.entry.storages()
+
+    @property
+    def is_without_data(self) -> bool:
+        """Whether it is a shape alone: no bytes of it are in any file."""
+        return self.storage is None and not self.components and not self.pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a tensor that lies in a place of its own."""
+
+    entry: TensorEntry
+    start: tuple[int, ...]
+    """Where its first element stands in the whole: one number per dimension; or a single one for a run of the flattened
+    tensor, which a piece of one dimension is."""
+
+
+def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a compact tensor, as torch counts them."""
+    strides, step = [], 1
+    for dimension in reversed(shape):
+        strides.append(step)
+        step *= max(dimension, 1)
+    return tuple(reversed(strides))
+
+
+def assembled(name: str, dtype: str, shape: tuple[int, ...], pieces: Iterable[Piece]) -> TensorEntry:
+    """The entry of a compact tensor that its pieces cover; one without elements needs none."""
+    empty = Storage(name, 0, 0, data=b"") if 0 in shape else None
+    return TensorEntry(dtype, shape, contiguous(shape), storage=empty, pieces=() if empty else tuple(pieces))
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """An entry that is no tensor and holds none."""
+
+    type: str
+    """Its type as the file names it, e.g. ``int``, ``argparse.Namespace``."""
+    text: str = ""
+    """Its value, for plain numbers, strings and the like; made safe to show."""
+    record: object = None
+    """What the inert reader made of it; plain Python for plain values."""
+
+
+@dataclass(slots=True)
+class Container:
+    """An entry that holds others: a dict, a list, or a pickled module's state dict."""
+
+    kind: str
+    """``dict``, ``list``, ``module`` or ``object``."""
+    type: str
+    """Its type as the file names it, e.g. ``collections.OrderedDict``, ``my_pkg.Net``."""
+    children: dict[str, Node] = field(default_factory=dict)
+    """By key, in the file's order. A module's are its whole flat state dict; a list's are named 0, 1, 2 …"""
+    metadata: dict[str, dict[str, object]] = field(default_factory=dict)
+    """torch's ``_metadata`` (module prefix → version and the like), plain scalars only."""
+    record: object = None
+    """What the inert reader made of it."""
+
+    def tensors(self) -> dict[str, TensorEntry]:
+        """The children that are tensors themselves."""
+        return {key: child for key, child in self.children.items() if isinstance(child, TensorEntry)}
+
+    def walk(self) -> Iterator[tuple[str, Container]]:
+        """This container and every one below it, with dotted keys, outermost first; cycles are walked once."""
+        seen: set[int] = set()
+        queue: list[tuple[str, Container]] = [("", self)]
+        while queue:
+            key, container = queue.pop(0)
+            if id(container) in seen:
+                continue
+            seen.add(id(container))
+            yield key, container
+            below = ((name, child) for name, child in container.children.items() if isinstance(child, Container))
+            queue.extend((f"{key}.{name}" if key else name, child) for name, child in below)
+
+
+Node = Container | TensorEntry | Leaf
+
+
+class Found(Protocol):
+    """What a file or folder turned out to be; its index is not read yet."""
+
+    @property
+    def format(self) -> str:
+        """``torch-zip``, ``safetensors-sharded`` and so on; what was recognised in the content."""
+        ...
+
+    def open(self, check: str) -> Opened:
+        """Reads its index; takes ``checkpoint.check``."""
+        ...
+
+    def sha256(self) -> str:
+        """Digest of the file, or of all its files, as 64 hexadecimal digits."""
+        ...
+
+
+class Checkpoint(Protocol):
+    """An opened checkpoint: what is in it, and one tensor's data on demand."""
+
+    path: Path
+    """The file or folder that was given, absolute."""
+    place: Path
+    """What it is in that folder: a file, the index of several, or the folder itself where it is read as a whole."""
+    format: str
+    """``torch-zip``, ``safetensors-sharded`` and so on; what was recognised in the content."""
+    root: Container
+    """Everything in it. A file whose root is a single tensor has it under the key ``""``."""
+    nbytes: int
+    """Size of all its files."""
+    note: str
+    """What was decided about it where there was a choice; empty where there was none."""
+
+    def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
+        """Compares the checksums of the bytes that these tensors need; CheckpointError names what is damaged.
+
+        Without ``mmap`` no mapping is touched, so that a file that is cut short meanwhile cannot end the process.
+        """
+        ...
+
+    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
+        """One tensor on the CPU, in the file's dtype, shape and strides.
+
+        With ``mmap`` it may be a private copy-on-write view of the file; without, it owns its memory.
+        """
+        ...
+
+    def located(self, entry: TensorEntry) -> TensorEntry:
+        """The entry with the places of its bytes, where the format looks for them only when asked."""
+        ...
+
+    def inflate(self, storage: Storage) -> Iterator[bytes]:
+        """Unpacks a deflated storage piece by piece, to exactly as many bytes as it declares."""
+        ...
+
+    def release(self, entry: TensorEntry) -> None:
+        """Says that a mapped tensor is not looked at any more, and was not written to: its pages may leave memory."""
+        ...
+
+    def will_need(self, entries: Sequence[TensorEntry]) -> None:
+        """Tells the system which bytes come next, so that it reads ahead."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError where a file changed since it was opened."""
+        ...
+
+    def sha256(self) -> str:
+        """Digest of the file, or of all its files, as 64 hexadecimal digits."""
+        ...
+
+    @property
+    def named(self) -> Mapping[str, Global]:
+        """Everything that its pickles name, wherever they stand and whatever becomes of it; by full name."""
+        ...
+
+    def close(self) -> None:
+        """Closes the files; tensors that were handed out stay valid."""
+        ...

@@ -1,0 +1,1 @@
+"""Names, shapes and dtypes without data: nested keys, rules, plans; without torch."""

@@ -1,0 +1,195 @@
+"""What will be loaded where, before anything is touched.
+
+Guarantees: a pure function of what the model wants, what the files offer and what is allowed; it reads no tensor data
+and changes nothing. Every model key and every file key stands in the plan exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from loader.formats.tree import Node, TensorEntry
+from loader.schema import AllowConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One key of the model's state dict."""
+
+    shape: tuple[int, ...] | None
+    """None where a lazy module takes its shape from the file, and for extra state."""
+    dtype: str
+    """torch's name; empty for extra state."""
+    kind: str
+    """``parameter``, ``buffer`` or ``extra``."""
+    first: str
+    """The first name of the same tensor; its own key where it is not tied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """One entry of a file under its full model key, after the rules."""
+
+    part: str
+    """The part that it belongs to; ``""`` is the root."""
+    source: str
+    """Its key in the file, under the part's nested key."""
+    entry: Node
+    """A tensor; anything else can only be extra state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the model's own load hooks let a model key take."""
+
+    key: str
+    """The offered key, or ``""`` where a hook computes the value."""
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hooked:
+    """How the model's load hooks see the offered keys; without hooks each key takes its namesake."""
+
+    taken: Mapping[str, Taken]
+    """Model key → what it takes."""
+    left: tuple[str, ...]
+    """Offered keys that nothing took, in the files' order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One tensor of a file and the model keys that it fills."""
+
+    key: str
+    """The model key that takes it; of tied names the first that the file fills."""
+    taken: Taken
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A key that both sides have, with different shapes."""
+
+    key: str
+    model: tuple[int, ...]
+    checkpoint: tuple[int, ...]
+    source: str = ""
+    """The offered key; ``""`` where a load hook computed the value."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """Everything that a load would do."""
+
+    matches: list[Match] = field(default_factory=list)
+    """What is loaded, in the model's order."""
+    loaded: list[str] = field(default_factory=list)
+    """The model keys that are filled, second names of tied tensors included."""
+    missing: list[str] = field(default_factory=list)
+    """Model keys that nothing fills, allowed ones included."""
+    unexpected: list[str] = field(default_factory=list)
+    """File keys, as rewritten, that the model does not have, allowed ones included."""
+    mismatched: list[Mismatch] = field(default_factory=list)
+    """Keys of two shapes, allowed ones included."""
+    dropped: list[str] = field(default_factory=list)
+    """File keys that the rules dropped."""
+    tied: list[list[str]] = field(default_factory=list)
+    """The groups of model keys that are one tensor."""
+    duplicates: list[tuple[Match, Match]] = field(default_factory=list)
+    """Names of one tied tensor that the file fills twice: both must hold the same values."""
+    refused: list[str] = field(default_factory=list)
+    """The keys of missing, unexpected and mismatched that no allowance excuses."""
+
+    def unread(self) -> set[str]:
+        """Offered keys whose data is of no use: unexpected, of another shape, or a tied tensor's second copy."""
+        seconds = {second.taken.key for _, second in self.duplicates}
+        return {*self.unexpected, *(mismatch.source for mismatch in self.mismatched), *seconds}
+
+    def filled(self, wanted: Mapping[str, Wanted]) -> int:
+        """How many model keys the files fill; none is a buffer that a load hook makes up for a module they lack."""
+        places = {match.key.rpartition(".")[0] for match in self.matches if match.taken.key}
+        made_up = {
+            match.key
+            for match in self.matches
+            if not match.taken.key and wanted[match.key].kind == "buffer" and match.key.rpartition(".")[0] not in places
+        }
+        return sum(wanted[key].first not in made_up and key not in made_up for key in self.loaded)
+
+    def passes(self) -> bool:
+        """Whether it may be carried out: nothing is refused, and something is loaded."""
+        return bool(self.loaded) and not self.refused
+
+    def leaves_to_initialise(self) -> bool:
+        """Whether it may be carried out and leaves model keys to the model's own initialisation."""
+        return bool(self.missing or self.mismatched) and self.passes()
+
+
+def make_plan(
+    wanted: Mapping[str, Wanted],
+    offered: Mapping[str, Offered],
+    hooked: Hooked,
+    allow: AllowConfig,
+    dropped: Iterable[str] = (),
+) -> Plan:
+    """Matches what a model wants with what files offer.
+
+    Args:
+        wanted: The model's keys.
+        offered: The files' entries by full model key.
+        hooked: What each model key takes once the model's own load hooks have seen the keys.
+        allow: Which keys may stay without a partner.
+        dropped: File keys that rules dropped, for the record.
+    """
+    plan = Plan(dropped=list(dropped), tied=_tied(wanted))
+    filled: dict[str, Match] = {}
+    for key, want in wanted.items():
+        taken = hooked.taken.get(key)
+        if taken is None:
+            continue
+        if not _fits(want, taken):
+            plan.mismatched.append(Mismatch(key, want.shape or (), taken.shape, taken.key))
+        elif want.first not in filled or not filled[want.first].taken.key:
+            filled[want.first] = Match(key, taken)
+        elif taken.key:
+            plan.duplicates.append((filled[want.first], Match(key, taken)))
+    if not _feeds(filled.values(), offered, hooked):
+        # What load hooks make up without the file is the model's own.
+        filled = {}
+    plan.matches = list(filled.values())
+    clashing = {mismatch.key for mismatch in plan.mismatched}
+    plan.loaded = [key for key, want in wanted.items() if want.first in filled and key not in clashing]
+    plan.missing = [key for key, want in wanted.items() if want.first not in filled and key not in clashing]
+    plan.unexpected = [key for key in hooked.left if isinstance(offered[key].entry, TensorEntry) or key in wanted]
+    plan.refused = (
+        _not_allowed(plan.missing, allow.missing)
+        + _not_allowed(plan.unexpected, allow.unexpected)
+        + _not_allowed((mismatch.key for mismatch in plan.mismatched), allow.mismatched)
+    )
+    return plan
+
+
+def _feeds(matches: Iterable[Match], offered: Mapping[str, Offered], hooked: Hooked) -> bool:
+    """Whether anything of a file reaches the model, as it is or through a load hook that made use of it."""
+    spared = {*hooked.left, *(taken.key for taken in hooked.taken.values())}
+    return any(match.taken.key for match in matches) or not spared.issuperset(offered)
+
+
+def _fits(want: Wanted, taken: Taken) -> bool:
+    # As torch does, a file's one-element vector fills a scalar; never the other way round.
+    scalar = want.shape == () and taken.shape == (1,)
+    return want.shape is None or want.shape == taken.shape or scalar
+
+
+def _tied(wanted: Mapping[str, Wanted]) -> list[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for key, want in wanted.items():
+        groups.setdefault(want.first, []).append(key)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _not_allowed(keys: Iterable[str], globs: Iterable[str]) -> list[str]:
+    globs = list(globs)
+    return [key for key in keys if not any(fnmatchcase(key, glob) for glob in globs)]

@@ -1,0 +1,299 @@
+"""Quantized weights: tensors that are a layer's weights only together with a scale next to them.
+
+Guarantees: pure functions of names, shapes and dtypes; a scheme is told by tensors that stand next to each other, never
+by one name. A model that keeps such tensors itself, under these names and in these dtypes, is never refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from loader.errors import FitError
+from loader.formats.tree import Container, Leaf, Node, TensorEntry
+from loader.keys.plan import Wanted
+from loader.keys.scales import narrow, scale_of, small
+from loader.text.wording import counted, listing, phrases, safe_text
+
+_NARROW = re.compile(r"float[48]_|u?int[1-8]\b")
+"""Dtypes that only quantized weights have, apart from masks and the like."""
+_WHOLE = re.compile(r"u?int(8|16|32)")
+_WIDE = re.compile(r"b?float(16|32|64)|uint8|float8_e8m0fnu")
+"""Dtypes of scales; the last two are exponents."""
+_FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+_WEIGHT = re.compile(r"weight|kernel|^w\d?$", re.IGNORECASE)
+_INSIDE = re.compile(r"([.:](_data|qdata|int_data))+$")
+"""What stands behind the name of a weight that is an object of several tensors."""
+_SCALE = re.compile(r"scale|absmax|zero_?point|^SCB$", re.IGNORECASE)
+_OF_ACTIVATIONS = re.compile(r"input|output|act|in_|out_|logit|softmax|attn", re.IGNORECASE)
+_MOST_NAMES = 16
+"""So many names of scales a file may have of its own."""
+_MOST_LAYERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """How one scheme writes a layer."""
+
+    scheme: str
+    weight: str
+    """The last segment of the stored weight; its end where this begins with a sign; ``""`` is any name."""
+    beside: tuple[str, ...]
+    """What stands in its place, all of it, for the same layer."""
+    dtype: re.Pattern[str]
+
+    def companions(self, key: str, entry: TensorEntry) -> tuple[str, ...] | None:
+        """What would have to stand next to a tensor if it were one of these; None where it is not."""
+        if not key.endswith(self.weight) or not self.dtype.match(entry.dtype):
+            return None
+        stem = key.removesuffix(self.weight) if self.weight else key
+        if self.weight[:1].isalnum() and stem and not stem.endswith("."):
+            return None
+        return tuple(stem + name for name in self.beside)
+
+
+_ANY = re.compile("")
+_CODES = re.compile(r"float[48]_|u?int")
+_INT32 = re.compile("int32")
+_UINT8 = re.compile("uint8")
+_MARKS = (
+    _Mark("bitsandbytes nf4", "", (".quant_state.bitsandbytes__nf4",), _ANY),
+    _Mark("bitsandbytes fp4", "", (".quant_state.bitsandbytes__fp4",), _ANY),
+    _Mark("bitsandbytes 4-bit", "", (".absmax", ".quant_map"), _ANY),
+    _Mark("bitsandbytes int8", "weight", ("SCB",), re.compile("int8")),
+    _Mark("GPTQ", "qweight", ("scales", "g_idx"), _INT32),
+    _Mark("AWQ", "qweight", ("scales", "qzeros"), _INT32),
+    _Mark("GPTQ", "B", ("s",), _INT32),
+    _Mark("MXFP4", "_blocks", ("_scales",), _UINT8),
+    _Mark("NVFP4", "weight_packed", ("weight_scale", "weight_global_scale"), _UINT8),
+    _Mark("compressed-tensors", "weight_packed", ("weight_scale",), _WHOLE),
+    _Mark("NVFP4", "weight", ("weight_scale", "weight_scale_2"), _UINT8),
+    _Mark("HQQ", "W_q", (), _WHOLE),
+    _Mark("EXL2", "q_weight", ("q_scale",), _INT32),
+    _Mark("EXL3", "trellis", ("suh",), _WHOLE),
+    _Mark("QTIP", "trellis", ("SU",), _WHOLE),
+    _Mark("QuIP#", "Qidxs", ("SU",), _ANY),
+    _Mark("AQLM", "codes", ("codebooks", "scales"), _WHOLE),
+    _Mark("SpQR", "dense_weights", ("row_offsets",), _ANY),
+    _Mark("VPTQ", "indices", ("centroids.weight",), _CODES),
+    _Mark("HIGGS", "weight", ("scales", "tables2"), _WHOLE),
+    _Mark("Quanto", "._data._data", ("._scale",), _CODES),
+    _Mark("Quanto", "_data", ("_scale",), _CODES),
+    _Mark("torchao", "_qdata", ("_scale",), _CODES),
+    _Mark("torchao", ":qdata", (":scale",), _CODES),
+    _Mark("torchao", ".qdata", (".scale",), _CODES),
+    _Mark("torchao", ".int_data", (".scale",), _CODES),
+)
+"""In this order: the first that holds names the scheme."""
+_OF_ITS_NAME = ("_scale_inv", "_scale", "_scales", ".scale", "._scale", ".scales", ".absmax", "_absmax", ":scale")
+_OF_ITS_MODULE = (
+    "scale", "scales", "scale_inv", "scale_weight", "weight_scale", "weight_scale_inv", "weight_scales", "SCB",
+    "absmax", "weight_absmax",
+)  # fmt: skip
+
+_FROM_PRETRAINED = "in transformers {}, then .save_pretrained(FOLDER), writes such a one"
+_ASK = "from_pretrained(…, quantization_config={}(dequantize=True))"
+_TO_PLAIN = {
+    "bitsandbytes": _FROM_PRETRAINED.format("model.dequantize()"),
+    "HIGGS": _FROM_PRETRAINED.format("model.dequantize()"),
+    "fp8": _FROM_PRETRAINED.format(_ASK.format("FineGrainedFP8Config")),
+    "MXFP4": _FROM_PRETRAINED.format(_ASK.format("Mxfp4Config")),
+    "compressed-tensors": _FROM_PRETRAINED.format(_ASK.format("CompressedTensorsConfig")),
+}
+_BY_ITS_LIBRARY = "the library that quantized it may write it dequantized, or take what was quantized"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """One quantized weight."""
+
+    scheme: str
+    key: str
+    beside: tuple[str, ...]
+    """What it cannot be read without."""
+
+    @property
+    def layer(self) -> str:
+        """The module that it belongs to."""
+        return _INSIDE.sub("", self.key).rpartition(".")[0] or "the model itself"
+
+
+def quantized(entries: Mapping[str, Node]) -> list[Quantized]:
+    """Finds the quantized weights among entries that stand together; a scale may be a plain number."""
+    if not may_be_quantized(entries):
+        return []
+    ends = {key.rpartition(".")[2] for key in entries}
+    marks = [mark for mark in _MARKS if all(any(end.endswith(_last(name)) for end in ends) for name in mark.beside)]
+    scales = sorted(end for end in ends if _SCALE.search(end) and not _OF_ACTIVATIONS.match(end))[:_MOST_NAMES]
+    tensors = ((key, entry) for key, entry in entries.items() if isinstance(entry, TensorEntry))
+    found = (_marked(key, entry, entries, marks) or _scaled(key, entry, entries, scales) for key, entry in tensors)
+    return [one for one in found if one is not None]
+
+
+def has_plain_weight(one: Quantized, entries: Mapping[str, Node]) -> bool:
+    """Whether the layer's weight stands next to what looks quantized, as floats."""
+    weight = entries.get(f"{one.key.rpartition('.')[0]}.weight".removeprefix("."))
+    return isinstance(weight, TensorEntry) and weight.dtype in _FLOATS and len(weight.shape) > 1
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def may_be_quantized(entries: Mapping[str, Node]) -> bool:
+    """Whether any entry has a dtype that quantized weights need; a look that costs next to nothing."""
+    dtypes = {entry.dtype for entry in entries.values() if isinstance(entry, TensorEntry)}
+    return any(_NARROW.match(dtype) or _WHOLE.fullmatch(dtype) for dtype in dtypes)
+
+
+def refuse_quantized(
+    where: str, root: Container, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
+) -> None:
+    """Refuses quantized weights that a model would take for plain ones, or leave out.
+
+    Args:
+        where: The file, for the message.
+        root: The whole file, as scales may stand anywhere in it.
+        entries: What stands under the selected key, by its names in the file.
+        names: Name in the file → full model key, of those that the rules did not drop.
+        wanted: The model's keys.
+
+    Raises:
+        FitError: There are such weights.
+    """
+    found = [one for one in quantized(entries) if not _is_the_models(one, entries, names, wanted)]
+    plain = _plainly_filled(entries, names) if found else set()
+    found = [one for one in found if _is_for(one, names, wanted, plain)] or by_what_is_left(
+        root, entries, names, wanted
+    )
+    if found:
+        scale = f" (as {safe_text(found[0].beside[0])})" if found[0].beside else ""
+        raise FitError(
+            f"{where} is quantized: {told(found)}. Without their scales{scale} these weights would be wrong, and no "
+            "allowance makes them right; the model expects plain weights",
+            f"no nested key and no rule makes them plain: {to_plain(found)}",
+        )
+
+
+def by_what_is_left(
+    root: Container, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
+) -> list[Quantized]:
+    """The weights whose scales have names of their own, or stand elsewhere in the file."""
+    weights = narrow(entries, names, wanted) if may_be_quantized(entries) else []
+    if not weights:
+        return []
+    possible = small(root, entries, (key for key, name in names.items() if name in wanted))
+    scaled = ((key, entry, scale_of(key, entry, possible)) for key, entry in weights)
+    return [Quantized(_scheme_of(entry), key, (place,)) for key, entry, place in scaled if place is not None]
+
+
+def told(found: list[Quantized]) -> str:
+    """``bitsandbytes int8 in 2 layers (fc1, fc2)``."""
+    schemes: dict[str, list[Quantized]] = {}
+    for one in found:
+        schemes.setdefault(one.scheme, []).append(one)
+    return phrases([_scheme(scheme, ones) for scheme, ones in schemes.items()])
+
+
+def to_plain(found: list[Quantized]) -> str:
+    """What to give instead, and how to get it."""
+    way = _TO_PLAIN.get(re.split(r"[ (]", found[0].scheme)[0], _BY_ITS_LIBRARY)
+    return f"give a file with plain weights (checkpoint.path=…); {way}"
+
+
+def _scheme(scheme: str, ones: list[Quantized]) -> str:
+    layers = list(dict.fromkeys(one.layer for one in ones))
+    return f"{scheme} in {counted(len(layers), 'layer')} ({listing(map(safe_text, layers), _MOST_LAYERS)})"
+
+
+def _marked(key: str, entry: TensorEntry, entries: Mapping[str, Node], marks: Sequence[_Mark]) -> Quantized | None:
+    """A weight that a scheme is known by."""
+    for mark in marks:
+        beside = mark.companions(key, entry)
+        if beside is not None and all(isinstance(entries.get(name), TensorEntry) for name in beside):
+            scheme = "GPTQ" if mark.scheme == "AWQ" and _packs_rows(entry, entries[beside[0]]) else mark.scheme
+            return Quantized(scheme, key, beside)
+    return None
+
+
+def _scaled(key: str, entry: TensorEntry, entries: Mapping[str, Node], scales: Sequence[str]) -> Quantized | None:
+    """Any other weight in a narrow dtype with a scale next to it."""
+    if not _NARROW.match(entry.dtype) or _SCALE.search(key.rpartition(".")[2]):
+        return None
+    for name in _scales(key, entry, scales):
+        if _is_scale(entries.get(name)):
+            return Quantized(_scheme_of(entry), key, (name,))
+    return None
+
+
+def _scheme_of(entry: TensorEntry) -> str:
+    return f"fp8 ({entry.dtype})" if entry.dtype.startswith("float8") else f"{entry.dtype} with scales"
+
+
+def _is_scale(entry: Node | None) -> bool:
+    return _WIDE.match(entry.dtype) is not None if isinstance(entry, TensorEntry) else _is_number(entry)
+
+
+def _is_number(entry: Node | None) -> bool:
+    return isinstance(entry, Leaf) and entry.type == "float"
+
+
+def _packs_rows(weight: TensorEntry, scales: Node) -> bool:
+    """Whether what is packed is the rows, as GPTQ does; AWQ packs columns."""
+    return isinstance(scales, TensorEntry) and weight.shape[-1:] == scales.shape[-1:]
+
+
+def _scales(key: str, entry: TensorEntry, scales: Sequence[str]) -> Iterator[str]:
+    """The names that a scale of a tensor may have: of its own, and of its module where it is the weight there."""
+    yield from (key + end for end in _OF_ITS_NAME)
+    at = key.rpartition(".")[2]
+    weight = _WEIGHT.search(at) and len(entry.shape) > 1
+    if weight or entry.dtype.startswith("float8"):
+        yield from (key.removesuffix(at) + name for name in (*_OF_ITS_MODULE, *(scales if weight else ())))
+
+
+def _is_the_models(
+    one: Quantized, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
+) -> bool:
+    """Whether the model has the weight and what belongs to it, in these dtypes."""
+    for key in (one.key, *one.beside):
+        want, entry = wanted.get(names.get(key, "")), entries[key]
+        if want is None or not isinstance(entry, TensorEntry) or not _same(want.dtype, entry.dtype):
+            return False
+    return True
+
+
+def _same(model: str, file: str) -> bool:
+    return model == file or {model, file} <= _FLOATS
+
+
+def _plainly_filled(entries: Mapping[str, Node], names: Mapping[str, str]) -> set[str]:
+    """The names under which the file has a tensor of floats."""
+    tensors = ((key, entry) for key, entry in entries.items() if isinstance(entry, TensorEntry) and key in names)
+    return {names[key] for key, entry in tensors if entry.dtype in _FLOATS}
+
+
+def _is_for(one: Quantized, names: Mapping[str, str], wanted: Mapping[str, Wanted], plain: set[str]) -> bool:
+    """Whether floats of the model would be filled from a weight, or lack their values because of it.
+
+    Rules may have dropped it, and what stands next to the real weight (a mask, codes) takes nothing from the model.
+    """
+    name = names.get(one.key)
+    if name is None:
+        return False
+    whole = _INSIDE.sub("", name)
+    if whole in wanted:
+        return _is_float(wanted[whole]) and whole not in plain
+    module = whole[: whole.rfind(".") + 1]
+    inside = [key for key, want in wanted.items() if key.startswith(module) and _is_float(want)]
+    own = [key for key in inside if "." not in key[len(module) :]]
+    return any(_is_matrix(wanted[key]) and key not in plain for key in own or inside)
+
+
+def _is_float(want: Wanted) -> bool:
+    return want.kind != "extra" and want.dtype.startswith(("float", "bfloat"))
+
+
+def _is_matrix(want: Wanted) -> bool:
+    return want.shape is None or len(want.shape) > 1

@@ -1,0 +1,129 @@
+"""Scales under names that no scheme has: told by the narrow weights that they belong to, wherever in a file they stand.
+
+Guarantees: pure functions of names, shapes and dtypes. What the model takes for itself is no scale, nor is anything as
+large as the weight, in a shape that goes with none of its dimensions, or not of floats.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from loader.formats.tree import Container, Leaf, Node, TensorEntry
+from loader.keys.plan import Wanted
+
+_NARROW = re.compile(r"float[48]_|u?int[1-8]$")
+_WIDE = re.compile(r"b?float(16|32|64)|float8_e8m0fnu")
+_SCALE = re.compile(r"scales?(?![a-z])|absmax|zero_?point", re.IGNORECASE)
+_OF_OTHERS = re.compile(
+    r"loss|grad|logit|softmax|attn|input|output|act|in_|out_|bias|running_|lora_|ia3", re.IGNORECASE
+)
+"""What has small tensors next to a weight without scaling it."""
+_SIGNS = "_.:"
+_MOST_SEGMENTS = 8
+_MOST_ENTRIES = 20_000
+
+
+@dataclass(slots=True)
+class Small:
+    """What may be scales: the floats that the model does not take, by every name that they may be meant for."""
+
+    named: dict[str, list[tuple[str, Node]]] = field(default_factory=dict)
+    """Key of a weight, or of its module → place in the file, entry."""
+    whole: list[tuple[str, Node]] = field(default_factory=list)
+    """What stands outside the weights and is called a scale, for whichever of them."""
+
+
+def narrow(
+    entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
+) -> list[tuple[str, TensorEntry]]:
+    """The weights in a dtype of quantized ones that the model would take for floats, by their names in the file."""
+    return [
+        (key, entry)
+        for key, entry in entries.items()
+        if isinstance(entry, TensorEntry) and len(entry.shape) > 1 and _NARROW.match(entry.dtype)
+        if (want := wanted.get(names.get(key, ""))) is not None and _WIDE.match(want.dtype)
+    ]
+
+
+def small(root: Container, entries: Mapping[str, Node], taken: Iterable[str]) -> Small:
+    """Finds what may be scales.
+
+    Args:
+        root: The whole file.
+        entries: What stands under the selected key.
+        taken: The names there of what the model takes.
+    """
+    found, used = Small(), set(taken)
+    for count, (place, name, entry) in enumerate(_floats(root, entries)):
+        if count >= _MOST_ENTRIES:
+            break
+        beside = place is None
+        if beside and name in used:
+            continue
+        shown = name if not place else f"{place}.{name}"
+        for meant in _meant(name, beside=beside):
+            found.named.setdefault(meant, []).append((shown, entry))
+        held = _is_called_so((place or "").rpartition(".")[2])
+        if held or (not beside and _is_called_so(name) and (not place or isinstance(entry, TensorEntry))):
+            found.whole.append((shown, entry))
+    return found
+
+
+def scale_of(key: str, weight: TensorEntry, found: Small) -> str | None:
+    """Where the scale of a weight stands in the file; None where there is none."""
+    of_its_name = found.named.get(key, ())
+    of_its_module = (
+        (place, entry)
+        for place, entry in found.named.get(key.rpartition(".")[0], ())
+        if not _OF_OTHERS.search(place.rpartition(".")[2]) and (isinstance(entry, TensorEntry) or _is_called_so(place))
+    )
+    possible = itertools.chain(of_its_name, of_its_module, found.whole)
+    return next((place for place, entry in possible if _may_scale(entry, weight)), None)
+
+
+def _floats(root: Container, entries: Mapping[str, Node]) -> Iterator[tuple[str | None, str, Node]]:
+    """Every float of a file: the place outside the selected key (None under it), its name there, and it."""
+    yield from ((None, name, entry) for name, entry in entries.items() if _is_float(entry))
+    for place, container in root.walk():
+        if container.children is not entries:
+            yield from ((place, name, entry) for name, entry in container.children.items() if _is_float(entry))
+
+
+def _meant(name: str, *, beside: bool) -> Iterator[str]:
+    """The weights and modules that a name may speak of: `scales.fc.weight`, `fc.weight_s` and `fc.s` of `fc.weight`."""
+    path = name.split(".")[-_MOST_SEGMENTS:]
+    if beside and len(path) == 1:
+        yield ""  # the module of what has no dots is the model itself
+    for at in range(len(path)):
+        if at and not any(map(_is_called_so, path[:at])):
+            continue
+        rest = ".".join(path[at:])
+        if at or not beside:
+            yield rest
+        yield from (rest[:end] for end in range(1, len(rest)) if rest[end] in _SIGNS and "." not in rest[end + 1 :])
+
+
+def _is_called_so(name: str) -> bool:
+    return _SCALE.search(name) is not None and _OF_OTHERS.search(name) is None
+
+
+def _is_float(entry: Node) -> bool:
+    if isinstance(entry, TensorEntry):
+        return _WIDE.match(entry.dtype) is not None
+    return isinstance(entry, Leaf) and entry.type == "float"
+
+
+def _may_scale(entry: Node, weight: TensorEntry) -> bool:
+    """Whether one number, or a row, a column or blocks of numbers, goes with a weight."""
+    if not isinstance(entry, TensorEntry) or entry.numel == 1:
+        return True
+    kept = [size for size in entry.shape if size != 1]
+    blocks = len(entry.shape) == len(weight.shape) and all(
+        size and not whole % size for size, whole in zip(entry.shape, weight.shape, strict=True)
+    )
+    of_one = len(kept) == 1 and kept[0] in (weight.shape[0], weight.shape[-1])
+    return entry.numel < math.prod(weight.shape) and (blocks or of_one)

@@ -1,0 +1,1 @@
+"""What a job can do besides loading: one package a mode."""

@@ -1,0 +1,68 @@
+"""What of a model goes into a file.
+
+Guarantees: the tensors are those of the model's state dict, each stored one once, under its first name; what the format
+cannot hold is refused by name, all of it at once; nothing is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from loader.errors import ConfigError
+from loader.formats.safetensors_writer import fault, nbytes
+from loader.module.slots import identity
+from loader.text.wording import counted, phrases, safe_text
+
+
+@dataclass(slots=True)
+class Contents:
+    """The tensors of a model by name, and what is not among them."""
+
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Second name of a tied tensor → the name under which it is stored."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Extra state that is no tensor: key → type."""
+
+
+def contents(module: nn.Module) -> Contents:
+    """Collects what is to be written.
+
+    Raises:
+        ConfigError: The format cannot hold some of it.
+    """
+    found = Contents()
+    firsts: dict[object, str] = {}
+    refused = []
+    for key, value in module.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            found.left_out[key] = type(value).__name__
+        elif why := fault(key, value):
+            refused.append(f"{safe_text(key)} ({why})")
+        elif (first := firsts.setdefault(identity(value), key)) != key:
+            found.aliases[key] = first
+        else:
+            found.tensors[key] = value
+    if refused:
+        raise ConfigError(
+            f"safetensors cannot hold {counted(len(refused), 'entry', 'entries')} of the model: {phrases(refused)}",
+            "mode=load   # such a model stays in the file that it is in",
+        )
+    return found
+
+
+def shards(tensors: dict[str, torch.Tensor], most: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Cuts tensors, in their order, into files of at most so many bytes; a larger tensor has one to itself."""
+    shard: dict[str, torch.Tensor] = {}
+    size = 0
+    for key, tensor in tensors.items():
+        if shard and size + nbytes(tensor) > most:
+            yield shard
+            shard, size = {}, 0
+        shard[key] = tensor
+        size += nbytes(tensor)
+    yield shard

@@ -1,0 +1,207 @@
+"""Writes a loaded and verified model as safetensors.
+
+Guarantees: what can be known to be wrong is told before the checkpoint is opened, or before the model is built; a file
+that is there already is replaced only by a conversion of the same source in the same way, and the source never;
+a conversion that does not come to its end leaves everything as it was, the source's golden record included; of two
+that write to one place at once, the second one judges what the first one wrote.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from loader.apply.place import resolve_dtype
+from loader.builder.embedded import untrusted
+from loader.builder.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
+from loader.errors import ConfigError
+from loader.files.drafts import drafts
+from loader.files.path import called, is_copy
+from loader.files.sources import Sources
+from loader.formats.safetensors_writer import nbytes, pieces
+from loader.modes.convert.contents import Contents, contents, shards
+from loader.modes.convert.destination import Destination, destination
+from loader.modes.convert.existing import refuse_to_replace
+from loader.modes.convert.turn import turn
+from loader.parts.open import Part
+from loader.report.data import Report
+from loader.schema import OF_A_FILE, JobConfig
+from loader.text.lines import override, typed
+from loader.text.redaction import redacted
+from loader.text.wording import phrases
+from loader.verify import golden
+from loader.verify.verify import say_kept
+
+
+class Conversion:
+    """A conversion that a job is to end with.
+
+    Args:
+        job: A job in ``mode=convert``.
+
+    Raises:
+        ConfigError: It could not be carried out, whatever the checkpoint holds.
+    """
+
+    def __init__(self, job: JobConfig) -> None:
+        self.destination: Destination = destination(job.convert)
+        if job.device == "meta":
+            raise ConfigError("on device=meta there are no weights, and mode=convert writes them", "device=cpu")
+        if job.convert.embed:
+            to_text(Record({}, _writable(job.model)))
+
+    def check(self, job: JobConfig, parts: Sequence[Part], recorded: Path | None) -> list[Path]:
+        """Refuses to replace what is not to be lost.
+
+        Returns:
+            The files of an earlier result of this conversion.
+
+        Raises:
+            ConfigError: Something else stands where it would write.
+        """
+        sources, inputs = Sources(part.checkpoint for part in parts), Sources((), job.verify.input)
+        return refuse_to_replace(
+            self.destination, lambda: self._record(job, parts), sources, inputs, _copied(job, recorded)
+        )
+
+    def carry_out(
+        self,
+        module: nn.Module,
+        job: JobConfig,
+        parts: Sequence[Part],
+        recorded: Path | None,
+        report: Report,
+        renewed: bytes | None = None,
+    ) -> None:
+        """Writes the model.
+
+        Args:
+            module: Loaded and verified.
+            job: With the model's own config.
+            parts: The opened parts.
+            recorded: The golden record of the checkpoint; where the model was run, a copy of it goes beside the result.
+            report: Filled with what was written.
+            renewed: The content of a new golden record of the checkpoint, written with the result or not at all.
+
+        Raises:
+            ConfigError: The format cannot hold the model, or the file cannot be written.
+        """
+        found = contents(module)
+        notes = {**found.aliases, "format": "pt", KEY: to_text(self._record(job, parts))}
+        with turn(self.destination):
+            # Another job may have written there since this one looked.
+            there = self.check(job, parts, recorded)
+            recorded = _copied(job, recorded)
+            files = self._write(found, notes, there, recorded, renewed)
+        if recorded is not None and renewed is not None:
+            say_kept(recorded, report.verification)
+        for part in parts:
+            report.parts[part.name].sha256 = part.checkpoint.sha256()
+        report.written = {
+            "path": str(files[-1]),
+            "files": [str(file) for file in files],
+            "bytes": sum(file.stat().st_size for file in files),
+            "tensors": len(found.tensors),
+            "aliases": found.aliases,
+            "left_out": found.left_out,
+            "golden": None if recorded is None else str(golden.beside(files[-1])),
+            "next": typed(*_next(job, found, self.destination.typed(files[-1]))),
+        }
+
+    def _write(
+        self,
+        found: Contents,
+        notes: Mapping[str, str],
+        there: Sequence[Path],
+        recorded: Path | None,
+        renewed: bytes | None,
+    ) -> list[Path]:
+        """Writes the file, or the shards and then their index; returns them in this order."""
+        place = self.destination
+        states = list(shards(found.tensors, place.shard_size))
+        files = [place.single] if len(states) == 1 else [place.shard(n + 1, len(states)) for n in range(len(states))]
+        record = b"" if recorded is None else recorded.read_bytes() if renewed is None else renewed
+        with drafts() as made:
+            for path, state in zip(files, states, strict=True):
+                made.write(path, pieces(state, notes))
+            if len(files) > 1:
+                total = sum(map(nbytes, found.tensors.values()))
+                map_ = {key: path.name for path, state in zip(files, states, strict=True) for key in state}
+                index = {"metadata": {"total_size": total}, "weight_map": map_}
+                files.append(place.index)
+                made.write(place.index, [json.dumps(index, indent=2).encode()])
+            written = {*files}
+            if recorded is not None:
+                written.add(golden.beside(files[-1]))
+                made.write(golden.beside(files[-1]), [record])
+            if recorded is not None and renewed is not None:
+                made.write(recorded, [record], "verify.record=false")
+            ours = [path for path in there if recorded is not None or not path.name.endswith(golden.SUFFIX)]
+            made.settle([path for path in there if path == place.index], [path for path in ours if path not in written])
+        return files
+
+    def _record(self, job: JobConfig, parts: Sequence[Part]) -> Record:
+        asked = job.verify.input
+        return Record(
+            sources={part.name: _source(part) for part in parts},
+            model=job.model if job.convert.embed else None,
+            input=asked if is_input(asked) else None,
+            dtype=resolve_dtype(job.dtype),
+        )
+
+
+def _copied(job: JobConfig, recorded: Path | None) -> Path | None:
+    """The golden record that the result gets a copy of: one that the model was held to."""
+    return recorded if job.verify.forward else None
+
+
+def _source(part: Part) -> Source:
+    ruled = part.config.rules
+    rules = None if ruled is None else {name: _said(rule) for name, rule in ruled.items() if rule.enabled}
+    return Source(_name(part.checkpoint.path), part.checkpoint.sha256(), part.config.checkpoint.key, rules)
+
+
+def _name(path: Path) -> str:
+    """A file's name where it is from, without what else its URL holds."""
+    return redacted(called(path).partition("?")[0]).rpartition("/")[2] if is_copy(path) else path.name
+
+
+def _said(rule: Any) -> dict[str, Any]:
+    """A rule as it is written in a config: what differs from the defaults."""
+    defaults = type(rule)()
+    values = dataclasses.asdict(rule)
+    return {name: value for name, value in values.items() if value != getattr(defaults, name)}
+
+
+def _writable(model: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A model's config, if it comes back from a file as it is."""
+    if model is None:
+        raise ConfigError(
+            "a pickled model has no config that could go into the converted file, and convert.embed is true", WITHOUT
+        )
+    told = list(unwritable(model, "model"))
+    if told:
+        raise ConfigError(
+            f"the model's config cannot go into the converted file: {phrases(told)}; text, numbers, true, false, null, "
+            "lists and mappings of these were expected",
+            WITHOUT,
+        )
+    return model
+
+
+def _next(job: JobConfig, found: Contents, path: str) -> Iterator[str]:
+    """The overrides that load what was written."""
+    if job.convert.embed:
+        yield "model=embedded"
+    yield override("checkpoint.path", path)
+    if job.convert.embed:
+        names = untrusted(job.model or {}, None)
+        if names:
+            yield override("trusted_targets", [*OF_A_FILE, *names])
+    if found.left_out:
+        yield override("allow.missing", list(found.left_out))

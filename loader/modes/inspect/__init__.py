@@ -1,0 +1,155 @@
+"""What is in a checkpoint: `mode=inspect`.
+
+Guarantees: needs no model, imports no torch and reads no tensor's data, unless `checkpoint.check` or
+`checkpoint.sha256` asks for the whole file; nothing that the file names is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from fnmatch import translate
+
+from loader.errors import FitError
+from loader.files.path import shown_path
+from loader.formats.pickle.needed import needed_globals, no_part_of_a_model
+from loader.formats.tree import Container
+from loader.keys.select import subtree
+from loader.keys.written import key_override
+from loader.modes.inspect.draw import Known, draw
+from loader.modes.inspect.fold import fold
+from loader.modes.inspect.following import what_to_type
+from loader.modes.inspect.guess import IN_ARCHIVE, candidates
+from loader.modes.inspect.modules import module_rows
+from loader.modes.inspect.rows import CandidateRow, FileRow, GlobalRow
+from loader.modes.inspect.survey import Survey, notes_of, survey
+from loader.parts.open import Part, open_parts
+from loader.report import fill
+from loader.report.data import Report
+from loader.runtime import collector_paused
+from loader.schema import AUTO, InspectConfig, JobConfig, config_path
+from loader.text.lines import line
+from loader.text.wording import closest, counted, listing, safe_text
+
+
+def inspect_files(job: JobConfig, report: Report) -> None:
+    """Looks into every part's file.
+
+    Args:
+        job: What to look into, and how much of it to show; its model is not looked at.
+        report: Gets `inspection`: ``{files: [FileRow]}``.
+
+    Raises:
+        CheckpointError: A file cannot be read, or is refused.
+        FitError: A nested key is not there, or the filter leaves nothing.
+    """
+    clock = fill.Clock(report)
+    with ExitStack() as files, clock("total"):
+        with clock("open"):
+            parts = open_parts(job, files)
+        fill.parts(report, parts)
+        with clock("inspect"), collector_paused():
+            report.inspection = {"files": [_look_into(part, job, report) for part in parts]}
+        for part in parts:
+            part.checkpoint.check_unchanged()
+
+
+def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
+    settings, checkpoint, told = part.config.checkpoint, part.checkpoint, report.parts[part.name]
+    if settings.key == AUTO:
+        settings.key = told.key = _likeliest(candidates(survey(checkpoint.root)))
+        told.applied = [key_override("checkpoint.key", settings.key)]
+    root = subtree(
+        checkpoint.root,
+        settings.key,
+        shown_path(checkpoint.path),
+        config_path(part.name, "key", listed=part.listed),
+    )
+    found = survey(root)
+    told.tensors = len(found.tensors)
+    ranked = candidates(found)
+    row: FileRow = {
+        "part": part.name,
+        "path": told.path,
+        "format": told.format,
+        "key": settings.key,
+        "bytes": told.bytes,
+        "totals": found.totals(),
+        "files": list(found.files.values()) if len(found.files) > 1 else [],
+        "candidates": ranked,
+        "modules": [],
+        "tensors": [],
+        "entries": [],
+        "notes": notes_of(root),
+        "globals": _globals(root, told.dangers),
+        "next": [] if job.parts else what_to_type(ranked, settings, root.record),
+        "tree": [],
+        "depth": job.inspect.depth,
+        "filter": list(job.inspect.filter),
+    }
+    _show(row, found, job.inspect)
+    return row
+
+
+_GLOB_SIGNS = re.compile(r"[\[\]*?]")
+
+
+def _show(row: FileRow, found: Survey, wanted: InspectConfig) -> None:
+    """Fills in what `inspect.depth` and `inspect.filter` leave to be shown."""
+    tensors, entries = found.tensors, found.entries
+    if len(found.files) < 2:
+        for tensor in tensors:
+            tensor.pop("file", None)
+    if wanted.filter:
+        shows = re.compile("|".join(map(translate, wanted.filter))).match
+        tensors = [tensor for tensor in tensors if shows(tensor["key"])]
+        entries = [entry for entry in entries if shows(entry["key"])]
+        if not tensors and not entries:
+            raise _leaves_nothing(row, found, wanted.filter)
+    modules = module_rows(tensors, entries, found.containers, {} if wanted.filter else found.again, None)
+    containers = {module["key"]: module for module in modules if module["kind"] != "prefix"}
+    chosen = bool(wanted.filter) or wanted.depth is not None
+    closed = {c["key"]: c["why"] for c in row["candidates"] if c["role"] == "optimizer" and c["key"] and not chosen}
+    row["tree"] = draw(fold(tensors, entries), Known(containers, closed), wanted.depth)
+    row["modules"] = [module for module in modules if _within(module["key"], wanted.depth)]
+    row["tensors"] = [tensor for tensor in tensors if _within(tensor["key"], wanted.depth)]
+    row["entries"] = [entry for entry in entries if _within(entry["key"], wanted.depth)]
+
+
+def _within(key: str, depth: int | None) -> bool:
+    return depth is None or key.count(".") < depth
+
+
+def _leaves_nothing(row: FileRow, found: Survey, globs: Sequence[str]) -> FitError:
+    keys = [entry["key"] for entry in (*found.tensors, *found.entries)]
+    near = closest(globs[0], keys[:1000], most=1)
+    meant = [_GLOB_SIGNS.sub("?", name) for name in near]
+    told = f" (did you mean '{safe_text(meant[0])}'?)" if meant else ""
+    return FitError(
+        f"inspect.filter={listing(globs)} matches none of the {counted(len(keys), 'key')} of {row['path']}{told}; "
+        f"they are {listing(key or '(all of it)' for key in keys)}",
+        line("inspect.filter", ["*.weight"] if meant == near else meant, note="globs over whole dotted keys"),
+    )
+
+
+def _likeliest(ranked: Sequence[CandidateRow]) -> str | None:
+    return ranked[0]["key"] or None if ranked else None
+
+
+def _globals(root: Container, dangers: Sequence[str]) -> list[GlobalRow]:
+    """What rebuilding everything would import; a checkpoint of several files keeps no record at its root.
+
+    Args:
+        root: What is looked into.
+        dangers: What an attack would use, wherever the file names it.
+    """
+    records: list[object] = []
+    for _, container in root.walk():
+        records.append(container.record)
+        records += [child.record for child in container.children.values() if hasattr(child, "record")]
+    return [
+        {"name": name, "hostile": no_part_of_a_model(name)}
+        for name in sorted({*needed_globals(records), *dangers})
+        if not name.startswith(IN_ARCHIVE)
+    ]

@@ -1,0 +1,98 @@
+"""What stands in front of the names of tensors, or inside them, and which rule takes it off.
+
+Guarantees: pure functions of names. What a wrapper writes is told apart from what may belong to the model: only rules
+for the former are proposed as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from loader.keys.rules import READY_MADE
+from loader.keys.written import may_be_typed, rules_override, under_ready_names
+from loader.modes.inspect.rows import PrefixRow
+from loader.schema import RuleConfig
+from loader.suggest.names import WRAPPERS, Path, segments
+from loader.suggest.steps import unwrapping
+
+_IN_FRONT = "module"
+"""Also an ordinary name; a wrapper's only where nearly all names begin so."""
+_NEARLY_ALL = 0.9
+_LIGHTNING = "model"
+_MOST_SEGMENTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What is said of the names in one container."""
+
+    prefixes: list[PrefixRow] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
+
+
+def describe_names(names: Sequence[str], *, averaged: bool, lightning: bool) -> Names:
+    """Finds wrappers and common beginnings.
+
+    Args:
+        names: The tensors' names.
+        averaged: Whether an AveragedModel's counter is among them.
+        lightning: Whether the file is a Lightning checkpoint.
+    """
+    paths = [path for name in names if len(path := segments(name)) > 1]
+    if not paths:
+        return Names()
+    found = [wrapper for wrapper in WRAPPERS if _is_wrapper(wrapper, paths)]
+    prefixes = [_wrapped(wrapper, paths) for wrapper in found]
+    rules = list(unwrapping(found, paths, averaged=averaged)) if found else []
+    bare = [bare for path in paths if (bare := tuple(segment for segment in path if segment not in found))]
+    common = _common(bare)
+    if lightning and 2 * sum(path[0] == _LIGHTNING for path in bare) > len(bare):
+        rules.append(READY_MADE["lightning"]["lightning"])
+        prefixes.append(_prefix((_LIGHTNING,), bare))
+    elif common:
+        prefixes.append(_prefix(common, bare))
+    return Names(prefixes, [_override(rules)] if rules else [])
+
+
+def _is_wrapper(wrapper: str, paths: Sequence[Path]) -> bool:
+    if wrapper != _IN_FRONT:
+        return any(wrapper in path[:-1] for path in paths)
+    return sum(_begins(path) for path in paths) >= _NEARLY_ALL * len(paths)
+
+
+def _begins(path: Path) -> bool:
+    """Whether a name begins with DataParallel's segment, other wrappers' aside."""
+    return next((segment for segment in path if segment == _IN_FRONT or segment not in WRAPPERS), "") == _IN_FRONT
+
+
+def _wrapped(wrapper: str, paths: Sequence[Path]) -> PrefixRow:
+    having = [path for path in paths if wrapper in path]
+    rule = unwrapping([wrapper], having, averaged=False)
+    return {"prefix": f"{wrapper}.", "tensors": len(having), "rule": _override(list(rule))}
+
+
+def _common(paths: Sequence[Path]) -> Path:
+    """The segments that all names begin with; none where they are a list of modules or one of its items."""
+    if len(paths) < 2:
+        return ()
+    shared = 0
+    first, last = min(paths), max(paths)
+    most = min(len(first), len(last)) - 1
+    while shared < min(most, _MOST_SEGMENTS) and first[shared] == last[shared]:
+        shared += 1
+    found = first[:shared]
+    counts = found and (found[-1].isdigit() or all(path[shared].isdigit() for path in paths))
+    return () if counts else found
+
+
+def _prefix(path: Path, paths: Sequence[Path]) -> PrefixRow:
+    prefix = "".join(f"{segment}." for segment in path)
+    having = sum(other[: len(path)] == path for other in paths)
+    rule = _override([RuleConfig(strip=prefix)]) if may_be_typed(prefix) else ""
+    return {"prefix": prefix, "tensors": having, "rule": rule}
+
+
+def _override(rules: Sequence[RuleConfig]) -> str:
+    named = {("fit" if number == 0 else f"fit{number + 1}"): rule for number, rule in enumerate(rules)}
+    return rules_override("rules", under_ready_names(named, {}, lightning=True))

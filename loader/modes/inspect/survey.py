@@ -1,0 +1,203 @@
+"""From the tree of a checkpoint to rows of plain data.
+
+Guarantees: a pure function of the tree, which holds no tensor data; walks without recursion and once per object, in
+the file's order; every tensor and every other entry stands in exactly one row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from loader.formats.pickle.leaves import leaf as describe
+from loader.formats.pickle.records import PickledDict, Reduced
+from loader.formats.tree import Container, Leaf, Piece, TensorEntry
+from loader.modes.inspect.rows import ComponentRow, DtypeRow, EntryRow, PieceRow, ShardRow, TensorRow, TotalsRow
+from loader.modes.inspect.sharing import Sharing
+
+_LONGEST_VALUE = 1000
+_LARGEST_NUMBER = 1 << 63
+_LONGEST_KEY = 2000
+_LONGEST_NAME = 200
+
+
+@dataclass(slots=True)
+class Survey:
+    """What is in a checkpoint, or in a part of it."""
+
+    tensors: list[TensorRow] = field(default_factory=list)
+    entries: list[EntryRow] = field(default_factory=list)
+    containers: dict[str, Container] = field(default_factory=dict)
+    """By dotted key, the outermost first; each once."""
+    again: dict[str, str] = field(default_factory=dict)
+    """Keys under which a container stands once more → its first key."""
+    holder: dict[str, str] = field(default_factory=dict)
+    """A tensor's key → the key of the container it stands in."""
+    files: dict[int, ShardRow] = field(default_factory=dict)
+    """The files that the tensors stand in."""
+    stored_bytes: int = 0
+
+    def totals(self) -> TotalsRow:
+        """Sums everything up."""
+        dtypes: dict[str, DtypeRow] = {}
+        devices: dict[str, int] = {}
+        for row in self.tensors:
+            told = dtypes.setdefault(row["dtype"], {"tensors": 0, "elements": 0, "bytes": 0})
+            devices[row["device"]] = devices.get(row["device"], 0) + 1
+            told["tensors"] += 1
+            told["elements"] += own_elements(row)
+            told["bytes"] += own_bytes(row)
+        return {
+            "tensors": len(self.tensors),
+            "elements": sum(told["elements"] for told in dtypes.values()),
+            "bytes": sum(told["bytes"] for told in dtypes.values()),
+            "stored_bytes": self.stored_bytes,
+            "entries": len(self.entries),
+            "dtypes": dtypes,
+            "devices": devices,
+        }
+
+
+def own_elements(row: TensorRow) -> int:
+    """A tensor's elements, none where an earlier one has them already."""
+    return 0 if "same_as" in row else math.prod(row["shape"])
+
+
+def own_bytes(row: TensorRow) -> int:
+    """A tensor's bytes, none where an earlier one has them already."""
+    return 0 if "same_as" in row else row["bytes"]
+
+
+def survey(root: Container) -> Survey:
+    """Lists what is in a container."""
+    found, sharing = Survey(), Sharing()
+    seen: dict[int, str] = {id(root): ""}
+    pending: list[tuple[str, Iterator[tuple[str, Container | TensorEntry | Leaf]]]] = []
+
+    def enter(key: str, container: Container) -> None:
+        if len(key) > _LONGEST_KEY:  # names nested on purpose would make every key below a page long
+            key = f"{key[:_LONGEST_KEY]}… ({len(found.containers)})"
+        found.containers[key] = container
+        pending.append((key, iter(container.children.items())))
+
+    enter("", root)
+    while pending:
+        prefix, children = pending[-1]
+        name, child = next(children, (None, None))
+        if child is None or name is None:
+            pending.pop()
+            continue
+        key = f"{prefix}.{name}" if prefix else name
+        if isinstance(child, TensorEntry):
+            found.holder[key] = prefix
+            found.tensors.append(_tensor(key, child, sharing, found.files))
+        elif isinstance(child, Leaf):
+            found.entries.append(_entry(key, child))
+            if id(child.record) not in seen:  # an object that many entries share is opened once
+                seen[id(child.record)] = key
+                found.entries.extend(_entry(f"{key}.{name}", below) for name, below in _attributes(child))
+        elif id(child) in seen:
+            found.again[key] = seen[id(child)]
+        elif not child.children:
+            found.entries.append({"key": key, "type": child.type, "value": "empty"})
+        else:
+            seen[id(child)] = key
+            enter(key, child)
+    found.stored_bytes = sharing.stored_bytes
+    return found
+
+
+def _entry(key: str, leaf: Leaf) -> EntryRow:
+    return {"key": key, "type": leaf.type, "value": value_of(leaf)}
+
+
+def _attributes(leaf: Leaf) -> Iterator[tuple[str, Leaf]]:
+    """What a pickled object without tensors holds, such as an `argparse.Namespace`; one level of it."""
+    state = leaf.record.state if isinstance(leaf.record, Reduced) else None
+    for name, value in state.pairs() if isinstance(state, PickledDict) else ():
+        if type(name) is str:
+            yield name[:_LONGEST_NAME], describe(value)
+
+
+def value_of(leaf: Leaf) -> object:
+    """A plain value as it is, as long as it is short; else what the leaf says of itself."""
+    value = leaf.record
+    if value is None and leaf.type == "NoneType":
+        return None
+    if isinstance(value, bool) or (isinstance(value, int) and abs(value) < _LARGEST_NUMBER):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, str):
+        return _cut(value)
+    return leaf.text
+
+
+def _tensor(key: str, entry: TensorEntry, sharing: Sharing, files: dict[int, ShardRow]) -> TensorRow:
+    storage = sharing.row(entry)
+    row: TensorRow = {
+        "key": key,
+        "shape": list(entry.shape),
+        "dtype": entry.dtype,
+        "bytes": entry.nbytes,
+        "device": entry.location,
+        "layout": entry.layout,
+        "storage": storage,
+    }
+    same, first = sharing.earlier(key, entry, storage)
+    if same is not None:
+        row["same_as"] = same
+    elif first is not None:
+        row["shares"] = first
+    if entry.components:
+        row["components"] = {role: _component(part, sharing) for role, part in entry.components.items()}
+    if entry.pieces:
+        row["pieces"] = [_piece(piece, sharing) for piece in entry.pieces]
+    if entry.details:
+        plain = {name: value for name, value in entry.details.items() if isinstance(value, bool | int | float | str)}
+        row |= {"details": plain} if plain else {}
+    _note_files(row, entry, files)
+    return row
+
+
+def _component(entry: TensorEntry, sharing: Sharing) -> ComponentRow:
+    return {"shape": list(entry.shape), "dtype": entry.dtype, "storage": sharing.row(entry)}
+
+
+def _piece(piece: Piece, sharing: Sharing) -> PieceRow:
+    storage = next(piece.entry.storages(), None)
+    name = storage.file.path.name if storage is not None and storage.file is not None else ""
+    return {
+        "shape": list(piece.entry.shape),
+        "start": list(piece.start),
+        "file": name,
+        "storage": sharing.row(piece.entry),
+    }
+
+
+def _note_files(row: TensorRow, entry: TensorEntry, files: dict[int, ShardRow]) -> None:
+    met: set[int] = set()
+    for storage in entry.storages():
+        if storage.file is None:
+            continue
+        place = id(storage.file)
+        told = files.get(place)
+        if told is None:
+            told = files[place] = {"name": storage.file.path.name, "tensors": 0, "bytes": 0}
+        told["tensors"] += place not in met
+        told["bytes"] += storage.nbytes if "same_as" not in row and "shares" not in row else 0
+        met.add(place)
+        row["file"] = told["name"]
+    if len(met) > 1:
+        del row["file"]
+
+
+def notes_of(root: Container) -> dict[str, str]:
+    """What a header says beside its tensors: texts by name, long ones cut."""
+    notes = root.record if isinstance(root.record, Mapping) else {}
+    return {str(name)[:_LONGEST_VALUE]: _cut(str(note)) for name, note in notes.items()}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"

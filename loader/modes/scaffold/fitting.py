@@ -1,0 +1,86 @@
+"""How a checkpoint goes into a model that was found: nested key, rules, allowances.
+
+Guarantees: confirmed by the loader's own plan; every key of the model is filled, but for those that the user allowed to
+stay without a partner.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from loader.apply.prepare import prepare
+from loader.errors import ConfigError, FitError
+from loader.module.slots import slots, wanted
+from loader.parts.open import Part
+from loader.schema import AUTO, AllowConfig, JobConfig, RuleConfig
+from loader.suggest.advice import Advice
+from loader.suggest.explain import explain
+from loader.suggest.problem import Explanation, fits
+from loader.suggest.sizes.probe import Probe
+from loader.text.wording import counted, safe_text
+
+_TARGET = "_target_"
+DEFAULT = "loader.examples.SimpleNet"
+"""The model that is configured when nobody names one."""
+_LONGEST = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """What to write into a config."""
+
+    key: str | None
+    rules: Mapping[str, RuleConfig]
+    allow: AllowConfig
+    loaded: int
+    reasons: tuple[str, ...] = ()
+    ways: tuple[Explanation, ...] = ()
+    """Explanations that are equally good, where there are several: none of them is taken."""
+
+
+def fitting_of(job: JobConfig, part: Part, module: nn.Module) -> Fitting | None:
+    """How the file fits a model; None where it does not."""
+    keys = wanted(slots(module))
+    problem = Advice(module, [part], keys, job.allow).problem(part)
+    plan = fits(problem)
+    if plan is not None:
+        return Fitting(problem.key, problem.rules or {}, job.allow, len(plan.loaded))
+    found = explain(problem, keys_free=problem.key in (None, AUTO)).explanations
+    whole = tuple(e for e in found if _fills(e, job.allow))
+    if not whole:
+        return None
+    first = whole[0]
+    ways = whole if len(whole) > 1 else ()
+    return Fitting(first.key, first.rules, first.allow, first.loaded, first.reasons, ways)
+
+
+def _fills(explanation: Explanation, allow: AllowConfig) -> bool:
+    """Whether nothing of the model would stay as it was initialised."""
+    after = explanation.allow
+    return after.missing == allow.missing and after.mismatched == allow.mismatched
+
+
+def no_fit(job: JobConfig, part: Part, module: nn.Module, values: Mapping[str, Any], probe: Probe) -> FitError:
+    """The refusal where no arguments make the file fit; it says how close it came."""
+    target = safe_text((job.model or {}).get(_TARGET, ""))
+    name, tried = target.rpartition(".")[2], ", ".join(f"{name}={value}" for name, value in values.items())
+    cut_off = ", after which the search was cut off," if probe.cut_off else ""
+    head = (
+        f"no arguments of {target} were found with which it has the names and shapes of {part.label}; the closest of "
+        f"{counted(probe.spent, 'build')}{cut_off} was {safe_text(f'{name}({tried})', _LONGEST)}:"
+    )
+    settings = part.config.checkpoint
+    settings = dataclasses.replace(settings, key=None if settings.key == AUTO else settings.key)
+    part.config = dataclasses.replace(part.config, checkpoint=settings, rules=part.config.rules or {})
+    try:
+        prepare(module, [part], job.allow, torch.device("cpu"), None).refuse_misfit()
+    except (FitError, ConfigError) as error:
+        hint = "model._target_=my_pkg.Net   # the class of the file's model" if target == DEFAULT else error.hint
+        return FitError(f"{head}\n{error.message}", hint)
+    raise LookupError(part.label)

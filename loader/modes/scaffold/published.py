@@ -1,0 +1,190 @@
+"""The architecture of a Hugging Face folder, by its ``config.json``.
+
+Guarantees: the file is read as data and bounded; what it names is taken for a model class of `transformers` and for
+nothing else, and is refused where it turns out to be anything else; no value of it becomes a target, an interpolation
+or code. What chooses code or weights (``auto_map``, kernels, attention implementations, backbones, places to fetch
+from) is left out at every depth, and can be named.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from loader.builder.locate import locate
+from loader.builder.policy import identity
+from loader.errors import CheckpointError, ConfigError
+from loader.files.confine import leads_out
+from loader.files.file import CheckpointFile
+from loader.files.path import shown_path
+from loader.formats.strict_json import read_mapping
+from loader.text.wording import safe_text
+
+CONFIG = "config.json"
+LIBRARY = "transformers"
+
+_LARGEST = 1_000_000
+_CLASS = re.compile(r"[A-Z][A-Za-z0-9]{1,80}")
+_TYPE = re.compile(r"[a-z][a-z0-9_-]{0,40}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
+_DEPTH = re.compile(r"layer|depth|block|stage", re.IGNORECASE)
+_NO_ARGUMENTS = frozenset(("architectures", "dtype", "model_type", "torch_dtype", "transformers_version"))
+_CHOOSES = re.compile(
+    r"implementation$|^auto_map$|^custom_(pipelines|generate)$|^quantization_config$|backbone|pretrained|remote_code|kernel",
+    re.IGNORECASE,
+)
+"""Names of what chooses code or weights."""
+_PLACE = re.compile(r"(^|_)(path|paths|file|filename|url|repo|repo_id|hub_id|revision|name_or_path)$|^(hf_)?token$")
+"""Names of where something is to be had."""
+_SCHEME = re.compile(r"(hf[-_]hub|local[-_]dir|https?|s3|gs|hf|file):", re.IGNORECASE)
+_UNSET = "???"
+_DEEPEST = 4
+
+
+def published(folder: Path, tensors: int) -> dict[str, Any] | None:
+    """The node of the model that a folder's config names; None where there is no such config.
+
+    Args:
+        folder: The folder of the checkpoint.
+        tensors: How many tensors it has: more layers than that are no honest config.
+
+    Raises:
+        CheckpointError: The config is damaged, or names what no model is called.
+    """
+    content = config_in(folder)
+    return None if content is None else _node(folder / CONFIG, content, tensors)
+
+
+def left_out(folder: Path) -> list[str]:
+    """The names of a folder's config that are left out because they choose code or weights, with their places.
+
+    Raises:
+        CheckpointError: The config is damaged.
+    """
+    return list(_chosen(config_in(folder) or {}, ""))
+
+
+def config_in(folder: Path) -> Mapping[str, Any] | None:
+    """The content of a folder's config; None where there is no such folder or file.
+
+    Raises:
+        CheckpointError: The config is damaged.
+    """
+    path = folder / CONFIG
+    if not folder.is_dir() or not path.is_file() or leads_out(path, folder) is not None:
+        return None
+    file = CheckpointFile(path)
+    try:
+        if file.size > _LARGEST:
+            raise file.damaged(f"it has {file.size:,} bytes; at most {_LARGEST:,} were expected")
+        return read_mapping(file, file.pread(0, file.size), "its text")
+    finally:
+        file.close()
+
+
+def _node(path: Path, content: Mapping[str, Any], tensors: int) -> dict[str, Any] | None:
+    classes, kind = content.get("architectures"), content.get("model_type")
+    if not isinstance(classes, list) or not classes or kind is None:
+        return None
+    if not (isinstance(classes[0], str) and _CLASS.fullmatch(classes[0]) and _TYPE.fullmatch(str(kind))):
+        raise CheckpointError(
+            f"{shown_path(path)} names the architecture '{safe_text(classes[0])}' of type '{safe_text(kind)}', which "
+            f"is the name of no model of {LIBRARY}",
+            "model._target_=my_pkg.Net",
+        )
+    deep = [name for name, value in content.items() if _DEPTH.search(name) and _is_above(value, tensors)]
+    if deep:
+        raise CheckpointError(
+            f"{shown_path(path)} says {safe_text(deep[0])}={safe_text(content[deep[0]])}, more than the checkpoint has "
+            f"tensors ({tensors:,})",
+            "model._target_=my_pkg.Net",
+        )
+    arguments = {name: value for name, value in _plain(content, 0).items() if name not in _NO_ARGUMENTS}
+    config = {"_target_": f"{LIBRARY}.AutoConfig.for_model", "model_type": kind, **arguments}
+    return {"_target_": f"{LIBRARY}.{classes[0]}", "config": config}
+
+
+def installed() -> bool:
+    """Whether the library is there."""
+    return importlib.util.find_spec(LIBRARY) is not None
+
+
+def check_class(target: str) -> None:
+    """Refuses what is no model class of the library, before it is called.
+
+    Raises:
+        ConfigError: It is none, or there is none of that name.
+    """
+    found = locate(target, "model._target_")
+    home = identity(found, target)[0].partition(".")[0]
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and home == LIBRARY):
+        raise ConfigError(f"{CONFIG} names {safe_text(target)}, which is no model class", "model._target_=my_pkg.Net")
+
+
+def _is_above(value: object, most: int) -> bool:
+    return isinstance(value, int) and value > max(most, 1)
+
+
+def _plain(content: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """Its entries, but for what a config would take for more than data, and for what chooses code."""
+    kept = {name: _value(value, depth) for name, value in content.items() if _NAME.fullmatch(name)}
+    # Where a library's default is to fetch, only a `false` keeps it from that.
+    off = {name for name, value in content.items() if value is True and "pretrained" in name}
+    return {
+        name: False if name in off else value
+        for name, value in kept.items()
+        if value is not _LEFT_OUT and (name in off or not _chooses(name, content[name]))
+    }
+
+
+def _chooses(name: str, value: Any) -> bool:
+    """Whether an entry chooses code, weights or a place; numbers and what is turned off choose nothing."""
+    if value is None or value is False or _is_numeric(value):
+        return False
+    if _CHOOSES.search(name):
+        return not (isinstance(value, dict) and name.endswith("backbone_config"))
+    return (_PLACE.search(name) is not None and value is not True) or _is_remote(value)
+
+
+def _is_remote(value: Any) -> bool:
+    """Whether a text, or one of a list, says where something is to be had; blanks before it are no part of a URL."""
+    if isinstance(value, list):
+        return any(map(_is_remote, value))
+    return isinstance(value, str) and _SCHEME.match(value.strip()) is not None
+
+
+def _is_numeric(value: Any) -> bool:
+    return type(value) in {int, float} or (isinstance(value, list) and all(map(_is_numeric, value)))
+
+
+def _chosen(value: Any, where: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if _chooses(name, item):
+                yield f"{where}{name}"
+            else:
+                yield from _chosen(item, f"{where}{name}.")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _chosen(item, f"{where}{index}.")
+
+
+_LEFT_OUT = object()
+
+
+def _value(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return _LEFT_OUT if value == _UNSET or not value.isprintable() else value
+    if depth >= _DEEPEST and isinstance(value, dict | list):
+        return _LEFT_OUT
+    if isinstance(value, dict):
+        return _plain(value, depth + 1)
+    if isinstance(value, list):
+        items = [_value(item, depth + 1) for item in value]
+        return _LEFT_OUT if any(item is _LEFT_OUT for item in items) else items
+    return value

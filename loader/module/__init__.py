@@ -1,0 +1,1 @@
+"""Everything that only looks at a module: its slots, hooks and own code."""

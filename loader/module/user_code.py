@@ -1,0 +1,89 @@
+"""What goes wrong in a model's own code: never taken for a bug of the loader, and never the end of the process.
+
+Guarantees: an exception that leaves a method of a model becomes a refusal that names the method, the exception and
+the place; so does an attempt to exit. An interruption by the user
+passes, and an exception of the loader's own stays what it is. Such code does not see the loader's command line.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import CodeType
+
+from loader.errors import ConfigError
+from loader.text.wording import safe_text
+
+_TORCHS = frozenset({("torch.nn.modules.module", "Module"), ("torch", "Tensor")})
+_lock = threading.Lock()
+_aside: list[list[str]] = []
+"""The arguments of the process, once for each time that they are put aside."""
+
+
+@contextmanager
+def bare_arguments() -> Iterator[None]:
+    """Leaves `sys.argv` the program's name alone: modules that parse arguments on import mean other ones."""
+    with _lock:
+        _aside.append(_aside[0] if _aside else sys.argv)
+        sys.argv = _aside[0][:1]
+    try:
+        yield
+    finally:
+        with _lock:
+            before = _aside.pop()
+            sys.argv = before if not _aside else before[:1]
+
+
+@contextmanager
+def own_code_refused() -> Iterator[None]:
+    """Turns what a model's own code raises, or its exit, into a refusal.
+
+    Raises:
+        ConfigError: The model's own code raised, or called `sys.exit`.
+    """
+    try:
+        yield
+    except BaseException as error:
+        method = _method(error) if is_foreign(error) else ""
+        if not method:
+            raise
+        from loader.builder.locate import told  # noqa: PLC0415  # with it comes torch, which is there by now
+
+        module, _, name = method.partition(":")
+        verb = "gave up:" if isinstance(error, SystemExit) else "raised"
+        raise ConfigError(f"{safe_text(name)}, the model's own code, {verb} {told(error, module)}") from error
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Whether somebody else's code may have raised this: the loader's own signals and an interruption are to pass."""
+    if isinstance(error, KeyboardInterrupt) or type(error).__module__.partition(".")[0] == "loader":
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    # A scheduler's signal becomes an exit wherever the process is at.
+    return not (
+        isinstance(error, SystemExit) and frames and frames[-1].f_globals.get("__name__") == "loader.termination"
+    )
+
+
+def _method(error: BaseException) -> str:
+    """The model's method that the loader called when this was raised, behind its module; empty if it called none."""
+    found = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module, code = str(frame.f_globals.get("__name__")), frame.f_code
+        top = module.partition(".")[0]
+        owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        if top == "loader":
+            found = ""
+        elif not found and top != "torch" and _is_method(owner, code):
+            found = f"{module}:{code.co_qualname}"
+    return found
+
+
+def _is_method(owner: object, code: CodeType) -> bool:
+    """Whether a function is one of the class of a module or tensor; without torch there are none."""
+    names = [(kind.__module__, kind.__qualname__) for kind in type(owner).__mro__]
+    home = code.co_qualname.rpartition(".")[0]
+    return not _TORCHS.isdisjoint(names) and any(name == home for _, name in names)

@@ -1,0 +1,209 @@
+"""Brings the search for explanations together with a job: its parts, its model's load hooks, and ``auto``.
+
+Guarantees: reads no tensor data and changes no model; ``auto`` is replaced by an explicit nested key and explicit rules
+before anything is planned, and only where one explanation fills the part without any allowance of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from loader.errors import FitError
+from loader.files.path import shown_path
+from loader.formats.tree import Container, Node
+from loader.keys.plan import Plan, Wanted
+from loader.keys.rules import rewrite
+from loader.keys.select import find
+from loader.keys.written import written
+from loader.module.hooks import rehearse
+from loader.parts.open import Part, below, mounted
+from loader.schema import AUTO, AllowConfig
+from loader.suggest.alternatives import in_parts, of_another_size
+from loader.suggest.averages import nameless
+from loader.suggest.diagnosis import diagnosis
+from loader.suggest.explain import Candidate, Findings, Searched, explain
+from loader.suggest.leftovers import apart
+from loader.suggest.nature import Nature, moments_alone, nature, scaled_elsewhere
+from loader.suggest.problem import Explanation, Problem, fits, judge
+from loader.suggest.proposal import Proposal, proposals
+from loader.suggest.refusal import NO_WAY, Advised, misfit, undecided, with_proposals
+from loader.suggest.target import Shape
+from loader.text.lines import typed
+from loader.text.wording import listing
+
+if TYPE_CHECKING:
+    from loader.apply.prepare import Recipe
+
+_MOST_NATURES = 4
+
+
+@dataclasses.dataclass(slots=True)
+class Advice:
+    """Finds out what would make the files of a job fit its model."""
+
+    model: nn.Module
+    parts: Sequence[Part]
+    wanted: Mapping[str, Wanted]
+    allow: AllowConfig
+    recipe: Recipe | None = None
+    """None where the model was not made from a config."""
+    _searched: dict[str, Searched] = dataclasses.field(default_factory=dict, init=False)
+    """By part; of this model alone."""
+
+    def settle_auto(self) -> None:
+        """Replaces ``auto`` in the parts' configs.
+
+        Raises:
+            FitError: Nothing fits, or several explanations are equally good, or an allowance would be needed.
+        """
+        for part in self.parts:
+            settings = part.config.checkpoint
+            autos = part.config.autos
+            if not autos:
+                continue
+            problem = self.problem(part)
+            found = self._explain(problem, keys_free="key" in autos, rules_free="rules" in autos).explanations
+            if len(found) != 1 or found[0].excused or found[0].swaps:
+                names = [f"{problem.config(name)}=auto" for name in autos]
+                advised = self._advised([part])
+                raise undecided(names, shown_path(part.checkpoint.path), advised, _diagnosed(problem, advised))
+            chosen = found[0]
+            part.config = dataclasses.replace(
+                part.config,
+                checkpoint=dataclasses.replace(settings, key=chosen.key),
+                rules=dict(chosen.rules),
+            )
+            part.applied = [written(override) for override in chosen.overrides]
+
+    def improved(self, error: FitError) -> FitError:
+        """A refusal of a nested key or a rule, with what would make the files fit instead."""
+        lost = any(not _holds_tensors(part) for part in self.parts)
+        return with_proposals(error, self._advised(self.parts), otherwise=NO_WAY if lost else error.hint)
+
+    def misfit(self, plan: Plan, file: Mapping[str, Shape], source: str) -> FitError:
+        """The refusal of a plan that may not be carried out."""
+        return misfit(plan, self.wanted, file, source, self._advised(self.parts))
+
+    def _advised(self, parts: Sequence[Part]) -> Advised:
+        """What to type, what the nested keys fill, and what else there is to say."""
+        ways, candidates, remarks = self._search(parts)
+        natures = [] if ways else list(dict.fromkeys(n for part in parts for n in _natures(part, self.wanted)))
+        averages = [told for part in parts for told in nameless(part.checkpoint.root, self.wanted)]
+        remarks = [
+            *(nature.remark for nature in natures),
+            *averages,
+            *(part.remark for part in parts if part.remark),
+            *remarks,
+        ]
+        return Advised(ways, candidates, remarks, natures[0].instead if natures else "", self._for_the_rest())
+
+    def _for_the_rest(self) -> str:
+        """The line for a file that fills what belongs to no part, where none was given."""
+        rest = self._uncovered() if any(part.rest_is_open for part in self.parts) else {}
+        modules = dict.fromkeys(key.partition(".")[0] for key in rest)
+        return typed("checkpoint.path=FILE", note=f"fills {listing(modules)}, which no part does") if rest else ""
+
+    def _search(self, parts: Sequence[Part]) -> tuple[list[Proposal], tuple[Candidate, ...], list[str]]:
+        found: list[tuple[str, Sequence[Explanation]]] = []
+        candidates: tuple[Candidate, ...] = ()
+        loaded = total = 0
+        for part in parts:
+            problem = self.problem(part)
+            plan = fits(problem)
+            if plan is not None:
+                loaded, total = loaded + len(plan.loaded), total + len(problem.wanted)
+                continue
+            findings = self._explain(problem)
+            found.append((part.name, findings.explanations))
+            candidates = findings.candidates if len(parts) == 1 else ()
+        uncovered = self._uncovered() if len(parts) == len(self.parts) else {}
+        globs = apart(uncovered, [key for key in self.wanted if key not in uncovered])
+        if globs is None:
+            return [], candidates, []
+        ways = proposals(found, self.allow, (loaded, total + len(uncovered)), globs)
+        if len(self.parts) == 1 and found and not any(way.loaded == way.wanted for way in ways):
+            halves = in_parts(self)
+            if halves:
+                return halves, candidates, []
+            sized, remarks = of_another_size(self)
+            return [*sized, *ways], candidates, remarks
+        return ways, candidates, []
+
+    def _explain(self, problem: Problem, *, keys_free: bool = True, rules_free: bool = True) -> Findings:
+        """Searches, but for what was searched already."""
+        searched = self._searched.setdefault(problem.part, Searched())
+        return explain(problem, keys_free=keys_free, rules_free=rules_free, searched=searched)
+
+    def _uncovered(self) -> dict[str, bool]:
+        """The model's keys that belong to no part and that nothing excuses yet; whether each is a buffer."""
+        prefixes = tuple(f"{part.name}." if part.name else "" for part in self.parts)
+        return {
+            key: want.kind == "buffer"
+            for key, want in self.wanted.items()
+            if not key.startswith(prefixes) and not any(fnmatchcase(key, glob) for glob in self.allow.missing)
+        }
+
+    def problem(self, part: Part) -> Problem:
+        """What the search has to know of a part."""
+        others = mounted(part, self.parts)
+        keys = ((part.full(key), want) for key, want in below(part.name, self.wanted))
+        return Problem(
+            part=part.name,
+            root=part.checkpoint.root,
+            wanted={key: want for key, want in keys if not key.startswith(others)},
+            hooks=partial(rehearse, self.model),
+            key=part.config.checkpoint.key,
+            rules=part.config.rules,
+            allow=self.allow,
+            listed=part.listed,
+        )
+
+
+def _holds_tensors(part: Part) -> bool:
+    """Whether a part's nested key leads to a state dict."""
+    key, root = part.config.checkpoint.key, part.checkpoint.root
+    found = root if key is None else find(root, key)
+    return isinstance(found, Container) and bool(found.tensors())
+
+
+def _natures(part: Part, wanted: Mapping[str, Wanted]) -> Iterator[Nature]:
+    """What a part's file holds instead of plain weights: under its nested key, else anywhere."""
+    key, root = part.config.checkpoint.key, part.checkpoint.root
+    places: Iterable[tuple[str, Node]] = root.walk()
+    if _holds_tensors(part):
+        found = root if key is None else find(root, key)
+        places = [(key or "", found)] if found is not None else []
+    told = (
+        nature(place or None, container) or scaled_elsewhere(place, container, root, part.full, wanted)
+        for place, container in places
+        if isinstance(container, Container)
+    )
+    yield from itertools.islice(filter(None, (moments_alone(root), *told)), _MOST_NATURES)
+
+
+def _diagnosed(problem: Problem, advised: Advised) -> list[str]:
+    """What does not fit as the file stands, where it is clear which of its nested keys is meant."""
+    key = problem.key
+    if key == AUTO:
+        filling = [candidate.key for candidate in advised.candidates]
+        possible = filling[:1] or [name or None for name, held in problem.root.walk() if held.tensors()]
+        if advised.proposals or len(possible) != 1:
+            return []
+        key = possible[0]
+    found = problem.root if key is None else find(problem.root, key)
+    if not isinstance(found, Container):
+        return []
+    try:
+        plan = judge(problem, found, problem.rules or {}, problem.allow).plan
+    except FitError:
+        return []
+    names = rewrite(found.children, problem.rules or {}).names
+    shapes = {problem.full(names[name]): entry.shape for name, entry in found.tensors().items() if name in names}
+    return diagnosis(plan, problem.wanted, shapes)

@@ -1,0 +1,160 @@
+"""Finds the arguments that decide how large the tensors are.
+
+Guarantees: a number is moved to where the dimensions that depend on it alone have the file's sizes; what several
+numbers decide together is taken up when all but one of them are settled.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from loader.suggest.sizes.axes import Axis, Place, Response, axes, current, respond
+from loader.suggest.sizes.knobs import FLOAT, INT, Knob
+from loader.suggest.sizes.probe import Goal, Probe, Seen, Values
+
+_ROUNDS = 16
+_LARGEST = 2**31
+_DIGITS = 10
+"""To how many digits behind the point a ratio is told."""
+_GUESS = 8
+
+_Votes = dict[Axis, Counter[int | float]]
+
+
+def settle_sizes(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Values) -> dict[str, Any]:
+    """The arguments under which the shapes are as close to the file's as they get."""
+    best = dict(values)
+    for _ in range(_ROUNDS):
+        seen = probe.see(best)
+        if seen is None or goal.distance(seen)[1] == 0:
+            break
+        found = next(_closer(probe, goal, knobs, best, seen), None)
+        if found is None:
+            break
+        best = found
+    return best
+
+
+def _closer(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Values, seen: Seen) -> Iterator[dict[str, Any]]:
+    """Arguments under which more fits."""
+    moves = _Moves(goal, seen, values, _responses(probe, knobs, values, seen))
+    for attempt in itertools.chain(_attempts(knobs, moves, moves.found()), _apart(probe, knobs, moves)):
+        tried = probe.see(attempt)
+        if tried is not None and goal.distance(tried) < goal.distance(seen):
+            yield attempt
+
+
+def _responses(probe: Probe, knobs: Sequence[Knob], values: Values, seen: Seen) -> dict[Axis, Response]:
+    found = {axis: respond(probe, values, axis, seen) for axis in axes(knobs, values)}
+    return {axis: response for axis, response in found.items() if response is not None}
+
+
+def _attempts(knobs: Sequence[Knob], situation: _Moves, moves: Mapping[Axis, int | float]) -> Iterator[dict[str, Any]]:
+    """All moves at once, since sizes often have to divide each other; what moves nothing may be such a divisor."""
+    values = situation.values
+    together = dict(values)
+    for axis, value in moves.items():
+        together = axis.at(together, value)
+    yield together
+    still = [a for a in axes(knobs, values) if a.knob.kind == INT and a not in situation.moving]
+    yield from (axis.at(together, 1) for axis in still if axis.value(values) != 1)
+    yield from (axis.at(values, value) for axis, value in moves.items() if len(moves) > 1)
+    # Where a size grows with a power of a number, or in steps, the first move falls short.
+    further = [(axis, value, value - axis.value(values)) for axis, value in moves.items() if axis.knob.kind == INT]
+    beyond = [(axis, value + n * step) for axis, value, step in further for n in (1, 2)]
+    yield from (axis.at(values, value) for axis, value in beyond if value > 0)
+    unset = [knob for knob in knobs if knob.kind == INT and current(knob, values) is None]
+    yield from ({**together, knob.name: _GUESS} for knob in unset)
+
+
+def _apart(probe: Probe, knobs: Sequence[Knob], situation: _Moves) -> Iterator[dict[str, Any]]:
+    """One of the numbers that share a dimension goes out of the way, so that the others can be told."""
+    whole = (axis for axis in situation.responses if axis in situation.moving and axis.knob.kind == INT)
+    for axis in whole:
+        if axis.value(situation.values) == 1:
+            continue
+        values = axis.at(situation.values, 1)
+        seen = probe.see(values)
+        if seen is not None:
+            after = _Moves(situation.goal, seen, values, _responses(probe, knobs, values, seen))
+            yield from _attempts(knobs, after, after.found(axis))
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """Where numbers have to go so that the dimensions that depend on them have the file's sizes."""
+
+    goal: Goal
+    seen: Seen
+    values: Values
+    responses: Mapping[Axis, Response]
+
+    @cached_property
+    def movers(self) -> dict[Place, list[Axis]]:
+        """What each dimension depends on."""
+        movers: dict[Place, list[Axis]] = {}
+        for axis, response in self.responses.items():
+            for place in response.sizes:
+                movers.setdefault(place, []).append(axis)
+        return movers
+
+    @property
+    def moving(self) -> set[Axis]:
+        """The numbers that any dimension depends on."""
+        return {axis for axis, response in self.responses.items() if response.sizes}
+
+    def found(self, *pinned: Axis) -> dict[Axis, int | float]:
+        """The moves of the numbers that can be told now, beside those that stay; after them others may be."""
+        settled = set(pinned)
+        while True:
+            votes = self._alone(settled) or self._beside_defaults(settled) or self._first(settled)
+            chosen = {axis: tally.most_common(1)[0][0] for axis, tally in votes.items()}
+            moves = {axis: value for axis, value in chosen.items() if value != axis.value(self.values)}
+            if moves or not chosen:
+                return moves
+            settled |= chosen.keys()
+
+    def _alone(self, settled: set[Axis]) -> _Votes:
+        """The votes of the dimensions that depend on one number, beside those that are settled."""
+        votes: _Votes = {}
+        for place, moving in self.movers.items():
+            free = [axis for axis in moving if axis not in settled]
+            if len(free) == 1:
+                self._vote(votes, free[0], place)
+        return votes
+
+    def _beside_defaults(self, settled: set[Axis]) -> _Votes:
+        """The same, with every argument that has a default keeping it."""
+        return self._alone({*settled, *(axis for axis in self.responses if not axis.knob.required)})
+
+    def _first(self, settled: set[Axis]) -> _Votes:
+        """A vote for one number, where several share every dimension that is not right."""
+        for place, moving in self.movers.items():
+            for axis in (axis for axis in moving if axis not in settled):
+                exact = self._exact(axis, place)
+                if exact is not None and exact > 0 and exact.denominator == 1 and exact != axis.value(self.values):
+                    return {axis: Counter([int(exact)])}
+        return {}
+
+    def _vote(self, votes: _Votes, axis: Axis, place: Place) -> None:
+        exact = self._exact(axis, place)
+        if exact is None:
+            return
+        found = round(float(exact), _DIGITS) if axis.knob.kind == FLOAT else round(exact)
+        if 0 < found < _LARGEST:
+            votes.setdefault(axis, Counter())[found] += 1
+
+    def _exact(self, axis: Axis, place: Place) -> Fraction | None:
+        """The value with which a dimension has the file's size, as far as the response goes."""
+        wanted = self.goal.size(*place, self.seen)
+        if wanted is None:
+            return None
+        response = self.responses[axis]
+        away = (wanted - self.seen.sizes[place]) * response.step / response.sizes[place]
+        return Fraction(axis.value(self.values)) + away

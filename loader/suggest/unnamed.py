@@ -1,0 +1,143 @@
+"""A checkpoint without a model: the refusal, with what the file or its folder says of the architecture.
+
+Guarantees: an architecture that a file names is offered as a line to type and never built; a name that only an attack
+needs is not offered; files are read as data, and bounded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loader.builder.targets import TARGET
+from loader.errors import ConfigError, FitError, LoaderError
+from loader.files.file import CheckpointFile
+from loader.files.path import is_url, shown_path
+from loader.formats.pickle.needed import no_part_of_a_model
+from loader.formats.strict_json import read_mapping
+from loader.modes.inspect.following import architecture
+from loader.modes.inspect.guess import candidates
+from loader.modes.inspect.rows import EntryRow
+from loader.modes.inspect.survey import Survey, survey
+from loader.modes.scaffold.published import CONFIG, published
+from loader.parts.open import Part
+from loader.schema import JobConfig
+from loader.text.lines import override, typed
+from loader.text.wording import counted, safe_text
+
+EXAMPLE = {TARGET: "loader.examples.SimpleNet"}
+"""The model that is built where none is given."""
+_SHIPPED = "pkg://loader.examples/"
+_LARGEST = 1_000_000
+_PLAIN = (int, float, bool, str, type(None))
+_CLASS = re.compile(r"[A-Za-z_]\w{0,60}(\.[A-Za-z_]\w{0,60}){1,10}", re.ASCII)
+_BUILDER = re.compile(r"[a-z][a-z0-9_]{1,60}", re.ASCII)
+_CLASS_KEYS = ("_target_", "class_path", "_class_path")
+_MOST_LINES = 3
+
+
+def unnamed(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderError:
+    """The refusal where nobody gave a model and a file does not fit the example's.
+
+    Args:
+        job: The job.
+        parts: Its opened parts.
+        error: Why the file does not fit the example.
+
+    Returns:
+        The same refusal where it is about the example's own files, or says how the file fits it.
+    """
+    path = job.checkpoint.path
+    if job.model != EXAMPLE or path.startswith(_SHIPPED):
+        return error
+    if error.proposed:
+        told = FitError(f"{error.message}\nno model was given: it is the example's, {EXAMPLE[TARGET]}", error.hint)
+        told.plan, told.proposed = error.plan, True
+        return told
+    loaded = len(error.plan.loaded) if error.plan is not None else 0
+    given = override("checkpoint.path", path)
+    lines = [
+        *_named(parts[0]),
+        typed("mode=scaffold", "model._target_=my_pkg.Net", given, note="writes the config for your class"),
+        typed("model._target_=my_pkg.Net", given),
+    ]
+    return ConfigError(
+        f"no model was given, and {shown_path(parts[0].checkpoint.path)} does not fit {EXAMPLE[TARGET]}, the example "
+        f"that is built then ({counted(loaded, 'key')} would be loaded); the class of its model was expected",
+        "\n".join(line for line in lines if line),
+    )
+
+
+def _named(part: Part) -> list[str]:
+    """The lines for an architecture that the file names, or the folder that it lies in."""
+    found = survey(part.checkpoint.root)
+    settings = part.config.checkpoint
+    lines = architecture(candidates(found), settings, part.checkpoint.root.record)
+    given = override("checkpoint.path", settings.path)
+    for node in _nodes(found):
+        lines.append(typed(*(override(f"model.{name}", value) for name, value in node.items()), given))
+    if not is_url(settings.path):
+        lines += _by_folder(part, given)
+    return [line for line in lines if line][:_MOST_LINES]
+
+
+def _nodes(found: Survey) -> Iterator[Mapping[str, Any]]:
+    """Classes and builders that entries next to the weights name, with the plain arguments that stand there."""
+    for entry in found.entries:
+        prefix, _, last = entry["key"].rpartition(".")
+        name = entry["value"]
+        if not isinstance(name, str):
+            continue
+        if last in _CLASS_KEYS and _CLASS.fullmatch(name) and not no_part_of_a_model(name):
+            inside = prefix if last == "_target_" else f"{prefix}.init_args".strip(".")
+            yield {TARGET: name, **_arguments(found.entries, inside)}
+        elif entry["key"] == "arch" and _BUILDER.fullmatch(name):
+            yield {TARGET: f"torchvision.models.{name}"}
+
+
+def _arguments(entries: Sequence[EntryRow], inside: str) -> dict[str, Any]:
+    prefix = f"{inside}." if inside else ""
+    own = {entry["key"].removeprefix(prefix): entry["value"] for entry in entries if entry["key"].startswith(prefix)}
+    return {
+        name: value
+        for name, value in own.items()
+        if name.isidentifier() and name not in _CLASS_KEYS and _is_plain(value)
+    }
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, _PLAIN)
+
+
+def _by_folder(part: Part, given: str) -> list[str]:
+    """The architecture in the ``config.json`` of a folder, of transformers or timm."""
+    path = Path(part.checkpoint.path)
+    folder = path if path.is_dir() else path.parent
+    tensors = sum(len(container.tensors()) for _, container in part.checkpoint.root.walk())
+    try:
+        node = published(folder, tensors)
+        content = {} if node is not None else _config(folder)
+    except LoaderError:  # it is damaged or says what no config may say: then there is nothing to offer
+        return []
+    if node is not None:
+        place = override("checkpoint.path", str(folder))
+        return [typed("mode=scaffold", place, note=f"{CONFIG} names {safe_text(node[TARGET])}")]
+    name = content.get("architecture")
+    if not isinstance(name, str) or not _BUILDER.fullmatch(name):
+        return []
+    classes = content.get("num_classes")
+    sized = [override("model.num_classes", classes)] if type(classes) is int else []
+    return [typed("model._target_=timm.create_model", override("model.model_name", name), *sized, given)]
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file() or path.is_symlink():
+        return {}
+    file = CheckpointFile(path)
+    try:
+        return read_mapping(file, file.pread(0, file.size), "its text") if file.size <= _LARGEST else {}
+    finally:
+        file.close()

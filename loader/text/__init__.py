@@ -1,0 +1,1 @@
+"""Text that people read or type: wording, redaction, lines to paste; without torch and Hydra."""

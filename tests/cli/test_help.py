@@ -1,0 +1,133 @@
+"""What the command line shows: the help page and its examples, the version, where a config comes from, completions."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from loader.cli.help import version, wrapped
+from loader.cli.main import run_command
+from loader.examples import SimpleNet
+from tests.command import REPOSITORY, run
+
+HELP = OmegaConf.load(REPOSITORY / "conf/config.yaml").hydra.help.template
+EXAMPLES = [re.split(r"  +", line.strip())[0] for line in HELP.splitlines() if line.startswith("  run.py")]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the help page speaks of."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "run.py").symlink_to(REPOSITORY / "run.py")
+    (folder / "my_pkg.py").write_text(
+        "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self, width): super().__init__(width, 2)\n"
+    )
+    torch.save(torch.nn.Linear(3, 2).state_dict(), folder / "my.pth")
+    state = SimpleNet().state_dict()
+    torch.save({f"module.{key}": value for key, value in state.items()}, folder / "ddp.pth")
+    for name in ("a", "b"):
+        (folder / "runs" / name).mkdir(parents=True)
+        torch.save(state, folder / "runs" / name / "last.ckpt")
+    return folder
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_the_examples_of_the_help_page_run_one_after_the_other(line: str, reader: Path) -> None:
+    command = [sys.executable, *shlex.split(line), "device=cpu"]
+    done = run(*command, cwd=reader, PYTHONPATH=f"{REPOSITORY}:{reader}")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_help_page_fits_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    shown(capsys, "--help")
+    lines = capsys.readouterr().out.splitlines()
+
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 80
+    assert "  scaffold  write the config that loads a file" in lines
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
+    capsys.readouterr()
+    try:
+        assert run_command(arguments) == 0
+    except SystemExit as ended:
+        assert not ended.code  # noqa: PT017  # Hydra ends a help page so
+
+
+def test_the_version_is_the_loaders_own(capsys: pytest.CaptureFixture[str]) -> None:
+    shown(capsys, "--version")
+
+    out = capsys.readouterr().out
+    assert out == f"{version()}\n"
+    assert re.match(r"hydra-loader \S.* \(hydra-core 1\.3\.\d+, torch \S+, Python 3\.\d+\.\d+\)\n", out)
+
+
+@pytest.mark.parametrize("what", ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"])
+def test_every_kind_of_info_is_shown(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown(capsys, "--info", what)
+
+    assert "Traceback" not in capsys.readouterr().out
+
+
+def test_info_alone_says_where_the_config_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    shown(capsys, "--info")
+
+    out = capsys.readouterr().out
+    assert out.startswith("hydra-loader ")
+    assert "Config search path" in out
+    assert "Installed Hydra Plugins" not in out
+
+
+def test_long_lines_are_broken_below_their_indentation() -> None:
+    assert list(wrapped(["  short", "  " + "word " * 24])) == [
+        "  short", "  " + "word " * 14 + "word", "      word word word word word word word word word",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """An installed `hydra-loader`."""
+    path = tmp_path / "bin" / "hydra-loader"
+    path.parent.mkdir()
+    path.write_text(f"#!{sys.executable}\nfrom loader.cli.main import main\nmain()\n")
+    path.chmod(0o755)
+    return path
+
+
+def in_bash(script: Path, line: str, folder: Path) -> list[str]:
+    """What bash offers for a line, by the function that the install line defines."""
+    code = (
+        'eval "$(hydra-loader -sc install=bash)"\n'
+        f"COMP_LINE={shlex.quote(line)}; COMP_POINT=${{#COMP_LINE}}; words=($COMP_LINE)\n"
+        "COMP_CWORD=$(( ${#words[@]} - 1 )); [[ $COMP_LINE == *' ' ]] && COMP_CWORD=${#words[@]}\n"
+        'hydra_bash_completion; printf "%s\\n" "${COMPREPLY[@]}"\n'
+    )
+    path = f"{script.parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        ["bash", "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert not done.stderr
+    return done.stdout.split()
+
+
+def test_bash_completes_an_installed_command(script: Path, tmp_path: Path) -> None:
+    (tmp_path / "epoch=3.ckpt").touch()
+    (tmp_path / "$(touch hacked)").touch()
+
+    assert in_bash(script, "hydra-loader model=null mode=s", tmp_path) == ["mode=scaffold"]
+    assert in_bash(script, "hydra-loader checkpoint.path=", tmp_path) == [
+        "checkpoint.path=bin/", "checkpoint.path=epoch=3.ckpt",
+    ]  # fmt: skip
+    assert in_bash(script, "hydra-loader 'verify.input={shape: [1, 2]}' experiment=d", tmp_path) == ["experiment=ddp"]
+    assert not (tmp_path / "hacked").exists()
