@@ -26,7 +26,6 @@ from loader.apply.settle import settle
 from loader.apply.transaction import Transaction, all_or_nothing
 from loader.config.call_arguments import check_checkpoint, check_module, check_order, overrides_of, plain_names
 from loader.config.compose import compose
-from loader.config.overlay import overlay
 from loader.config.parse import parse_job
 from loader.errors import ConfigError
 from loader.formats.memory import MemoryCheckpoint
@@ -36,7 +35,7 @@ from loader.module.user_code import own_code_refused
 from loader.parts.open import Part, open_parts, part_configs, with_root
 from loader.report import fill
 from loader.report.data import Report
-from loader.schema import JobConfig
+from loader.schema import JobConfig, overlay
 from loader.text.wording import phrases, safe_text
 from loader.verify.verify import check_inputs, check_structure, keep_record, record_of
 from loader.verify.verify import verify as prove

@@ -1,23 +1,30 @@
-"""Pauses Python's collector of cyclic garbage.
+"""The garbage collector and signals to end.
 
-A load makes many objects at once, none of them garbage: records of a file, modules, parameters, plans. Looking through
-them for cycles, again and again as they become more, takes as long as half of the work itself.
+A load makes many objects at once, none of them garbage: records of a file, modules, parameters, plans. Searching them
+for cycles, again and again as they become more, takes as long as half of the work itself.
 
-Guarantees: afterwards the collector runs if it ran before, whatever happened inside; objects are exempted from it only
-in a process that had not imported torch yet.
+Guarantees: after `collector_paused` the collector runs if it ran before, whatever happened inside; objects are exempted
+from it only in a process that had not imported torch yet. Inside `terminable` a signal to end (of a scheduler, or of a
+terminal that closes) raises SystemExit, so that every `finally` on the way out runs; afterwards it does what it did
+before. A signal that is ignored (`nohup`) stays ignored.
 """
 
 from __future__ import annotations
 
 import gc
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Has nothing collected inside; also a decorator."""
+    """Disables the garbage collector for the block; also usable as a decorator."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -29,14 +36,33 @@ def collector_paused() -> Iterator[None]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Has nothing collected while torch and what stands on it are imported.
+    """Disables the garbage collector while torch and what builds on it are imported.
 
-    What they made stays as long as the process: looking through it again and again takes as long as a small load, so
-    from then on the collector leaves it alone. A process that has torch already may have more than modules to look
-    after, and is left as it is.
+    Their objects live as long as the process: searching them again and again takes as long as a small load, so the
+    collector ignores them from then on. A process that has torch already may hold more than modules, and is left as it
+    is.
     """
     first = "torch" not in sys.modules
     with collector_paused():
         yield
         if first:
             gc.freeze()
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Makes the signals raise SystemExit; in any thread but the main one, which signals do not reach, nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = [signal.signal(number, _stop) for number in heard]
+    try:
+        yield
+    finally:
+        for number, handler in zip(heard, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

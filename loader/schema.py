@@ -1,7 +1,8 @@
 """The config as plain typed data: the names a user types, and their defaults.
 
 Guarantees: these records know neither Hydra nor OmegaConf; once parsed (`loader.config.parse`), every field has the
-type written here.
+type written here. A partial config laid over another replaces as a whole the nodes whose content belongs together, so
+that nothing of a default model drags along.
 """
 
 from __future__ import annotations
@@ -166,3 +167,20 @@ class EmbeddedJob(JobConfig):
     """A job whose model's config comes out of a checkpoint."""
 
     of_a_file = True
+
+
+REPLACED = ("model", "rules", "parts", "verify.input", "trusted_targets")
+"""Nodes that are taken as they are given."""
+
+
+def overlay(defaults: Mapping[str, Any], given: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Returns the defaults with what is given over them; unknown keys are kept for the parser to refuse."""
+    result = dict(defaults)
+    for key, value in given.items():
+        place = f"{where}.{key}" if where else str(key)
+        below = result.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and place not in REPLACED:
+            result[key] = overlay(below, value, place)
+        else:
+            result[key] = value
+    return result

@@ -1,8 +1,10 @@
-"""Pausing the collector of cyclic garbage."""
+"""The garbage collector, paused, and signals to end."""
 
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,8 +12,8 @@ import pytest
 import torch
 
 import loader
-from loader.runtime import collector_paused, importing
-from tests.command import run
+from loader.runtime import collector_paused, importing, terminable
+from tests.command import heeded, run
 
 
 @collector_paused()
@@ -81,3 +83,23 @@ def test_an_import_that_fails_leaves_the_collector_as_it_was() -> None:
     with pytest.raises(ImportError), importing():
         raise ImportError
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_lets_everything_be_tidied_up(number: signal.Signals) -> None:
+    with heeded(number):
+        before = signal.getsignal(number)
+        with pytest.raises(SystemExit) as ended, terminable():
+            os.kill(os.getpid(), number)
+        assert ended.value.code == 128 + number
+        assert signal.getsignal(number) == before
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminable():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

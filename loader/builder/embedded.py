@@ -14,11 +14,10 @@ from torch import nn
 
 from loader.builder.policy import defined_as, policy_of
 from loader.builder.record import Record, read_record
-from loader.config.overlay import overlay
 from loader.errors import ConfigError
 from loader.files.path import shown_path
 from loader.parts.open import Part
-from loader.schema import OF_A_FILE, EmbeddedJob, JobConfig
+from loader.schema import OF_A_FILE, EmbeddedJob, JobConfig, overlay
 from loader.text.lines import line
 from loader.text.wording import listing, phrases, safe_text
 from loader.trust.dangerous import LOOKUPS, why_dangerous

@@ -26,9 +26,9 @@ from loader.config.layers import CONFIG_NAME, conf_dir
 from loader.config.messages import translate
 from loader.errors import ConfigError, LoaderError
 from loader.report.streams import printing_failed, unbreakable
+from loader.runtime import terminable
 from loader.sweep.callback import Abandoned, Sweep, expecting, take_sweep
 from loader.sweep.python_path import find_modules_in, safe_path
-from loader.termination import terminable
 from loader.text.redaction import remember
 from loader.text.wording import program
 

@@ -28,10 +28,9 @@ from loader.config.argv import rewrite
 from loader.config.layers import CONFIG_NAME, conf_dir
 from loader.config.literals import real_key
 from loader.config.messages import translate
-from loader.config.overlay import overlay
 from loader.config.packaged import unimported
 from loader.config.records import MISSING
-from loader.schema import JobConfig
+from loader.schema import JobConfig, overlay
 from loader.text.redaction import remember
 from loader.text.wording import did_you_mean, safe_text
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from loader.errors import ConfigError
 from loader.files.path import shown_path
-from loader.termination import terminable
+from loader.runtime import terminable
 from loader.text.lines import typed
 from loader.text.wording import phrases
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.config.overlay import REPLACED, overlay
+from loader.schema import REPLACED, overlay
 
 KEYS = st.sampled_from(["mode", "model", "checkpoint", "rules", "verify", "input", "expect", "path", "typo"])
 CONFIG = st.dictionaries(
