@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from loader.errors import (
+from .errors import (
     CheckpointError,
     ConfigError,
     DeviceError,
@@ -18,8 +18,8 @@ from loader.errors import (
 )
 
 if TYPE_CHECKING:
-    from loader.api import Loaded, load, load_into, load_model
-    from loader.report.data import Report
+    from .api import Loaded, load, load_into, load_model
+    from .report.data import Report
 
 __all__ = [
     "CheckpointError",
@@ -36,20 +36,20 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Loaded": "loader.api",
-    "Report": "loader.report.data",
-    "load": "loader.api",
-    "load_into": "loader.api",
-    "load_model": "loader.api",
+    "Loaded": ".api",
+    "Report": ".report.data",
+    "load": ".api",
+    "load_into": ".api",
+    "load_model": ".api",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name == "redaction":  # configs of users name its formatter so
-        return import_module("loader.text.redaction")
+        return import_module(".text.redaction", __name__)
     if name not in _LAZY:
         raise AttributeError(f"module 'loader' has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    return getattr(import_module(_LAZY[name], __name__), name)
 
 
 def __dir__() -> list[str]:

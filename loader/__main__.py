@@ -1,6 +1,6 @@
 """``python -m loader`` is ``python run.py``."""
 
-from loader.cli.main import main
+from .cli.main import main
 
 if __name__ == "__main__":
     main()

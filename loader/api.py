@@ -17,28 +17,28 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-import loader.formats.found
-import loader.pipeline  # noqa: F401  # every load needs these two; torch is here, so they need not wait for the first
-from loader.apply.live import refuse_unfit
-from loader.apply.place import own_random_state, resolve_device, resolve_dtype
-from loader.apply.prepare import prepare
-from loader.apply.settle import settle
-from loader.apply.transaction import Transaction, all_or_nothing
-from loader.config.call_arguments import check_checkpoint, check_module, check_order, overrides_of, plain_names
-from loader.config.compose import compose
-from loader.config.parse import parse_job
-from loader.errors import ConfigError
-from loader.formats.memory import MemoryCheckpoint
-from loader.job import execute, names_model
-from loader.module.slots import slots
-from loader.module.user_code import own_code_refused
-from loader.parts.open import Part, open_parts, part_configs, with_root
-from loader.report import fill
-from loader.report.data import Report
-from loader.schema import JobConfig, overlay
-from loader.text.wording import phrases, safe_text
-from loader.verify.verify import check_inputs, check_structure, keep_record, record_of
-from loader.verify.verify import verify as prove
+from . import pipeline  # noqa: F401  # every load needs these two; torch is here, so they need not wait for the first
+from .apply.live import refuse_unfit
+from .apply.place import own_random_state, resolve_device, resolve_dtype
+from .apply.prepare import prepare
+from .apply.settle import settle
+from .apply.transaction import Transaction, all_or_nothing
+from .config.call_arguments import check_checkpoint, check_module, check_order, overrides_of, plain_names
+from .config.compose import compose
+from .config.parse import parse_job
+from .errors import ConfigError
+from .formats import found  # noqa: F401
+from .formats.memory import MemoryCheckpoint
+from .job import execute, names_model
+from .module.slots import slots
+from .module.user_code import own_code_refused
+from .parts.open import Part, open_parts, part_configs, with_root
+from .report import fill
+from .report.data import Report
+from .schema import JobConfig, overlay
+from .text.wording import phrases, safe_text
+from .verify.verify import check_inputs, check_structure, keep_record, record_of
+from .verify.verify import verify as prove
 
 log = logging.getLogger("loader")
 
@@ -150,7 +150,7 @@ def load_model(
 def _warn_of_integers(report: Report) -> None:
     """Logs what nobody who gets a model alone would see."""
     if report.keys.cast:
-        from loader.report.terminal import was_integer  # noqa: PLC0415  # only a cast needs it
+        from .report.terminal import was_integer  # noqa: PLC0415  # only a cast needs it
 
         told = [f"{safe_text(c['key'])} {c['checkpoint']} → {c['model']}" for c in report.keys.cast if was_integer(c)]
         if told:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
-from loader.text.redaction import redacted
-from loader.text.wording import printable, safe_text
+from .text.redaction import redacted
+from .text.wording import printable, safe_text
 
 if TYPE_CHECKING:
-    from loader.keys.plan import Plan
+    from .keys.plan import Plan
 
 
 class LoaderError(Exception):

@@ -13,16 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loader.config.parse import parse_job
-from loader.errors import ConfigError, LoaderError
-from loader.module.user_code import own_code_refused
-from loader.report import fill
-from loader.report.data import ErrorReport, Report
-from loader.report.files import write_report
-from loader.report.terminal import print_dangers, print_error, print_report
-from loader.runtime import importing
-from loader.schema import JobConfig
-from loader.text.wording import safe_text, text_of
+from .config.parse import parse_job
+from .errors import ConfigError, LoaderError
+from .module.user_code import own_code_refused
+from .report import fill
+from .report.data import ErrorReport, Report
+from .report.files import write_report
+from .report.terminal import print_dangers, print_error, print_report
+from .runtime import importing
+from .schema import JobConfig
+from .text.wording import safe_text, text_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,18 +114,18 @@ def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True, as
 def _carry_out(job: JobConfig, report: Report, *, prove: bool, asked: bool) -> nn.Module | None:
     # Each mode imports what it needs: torch alone takes longer than it takes to say what is in a file.
     if job.mode == "inspect":
-        from loader.modes.inspect import inspect_files  # noqa: PLC0415  # this mode alone
+        from .modes.inspect import inspect_files  # noqa: PLC0415  # this mode alone
 
         inspect_files(job, report)
         return None
     if job.mode == "scaffold":
         with importing():
-            from loader.modes.scaffold import write_scaffold  # noqa: PLC0415  # this mode alone
+            from .modes.scaffold import write_scaffold  # noqa: PLC0415  # this mode alone
 
         write_scaffold(job, report)
         return None
     with importing():
-        from loader.pipeline import run as run_pipeline  # noqa: PLC0415  # imports torch
+        from .pipeline import run as run_pipeline  # noqa: PLC0415  # imports torch
 
     return run_pipeline(job, report, prove=prove, asked=asked)
 

@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from loader.apply.place import own_random_state, resolve_device, resolve_dtype
-from loader.apply.prepare import Prepared, Recipe, prepare
-from loader.apply.settle import settle
-from loader.builder import Built, build_model
-from loader.builder.policy import Policy, policy_of
-from loader.errors import ConfigError, FitError
-from loader.module.slots import slots
-from loader.module.tensors import without_data
-from loader.parts.open import Part, open_parts, with_root
-from loader.report import fill
-from loader.report.data import Report
-from loader.runtime import collector_paused
-from loader.schema import EMBEDDED, JobConfig
-from loader.verify.verify import check_inputs, check_structure, keep_record, record_of, verify
+from .apply.place import own_random_state, resolve_device, resolve_dtype
+from .apply.prepare import Prepared, Recipe, prepare
+from .apply.settle import settle
+from .builder import Built, build_model
+from .builder.policy import Policy, policy_of
+from .errors import ConfigError, FitError
+from .module.slots import slots
+from .module.tensors import without_data
+from .parts.open import Part, open_parts, with_root
+from .report import fill
+from .report.data import Report
+from .runtime import collector_paused
+from .schema import EMBEDDED, JobConfig
+from .verify.verify import check_inputs, check_structure, keep_record, record_of, verify
 
 if TYPE_CHECKING:
-    from loader.modes.convert.convert import Conversion
+    from .modes.convert.convert import Conversion
 
 
 def run(job: JobConfig, report: Report, *, prove: bool = True, asked: bool = True) -> nn.Module:
@@ -115,7 +115,7 @@ class _Work:
         except FitError as error:
             if asked:
                 raise
-            from loader.suggest.unnamed import unnamed  # noqa: PLC0415  # such a refusal alone
+            from .suggest.unnamed import unnamed  # noqa: PLC0415  # such a refusal alone
 
             raise unnamed(self.job, self.parts, error) from error
 
@@ -170,7 +170,7 @@ def _with_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
     """The job with its model's own config, where that stands in the checkpoint."""
     if job.model is None or job.model.get("_target_") != EMBEDDED:
         return job
-    from loader.builder.embedded import with_own_model  # noqa: PLC0415  # such a model alone
+    from .builder.embedded import with_own_model  # noqa: PLC0415  # such a model alone
 
     return with_own_model(job, parts)
 
@@ -184,7 +184,7 @@ def _record(job: JobConfig, parts: Sequence[Part], conversion: Conversion | None
 
 
 def _conversion(job: JobConfig) -> Conversion:
-    from loader.modes.convert.convert import Conversion  # noqa: PLC0415  # this mode alone
+    from .modes.convert.convert import Conversion  # noqa: PLC0415  # this mode alone
 
     return Conversion(job)
 
@@ -193,13 +193,13 @@ def _built(job: JobConfig, parts: Sequence[Part]) -> Built:
     try:
         return _build(job)
     except ConfigError as error:
-        from loader.builder.named_classes import with_classes  # noqa: PLC0415  # such a refusal alone
+        from .builder.named_classes import with_classes  # noqa: PLC0415  # such a refusal alone
 
         raise with_classes(error, [part.checkpoint.root for part in parts]) from error
 
 
 def _pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
-    from loader.builder.pickled import take_pickled  # noqa: PLC0415  # such a model alone
+    from .builder.pickled import take_pickled  # noqa: PLC0415  # such a model alone
 
     return take_pickled(job, parts)
 

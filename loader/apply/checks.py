@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.parameter import is_lazy
 
-from loader.apply.place import final_dtype
-from loader.errors import CheckpointError, FitError, VerificationError
-from loader.formats.materialise import torch_dtype
-from loader.formats.memory import MemoryCheckpoint
-from loader.formats.pickle.revive import refuse_unadmitted
-from loader.formats.tree import TensorEntry
-from loader.keys.plan import Match, Plan
-from loader.module.castable import can_cast
-from loader.module.slots import Slot, dtype_name
-from loader.text.lines import line
-from loader.text.wording import counted, listing, phrases, safe_text
+from ..errors import CheckpointError, FitError, VerificationError
+from ..formats.materialise import torch_dtype
+from ..formats.memory import MemoryCheckpoint
+from ..formats.pickle.revive import refuse_unadmitted
+from ..formats.tree import TensorEntry
+from ..keys.plan import Match, Plan
+from ..module.castable import can_cast
+from ..module.slots import Slot, dtype_name
+from ..text.lines import line
+from ..text.wording import counted, listing, phrases, safe_text
+from .place import final_dtype
 
 if TYPE_CHECKING:
-    from loader.apply.stage import Stage
+    from .stage import Stage
 
 
 def refuse_known(stage: Stage, plan: Plan) -> None:

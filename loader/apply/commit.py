@@ -17,14 +17,14 @@ from torch.nn.modules.module import _IncompatibleKeys
 from torch.nn.parameter import is_lazy
 from torch.utils import swap_tensors
 
-from loader.apply.transaction import Transaction
-from loader.apply.writable import conflict, holds, is_folded, overlapping, refuse_unwritable, unwritable
-from loader.errors import FitError
-from loader.keys.plan import Plan
-from loader.module.hooks import Metadata, State, customises_loading, run_hooks
-from loader.module.load_code import is_torchs, load_code
-from loader.module.slots import Slot, own_slots, storage_id
-from loader.text.wording import safe_text
+from ..errors import FitError
+from ..keys.plan import Plan
+from ..module.hooks import Metadata, State, customises_loading, run_hooks
+from ..module.load_code import is_torchs, load_code
+from ..module.slots import Slot, own_slots, storage_id
+from ..text.wording import safe_text
+from .transaction import Transaction
+from .writable import conflict, holds, is_folded, overlapping, refuse_unwritable, unwritable
 
 Visit = Callable[[nn.Module, str, State, list[str]], None]
 """What is done at each module of a walk, as `hooks.run_hooks` takes it."""

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from loader.errors import ConfigError
-from loader.module.tensors import without_data
-from loader.text.wording import counted, listing
+from ..errors import ConfigError
+from ..module.tensors import without_data
+from ..text.wording import counted, listing
 
 _LOAD_FIRST = "loader.load_into(net, …) before the module is wrapped or split"
 

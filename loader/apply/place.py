@@ -18,12 +18,12 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from loader.errors import ConfigError, DeviceError
-from loader.keys.plan import Wanted
-from loader.module.castable import can_cast
-from loader.module.slots import dtype_name
-from loader.text.lines import line
-from loader.text.wording import closest, counted, did_you_mean, listing, safe_text
+from ..errors import ConfigError, DeviceError
+from ..keys.plan import Wanted
+from ..module.castable import can_cast
+from ..module.slots import dtype_name
+from ..text.lines import line
+from ..text.wording import closest, counted, did_you_mean, listing, safe_text
 
 AUTO = ("cuda", "mps", "xpu")
 """The accelerators that ``auto`` looks for, in order, before it takes the CPU."""

@@ -13,26 +13,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from loader.apply.checks import refuse_known
-from loader.apply.commit import Staged, apply
-from loader.apply.stage import Stage
-from loader.apply.transaction import Transaction
-from loader.builder.policy import Policy
-from loader.errors import FitError
-from loader.formats.pickle.wrappers import refuse_withheld
-from loader.formats.tree import TensorEntry
-from loader.keys.plan import Plan, Wanted, make_plan
-from loader.keys.quantized import may_be_quantized, refuse_quantized
-from loader.module.hooks import rehearse
-from loader.module.slots import Slot, is_own_key, slots, wanted
-from loader.parts.open import Part, check_mounts, check_weights, offers
-from loader.parts.reading import as_saved
-from loader.runtime import collector_paused
-from loader.schema import AllowConfig
-from loader.text.wording import listing
+from ..builder.policy import Policy
+from ..errors import FitError
+from ..formats.pickle.wrappers import refuse_withheld
+from ..formats.tree import TensorEntry
+from ..keys.plan import Plan, Wanted, make_plan
+from ..keys.quantized import may_be_quantized, refuse_quantized
+from ..module.hooks import rehearse
+from ..module.slots import Slot, is_own_key, slots, wanted
+from ..parts.open import Part, check_mounts, check_weights, offers
+from ..parts.reading import as_saved
+from ..runtime import collector_paused
+from ..schema import AllowConfig
+from ..text.wording import listing
+from .checks import refuse_known
+from .commit import Staged, apply
+from .stage import Stage
+from .transaction import Transaction
 
 if TYPE_CHECKING:
-    from loader.suggest.advice import Advice
+    from ..suggest.advice import Advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +167,6 @@ def _advice(
     model: nn.Module, parts: Sequence[Part], wants: Mapping[str, Wanted], allow: AllowConfig, recipe: Recipe | None
 ) -> Advice:
     # With it comes the search, which a load that fits does without.
-    from loader.suggest.advice import Advice  # noqa: PLC0415
+    from ..suggest.advice import Advice  # noqa: PLC0415
 
     return Advice(model, parts, wants, allow, recipe)

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from loader.apply.place import cast
-from loader.module.castable import can_cast
-from loader.module.losses import Cast, refuse_losses
-from loader.module.slots import dtype_name
-from loader.schema import AllowConfig
+from ..module.castable import can_cast
+from ..module.losses import Cast, refuse_losses
+from ..module.slots import dtype_name
+from ..schema import AllowConfig
+from .place import cast
 
 
 def settle(model: nn.Module, device: torch.device, policy: str | None, allow: AllowConfig) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from loader.module.slots import storage_id
+from ..module.slots import storage_id
 
 MOST = 64 * 2**20
 """Bytes of parameters up to which the values of a whole model's are kept."""

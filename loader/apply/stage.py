@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.parameter import is_lazy
 
-from loader.apply.checks import refuse_untied
-from loader.apply.place import cast, final_dtype
-from loader.apply.writable import is_folded
-from loader.errors import located
-from loader.formats.memory import MemoryCheckpoint
-from loader.formats.pickle.needed import needed_tensors
-from loader.formats.pickle.revive import revive
-from loader.formats.tree import Storage, TensorEntry
-from loader.keys.plan import Match, Plan, Wanted
-from loader.module.losses import Cast, refuse_losses
-from loader.module.slots import Slot, dtype_name, storage_id
-from loader.parts.open import Offers, Part
-from loader.parts.reading import Reading, as_saved
-from loader.schema import AllowConfig
+from ..errors import located
+from ..formats.memory import MemoryCheckpoint
+from ..formats.pickle.needed import needed_tensors
+from ..formats.pickle.revive import revive
+from ..formats.tree import Storage, TensorEntry
+from ..keys.plan import Match, Plan, Wanted
+from ..module.losses import Cast, refuse_losses
+from ..module.slots import Slot, dtype_name, storage_id
+from ..parts.open import Offers, Part
+from ..parts.reading import Reading, as_saved
+from ..schema import AllowConfig
+from .checks import refuse_untied
+from .place import cast, final_dtype
+from .writable import is_folded
 
 
 @dataclass(slots=True)

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from loader.apply.snapshot import Snapshot, lazy_again, put_back
-from loader.errors import FitError
-from loader.text.wording import counted, safe_text
+from ..errors import FitError
+from ..text.wording import counted, safe_text
+from .snapshot import Snapshot, lazy_again, put_back
 
 Result = TypeVar("Result")
 

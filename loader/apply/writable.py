@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch.nn.parameter import is_lazy
 
-from loader.errors import FitError
-from loader.keys.plan import Plan
-from loader.module.slots import Slot, is_plain, storage_id
-from loader.text.wording import listing, phrases, safe_text
+from ..errors import FitError
+from ..keys.plan import Plan
+from ..module.slots import Slot, is_plain, storage_id
+from ..text.wording import listing, phrases, safe_text
 
 _FOLDED = "several of its elements are one place in memory"
 

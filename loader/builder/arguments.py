@@ -14,8 +14,8 @@ from inspect import Parameter
 from types import FunctionType
 from typing import Any, Protocol
 
-from loader.text.lines import blank, line, override, removal, typed, under
-from loader.text.wording import closest, did_you_mean, safe_text, text_of
+from ..text.lines import blank, line, override, removal, typed, under
+from ..text.wording import closest, did_you_mean, safe_text, text_of
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeGuard
 
-from loader.builder import arguments
-from loader.builder.locate import told
-from loader.builder.policy import Policy
-from loader.builder.targets import TARGET, Problems, Target, Value, find_targets
-from loader.errors import ConfigError
-from loader.module.user_code import is_foreign
-from loader.text.lines import blank, line
-from loader.text.wording import safe_text
+from ..errors import ConfigError
+from ..module.user_code import is_foreign
+from ..text.lines import blank, line
+from ..text.wording import safe_text
+from . import arguments
+from .locate import told
+from .policy import Policy
+from .targets import TARGET, Problems, Target, Value, find_targets
 
 _KEYWORDS = frozenset({TARGET, "_args_", "_partial_", "_recursive_", "_convert_"})
 _DEEPEST = 100

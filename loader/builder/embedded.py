@@ -12,15 +12,15 @@ from typing import Any
 
 from torch import nn
 
-from loader.builder.policy import defined_as, policy_of
-from loader.builder.record import Record, read_record
-from loader.errors import ConfigError
-from loader.files.path import shown_path
-from loader.parts.open import Part
-from loader.schema import OF_A_FILE, EmbeddedJob, JobConfig, overlay
-from loader.text.lines import line
-from loader.text.wording import listing, phrases, safe_text
-from loader.trust.dangerous import LOOKUPS, why_dangerous
+from ..errors import ConfigError
+from ..files.path import shown_path
+from ..parts.open import Part
+from ..schema import OF_A_FILE, EmbeddedJob, JobConfig, overlay
+from ..text.lines import line
+from ..text.wording import listing, phrases, safe_text
+from ..trust.dangerous import LOOKUPS, why_dangerous
+from .policy import defined_as, policy_of
+from .record import Record, read_record
 
 _TARGET = "_target_"
 

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from loader.builder.randomness import torch_states
-from loader.builder.skip import InexactError, Skipping
+from .randomness import torch_states
+from .skip import InexactError, Skipping
 
 
 def build_hollow(construct: Callable[[], nn.Module], mode: Skipping | None = None) -> nn.Module:

@@ -19,10 +19,10 @@ from types import ModuleType
 
 from torch import nn
 
-from loader.errors import ConfigError
-from loader.module.user_code import bare_arguments
-from loader.text.lines import line, typed
-from loader.text.wording import closest, did_you_mean, safe_text, text_of
+from ..errors import ConfigError
+from ..module.user_code import bare_arguments
+from ..text.lines import line, typed
+from ..text.wording import closest, did_you_mean, safe_text, text_of
 
 _DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _FOLDERS_NEARBY = ("src", "lib", "python")

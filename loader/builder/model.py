@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from loader.builder.calls import Call, plan_calls
-from loader.builder.hollow import build_hollow, holds_unset
-from loader.builder.policy import Policy
-from loader.builder.randomness import seeded
-from loader.builder.skip import InexactError, Skipping
-from loader.builder.sound import unsound
-from loader.errors import ConfigError
-from loader.module.user_code import bare_arguments
-from loader.runtime import collector_paused
-from loader.text.wording import safe_text
+from ..errors import ConfigError
+from ..module.user_code import bare_arguments
+from ..runtime import collector_paused
+from ..text.wording import safe_text
+from .calls import Call, plan_calls
+from .hollow import build_hollow, holds_unset
+from .policy import Policy
+from .randomness import seeded
+from .skip import InexactError, Skipping
+from .sound import unsound
 
 
 @dataclass

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from loader.errors import ConfigError
-from loader.formats.tree import Container
-from loader.text.lines import line
+from ..errors import ConfigError
+from ..formats.tree import Container
+from ..text.lines import line
 
 _OPEN = re.compile(r"\+model\.(\w+)=…")
 _PLACES = ("hyper_parameters", "hparams", "model_args", "args", "config", "cfg")

@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from loader.builder import Built
-from loader.errors import CheckpointError, ConfigError, FitError, located
-from loader.files.path import shown_path
-from loader.formats.names import TORCH_LEGACY, TORCH_TAR, TORCH_ZIP, TORCHSCRIPT
-from loader.formats.opened import OpenedFile
-from loader.formats.pickle.needed import UNNEEDED, may_be_offered, needed_globals, needed_tensors, no_part_of_a_model
-from loader.formats.pickle.revive import revive
-from loader.formats.tree import Container, TensorEntry
-from loader.keys.select import find, lightning_weights, tree
-from loader.parts.open import Part
-from loader.parts.reading import Reading
-from loader.schema import CheckpointConfig, JobConfig
-from loader.text.lines import line
-from loader.text.wording import counted, did_you_mean, listing, safe_text
+from ..errors import CheckpointError, ConfigError, FitError, located
+from ..files.path import shown_path
+from ..formats.names import TORCH_LEGACY, TORCH_TAR, TORCH_ZIP, TORCHSCRIPT
+from ..formats.opened import OpenedFile
+from ..formats.pickle.needed import UNNEEDED, may_be_offered, needed_globals, needed_tensors, no_part_of_a_model
+from ..formats.pickle.revive import revive
+from ..formats.tree import Container, TensorEntry
+from ..keys.select import find, lightning_weights, tree
+from ..parts.open import Part
+from ..parts.reading import Reading
+from ..schema import CheckpointConfig, JobConfig
+from ..text.lines import line
+from ..text.wording import counted, did_you_mean, listing, safe_text
+from . import Built
 
 _WITH_MODELS = frozenset((TORCH_ZIP, TORCH_LEGACY, TORCH_TAR, TORCHSCRIPT))
 """The formats that can hold a whole model; trusting another changes nothing."""

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from loader.schema import OF_A_FILE
-from loader.text.wording import safe_text
-from loader.trust.dangerous import LOOKUPS, is_torch_constant, why_dangerous
-from loader.trust.needed import PLAIN_DATA, VALUES_OF_A_FILE
+from ..schema import OF_A_FILE
+from ..text.wording import safe_text
+from ..trust.dangerous import LOOKUPS, is_torch_constant, why_dangerous
+from ..trust.needed import PLAIN_DATA, VALUES_OF_A_FILE
 
 _UNNAMED = "trusted_targets does not name it"
 _TORCH_ATOMS = (torch.dtype, torch.layout, torch.memory_format, torch.device, torch.Size)
@@ -142,7 +142,7 @@ def documented_module(name: str) -> type[nn.Module] | None:
         return None
     origins: tuple[str, ...]
     if home in {"loader.examples", "loader.examples.models"}:
-        from loader.examples import models  # noqa: PLC0415  # most configs name none of them
+        from ..examples import models  # noqa: PLC0415  # most configs name none of them
 
         home, origins = models.__name__, (models.__name__,)
     elif home == "torch.nn" or home.startswith("torch.nn."):

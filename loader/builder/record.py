@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, TypeGuard
 
-from loader.apply.place import DTYPES
-from loader.errors import CheckpointError, ConfigError
-from loader.files.path import shown_path
-from loader.formats.strict_json import parse_mapping
-from loader.formats.tree import Checkpoint
-from loader.text.wording import safe_text
-from loader.verify.proposal import MOST_PROPOSED
+from ..apply.place import DTYPES
+from ..errors import CheckpointError, ConfigError
+from ..files.path import shown_path
+from ..formats.strict_json import parse_mapping
+from ..formats.tree import Checkpoint
+from ..text.wording import safe_text
+from ..verify.proposal import MOST_PROPOSED
 
 KEY = "hydra_loader"
 """The note's name."""

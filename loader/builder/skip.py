@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from loader.builder.undrawn import DRAWS, copied_dtype, copies, undrawn
+from .undrawn import DRAWS, copied_dtype, copies, undrawn
 
 Function = Callable[..., Any]
 Handler = Callable[[Function, tuple[Any, ...], dict[str, Any]], Any]

@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from loader.text.wording import listing, safe_text
+from ..text.wording import listing, safe_text
 
 _TABLES: Final = {"_parameters": Tensor, "_buffers": Tensor, "_modules": nn.Module}
 _WALKS: Final = frozenset(

@@ -15,12 +15,12 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from loader.builder.locate import check_name, locate
-from loader.builder.policy import Policy, identity
-from loader.errors import ConfigError
-from loader.text.lines import line, removal, typed
-from loader.text.wording import phrases, safe_text
-from loader.trust.dangerous import LOOKUPS, why_dangerous
+from ..errors import ConfigError
+from ..text.lines import line, removal, typed
+from ..text.wording import phrases, safe_text
+from ..trust.dangerous import LOOKUPS, why_dangerous
+from .locate import check_name, locate
+from .policy import Policy, identity
 
 TARGET = "_target_"
 

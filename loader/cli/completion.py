@@ -14,12 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from loader.config.argv import parse_arguments, rewrite
-from loader.config.layers import conf_dir
-from loader.config.parse import CHECKS, MODES
-from loader.errors import LoaderError
-from loader.formats.names import FORMATS
-from loader.schema import JobConfig
+from ..config.argv import parse_arguments, rewrite
+from ..config.layers import conf_dir
+from ..config.parse import CHECKS, MODES
+from ..errors import LoaderError
+from ..formats.names import FORMATS
+from ..schema import JobConfig
 
 FLAGS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--info", "--multirun", "--config-dir", "--json"),

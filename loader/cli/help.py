@@ -17,9 +17,9 @@ from importlib import metadata
 
 from hydra.plugins.completion_plugin import CompletionPlugin
 
-from loader.cli.completion import candidates, for_hydra
-from loader.config.argv import Arguments
-from loader.errors import LoaderError
+from ..config.argv import Arguments
+from ..errors import LoaderError
+from .completion import candidates, for_hydra
 
 _WIDTH = 80
 _HELP = ("--help", "-h")

@@ -17,20 +17,20 @@ from contextlib import contextmanager
 import hydra
 from hydra.errors import HydraException
 
-from loader.cli.help import completing, fitted, shown
-from loader.cli.task import Task
-from loader.config.argv import Arguments, parse_arguments
-from loader.config.compose import VERSION_BASE
-from loader.config.judged import judged
-from loader.config.layers import CONFIG_NAME, conf_dir
-from loader.config.messages import translate
-from loader.errors import ConfigError, LoaderError
-from loader.report.streams import printing_failed, unbreakable
-from loader.runtime import terminable
-from loader.sweep.callback import Abandoned, Sweep, expecting, take_sweep
-from loader.sweep.python_path import find_modules_in, safe_path
-from loader.text.redaction import remember
-from loader.text.wording import program
+from ..config.argv import Arguments, parse_arguments
+from ..config.compose import VERSION_BASE
+from ..config.judged import judged
+from ..config.layers import CONFIG_NAME, conf_dir
+from ..config.messages import translate
+from ..errors import ConfigError, LoaderError
+from ..report.streams import printing_failed, unbreakable
+from ..runtime import terminable
+from ..sweep.callback import Abandoned, Sweep, expecting, take_sweep
+from ..sweep.python_path import find_modules_in, safe_path
+from ..text.redaction import remember
+from ..text.wording import program
+from .help import completing, fitted, shown
+from .task import Task
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _INTERRUPTED = 130
@@ -87,7 +87,7 @@ def _guarded(command: Callable[[], int]) -> int:
     except LoaderError as error:
         if os.environ.get(_FULL_ERROR) == "1":
             traceback.print_exception(error)
-        from loader.report.terminal import print_error  # noqa: PLC0415  # only a refusal needs it
+        from ..report.terminal import print_error  # noqa: PLC0415  # only a refusal needs it
 
         print_error(error)
         return error.exit_code
@@ -184,7 +184,7 @@ def _concluded(sweep: Sweep | None, *, broken: bool = False) -> int | None:
     """Writes and shows how a sweep went; None where no job of it was started."""
     if sweep is None:
         return None
-    from loader.sweep.ending import conclude  # noqa: PLC0415  # only a sweep has one
+    from ..sweep.ending import conclude  # noqa: PLC0415  # only a sweep has one
 
     return conclude(sweep, broken=broken)
 
@@ -202,7 +202,7 @@ def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:
         raise error
     if os.environ.get(_FULL_ERROR) == "1":
         traceback.print_exception(error)
-    from loader.sweep.ending import print_broken_off  # noqa: PLC0415  # only a sweep is broken off
+    from ..sweep.ending import print_broken_off  # noqa: PLC0415  # only a sweep is broken off
 
     print_broken_off(error, sweep)
     return exit_code
@@ -210,7 +210,7 @@ def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:
 
 def _unwritable(error: OSError, sweep: Sweep) -> ConfigError | None:
     """Hydra itself fails at nothing but its folder; another's launcher may at anything, and is no refusal of ours."""
-    from loader.sweep.folder import unwritable  # noqa: PLC0415  # only a sweep has one
+    from ..sweep.folder import unwritable  # noqa: PLC0415  # only a sweep has one
 
     return None if sweep.plugins else unwritable(sweep.folder, error)
 
@@ -250,7 +250,7 @@ def _sweeping(arguments: Arguments, task: Task, refusal: ConfigError | None) -> 
         if not arguments.sweep:
             yield
             return
-        from loader.sweep.basic import every_job_has_its_turn  # noqa: PLC0415  # only a sweep has several
+        from ..sweep.basic import every_job_has_its_turn  # noqa: PLC0415  # only a sweep has several
 
         with terminable(), every_job_has_its_turn(), safe_path() as task.environment:
             yield

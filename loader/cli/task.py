@@ -19,19 +19,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from loader.config.anchor import anchored
-from loader.config.compose import hydra_aside, near_misses, plain
-from loader.config.layers import replaced
-from loader.errors import ConfigError
-from loader.report.data import ErrorReport, Report
-from loader.report.files import REPORT
-from loader.report.streams import unbreakable
-from loader.sweep.callback import Origin, origin
-from loader.sweep.python_path import find_modules_in, restored
-from loader.text.redaction import redact_files, remember
+from ..config.anchor import anchored
+from ..config.compose import hydra_aside, near_misses, plain
+from ..config.layers import replaced
+from ..errors import ConfigError
+from ..report.data import ErrorReport, Report
+from ..report.files import REPORT
+from ..report.streams import unbreakable
+from ..sweep.callback import Origin, origin
+from ..sweep.python_path import find_modules_in, restored
+from ..text.redaction import redact_files, remember
 
 if TYPE_CHECKING:
-    from loader.sweep.records import JobRecord
+    from ..sweep.records import JobRecord
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Task:
         """Says on the terminal what holds for all jobs of a sweep, once."""
         for text in notes:
             if text not in self._noted:
-                from loader.report.terminal import print_note  # noqa: PLC0415  # few runs have one
+                from ..report.terminal import print_note  # noqa: PLC0415  # few runs have one
 
                 print_note(text)
             self._noted.add(text)
@@ -83,7 +83,7 @@ class Task:
         output_dir = Path(HydraConfig.get().runtime.output_dir)
         exit_code = self._run_in(output_dir, config)
         if self.as_json and (output_dir / REPORT).is_file():
-            from loader.report.terminal import print_json  # noqa: PLC0415  # only this flag needs it
+            from ..report.terminal import print_json  # noqa: PLC0415  # only this flag needs it
 
             print_json(output_dir / REPORT)
         return exit_code
@@ -93,7 +93,7 @@ class Task:
             resolved = _resolved(config)
         except ConfigError as error:
             return refuse(error, config, self.typed, output_dir)
-        from loader.job import run  # noqa: PLC0415  # --help and --cfg do without
+        from ..job import run  # noqa: PLC0415  # --help and --cfg do without
 
         with hydra_aside():
             return run(resolved, self.typed, output_dir, quiet=self.as_json)
@@ -103,10 +103,10 @@ class Task:
         return {**self.__dict__, "origin": origin()}
 
     def _run_in_sweep(self, config: DictConfig) -> int:
-        from loader.report.terminal import print_error  # noqa: PLC0415  # what a single run does without
-        from loader.sweep.child import OrphanedError  # noqa: PLC0415
-        from loader.sweep.records import INTERRUPTED, recorded  # noqa: PLC0415
-        from loader.sweep.summary import worst  # noqa: PLC0415
+        from ..report.terminal import print_error  # noqa: PLC0415  # what a single run does without
+        from ..sweep.child import OrphanedError  # noqa: PLC0415
+        from ..sweep.records import INTERRUPTED, recorded  # noqa: PLC0415
+        from ..sweep.summary import worst  # noqa: PLC0415
 
         if self.origin is not None:
             find_modules_in(HydraConfig.get().runtime.cwd)
@@ -123,7 +123,7 @@ class Task:
         return code
 
     def _run_recorded(self, config: DictConfig, record: JobRecord) -> None:
-        from loader.sweep.child import run_apart  # noqa: PLC0415  # what a single run does without
+        from ..sweep.child import run_apart  # noqa: PLC0415  # what a single run does without
 
         try:
             run_apart(_resolved(config), record, restored(os.environ, self.environment), self._is_swept)
@@ -148,7 +148,7 @@ class Task:
 
     def _is_swept(self) -> bool:
         """Says whether the sweep is still there; one on another machine ends its jobs by its scheduler's means."""
-        from loader.sweep.folder import is_written  # noqa: PLC0415  # what a single run does without
+        from ..sweep.folder import is_written  # noqa: PLC0415  # what a single run does without
 
         started = self.origin
         return started is None or started.host != platform.node() or is_written(started.folder)
@@ -177,8 +177,8 @@ def _own_configs(hydra: HydraConf) -> str:
 
 def refuse(error: ConfigError, config: DictConfig, overrides: list[str], output_dir: Path) -> int:
     """Tells and reports a refusal that came before the job could start; returns its exit code."""
-    from loader.job import reported  # noqa: PLC0415  # only a refusal needs it
-    from loader.report.terminal import print_error  # noqa: PLC0415
+    from ..job import reported  # noqa: PLC0415  # only a refusal needs it
+    from ..report.terminal import print_error  # noqa: PLC0415
 
     print_error(error)
     unresolved = OmegaConf.to_container(config, resolve=False)

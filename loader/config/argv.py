@@ -15,14 +15,14 @@ from typing import Any
 
 from hydra.core.override_parser.types import QuotedString, Sweep
 
-from loader.config.files import expand_glob, is_glob
-from loader.config.literals import as_typed, literal, real_key, stand_in
-from loader.config.quoting import Refused, is_function, parse_value, quote, split_elements
-from loader.config.replacing import CLEARED, forgotten, is_literal, is_null, standing
-from loader.errors import ConfigError
-from loader.schema import CheckpointConfig
-from loader.text.lines import typed
-from loader.text.wording import counted, listing, safe_text
+from ..errors import ConfigError
+from ..schema import CheckpointConfig
+from ..text.lines import typed
+from ..text.wording import counted, listing, safe_text
+from .files import expand_glob, is_glob
+from .literals import as_typed, literal, real_key, stand_in
+from .quoting import Refused, is_function, parse_value, quote, split_elements
+from .replacing import CLEARED, forgotten, is_literal, is_null, standing
 
 _PATH = re.compile(r"checkpoint\.path|parts\.[^.]+\.path")
 """Values that name files to read: glob(...) finds them."""

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from loader.errors import ConfigError
-from loader.module.slots import dtype_name
-from loader.text.lines import python_text
-from loader.text.wording import safe_text
+from ..errors import ConfigError
+from ..module.slots import dtype_name
+from ..text.lines import python_text
+from ..text.wording import safe_text
 
 _LONGEST = 400
 

@@ -24,15 +24,15 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from loader.config.argv import rewrite
-from loader.config.layers import CONFIG_NAME, conf_dir
-from loader.config.literals import real_key
-from loader.config.messages import translate
-from loader.config.packaged import unimported
-from loader.config.records import MISSING
-from loader.schema import JobConfig, overlay
-from loader.text.redaction import remember
-from loader.text.wording import did_you_mean, safe_text
+from ..schema import JobConfig, overlay
+from ..text.redaction import remember
+from ..text.wording import did_you_mean, safe_text
+from .argv import rewrite
+from .layers import CONFIG_NAME, conf_dir
+from .literals import real_key
+from .messages import translate
+from .packaged import unimported
+from .records import MISSING
 
 VERSION_BASE = "1.3"
 """The Hydra version whose defaults hold."""

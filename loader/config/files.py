@@ -12,10 +12,10 @@ import os
 import re
 from pathlib import Path
 
-from loader.config.quoting import split_elements
-from loader.errors import ConfigError
-from loader.text.lines import typed
-from loader.text.wording import listing, safe_text
+from ..errors import ConfigError
+from ..text.lines import typed
+from ..text.wording import listing, safe_text
+from .quoting import split_elements
 
 GOLDEN = ".golden.safetensors"
 """How the name of a golden record ends."""

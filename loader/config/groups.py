@@ -11,11 +11,11 @@ from typing import Any
 
 from hydra.core.override_parser.types import QuotedString
 
-from loader.config.literals import literal
-from loader.config.quoting import parse_value, split_elements
-from loader.errors import ConfigError
-from loader.text.lines import typed
-from loader.text.wording import program, safe_text
+from ..errors import ConfigError
+from ..text.lines import typed
+from ..text.wording import program, safe_text
+from .literals import literal
+from .quoting import parse_value, split_elements
 
 _LONGEST = 400
 

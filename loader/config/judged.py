@@ -19,11 +19,11 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from loader.config.logs import check_log
-from loader.config.packaged import unimported
-from loader.errors import ConfigError
-from loader.text.wording import safe_text
-from loader.trust.dangerous import why_dangerous
+from ..errors import ConfigError
+from ..text.wording import safe_text
+from ..trust.dangerous import why_dangerous
+from .logs import check_log
+from .packaged import unimported
 
 _TARGET = "_target_"
 _CORE = "hydra._internal.core_plugins"
@@ -123,7 +123,7 @@ def _foreign(named: Iterable[Named], own: frozenset[str]) -> list[Named]:
 
 def _judge(named: Sequence[Named], trusted: Sequence[str]) -> None:
     if named:
-        from loader.builder.targets import judge_names  # noqa: PLC0415  # with it comes torch
+        from ..builder.targets import judge_names  # noqa: PLC0415  # with it comes torch
 
         judge_names(named, trusted)
 

@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import get_type_hints
 
-from loader.schema import JobConfig
-from loader.text.wording import closest
+from ..schema import JobConfig
+from ..text.wording import closest
 
 
 def known_keys() -> list[str]:

@@ -28,12 +28,12 @@ from hydra.core.plugins import Plugins  # noqa: F401  # registers the sources
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
-from loader.config.named_rules import with_named_rules
-from loader.config.replacing import CLEARED
-from loader.errors import ConfigError
-from loader.schema import JobConfig
-from loader.text.lines import typed
-from loader.text.wording import listing, safe_text
+from ..errors import ConfigError
+from ..schema import JobConfig
+from ..text.lines import typed
+from ..text.wording import listing, safe_text
+from .named_rules import with_named_rules
+from .replacing import CLEARED
 
 VARIABLE = "LOADER_CONFIG_DIR"
 """Names a user's folder of configs, as --config-dir does."""

@@ -12,10 +12,10 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 
-from loader.config.quoting import Refused, closing, parse_value, quote
-from loader.errors import ConfigError
-from loader.text.lines import is_plain_key, line
-from loader.text.wording import safe_text
+from ..errors import ConfigError
+from ..text.lines import is_plain_key, line
+from ..text.wording import safe_text
+from .quoting import Refused, closing, parse_value, quote
 
 _STAND_IN = re.compile(r"_quoted_((?:[0-9a-f]{2})*)_")
 """The name under which a key travels: its UTF-8 as hexadecimal digits."""

@@ -15,11 +15,11 @@ from typing import Any
 import hydra.conf
 from omegaconf import DictConfig, OmegaConf
 
-from loader.config.layers import conf_dir
-from loader.errors import ConfigError
-from loader.text.lines import line
-from loader.text.wording import safe_text
-from loader.trust.dangerous import why_dangerous
+from ..errors import ConfigError
+from ..text.lines import line
+from ..text.wording import safe_text
+from ..trust.dangerous import why_dangerous
+from .layers import conf_dir
 
 _SECTIONS = {"formatters": "logging.Formatter", "filters": "logging.Filter", "handlers": "logging.Handler"}
 """Where a log says what it is made of, and what that is where no class is named."""

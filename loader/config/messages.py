@@ -19,16 +19,16 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from loader.config.argv import FREE, GROUPS
-from loader.config.groups import refused_list
-from loader.config.keys import known_keys, suggestion
-from loader.config.layers import primaries, users_file, without_package
-from loader.config.quoting import Refused, parse_value
-from loader.errors import ConfigError
-from loader.files.path import path_override
-from loader.formats.names import ENDINGS
-from loader.text.lines import line, typed
-from loader.text.wording import closest, did_you_mean, listing, program, safe_text
+from ..errors import ConfigError
+from ..files.path import path_override
+from ..formats.names import ENDINGS
+from ..text.lines import line, typed
+from ..text.wording import closest, did_you_mean, listing, program, safe_text
+from .argv import FREE, GROUPS
+from .groups import refused_list
+from .keys import known_keys, suggestion
+from .layers import primaries, users_file, without_package
+from .quoting import Refused, parse_value
 
 _LONGEST = 400
 _MOST_OPTIONS = 30

@@ -14,10 +14,10 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
-from loader.errors import ConfigError
-from loader.schema import AUTO
-from loader.text.lines import override, typed
-from loader.text.wording import closest, did_you_mean, listing, safe_text
+from ..errors import ConfigError
+from ..schema import AUTO
+from ..text.lines import override, typed
+from ..text.wording import closest, did_you_mean, listing, safe_text
 
 _GROUP = "rules"
 

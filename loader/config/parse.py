@@ -10,9 +10,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from loader.config.records import MISSING, Problems, Raw, read_section, shown
-from loader.keys.rules import KINDS, READY_MADE
-from loader.schema import (
+from ..keys.rules import KINDS, READY_MADE
+from ..schema import (
     AUTO,
     EMBEDDED,
     ROOT,
@@ -27,9 +26,10 @@ from loader.schema import (
     ScaffoldConfig,
     VerifyConfig,
 )
-from loader.text.lines import line
-from loader.text.redaction import remember
-from loader.text.wording import closest, did_you_mean, safe_text
+from ..text.lines import line
+from ..text.redaction import remember
+from ..text.wording import closest, did_you_mean, safe_text
+from .records import MISSING, Problems, Raw, read_section, shown
 
 MODES = ("load", "plan", "inspect", "convert", "scaffold")
 """What a job can do."""

@@ -16,9 +16,9 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from loader.errors import ConfigError
-from loader.text.lines import line, typed
-from loader.text.wording import did_you_mean, safe_text
+from ..errors import ConfigError
+from ..text.lines import line, typed
+from ..text.wording import did_you_mean, safe_text
 
 MISSING = "???"
 """OmegaConf's mark for a value that must be given."""

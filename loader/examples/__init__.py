@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from loader.examples.models import CustomLayer, CustomModel, LinearModel, SimpleNet
+    from .models import CustomLayer, CustomModel, LinearModel, SimpleNet
 
 __all__ = ["CustomLayer", "CustomModel", "LinearModel", "SimpleNet"]
 
@@ -17,7 +17,7 @@ __all__ = ["CustomLayer", "CustomModel", "LinearModel", "SimpleNet"]
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from loader.examples import models  # noqa: PLC0415 (this is what keeps torch out until a model is asked for)
+    from . import models  # noqa: PLC0415 (this is what keeps torch out until a model is asked for)
 
     return getattr(models, name)
 

@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from loader.errors import ConfigError
-from loader.examples.names import COMMAND, EXAMPLE_FILES
+from ..errors import ConfigError
+from .names import COMMAND, EXAMPLE_FILES
 
 _ABOUT = """\
 Writes nine real checkpoint files to try the loader on, the same bytes every time:
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="where to write them; made if it is not there")
     folder: Path = parser.parse_args(arguments).folder
-    from loader.examples.files import write_examples  # noqa: PLC0415 (imports torch, which --help does not need)
+    from .files import write_examples  # noqa: PLC0415 (imports torch, which --help does not need)
 
     try:
         written = write_examples(folder)

@@ -21,11 +21,11 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
-from loader.errors import ConfigError
-from loader.examples.models import CustomModel, LinearModel, SimpleNet
-from loader.examples.names import EXAMPLE_FILES
-from loader.text.lines import typed
-from loader.text.wording import listing
+from ..errors import ConfigError
+from ..text.lines import typed
+from ..text.wording import listing
+from .models import CustomModel, LinearModel, SimpleNet
+from .names import EXAMPLE_FILES
 
 _WEIGHTS = resources.files("loader.examples") / "weights"
 _GOLDEN_SUFFIX = ".golden.safetensors"

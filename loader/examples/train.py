@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from loader.examples.models import SimpleNet
+from .models import SimpleNet
 
 _EPOCHS = 60
 _BATCH = 64

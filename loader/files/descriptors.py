@@ -16,9 +16,9 @@ from collections import OrderedDict
 from pathlib import Path
 from types import TracebackType
 
-from loader.errors import CheckpointError
-from loader.files.path import called, missing_file, shown_path
-from loader.text.lines import typed
+from ..errors import CheckpointError
+from ..text.lines import typed
+from .path import called, missing_file, shown_path
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _KINDS = {

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from loader.errors import ConfigError
-from loader.files.path import shown_path
-from loader.runtime import terminable
-from loader.text.lines import typed
-from loader.text.wording import phrases
+from ..errors import ConfigError
+from ..runtime import terminable
+from ..text.lines import typed
+from ..text.wording import phrases
+from .path import shown_path
 
 log = logging.getLogger(__name__)
 

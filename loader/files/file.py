@@ -17,15 +17,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
-from loader.errors import CheckpointError
-from loader.files.descriptors import Descriptor, changed
-from loader.files.mapping import map_private
-from loader.files.path import shown_path
+from ..errors import CheckpointError
+from .descriptors import Descriptor, changed
+from .mapping import map_private
+from .path import shown_path
 
 if TYPE_CHECKING:
     import torch
 
-    from loader.formats.pickle.records import Global
+    from ..formats.pickle.records import Global
 
 _CHUNK = 4 << 20
 

@@ -10,10 +10,10 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
-from loader.errors import CheckpointError
-from loader.files.packages import package_folders
-from loader.text import lines
-from loader.text.wording import closest, listing, safe_text
+from ..errors import CheckpointError
+from ..text import lines
+from ..text.wording import closest, listing, safe_text
+from .packages import package_folders
 
 _PACKAGE = "pkg://"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -105,7 +105,7 @@ def _on_disk(typed: str) -> Path:
 
 
 def _advice(path: Path, near: list[str]) -> str:
-    from loader.examples.names import COMMAND, EXAMPLE_FILES  # noqa: PLC0415  # only a missing file needs it
+    from ..examples.names import COMMAND, EXAMPLE_FILES  # noqa: PLC0415  # only a missing file needs it
 
     if path.name in EXAMPLE_FILES:
         return lines.typed(*COMMAND.split(), called(path.parent), note="writes the example files")

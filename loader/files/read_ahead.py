@@ -10,8 +10,8 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
+from ..errors import CheckpointError
+from .file import CheckpointFile
 
 _CLOSE_ENOUGH = 256 << 10
 """Two wanted ranges with a smaller gap are read ahead as one."""

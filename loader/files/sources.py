@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loader.files.path import is_url
-from loader.formats.tree import Checkpoint, TensorEntry
+from ..formats.tree import Checkpoint, TensorEntry
+from .path import is_url
 
 
 class Sources:

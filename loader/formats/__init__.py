@@ -11,16 +11,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loader.errors import CheckpointError, ConfigError, located
-from loader.files.path import called, is_url, resolve_path, shown_path
-from loader.formats.names import FORMATS
-from loader.runtime import collector_paused
-from loader.text.lines import line, typed
-from loader.text.redaction import remember
-from loader.text.wording import did_you_mean, safe_text
+from ..errors import CheckpointError, ConfigError, located
+from ..files.path import called, is_url, resolve_path, shown_path
+from ..runtime import collector_paused
+from ..text.lines import line, typed
+from ..text.redaction import remember
+from ..text.wording import did_you_mean, safe_text
+from .names import FORMATS
 
 if TYPE_CHECKING:
-    from loader.formats.opened import Opened
+    from .opened import Opened
 
 CHECKS = ("crc", "structure", "full")
 
@@ -50,7 +50,7 @@ def open_checkpoint(
         CheckpointError: It is missing, unreadable, damaged, no checkpoint, or has another digest or format.
         ConfigError: `format`, `check` or `sha256` is none.
     """
-    from loader.formats import found  # noqa: PLC0415  # the formats build on this package
+    from . import found  # noqa: PLC0415  # the formats build on this package
 
     remember(str(path))
     _refuse_unknown("checkpoint.format", format, ("auto", *FORMATS))
@@ -58,7 +58,7 @@ def open_checkpoint(
     wanted = _digest(path, sha256)
     with ExitStack() as stack:
         if is_url(path):
-            from loader.remote import open_remote  # noqa: PLC0415  # only URLs need it
+            from ..remote import open_remote  # noqa: PLC0415  # only URLs need it
 
             file = open_remote(str(path), sha256=wanted, data=data or check == "full")
             stack.callback(file.close)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from zlib_ng import zlib_ng
 
-from loader.formats.tree import Storage
+from .tree import Storage
 
 _PIECE = 2 << 20
 _WORKERS = 2

@@ -13,14 +13,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from loader.errors import CheckpointError
-from loader.files.confine import leads_out
-from loader.files.file import CheckpointFile
-from loader.files.path import called, path_override, shown_path
-from loader.formats.index import is_index, is_index_name, read_index
-from loader.formats.names import ENDINGS
-from loader.text.lines import typed
-from loader.text.wording import counted, listing
+from ..errors import CheckpointError
+from ..files.confine import leads_out
+from ..files.file import CheckpointFile
+from ..files.path import called, path_override, shown_path
+from ..text.lines import typed
+from ..text.wording import counted, listing
+from .index import is_index, is_index_name, read_index
+from .names import ENDINGS
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
             "(*.index.json)",
             "download the index too; it lies beside the shards where they are from",
         )
-    from loader.formats.foreign.folders import name_folder  # noqa: PLC0415  # only what is refused needs it
+    from .foreign.folders import name_folder  # noqa: PLC0415  # only what is refused needs it
 
     entries = listed(folder)
     foreign = name_folder(folder, entries)

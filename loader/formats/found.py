@@ -11,13 +11,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from loader.files.file import CheckpointFile
-from loader.formats import folder, sniff
-from loader.formats.index import is_index
-from loader.formats.opened import OpenedFile
-from loader.formats.several import opened
-from loader.formats.sharded import Shards
-from loader.formats.tree import Found
+from ..files.file import CheckpointFile
+from . import folder, sniff
+from .index import is_index
+from .opened import OpenedFile
+from .several import opened
+from .sharded import Shards
+from .tree import Found
 
 FindsFolder = Callable[[Path, Sequence[str], ExitStack], Found | None]
 """Takes a folder and the names in it; None where it is not of the kind."""
@@ -62,7 +62,7 @@ def find(path: Path, stack: ExitStack) -> Found:
 
 
 def _folders() -> Sequence[FindsFolder]:
-    from loader.formats.distributed import dcp, deepspeed  # noqa: PLC0415  # most checkpoints are files
+    from .distributed import dcp, deepspeed  # noqa: PLC0415  # most checkpoints are files
 
     return dcp.find_dcp, deepspeed.find_zero
 

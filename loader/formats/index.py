@@ -10,11 +10,11 @@ import re
 from pathlib import PureWindowsPath
 from typing import Any
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats.strict_json import read_mapping
-from loader.text.wording import counted, phrases, safe_text
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..files.path import shown_path
+from ..text.wording import counted, phrases, safe_text
+from .strict_json import read_mapping
 
 LARGEST_INDEX = 64_000_000
 _HEAD = 4096

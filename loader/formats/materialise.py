@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from loader.errors import CheckpointError
-from loader.formats.pickle.wrappers import WHOLE, WITHHELD
-from loader.formats.tree import ITEMSIZE, Storage, TensorEntry
-from loader.text.wording import safe_text
+from ..errors import CheckpointError
+from ..text.wording import safe_text
+from .pickle.wrappers import WHOLE, WITHHELD
+from .tree import ITEMSIZE, Storage, TensorEntry
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE if hasattr(torch, name)}
 """By torch's name; the newest ones are missing where torch is older."""
@@ -45,7 +45,7 @@ def tensor_of(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor
         return _dense(entry, unpack, mmap=mmap)
     parts = {role: tensor_of(part, unpack, mmap=mmap) for role, part in entry.components.items()}
     if entry.layout == "strided":
-        from loader.formats.gguf.ggml import dequantised  # noqa: PLC0415  # only quantised GGUF files need it
+        from .gguf.ggml import dequantised  # noqa: PLC0415  # only quantised GGUF files need it
 
         return dequantised(entry, parts)
     try:

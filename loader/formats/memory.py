@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from loader.errors import CheckpointError
-from loader.formats.pickle.records import Global
-from loader.formats.tree import Container, Leaf, Node, Storage, TensorEntry
-from loader.text.wording import counted, phrases, safe_text
+from ..errors import CheckpointError
+from ..text.wording import counted, phrases, safe_text
+from .pickle.records import Global
+from .tree import Container, Leaf, Node, Storage, TensorEntry
 
 _NOT_FOR_FILES = "assign_to_params_buffers"
 """What torch leaves in a dict's `_metadata` after it was assigned from; it would switch loading over to assigning."""

@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats.names import NPY as FORMAT
-from loader.formats.opened import OpenedFile
-from loader.formats.pickle.arrays import NUMPY_DTYPES
-from loader.formats.pickle.reader import unpickle
-from loader.formats.pickle.tensors import BUILDERS
-from loader.formats.pickle.tree import build_tree
-from loader.formats.signatures import NPY_MAGIC
-from loader.formats.tree import ITEMSIZE, Container, Leaf, Storage, TensorEntry
-from loader.text.wording import counted, listing, safe_text, shape
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..files.path import shown_path
+from ..text.wording import counted, listing, safe_text, shape
+from .names import NPY as FORMAT
+from .opened import OpenedFile
+from .pickle.arrays import NUMPY_DTYPES
+from .pickle.reader import unpickle
+from .pickle.tensors import BUILDERS
+from .pickle.tree import build_tree
+from .signatures import NPY_MAGIC
+from .tree import ITEMSIZE, Container, Leaf, Storage, TensorEntry
 
 LONGEST_HEAD = 10_100
 """NumPy itself reads no header that is longer than 10,000 bytes."""

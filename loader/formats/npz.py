@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from loader.formats.archives.archived import ArchivedFile, Records
-from loader.formats.archives.zip import Archive
-from loader.formats.names import NPZ as FORMAT
-from loader.formats.npy import LONGEST_HEAD, Header, entry_of, read_header, refuse_unreadable
-from loader.formats.tree import Container, Node
+from .archives.archived import ArchivedFile, Records
+from .archives.zip import Archive
+from .names import NPZ as FORMAT
+from .npy import LONGEST_HEAD, Header, entry_of, read_header, refuse_unreadable
+from .tree import Container, Node
 
 _ENDING = ".npy"
 

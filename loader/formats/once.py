@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from zlib_ng import zlib_ng
 
-from loader.formats.tree import Storage, TensorEntry
+from .tree import Storage, TensorEntry
 
 _PIECE = 2 << 20
 """Bytes that are still in the processor's cache when their checksum is computed."""

@@ -13,24 +13,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.files.read_ahead import read_ahead
-from loader.formats.checksums import Read, differing
-from loader.formats.tree import Container, Storage, TensorEntry
-from loader.text.wording import counted, listing, safe_text
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..files.path import shown_path
+from ..files.read_ahead import read_ahead
+from ..text.wording import counted, listing, safe_text
+from .checksums import Read, differing
+from .tree import Container, Storage, TensorEntry
 
 if TYPE_CHECKING:
     import torch
 
-    from loader.formats.pickle.records import Global
+    from .pickle.records import Global
 
 
 @functools.cache
 def tensor_maker() -> Callable[..., torch.Tensor]:
     """`materialise.tensor_of`: what makes a tensor of its entry and what unpacks deflated storages."""
-    from loader.formats.materialise import tensor_of  # noqa: PLC0415  # an index alone needs no torch
+    from .materialise import tensor_of  # noqa: PLC0415  # an index alone needs no torch
 
     return tensor_of
 

@@ -5,15 +5,15 @@ Guarantees: the pickle is read inertly. A file without an array or a tensor is n
 
 from __future__ import annotations
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats.foreign.frameworks import name_pickle
-from loader.formats.names import PICKLE as FORMAT
-from loader.formats.opened import OpenedFile
-from loader.formats.pickle.reader import unpickle
-from loader.formats.pickle.tensors import BUILDERS
-from loader.formats.pickle.tree import build_tree
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..files.path import shown_path
+from .foreign.frameworks import name_pickle
+from .names import PICKLE as FORMAT
+from .opened import OpenedFile
+from .pickle.reader import unpickle
+from .pickle.tensors import BUILDERS
+from .pickle.tree import build_tree
 
 _HEAD = 4096
 

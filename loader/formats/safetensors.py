@@ -10,12 +10,12 @@ import struct
 from types import MappingProxyType
 from typing import Any
 
-from loader.files.file import CheckpointFile
-from loader.formats.names import SAFETENSORS as FORMAT
-from loader.formats.opened import OpenedFile
-from loader.formats.strict_json import read_mapping
-from loader.formats.tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
-from loader.text.wording import safe_text
+from ..files.file import CheckpointFile
+from ..text.wording import safe_text
+from .names import SAFETENSORS as FORMAT
+from .opened import OpenedFile
+from .strict_json import read_mapping
+from .tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
 
 LARGEST_HEADER = 100_000_000
 _LENGTH = struct.Struct("<Q")

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from loader.formats.safetensors import DTYPES
-from loader.module.slots import dtype_name, is_plain
+from ..module.slots import dtype_name, is_plain
+from .safetensors import DTYPES
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 """The format's own name of a dtype, by torch's."""

@@ -15,16 +15,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.files.read_ahead import read_ahead
-from loader.formats.opened import Opened, OpenedFile
-from loader.formats.tree import Container, Storage, TensorEntry
-from loader.text.wording import counted, listing, phrases, safe_text
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..files.path import shown_path
+from ..files.read_ahead import read_ahead
+from ..text.wording import counted, listing, phrases, safe_text
+from .opened import Opened, OpenedFile
+from .tree import Container, Storage, TensorEntry
 
 if TYPE_CHECKING:
-    from loader.formats.pickle.records import Global
+    from .pickle.records import Global
 
 _DIGITS = re.compile(r"([0-9]+)")
 _T = TypeVar("_T")

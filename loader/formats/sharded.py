@@ -11,18 +11,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from loader.errors import CheckpointError
-from loader.files.confine import cached_repository, leads_out
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats import names
-from loader.formats.index import read_index
-from loader.formats.opened import OpenedFile
-from loader.formats.several import SeveralFiles, digest_of, each, natural, refuse_links, refuse_missing
-from loader.formats.sniff import recognise
-from loader.formats.tree import Container, Node
-from loader.text.lines import typed
-from loader.text.wording import counted, listing, phrases, safe_text
+from ..errors import CheckpointError
+from ..files.confine import cached_repository, leads_out
+from ..files.file import CheckpointFile
+from ..files.path import shown_path
+from ..text.lines import typed
+from ..text.wording import counted, listing, phrases, safe_text
+from . import names
+from .index import read_index
+from .opened import OpenedFile
+from .several import SeveralFiles, digest_of, each, natural, refuse_links, refuse_missing
+from .sniff import recognise
+from .tree import Container, Node
 
 _FORMAT_OF_SHARD: Mapping[str, str] = {
     names.SAFETENSORS: names.SAFETENSORS_SHARDED,

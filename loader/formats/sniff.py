@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats import names, signatures
-from loader.formats.opened import OpenedFile
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..files.path import shown_path
+from . import names, signatures
+from .opened import OpenedFile
 
 if TYPE_CHECKING:
-    from loader.formats.archives.zip import Archive
+    from .archives.zip import Archive
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def recognise(file: CheckpointFile) -> Recognised:
     archive = _archive(file) if signatures.is_zip(head) else None
     found = _recognise(file, head) if archive is None else _recognise_zip(archive)
     if found is None:
-        from loader.formats.foreign.files import refusal  # noqa: PLC0415  # only what is refused needs it
+        from .foreign.files import refusal  # noqa: PLC0415  # only what is refused needs it
 
         raise refusal(file, head, archive)
     expected = _ENDINGS.get(file.path.suffix.lower())
@@ -71,12 +71,12 @@ def recognise(file: CheckpointFile) -> Recognised:
 
 
 def _archive(file: CheckpointFile) -> Archive:
-    from loader.formats.archives.zip import Archive, UnfinishedError  # noqa: PLC0415  # this kind alone
+    from .archives.zip import Archive, UnfinishedError  # noqa: PLC0415  # this kind alone
 
     try:
         return Archive(file)
     except UnfinishedError as error:
-        from loader.formats.torch_files.torch_zip import declared_bytes  # noqa: PLC0415  # a broken file alone
+        from .torch_files.torch_zip import declared_bytes  # noqa: PLC0415  # a broken file alone
 
         declared = declared_bytes(file)
         raise (file.ends_early(declared) if declared > file.size else error) from error
@@ -84,27 +84,27 @@ def _archive(file: CheckpointFile) -> Archive:
 
 def _recognise(file: CheckpointFile, head: bytes) -> Recognised | None:
     if signatures.is_torch_legacy(head):
-        from loader.formats.torch_files.torch_legacy import TorchLegacy  # noqa: PLC0415  # this format alone
+        from .torch_files.torch_legacy import TorchLegacy  # noqa: PLC0415  # this format alone
 
         return Recognised(names.TORCH_LEGACY, partial(TorchLegacy, file))
     if signatures.is_safetensors(head):
-        from loader.formats.safetensors import SafeTensors  # noqa: PLC0415  # this format alone
+        from .safetensors import SafeTensors  # noqa: PLC0415  # this format alone
 
         return Recognised(names.SAFETENSORS, partial(SafeTensors, file))
     if signatures.is_torch_tar(head):
-        from loader.formats.torch_files.torch_tar import TorchTar  # noqa: PLC0415  # this format alone
+        from .torch_files.torch_tar import TorchTar  # noqa: PLC0415  # this format alone
 
         return Recognised(names.TORCH_TAR, partial(TorchTar, file))
     if signatures.is_gguf(head):
-        from loader.formats.gguf.reader import Gguf  # noqa: PLC0415  # this format alone
+        from .gguf.reader import Gguf  # noqa: PLC0415  # this format alone
 
         return Recognised(names.GGUF, partial(Gguf, file))
     if signatures.is_npy(head):
-        from loader.formats.npy import Npy  # noqa: PLC0415  # this format alone
+        from .npy import Npy  # noqa: PLC0415  # this format alone
 
         return Recognised(names.NPY, partial(Npy, file))
     if signatures.is_pickle(head) and _is_nobodys(file, head):
-        from loader.formats.pickled_file import PickledFile  # noqa: PLC0415  # this format alone
+        from .pickled_file import PickledFile  # noqa: PLC0415  # this format alone
 
         return Recognised(names.PICKLE, partial(PickledFile, file))
     if signatures.is_damaged_safetensors(head):
@@ -117,26 +117,26 @@ def _recognise(file: CheckpointFile, head: bytes) -> Recognised | None:
 
 def _is_nobodys(file: CheckpointFile, head: bytes) -> bool:
     """Whether a pickle is of no framework that is named instead."""
-    from loader.formats.foreign.frameworks import OLD_PICKLE, PICKLE, name_pickle  # noqa: PLC0415  # pickles alone
+    from .foreign.frameworks import OLD_PICKLE, PICKLE, name_pickle  # noqa: PLC0415  # pickles alone
 
     tail = file.pread(max(0, file.size - _TAIL), min(_TAIL, file.size))
     return name_pickle(head, tail) in (OLD_PICKLE, PICKLE)
 
 
 def _recognise_zip(archive: Archive) -> Recognised | None:
-    from loader.formats.archives.archived import torch_folder  # noqa: PLC0415  # archives alone
+    from .archives.archived import torch_folder  # noqa: PLC0415  # archives alone
 
     folder = torch_folder(archive.members)
     if folder is not None and f"{folder}constants.pkl" not in archive.members:
-        from loader.formats.torch_files.torch_zip import TorchZip  # noqa: PLC0415  # this format alone
+        from .torch_files.torch_zip import TorchZip  # noqa: PLC0415  # this format alone
 
         return Recognised(names.TORCH_ZIP, partial(TorchZip, archive))
-    from loader.formats.torch_files import torch_zip  # noqa: PLC0415  # archives of torch alone
+    from .torch_files import torch_zip  # noqa: PLC0415  # archives of torch alone
 
     if torch_zip.holds_policy(archive):
         return Recognised(names.TORCH_ZIP, partial(torch_zip.PolicyZip, archive))
-    from loader.formats import npz  # noqa: PLC0415  # few archives are any of these
-    from loader.formats.torch_files import exported, torchscript  # noqa: PLC0415  # few archives are any of these
+    from . import npz  # noqa: PLC0415  # few archives are any of these
+    from .torch_files import exported, torchscript  # noqa: PLC0415  # few archives are any of these
 
     if folder is not None:
         return Recognised(names.TORCHSCRIPT, partial(torchscript.TorchScript, archive))

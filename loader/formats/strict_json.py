@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from loader.files.file import CheckpointFile
-from loader.text.wording import safe_text
+from ..files.file import CheckpointFile
+from ..text.wording import safe_text
 
 
 def read_mapping(file: CheckpointFile, raw: bytes, what: str) -> dict[str, Any]:

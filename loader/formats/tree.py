@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from loader.files.file import CheckpointFile
-    from loader.formats.opened import Opened
-    from loader.formats.pickle.records import Global
+    from ..files.file import CheckpointFile
+    from .opened import Opened
+    from .pickle.records import Global
 
 ITEMSIZE: Mapping[str, int] = {
     "bool": 1, "uint8": 1, "int8": 1, "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from loader.formats.tree import Container
+from ..formats.tree import Container
 
 MOMENTS = frozenset(
     {

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from loader.formats.tree import Node, TensorEntry
-from loader.schema import AllowConfig
+from ..formats.tree import Node, TensorEntry
+from ..schema import AllowConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from loader.errors import FitError
-from loader.formats.tree import Container, Leaf, Node, TensorEntry
-from loader.keys.plan import Wanted
-from loader.keys.scales import narrow, scale_of, small
-from loader.text.wording import counted, listing, phrases, safe_text
+from ..errors import FitError
+from ..formats.tree import Container, Leaf, Node, TensorEntry
+from ..text.wording import counted, listing, phrases, safe_text
+from .plan import Wanted
+from .scales import narrow, scale_of, small
 
 _NARROW = re.compile(r"float[48]_|u?int[1-8]\b")
 """Dtypes that only quantized weights have, apart from masks and the like."""

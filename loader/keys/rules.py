@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from loader.errors import ConfigError, FitError
-from loader.schema import RuleConfig
-from loader.text.lines import line, override, typed, under
-from loader.text.wording import counted, listing, phrases, safe_text
+from ..errors import ConfigError, FitError
+from ..schema import RuleConfig
+from ..text.lines import line, override, typed, under
+from ..text.wording import counted, listing, phrases, safe_text
 
 KINDS = ("strip", "add", "rename", "regex", "drop", "keep")
 """The kinds of rule; each rule is exactly one of them."""

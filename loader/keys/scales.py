@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from loader.formats.tree import Container, Leaf, Node, TensorEntry
-from loader.keys.plan import Wanted
+from ..formats.tree import Container, Leaf, Node, TensorEntry
+from .plan import Wanted
 
 _NARROW = re.compile(r"float[48]_|u?int[1-8]$")
 _WIDE = re.compile(r"b?float(16|32|64)|float8_e8m0fnu")

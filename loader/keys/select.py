@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from loader.errors import FitError
-from loader.formats.tree import Container, Leaf, Node, TensorEntry
-from loader.keys.optimizers import TABLES, is_moment, without_optimizers
-from loader.text.lines import line
-from loader.text.wording import closest, counted, safe_text
+from ..errors import FitError
+from ..formats.tree import Container, Leaf, Node, TensorEntry
+from ..text.lines import line
+from ..text.wording import closest, counted, safe_text
+from .optimizers import TABLES, is_moment, without_optimizers
 
 Shapes = Mapping[str, tuple[int, ...] | None]
 """Model key → shape."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from loader.keys.rules import KINDS, READY_MADE
-from loader.schema import RuleConfig
-from loader.text.lines import Quoted, override, typed, value_text
-from loader.text.wording import is_printable
+from ..schema import RuleConfig
+from ..text.lines import Quoted, override, typed, value_text
+from ..text.wording import is_printable
+from .rules import KINDS, READY_MADE
 
 
 def written(override: str) -> str:

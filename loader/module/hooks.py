@@ -22,12 +22,12 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
-from loader.errors import FitError
-from loader.formats.tree import TensorEntry
-from loader.keys.plan import Hooked, Offered, Taken
-from loader.module.own_keys import own_values, refuse_other_shapes
-from loader.module.slots import dtype_name, is_own_key, own_slots, slots
-from loader.text.wording import phrases, safe_text
+from ..errors import FitError
+from ..formats.tree import TensorEntry
+from ..keys.plan import Hooked, Offered, Taken
+from ..text.wording import phrases, safe_text
+from .own_keys import own_values, refuse_other_shapes
+from .slots import dtype_name, is_own_key, own_slots, slots
 
 State = dict[str, Any]
 """State dict key → tensor, or extra state."""

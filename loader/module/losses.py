@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from loader.apply.place import Loss
-from loader.errors import FitError
-from loader.schema import AllowConfig
-from loader.text.lines import line
-from loader.text.wording import phrases, safe_text
+from ..apply.place import Loss
+from ..errors import FitError
+from ..schema import AllowConfig
+from ..text.lines import line
+from ..text.wording import phrases, safe_text
 
 _MOST_GLOBS = 3
 # Signs that mean something in a glob, or that no command line may carry.

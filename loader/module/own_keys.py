@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from loader.errors import FitError
-from loader.formats.tree import TensorEntry
-from loader.text.wording import phrases, safe_text, shape
+from ..errors import FitError
+from ..formats.tree import TensorEntry
+from ..text.wording import phrases, safe_text, shape
 
 EXTRA_STATE = "_extra_state"
 """The name under which torch keeps what `get_extra_state` returns and `set_extra_state` takes."""

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from loader.keys.plan import Wanted
-from loader.module.own_keys import EXTRA_STATE, own_values
+from ..keys.plan import Wanted
+from .own_keys import EXTRA_STATE, own_values
 
 
 @dataclass(frozen=True, slots=True)

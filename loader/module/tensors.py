@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from loader.apply.place import all_finite
-from loader.module.castable import can_cast
-from loader.module.own_keys import own_values
-from loader.module.slots import Slot, is_own_key, slots
+from ..apply.place import all_finite
+from .castable import can_cast
+from .own_keys import own_values
+from .slots import Slot, is_own_key, slots
 
 _NO_TENSORS = frozenset((dict, OrderedDict, set, bool, int, float, str, NoneType))
 """What nearly all attributes of a module are; telling it by the type alone halves the time of the walk."""

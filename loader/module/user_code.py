@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType
 
-from loader.errors import ConfigError
-from loader.text.wording import safe_text
+from ..errors import ConfigError
+from ..text.wording import safe_text
 
 _TORCHS = frozenset({("torch.nn.modules.module", "Module"), ("torch", "Tensor")})
 _lock = threading.Lock()
@@ -50,7 +50,7 @@ def own_code_refused() -> Iterator[None]:
         method = _method(error) if is_foreign(error) else ""
         if not method:
             raise
-        from loader.builder.locate import told  # noqa: PLC0415  # with it comes torch, which is there by now
+        from ..builder.locate import told  # noqa: PLC0415  # with it comes torch, which is there by now
 
         module, _, name = method.partition(":")
         verb = "gave up:" if isinstance(error, SystemExit) else "raised"

@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from loader.errors import CheckpointError, ConfigError, FitError
-from loader.files.path import shown_path
-from loader.formats import open_checkpoint
-from loader.formats.pickle.needed import UNNEEDED, dangerous_maker, dangers_among
-from loader.formats.tree import Checkpoint, Container, TensorEntry
-from loader.keys.plan import Offered, Wanted
-from loader.keys.rules import Hits, rewrite, rewrite_metadata
-from loader.keys.select import find, only_optimizer, select, tree
-from loader.schema import AUTO, CheckpointConfig, JobConfig, PartConfig, RuleConfig, config_path
-from loader.text.lines import line
-from loader.text.wording import closest, did_you_mean, listing, safe_text
+from ..errors import CheckpointError, ConfigError, FitError
+from ..files.path import shown_path
+from ..formats import open_checkpoint
+from ..formats.pickle.needed import UNNEEDED, dangerous_maker, dangers_among
+from ..formats.tree import Checkpoint, Container, TensorEntry
+from ..keys.plan import Offered, Wanted
+from ..keys.rules import Hits, rewrite, rewrite_metadata
+from ..keys.select import find, only_optimizer, select, tree
+from ..schema import AUTO, CheckpointConfig, JobConfig, PartConfig, RuleConfig, config_path
+from ..text.lines import line
+from ..text.wording import closest, did_you_mean, listing, safe_text
 
 if TYPE_CHECKING:
     from torch import nn

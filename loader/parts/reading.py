@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
-from loader.errors import CheckpointError
-from loader.formats.once import ReadOnce
-from loader.formats.pickle.arrays import ARRAY
-from loader.formats.tree import TensorEntry
-from loader.parts.open import Part
+from ..errors import CheckpointError
+from ..formats.once import ReadOnce
+from ..formats.pickle.arrays import ARRAY
+from ..formats.tree import TensorEntry
+from .open import Part
 
 
 def as_saved(entry: TensorEntry, value: torch.Tensor) -> object:

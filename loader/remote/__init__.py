@@ -10,10 +10,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from loader.files.file import CheckpointFile
-from loader.remote.cache import Cache, cache_folder
-from loader.remote.source import RemoteCopy, Source, is_set
-from loader.remote.urls import parse_url
+from ..files.file import CheckpointFile
+from .cache import Cache, cache_folder
+from .source import RemoteCopy, Source, is_set
+from .urls import parse_url
 
 __all__ = ["local_copy", "open_remote"]
 

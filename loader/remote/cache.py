@@ -27,13 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from loader.errors import CheckpointError
-from loader.files.path import shown_path
-from loader.files.write import write_whole
-from loader.remote.private import make_folder, make_root, open_regular
-from loader.remote.transport import Version
-from loader.remote.urls import Url
-from loader.text.wording import size
+from ..errors import CheckpointError
+from ..files.path import shown_path
+from ..files.write import write_whole
+from ..text.wording import size
+from .private import make_folder, make_root, open_regular
+from .transport import Version
+from .urls import Url
 
 log = logging.getLogger(__name__)
 

@@ -14,15 +14,15 @@ import time
 from dataclasses import dataclass
 from typing import IO
 
-from loader.errors import CheckpointError
-from loader.formats.foreign.files import page_in
-from loader.remote import patience
-from loader.remote.cache import Cache
-from loader.remote.patience import patiently, wait
-from loader.remote.progress import Advance, bar
-from loader.remote.transport import Answer, Interrupted, OutOfRange, Transport, Version
-from loader.remote.urls import Url
-from loader.text.wording import size
+from ..errors import CheckpointError
+from ..formats.foreign.files import page_in
+from ..text.wording import size
+from . import patience
+from .cache import Cache
+from .patience import patiently, wait
+from .progress import Advance, bar
+from .transport import Answer, Interrupted, OutOfRange, Transport, Version
+from .urls import Url
 
 log = logging.getLogger(__name__)
 

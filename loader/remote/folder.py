@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loader.formats.folder import PREFERRED, is_shard
-from loader.formats.index import is_index_name
-from loader.formats.names import ENDINGS
-from loader.remote.refusals import no_checkpoint_in
-from loader.remote.urls import Url
+from ..formats.folder import PREFERRED, is_shard
+from ..formats.index import is_index_name
+from ..formats.names import ENDINGS
+from .refusals import no_checkpoint_in
+from .urls import Url
 
 
 def choose(url: Url, names: Sequence[str]) -> str:

@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
-from loader.formats.index import is_index_name
-from loader.formats.signatures import is_safetensors
-from loader.remote.download import refuse_page
-from loader.remote.patience import patiently
-from loader.remote.refusals import changed_meanwhile
-from loader.remote.transport import Answer, Interrupted, Transport, Version
-from loader.remote.urls import Url
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..formats.index import is_index_name
+from ..formats.signatures import is_safetensors
+from .download import refuse_page
+from .patience import patiently
+from .refusals import changed_meanwhile
+from .transport import Answer, Interrupted, Transport, Version
+from .urls import Url
 
 if TYPE_CHECKING:
     import torch

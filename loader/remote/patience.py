@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from loader.errors import CheckpointError
-from loader.remote.transport import Interrupted, Unreachable
-from loader.remote.urls import Url
+from ..errors import CheckpointError
+from .transport import Interrupted, Unreachable
+from .urls import Url
 
 log = logging.getLogger(__name__)
 

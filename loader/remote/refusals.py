@@ -5,10 +5,10 @@ Guarantees: every sentence names the URL without its credentials.
 
 from __future__ import annotations
 
-from loader.errors import CheckpointError
-from loader.remote.urls import WEB, Url
-from loader.text.lines import line
-from loader.text.wording import listing
+from ..errors import CheckpointError
+from ..text.lines import line
+from ..text.wording import listing
+from .urls import WEB, Url
 
 _HUB = "huggingface.co"
 _SIGN_IN = {

@@ -12,19 +12,19 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
-from loader.files.path import stand_for
-from loader.formats.index import is_index_name, read_index
-from loader.formats.several import joint_digest, natural
-from loader.remote.cache import Cache
-from loader.remote.download import fetch
-from loader.remote.folder import choose
-from loader.remote.headers import try_header
-from loader.remote.patience import patiently
-from loader.remote.refusals import changed_meanwhile
-from loader.remote.transport import Transport, connect
-from loader.remote.urls import Url
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..files.path import stand_for
+from ..formats.index import is_index_name, read_index
+from ..formats.several import joint_digest, natural
+from .cache import Cache
+from .download import fetch
+from .folder import choose
+from .headers import try_header
+from .patience import patiently
+from .refusals import changed_meanwhile
+from .transport import Transport, connect
+from .urls import Url
 
 log = logging.getLogger(__name__)
 

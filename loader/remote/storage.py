@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 from fsspec.registry import get_filesystem_class
 
-from loader.errors import CheckpointError
-from loader.remote.bounded import within
-from loader.remote.refusals import changed_meanwhile, gone, not_allowed
-from loader.remote.transport import Interrupted, Unreachable, Version
-from loader.remote.urls import Url
-from loader.text.wording import safe_text
+from ..errors import CheckpointError
+from ..text.wording import safe_text
+from .bounded import within
+from .refusals import changed_meanwhile, gone, not_allowed
+from .transport import Interrupted, Unreachable, Version
+from .urls import Url
 
 _FIRST_BLOCK, _BLOCK = 1 << 20, 16 << 20
 """Bytes of the first block, and of the largest: one that came fast is followed by a larger one."""

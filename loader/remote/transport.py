@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from loader.errors import CheckpointError
-from loader.remote.urls import WEB, Url
+from ..errors import CheckpointError
+from .urls import WEB, Url
 
 INSTALL = "pip install 'hydra-loader[remote]'"
 
@@ -93,10 +93,10 @@ def connect(url: Url) -> Transport:
     """
     try:
         if url.scheme in WEB:
-            from loader.remote.web import WebTransport  # noqa: PLC0415  # only URLs need fsspec and aiohttp
+            from .web import WebTransport  # noqa: PLC0415  # only URLs need fsspec and aiohttp
 
             return WebTransport()
-        from loader.remote.storage import StorageTransport  # noqa: PLC0415  # only URLs need fsspec
+        from .storage import StorageTransport  # noqa: PLC0415  # only URLs need fsspec
 
         return StorageTransport(url.scheme)
     except ImportError as error:

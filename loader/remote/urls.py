@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from loader.errors import CheckpointError
-from loader.text.lines import line
-from loader.text.redaction import redacted, remember
-from loader.text.wording import did_you_mean, safe_text
+from ..errors import CheckpointError
+from ..text.lines import line
+from ..text.redaction import redacted, remember
+from ..text.wording import did_you_mean, safe_text
 
 SCHEMES = ("https", "http", "s3", "gs", "hf")
 """What checkpoints are read from."""

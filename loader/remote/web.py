@@ -22,13 +22,13 @@ from fsspec.asyn import sync
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.http import HTTPFileSystem
 
-from loader.errors import CheckpointError
-from loader.remote import patience
-from loader.remote.refusals import gone, not_allowed
-from loader.remote.transport import Interrupted, OutOfRange, Unreachable, Version
-from loader.remote.urls import Url
-from loader.text.lines import line
-from loader.text.wording import safe_text
+from ..errors import CheckpointError
+from ..text.lines import line
+from ..text.wording import safe_text
+from . import patience
+from .refusals import gone, not_allowed
+from .transport import Interrupted, OutOfRange, Unreachable, Version
+from .urls import Url
 
 _CONNECTING = 15.0
 _SILENCE = patience.SILENCE

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loader.formats.pickle.leaves import PLAIN
-from loader.formats.tree import Container, Leaf, TensorEntry
+from ..formats.pickle.leaves import PLAIN
+from ..formats.tree import Container, Leaf, TensorEntry
 
 _MOST = 100
 _LEVELS = 2

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loader.files.write import write_whole
-from loader.report.data import Report
-from loader.runtime import collector_paused
-from loader.text.redaction import redacted
+from ..files.write import write_whole
+from ..runtime import collector_paused
+from ..text.redaction import redacted
+from .data import Report
 
 REPORT = "report.json"
 """Its name in a run's folder."""

@@ -19,21 +19,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loader.files.path import called
-from loader.formats.pickle.needed import dangers_among
-from loader.report import planned
-from loader.report.beside import beside
-from loader.report.data import KeysReport, ModelReport, PartReport, Report
-from loader.schema import OF_A_FILE
+from ..files.path import called
+from ..formats.pickle.needed import dangers_among
+from ..schema import OF_A_FILE
+from . import planned
+from .beside import beside
+from .data import KeysReport, ModelReport, PartReport, Report
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from loader.apply.prepare import Prepared
-    from loader.builder import Built
-    from loader.parts.open import Part
-    from loader.schema import JobConfig
+    from ..apply.prepare import Prepared
+    from ..builder import Built
+    from ..parts.open import Part
+    from ..schema import JobConfig
 
 
 class Clock:
@@ -98,7 +98,7 @@ def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Pr
         described.other = dict(part.other)
         described.beside = beside(part.checkpoint.root, part.selected)
     if prepared is None:
-        from loader.module.slots import slots  # noqa: PLC0415  # imports torch
+        from ..module.slots import slots  # noqa: PLC0415  # imports torch
 
         report.keys = KeysReport(loaded=len(slots(module)))
         return
@@ -125,7 +125,7 @@ def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Pr
 
 def _note_doubts(report: Report, opened: Sequence[Part], prepared: Prepared) -> None:
     """Notes square weights that may be transposed as what was left out is."""
-    from loader.suggest.transposed import in_doubt  # noqa: PLC0415  # only where something was left out
+    from ..suggest.transposed import in_doubt  # noqa: PLC0415  # only where something was left out
 
     entries = {part.full(key): entry for part in opened for key, entry in part.selected.tensors().items()}
     dropped = {key: entries[key].shape for key in prepared.plan.dropped if key in entries}
@@ -181,7 +181,7 @@ def _of_torch() -> dict[str, Any]:
 def _model(target: str, module: nn.Module, device: torch.device) -> ModelReport:
     from torch import nn  # noqa: PLC0415  # a report without a model needs none
 
-    from loader.apply.place import dtype_names  # noqa: PLC0415  # imports torch
+    from ..apply.place import dtype_names  # noqa: PLC0415  # imports torch
 
     lazy = nn.parameter.UninitializedParameter
     sized = [parameter for parameter in module.parameters() if not isinstance(parameter, lazy)]

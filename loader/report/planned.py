@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from loader.formats.tree import TensorEntry
-from loader.text.wording import safe_text, shape
+from ..formats.tree import TensorEntry
+from ..text.wording import safe_text, shape
 
 if TYPE_CHECKING:
-    from loader.apply.prepare import Prepared
+    from ..apply.prepare import Prepared
 
 Row = dict[str, Any]
 """``action``, ``key`` (model), ``source`` (file), ``part``, ``model`` and ``checkpoint`` (each ``{shape, dtype}``)."""
@@ -61,7 +61,7 @@ def rows(prepared: Prepared) -> list[Row]:
 
 def casts(prepared: Prepared) -> list[dict[str, str]]:
     """The tensors whose dtype would change; what that would do to their values only the data says."""
-    from loader.apply.place import final_dtype  # noqa: PLC0415  # imports torch
+    from ..apply.place import final_dtype  # noqa: PLC0415  # imports torch
 
     stage, found = prepared.stage, []
     for match in prepared.plan.matches:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from loader.text.redaction import redacted
+from ..text.redaction import redacted
 
 _GONE = (errno.EPIPE, errno.ECONNRESET)
 """A reader that has what it wanted."""

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from loader.errors import LoaderError
-from loader.formats.pickle.needed import UNNEEDED
-from loader.report import planned
-from loader.report.data import PartReport, Report
-from loader.text.wording import counted, listing, phrases, printable, program, safe_text, shape, size
+from ..errors import LoaderError
+from ..formats.pickle.needed import UNNEEDED
+from ..text.wording import counted, listing, phrases, printable, program, safe_text, shape, size
+from . import planned
+from .data import PartReport, Report
 
 Line = tuple[str, str, str]
 """Label, text, and style."""
@@ -159,7 +159,7 @@ def was_integer(row: Mapping[str, Any]) -> bool:
 
 
 def _inspection(inspection: Mapping[str, Any]) -> Iterator[Line]:
-    from loader.modes.inspect.tell import lines as told  # noqa: PLC0415  # this mode alone
+    from ..modes.inspect.tell import lines as told  # noqa: PLC0415  # this mode alone
 
     return told(inspection["files"])
 

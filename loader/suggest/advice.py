@@ -15,31 +15,31 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from loader.errors import FitError
-from loader.files.path import shown_path
-from loader.formats.tree import Container, Node
-from loader.keys.plan import Plan, Wanted
-from loader.keys.rules import rewrite
-from loader.keys.select import find
-from loader.keys.written import written
-from loader.module.hooks import rehearse
-from loader.parts.open import Part, below, mounted
-from loader.schema import AUTO, AllowConfig
-from loader.suggest.alternatives import in_parts, of_another_size
-from loader.suggest.averages import nameless
-from loader.suggest.diagnosis import diagnosis
-from loader.suggest.explain import Candidate, Findings, Searched, explain
-from loader.suggest.leftovers import apart
-from loader.suggest.nature import Nature, moments_alone, nature, scaled_elsewhere
-from loader.suggest.problem import Explanation, Problem, fits, judge
-from loader.suggest.proposal import Proposal, proposals
-from loader.suggest.refusal import NO_WAY, Advised, misfit, undecided, with_proposals
-from loader.suggest.target import Shape
-from loader.text.lines import typed
-from loader.text.wording import listing
+from ..errors import FitError
+from ..files.path import shown_path
+from ..formats.tree import Container, Node
+from ..keys.plan import Plan, Wanted
+from ..keys.rules import rewrite
+from ..keys.select import find
+from ..keys.written import written
+from ..module.hooks import rehearse
+from ..parts.open import Part, below, mounted
+from ..schema import AUTO, AllowConfig
+from ..text.lines import typed
+from ..text.wording import listing
+from .alternatives import in_parts, of_another_size
+from .averages import nameless
+from .diagnosis import diagnosis
+from .explain import Candidate, Findings, Searched, explain
+from .leftovers import apart
+from .nature import Nature, moments_alone, nature, scaled_elsewhere
+from .problem import Explanation, Problem, fits, judge
+from .proposal import Proposal, proposals
+from .refusal import NO_WAY, Advised, misfit, undecided, with_proposals
+from .target import Shape
 
 if TYPE_CHECKING:
-    from loader.apply.prepare import Recipe
+    from ..apply.prepare import Recipe
 
 _MOST_NATURES = 4
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
-from loader.keys.rules import describe
-from loader.schema import RuleConfig
-from loader.suggest.draft import Draft, Step
-from loader.suggest.names import ANY, Path, is_number, likeness, segments, template
-from loader.suggest.steps import pattern_rule
-from loader.suggest.target import Shape
-from loader.text.wording import phrases
+from ..keys.rules import describe
+from ..schema import RuleConfig
+from ..text.wording import phrases
+from .draft import Draft, Step
+from .names import ANY, Path, is_number, likeness, segments, template
+from .steps import pattern_rule
+from .target import Shape
 
 _MOST_FAMILIES = 1500
 _MOST_PAIRS = 4096

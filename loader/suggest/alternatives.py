@@ -12,32 +12,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from loader.builder.arguments import signature_of
-from loader.builder.targets import TARGET, find_targets
-from loader.errors import LoaderError
-from loader.formats.tree import Container
-from loader.keys.written import parts_override, value_override
-from loader.module.slots import slots, wanted
-from loader.schema import RuleConfig
-from loader.suggest.arguments import changed, numbers
-from loader.suggest.averages import swapped
-from loader.suggest.explain import explain
-from loader.suggest.goals import goals_of
-from loader.suggest.meant import asked
-from loader.suggest.names import segments
-from loader.suggest.problem import Explanation, Problem, fits
-from loader.suggest.proposal import Proposal
-from loader.suggest.sizes.behind import behind, hands_on
-from loader.suggest.sizes.certainty import TOLD
-from loader.suggest.sizes.knobs import Knob, knobs_of
-from loader.suggest.sizes.outside import reaches_outside
-from loader.suggest.sizes.probe import Goal, Probe, Seen
-from loader.suggest.sizes.solve import Solution, at_start, solve, sure
-from loader.text.wording import counted, safe_text
+from ..builder.arguments import signature_of
+from ..builder.targets import TARGET, find_targets
+from ..errors import LoaderError
+from ..formats.tree import Container
+from ..keys.written import parts_override, value_override
+from ..module.slots import slots, wanted
+from ..schema import RuleConfig
+from ..text.wording import counted, safe_text
+from .arguments import changed, numbers
+from .averages import swapped
+from .explain import explain
+from .goals import goals_of
+from .meant import asked
+from .names import segments
+from .problem import Explanation, Problem, fits
+from .proposal import Proposal
+from .sizes.behind import behind, hands_on
+from .sizes.certainty import TOLD
+from .sizes.knobs import Knob, knobs_of
+from .sizes.outside import reaches_outside
+from .sizes.probe import Goal, Probe, Seen
+from .sizes.solve import Solution, at_start, solve, sure
 
 if TYPE_CHECKING:
-    from loader.apply.prepare import Recipe
-    from loader.suggest.advice import Advice
+    from ..apply.prepare import Recipe
+    from .advice import Advice
 
 _MOST_BUILDS = 120
 _MOST_SECONDS = 3

@@ -10,11 +10,11 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from loader.formats.tree import Container, TensorEntry
-from loader.keys.optimizers import without_optimizers
-from loader.keys.plan import Wanted
-from loader.schema import AUTO, RuleConfig
-from loader.text.wording import safe_text
+from ..formats.tree import Container, TensorEntry
+from ..keys.optimizers import without_optimizers
+from ..keys.plan import Wanted
+from ..schema import AUTO, RuleConfig
+from ..text.wording import safe_text
 
 _CALLED = re.compile(r"(^|[_.\W])(ema|swa|averaged?|shadow)($|[_.\W\d])", re.IGNORECASE)
 _LONGEST_NAME = 1000

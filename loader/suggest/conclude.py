@@ -10,28 +10,28 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from loader.errors import LoaderError
-from loader.formats.tree import Container, TensorEntry
-from loader.keys.optimizers import is_moment
-from loader.keys.plan import Plan
-from loader.keys.rules import READY_MADE, rewrite
-from loader.keys.select import LIGHTNING, find
-from loader.keys.written import (
+from ..errors import LoaderError
+from ..formats.tree import Container, TensorEntry
+from ..keys.optimizers import is_moment
+from ..keys.plan import Plan
+from ..keys.rules import READY_MADE, rewrite
+from ..keys.select import LIGHTNING, find
+from ..keys.written import (
     globs_override,
     key_override,
     rules_override,
     under_ready_names,
 )
-from loader.schema import AUTO, AllowConfig, RuleConfig
-from loader.suggest.averages import swapped
-from loader.suggest.draft import Draft, named
-from loader.suggest.leftovers import BUFFERS, EVERYTHING, excuse
-from loader.suggest.meant import asked
-from loader.suggest.names import is_number, segments
-from loader.suggest.nature import adapter_of
-from loader.suggest.problem import Explanation, Problem, Verdict, judge
-from loader.suggest.target import Shape
-from loader.text.wording import listing, safe_text
+from ..schema import AUTO, AllowConfig, RuleConfig
+from ..text.wording import listing, safe_text
+from .averages import swapped
+from .draft import Draft, named
+from .leftovers import BUFFERS, EVERYTHING, excuse
+from .meant import asked
+from .names import is_number, segments
+from .nature import adapter_of
+from .problem import Explanation, Problem, Verdict, judge
+from .target import Shape
 
 _HALF = 0.5
 _NEARLY_ALL = 0.9

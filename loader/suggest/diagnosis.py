@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from loader.keys.plan import Plan, Wanted
-from loader.keys.written import may_be_typed, rules_override, written
-from loader.schema import RuleConfig
-from loader.suggest.grouping import Group, group, ranges
-from loader.suggest.names import is_number, segments
-from loader.suggest.target import Shape
-from loader.suggest.transposed import transposed
-from loader.text.wording import counted, listing, safe_text, shape
+from ..keys.plan import Plan, Wanted
+from ..keys.written import may_be_typed, rules_override, written
+from ..schema import RuleConfig
+from ..text.wording import counted, listing, safe_text, shape
+from .grouping import Group, group, ranges
+from .names import is_number, segments
+from .target import Shape
+from .transposed import transposed
 
 _MOST_GROUPS = 8
 _LONGEST_PATTERN = 100

@@ -9,13 +9,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from loader.errors import LoaderError
-from loader.formats.tree import Container
-from loader.keys.optimizers import is_moment
-from loader.keys.rules import rewrite
-from loader.schema import RuleConfig
-from loader.suggest.names import Path, segments, template
-from loader.suggest.target import Shape, Target
+from ..errors import LoaderError
+from ..formats.tree import Container
+from ..keys.optimizers import is_moment
+from ..keys.rules import rewrite
+from ..schema import RuleConfig
+from .names import Path, segments, template
+from .target import Shape, Target
 
 _SAMPLE = 1500
 _FEW = 4

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from loader.formats.tree import TensorEntry
-from loader.schema import AUTO, RuleConfig
-from loader.suggest.conclude import conclude
-from loader.suggest.draft import Draft, Source
-from loader.suggest.meant import asks_for_average, meant_key
-from loader.suggest.problem import Explanation, Problem
-from loader.suggest.search import drafts, sources
-from loader.suggest.target import Target
+from ..formats.tree import TensorEntry
+from ..schema import AUTO, RuleConfig
+from .conclude import conclude
+from .draft import Draft, Source
+from .meant import asks_for_average, meant_key
+from .problem import Explanation, Problem
+from .search import drafts, sources
+from .target import Target
 
 _MOST_JUDGED = 5
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from loader.formats.tree import Container
-from loader.keys.select import find
-from loader.schema import RuleConfig
-from loader.suggest.draft import Draft, Source
-from loader.suggest.search import drafts, sources
-from loader.suggest.sizes.probe import Goal, Seen
-from loader.suggest.target import Shape, Target
+from ..formats.tree import Container
+from ..keys.select import find
+from ..schema import RuleConfig
+from .draft import Draft, Source
+from .search import drafts, sources
+from .sizes.probe import Goal, Seen
+from .target import Shape, Target
 
 _MOST = 3
 _LITTLE = 4

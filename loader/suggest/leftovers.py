@@ -11,10 +11,10 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from loader.formats.tree import TensorEntry
-from loader.keys.plan import Mismatch, Plan, Wanted
-from loader.schema import AllowConfig
-from loader.suggest.names import Path, is_number, segments, stem
+from ..formats.tree import TensorEntry
+from ..keys.plan import Mismatch, Plan, Wanted
+from ..schema import AllowConfig
+from .names import Path, is_number, segments, stem
 
 _MOST_GLOBS = 8
 EVERYTHING = "*"

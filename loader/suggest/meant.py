@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from loader.errors import LoaderError
-from loader.formats.tree import Container
-from loader.keys.rules import rewrite
-from loader.keys.select import find, near_key
-from loader.schema import AUTO, RuleConfig
-from loader.suggest.averages import asked_for, is_average
-from loader.suggest.names import segments
-from loader.suggest.problem import Problem
-from loader.text.wording import closest
+from ..errors import LoaderError
+from ..formats.tree import Container
+from ..keys.rules import rewrite
+from ..keys.select import find, near_key
+from ..schema import AUTO, RuleConfig
+from ..text.wording import closest
+from .averages import asked_for, is_average
+from .names import segments
+from .problem import Problem
 
 _MOST_NAMES = 500
 _PLAIN = re.compile(r"\^?([\w.-]*)")

@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from loader.formats.tree import Container, TensorEntry
-from loader.keys.optimizers import MOMENTS, is_moment
-from loader.keys.plan import Wanted
-from loader.keys.quantized import Quantized, by_what_is_left, has_plain_weight, quantized, to_plain, told
-from loader.text.wording import counted, listing, safe_text
+from ..formats.tree import Container, TensorEntry
+from ..keys.optimizers import MOMENTS, is_moment
+from ..keys.plan import Wanted
+from ..keys.quantized import Quantized, by_what_is_left, has_plain_weight, quantized, to_plain, told
+from ..text.wording import counted, listing, safe_text
 
 _ADAPTERS = (
     ("DoRA", re.compile(r"(^|\.)lora_magnitude_vector\b|\.dora_scale$")),

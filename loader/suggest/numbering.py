@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from loader.schema import RuleConfig
-from loader.suggest.draft import Draft, Step
-from loader.suggest.names import ANY, Path, segments, template
-from loader.suggest.steps import pattern_rule
-from loader.suggest.target import Shape, numbered
-from loader.text.wording import safe_text
+from ..schema import RuleConfig
+from ..text.wording import safe_text
+from .draft import Draft, Step
+from .names import ANY, Path, segments, template
+from .steps import pattern_rule
+from .target import Shape, numbered
 
 _MOST_RULES = 64
 

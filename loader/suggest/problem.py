@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from loader.errors import FitError
-from loader.formats.tree import Container, TensorEntry
-from loader.keys.plan import Hooked, Offered, Plan, Wanted, make_plan
-from loader.keys.quantized import refuse_quantized
-from loader.keys.rules import Rewriting, rewrite, rewrite_metadata
-from loader.keys.select import find
-from loader.schema import AllowConfig, RuleConfig, config_path
+from ..errors import FitError
+from ..formats.tree import Container, TensorEntry
+from ..keys.plan import Hooked, Offered, Plan, Wanted, make_plan
+from ..keys.quantized import refuse_quantized
+from ..keys.rules import Rewriting, rewrite, rewrite_metadata
+from ..keys.select import find
+from ..schema import AllowConfig, RuleConfig, config_path
 
 Hooks = Callable[[Mapping[str, Offered], Mapping[str, Mapping[str, object]]], Hooked]
 """How the model's own load hooks see the offered keys."""

@@ -9,10 +9,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from loader.keys.written import globs_override
-from loader.schema import AllowConfig
-from loader.suggest.problem import Explanation
-from loader.text.wording import safe_text
+from ..keys.written import globs_override
+from ..schema import AllowConfig
+from ..text.wording import safe_text
+from .problem import Explanation
 
 _MOST_PROPOSALS = 4
 _LISTS = ("missing", "unexpected", "mismatched")

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from loader.errors import FitError
-from loader.keys.plan import Plan, Wanted
-from loader.suggest.diagnosis import diagnosis
-from loader.suggest.explain import Candidate
-from loader.suggest.proposal import Proposal
-from loader.suggest.target import Shape
-from loader.text.lines import typed
-from loader.text.wording import counted, safe_text
+from ..errors import FitError
+from ..keys.plan import Plan, Wanted
+from ..text.lines import typed
+from ..text.wording import counted, safe_text
+from .diagnosis import diagnosis
+from .explain import Candidate
+from .proposal import Proposal
+from .target import Shape
 
 _NOTHING = "no nested key and no rule was found that makes them fit"
 NO_WAY = f"{_NOTHING}: another file (checkpoint.path=…), or another architecture (model=…)?"

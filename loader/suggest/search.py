@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from loader.formats.tree import Container
-from loader.keys.select import weights_in
-from loader.schema import RuleConfig
-from loader.suggest.alignment import alignment
-from loader.suggest.draft import Draft, Source, Step
-from loader.suggest.numbering import renumbering
-from loader.suggest.steps import Generator, averages, norms, prefixes, wrappers
-from loader.suggest.target import Target
+from ..formats.tree import Container
+from ..keys.select import weights_in
+from ..schema import RuleConfig
+from .alignment import alignment
+from .draft import Draft, Source, Step
+from .numbering import renumbering
+from .steps import Generator, averages, norms, prefixes, wrappers
+from .target import Target
 
 # Those that look at all names, and not at the sample alone, come last, and only where the others leave something.
 _QUICK: Sequence[Generator] = (norms, prefixes)

@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from loader.keys.rules import READY_MADE
-from loader.schema import RuleConfig
-from loader.suggest.averages import is_average
-from loader.suggest.draft import Draft, Step
-from loader.suggest.names import ANY, WRAPPERS, Path, is_number, segments, template
-from loader.suggest.target import Shape
-from loader.text.wording import safe_text
+from ..keys.rules import READY_MADE
+from ..schema import RuleConfig
+from ..text.wording import safe_text
+from .averages import is_average
+from .draft import Draft, Step
+from .names import ANY, WRAPPERS, Path, is_number, segments, template
+from .target import Shape
 
 _MOST_VOTES = 8
 _MOST_TARGETS = 4

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from loader.suggest.names import is_number, segments
+from .names import is_number, segments
 
 Shape = tuple[int, ...]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from loader.keys.plan import Plan, Wanted
-from loader.suggest.grouping import group
-from loader.suggest.names import segments
-from loader.suggest.target import Shape
-from loader.text.wording import listing, safe_text
+from ..keys.plan import Plan, Wanted
+from ..text.wording import listing, safe_text
+from .grouping import group
+from .names import segments
+from .target import Shape
 
 _MOST_NAMED = 4
 

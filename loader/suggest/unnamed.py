@@ -11,21 +11,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loader.builder.targets import TARGET
-from loader.errors import ConfigError, FitError, LoaderError
-from loader.files.file import CheckpointFile
-from loader.files.path import is_url, shown_path
-from loader.formats.pickle.needed import no_part_of_a_model
-from loader.formats.strict_json import read_mapping
-from loader.modes.inspect.following import architecture
-from loader.modes.inspect.guess import candidates
-from loader.modes.inspect.rows import EntryRow
-from loader.modes.inspect.survey import Survey, survey
-from loader.modes.scaffold.published import CONFIG, published
-from loader.parts.open import Part
-from loader.schema import JobConfig
-from loader.text.lines import override, typed
-from loader.text.wording import counted, safe_text
+from ..builder.targets import TARGET
+from ..errors import ConfigError, FitError, LoaderError
+from ..files.file import CheckpointFile
+from ..files.path import is_url, shown_path
+from ..formats.pickle.needed import no_part_of_a_model
+from ..formats.strict_json import read_mapping
+from ..modes.inspect.following import architecture
+from ..modes.inspect.guess import candidates
+from ..modes.inspect.rows import EntryRow
+from ..modes.inspect.survey import Survey, survey
+from ..modes.scaffold.published import CONFIG, published
+from ..parts.open import Part
+from ..schema import JobConfig
+from ..text.lines import override, typed
+from ..text.wording import counted, safe_text
 
 EXAMPLE = {TARGET: "loader.examples.SimpleNet"}
 """The model that is built where none is given."""

@@ -15,11 +15,11 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
-from loader.errors import ConfigError
-from loader.report.terminal import print_error
-from loader.sweep.callback import origin
-from loader.sweep.records import keep, new_record
-from loader.text.wording import safe_text
+from ..errors import ConfigError
+from ..report.terminal import print_error
+from ..text.wording import safe_text
+from .callback import origin
+from .records import keep, new_record
 
 
 def compose_once(composer: Any) -> None:

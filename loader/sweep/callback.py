@@ -21,12 +21,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from loader.config.argv import rewrite
-from loader.errors import ConfigError
-from loader.sweep.private import refuse_secret_run, refuse_secret_sweep
+from ..config.argv import rewrite
+from ..errors import ConfigError
+from .private import refuse_secret_run, refuse_secret_sweep
 
 if TYPE_CHECKING:
-    from loader.sweep.folder import Claim
+    from .folder import Claim
 
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -126,9 +126,9 @@ def origin() -> Origin | None:
 
 
 def _begin(config: DictConfig) -> None:
-    from loader.sweep.basic import compose_once  # noqa: PLC0415  # a single run has no sweep
-    from loader.sweep.folder import Claim  # noqa: PLC0415
-    from loader.sweep.shared import refuse_shared  # noqa: PLC0415
+    from .basic import compose_once  # noqa: PLC0415  # a single run has no sweep
+    from .folder import Claim  # noqa: PLC0415
+    from .shared import refuse_shared  # noqa: PLC0415
 
     rewrite_params(config)
     jobs, composer = expected_jobs(config), GlobalHydra.instance().config_loader()
@@ -172,7 +172,7 @@ def expected_jobs(config: DictConfig) -> list[list[str]] | None:
         return None
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: PLC0415  # private: kept to this place
 
-    from loader.sweep.records import typed_overrides  # noqa: PLC0415  # a single run keeps no records
+    from .records import typed_overrides  # noqa: PLC0415  # a single run keeps no records
 
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())

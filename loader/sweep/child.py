@@ -26,14 +26,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, setup_globals
 from omegaconf import OmegaConf, open_dict
 
-from loader.config.compose import hydra_aside
-from loader.errors import LoaderError
-from loader.report.data import ErrorReport, Report
-from loader.report.files import write_report
-from loader.report.streams import unbreakable
-from loader.sweep.python_path import safe_path
-from loader.sweep.records import INTERRUPTED, JobRecord
-from loader.text.redaction import remember
+from ..config.compose import hydra_aside
+from ..errors import LoaderError
+from ..report.data import ErrorReport, Report
+from ..report.files import write_report
+from ..report.streams import unbreakable
+from ..text.redaction import remember
+from .python_path import safe_path
+from .records import INTERRUPTED, JobRecord
 
 _PATIENCE = 5
 """Seconds that a job which was told to stop gets for it."""
@@ -93,7 +93,7 @@ def _plain_hydra(hydra: Any) -> dict[str, Any]:
 
 def _tell_crash(config: dict[str, Any], record: JobRecord, output_dir: Path) -> None:
     """Says what a job could not say any more, and writes the report that it did not come to write."""
-    from loader.report.terminal import print_error  # noqa: PLC0415  # only a crash needs it
+    from ..report.terminal import print_error  # noqa: PLC0415  # only a crash needs it
 
     told = ErrorReport(**(record.error or {}))
     print_error(LoaderError(f"job {record.job}: {told.message}", told.hint))
@@ -204,7 +204,7 @@ def _run_here(request: _Request) -> int:
         if not isinstance(error.__cause__, OSError):
             raise
         # There is no room for a log; what else cannot be written is told where it happens.
-    from loader.job import run  # noqa: PLC0415  # imports torch, which only this process may
+    from ..job import run  # noqa: PLC0415  # imports torch, which only this process may
 
     with hydra_aside():
         return run(request.config, request.overrides, Path(request.output_dir))

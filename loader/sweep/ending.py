@@ -5,13 +5,13 @@ Guarantees: every job that ran is on the terminal, and on disk where there is ro
 
 from __future__ import annotations
 
-from loader.errors import ConfigError
-from loader.report.terminal import print_error
-from loader.sweep.callback import Sweep
-from loader.sweep.records import forget
-from loader.sweep.summary import Summary, summarise, worst
-from loader.sweep.table import show_summary
-from loader.text.wording import safe_text
+from ..errors import ConfigError
+from ..report.terminal import print_error
+from ..text.wording import safe_text
+from .callback import Sweep
+from .records import forget
+from .summary import Summary, summarise, worst
+from .table import show_summary
 
 _LONGEST = 400
 

@@ -13,10 +13,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from loader.errors import ConfigError
-from loader.sweep.records import records_folder
-from loader.text.lines import line
-from loader.text.wording import counted, safe_text
+from ..errors import ConfigError
+from ..text.lines import line
+from ..text.wording import counted, safe_text
+from .records import records_folder
 
 SUMMARY = "summary.json"
 """What says how a sweep went, in its folder."""

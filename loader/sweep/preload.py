@@ -10,9 +10,9 @@ from __future__ import annotations
 from importlib import import_module
 from pkgutil import walk_packages
 
-from loader import formats
-from loader.runtime import importing
-from loader.sweep.child import hydra_schema
+from .. import formats
+from ..runtime import importing
+from .child import hydra_schema
 
 _REST = (
     "hydra._internal.logging_config",

@@ -11,10 +11,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from loader.errors import ConfigError
-from loader.sweep.shared import at_hand, composed_jobs, pattern_of
-from loader.text.lines import typed
-from loader.text.redaction import has_secrets, redacted, remember
+from ..errors import ConfigError
+from ..text.lines import typed
+from ..text.redaction import has_secrets, redacted, remember
+from .shared import at_hand, composed_jobs, pattern_of
 
 _RUN, _SWEEP, _JOB = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"
 _NAMES = {

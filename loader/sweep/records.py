@@ -21,11 +21,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from loader.config.argv import readable
-from loader.errors import ConfigError
-from loader.report.files import REPORT, write_json
-from loader.sweep.callback import draws_jobs
-from loader.text.wording import printable
+from ..config.argv import readable
+from ..errors import ConfigError
+from ..report.files import REPORT, write_json
+from ..text.wording import printable
+from .callback import draws_jobs
 
 RUNNING = "running"
 """The status of a job that has not ended; no summary shows it."""

@@ -17,9 +17,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from loader.errors import ConfigError
-from loader.text.lines import typed
-from loader.text.wording import safe_text
+from ..errors import ConfigError
+from ..text.lines import typed
+from ..text.wording import safe_text
 
 _LONGEST = 400
 _FOLDER = "hydra.sweep.subdir"

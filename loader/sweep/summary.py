@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loader.config.argv import readable
-from loader.report.files import write_json, write_text
-from loader.sweep.callback import Sweep
-from loader.sweep.folder import SUMMARY
-from loader.sweep.records import RUNNING, JobRecord, read_all
+from ..config.argv import readable
+from ..report.files import write_json, write_text
+from .callback import Sweep
+from .folder import SUMMARY
+from .records import RUNNING, JobRecord, read_all
 
 SCHEMA = 1
 """Version of the summary's form."""

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loader.sweep.folder import SUMMARY
-from loader.sweep.records import JobRecord
-from loader.sweep.summary import Summary
-from loader.text.wording import counted, safe_text
+from ..text.wording import counted, safe_text
+from .folder import SUMMARY
+from .records import JobRecord
+from .summary import Summary
 
 _HEADS = ("job", "status", "exit", "seconds", "overrides", "error")
 _LONGEST = 200

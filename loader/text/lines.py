@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from loader.text.wording import is_printable
+from .wording import is_printable
 
 _PATH = re.compile(r"[A-Za-z_$][\w$-]*(\.(?:[A-Za-z_$][\w$-]*|0|[1-9]\d*))*", re.ASCII)
 """A dotted path in Hydra's grammar."""

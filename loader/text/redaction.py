@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from loader.text.wording import printable
+from .wording import printable
 
 HIDDEN = "***"
 """Stands where a secret stood."""
@@ -163,8 +163,8 @@ def _standing_alone(secret: str) -> Iterator[tuple[str, str]]:
 @lru_cache(maxsize=1)
 def _vocabulary() -> frozenset[str]:
     """Words that a config and a report are made of."""
-    from loader import schema  # noqa: PLC0415  # only a URL with a secret needs them
-    from loader.report import data  # noqa: PLC0415
+    from .. import schema  # noqa: PLC0415  # only a URL with a secret needs them
+    from ..report import data  # noqa: PLC0415
 
     records = [item for module in (schema, data) for item in vars(module).values() if dataclasses.is_dataclass(item)]
     names = {field.name for record in records for field in dataclasses.fields(record)}

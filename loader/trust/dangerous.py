@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from loader import examples
-from loader.trust.needed import (
+from .. import examples
+from .needed import (
     NUMPY,
     NUMPY_EXACT,
     PACKAGES,

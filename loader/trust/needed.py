@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from loader.formats.tree import ITEMSIZE
+from ..formats.tree import ITEMSIZE
 
 _TYPES: Final = ("int", "float", "bool", "str", "complex", "bytes", "bytearray")
 

@@ -15,17 +15,17 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from loader.apply.place import floating_dtype
-from loader.apply.snapshot import Snapshot
-from loader.errors import VerificationError
-from loader.schema import VerifyConfig
-from loader.text.lines import line, under
-from loader.text.wording import listing, safe_text
-from loader.verify.golden import Record
-from loader.verify.inputs import Inputs, describe, is_spec, make_inputs, smallest
-from loader.verify.outputs import flatten
-from loader.verify.proposal import Proposal, no_proposal, other_sizes, propose
-from loader.verify.untouched import Untouched
+from ..apply.place import floating_dtype
+from ..apply.snapshot import Snapshot
+from ..errors import VerificationError
+from ..schema import VerifyConfig
+from ..text.lines import line, under
+from ..text.wording import listing, safe_text
+from .golden import Record
+from .inputs import Inputs, describe, is_spec, make_inputs, smallest
+from .outputs import flatten
+from .proposal import Proposal, no_proposal, other_sizes, propose
+from .untouched import Untouched
 
 
 @dataclass(slots=True)

@@ -18,17 +18,17 @@ from pathlib import Path
 
 import torch
 
-from loader.errors import CheckpointError, ConfigError
-from loader.files.confine import leads_out
-from loader.files.path import called, is_url, shown_path
-from loader.files.write import write_whole
-from loader.formats import open_checkpoint
-from loader.formats.safetensors_writer import fault, pieces
-from loader.formats.tree import Checkpoint, TensorEntry
-from loader.module.slots import dtype_name
-from loader.text.lines import line
-from loader.text.wording import counted, listing, phrases, safe_text, shape
-from loader.verify.inputs import Inputs
+from ..errors import CheckpointError, ConfigError
+from ..files.confine import leads_out
+from ..files.path import called, is_url, shown_path
+from ..files.write import write_whole
+from ..formats import open_checkpoint
+from ..formats.safetensors_writer import fault, pieces
+from ..formats.tree import Checkpoint, TensorEntry
+from ..module.slots import dtype_name
+from ..text.lines import line
+from ..text.wording import counted, listing, phrases, safe_text, shape
+from .inputs import Inputs
 
 _NAME = re.compile(r"(part\.[^/]+/)?(input|output)\..+", re.DOTALL)
 
@@ -73,7 +73,7 @@ def find(setting: str | None, checkpoint: Path | None) -> Path | None:
         own = beside(checkpoint) if checkpoint is not None else None
         return _inside(own) if own is not None and own.is_file() else None
     if is_url(setting):
-        from loader.remote import local_copy  # noqa: PLC0415  # only URLs need it
+        from ..remote import local_copy  # noqa: PLC0415  # only URLs need it
 
         return local_copy(setting)
     named = Path(setting).expanduser().absolute()

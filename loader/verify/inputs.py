@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from loader.errors import ConfigError
-from loader.files.path import shown_path
-from loader.formats import open_checkpoint
-from loader.text.lines import line, value_text
-from loader.text.wording import closest, counted, did_you_mean, listing, safe_text, shape
+from ..errors import ConfigError
+from ..files.path import shown_path
+from ..formats import open_checkpoint
+from ..text.lines import line, value_text
+from ..text.wording import closest, counted, did_you_mean, listing, safe_text, shape
 
 SPEC_KEYS = ("shape", "dtype", "kind", "high", "value", "path")
 """What one input's spec may say."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from loader.module.slots import dtype_name
+from ..module.slots import dtype_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from loader.errors import VerificationError
-from loader.text.lines import line
+from ..errors import VerificationError
+from ..text.lines import line
 
 MOST_PROPOSED = 1 << 24
 """The most elements of an input that a file proposes, or a layer whose sizes a file gives."""

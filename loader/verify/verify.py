@@ -13,25 +13,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from loader.apply.checks import refuse_without_data
-from loader.apply.place import floating_dtype
-from loader.apply.prepare import Prepared
-from loader.errors import ConfigError, VerificationError
-from loader.files.path import is_copy, shown_path
-from loader.files.sources import Sources
-from loader.formats.memory import MemoryCheckpoint
-from loader.module.slots import dtype_name
-from loader.module.tensors import nonfinite, without_data
-from loader.parts.open import Part
-from loader.report.data import Check, VerificationReport
-from loader.schema import JobConfig
-from loader.text.lines import line, typed
-from loader.text.wording import listing, safe_text, shape
-from loader.verify import golden
-from loader.verify.forward import Pass, check_passes, plan_passes, run, run_on_record
-from loader.verify.inputs import uniform_instead
-from loader.verify.outputs import fingerprint, statistics
-from loader.verify.readback import read_back
+from ..apply.checks import refuse_without_data
+from ..apply.place import floating_dtype
+from ..apply.prepare import Prepared
+from ..errors import ConfigError, VerificationError
+from ..files.path import is_copy, shown_path
+from ..files.sources import Sources
+from ..formats.memory import MemoryCheckpoint
+from ..module.slots import dtype_name
+from ..module.tensors import nonfinite, without_data
+from ..parts.open import Part
+from ..report.data import Check, VerificationReport
+from ..schema import JobConfig
+from ..text.lines import line, typed
+from ..text.wording import listing, safe_text, shape
+from . import golden
+from .forward import Pass, check_passes, plan_passes, run, run_on_record
+from .inputs import uniform_instead
+from .outputs import fingerprint, statistics
+from .readback import read_back
 
 
 def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:

@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterator
 
 from zlib_ng import zlib_ng
 
-from loader.errors import CheckpointError
-from loader.files.path import shown_path
-from loader.formats.archives.zip import DEFLATED, Archive, Member
-from loader.formats.opened import OpenedFile
-from loader.formats.tree import Container, Storage
-from loader.text.wording import counted, listing, safe_text
+from ...errors import CheckpointError
+from ...files.path import shown_path
+from ...text.wording import counted, listing, safe_text
+from ..opened import OpenedFile
+from ..tree import Container, Storage
+from .zip import DEFLATED, Archive, Member
 
 INDEX = "data.pkl"
 """The pickle of what `torch.save` was given."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loader.files.file import CheckpointFile
-from loader.text.wording import safe_text
+from ...files.file import CheckpointFile
+from ...text.wording import safe_text
 
 _BLOCK = 512
 _CHECKSUM = slice(148, 156)

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats.signatures import ZIP_MEMBER
-from loader.text.wording import safe_text
+from ...errors import CheckpointError
+from ...files.file import CheckpointFile
+from ...files.path import shown_path
+from ...text.wording import safe_text
+from ..signatures import ZIP_MEMBER
 
 STORED, DEFLATED = 0, 8
 _END = struct.Struct("<4s4H2LH")

@@ -14,21 +14,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from loader.errors import CheckpointError
-from loader.files.confine import leads_out
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats.archives.zip import Archive
-from loader.formats.distributed.dcp_metadata import Chunk, Metadata, Place, Whole, read_metadata
-from loader.formats.folder import DCP_ENDING as ENDING
-from loader.formats.folder import DCP_METADATA as METADATA
-from loader.formats.names import DCP as FORMAT
-from loader.formats.opened import OpenedFile
-from loader.formats.several import SeveralFiles, digest_of, each, natural, opened, refuse_links, refuse_missing
-from loader.formats.signatures import ZIP_MEMBER
-from loader.formats.torch_files.torch_zip import TorchZip
-from loader.formats.tree import Container, Leaf, Node, Piece, Storage, TensorEntry, assembled, contiguous
-from loader.text.wording import safe_text
+from ...errors import CheckpointError
+from ...files.confine import leads_out
+from ...files.file import CheckpointFile
+from ...files.path import shown_path
+from ...text.wording import safe_text
+from ..archives.zip import Archive
+from ..folder import DCP_ENDING as ENDING
+from ..folder import DCP_METADATA as METADATA
+from ..names import DCP as FORMAT
+from ..opened import OpenedFile
+from ..several import SeveralFiles, digest_of, each, natural, opened, refuse_links, refuse_missing
+from ..signatures import ZIP_MEMBER
+from ..torch_files.torch_zip import TorchZip
+from ..tree import Container, Leaf, Node, Piece, Storage, TensorEntry, assembled, contiguous
+from .dcp_metadata import Chunk, Metadata, Place, Whole, read_metadata
 
 _AGAIN = "copy or download the whole folder again; it may also be a save that never finished"
 _LARGEST_OBJECT = 1 << 20

@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats.distributed.coverage import fault_of_cover
-from loader.formats.index import fault_of_name
-from loader.formats.pickle.reader import unpickle
-from loader.formats.pickle.records import PickledDict, Reduced
-from loader.formats.pickle.tensors import BUILDERS
-from loader.formats.pickle.views import dtype_name, shape_of
-from loader.formats.tree import ITEMSIZE
-from loader.runtime import collector_paused
-from loader.text.wording import counted, listing, phrases, safe_text
+from ...errors import CheckpointError
+from ...files.file import CheckpointFile
+from ...files.path import shown_path
+from ...runtime import collector_paused
+from ...text.wording import counted, listing, phrases, safe_text
+from ..index import fault_of_name
+from ..pickle.reader import unpickle
+from ..pickle.records import PickledDict, Reduced
+from ..pickle.tensors import BUILDERS
+from ..pickle.views import dtype_name, shape_of
+from ..tree import ITEMSIZE
+from .coverage import fault_of_cover
 
 _PACKAGE = "torch.distributed."
 LARGEST_METADATA = 1 << 30

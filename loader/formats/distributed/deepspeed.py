@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from loader.errors import CheckpointError
-from loader.files.confine import leads_out
-from loader.files.file import CheckpointFile
-from loader.files.path import path_override, shown_path
-from loader.formats import sniff
-from loader.formats.distributed import zero
-from loader.formats.distributed.zero_states import ModelStates, OptimizerStates
-from loader.formats.folder import has_preferred, listed
-from loader.formats.index import fault_of_name
-from loader.formats.names import DEEPSPEED as FORMAT
-from loader.formats.several import SeveralFiles, digest_of, each, natural, opened, refuse_links
-from loader.formats.tree import Container, Node, TensorEntry
-from loader.text.wording import counted, listing, safe_text
+from ...errors import CheckpointError
+from ...files.confine import leads_out
+from ...files.file import CheckpointFile
+from ...files.path import path_override, shown_path
+from ...text.wording import counted, listing, safe_text
+from .. import sniff
+from ..folder import has_preferred, listed
+from ..index import fault_of_name
+from ..names import DEEPSPEED as FORMAT
+from ..several import SeveralFiles, digest_of, each, natural, opened, refuse_links
+from ..tree import Container, Node, TensorEntry
+from . import zero
+from .zero_states import ModelStates, OptimizerStates
 
 log = logging.getLogger(__name__)
 

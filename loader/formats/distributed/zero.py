@@ -14,9 +14,9 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 
-from loader.errors import CheckpointError
-from loader.formats.tree import Piece, TensorEntry, assembled
-from loader.text.wording import safe_text
+from ...errors import CheckpointError
+from ...text.wording import safe_text
+from ..tree import Piece, TensorEntry, assembled
 
 Shapes = Mapping[str, tuple[int, ...]]
 _AGAIN = "copy or download the whole folder again; files of two saves may also be mixed in it"

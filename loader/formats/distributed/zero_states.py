@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from loader.errors import CheckpointError
-from loader.files.path import path_override, shown_path
-from loader.formats.opened import OpenedFile
-from loader.formats.pickle.records import PickledDict, Reduced
-from loader.formats.pickle.views import shape_of
-from loader.formats.tree import Container, Node, TensorEntry, contiguous
-from loader.text.wording import safe_text
+from ...errors import CheckpointError
+from ...files.path import path_override, shown_path
+from ...text.wording import safe_text
+from ..opened import OpenedFile
+from ..pickle.records import PickledDict, Reduced
+from ..pickle.views import shape_of
+from ..tree import Container, Node, TensorEntry, contiguous
 
 _FLAT = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups", 3: "fp32_flat_groups"}
 _PADDINGS = "param_alignment_paddings"

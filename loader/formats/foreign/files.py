@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats.archives.zip import Archive
-from loader.formats.foreign.frameworks import (
+from ...errors import CheckpointError
+from ...files.file import CheckpointFile
+from ...files.path import shown_path
+from ...text.wording import safe_text
+from ..archives.zip import Archive
+from .frameworks import (
     KERAS,
     MAGIC,
     OLD_TORCHSCRIPT,
@@ -26,8 +27,7 @@ from loader.formats.foreign.frameworks import (
     name_pickle,
     name_text,
 )
-from loader.formats.foreign.packed import contents, in_zip
-from loader.text.wording import safe_text
+from .packed import contents, in_zip
 
 _AGAIN = "download the file again, from its raw link and with the access it needs"
 _SHOWN = 60

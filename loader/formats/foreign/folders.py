@@ -10,11 +10,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from loader.files.file import CheckpointFile
-from loader.files.path import path_override, shown_path
-from loader.formats.foreign.frameworks import Foreign
-from loader.text.lines import python_text
-from loader.text.wording import counted, listing
+from ...files.file import CheckpointFile
+from ...files.path import path_override, shown_path
+from ...text.lines import python_text
+from ...text.wording import counted, listing
+from .frameworks import Foreign
 
 _ORBAX = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
 _NEWEST = "latest_checkpointed_iteration.txt"

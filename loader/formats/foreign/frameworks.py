@@ -10,8 +10,8 @@ import re
 import zlib
 from dataclasses import dataclass
 
-from loader.formats.signatures import is_pickle
-from loader.text.lines import python_text, typed
+from ...text.lines import python_text, typed
+from ..signatures import is_pickle
 
 READ = "files of PyTorch, safetensors, GGUF and NumPy are read"
 UNPACK = "unpack it, then give the path of the checkpoint inside: checkpoint.path=FILE"

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from loader.files.file import CheckpointFile
-from loader.files.path import called, path_override
-from loader.formats import signatures
-from loader.formats.index import fault_of_name
-from loader.formats.names import ENDINGS
-from loader.text.lines import typed
-from loader.text.wording import listing
+from ...files.file import CheckpointFile
+from ...files.path import called, path_override
+from ...text.lines import typed
+from ...text.wording import listing
+from .. import signatures
+from ..index import fault_of_name
+from ..names import ENDINGS
 
 _PIECE = 1 << 20
 _BLOCK = 512

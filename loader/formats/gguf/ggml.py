@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from loader.errors import CheckpointError
-from loader.formats.tree import TensorEntry
-from loader.text.wording import safe_text
+from ...errors import CheckpointError
+from ...text.wording import safe_text
+from ..tree import TensorEntry
 
 if TYPE_CHECKING:
     import torch

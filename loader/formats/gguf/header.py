@@ -10,11 +10,11 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
-from loader.files.path import called, shown_path
-from loader.text.lines import typed
-from loader.text.wording import safe_text
+from ...errors import CheckpointError
+from ...files.file import CheckpointFile
+from ...files.path import called, shown_path
+from ...text.lines import typed
+from ...text.wording import safe_text
 
 _VERSIONS = (2, 3)
 _START = struct.Struct("<4sIQQ")

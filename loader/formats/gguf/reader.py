@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats.gguf.ggml import quantisations
-from loader.formats.gguf.header import Header, Listed, Values
-from loader.formats.names import GGUF as FORMAT
-from loader.formats.opened import OpenedFile
-from loader.formats.pickle.leaves import leaf
-from loader.formats.tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
-from loader.text.wording import counted, safe_text
+from ...files.file import CheckpointFile
+from ...files.path import shown_path
+from ...text.wording import counted, safe_text
+from ..names import GGUF as FORMAT
+from ..opened import OpenedFile
+from ..pickle.leaves import leaf
+from ..tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
+from .ggml import quantisations
+from .header import Header, Listed, Values
 
 _ALIGNMENT = "general.alignment"
 _LARGEST_ALIGNMENT = 1 << 20

@@ -13,11 +13,11 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from loader.errors import CheckpointError
-from loader.formats.pickle.records import Global
-from loader.text.lines import typed
-from loader.text.wording import safe_text
-from loader.trust.needed import TORCH_CONSTANTS
+from ...errors import CheckpointError
+from ...text.lines import typed
+from ...text.wording import safe_text
+from ...trust.needed import TORCH_CONSTANTS
+from .records import Global
 
 _WITHOUT = "the weights load without it when the model is declared: model._target_=my_pkg.Net"
 SCRIPT_OBJECT = "torch.ScriptObject"

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from loader.formats.pickle.records import Global, Reduced
-from loader.formats.tree import ITEMSIZE, Storage, TensorEntry, contiguous
+from ..tree import ITEMSIZE, Storage, TensorEntry, contiguous
+from .records import Global, Reduced
 
 _PLACES = ("numpy.core", "numpy._core")
 _ARRAYS = frozenset(f"{place}.multiarray._reconstruct" for place in _PLACES)

@@ -6,10 +6,10 @@ long; nothing is converted, hashed or compared to write it.
 
 from __future__ import annotations
 
-from loader.formats.pickle.arrays import is_array, pickled_array
-from loader.formats.pickle.records import Global, PersistentId, PickledDict, PickledSet, Reduced
-from loader.formats.tree import Leaf, TensorEntry
-from loader.text.wording import counted, safe_text, shape
+from ...text.wording import counted, safe_text, shape
+from ..tree import Leaf, TensorEntry
+from .arrays import is_array, pickled_array
+from .records import Global, PersistentId, PickledDict, PickledSet, Reduced
 
 _LONGEST_KEY = 200
 _LONGEST_TEXT = 80

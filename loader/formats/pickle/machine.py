@@ -8,8 +8,8 @@ from __future__ import annotations
 import _compat_pickle  # the standard library's own table of Python 2 names; it has no public home
 from collections.abc import Callable, Mapping
 
-from loader.formats.pickle.records import Builder, Global
-from loader.formats.pickle.values import Data, MalformedError
+from .records import Builder, Global
+from .values import Data, MalformedError
 
 LONGEST_NAME = 1000
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loader.errors import CheckpointError
-from loader.formats.pickle.records import PickledDict, PickledSet, Reduced
-from loader.text.wording import safe_text
+from ...errors import CheckpointError
+from ...text.wording import safe_text
+from .records import PickledDict, PickledSet, Reduced
 
 _MOST_LEVELS = 200
 _MUCH_WORK = 100_000

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from loader.formats.pickle.admitted import is_plain
-from loader.formats.pickle.leaves import PLAIN
-from loader.formats.pickle.records import Global, PickledDict, PickledSet, Reduced, dotted
-from loader.formats.tree import TensorEntry
-from loader.trust.dangerous import is_hostile, leads_elsewhere, why_dangerous
-from loader.trust.needed import PICKLED
+from ...trust.dangerous import is_hostile, leads_elsewhere, why_dangerous
+from ...trust.needed import PICKLED
+from ..tree import TensorEntry
+from .admitted import is_plain
+from .leaves import PLAIN
+from .records import Global, PickledDict, PickledSet, Reduced, dotted
 
 UNNEEDED = "which no model needs and an attack would use"
 """What messages say of such names."""

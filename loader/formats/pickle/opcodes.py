@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeGuard
 
-from loader.formats.pickle.machine import Machine
-from loader.formats.pickle.records import Global, PickledDict, PickledSet, Reduced
-from loader.formats.pickle.values import MalformedError
-from loader.formats.tree import TensorEntry
+from ..tree import TensorEntry
+from .machine import Machine
+from .records import Global, PickledDict, PickledSet, Reduced
+from .values import MalformedError
 
 
 def _pop(machine: Machine) -> None:

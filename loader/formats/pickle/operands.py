@@ -8,9 +8,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from loader.formats.pickle.machine import LONGEST_NAME, Machine
-from loader.formats.pickle.records import Global, Reduced
-from loader.formats.pickle.values import MalformedError, line
+from .machine import LONGEST_NAME, Machine
+from .records import Global, Reduced
+from .values import MalformedError, line
 
 _HIGHEST_PROTOCOL = 5
 _LONGEST_INDEX = 20

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from loader.errors import CheckpointError
-from loader.text.wording import safe_text
+from ...errors import CheckpointError
+from ...text.wording import safe_text
 
 _CLASSES = "__torch__.torch.classes."
 

@@ -11,13 +11,13 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from loader.errors import CheckpointError
-from loader.formats.pickle.machine import Machine
-from loader.formats.pickle.opcodes import STACK
-from loader.formats.pickle.operands import OPERAND
-from loader.formats.pickle.records import Builder, Global, PersistentId
-from loader.formats.pickle.values import READERS, Data, MalformedError
-from loader.text.wording import safe_text
+from ...errors import CheckpointError
+from ...text.wording import safe_text
+from .machine import Machine
+from .opcodes import STACK
+from .operands import OPERAND
+from .records import Builder, Global, PersistentId
+from .values import READERS, Data, MalformedError
 
 _U4 = struct.Struct("<I").unpack_from
 

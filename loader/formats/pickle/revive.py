@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from loader.errors import CheckpointError
-from loader.formats.pickle.admitted import SCRIPT_OBJECT, constant, data_maker, resolve
-from loader.formats.pickle.leaves import PLAIN, type_of
-from loader.formats.pickle.needed import may_be_offered, needed_globals
-from loader.formats.pickle.packed import packed
-from loader.formats.pickle.records import Global, PickledDict, PickledSet, Reduced
-from loader.formats.tree import TensorEntry
-from loader.text.lines import line
-from loader.text.wording import listing, safe_text
+from ...errors import CheckpointError
+from ...text.lines import line
+from ...text.wording import listing, safe_text
+from ..tree import TensorEntry
+from .admitted import SCRIPT_OBJECT, constant, data_maker, resolve
+from .leaves import PLAIN, type_of
+from .needed import may_be_offered, needed_globals
+from .packed import packed
+from .records import Global, PickledDict, PickledSet, Reduced
 
 _MOST_KEY_PARTS = 1000
 _OLD_WAY = "declare the model instead, then nothing of the file is run: model._target_=my_pkg.Net"

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from loader.formats.pickle.arrays import device_tensor_from_array
-from loader.formats.pickle.records import Builder, Global, PickledDict, PickledSet, Reduced
-from loader.formats.pickle.views import NO_DETAILS, TypedStorage, dtype_name, malformed, outline, shape_of, viewed
-from loader.formats.tree import TensorEntry
+from ..tree import TensorEntry
+from .arrays import device_tensor_from_array
+from .records import Builder, Global, PickledDict, PickledSet, Reduced
+from .views import NO_DETAILS, TypedStorage, dtype_name, malformed, outline, shape_of, viewed
 
 _TENSOR = frozenset({"torch.Tensor", "torch._tensor.Tensor"})
 _WITH_GRADIENT: Mapping[str, object] = MappingProxyType({"requires_grad": True})

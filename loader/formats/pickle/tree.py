@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from loader.errors import CheckpointError
-from loader.formats.pickle.arrays import objects_of, pickled_array
-from loader.formats.pickle.leaves import PLAIN, key_of, leaf, type_of
-from loader.formats.pickle.modules import ModuleReader, module_tables
-from loader.formats.pickle.records import PickledDict, Reduced
-from loader.formats.pickle.wrappers import wrapped_tensor
-from loader.formats.tree import Container, Leaf, Node, TensorEntry
-from loader.text.wording import safe_text
+from ...errors import CheckpointError
+from ...text.wording import safe_text
+from ..tree import Container, Leaf, Node, TensorEntry
+from .arrays import objects_of, pickled_array
+from .leaves import PLAIN, key_of, leaf, type_of
+from .modules import ModuleReader, module_tables
+from .records import PickledDict, Reduced
+from .wrappers import wrapped_tensor
 
 _MOST_LEVELS = 100
 _LONGEST_KEY = 200

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from loader.errors import CheckpointError
-from loader.formats.pickle.records import Global, Reduced
-from loader.formats.tree import ITEMSIZE, Storage, TensorEntry
-from loader.text.wording import safe_text
+from ...errors import CheckpointError
+from ...text.wording import safe_text
+from ..tree import ITEMSIZE, Storage, TensorEntry
+from .records import Global, Reduced
 
 _MOST_DIMENSIONS = 64
 _LARGEST = 1 << 63

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from loader.errors import CheckpointError
-from loader.formats.pickle.records import Global, PickledDict, Reduced
-from loader.formats.pickle.views import dtype_name, outline
-from loader.formats.tree import Node, TensorEntry
-from loader.text.wording import counted, phrases, safe_text, shape
+from ...errors import CheckpointError
+from ...text.wording import counted, phrases, safe_text, shape
+from ..tree import Node, TensorEntry
+from .records import Global, PickledDict, Reduced
+from .views import dtype_name, outline
 
 WITHHELD = "withheld"
 """The detail that says why a tensor's values are not in the file, or not as they are."""

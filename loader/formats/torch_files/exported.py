@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loader.formats.archives.archived import ArchivedFile, Records
-from loader.formats.archives.zip import Archive
-from loader.formats.names import TORCH_EXPORT as FORMAT
-from loader.formats.pickle.tree import build_tree
-from loader.formats.pickle.views import TypedStorage, viewed
-from loader.formats.strict_json import read_mapping
-from loader.formats.torch_files.torch_zip import pickled_in
-from loader.formats.tree import Container, Leaf, Node
-from loader.text.wording import safe_text
+from ...text.wording import safe_text
+from ..archives.archived import ArchivedFile, Records
+from ..archives.zip import Archive
+from ..names import TORCH_EXPORT as FORMAT
+from ..pickle.tree import build_tree
+from ..pickle.views import TypedStorage, viewed
+from ..strict_json import read_mapping
+from ..tree import Container, Leaf, Node
+from .torch_zip import pickled_in
 
 CONSTANTS = "CONSTANTS"
 """Where tensors are shown that belong to the program and not to its state dict."""

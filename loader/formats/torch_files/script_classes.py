@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from loader.formats.archives.archived import Records
-from loader.formats.pickle.records import Global
-from loader.text.wording import safe_text
+from ...text.wording import safe_text
+from ..archives.archived import Records
+from ..pickle.records import Global
 
 ROOT = "__torch__"
 _MOST_CODE = 256 << 20

@@ -10,18 +10,18 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats.names import TORCH_LEGACY as FORMAT
-from loader.formats.opened import OpenedFile
-from loader.formats.pickle.reader import Unpickled, unpickle
-from loader.formats.pickle.records import Builder, PersistentId
-from loader.formats.pickle.tensors import BUILDERS
-from loader.formats.pickle.tree import build_tree
-from loader.formats.pickle.views import TypedStorage, storage_dtype
-from loader.formats.signatures import LEGACY_MAGIC
-from loader.formats.tree import ITEMSIZE, Storage
-from loader.text.wording import safe_text
+from ...files.file import CheckpointFile
+from ...files.path import shown_path
+from ...text.wording import safe_text
+from ..names import TORCH_LEGACY as FORMAT
+from ..opened import OpenedFile
+from ..pickle.reader import Unpickled, unpickle
+from ..pickle.records import Builder, PersistentId
+from ..pickle.tensors import BUILDERS
+from ..pickle.tree import build_tree
+from ..pickle.views import TypedStorage, storage_dtype
+from ..signatures import LEGACY_MAGIC
+from ..tree import ITEMSIZE, Storage
 
 _PROTOCOL_VERSION = 1001
 _COUNT = struct.Struct("<q")

@@ -10,19 +10,19 @@ import re
 import struct
 from collections.abc import Callable, Iterable
 
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats.archives.tar import TarMember, tar_members
-from loader.formats.names import TORCH_TAR as FORMAT
-from loader.formats.opened import OpenedFile
-from loader.formats.pickle.reader import Unpickled, unpickle
-from loader.formats.pickle.records import PersistentId
-from loader.formats.pickle.tensors import BUILDERS
-from loader.formats.pickle.tree import build_tree
-from loader.formats.pickle.views import TypedStorage, storage_dtype, viewed
-from loader.formats.signatures import TORCH_TAR_MEMBERS
-from loader.formats.tree import ITEMSIZE, Storage, TensorEntry
-from loader.text.wording import safe_text
+from ...files.file import CheckpointFile
+from ...files.path import shown_path
+from ...text.wording import safe_text
+from ..archives.tar import TarMember, tar_members
+from ..names import TORCH_TAR as FORMAT
+from ..opened import OpenedFile
+from ..pickle.reader import Unpickled, unpickle
+from ..pickle.records import PersistentId
+from ..pickle.tensors import BUILDERS
+from ..pickle.tree import build_tree
+from ..pickle.views import TypedStorage, storage_dtype, viewed
+from ..signatures import TORCH_TAR_MEMBERS
+from ..tree import ITEMSIZE, Storage, TensorEntry
 
 _COUNT = struct.Struct("<q")
 _DIMENSIONS = struct.Struct("<i4x")

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import struct
 
-from loader.errors import CheckpointError
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats.archives.archived import INDEX, ArchivedFile, Records, torch_records
-from loader.formats.archives.zip import STORED, Archive
-from loader.formats.names import TORCH_ZIP as FORMAT
-from loader.formats.pickle.reader import unpickle
-from loader.formats.pickle.records import PersistentId
-from loader.formats.pickle.tensors import BUILDERS
-from loader.formats.pickle.tree import build_tree
-from loader.formats.pickle.views import TypedStorage, storage_dtype
-from loader.formats.tree import ITEMSIZE
-from loader.text.wording import listing, safe_text
+from ...errors import CheckpointError
+from ...files.file import CheckpointFile
+from ...files.path import shown_path
+from ...text.wording import listing, safe_text
+from ..archives.archived import INDEX, ArchivedFile, Records, torch_records
+from ..archives.zip import STORED, Archive
+from ..names import TORCH_ZIP as FORMAT
+from ..pickle.reader import unpickle
+from ..pickle.records import PersistentId
+from ..pickle.tensors import BUILDERS
+from ..pickle.tree import build_tree
+from ..pickle.views import TypedStorage, storage_dtype
+from ..tree import ITEMSIZE
 
 POLICY = "policy.pth"
 _BASELINES = frozenset({"data", "_stable_baselines3_version"})

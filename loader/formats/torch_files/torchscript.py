@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loader.formats.archives.archived import INDEX, ArchivedFile, Records, torch_records
-from loader.formats.archives.zip import Archive
-from loader.formats.names import TORCHSCRIPT as FORMAT
-from loader.formats.pickle.records import PickledDict, Reduced
-from loader.formats.pickle.tree import build_tree
-from loader.formats.torch_files.script_classes import ScriptClass, script_classes
-from loader.formats.torch_files.torch_zip import PickleInArchive
-from loader.formats.tree import Container, TensorEntry
-from loader.text.wording import safe_text
+from ...text.wording import safe_text
+from ..archives.archived import INDEX, ArchivedFile, Records, torch_records
+from ..archives.zip import Archive
+from ..names import TORCHSCRIPT as FORMAT
+from ..pickle.records import PickledDict, Reduced
+from ..pickle.tree import build_tree
+from ..tree import Container, TensorEntry
+from .script_classes import ScriptClass, script_classes
+from .torch_zip import PickleInArchive
 
 CONSTANTS = "CONSTANTS"
 """Under this name the code refers to tensors that are no attributes; all weights are there in a frozen module."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from loader.errors import ConfigError
-from loader.formats.safetensors_writer import fault, nbytes
-from loader.module.slots import identity
-from loader.text.wording import counted, phrases, safe_text
+from ...errors import ConfigError
+from ...formats.safetensors_writer import fault, nbytes
+from ...module.slots import identity
+from ...text.wording import counted, phrases, safe_text
 
 
 @dataclass(slots=True)

@@ -16,26 +16,26 @@ from typing import Any
 
 from torch import nn
 
-from loader.apply.place import resolve_dtype
-from loader.builder.embedded import untrusted
-from loader.builder.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
-from loader.errors import ConfigError
-from loader.files.drafts import drafts
-from loader.files.path import called, is_copy
-from loader.files.sources import Sources
-from loader.formats.safetensors_writer import nbytes, pieces
-from loader.modes.convert.contents import Contents, contents, shards
-from loader.modes.convert.destination import Destination, destination
-from loader.modes.convert.existing import refuse_to_replace
-from loader.modes.convert.turn import turn
-from loader.parts.open import Part
-from loader.report.data import Report
-from loader.schema import OF_A_FILE, JobConfig
-from loader.text.lines import override, typed
-from loader.text.redaction import redacted
-from loader.text.wording import phrases
-from loader.verify import golden
-from loader.verify.verify import say_kept
+from ...apply.place import resolve_dtype
+from ...builder.embedded import untrusted
+from ...builder.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
+from ...errors import ConfigError
+from ...files.drafts import drafts
+from ...files.path import called, is_copy
+from ...files.sources import Sources
+from ...formats.safetensors_writer import nbytes, pieces
+from ...parts.open import Part
+from ...report.data import Report
+from ...schema import OF_A_FILE, JobConfig
+from ...text.lines import override, typed
+from ...text.redaction import redacted
+from ...text.wording import phrases
+from ...verify import golden
+from ...verify.verify import say_kept
+from .contents import Contents, contents, shards
+from .destination import Destination, destination
+from .existing import refuse_to_replace
+from .turn import turn
 
 
 class Conversion:

@@ -11,12 +11,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from loader.errors import ConfigError
-from loader.files.path import shown_path
-from loader.schema import ConvertConfig
-from loader.text import lines
-from loader.text.wording import safe_text
-from loader.verify import golden
+from ...errors import ConfigError
+from ...files.path import shown_path
+from ...schema import ConvertConfig
+from ...text import lines
+from ...text.wording import safe_text
+from ...verify import golden
 
 ENDING = ".safetensors"
 _IN_A_FOLDER = "model"

@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from loader.builder.record import Record, Source, read_record
-from loader.errors import CheckpointError, ConfigError
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.files.sources import Sources, inode
-from loader.formats import open_checkpoint
-from loader.formats.index import read_index
-from loader.modes.convert.destination import Destination
-from loader.schema import AUTO
-from loader.text.lines import typed
-from loader.text.wording import listing
-from loader.verify import golden
+from ...builder.record import Record, Source, read_record
+from ...errors import CheckpointError, ConfigError
+from ...files.file import CheckpointFile
+from ...files.path import shown_path
+from ...files.sources import Sources, inode
+from ...formats import open_checkpoint
+from ...formats.index import read_index
+from ...schema import AUTO
+from ...text.lines import typed
+from ...text.wording import listing
+from ...verify import golden
+from .destination import Destination
 
 
 def standing(place: Destination) -> list[Path]:

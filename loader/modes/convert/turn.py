@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from loader.errors import ConfigError
-from loader.files.path import shown_path
-from loader.modes.convert.destination import Destination
+from ...errors import ConfigError
+from ...files.path import shown_path
+from .destination import Destination
 
 log = logging.getLogger(__name__)
 

@@ -11,26 +11,26 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from fnmatch import translate
 
-from loader.errors import FitError
-from loader.files.path import shown_path
-from loader.formats.pickle.needed import needed_globals, no_part_of_a_model
-from loader.formats.tree import Container
-from loader.keys.select import subtree
-from loader.keys.written import key_override
-from loader.modes.inspect.draw import Known, draw
-from loader.modes.inspect.fold import fold
-from loader.modes.inspect.following import what_to_type
-from loader.modes.inspect.guess import IN_ARCHIVE, candidates
-from loader.modes.inspect.modules import module_rows
-from loader.modes.inspect.rows import CandidateRow, FileRow, GlobalRow
-from loader.modes.inspect.survey import Survey, notes_of, survey
-from loader.parts.open import Part, open_parts
-from loader.report import fill
-from loader.report.data import Report
-from loader.runtime import collector_paused
-from loader.schema import AUTO, InspectConfig, JobConfig, config_path
-from loader.text.lines import line
-from loader.text.wording import closest, counted, listing, safe_text
+from ...errors import FitError
+from ...files.path import shown_path
+from ...formats.pickle.needed import needed_globals, no_part_of_a_model
+from ...formats.tree import Container
+from ...keys.select import subtree
+from ...keys.written import key_override
+from ...parts.open import Part, open_parts
+from ...report import fill
+from ...report.data import Report
+from ...runtime import collector_paused
+from ...schema import AUTO, InspectConfig, JobConfig, config_path
+from ...text.lines import line
+from ...text.wording import closest, counted, listing, safe_text
+from .draw import Known, draw
+from .fold import fold
+from .following import what_to_type
+from .guess import IN_ARCHIVE, candidates
+from .modules import module_rows
+from .rows import CandidateRow, FileRow, GlobalRow
+from .survey import Survey, notes_of, survey
 
 
 def inspect_files(job: JobConfig, report: Report) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from loader.modes.inspect.fold import Folded, is_view
-from loader.modes.inspect.rows import EntryRow, ModuleRow, TensorRow
-from loader.text.wording import counted, safe_text, shape, size
+from ...text.wording import counted, safe_text, shape, size
+from .fold import Folded, is_view
+from .rows import EntryRow, ModuleRow, TensorRow
 
 SCREEN = 60
 """Lines that a tree takes when nobody said how deep it should go."""

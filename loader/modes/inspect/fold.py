@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from loader.modes.inspect.modules import levels
-from loader.modes.inspect.rows import EntryRow, TensorRow
-from loader.modes.inspect.survey import own_bytes
-from loader.suggest.grouping import group
-from loader.suggest.names import is_number
+from ...suggest.grouping import group
+from ...suggest.names import is_number
+from .modules import levels
+from .rows import EntryRow, TensorRow
+from .survey import own_bytes
 
 Row = TensorRow | EntryRow
 

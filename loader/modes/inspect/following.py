@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from loader.formats.pickle.needed import may_be_offered
-from loader.keys.written import key_override, may_be_typed
-from loader.modes.inspect.rows import CandidateRow
-from loader.schema import CheckpointConfig
-from loader.text.lines import override, typed
-from loader.text.wording import program
+from ...formats.pickle.needed import may_be_offered
+from ...keys.written import key_override, may_be_typed
+from ...schema import CheckpointConfig
+from ...text.lines import override, typed
+from ...text.wording import program
+from .rows import CandidateRow
 
 _MOST_OTHERS = 4
 _MOST_GLOBALS = 50

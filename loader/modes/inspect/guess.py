@@ -10,17 +10,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from loader.formats.pickle.needed import needed_globals
-from loader.formats.tree import Container
-from loader.keys.optimizers import MOMENTS, is_moment, optimizers, owner
-from loader.keys.select import LIGHTNING, lightning_weights
-from loader.modes.inspect.prefixes import Names, describe_names
-from loader.modes.inspect.rows import CandidateRow, TensorRow
-from loader.modes.inspect.survey import Survey, own_bytes, own_elements
-from loader.suggest.averages import is_average
-from loader.suggest.nature import described
-from loader.suggest.steps import AVERAGE
-from loader.text.wording import counted
+from ...formats.pickle.needed import needed_globals
+from ...formats.tree import Container
+from ...keys.optimizers import MOMENTS, is_moment, optimizers, owner
+from ...keys.select import LIGHTNING, lightning_weights
+from ...suggest.averages import is_average
+from ...suggest.nature import described
+from ...suggest.steps import AVERAGE
+from ...text.wording import counted
+from .prefixes import Names, describe_names
+from .rows import CandidateRow, TensorRow
+from .survey import Survey, own_bytes, own_elements
 
 ROLES = ("weights", "model", "average", "tensors", "optimizer")
 """What a nested key may hold, the likeliest to be wanted first."""

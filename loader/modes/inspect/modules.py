@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from loader.formats.tree import Container
-from loader.modes.inspect.rows import EntryRow, ModuleRow, TensorRow
-from loader.modes.inspect.survey import own_bytes, own_elements
+from ...formats.tree import Container
+from .rows import EntryRow, ModuleRow, TensorRow
+from .survey import own_bytes, own_elements
 
 DEEPEST = 24
 """Levels of names; what is deeper stays one name."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from loader.keys.rules import READY_MADE
-from loader.keys.written import may_be_typed, rules_override, under_ready_names
-from loader.modes.inspect.rows import PrefixRow
-from loader.schema import RuleConfig
-from loader.suggest.names import WRAPPERS, Path, segments
-from loader.suggest.steps import unwrapping
+from ...keys.rules import READY_MADE
+from ...keys.written import may_be_typed, rules_override, under_ready_names
+from ...schema import RuleConfig
+from ...suggest.names import WRAPPERS, Path, segments
+from ...suggest.steps import unwrapping
+from .rows import PrefixRow
 
 _IN_FRONT = "module"
 """Also an ordinary name; a wrapper's only where nearly all names begin so."""

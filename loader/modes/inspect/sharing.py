@@ -6,8 +6,8 @@ met, so that the same file always gets the same numbers.
 
 from __future__ import annotations
 
-from loader.formats.tree import Storage, TensorEntry
-from loader.modes.inspect.rows import StorageRow
+from ...formats.tree import Storage, TensorEntry
+from .rows import StorageRow
 
 
 class Sharing:

@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from loader.formats.pickle.leaves import leaf as describe
-from loader.formats.pickle.records import PickledDict, Reduced
-from loader.formats.tree import Container, Leaf, Piece, TensorEntry
-from loader.modes.inspect.rows import ComponentRow, DtypeRow, EntryRow, PieceRow, ShardRow, TensorRow, TotalsRow
-from loader.modes.inspect.sharing import Sharing
+from ...formats.pickle.leaves import leaf as describe
+from ...formats.pickle.records import PickledDict, Reduced
+from ...formats.tree import Container, Leaf, Piece, TensorEntry
+from .rows import ComponentRow, DtypeRow, EntryRow, PieceRow, ShardRow, TensorRow, TotalsRow
+from .sharing import Sharing
 
 _LONGEST_VALUE = 1000
 _LARGEST_NUMBER = 1 << 63

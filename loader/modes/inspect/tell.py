@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from loader.formats.pickle.needed import UNNEEDED
-from loader.keys.written import written
-from loader.modes.inspect.fold import is_view
-from loader.modes.inspect.rows import CandidateRow, FileRow
-from loader.text.wording import counted, listing, phrases, safe_text, size
+from ...formats.pickle.needed import UNNEEDED
+from ...keys.written import written
+from ...text.wording import counted, listing, phrases, safe_text, size
+from .fold import is_view
+from .rows import CandidateRow, FileRow
 
 Line = tuple[str, str, str]
 """Label, text, and style."""

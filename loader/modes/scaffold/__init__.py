@@ -15,31 +15,31 @@ from typing import Any
 import torch
 from torch import nn
 
-from loader.apply.place import own_random_state
-from loader.builder import Built, build_model
-from loader.builder.targets import TARGET
-from loader.errors import CheckpointError, ConfigError, LoaderError
-from loader.files.path import is_url
-from loader.formats.tree import Container
-from loader.keys.select import find
-from loader.modes.scaffold.arguments import Inference, given_lines, infer
-from loader.modes.scaffold.fitting import DEFAULT, Fitting, fitting_of, no_fit
-from loader.modes.scaffold.forward import forward_lines
-from loader.modes.scaffold.hints import hints_of
-from loader.modes.scaffold.page import MISSING, Line
-from loader.modes.scaffold.place import Place, choose_place
-from loader.modes.scaffold.published import CONFIG, LIBRARY, check_class, config_in, installed, left_out, published
-from loader.modes.scaffold.settings import config_text
-from loader.parts.open import Part, open_parts
-from loader.report import fill
-from loader.report.data import Report
-from loader.schema import AUTO, EMBEDDED, JobConfig
-from loader.suggest.goals import goals_of
-from loader.suggest.sizes.confined import Confined, apart
-from loader.suggest.sizes.probe import Probe
-from loader.text.lines import blank, line, typed, under
-from loader.text.redaction import redacted
-from loader.text.wording import listing, safe_text
+from ...apply.place import own_random_state
+from ...builder import Built, build_model
+from ...builder.targets import TARGET
+from ...errors import CheckpointError, ConfigError, LoaderError
+from ...files.path import is_url
+from ...formats.tree import Container
+from ...keys.select import find
+from ...parts.open import Part, open_parts
+from ...report import fill
+from ...report.data import Report
+from ...schema import AUTO, EMBEDDED, JobConfig
+from ...suggest.goals import goals_of
+from ...suggest.sizes.confined import Confined, apart
+from ...suggest.sizes.probe import Probe
+from ...text.lines import blank, line, typed, under
+from ...text.redaction import redacted
+from ...text.wording import listing, safe_text
+from .arguments import Inference, given_lines, infer
+from .fitting import DEFAULT, Fitting, fitting_of, no_fit
+from .forward import forward_lines
+from .hints import hints_of
+from .page import MISSING, Line
+from .place import Place, choose_place
+from .published import CONFIG, LIBRARY, check_class, config_in, installed, left_out, published
+from .settings import config_text
 
 _TYPED = "as typed"
 

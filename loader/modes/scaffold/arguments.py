@@ -15,19 +15,19 @@ from typing import Any
 
 from torch import nn
 
-from loader.builder.arguments import signature_of
-from loader.builder.policy import Policy
-from loader.builder.targets import TARGET, find_targets
-from loader.modes.scaffold.hints import Hint, Hints
-from loader.modes.scaffold.page import MISSING, Line
-from loader.schema import JobConfig
-from loader.suggest.sizes.behind import behind, hands_on
-from loader.suggest.sizes.certainty import FREE, OPEN, SHARED, TOLD, partners
-from loader.suggest.sizes.knobs import Knob, kind_of, knobs_of, same
-from loader.suggest.sizes.outside import reaches_outside
-from loader.suggest.sizes.probe import Goal, Probe, Seen
-from loader.suggest.sizes.solve import Solution, begin, solve, sure
-from loader.text.wording import counted
+from ...builder.arguments import signature_of
+from ...builder.policy import Policy
+from ...builder.targets import TARGET, find_targets
+from ...schema import JobConfig
+from ...suggest.sizes.behind import behind, hands_on
+from ...suggest.sizes.certainty import FREE, OPEN, SHARED, TOLD, partners
+from ...suggest.sizes.knobs import Knob, kind_of, knobs_of, same
+from ...suggest.sizes.outside import reaches_outside
+from ...suggest.sizes.probe import Goal, Probe, Seen
+from ...suggest.sizes.solve import Solution, begin, solve, sure
+from ...text.wording import counted
+from .hints import Hint, Hints
+from .page import MISSING, Line
 
 _MOST_BUILDS = 600
 _MOST_SECONDS = 20

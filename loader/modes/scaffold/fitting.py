@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from loader.apply.prepare import prepare
-from loader.errors import ConfigError, FitError
-from loader.module.slots import slots, wanted
-from loader.parts.open import Part
-from loader.schema import AUTO, AllowConfig, JobConfig, RuleConfig
-from loader.suggest.advice import Advice
-from loader.suggest.explain import explain
-from loader.suggest.problem import Explanation, fits
-from loader.suggest.sizes.probe import Probe
-from loader.text.wording import counted, safe_text
+from ...apply.prepare import prepare
+from ...errors import ConfigError, FitError
+from ...module.slots import slots, wanted
+from ...parts.open import Part
+from ...schema import AUTO, AllowConfig, JobConfig, RuleConfig
+from ...suggest.advice import Advice
+from ...suggest.explain import explain
+from ...suggest.problem import Explanation, fits
+from ...suggest.sizes.probe import Probe
+from ...text.wording import counted, safe_text
 
 _TARGET = "_target_"
 DEFAULT = "loader.examples.SimpleNet"

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from loader.modes.scaffold.page import Line
-from loader.verify.forward import Pass, run
-from loader.verify.inputs import make_inputs
-from loader.verify.proposal import propose
+from ...verify.forward import Pass, run
+from ...verify.inputs import make_inputs
+from ...verify.proposal import propose
+from .page import Line
 
 _GIVE = "then give verify.input={shape: …} and take this out"
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from loader.formats.pickle.arrays import pickled_number
-from loader.formats.pickle.records import PickledDict, Reduced
-from loader.formats.strict_json import parse_mapping
-from loader.formats.tree import Container, Leaf, Node, TensorEntry
-from loader.text.wording import safe_text
+from ...formats.pickle.arrays import pickled_number
+from ...formats.pickle.records import PickledDict, Reduced
+from ...formats.strict_json import parse_mapping
+from ...formats.tree import Container, Leaf, Node, TensorEntry
+from ...text.wording import safe_text
 
 PLACES = ("hyper_parameters", "hparams", "model_args", "args", "config", "cfg")
 """Where training programs keep what a model was made with; Lightning's is the first."""

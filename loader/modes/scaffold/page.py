@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from loader.text.wording import safe_text
+from ...text.wording import safe_text
 
 MISSING = "???"
 """A value that has to be given before the config runs."""

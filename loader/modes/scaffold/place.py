@@ -10,12 +10,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from loader.config.layers import conf_dir
-from loader.config.quoting import parse_value
-from loader.errors import ConfigError
-from loader.files.path import is_url
-from loader.text.lines import line, override, typed
-from loader.text.wording import program, safe_text
+from ...config.layers import conf_dir
+from ...config.quoting import parse_value
+from ...errors import ConfigError
+from ...files.path import is_url
+from ...text.lines import line, override, typed
+from ...text.wording import program, safe_text
 
 GROUP = "experiment"
 DEFAULT = f"conf/{GROUP}/"
@@ -78,7 +78,7 @@ def choose_place(wanted: str | None, checkpoint: str) -> Place:
 def name_of(checkpoint: str) -> str:
     """An option's name made of a checkpoint's."""
     if is_url(checkpoint):
-        from loader.remote.urls import parse_url  # noqa: PLC0415  # only URLs need it
+        from ...remote.urls import parse_url  # noqa: PLC0415  # only URLs need it
 
         checkpoint = parse_url(checkpoint).name
     return _tidy(_SUFFIXES.sub("", checkpoint.rstrip("/").rpartition("/")[2]))

@@ -16,14 +16,14 @@ from typing import Any
 
 from torch import nn
 
-from loader.builder.locate import locate
-from loader.builder.policy import identity
-from loader.errors import CheckpointError, ConfigError
-from loader.files.confine import leads_out
-from loader.files.file import CheckpointFile
-from loader.files.path import shown_path
-from loader.formats.strict_json import read_mapping
-from loader.text.wording import safe_text
+from ...builder.locate import locate
+from ...builder.policy import identity
+from ...errors import CheckpointError, ConfigError
+from ...files.confine import leads_out
+from ...files.file import CheckpointFile
+from ...files.path import shown_path
+from ...formats.strict_json import read_mapping
+from ...text.wording import safe_text
 
 CONFIG = "config.json"
 LIBRARY = "transformers"

@@ -10,14 +10,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loader.keys.written import ready_made
-from loader.modes.scaffold.fitting import Fitting
-from loader.modes.scaffold.page import Line, flow, page, section
-from loader.modes.scaffold.place import Place
-from loader.parts.open import Part
-from loader.schema import AUTO, AllowConfig, CheckpointConfig, JobConfig, RuleConfig
-from loader.text.lines import typed
-from loader.text.wording import safe_text
+from ...keys.written import ready_made
+from ...parts.open import Part
+from ...schema import AUTO, AllowConfig, CheckpointConfig, JobConfig, RuleConfig
+from ...text.lines import typed
+from ...text.wording import safe_text
+from .fitting import Fitting
+from .page import Line, flow, page, section
+from .place import Place
 
 _OWN = ("mode", "model", "checkpoint", "rules", "parts", "allow", "verify", "inspect", "convert", "scaffold")
 """Sections that are written on their own, or that are no part of a load."""

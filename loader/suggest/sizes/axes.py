@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from loader.suggest.sizes.knobs import FLOAT, INT, SIZES, Knob
-from loader.suggest.sizes.probe import Probe, Seen, Values
+from .knobs import FLOAT, INT, SIZES, Knob
+from .probe import Probe, Seen, Values
 
 _LARGEST = 2**53
 """Beyond it, and where it is no number at all, a value cannot be reckoned with."""

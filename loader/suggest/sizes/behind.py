@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from loader.errors import LoaderError
-from loader.suggest.sizes.knobs import Knob, knobs_of, taking
+from ...errors import LoaderError
+from .knobs import Knob, knobs_of, taking
 
 _MOST_CLASSES = 3
 _Calls = dict[tuple[int, CodeType], dict[str, Any]]

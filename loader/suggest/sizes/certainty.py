@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from loader.suggest.sizes.axes import Axis, axes, current, respond
-from loader.suggest.sizes.knobs import CHOICE, FLOAT, SIZES, Knob
-from loader.suggest.sizes.probe import Goal, Probe, Seen, Values
-from loader.suggest.sizes.sizes import settle_sizes
+from .axes import Axis, axes, current, respond
+from .knobs import CHOICE, FLOAT, SIZES, Knob
+from .probe import Goal, Probe, Seen, Values
+from .sizes import settle_sizes
 
 TOLD, FREE, LOOSE, SHARED, OPEN = "told", "free", "loose", "shared", "open"
 """The shapes tell it, they say nothing of it, numbers beside it do as well, other arguments can stand in for it, or the

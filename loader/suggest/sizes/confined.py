@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from loader.errors import ConfigError, LoaderError
+from ...errors import ConfigError, LoaderError
 
 _T = TypeVar("_T")
 

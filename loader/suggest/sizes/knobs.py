@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from inspect import Parameter
 from typing import Any, Literal, get_args, get_origin
 
-from loader.suggest.sizes.outside import reaches_outside
+from .outside import reaches_outside
 
 REQUIRED = Parameter.empty
 """The default of an argument that has none."""

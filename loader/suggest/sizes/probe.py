@@ -17,10 +17,10 @@ from typing import Any
 
 from torch import nn
 
-from loader.errors import LoaderError
-from loader.keys.plan import Wanted
-from loader.module.slots import slots, wanted
-from loader.suggest.sizes.confined import Confined, apart
+from ...errors import LoaderError
+from ...keys.plan import Wanted
+from ...module.slots import slots, wanted
+from .confined import Confined, apart
 
 Values = Mapping[str, Any]
 """Argument → value; what is not in it has the constructor's default."""

@@ -14,9 +14,9 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from loader.suggest.sizes.axes import Axis, Place, Response, axes, current, respond
-from loader.suggest.sizes.knobs import FLOAT, INT, Knob
-from loader.suggest.sizes.probe import Goal, Probe, Seen, Values
+from .axes import Axis, Place, Response, axes, current, respond
+from .knobs import FLOAT, INT, Knob
+from .probe import Goal, Probe, Seen, Values
 
 _ROUNDS = 16
 _LARGEST = 2**31

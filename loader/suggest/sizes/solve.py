@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loader.suggest.sizes.axes import current
-from loader.suggest.sizes.certainty import certainty
-from loader.suggest.sizes.knobs import CHOICE, FLOAT, INT, SIZES, Knob, taking
-from loader.suggest.sizes.probe import Distance, Goal, Probe, Seen, Values
-from loader.suggest.sizes.sizes import settle_sizes
-from loader.suggest.sizes.structure import settle_structure
+from .axes import current
+from .certainty import certainty
+from .knobs import CHOICE, FLOAT, INT, SIZES, Knob, taking
+from .probe import Distance, Goal, Probe, Seen, Values
+from .sizes import settle_sizes
+from .structure import settle_structure
 
 _ROUNDS = 3
 _MOST_SWITCHES = 3

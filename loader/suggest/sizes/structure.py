@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
-from loader.suggest.sizes.axes import Response, axes, current, respond
-from loader.suggest.sizes.knobs import CHOICE, FLOAT, INT, SIZES, Knob
-from loader.suggest.sizes.probe import Goal, Probe, Seen, Values
+from .axes import Response, axes, current, respond
+from .knobs import CHOICE, FLOAT, INT, SIZES, Knob
+from .probe import Goal, Probe, Seen, Values
 
 _DEEPEST = 1024
 _ROUNDS = 4
