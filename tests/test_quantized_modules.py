@@ -14,7 +14,7 @@ from torch.ao import quantization
 
 from loader import load_into
 from loader.errors import CheckpointError, FitError
-from loader.formats.pickle.packed import packed
+from loader.formats.pickle.revive import packed
 from tests.jobs import carry_out
 from tests.models import filled
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..builder.policy import Policy
 from ..errors import FitError
-from ..formats.pickle.wrappers import refuse_withheld
+from ..formats.pickle.objects import refuse_withheld
 from ..formats.tree import TensorEntry
 from ..keys.plan import Plan, Wanted, make_plan
 from ..keys.quantized import may_be_quantized, refuse_quantized

@@ -16,7 +16,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..text.wording import safe_text
-from .pickle.wrappers import WHOLE, WITHHELD
+from .pickle.objects import WHOLE, WITHHELD
 from .tree import ITEMSIZE, Storage, TensorEntry
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE if hasattr(torch, name)}

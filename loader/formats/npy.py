@@ -15,8 +15,8 @@ from ..files.path import shown_path
 from ..text.wording import counted, listing, safe_text, shape
 from .names import NPY as FORMAT
 from .opened import OpenedFile
-from .pickle.arrays import NUMPY_DTYPES
 from .pickle.reader import unpickle
+from .pickle.storages import NUMPY_DTYPES
 from .pickle.tensors import BUILDERS
 from .pickle.tree import build_tree
 from .signatures import NPY_MAGIC

@@ -14,7 +14,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..formats.once import ReadOnce
-from ..formats.pickle.arrays import ARRAY
+from ..formats.pickle.storages import ARRAY
 from ..formats.tree import TensorEntry
 from .open import Part
 

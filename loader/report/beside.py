@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..formats.pickle.leaves import PLAIN
+from ..formats.pickle.tree import PLAIN
 from ..formats.tree import Container, Leaf, TensorEntry
 
 _MOST = 100

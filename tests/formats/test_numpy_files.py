@@ -14,7 +14,7 @@ import torch
 from loader import load_into
 from loader.errors import CheckpointError, FitError
 from loader.formats import open_checkpoint
-from loader.formats.pickle.arrays import NUMPY_DTYPES
+from loader.formats.pickle.storages import NUMPY_DTYPES
 from loader.formats.tree import Container, Leaf
 from tests.formats.comparing import assert_same
 from tests.jobs import carry_out

@@ -9,7 +9,7 @@ import torch
 
 import loader
 from loader.formats import open_checkpoint
-from loader.formats.pickle.leaves import leaf
+from loader.formats.pickle.tree import leaf
 from loader.formats.tree import Container, Leaf, Node, TensorEntry
 from loader.report.beside import beside
 

@@ -18,8 +18,8 @@ from ...text.wording import counted, listing, phrases, safe_text
 from ..index import fault_of_name
 from ..pickle.reader import unpickle
 from ..pickle.records import PickledDict, Reduced
+from ..pickle.storages import dtype_name, shape_of
 from ..pickle.tensors import BUILDERS
-from ..pickle.views import dtype_name, shape_of
 from ..tree import ITEMSIZE
 from .coverage import fault_of_cover
 

@@ -13,7 +13,7 @@ from ...files.path import path_override, shown_path
 from ...text.wording import safe_text
 from ..opened import OpenedFile
 from ..pickle.records import PickledDict, Reduced
-from ..pickle.views import shape_of
+from ..pickle.storages import shape_of
 from ..tree import Container, Node, TensorEntry, contiguous
 
 _FLAT = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups", 3: "fp32_flat_groups"}

@@ -14,7 +14,7 @@ from ...files.path import shown_path
 from ...text.wording import counted, safe_text
 from ..names import GGUF as FORMAT
 from ..opened import OpenedFile
-from ..pickle.leaves import leaf
+from ..pickle.tree import leaf
 from ..tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
 from .ggml import quantisations
 from .header import Header, Listed, Values

@@ -1,18 +1,210 @@
-"""What a file's objects need to be rebuilt: names that would be imported, and tensors.
+"""What a name in a file may stand for.
 
-Guarantees: a pure walk over a file's records, once per object and without recursion; nothing is imported, nor is torch.
+Guarantees: plain data (sizes, devices, dtypes, containers) is made by this module's own code, whatever is admitted; any
+other name is imported only if it is admitted, and is used only if it is what the admitted name says. What needs no
+permission is told without importing torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import importlib
+import types
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
 
+from ...errors import CheckpointError
+from ...text.lines import typed
+from ...text.wording import safe_text
 from ...trust.dangerous import is_hostile, leads_elsewhere, why_dangerous
-from ...trust.needed import PICKLED
+from ...trust.needed import PICKLED, TORCH_CONSTANTS
 from ..tree import TensorEntry
-from .admitted import is_plain
-from .leaves import PLAIN
 from .records import Global, PickledDict, PickledSet, Reduced, dotted
+from .tree import PLAIN
+
+_WITHOUT = "the weights load without it when the model is declared: model._target_=my_pkg.Net"
+SCRIPT_OBJECT = "torch.ScriptObject"
+"""What packed weights are; `packed` makes those of known classes."""
+_TYPES: Mapping[str, type] = {
+    f"builtins.{kind.__name__}": kind
+    for kind in (int, float, bool, str, bytes, bytearray, complex, list, tuple, dict, set, frozenset, object)
+} | {f"collections.{kind.__name__}": kind for kind in (OrderedDict, defaultdict, Counter, deque)}
+
+
+def is_plain(named: Global) -> bool:
+    """Whether a name stands for plain data or what makes it, and so needs no permission."""
+    plain = data_maker(named) is not None or _is_torch_constant(named) or named.full_name in _TYPES
+    return plain or named.full_name == SCRIPT_OBJECT
+
+
+def constant(named: Global) -> Any:
+    """The dtype, layout or plain type that a name stands for; None where it is none."""
+    if _is_torch_constant(named):
+        import torch  # noqa: PLC0415  # telling what a file needs does without
+
+        return getattr(torch, named.name, None)
+    return _TYPES.get(named.full_name)
+
+
+def _is_torch_constant(named: Global) -> bool:
+    return named.module == "torch" and named.name in TORCH_CONSTANTS
+
+
+def data_maker(named: Global) -> Callable[..., Any] | None:
+    """What makes the plain data that the named function would make; None where it is not known to make any."""
+    return _MAKERS.get(named.full_name)
+
+
+def resolve(named: Global, allow: Collection[str]) -> Any:
+    """Imports what a name stands for.
+
+    Args:
+        named: The name in the file.
+        allow: The names that may be imported, as ``module.qualname``.
+
+    Raises:
+        CheckpointError: It is not admitted, cannot be imported, or is something else than its name says.
+    """
+    known = constant(named)
+    if known is not None:
+        return known
+    if named.full_name not in allow:
+        raise CheckpointError(f"{safe_text(named.full_name)} is not admitted", _WITHOUT)
+    found: Any = _imported(named)
+    for step, part in enumerate(named.name.split(".")):
+        # Only the module itself and classes are walked: a module inside a module would lead anywhere.
+        if step and not isinstance(found, type):
+            raise _elsewhere(named, f"'{safe_text(part)}' is looked up in something that is no class")
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            package = typed(named.module.partition(".")[0]) or "its package"
+            raise CheckpointError(
+                f"the module {safe_text(named.module)} has no '{safe_text(named.name)}', which this file names",
+                f"use the version of {package} that the file was written with; {_WITHOUT}",
+            ) from error
+    if isinstance(found, types.ModuleType):
+        raise _elsewhere(named, "it is a module")
+    own = _own_name(found)
+    if own not in {"", named.full_name} and own not in allow:
+        raise _elsewhere(named, f"it is {safe_text(own)} in truth, and that name is not admitted")
+    return found
+
+
+def _imported(named: Global) -> types.ModuleType:
+    top = named.module.partition(".")[0]
+    try:
+        return importlib.import_module(named.module)
+    except ModuleNotFoundError as error:
+        if not (named.module + ".").startswith(f"{error.name}."):
+            raise _import_broke(named, error) from error
+        raise CheckpointError(
+            f"this file needs {safe_text(named.full_name)}, and there is no module {safe_text(error.name)} to import",
+            f"add the folder that holds {typed(top) or 'it'} to the Python path: PYTHONPATH=/path/to/it; {_WITHOUT}",
+        ) from error
+    except Exception as error:  # what a module does when it is imported may raise anything
+        raise _import_broke(named, error) from error
+
+
+def _import_broke(named: Global, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"this file needs {safe_text(named.full_name)}, and importing {safe_text(named.module)} raised "
+        f"{type(error).__name__}: {safe_text(error, 200)}",
+        f"mend the module, or go without: {_WITHOUT}",
+    )
+
+
+def _elsewhere(named: Global, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{safe_text(named.full_name)} is not used: {why}", f"admit the name that is meant, if you trust it; {_WITHOUT}"
+    )
+
+
+def _own_name(found: Any) -> str:
+    """The name under which a class or function was defined; empty for other objects, which carry none."""
+    if not isinstance(found, type | types.FunctionType | types.BuiltinFunctionType):
+        return ""
+    module: Any = found.__module__
+    return f"{module}.{found.__qualname__}" if module else ""
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    if encoding not in {"latin1", "latin-1"}:
+        raise ValueError("pickle writes bytes as latin1 text")
+    return text.encode("latin1")
+
+
+def _counter(counts: Any = None) -> Counter[Any]:
+    if counts is None or isinstance(counts, dict):
+        return Counter(counts)
+    raise TypeError("a dict was expected")
+
+
+def _bytearray(content: Any = b"", encoding: Any = None) -> bytearray:
+    if isinstance(content, bytes) and encoding is None:
+        return bytearray(content)
+    return bytearray(_encoded(content, encoding))
+
+
+def _size(dimensions: Any = ()) -> Any:
+    import torch  # noqa: PLC0415  # only rebuilding needs it
+
+    return torch.Size(dimensions)
+
+
+def _device(*arguments: Any) -> Any:
+    import torch  # noqa: PLC0415  # only rebuilding needs it
+
+    return torch.device(*arguments)
+
+
+def _layout(name: str) -> Any:
+    import torch  # noqa: PLC0415  # only rebuilding needs it
+
+    found = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(found, torch.layout):
+        raise ValueError("no layout has that name")
+    return found
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+def _ordered_dict() -> OrderedDict[Any, Any]:
+    return OrderedDict()
+
+
+def _default_dict(factory: Any = None) -> defaultdict[Any, Any]:
+    return defaultdict(factory)
+
+
+def _reconstructed(kind: type, base: type, state: Any) -> Any:
+    if base is object and state is None:
+        return object.__new__(kind)
+    if base is object or not isinstance(state, base):
+        raise TypeError("the value of its base class was expected")
+    return base.__new__(kind, state)  # base is a plain type here, which takes its value
+
+
+_MAKERS: Mapping[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _ordered_dict,
+    "collections.defaultdict": _default_dict,
+    "collections.Counter": _counter,
+    "collections.deque": deque,
+    "builtins.bytearray": _bytearray,
+    "builtins.bytes": _no_bytes,
+    "builtins.complex": complex,
+    "builtins.slice": slice,
+    "builtins.range": range,
+    "_codecs.encode": _encoded,
+    "copyreg._reconstructor": _reconstructed,
+    "torch.Size": _size,
+    "torch.device": _device,
+    "torch.serialization._get_layout": _layout,
+}
+"""What makes plain data, by the name that picklers write for it."""
+
 
 UNNEEDED = "which no model needs and an attack would use"
 """What messages say of such names."""

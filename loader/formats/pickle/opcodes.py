@@ -6,13 +6,17 @@ what was asked for. An opcode that meets something else than a pickler would hav
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import TypeGuard
 
 from ..tree import TensorEntry
-from .machine import Machine
-from .records import Global, PickledDict, PickledSet, Reduced
-from .values import MalformedError
+from .records import LONGEST_NAME, Global, Machine, MalformedError, PickledDict, PickledSet, Reduced, line
+
+_Step = Callable[[Machine], object]
+_HIGHEST_PROTOCOL = 5
+_LONGEST_INDEX = 20
+_U4, _U8 = struct.Struct("<I").unpack_from, struct.Struct("<Q").unpack_from
 
 
 def _pop(machine: Machine) -> None:
@@ -20,14 +24,6 @@ def _pop(machine: Machine) -> None:
         machine.stack.pop()
     else:
         machine.to_mark()
-
-
-def _pop_mark(machine: Machine) -> None:
-    machine.to_mark()
-
-
-def _dup(machine: Machine) -> None:
-    machine.stack.append(machine.stack[-1])
 
 
 def _memoize(machine: Machine) -> None:
@@ -43,31 +39,16 @@ def _tuple3(machine: Machine) -> None:
     stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
 
 
-def _empty_list(machine: Machine) -> None:
-    machine.stack.append([])
+def _new(make: Callable[[], object]) -> _Step:
+    return lambda machine: machine.stack.append(make())
 
 
-def _empty_dict(machine: Machine) -> None:
-    machine.stack.append(PickledDict())
+def _collected(make: Callable[[list[object]], object]) -> _Step:
+    def push(machine: Machine) -> None:
+        items = machine.to_mark()  # first: it changes the stack
+        machine.stack.append(make(items))
 
-
-def _empty_set(machine: Machine) -> None:
-    machine.stack.append(PickledSet([], frozen=False))
-
-
-def _list(machine: Machine) -> None:
-    items = machine.to_mark()
-    machine.stack.append(items)
-
-
-def _dict(machine: Machine) -> None:
-    items = machine.to_mark()
-    machine.stack.append(PickledDict(flat=_even(items)))
-
-
-def _frozenset(machine: Machine) -> None:
-    items = machine.to_mark()
-    machine.stack.append(PickledSet(items, frozen=True))
+    return push
 
 
 def _append(machine: Machine) -> None:
@@ -111,13 +92,12 @@ def _reduce(machine: Machine) -> None:
 
 
 def _new_object(machine: Machine) -> None:
-    args = machine.stack.pop()
-    _make(machine, args, PickledDict())
+    _make(machine, machine.stack.pop(), PickledDict())
 
 
 def _new_object_with_keywords(machine: Machine) -> None:
-    keywords, args = machine.stack.pop(), machine.stack.pop()
-    _make(machine, args, keywords)
+    keywords = machine.stack.pop()
+    _make(machine, machine.stack.pop(), keywords)
 
 
 def _object(machine: Machine) -> None:
@@ -156,11 +136,6 @@ def _stack_global(machine: Machine) -> None:
 
 def _next_buffer(_machine: Machine) -> None:
     raise MalformedError("part of it was written outside the file")
-
-
-def _readonly_buffer(machine: Machine) -> None:
-    if not machine.stack:
-        raise IndexError
 
 
 def _even(items: list[object]) -> list[object]:
@@ -204,19 +179,19 @@ def _a_class(found: object) -> Global | Reduced:
     return found
 
 
-STACK: dict[int, Callable[[Machine], None]] = {
+STACK: dict[int, _Step] = {
     ord("0"): _pop,
-    ord("1"): _pop_mark,
-    ord("2"): _dup,
+    ord("1"): Machine.to_mark,
+    ord("2"): lambda machine: machine.stack.append(machine.stack[-1]),
     0x94: _memoize,
     0x85: _tuple1,
     0x87: _tuple3,
-    ord("]"): _empty_list,
-    ord("}"): _empty_dict,
-    0x8F: _empty_set,
-    ord("l"): _list,
-    ord("d"): _dict,
-    0x91: _frozenset,
+    ord("]"): _new(list),
+    ord("}"): _new(PickledDict),
+    0x8F: _new(lambda: PickledSet([], frozen=False)),
+    ord("l"): _collected(list),
+    ord("d"): _collected(lambda items: PickledDict(flat=_even(items))),
+    0x91: _collected(lambda items: PickledSet(items, frozen=True)),
     ord("a"): _append,
     ord("e"): _appends,
     0x90: _additems,
@@ -230,6 +205,94 @@ STACK: dict[int, Callable[[Machine], None]] = {
     ord("Q"): _binary_persistent_id,
     0x93: _stack_global,
     0x97: _next_buffer,
-    0x98: _readonly_buffer,
+    0x98: lambda machine: machine.stack[-1],
 }
 """Opcode → what it does with the stack."""
+
+
+def _protocol(machine: Machine, position: int) -> int:
+    machine.protocol = machine.data[position]
+    if machine.protocol > _HIGHEST_PROTOCOL:
+        raise MalformedError(f"its protocol is {machine.protocol}; at most {_HIGHEST_PROTOCOL} is known")
+    return position + 1
+
+
+def _frame(machine: Machine, position: int) -> int:
+    length = _U8(machine.data, position)[0]
+    if position + 8 + length > len(machine.data):
+        raise MalformedError("it ends in the middle")
+    return position + 8
+
+
+def _put_text(machine: Machine, position: int) -> int:
+    raw, position = line(machine.data, position, _LONGEST_INDEX)
+    machine.memo[int(raw)] = machine.stack[-1]
+    return position
+
+
+def _put(machine: Machine, position: int) -> int:
+    machine.memo[machine.data[position]] = machine.stack[-1]
+    return position + 1
+
+
+def _get_text(machine: Machine, position: int) -> int:
+    raw, position = line(machine.data, position, _LONGEST_INDEX)
+    machine.stack.append(machine.memo[int(raw)])
+    return position
+
+
+def _long_get(machine: Machine, position: int) -> int:
+    machine.stack.append(machine.memo[_U4(machine.data, position)[0]])
+    return position + 4
+
+
+def _global(machine: Machine, position: int) -> int:
+    found, position = _named(machine, position)
+    machine.stack.append(found)
+    return position
+
+
+def _instance(machine: Machine, position: int) -> int:
+    found, position = _named(machine, position)
+    items = machine.to_mark()
+    machine.stack.append(Reduced(found, tuple(items)))
+    return position
+
+
+def _text_persistent_id(machine: Machine, position: int) -> int:
+    raw, position = line(machine.data, position)
+    machine.stack.append(machine.persistent(str(raw, "utf-8")))
+    return position
+
+
+def _extension(width: int) -> Callable[[Machine, int], int]:
+    def push(machine: Machine, position: int) -> int:
+        # The registry that gives these codes a meaning is a process's own; a file cannot rely on one.
+        code = int.from_bytes(machine.data[position : position + width], "little")
+        machine.stack.append(machine.find("copyreg", f"<extension {code}>"))
+        return position + width
+
+    return push
+
+
+def _named(machine: Machine, position: int) -> tuple[Global, int]:
+    module, position = line(machine.data, position, LONGEST_NAME)
+    name, position = line(machine.data, position, LONGEST_NAME)
+    return machine.find(str(module, "utf-8"), str(name, "utf-8")), position
+
+
+OPERAND: dict[int, Callable[[Machine, int], int]] = {
+    0x80: _protocol,
+    0x95: _frame,
+    ord("p"): _put_text,
+    ord("q"): _put,
+    ord("g"): _get_text,
+    ord("j"): _long_get,
+    ord("c"): _global,
+    ord("i"): _instance,
+    ord("P"): _text_persistent_id,
+    0x82: _extension(1),
+    0x83: _extension(2),
+    0x84: _extension(4),
+}
+"""Opcode → what it does with the bytes that follow it; returns the position after them."""

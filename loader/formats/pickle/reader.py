@@ -7,17 +7,15 @@ takes at least a byte, so time and memory are proportional to the input's length
 
 from __future__ import annotations
 
+import codecs
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...errors import CheckpointError
 from ...text.wording import safe_text
-from .machine import Machine
-from .opcodes import STACK
-from .operands import OPERAND
-from .records import Builder, Global, PersistentId
-from .values import READERS, Data, MalformedError
+from .opcodes import OPERAND, STACK
+from .records import LONGEST_LINE, Builder, Data, Global, Machine, MalformedError, PersistentId, line
 
 _U4 = struct.Struct("<I").unpack_from
 
@@ -120,3 +118,113 @@ def _run(  # noqa: C901, PLR0912, PLR0915  # one loop over millions of opcodes; 
         raise MalformedError(f"at byte {position:,} {what}") from error
     except ValueError as error:
         raise MalformedError(f"at byte {position:,} {safe_text(error)}") from error
+
+
+Reader = Callable[[Data, int], tuple[object, int]]
+"""Takes the data and the position after the opcode; returns the value and the position after it."""
+
+_LONGEST_NUMBER = 4000
+_NUMBERS = {name: struct.Struct(name) for name in ("<B", "<H", "<I", "<Q", "<i", ">d")}
+
+
+def taken(data: Data, position: int, length: int) -> tuple[bytes, int]:
+    """Returns this many bytes and the position after them."""
+    end = position + length
+    if length < 0 or end > len(data):
+        raise MalformedError(f"{length:,} bytes are declared, {max(0, len(data) - position):,} are left")
+    return data[position:end], end
+
+
+def number(form: str) -> Reader:
+    """Makes a reader of one fixed-size number."""
+    unpack, width = _NUMBERS[form].unpack_from, _NUMBERS[form].size
+
+    def read(data: Data, position: int) -> tuple[object, int]:
+        return unpack(data, position)[0], position + width
+
+    return read
+
+
+def _constant(value: object) -> Reader:
+    return lambda _data, position: (value, position)
+
+
+def _counted(form: str, convert: Callable[[bytes], object]) -> Reader:
+    unpack, width = _NUMBERS[form].unpack_from, _NUMBERS[form].size
+
+    def read(data: Data, position: int) -> tuple[object, int]:
+        raw, end = taken(data, position + width, unpack(data, position)[0])
+        return convert(raw), end
+
+    return read
+
+
+def _as_line(convert: Callable[[bytes], object], longest: int = LONGEST_LINE) -> Reader:
+    def read(data: Data, position: int) -> tuple[object, int]:
+        raw, end = line(data, position, longest)
+        return convert(raw), end
+
+    return read
+
+
+def _text(raw: bytes) -> str:
+    return str(raw, "utf-8", "surrogatepass")
+
+
+def _old_text(raw: bytes) -> str | bytes:
+    """A string of Python 2, which is text or bytes."""
+    try:
+        return str(raw, "utf-8")
+    except UnicodeDecodeError:
+        return raw
+
+
+def _quoted(raw: bytes) -> str | bytes:
+    raw = raw.strip()
+    if len(raw) < 2 or raw[:1] != raw[-1:] or raw[:1] not in {b"'", b'"'}:
+        raise MalformedError("a string has no quotes")
+    unescaped, _ = codecs.escape_decode(raw[1:-1])
+    return _old_text(unescaped)
+
+
+def _integer(raw: bytes) -> int | bool:
+    if raw in {b"00", b"01"}:
+        return raw == b"01"
+    return int(raw, 0)
+
+
+def _long(raw: bytes) -> int:
+    return int(raw.rstrip(b"L"), 0)
+
+
+def _binary_integer(raw: bytes) -> int:
+    return int.from_bytes(raw, "little", signed=True)
+
+
+READERS: dict[int, Reader] = {
+    ord("N"): _constant(None),
+    0x88: _constant(True),
+    0x89: _constant(False),
+    ord(")"): _constant(()),
+    ord("I"): _as_line(_integer, _LONGEST_NUMBER),
+    ord("L"): _as_line(_long, _LONGEST_NUMBER),
+    ord("F"): _as_line(float, _LONGEST_NUMBER),
+    ord("K"): number("<B"),
+    ord("M"): number("<H"),
+    ord("J"): number("<i"),
+    ord("G"): number(">d"),
+    0x8A: _counted("<B", _binary_integer),
+    0x8B: _counted("<i", _binary_integer),
+    ord("S"): _as_line(_quoted),
+    ord("T"): _counted("<i", _old_text),
+    ord("U"): _counted("<B", _old_text),
+    ord("V"): _as_line(lambda raw: str(raw, "raw-unicode-escape")),
+    ord("X"): _counted("<I", _text),
+    0x8C: _counted("<B", _text),
+    0x8D: _counted("<Q", _text),
+    ord("B"): _counted("<I", bytes),
+    ord("C"): _counted("<B", bytes),
+    0x8E: _counted("<Q", bytes),
+    0x96: _counted("<Q", bytearray),
+}
+"""Opcode → reader of the value it pushes."""

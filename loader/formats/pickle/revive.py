@@ -18,13 +18,12 @@ from ...errors import CheckpointError
 from ...text.lines import line
 from ...text.wording import listing, safe_text
 from ..tree import TensorEntry
-from .admitted import SCRIPT_OBJECT, constant, data_maker, resolve
-from .leaves import PLAIN, type_of
-from .needed import may_be_offered, needed_globals
-from .packed import packed
+from .needed import SCRIPT_OBJECT, constant, data_maker, may_be_offered, needed_globals, resolve
 from .records import Global, PickledDict, PickledSet, Reduced
+from .tree import PLAIN, type_of
 
 _MOST_KEY_PARTS = 1000
+_CLASSES = "__torch__.torch.classes."
 _OLD_WAY = "declare the model instead, then nothing of the file is run: model._target_=my_pkg.Net"
 Read = Callable[[TensorEntry], torch.Tensor]
 Steps = Generator[object, Any, Any]
@@ -91,18 +90,17 @@ class _Reviver:
         return None
 
     def steps(self, record: object) -> Steps:
-        if isinstance(record, Reduced):
-            return self.make_object(record)
-        if isinstance(record, list):
-            return self.make_list(record)
-        if isinstance(record, tuple):
-            return self.make_tuple(record)
-        if isinstance(record, PickledDict):
-            return self.make_dict(record)
-        if isinstance(record, PickledSet):
-            return self.make_set(record)
-        if isinstance(record, TensorEntry):
-            return self.make_tensor(record)
+        makers: tuple[tuple[type, Callable[[Any], Steps]], ...] = (
+            (Reduced, self.make_object),
+            (list, self.make_list),
+            (tuple, self.make_tuple),
+            (PickledDict, self.make_dict),
+            (PickledSet, self.make_set),
+            (TensorEntry, self.make_tensor),
+        )
+        for kind, make in makers:
+            if isinstance(record, kind):
+                return make(record)
         raise CheckpointError(f"a {type_of(record)} of this file cannot be rebuilt outside of a tensor", _OLD_WAY)
 
     def make_list(self, record: list[object]) -> Steps:
@@ -113,12 +111,10 @@ class _Reviver:
         return made
 
     def make_tuple(self, record: tuple[object, ...]) -> Steps:
-        made: tuple[Any, ...] = ()
         items = []
         for item in record:
             items += [(yield item)]
-        made = tuple(items)
-        return self.made.setdefault(id(record), made)
+        return self.made.setdefault(id(record), tuple(items))
 
     def make_dict(self, record: PickledDict) -> Steps:
         made: dict[Any, Any] = OrderedDict() if record.type == "collections.OrderedDict" else {}
@@ -255,3 +251,52 @@ def _check_key(record: object) -> None:
             pending.extend(current.items)
         elif isinstance(current, list | bytearray | PickledDict):
             raise CheckpointError(f"a dict of this file has a key that is a {type_of(current)}", _OLD_WAY)
+
+
+def packed(name: object, content: Any) -> Any:
+    """Makes a script object.
+
+    Args:
+        name: Its class, as the file names it.
+        content: What the file says it is made of.
+
+    Raises:
+        CheckpointError: The class is none of the two, or that is not what it is made of.
+    """
+    if name == f"{_CLASSES}quantized.LinearPackedParamsBase" and _is_linear(content):
+        weight, bias = content
+        pack = torch.ops.quantized.linear_prepack if weight.is_quantized else torch.ops.quantized.linear_prepack_fp16
+        return pack(weight, bias)
+    if name == f"{_CLASSES}rnn.CellParamsBase" and isinstance(content, tuple) and len(content) == 5:
+        kind, biases, doubles, flags, layers = content
+        if _is_pair(layers, _is_packed) and doubles == []:
+            if kind == "quantized_fp16" and biases == [] == flags:
+                return torch.ops.quantized.make_quantized_cell_params_fp16(*layers)
+            if kind == "quantized_dynamic" and _is_pair(biases, _is_vector) and flags in ([0], [1]):
+                make = torch.ops.quantized.make_quantized_cell_params_dynamic
+                return make(*layers, *biases, bool(flags[0]))
+    raise CheckpointError(
+        f"this file holds a script object of the class {safe_text(name)} that torch's quantized modules do not make",
+        "the weights load without it when the model is declared: model._target_=my_pkg.Net",
+    )
+
+
+def _is_linear(content: Any) -> bool:
+    if not isinstance(content, tuple) or len(content) != 2 or not isinstance(content[0], torch.Tensor):
+        return False
+    weight, bias = content
+    typed = weight.dtype == (torch.qint8 if weight.is_quantized else torch.float32)
+    return typed and weight.dim() == 2 and (bias is None or _is_vector(bias, weight.shape[0]))
+
+
+def _is_vector(value: object, length: int | None = None) -> bool:
+    plain = isinstance(value, torch.Tensor) and value.dtype == torch.float32 and value.dim() == 1
+    return plain and (length is None or value.shape[0] == length)  # type: ignore[attr-defined]
+
+
+def _is_packed(value: object) -> bool:
+    return isinstance(value, torch.ScriptObject)
+
+
+def _is_pair(values: object, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(values, list) and len(values) == 2 and all(map(fits, values))

@@ -12,9 +12,17 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from ..tree import TensorEntry
-from .arrays import device_tensor_from_array
 from .records import Builder, Global, PickledDict, PickledSet, Reduced
-from .views import NO_DETAILS, TypedStorage, dtype_name, malformed, outline, shape_of, viewed
+from .storages import (
+    NO_DETAILS,
+    TypedStorage,
+    device_tensor_from_array,
+    dtype_name,
+    malformed,
+    outline,
+    shape_of,
+    viewed,
+)
 
 _TENSOR = frozenset({"torch.Tensor", "torch._tensor.Tensor"})
 _WITH_GRADIENT: Mapping[str, object] = MappingProxyType({"requires_grad": True})

@@ -13,8 +13,8 @@ from ...text.wording import safe_text
 from ..archives.archived import ArchivedFile, Records
 from ..archives.zip import Archive
 from ..names import TORCH_EXPORT as FORMAT
+from ..pickle.storages import TypedStorage, viewed
 from ..pickle.tree import build_tree
-from ..pickle.views import TypedStorage, viewed
 from ..strict_json import read_mapping
 from ..tree import Container, Leaf, Node
 from .torch_zip import pickled_in

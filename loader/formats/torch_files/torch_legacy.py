@@ -17,9 +17,9 @@ from ..names import TORCH_LEGACY as FORMAT
 from ..opened import OpenedFile
 from ..pickle.reader import Unpickled, unpickle
 from ..pickle.records import Builder, PersistentId
+from ..pickle.storages import TypedStorage, storage_dtype
 from ..pickle.tensors import BUILDERS
 from ..pickle.tree import build_tree
-from ..pickle.views import TypedStorage, storage_dtype
 from ..signatures import LEGACY_MAGIC
 from ..tree import ITEMSIZE, Storage
 

@@ -18,9 +18,9 @@ from ..names import TORCH_TAR as FORMAT
 from ..opened import OpenedFile
 from ..pickle.reader import Unpickled, unpickle
 from ..pickle.records import PersistentId
+from ..pickle.storages import TypedStorage, storage_dtype, viewed
 from ..pickle.tensors import BUILDERS
 from ..pickle.tree import build_tree
-from ..pickle.views import TypedStorage, storage_dtype, viewed
 from ..signatures import TORCH_TAR_MEMBERS
 from ..tree import ITEMSIZE, Storage, TensorEntry
 

@@ -17,9 +17,9 @@ from ..archives.zip import STORED, Archive
 from ..names import TORCH_ZIP as FORMAT
 from ..pickle.reader import unpickle
 from ..pickle.records import PersistentId
+from ..pickle.storages import TypedStorage, storage_dtype
 from ..pickle.tensors import BUILDERS
 from ..pickle.tree import build_tree
-from ..pickle.views import TypedStorage, storage_dtype
 from ..tree import ITEMSIZE
 
 POLICY = "policy.pth"

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ...formats.pickle.leaves import leaf as describe
 from ...formats.pickle.records import PickledDict, Reduced
+from ...formats.pickle.tree import leaf as describe
 from ...formats.tree import Container, Leaf, Piece, TensorEntry
 from .rows import ComponentRow, DtypeRow, EntryRow, PieceRow, ShardRow, TensorRow, TotalsRow
 from .sharing import Sharing

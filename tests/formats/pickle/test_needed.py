@@ -7,8 +7,7 @@ import sys
 import pytest
 import torch
 
-from loader.formats.pickle.admitted import is_plain
-from loader.formats.pickle.needed import needed_globals, no_part_of_a_model
+from loader.formats.pickle.needed import is_plain, needed_globals, no_part_of_a_model
 from loader.formats.pickle.records import Global
 from tests.command import REPOSITORY, run
 
