@@ -92,7 +92,7 @@ def _recognise(file: CheckpointFile, head: bytes) -> Recognised | None:
 
         return Recognised(names.SAFETENSORS, partial(SafeTensors, file))
     if signatures.is_torch_tar(head):
-        from .torch_files.torch_tar import TorchTar  # noqa: PLC0415  # this format alone
+        from .torch_files.torch_legacy import TorchTar  # noqa: PLC0415  # this format alone
 
         return Recognised(names.TORCH_TAR, partial(TorchTar, file))
     if signatures.is_gguf(head):
@@ -136,11 +136,11 @@ def _recognise_zip(archive: Archive) -> Recognised | None:
     if torch_zip.holds_policy(archive):
         return Recognised(names.TORCH_ZIP, partial(torch_zip.PolicyZip, archive))
     from . import npz  # noqa: PLC0415  # few archives are any of these
-    from .torch_files import exported, torchscript  # noqa: PLC0415  # few archives are any of these
+    from .torch_files import programs  # noqa: PLC0415  # few archives are any of these
 
     if folder is not None:
-        return Recognised(names.TORCHSCRIPT, partial(torchscript.TorchScript, archive))
-    exported_in = exported.export_folder(archive)
+        return Recognised(names.TORCHSCRIPT, partial(programs.TorchScript, archive))
+    exported_in = programs.export_folder(archive)
     if exported_in is not None:
-        return Recognised(names.TORCH_EXPORT, partial(exported.ExportedProgram, archive, exported_in))
+        return Recognised(names.TORCH_EXPORT, partial(programs.ExportedProgram, archive, exported_in))
     return Recognised(names.NPZ, partial(npz.Npz, archive)) if npz.is_npz(archive) else None

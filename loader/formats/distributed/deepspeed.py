@@ -24,8 +24,7 @@ from ..index import fault_of_name
 from ..names import DEEPSPEED as FORMAT
 from ..several import SeveralFiles, digest_of, each, natural, opened, refuse_links
 from ..tree import Container, Node, TensorEntry
-from . import zero
-from .zero_states import ModelStates, OptimizerStates
+from .zero import ModelStates, OptimizerStates, cut_by_group, cut_by_parameter, put_together
 
 log = logging.getLogger(__name__)
 
@@ -120,10 +119,10 @@ class ZeroFolder:
             )
         first, flat = models[0], [states.flat(stage) for states in optimizers]
         if stage == 3:
-            trained = zero.cut_by_parameter(first.all_shapes(), flat, where)
+            trained = cut_by_parameter(first.all_shapes(), flat, where)
         else:
             self._refuse_uneven(first, flat)
-            trained = zero.cut_by_group(first.shapes(), flat, optimizers[0].paddings(), where)
+            trained = cut_by_group(first.shapes(), flat, optimizers[0].paddings(), where)
         frozen = _frozen(models if stage == 3 else models[:1], where)
         found: dict[str, Node] = {
             **first.beside_parameters(),
@@ -170,7 +169,7 @@ def _frozen(models: Sequence[ModelStates], where: str) -> dict[str, Node]:
         lacking = sum(name not in fragments for fragments in kept)
         if lacking:
             raise CheckpointError(f"{where} lacks {counted(lacking, 'fragment')} of '{safe_text(name)}'", _AGAIN)
-        found[name] = zero.put_together(name, shape, [fragments[name] for fragments in kept])
+        found[name] = put_together(name, shape, [fragments[name] for fragments in kept])
     return found
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
-from loader.formats.torch_files.exported import DTYPES
+from loader.formats.torch_files.programs import DTYPES
 from loader.formats.tree import Container, Leaf
 from tests.formats.archives.rewriting import rewritten
 from tests.formats.comparing import assert_same

@@ -1,0 +1,276 @@
+"""TorchScript archives, as `torch.jit.save` writes them: a pickled module, its storages, and code.
+
+Guarantees: the state dict is what `torch.jit.load` would give, and none of the code runs: which attributes are
+parameters and buffers is read off it as text. Whether a buffer was persistent is not in such a file: all are listed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...text.wording import safe_text
+from ..archives.archived import INDEX, ArchivedFile, Records, torch_records
+from ..archives.zip import Archive
+from ..names import TORCH_EXPORT, TORCHSCRIPT
+from ..pickle.records import Global, PickledDict, Reduced
+from ..pickle.storages import TypedStorage, viewed
+from ..pickle.tree import build_tree
+from ..strict_json import read_mapping
+from ..tree import Container, Leaf, Node, TensorEntry
+from .torch_zip import PickleInArchive, pickled_in
+
+CONSTANTS = "CONSTANTS"
+"""The name under which tensors are listed that belong to the program and not to its state dict.
+
+A frozen TorchScript module has all its weights there.
+"""
+_CONSTANTS_INDEX = "constants.pkl"
+ROOT = "__torch__"
+_MOST_CODE = 256 << 20
+"""All code together may not declare more than this; a network of a thousand layers has a few megabytes."""
+_LONGEST_LINE = 4 << 20
+_TOLD = re.compile(rb"^(?:class (\w+)\(Module\):|(class) |  __(parameters|buffers)__ = \[(.*)\])", re.MULTILINE)
+_NAME = re.compile(rb'"([^"]*)"')
+_WEIGHTS, _CONSTANTS = "data/weights/", "data/constants/"
+_MODELS, _ENDING = "models/", ".json"
+_OLD_WEIGHTS, _OLD_CONSTANTS = "serialized_state_dict.pt", "serialized_constants.pt"
+_STRIDED = 7
+
+DTYPES: Mapping[int, str] = {
+    1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
+    9: "complex32", 10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16", 28: "uint16",
+    29: "float8_e4m3fn", 30: "float8_e5m2", 31: "float8_e4m3fnuz", 32: "float8_e5m2fnuz", 33: "float8_e8m0fnu",
+    34: "uint32", 35: "uint64",
+}  # fmt: skip
+"""The name torch has for it, by the number in the archive's JSON."""
+
+
+class TorchScript(ArchivedFile):
+    """An archive written by `torch.jit.save`.
+
+    Args:
+        archive: The archive's table of contents.
+        check: `structure` leaves the checksums alone, `full` compares all of them now, `crc` those that are needed.
+
+    Raises:
+        CheckpointError: It is damaged, or not what torch writes.
+    """
+
+    def __init__(self, archive: Archive, check: str) -> None:
+        records = torch_records(archive, check)
+        module = PickleInArchive(records, INDEX, "data")
+        classes = script_classes(records, module.globals)
+        if not isinstance(module.root, Reduced) or module.root.type not in classes:
+            raise archive.file.damaged("it holds no module, or the code of its module is missing")
+        give_tables(module.root, classes)
+        root = build_tree(module.root)
+        constants = _constants(records)
+        if constants.tensors():
+            root.children.setdefault(CONSTANTS, constants)  # no weight gives way to them
+        super().__init__(records, TORCHSCRIPT, root, check)
+
+
+def give_tables(root: Reduced, classes: Mapping[str, ScriptClass]) -> None:
+    """Puts the attributes of scripted modules into the tables in which pickled modules have them.
+
+    Args:
+        root: The record of the outermost module.
+        classes: The classes of modules, by full name.
+    """
+    seen: set[int] = set()
+    pending = [root]
+    while pending:
+        module = pending.pop()
+        state = module.state
+        if id(module) in seen or not isinstance(state, PickledDict):
+            continue  # a module with a state of its own making has no table
+        seen.add(id(module))
+        declared = classes[module.type]
+        below = PickledDict()
+        for name, value in state.pairs():
+            if isinstance(value, Reduced) and value.type in classes:
+                below.flat += (name, value)
+                pending.append(value)
+        parameters, buffers = _tensors(state, declared)
+        module.states = [PickledDict(flat=["_parameters", parameters, "_buffers", buffers, "_modules", below])]
+
+
+def _tensors(state: PickledDict, declared: ScriptClass) -> tuple[PickledDict, PickledDict]:
+    parameters, buffers = PickledDict(), PickledDict()
+    for name, value in state.pairs():
+        if isinstance(name, str) and isinstance(value, TensorEntry):
+            if name in declared.parameters:
+                parameters.flat += (name, value)
+            elif declared.buffers is None or name in declared.buffers:
+                buffers.flat += (name, value)
+    return parameters, buffers
+
+
+def _constants(records: Records) -> Container:
+    """The constants of the code, named as the code names them."""
+    found = build_tree(PickleInArchive(records, _CONSTANTS_INDEX, "constants").root)
+    found.children = {f"c{safe_text(name)}": child for name, child in found.children.items()}
+    return found
+
+
+@dataclass(slots=True)
+class ScriptClass:
+    """What the code says of a module's class."""
+
+    parameters: frozenset[str] = frozenset()
+    buffers: frozenset[str] | None = None
+    """None where the code does not list them: until torch 1.5 every tensor that was no parameter was a buffer."""
+
+
+def script_classes(records: Records, named: Iterable[Global]) -> dict[str, ScriptClass]:
+    """Finds the classes of modules among what a pickle names.
+
+    Args:
+        records: The archive.
+        named: What the pickle names.
+
+    Returns:
+        By full name; what is no module's class is left out.
+
+    Raises:
+        CheckpointError: The code is damaged, or declares more than code can be.
+    """
+    modules = sorted({found.module for found in named if found.module.partition(".")[0] == ROOT})
+    files = {module: f"code/{module.replace('.', '/')}.py" for module in modules}
+    sizes = sum(records.size(name) for name in files.values())
+    if sizes > _MOST_CODE:
+        raise records.file.damaged(f"its code declares {sizes:,} bytes; at most {_MOST_CODE:,} were expected")
+    classes: dict[str, ScriptClass] = {}
+    for module, name in files.items():
+        if name in records:
+            _learn(module, name, records, classes)
+    return classes
+
+
+def _learn(module: str, name: str, records: Records, classes: dict[str, ScriptClass]) -> None:
+    current: ScriptClass | None = None
+    for text in _whole_lines(records, name):
+        for found in _TOLD.finditer(text):
+            if found[1]:
+                current = classes[f"{module}.{found[1].decode()}"] = ScriptClass()
+            elif found[2]:
+                current = None  # a class that is no module
+            elif current is not None and found[3] == b"parameters":
+                current.parameters = _names(found[4], name, records)
+            elif current is not None:
+                current.buffers = _names(found[4], name, records)
+
+
+def _whole_lines(records: Records, name: str) -> Iterator[bytes]:
+    rest = b""
+    for piece in records.pieces(name, "code"):
+        text, newline, rest = (rest + piece).rpartition(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            raise records.file.damaged(f"a line of its code ({safe_text(name)}) is longer than {_LONGEST_LINE:,} bytes")
+        yield text + newline
+    yield rest
+
+
+def _names(listed: bytes, file: str, records: Records) -> frozenset[str]:
+    try:
+        return frozenset(name.decode() for name in _NAME.findall(listed))  # torch escapes nothing in them
+    except UnicodeDecodeError as error:
+        raise records.file.damaged(f"its code ({safe_text(file)}) lists names that are none") from error
+
+
+def export_folder(archive: Archive) -> str | None:
+    """The folder inside an archive that holds an exported program, with its slash; None where there is none."""
+    first = next(iter(archive.members), "")
+    for folder in ("", first[: first.find("/") + 1]):
+        models = any(name.startswith(f"{folder}{_MODELS}") for name in archive.members)
+        if f"{folder}{_OLD_WEIGHTS}" in archive.members or (models and f"{folder}archive_format" in archive.members):
+            return folder
+    return None
+
+
+class ExportedProgram(ArchivedFile):
+    """An archive written by `torch.export.save`.
+
+    Args:
+        archive: The archive's table of contents.
+        folder: The folder inside it that holds the program.
+        check: `structure` leaves the checksums alone, `full` compares all of them now, `crc` those that are needed.
+
+    Raises:
+        CheckpointError: It is damaged, or not what torch writes.
+    """
+
+    def __init__(self, archive: Archive, folder: str, check: str) -> None:
+        self._records = records = Records(archive, folder, check)
+        self._check = check
+        self._file = records.file
+        names = [name[len(_MODELS) : -len(_ENDING)] for name in records.names(_MODELS) if name.endswith(_ENDING)]
+        if _OLD_WEIGHTS in records:
+            root = self._program(self._pickled(_OLD_WEIGHTS), self._pickled(_OLD_CONSTANTS))
+        elif len(names) == 1:
+            root = self._of_model(names[0])
+        else:
+            root = Container("dict", TORCH_EXPORT, {name: self._of_model(name) for name in names})
+        super().__init__(records, TORCH_EXPORT, root, check)
+
+    def _of_model(self, name: str) -> Container:
+        weights = self._described(_WEIGHTS, name, "weights")
+        return self._program(weights, self._described(_CONSTANTS, name, "constants"))
+
+    def _program(self, weights: Container, constants: Container) -> Container:
+        if constants.children:
+            weights.children.setdefault(CONSTANTS, constants)  # no weight gives way to them
+        return weights
+
+    def _described(self, folder: str, model: str, kind: str) -> Container:
+        """The tensors of one folder: in a pickle, or by the JSON text that lists them."""
+        pickled, listed = f"{folder}{model}.pt", f"{folder}{model}_{kind}_config.json"
+        if pickled in self._records:
+            return self._pickled(pickled)
+        if listed not in self._records:
+            raise self._file.damaged(f"the record '{safe_text(listed)}' is missing")
+        told = f"the list of its {kind}"
+        config = read_mapping(self._file, self._records.read(listed, f"list of {kind}"), told).get("config")
+        if not isinstance(config, dict):
+            raise self._file.damaged(f"{told} lists none")
+        return Container(
+            "dict", TORCH_EXPORT, {name: self._node(name, folder, given) for name, given in config.items()}
+        )
+
+    def _node(self, name: str, folder: str, given: Any) -> Node:
+        path = given.get("path_name") if isinstance(given, dict) else None
+        if not isinstance(path, str) or "/" in path:
+            raise self._file.damaged(f"its list does not say where '{safe_text(name)}' is")
+        meta = given.get("tensor_meta")
+        if meta is None:
+            return Leaf("custom object", safe_text(path))
+        if given.get("use_pickle") is True:
+            return self._pickled(folder + path).children.get("", Leaf("pickled tensor", safe_text(path)))
+        return self._tensor(name, folder + path, meta)
+
+    def _tensor(self, name: str, record: str, meta: Any) -> Node:
+        try:
+            dtype = DTYPES.get(meta["dtype"])
+            sizes, strides = _integers(meta["sizes"]), _integers(meta["strides"])
+            offset, layout = meta["storage_offset"]["as_int"], meta["layout"]
+            gradient = {"requires_grad": True} if meta["requires_grad"] is True else {}
+        except (TypeError, KeyError) as error:
+            raise self._file.damaged(f"its list does not say what '{safe_text(name)}' is") from error
+        if dtype is None or layout != _STRIDED:
+            return Leaf("tensor", f"of type {safe_text(meta['dtype'], 20)} and layout {safe_text(layout, 20)}")
+        return viewed(
+            TypedStorage(self._records.storage(record), dtype, "cpu"), dtype, offset, sizes, strides, gradient
+        )
+
+    def _pickled(self, name: str) -> Container:
+        """What a file of `torch.save` holds that stands in the archive as one record."""
+        if not self._records.size(name):
+            return Container("dict", TORCH_EXPORT)
+        return build_tree(pickled_in(self._records.within(name, self._check)))
+
+
+def _integers(listed: Any) -> tuple[Any, ...]:
+    return tuple(each["as_int"] for each in listed)
