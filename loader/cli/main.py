@@ -27,8 +27,8 @@ from ..report.streams import printing_failed, unbreakable
 from ..runtime import terminable
 from ..sweep.callback import Abandoned, Sweep, expecting, take_sweep
 from ..sweep.python_path import find_modules_in, safe_path
+from ..text.lines import program
 from ..text.redaction import remember
-from ..text.wording import program
 from .help import completing, fitted, shown
 from .task import Task
 

@@ -17,11 +17,11 @@ from hydra.core.override_parser.types import QuotedString, Sweep
 
 from ..errors import ConfigError
 from ..schema import CheckpointConfig
-from ..text.lines import typed
+from ..text.lines import quoted, typed
 from ..text.wording import counted, listing, safe_text
 from .files import expand_glob, is_glob
 from .literals import as_typed, literal, real_key, stand_in
-from .quoting import Refused, is_function, parse_value, quote, split_elements
+from .quoting import Refused, is_function, parse_value, split_elements
 from .replacing import CLEARED, forgotten, is_literal, is_null, standing
 
 _PATH = re.compile(r"checkpoint\.path|parts\.[^.]+\.path")
@@ -239,20 +239,20 @@ def _expanded(key: str, value: str, elements: list[str], *, sweep: bool) -> str:
             f"'{key}={value}' matches {counted(len(paths), 'file')} ({listing(paths)}); a single run takes one",
             typed("-m", f"{key}={value}", note="one job for each"),
         )
-    return ",".join(map(quote, paths))
+    return ",".join(map(quoted, paths))
 
 
 def _text_element(element: str, exists: Callable[[str], bool], *, escapes: bool) -> str:
     """Quotes one value if Hydra would refuse it, or make something else of it."""
     parsed = parse_value(element)
     if parsed is Refused:
-        return quote(element)
+        return quoted(element)
     if parsed is None:
         return element
     unchanged = isinstance(parsed, str) and parsed == element and "${" not in element
     if unchanged or (not exists(element) and _is_meant_for_hydra(element, parsed, escapes=escapes)):
         return element
-    return quote(element)
+    return quoted(element)
 
 
 def _is_meant_for_hydra(element: str, parsed: Any, *, escapes: bool) -> bool:

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..schema import JobConfig, overlay
+from ..text.lines import MISSING
 from ..text.redaction import remember
 from ..text.wording import did_you_mean, safe_text
 from .argv import rewrite
@@ -32,7 +33,6 @@ from .layers import CONFIG_NAME, conf_dir
 from .literals import real_key
 from .messages import translate
 from .packaged import unimported
-from .records import MISSING
 
 VERSION_BASE = "1.3"
 """The Hydra version whose defaults hold."""

@@ -12,8 +12,8 @@ from typing import Any
 from hydra.core.override_parser.types import QuotedString
 
 from ..errors import ConfigError
-from ..text.lines import typed
-from ..text.wording import program, safe_text
+from ..text.lines import program, typed
+from ..text.wording import safe_text
 from .literals import literal
 from .quoting import parse_value, split_elements
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override
 
 from ..errors import ConfigError
-from ..text.lines import is_plain_key, line
+from ..text.lines import is_plain_key, line, quoted, quoted_key
 from ..text.wording import safe_text
-from .quoting import Refused, closing, parse_value, quote
+from .quoting import Refused, closing, parse_value
 
 _STAND_IN = re.compile(r"_quoted_((?:[0-9a-f]{2})*)_")
 """The name under which a key travels: its UTF-8 as hexadecimal digits."""
@@ -78,7 +78,7 @@ def real_key(name: Any) -> Any:
 
 def as_typed(value: str) -> str:
     """Writes a rewritten value with its keys between quotes again."""
-    return _STAND_IN.sub(lambda found: QuotedString(real_key(found[0]), Quote.double).with_quotes(), value)
+    return _STAND_IN.sub(lambda found: quoted_key(real_key(found[0])), value)
 
 
 class _Reader:
@@ -120,11 +120,11 @@ class _Reader:
 
     def _pair(self) -> str:
         self._skip_spaces()
-        quoted = _QUOTED.match(self._text, self._at)
-        if quoted is not None:
-            self._at = quoted.end()
+        found = _QUOTED.match(self._text, self._at)
+        if found is not None:
+            self._at = found.end()
             self._skip_spaces()
-            key = stand_in(parse_value(quoted[0]).text)
+            key = stand_in(parse_value(found[0]).text)
             self.changed = True
         else:
             key = self._bare_key()
@@ -171,7 +171,7 @@ class _Reader:
         if text[0] in "'\"":
             raise _MalformedError(text)
         self.changed = True
-        return quote(text)
+        return quoted(text)
 
     def _scalar_end(self, *, keys: bool = False) -> int:
         """Returns where a scalar ends: at a comma, or at a bracket that it did not open itself.
@@ -181,11 +181,11 @@ class _Reader:
         """
         at = self._at
         while at < len(self._text) and self._text[at] not in ",}]":
-            quoted = _QUOTED.match(self._text, at)
+            found = _QUOTED.match(self._text, at)
             if keys and self._text[at] in "{[" and not self._text.startswith("${", at - 1):
                 return at
-            if quoted is not None:
-                at = quoted.end()
+            if found is not None:
+                at = found.end()
             elif self._text[at] in "{[(":
                 at = closing(self._text, at)
             else:

@@ -22,8 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import ConfigError
 from ..files.path import path_override
 from ..formats.names import ENDINGS
-from ..text.lines import line, typed
-from ..text.wording import closest, did_you_mean, listing, program, safe_text
+from ..text.lines import line, program, typed
+from ..text.wording import closest, did_you_mean, listing, safe_text
 from .argv import FREE, GROUPS
 from .groups import refused_list
 from .keys import known_keys, suggestion

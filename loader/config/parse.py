@@ -26,10 +26,10 @@ from ..schema import (
     ScaffoldConfig,
     VerifyConfig,
 )
-from ..text.lines import line
+from ..text.lines import MISSING, line
 from ..text.redaction import remember
 from ..text.wording import closest, did_you_mean, safe_text
-from .records import MISSING, Problems, Raw, read_section, shown
+from .records import Problems, Raw, read_section, shown
 
 MODES = ("load", "plan", "inspect", "convert", "scaffold")
 """What a job can do."""

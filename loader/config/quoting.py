@@ -10,7 +10,6 @@ import re
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 _PARSER = OverridesParser.create()
@@ -24,20 +23,6 @@ _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 class Refused:
     """What `parse_value` returns for a value that Hydra's grammar refuses."""
-
-
-def quote(text: str) -> str:
-    """Writes a text so that Hydra and OmegaConf hand it on unchanged.
-
-    A backslash before ``${`` keeps OmegaConf from taking a name for an interpolation; the backslashes before it have
-    to be doubled, since they would escape that backslash.
-    """
-    return _quoted(text, Quote.single)
-
-
-def _quoted(text: str, quotes: Quote) -> str:
-    escaped = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
-    return QuotedString(escaped, quotes).with_quotes()
 
 
 def parse_value(value: str) -> Any:

@@ -17,11 +17,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
-from ..text.lines import line, typed
+from ..text.lines import MISSING, line, typed
 from ..text.wording import did_you_mean, safe_text
-
-MISSING = "???"
-"""OmegaConf's mark for a value that must be given."""
 
 _Record = TypeVar("_Record")
 Raw = Mapping[str, Any]

@@ -13,7 +13,8 @@ from typing import Any, TextIO
 
 from ..errors import LoaderError
 from ..formats.pickle.needed import UNNEEDED
-from ..text.wording import counted, listing, phrases, printable, program, safe_text, shape, size
+from ..text.lines import program
+from ..text.wording import counted, listing, phrases, printable, safe_text, shape, size
 from . import planned
 from .data import PartReport, Report
 

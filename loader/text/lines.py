@@ -1,14 +1,16 @@
-"""Lines to paste into a shell.
+"""Lines to paste into a shell, and values to write into a config file.
 
-Guarantees: every line is one printable line whose words reach the loader exactly as they were meant, through a POSIX
-shell, Hydra's grammar and OmegaConf's interpolation; nothing in a name or value is expanded or run on the way. Where a
-path or value cannot be carried so, the result is empty: there is no line to offer. Imports neither Hydra nor torch.
+Guarantees: every line is one printable line whose words reach the loader exactly as meant, through a POSIX shell,
+Hydra's grammar and OmegaConf's interpolation; nothing in a name or value is expanded or run on the way. A path or value
+that no command line can carry gives an empty text: there is no line to offer. Imports neither Hydra nor torch.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 
 from .wording import is_printable
@@ -22,40 +24,46 @@ _PLAIN = re.compile(r"[A-Za-z_*?/][\w./*?:@+-]*", re.ASCII)
 _PLAIN_KEY = re.compile(r"[A-Za-z_*?/][\w./*?-]*", re.ASCII)
 
 _GLOB = re.compile(r"[\w./*?=@+-]+")
-"""A pattern that stands between the brackets of ``glob()`` without quotes."""
+"""A pattern that ``glob()`` takes without quotes."""
 
 _ACTING = re.compile(r"[`$\\;&|<>!]")
-"""A note that holds one of these is not written behind a line."""
+"""A note that contains one of these is not appended to a line."""
 
 _KEYWORDS = frozenset({"null", "true", "false", "nan", "inf"})
+_YAML_KEYWORDS = _KEYWORDS | {"yes", "no", "on", "off", "y", "n"}
 
-_MISSING = "???"
-"""What OmegaConf takes for a value that is missing, quoted or not."""
+MISSING = "???"
+"""OmegaConf's mark for a required value that is not set, quoted or not."""
 
 _LONGEST = 8_000
 """Nobody pastes a longer line."""
 
 
 class Quoted(str):
-    """Text that reads better between quotes, also where it needs none: ``"module."``."""
+    """Text that is quoted even where it needs no quotes, because it reads better: ``"module."``."""
 
     __slots__ = ()
 
 
 class _CannotBeCarriedError(ValueError):
-    """A value that no command line carries."""
+    """A value that no command line can carry."""
+
+
+def program() -> str:
+    """The words that start this program: as this process was started, or the installed command."""
+    return shlex.join(["python", sys.argv[0]]) if sys.argv[0].endswith("run.py") else "hydra-loader"
 
 
 def override(path: str, value: object, sign: str = "") -> str:
-    """Writes ``path=value`` in Hydra's grammar; not yet quoted for a shell.
+    """Writes ``path=value`` in Hydra's grammar, not yet quoted for a shell.
 
     Args:
-        path: A dotted path of the config, as `under` makes it from names that may be anything.
-        value: Plain data: null, truth values, numbers, text, and lists and mappings of these.
+        path: A dotted config path, as `under` builds it from arbitrary names.
+        value: Plain data: null, booleans, numbers, text, and lists and mappings of these.
         sign: ``+`` or ``++``.
 
     Returns:
-        The override; empty where the path or the value cannot be carried by a command line.
+        The override; empty if a command line cannot carry the path or the value.
     """
     try:
         return f"{sign}{path}={_written_list(value)}" if _PATH.fullmatch(path) else ""
@@ -64,26 +72,26 @@ def override(path: str, value: object, sign: str = "") -> str:
 
 
 def removal(path: str) -> str:
-    """Writes ``~path``, which takes a key away; empty where the path cannot be typed."""
+    """Writes ``~path``, which removes a key; empty if the path cannot be typed."""
     return f"~{path}" if _PATH.fullmatch(path) else ""
 
 
 def under(path: str, *names: object) -> str:
-    """Returns the path of a key below another one; empty where a name cannot be a part of a dotted path."""
+    """Returns the path of a key below another one; empty if a name cannot be a segment of a dotted path."""
     parts = [path, *map(str, names)] if path else list(map(str, names))
     whole = ".".join(parts)
     return whole if _PATH.fullmatch(whole) and not any("." in name for name in map(str, names)) else ""
 
 
 def typed(*words: str, note: str = "") -> str:
-    """Quotes words for a shell, and joins them to one line.
+    """Quotes words for a shell and joins them to one line.
 
     Args:
-        words: Overrides, flags and paths, each as the program is to receive it.
-        note: A comment behind the line, of the loader's own words.
+        words: Overrides, flags and paths, each as the program should receive it.
+        note: A comment after the line, in the loader's own words.
 
     Returns:
-        The line; empty where there is no word, or where one is empty or not printable.
+        The line; empty without words, or if one is empty or not printable.
     """
     line = shlex.join(words)
     if not words or not all(words) or not is_printable(line) or len(line) > _LONGEST:
@@ -92,36 +100,36 @@ def typed(*words: str, note: str = "") -> str:
 
 
 def line(path: str, value: object, sign: str = "", *, note: str = "") -> str:
-    """Writes one override as typed in a shell; empty where it cannot be typed."""
+    """Writes one override as typed in a shell; empty if it cannot be typed."""
     return typed(override(path, value, sign), note=note)
 
 
 def blank(path: str, sign: str = "", gap: str = "…", *, note: str = "") -> str:
-    """Writes an override whose value is still to be chosen, ``+model.width=…``; empty where the path cannot be typed.
+    """Writes an override whose value is still to be chosen, ``+model.width=…``; empty if the path cannot be typed.
 
-    The note may quote a file: it is left out where a shell that takes no comments would act on it.
+    The note may quote a file: it is left out if a shell without comments would act on it.
     """
-    behind = f"   # {note}" if note and not _ACTING.search(note) and is_printable(note) else ""
-    return f"{typed(f'{sign}{path}=')}{gap}{behind}" if _PATH.fullmatch(path) else ""
+    comment = f"   # {note}" if note and not _ACTING.search(note) and is_printable(note) else ""
+    return f"{typed(f'{sign}{path}=')}{gap}{comment}" if _PATH.fullmatch(path) else ""
 
 
 def python_text(text: str) -> str:
-    """Writes a text as Python does, between single quotes always: a shell runs nothing in these, if it is pasted there.
+    """Writes a Python string literal, always in single quotes, in which a shell would run nothing either.
 
-    Empty where it is not printable.
+    Empty if the text is not printable.
     """
     escaped = text.replace("\\", r"\\").replace("'", r"\x27")
     return f"'{escaped}'" if is_printable(text) else ""
 
 
 def glob_line(path: str, pattern: str) -> str:
-    """Writes the sweep over the files that a pattern finds: ``-m 'checkpoint.path=glob(runs/*.pt)'``."""
+    """Writes a sweep over the files that a pattern matches: ``-m 'checkpoint.path=glob(runs/*.pt)'``."""
     quote = next((sign for sign in ("", '"', "'") if (sign not in pattern if sign else _GLOB.fullmatch(pattern))), None)
     return "" if quote is None else typed("-m", f"{path}=glob({quote}{pattern}{quote})")
 
 
 def value_text(value: object) -> str:
-    """Writes plain data in Hydra's grammar; empty where it cannot be carried."""
+    """Writes plain data in Hydra's grammar; empty if a command line cannot carry it."""
     try:
         return _written(value)
     except _CannotBeCarriedError:
@@ -129,17 +137,48 @@ def value_text(value: object) -> str:
 
 
 def quoted(text: str) -> str:
-    """Writes a text between double quotes so that Hydra and OmegaConf hand it on unchanged."""
-    # Two readers: OmegaConf takes `${` for an interpolation unless a backslash stands before it, and Hydra's grammar
-    # reads backslashes only before a quote.
-    escaped = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
-    escaped = re.sub(r'(\\*)(")', lambda found: found[1] * 2 + r"\"", escaped)
-    return '"' + re.sub(r"(\\+)$", lambda found: found[1] * 2, escaped) + '"'
+    """Writes any text in double quotes so that Hydra and OmegaConf pass it on unchanged."""
+    return quoted_key(_without_interpolation(text))
+
+
+def quoted_key(key: str) -> str:
+    """Writes a mapping's key in double quotes; interpolations have no meaning in keys."""
+    # Hydra's grammar reads backslashes only before a quote.
+    return '"' + re.sub(r'(\\*)("|\Z)', lambda found: found[1] * 2 + (r"\"" if found[2] else ""), key) + '"'
 
 
 def is_plain_key(key: str) -> bool:
-    """Says whether Hydra's grammar takes a mapping's key as this text without quotes."""
+    """Returns whether Hydra's grammar reads a mapping's key, or an option's name, as this text without quotes."""
     return _PLAIN_KEY.fullmatch(key) is not None and key.lower() not in _KEYWORDS
+
+
+def yaml_value(value: object) -> str:
+    """Writes plain data on one line of YAML; OmegaConf reads back the same data, without interpolations."""
+    if isinstance(value, Mapping):
+        # OmegaConf finds no interpolations in keys.
+        return "{" + ", ".join(f"{_yaml_text(str(key))}: {yaml_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(yaml_value, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"inf": ".inf", "-inf": "-.inf"}.get(str(value), ".nan")
+    if isinstance(value, int | float) or value == MISSING:
+        return str(value)
+    return _yaml_text(_without_interpolation(str(value)))
+
+
+def _yaml_text(text: str) -> str:
+    if is_plain_key(text) and not set("*?") & set(text) and text.lower() not in _YAML_KEYWORDS:
+        return text
+    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415  # few lines are YAML
+
+    return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**9)).strip()
+
+
+def _without_interpolation(text: str) -> str:
+    r"""Escapes ``${``, which starts an interpolation for OmegaConf unless a backslash precedes it."""
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
 
 
 def _written(value: object) -> str:
@@ -157,13 +196,13 @@ def _written(value: object) -> str:
 
 
 def _written_list(value: object) -> str:
-    """Writes a list of names or numbers without spaces, as it is usually typed."""
+    """Writes a flat list without spaces, as it is usually typed."""
     flat = isinstance(value, list | tuple) and not any(isinstance(item, Mapping | list | tuple) for item in value)
     return "[" + ",".join(map(_written, value)) + "]" if flat else _written(value)  # type: ignore[call-overload]
 
 
 def _text(value: str) -> str:
-    if value == _MISSING or not is_printable(value):
+    if value == MISSING or not is_printable(value):
         raise _CannotBeCarriedError(value)
     plain = _PLAIN.fullmatch(value) and value.lower() not in _KEYWORDS and not isinstance(value, Quoted)
     return value if plain else quoted(value)
@@ -174,6 +213,4 @@ def _key(key: object) -> str:
         return str(key)
     if not isinstance(key, str) or not is_printable(key):
         raise _CannotBeCarriedError(key)
-    if is_plain_key(key):
-        return key
-    return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + (r"\"" if found[2] else ""), key) + '"'
+    return key if is_plain_key(key) else quoted_key(key)

@@ -8,8 +8,6 @@ count the rest.
 from __future__ import annotations
 
 import difflib
-import shlex
-import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -52,11 +50,6 @@ def _escape(character: str) -> str:
     if unicodedata.category(character) not in _UNPRINTABLE:
         return character
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
-
-
-def program() -> str:
-    """What a line to type begins with: as this process was started, or the installed command."""
-    return shlex.join(["python", sys.argv[0]]) if sys.argv[0].endswith("run.py") else "hydra-loader"
 
 
 def listing(names: Iterable[object], most: int = _MOST_NAMES, longest: int = _LONGEST_NAME) -> str:

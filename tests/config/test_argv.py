@@ -23,6 +23,9 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/
 ).map("".join)
 
 
+ONES = "1" * 64
+
+
 def never(_path: str) -> bool:
     return False
 
@@ -73,23 +76,23 @@ def jobs_of(overrides: Sequence[str]) -> list[dict[str, Any]]:
         ("foo", "foo"),
         ("=", "="),
         # Text that Hydra would refuse or change.
-        ("checkpoint.path=runs/epoch=3-step=10.ckpt", "checkpoint.path='runs/epoch=3-step=10.ckpt'"),
-        ("checkpoint.path=run (1).pt", "checkpoint.path='run (1).pt'"),
-        ("checkpoint.path=[1].pt", "checkpoint.path='[1].pt'"),
-        ("checkpoint.path=[1]", "checkpoint.path='[1]'"),
-        ("checkpoint.path=1e5", "checkpoint.path='1e5'"),
-        ("checkpoint.path=10", "checkpoint.path='10'"),
-        ("checkpoint.path=true", "checkpoint.path='true'"),
-        ("checkpoint.path=epoch=1,step=2.ckpt", "checkpoint.path='epoch=1,step=2.ckpt'"),
-        ("checkpoint.path=~/it's.pt", r"checkpoint.path='~/it\'s.pt'"),
-        ("checkpoint.path= a.pt", "checkpoint.path=' a.pt'"),
-        ("checkpoint.sha256=" + "1" * 64, f"checkpoint.sha256='{'1' * 64}'"),
-        ("checkpoint.key=0", "checkpoint.key='0'"),
-        ("verify.golden=a=b.safetensors", "verify.golden='a=b.safetensors'"),
-        ("parts.a.path=a=b.pt", "++parts.a.path='a=b.pt'"),
-        ("verify.input.path=a=b.pt", "++verify.input.path='a=b.pt'"),
-        (r"rules.mine.regex=^layers\.(\d+)\.", r"++rules.mine.regex='^layers\.(\d+)\.'"),
-        (r"rules.mine.to=a\\b", r"++rules.mine.to='a\\b'"),
+        ("checkpoint.path=runs/epoch=3-step=10.ckpt", 'checkpoint.path="runs/epoch=3-step=10.ckpt"'),
+        ("checkpoint.path=run (1).pt", 'checkpoint.path="run (1).pt"'),
+        ("checkpoint.path=[1].pt", 'checkpoint.path="[1].pt"'),
+        ("checkpoint.path=[1]", 'checkpoint.path="[1]"'),
+        ("checkpoint.path=1e5", 'checkpoint.path="1e5"'),
+        ("checkpoint.path=10", 'checkpoint.path="10"'),
+        ("checkpoint.path=true", 'checkpoint.path="true"'),
+        ("checkpoint.path=epoch=1,step=2.ckpt", 'checkpoint.path="epoch=1,step=2.ckpt"'),
+        ("checkpoint.path=~/it's.pt", 'checkpoint.path="~/it\'s.pt"'),
+        ("checkpoint.path= a.pt", 'checkpoint.path=" a.pt"'),
+        ("checkpoint.sha256=" + ONES, f'checkpoint.sha256="{ONES}"'),
+        ("checkpoint.key=0", 'checkpoint.key="0"'),
+        ("verify.golden=a=b.safetensors", 'verify.golden="a=b.safetensors"'),
+        ("parts.a.path=a=b.pt", '++parts.a.path="a=b.pt"'),
+        ("verify.input.path=a=b.pt", '++verify.input.path="a=b.pt"'),
+        (r"rules.mine.regex=^layers\.(\d+)\.", r'++rules.mine.regex="^layers\.(\d+)\."'),
+        (r"rules.mine.to=a\\b", r'++rules.mine.to="a\\b"'),
         # Keys that may be new, and + where there is something already.
         ("model.width=3", "++model.width=3"),
         ("+model.width=3", "++model.width=3"),
@@ -107,9 +110,9 @@ def jobs_of(overrides: Sequence[str]) -> list[dict[str, Any]]:
         ("model={_target_: a.B}", "+hydra/clear=[model,verify.input] ++model={_target_: a.B}"),
         ("model=null", "+hydra/clear=[model]"),
         ("rules={a: {strip: x.}}", "+hydra/clear=[rules] ++rules={a: {strip: x.}}"),
-        ("checkpoint={path: a=b.pt}", r"+hydra/clear=[checkpoint] ++checkpoint={path:'a=b.pt'}"),
+        ("checkpoint={path: a=b.pt}", r'+hydra/clear=[checkpoint] ++checkpoint={path:"a=b.pt"}'),
         ('allow.missing=["a=b", "c"]', 'allow.missing=["a=b", "c"]'),
-        ("allow.missing=[a=b,c]", "allow.missing=['a=b',c]"),
+        ("allow.missing=[a=b,c]", 'allow.missing=["a=b",c]'),
     ],
 )
 def test_an_override_of_a_single_run(typed: str, rewritten: str) -> None:
@@ -120,9 +123,9 @@ def test_an_override_of_a_single_run(typed: str, rewritten: str) -> None:
     ("typed", "rewritten"),
     [
         ("checkpoint.path=a.pt,b.pt", "checkpoint.path=a.pt,b.pt"),
-        ("checkpoint.path=epoch=1.pt,epoch=2.pt", "checkpoint.path='epoch=1.pt','epoch=2.pt'"),
-        ("checkpoint.path=a.pt, b=1.pt", "checkpoint.path=a.pt,'b=1.pt'"),
-        ("checkpoint.path=1e5,b.pt", "checkpoint.path='1e5',b.pt"),
+        ("checkpoint.path=epoch=1.pt,epoch=2.pt", 'checkpoint.path="epoch=1.pt","epoch=2.pt"'),
+        ("checkpoint.path=a.pt, b=1.pt", 'checkpoint.path=a.pt,"b=1.pt"'),
+        ("checkpoint.path=1e5,b.pt", 'checkpoint.path="1e5",b.pt'),
         ("checkpoint.path='a,b.pt',c.pt", "checkpoint.path='a,b.pt',c.pt"),
         ("checkpoint.path=choice(a,b)", "checkpoint.path=choice(a,b)"),
         ("checkpoint.key=null,state_dict", "checkpoint.key=null,state_dict"),
@@ -138,7 +141,7 @@ def test_an_override_of_a_single_run(typed: str, rewritten: str) -> None:
         ("model=null", "+hydra/clear=[model]"),
         ("model.width=1,2", "++model.width=1,2"),
         ("parts={a: {}},null", "++parts=null +parts={a: {}},null"),
-        ("verify.input={path: a=b},[{shape: [1]}]", "++verify.input=null +verify.input={path:'a=b'},[{shape: [1]}]"),
+        ("verify.input={path: a=b},[{shape: [1]}]", '++verify.input=null +verify.input={path:"a=b"},[{shape: [1]}]'),
         ("model.sizes=[1,2],[3]", "++model.sizes=null +model.sizes=[1,2],[3]"),
     ],
 )
@@ -203,7 +206,7 @@ def test_rewriting_twice_changes_nothing_more(typed: list[str]) -> None:
         st.sampled_from(
             [
                 "checkpoint.path=a=b",
-                "checkpoint.path='a,b'",
+                'checkpoint.path="a,b"',
                 "model={x: 1}",
                 "model.a=2",
                 "parts={a: {path: x}}",
@@ -226,7 +229,7 @@ def test_a_comma_belongs_to_the_name_of_a_file_that_is_there(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     assert rewrite(["checkpoint.path=a,b.pt"]) == ["checkpoint.path=a,b.pt"]
     (tmp_path / "a,b.pt").touch()
-    assert rewrite(["checkpoint.path=a,b.pt"]) == ["checkpoint.path='a,b.pt'"]
+    assert rewrite(["checkpoint.path=a,b.pt"]) == ['checkpoint.path="a,b.pt"']
     assert rewrite(["checkpoint.path=a,b.pt"], sweep=True) == ["checkpoint.path=a,b.pt"]
 
 
@@ -254,15 +257,15 @@ def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("three_files")
 def test_a_glob_becomes_the_files_in_natural_order() -> None:
-    expanded = "checkpoint.path='epoch=1.ckpt','epoch=2.ckpt','epoch=10.ckpt'"
+    expanded = 'checkpoint.path="epoch=1.ckpt","epoch=2.ckpt","epoch=10.ckpt"'
     assert rewrite(["checkpoint.path=glob(*.ckpt)"], sweep=True) == [expanded]
-    assert rewrite(["parts.a.path=glob(*=1*.ckpt)"], sweep=True) == ["++parts.a.path='epoch=1.ckpt','epoch=10.ckpt'"]
-    assert rewrite(["checkpoint.path=glob(*=2.ckpt),a=b.pt"], sweep=True) == ["checkpoint.path='epoch=2.ckpt','a=b.pt'"]
+    assert rewrite(["parts.a.path=glob(*=1*.ckpt)"], sweep=True) == ['++parts.a.path="epoch=1.ckpt","epoch=10.ckpt"']
+    assert rewrite(["checkpoint.path=glob(*=2.ckpt),a=b.pt"], sweep=True) == ['checkpoint.path="epoch=2.ckpt","a=b.pt"']
 
 
 @pytest.mark.usefixtures("three_files")
 def test_a_glob_with_one_match_suits_a_single_run() -> None:
-    assert rewrite(["checkpoint.path=glob(*=2.ckpt)"]) == ["checkpoint.path='epoch=2.ckpt'"]
+    assert rewrite(["checkpoint.path=glob(*=2.ckpt)"]) == ['checkpoint.path="epoch=2.ckpt"']
 
 
 @pytest.mark.usefixtures("three_files")
@@ -353,4 +356,4 @@ def test_several_files_whose_names_need_quotes_are_several_values() -> None:
         rewrite([typed], exists={"step=1.pth", "step=2.pth"}.__contains__)
     assert refusal.value.message == f"'{typed}' gives several values to a single run"
     assert refusal.value.hint == f"-m {typed}   # one job for each"
-    assert rewrite([typed], exists=lambda _: False) == ["checkpoint.path='step=1.pth,step=2.pth'"]
+    assert rewrite([typed], exists=lambda _: False) == ['checkpoint.path="step=1.pth,step=2.pth"']

@@ -10,9 +10,9 @@ from loader.config.quoting import (
     Refused,
     is_function,
     parse_value,
-    quote,
     split_elements,
 )
+from loader.text.lines import quoted
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 AWKWARD = st.lists(st.sampled_from(["a", "=", ",", " ", "\\", "'", '"', "${", "}", "(", "]", "1e5", "#", "ü"])).map(
@@ -28,13 +28,13 @@ def through_hydra(value: str) -> object:
 @settings(deadline=None)
 @given(TEXT | AWKWARD)
 def test_quoted_text_reaches_the_config_unchanged(text: str) -> None:
-    assert through_hydra(quote(text)) == text
+    assert through_hydra(quoted(text)) == text
 
 
 @settings(deadline=None)
 @given(st.lists(AWKWARD, min_size=1, max_size=4))
 def test_quoted_values_stay_apart_in_a_sweep(texts: list[str]) -> None:
-    assert split_elements(",".join(map(quote, texts))) == list(map(quote, texts))
+    assert split_elements(",".join(map(quoted, texts))) == list(map(quoted, texts))
 
 
 @settings(deadline=None)

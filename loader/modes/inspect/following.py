@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from ...formats.pickle.needed import may_be_offered
 from ...keys.written import key_override, may_be_typed
 from ...schema import CheckpointConfig
-from ...text.lines import override, typed
-from ...text.wording import program
+from ...text.lines import override, program, typed
 from .rows import CandidateRow
 
 _MOST_OTHERS = 4

@@ -29,14 +29,14 @@ from ...schema import AUTO, EMBEDDED, JobConfig
 from ...suggest.goals import goals_of
 from ...suggest.sizes.confined import Confined, apart
 from ...suggest.sizes.probe import Probe
-from ...text.lines import blank, line, typed, under
+from ...text.lines import MISSING, blank, line, typed, under
 from ...text.redaction import redacted
 from ...text.wording import listing, safe_text
 from .arguments import Inference, given_lines, infer
 from .fitting import DEFAULT, Fitting, fitting_of, no_fit
 from .forward import forward_lines
 from .hints import hints_of
-from .page import MISSING, Line
+from .page import Line
 from .place import Place, choose_place
 from .published import CONFIG, LIBRARY, check_class, config_in, installed, left_out, published
 from .settings import config_text

@@ -25,9 +25,10 @@ from ...suggest.sizes.knobs import Knob, kind_of, knobs_of, same
 from ...suggest.sizes.outside import reaches_outside
 from ...suggest.sizes.probe import Goal, Probe, Seen
 from ...suggest.sizes.solve import Solution, begin, solve, sure
+from ...text.lines import MISSING
 from ...text.wording import counted
 from .hints import Hint, Hints
-from .page import MISSING, Line
+from .page import Line
 
 _MOST_BUILDS = 600
 _MOST_SECONDS = 20

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...config.layers import conf_dir
-from ...config.quoting import parse_value
 from ...errors import ConfigError
 from ...files.path import is_url
-from ...text.lines import line, override, typed
-from ...text.wording import program, safe_text
+from ...text.lines import is_plain_key, line, override, program, typed
+from ...text.wording import safe_text
 
 GROUP = "experiment"
 DEFAULT = f"conf/{GROUP}/"
@@ -66,7 +65,7 @@ def choose_place(wanted: str | None, checkpoint: str) -> Place:
         )
     option = path.relative_to(parents[at]).with_suffix("").as_posix()
     place = Place(path, str(parents[at].parent), option)
-    if not _OPTION.fullmatch(option) or parse_value(option) != option:
+    if not _OPTION.fullmatch(option) or not is_plain_key(option):
         raise ConfigError(
             f"'{safe_text(option)}' is no name that {GROUP}=NAME takes; letters, digits, '_' and '-' were expected",
             line("scaffold.path", f"{parents[at].as_posix()}/{_tidy(option)}{_ENDING}"),
@@ -86,7 +85,7 @@ def name_of(checkpoint: str) -> str:
 
 def _tidy(text: str) -> str:
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", text)[:_LONGEST].strip("_-")
-    if not name or not _OPTION.fullmatch(name) or parse_value(name) != name or _shipped(name):
+    if not name or not _OPTION.fullmatch(name) or not is_plain_key(name) or _shipped(name):
         name = f"my_{name}".rstrip("_")
     return name
 

@@ -13,10 +13,10 @@ from typing import Any
 from ...keys.written import ready_made
 from ...parts.open import Part
 from ...schema import AUTO, AllowConfig, CheckpointConfig, JobConfig, RuleConfig
-from ...text.lines import typed
+from ...text.lines import typed, yaml_value
 from ...text.wording import safe_text
 from .fitting import Fitting
-from .page import Line, flow, page, section
+from .page import Line, page, section
 from .place import Place
 
 _OWN = ("mode", "model", "checkpoint", "rules", "parts", "allow", "verify", "inspect", "convert", "scaffold")
@@ -90,4 +90,4 @@ def _differing(record: Any, default: Any) -> list[Line]:
 
 def _others(job: JobConfig) -> list[str]:
     """Settings at the top level."""
-    return [f"{line.key}: {flow(line.value)}" for line in _differing(job, JobConfig()) if line.key not in _OWN]
+    return [f"{line.key}: {yaml_value(line.value)}" for line in _differing(job, JobConfig()) if line.key not in _OWN]
