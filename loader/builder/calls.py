@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any, TypeGuard
 
 from ..errors import ConfigError
+from ..formats.limits import MOST_CONFIG_NODES, MOST_LEVELS
 from ..module.user_code import is_foreign
 from ..text.lines import blank, line
 from ..text.wording import safe_text
@@ -27,8 +28,6 @@ from .policy import Policy
 from .targets import TARGET, Problems, Target, Value, find_targets
 
 _KEYWORDS = frozenset({TARGET, "_args_", "_partial_", "_recursive_", "_convert_"})
-_DEEPEST = 100
-_MOST = 100_000
 _UNSET = "???"
 _INFER = "mode=scaffold   # finds out what the file's shapes tell"
 
@@ -103,9 +102,9 @@ def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
             f"{where} has no {TARGET}: it must name the class or function that makes the model",
             line(f"{where}.{TARGET}", "your_module.YourModel"),
         )
-    containers = list(islice(_containers(config, where, 0), _MOST + 1))
-    if len(containers) > _MOST:
-        raise ConfigError(f"{where} holds more than {_MOST:,} lists and mappings")
+    containers = list(islice(_containers(config, where, 0), MOST_CONFIG_NODES + 1))
+    if len(containers) > MOST_CONFIG_NODES:
+        raise ConfigError(f"{where} holds more than {MOST_CONFIG_NODES:,} lists and mappings")
     _check_set(config, where, policy)
     nodes = [(place, node) for place, node in containers if isinstance(node, Mapping) and node.get(TARGET) is not None]
     targets = find_targets(nodes, policy)
@@ -123,8 +122,8 @@ def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
 
 def _containers(value: object, where: str, depth: int) -> Iterator[tuple[str, object]]:
     """Yields every list and mapping with its place, also those that `_recursive_` leaves to whom they are handed."""
-    if depth > _DEEPEST:
-        raise ConfigError(f"{safe_text(where)} is nested more than {_DEEPEST} deep")
+    if depth > MOST_LEVELS:
+        raise ConfigError(f"{safe_text(where)} is nested more than {MOST_LEVELS} deep")
     if isinstance(value, Mapping) or _is_list(value):
         yield where, value
     for key, item in _items(value):

@@ -18,21 +18,18 @@ from typing import Any, TypeGuard
 from ..apply.place import DTYPES
 from ..errors import CheckpointError, ConfigError
 from ..files.path import shown_path
+from ..formats.limits import LARGEST_CONFIG, MOST_LEVELS, MOST_PROPOSED
 from ..formats.strict_json import parse_mapping
 from ..formats.tree import Checkpoint
 from ..text.wording import safe_text
-from ..verify.proposal import MOST_PROPOSED
 
 KEY = "hydra_loader"
 """The note's name."""
 SCHEMA = 1
-LARGEST = 1_000_000
-"""The most characters of a record."""
 
 WITHOUT = "convert.embed=false   # writes the weights alone"
 """What to type where the config cannot go into the file."""
 
-_DEEPEST = 100
 _SPEC: Mapping[str, tuple[type, ...]] = {"shape": (list,), "dtype": (str,), "kind": (str,), "high": (int,)}
 
 
@@ -70,10 +67,10 @@ def to_text(record: Record) -> str:
     """
     content = {"schema": SCHEMA, "version": _version(), **dataclasses.asdict(record)}
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
-    if len(text) > LARGEST:
+    if len(text) > LARGEST_CONFIG:
         raise ConfigError(
             f"the model's config and what belongs to it take {len(text):,} characters in the converted file, at most "
-            f"{LARGEST:,} are allowed",
+            f"{LARGEST_CONFIG:,} are allowed",
             WITHOUT,
         )
     return text
@@ -100,7 +97,7 @@ def read_record(checkpoint: Checkpoint) -> Record | None:
 
 def unwritable(node: Any, where: str, depth: int = 0) -> Iterator[str]:
     """Says which places of a config JSON cannot hold so that they come back as they were."""
-    if depth > _DEEPEST:
+    if depth > MOST_LEVELS:
         yield f"{safe_text(where)} is nested too deep"
     elif isinstance(node, Mapping):
         for key, value in node.items():
@@ -142,8 +139,8 @@ def _is_shape(shape: Any) -> TypeGuard[Sequence[int]]:
 
 
 def _parsed(text: str) -> Record:
-    if len(text) > LARGEST:
-        raise ValueError(f"it has {len(text):,} characters, at most {LARGEST:,} are allowed")
+    if len(text) > LARGEST_CONFIG:
+        raise ValueError(f"it has {len(text):,} characters, at most {LARGEST_CONFIG:,} are allowed")
     try:
         content = parse_mapping(text.encode())
     except ValueError as error:

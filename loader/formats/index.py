@@ -14,16 +14,12 @@ from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..files.path import shown_path
 from ..text.wording import counted, phrases, safe_text
+from .limits import LARGEST_INDEX, LONGEST_NAME, MOST_CONTAINERS
 from .strict_json import read_mapping
 
-LARGEST_INDEX = 64_000_000
 _HEAD = 4096
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAP = "weight_map"
-_MOST_CONTAINERS = 1000
-"""An index has two; more than these are a bomb of brackets."""
-_LONGEST_NAME = 1000
-"""No file system has longer paths by default, and to follow a path of many steps takes the square of their number."""
 _NAME = re.compile(r".*\.index(\.[\w-]+)?\.json", re.DOTALL)
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _UNSAFE = "do not load this checkpoint; ask whoever made it for shards in one folder"
@@ -70,8 +66,8 @@ def read_index(file: CheckpointFile) -> dict[str, str]:
 
 
 def _parsed(file: CheckpointFile, raw: bytes) -> dict[str, Any]:
-    if _brackets(raw) > _MOST_CONTAINERS and _brackets(_STRING.sub(b"", raw)) > _MOST_CONTAINERS:
-        raise file.damaged(f"an index with more than {_MOST_CONTAINERS:,} lists and mappings; two were expected")
+    if _brackets(raw) > MOST_CONTAINERS and _brackets(_STRING.sub(b"", raw)) > MOST_CONTAINERS:
+        raise file.damaged(f"an index with more than {MOST_CONTAINERS:,} lists and mappings; two were expected")
     return read_mapping(file, raw.removeprefix(_BYTE_ORDER_MARK), "it")
 
 
@@ -93,7 +89,7 @@ def fault_of_name(name: str) -> str:
     """What is wrong with the name of a file that is to lie below a folder; empty where nothing is."""
     if not name:
         return "is empty"
-    if len(name) > _LONGEST_NAME:
+    if len(name) > LONGEST_NAME:
         return f"is {len(name):,} characters long"
     if safe_text(name, len(name)) != name:
         return "holds characters that cannot be shown"

@@ -13,6 +13,7 @@ from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..files.path import shown_path
 from ..text.wording import counted, listing, safe_text, shape
+from .limits import LONGEST_NPY_HEADER, MOST_DIGITS, MOST_DIMENSIONS
 from .names import NPY as FORMAT
 from .opened import OpenedFile
 from .pickle.reader import unpickle
@@ -22,10 +23,6 @@ from .pickle.tree import build_tree
 from .signatures import NPY_MAGIC
 from .tree import ITEMSIZE, Container, Leaf, Storage, TensorEntry
 
-LONGEST_HEAD = 10_100
-"""NumPy itself reads no header that is longer than 10,000 bytes."""
-_MOST_DIMENSIONS = 64
-_MOST_DIGITS = 18
 _ITEM = r"""'(descr|fortran_order|shape)'\s*:\s*('[^']{1,40}'|True|False|\([\d\s,L]*\))\s*"""
 _HEADER = re.compile(rf"\{{\s*{_ITEM},\s*{_ITEM},\s*{_ITEM},?\s*\}}\s*", re.ASCII)
 _FIELDED = re.compile(r"'descr'\s*:\s*(?=\[)")
@@ -73,7 +70,7 @@ def read_header(file: CheckpointFile, head: bytes, name: str) -> Header:
 
     Args:
         file: The file it stands in, for messages.
-        head: Its first bytes, up to `LONGEST_HEAD`.
+        head: Its first bytes, up to `LONGEST_NPY_HEADER`.
         name: What to call the array in a message.
 
     Raises:
@@ -91,9 +88,9 @@ def read_header(file: CheckpointFile, head: bytes, name: str) -> Header:
     fields = dict(zip(found.groups()[::2], found.groups()[1::2], strict=True))
     shown, order, sizes = fields.get("descr", ""), fields.get("fortran_order", ""), fields.get("shape", "")
     dimensions = [size.strip().rstrip("L") for size in sizes[1:-1].split(",") if size.strip()]
-    if shown[:1] != "'" or order not in {"True", "False"} or sizes[:1] != "(" or len(dimensions) > _MOST_DIMENSIONS:
+    if shown[:1] != "'" or order not in {"True", "False"} or sizes[:1] != "(" or len(dimensions) > MOST_DIMENSIONS:
         raise file.damaged(f"the header of its array '{safe_text(name)}' is none")
-    if not all(size.isdigit() and len(size) <= _MOST_DIGITS for size in dimensions):
+    if not all(size.isdigit() and len(size) <= MOST_DIGITS for size in dimensions):
         raise file.damaged(f"the shape of its array '{safe_text(name)}' is none")
     descr = listed if shown == _FIELDS else shown[1:-1]
     return Header(descr, order == "True", tuple(map(int, dimensions)), start + length)
@@ -161,7 +158,7 @@ class Npy(OpenedFile):
     """
 
     def __init__(self, file: CheckpointFile, check: str) -> None:
-        header = read_header(file, file.pread(0, min(LONGEST_HEAD, file.size)), file.path.name)
+        header = read_header(file, file.pread(0, min(LONGEST_NPY_HEADER, file.size)), file.path.name)
         if header.of_objects:
             super().__init__(file, FORMAT, _of_objects(file, header), check)
             return

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from .archives.archived import ArchivedFile, Records
 from .archives.zip import Archive
+from .limits import LONGEST_NPY_HEADER
 from .names import NPZ as FORMAT
-from .npy import LONGEST_HEAD, Header, entry_of, read_header, refuse_unreadable
+from .npy import Header, entry_of, read_header, refuse_unreadable
 from .tree import Container, Node
 
 _ENDING = ".npy"
@@ -38,7 +39,7 @@ class Npz(ArchivedFile):
         children: dict[str, Node] = {}
         for member in archive.members.values():
             name = member.name.removesuffix(_ENDING)
-            header = read_header(archive.file, archive.head(member, LONGEST_HEAD), name)
+            header = read_header(archive.file, archive.head(member, LONGEST_NPY_HEADER), name)
             storage = replace(records.storage(member.name), big_endian=header.descr.startswith(">"))
             headers[name], children[name] = header, entry_of(archive.file, header, storage, name)
         refuse_unreadable(archive.file, headers)

@@ -12,16 +12,14 @@ from typing import Any
 
 from ..files.file import CheckpointFile
 from ..text.wording import safe_text
+from .limits import LARGEST_HEADER, LARGEST_NUMBER, MOST_DIMENSIONS
 from .names import SAFETENSORS as FORMAT
 from .opened import OpenedFile
 from .strict_json import read_mapping
 from .tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
 
-LARGEST_HEADER = 100_000_000
 _LENGTH = struct.Struct("<Q")
 _METADATA = "__metadata__"
-_MOST_DIMENSIONS = 64
-_LARGEST = 1 << 63
 _EMPTY: MappingProxyType[str, Any] = MappingProxyType({})
 
 DTYPES: dict[str, str] = {
@@ -81,12 +79,12 @@ class SafeTensors(OpenedFile):
     def _entry(self, name: str, kind: Any, shape: tuple[Any, ...], storage: Storage) -> TensorEntry | Leaf:
         stride, count = [], 1
         for dimension in reversed(shape):
-            if type(dimension) is not int or not 0 <= dimension < _LARGEST:
+            if type(dimension) is not int or not 0 <= dimension < LARGEST_NUMBER:
                 raise self._file.damaged(f"its header gives '{safe_text(name)}' a shape that is none")
             stride.append(count)
             count *= dimension or 1
         dtype = DTYPES.get(kind) if type(kind) is str else None
-        if len(shape) > _MOST_DIMENSIONS or type(kind) is not str:
+        if len(shape) > MOST_DIMENSIONS or type(kind) is not str:
             raise self._file.damaged(f"its header gives '{safe_text(name)}' a shape or type that is none")
         if dtype is None:
             return Leaf(f"safetensors {safe_text(kind, 20)}", safe_text(list(shape)))

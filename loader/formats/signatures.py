@@ -29,7 +29,7 @@ _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _PLACE = re.compile(rb'"data_offsets":\s*\[\d')
 _NEAR = 64
 _LENGTH = struct.Struct("<Q")
-_LONGEST_HEADER = 1 << 48
+_IMPLAUSIBLE = 1 << 48
 
 
 def is_zip(head: bytes) -> bool:
@@ -40,7 +40,7 @@ def is_zip(head: bytes) -> bool:
 def is_safetensors(head: bytes) -> bool:
     """Whether a file begins with a length and a JSON object."""
     # A text whose ninth character is a brace would declare a header of exabytes; in GGUF it counts tensors.
-    return head[8:9] == b"{" and not is_gguf(head) and _LENGTH.unpack_from(head)[0] < _LONGEST_HEADER
+    return head[8:9] == b"{" and not is_gguf(head) and _LENGTH.unpack_from(head)[0] < _IMPLAUSIBLE
 
 
 def is_damaged_safetensors(head: bytes) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import FitError
+from ..formats.limits import MOST_SCALE_NAMES
 from ..formats.tree import Container, Leaf, Node, TensorEntry
 from ..text.wording import counted, listing, phrases, safe_text
 from .plan import Wanted
@@ -27,8 +28,6 @@ _INSIDE = re.compile(r"([.:](_data|qdata|int_data))+$")
 """What stands behind the name of a weight that is an object of several tensors."""
 _SCALE = re.compile(r"scale|absmax|zero_?point|^SCB$", re.IGNORECASE)
 _OF_ACTIVATIONS = re.compile(r"input|output|act|in_|out_|logit|softmax|attn", re.IGNORECASE)
-_MOST_NAMES = 16
-"""So many names of scales a file may have of its own."""
 _MOST_LAYERS = 3
 
 
@@ -125,7 +124,7 @@ def quantized(entries: Mapping[str, Node]) -> list[Quantized]:
         return []
     ends = {key.rpartition(".")[2] for key in entries}
     marks = [mark for mark in _MARKS if all(any(end.endswith(_last(name)) for end in ends) for name in mark.beside)]
-    scales = sorted(end for end in ends if _SCALE.search(end) and not _OF_ACTIVATIONS.match(end))[:_MOST_NAMES]
+    scales = sorted(end for end in ends if _SCALE.search(end) and not _OF_ACTIVATIONS.match(end))[:MOST_SCALE_NAMES]
     tensors = ((key, entry) for key, entry in entries.items() if isinstance(entry, TensorEntry))
     found = (_marked(key, entry, entries, marks) or _scaled(key, entry, entries, scales) for key, entry in tensors)
     return [one for one in found if one is not None]

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ..formats.limits import MOST_SCALES
 from ..formats.tree import Container, Leaf, Node, TensorEntry
 from .plan import Wanted
 
@@ -24,7 +25,6 @@ _OF_OTHERS = re.compile(
 """What has small tensors next to a weight without scaling it."""
 _SIGNS = "_.:"
 _MOST_SEGMENTS = 8
-_MOST_ENTRIES = 20_000
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ def small(root: Container, entries: Mapping[str, Node], taken: Iterable[str]) ->
     """
     found, used = Small(), set(taken)
     for count, (place, name, entry) in enumerate(_floats(root, entries)):
-        if count >= _MOST_ENTRIES:
+        if count >= MOST_SCALES:
             break
         beside = place is None
         if beside and name in used:

@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from ..formats.limits import LONGEST_NAME
 from ..formats.tree import Container, TensorEntry
 from ..keys.optimizers import without_optimizers
 from ..keys.plan import Wanted
@@ -17,14 +18,13 @@ from ..schema import AUTO, RuleConfig
 from ..text.wording import safe_text
 
 _CALLED = re.compile(r"(^|[_.\W])(ema|swa|averaged?|shadow)($|[_.\W\d])", re.IGNORECASE)
-_LONGEST_NAME = 1000
 _ENOUGH = 0.9
 _MOST_REMARKS = 3
 
 
 def is_average(name: str) -> bool:
     """Whether a dotted name is called like an average."""
-    return _CALLED.search(name[:_LONGEST_NAME]) is not None
+    return _CALLED.search(name[:LONGEST_NAME]) is not None
 
 
 def asked_for(key: str | None, rules: Mapping[str, RuleConfig]) -> bool | None:

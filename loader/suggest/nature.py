@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ..formats.limits import LONGEST_NAME
 from ..formats.tree import Container, TensorEntry
 from ..keys.optimizers import MOMENTS, is_moment
 from ..keys.plan import Wanted
@@ -26,7 +27,6 @@ _ADAPTERS = (
     ("prompt-tuning", re.compile(r"(^|\.)prompt_embeddings$")),
 )
 """Each kind of adapter, by a name that only it has; what has several of them is the first."""
-_LONGEST_NAME = 1000
 _PACKED = "_packed_params._packed_params"
 _FIRST_OF_TWO = re.compile(r"lora_(embedding_)?A\b|lora[._]down\b")
 _MERGED = "in peft model.merge_and_unload(), then .save_pretrained(FOLDER), writes such a one"
@@ -91,7 +91,7 @@ def moments_alone(root: Container) -> Nature | None:
 
 def adapter_of(names: Iterable[str]) -> str | None:
     """The kind of adapter that some of these names belong to."""
-    given = [name[-_LONGEST_NAME:] for name in names]
+    given = [name[-LONGEST_NAME:] for name in names]
     return next((kind for kind, written in _ADAPTERS if any(map(written.search, given))), None)
 
 
@@ -113,5 +113,5 @@ def _adapter(tensors: Mapping[str, TensorEntry]) -> Nature | None:
 
 def _changed(name: str) -> str:
     """The module that an adapter's tensor changes."""
-    starts = (found.start() for _, written in _ADAPTERS if (found := written.search(name[-_LONGEST_NAME:])) is not None)
+    starts = (found.start() for _, written in _ADAPTERS if (found := written.search(name[-LONGEST_NAME:])) is not None)
     return safe_text(name[: min(starts, default=0)].strip("._")) or "the model itself"

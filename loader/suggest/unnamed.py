@@ -15,6 +15,7 @@ from ..builder.targets import TARGET
 from ..errors import ConfigError, FitError, LoaderError
 from ..files.file import CheckpointFile
 from ..files.path import is_url, shown_path
+from ..formats.limits import LARGEST_CONFIG
 from ..formats.pickle.needed import no_part_of_a_model
 from ..formats.strict_json import read_mapping
 from ..modes.inspect.following import architecture
@@ -30,7 +31,6 @@ from ..text.wording import counted, safe_text
 EXAMPLE = {TARGET: "loader.examples.SimpleNet"}
 """The model that is built where none is given."""
 _SHIPPED = "pkg://loader.examples/"
-_LARGEST = 1_000_000
 _PLAIN = (int, float, bool, str, type(None))
 _CLASS = re.compile(r"[A-Za-z_]\w{0,60}(\.[A-Za-z_]\w{0,60}){1,10}", re.ASCII)
 _BUILDER = re.compile(r"[a-z][a-z0-9_]{1,60}", re.ASCII)
@@ -138,6 +138,6 @@ def _config(folder: Path) -> Mapping[str, Any]:
         return {}
     file = CheckpointFile(path)
     try:
-        return read_mapping(file, file.pread(0, file.size), "its text") if file.size <= _LARGEST else {}
+        return read_mapping(file, file.pread(0, file.size), "its text") if file.size <= LARGEST_CONFIG else {}
     finally:
         file.close()

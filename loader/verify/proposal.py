@@ -16,10 +16,8 @@ from typing import Any
 from torch import nn
 
 from ..errors import VerificationError
+from ..formats.limits import MOST_PROPOSED
 from ..text.lines import line
-
-MOST_PROPOSED = 1 << 24
-"""The most elements of an input that a file proposes, or a layer whose sizes a file gives."""
 
 _SEQUENCE = 8
 _SIDE = 64

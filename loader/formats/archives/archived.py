@@ -13,6 +13,7 @@ from zlib_ng import zlib_ng
 from ...errors import CheckpointError
 from ...files.path import shown_path
 from ...text.wording import counted, listing, safe_text
+from ..limits import LARGEST_DEFLATED_INDEX, LARGEST_SIDE_RECORD, MOST_FOLD
 from ..opened import OpenedFile
 from ..tree import Container, Storage
 from .zip import DEFLATED, Archive, Member
@@ -21,10 +22,6 @@ INDEX = "data.pkl"
 """The pickle of what `torch.save` was given."""
 _ROOT_STEPS = 2
 """torch puts the index into one folder, which is called like the file was."""
-_MOST_SIDE_BYTES = 1000
-_MOST_INFLATED, _MOST_FOLD = 1 << 20, 16
-"""A deflated record of the index may declare so many bytes, or so many times what it takes in the file: real ones
-deflate five-fold, and every byte can become an object of a hundred. torch itself stores its own as they are."""
 
 
 class Records:
@@ -84,7 +81,7 @@ class Records:
             CheckpointError: It declares too much, or differs from what was written.
         """
         member = self.archive.members[self.folder + name]
-        if member.method == DEFLATED and member.size > max(_MOST_INFLATED, _MOST_FOLD * member.packed):
+        if member.method == DEFLATED and member.size > max(LARGEST_DEFLATED_INDEX, MOST_FOLD * member.packed):
             raise self._too_deflated(member, told)
         data = self.archive.read(member.name, member.size)
         if self._compares and zlib_ng.crc32(data) != member.crc32:
@@ -129,7 +126,7 @@ class Records:
     def _too_deflated(self, member: Member, told: str) -> CheckpointError:
         return CheckpointError(
             f"{shown_path(self.file.path)} holds its {told} ({safe_text(member.name)}) deflated from {member.size:,} "
-            f"bytes to {member.packed:,}; at most {_MOST_FOLD}-fold was expected",
+            f"bytes to {member.packed:,}; at most {MOST_FOLD}-fold was expected",
             "where you trust it, unzip it, and pack it again without deflating: zip -0 -r",
         )
 
@@ -147,7 +144,7 @@ class Records:
     def _byte_order(self) -> str:
         if "byteorder" not in self:
             return "little"
-        order = self.archive.read(f"{self.folder}byteorder", _MOST_SIDE_BYTES)
+        order = self.archive.read(f"{self.folder}byteorder", LARGEST_SIDE_RECORD)
         if order not in {b"little", b"big"}:
             raise self.file.damaged(f"its byte order is {safe_text(order)}; little or big was expected")
         return order.decode()

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 from ...files.file import CheckpointFile
 from ...text.wording import safe_text
+from ..limits import LARGEST_TAR_EXTENSION, MOST_TAR_MEMBERS
 
 _BLOCK = 512
 _CHECKSUM = slice(148, 156)
-_MOST_MEMBERS = 1000
-_LONGEST_EXTENSION = 1 << 16
 _FILES = {b"0", b"\0"}
 _EXTENSIONS = {b"x", b"g"}
 _OVERRIDES = (b" path=", b" size=", b" linkpath=", b" GNU.sparse")
@@ -52,7 +51,7 @@ def tar_members(file: CheckpointFile) -> dict[str, TarMember]:
             raise file.ends_early(member.end)
         if kind in _EXTENSIONS:
             _check_extension(file, member)
-        elif kind not in _FILES or name in members or len(members) >= _MOST_MEMBERS:
+        elif kind not in _FILES or name in members or len(members) >= MOST_TAR_MEMBERS:
             raise file.damaged(f"'{safe_text(name)}' in it is no plain file, stands there twice, or is one too many")
         else:
             members[name] = member
@@ -75,8 +74,8 @@ def _octal(field: bytes) -> int | None:
 
 
 def _check_extension(file: CheckpointFile, member: TarMember) -> None:
-    if member.size > _LONGEST_EXTENSION:
-        raise file.damaged(f"an extension in it declares {member.size:,} bytes; {_LONGEST_EXTENSION:,} are allowed")
+    if member.size > LARGEST_TAR_EXTENSION:
+        raise file.damaged(f"an extension in it declares {member.size:,} bytes; {LARGEST_TAR_EXTENSION:,} are allowed")
     notes = file.pread(member.start, member.size)
     if any(override in notes for override in _OVERRIDES):
         raise file.damaged("an extension in it gives a member another name or size than its header")

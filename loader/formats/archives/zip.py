@@ -17,6 +17,7 @@ from ...errors import CheckpointError
 from ...files.file import CheckpointFile
 from ...files.path import shown_path
 from ...text.wording import safe_text
+from ..limits import BEST_RATIO
 from ..signatures import ZIP_MEMBER
 
 STORED, DEFLATED = 0, 8
@@ -35,8 +36,6 @@ _CHUNK = 1 << 20
 _WINDOW = 16 << 10
 _CLOSE = 1 << 10
 """Deflated, a few bytes may take a little more than as they are."""
-_BEST_RATIO = 1032
-"""Deflate cannot do better; whoever declares more lies."""
 
 
 @dataclass(slots=True)
@@ -273,7 +272,7 @@ class Archive:
 
 
 def _can_inflate(member: Member) -> bool:
-    return member.size <= member.packed * _BEST_RATIO
+    return member.size <= member.packed * BEST_RATIO
 
 
 def _zip64_sizes(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:

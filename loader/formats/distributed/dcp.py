@@ -22,6 +22,7 @@ from ...text.wording import safe_text
 from ..archives.zip import Archive
 from ..folder import DCP_ENDING as ENDING
 from ..folder import DCP_METADATA as METADATA
+from ..limits import LARGEST_OBJECT, MOST_OBJECTS
 from ..names import DCP as FORMAT
 from ..opened import OpenedFile
 from ..several import SeveralFiles, digest_of, each, natural, opened, refuse_links, refuse_missing
@@ -31,9 +32,6 @@ from ..tree import Container, Leaf, Node, Piece, Storage, TensorEntry, assembled
 from .dcp_metadata import Chunk, Metadata, Place, Whole, read_metadata
 
 _AGAIN = "copy or download the whole folder again; it may also be a save that never finished"
-_LARGEST_OBJECT = 1 << 20
-_MOST_OBJECTS = 10_000
-"""Objects beyond this size or number are named and not read."""
 
 
 def find_dcp(path: Path, names: Sequence[str], stack: ExitStack) -> DistributedFolder | None:
@@ -136,7 +134,7 @@ class DistributedCheckpoint(SeveralFiles):
     def _objects(self, found: DistributedFolder) -> dict[str, Node]:
         objects: dict[str, Node] = {}
         for name, place in found.metadata.objects.items():
-            small = place.length <= _LARGEST_OBJECT and len(objects) < _MOST_OBJECTS
+            small = place.length <= LARGEST_OBJECT and len(objects) < MOST_OBJECTS
             objects[name] = _object(found.files[place.path], place, self._check) if small else _unread(place)
         return objects
 

@@ -16,6 +16,7 @@ from ...files.path import shown_path
 from ...runtime import collector_paused
 from ...text.wording import counted, listing, phrases, safe_text
 from ..index import fault_of_name
+from ..limits import LARGEST_METADATA, LARGEST_NUMBER, MOST_LEVELS
 from ..pickle.reader import unpickle
 from ..pickle.records import PickledDict, Reduced
 from ..pickle.storages import dtype_name, shape_of
@@ -23,9 +24,6 @@ from ..pickle.tensors import BUILDERS
 from ..tree import ITEMSIZE
 
 _PACKAGE = "torch.distributed."
-LARGEST_METADATA = 1 << 30
-_LARGEST = 1 << 63
-_MOST_LEVELS = 100
 _UNSAFE = "do not load this checkpoint; ask whoever made it to save it again with torch.distributed.checkpoint"
 
 
@@ -191,8 +189,8 @@ class _Reader:
         paths: dict[str, tuple[str | int, ...]] = {}
         for name, path in planner.pairs():
             steps = path if isinstance(path, tuple) else ()
-            plain = all(type(step) is str or (type(step) is int and 0 <= step < _LARGEST) for step in steps)
-            if type(name) is not str or not steps or not plain or len(steps) > _MOST_LEVELS:
+            plain = all(type(step) is str or (type(step) is int and 0 <= step < LARGEST_NUMBER) for step in steps)
+            if type(name) is not str or not steps or not plain or len(steps) > MOST_LEVELS:
                 raise self.file.damaged("the nested keys that it keeps are none")
             paths[name] = steps
         return {
@@ -223,7 +221,7 @@ class _Reader:
         return value
 
     def number(self, value: object) -> int:
-        if type(value) is not int or not 0 <= value < _LARGEST:
+        if type(value) is not int or not 0 <= value < LARGEST_NUMBER:
             raise self.file.damaged("it gives an item a place that is none")
         return value
 

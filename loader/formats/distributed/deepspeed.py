@@ -21,6 +21,7 @@ from ...text.wording import counted, listing, safe_text
 from .. import sniff
 from ..folder import has_preferred, listed
 from ..index import fault_of_name
+from ..limits import LONGEST_NAME
 from ..names import DEEPSPEED as FORMAT
 from ..several import SeveralFiles, digest_of, each, natural, opened, refuse_links
 from ..tree import Container, Node, TensorEntry
@@ -37,7 +38,6 @@ _PIPELINE = re.compile(r"layer_\d+-model_\d+-model_states\.pt")
 _EXPERTS = re.compile(r"layer_\d+_expert_\d+_mp_rank_\d+_model_states\.pt")
 _STEP = re.compile(r"global_step\d+")
 _LATEST = "latest"
-_LONGEST_TAG = 1000
 _AGAIN = "copy or download the whole folder again; a process may also not have finished its save"
 _CONVERT = "put it together where DeepSpeed is installed: python -m deepspeed.checkpoint.ds_to_universal"
 
@@ -202,7 +202,7 @@ def _tag(latest: Path) -> str:
         return ""
     file = CheckpointFile(latest)
     try:
-        tag = file.pread(0, min(file.size, _LONGEST_TAG)).decode("utf-8", "replace").strip()
+        tag = file.pread(0, min(file.size, LONGEST_NAME)).decode("utf-8", "replace").strip()
     finally:
         file.close()
     return "" if fault_of_name(tag) or "/" in tag else tag

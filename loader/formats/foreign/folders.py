@@ -14,13 +14,13 @@ from ...files.file import CheckpointFile
 from ...files.path import path_override, shown_path
 from ...text.lines import python_text
 from ...text.wording import counted, listing
+from ..limits import LONGEST_ITERATION
 from .frameworks import Foreign
 
 _ORBAX = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
 _NEWEST = "latest_checkpointed_iteration.txt"
 _ITERATION = re.compile(r"iter_\d{7}|release")
 _RANK = re.compile(r"mp_rank_\d+(_\d+)*")
-_LONGEST_NUMBER = 20
 _SAVED = "'new.safetensors')"
 
 _BY_NAME: tuple[tuple[str, Foreign], ...] = (
@@ -91,7 +91,7 @@ def _newest(folder: Path, names: Sequence[str]) -> str:
         return iterations[-1] if iterations else ""
     file = CheckpointFile(folder / _NEWEST)
     try:
-        text = file.pread(0, min(file.size, _LONGEST_NUMBER)).decode("utf-8", "replace").strip()
+        text = file.pread(0, min(file.size, LONGEST_ITERATION)).decode("utf-8", "replace").strip()
     finally:
         file.close()
     named = f"iter_{int(text):07}" if text.isdecimal() else text

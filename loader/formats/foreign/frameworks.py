@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 
 from ...text.lines import python_text, typed
+from ..limits import MOST_UNPACKED_TEXT
 from ..signatures import is_pickle
 
 READ = "files of PyTorch, safetensors, GGUF and NumPy are read"
@@ -156,7 +157,6 @@ _TEXTS = (
     ('"tree_metadata"', ORBAX),
     ('"item_handlers"', ORBAX),
 )
-_MOST_UNZIPPED = 4096
 _DATA_NAME = re.compile(r".+\.data-\d{5}-of-\d{5}", re.DOTALL)
 
 
@@ -186,7 +186,7 @@ def name_binary(head: bytes, tail: bytes) -> Foreign | None:
 
 def _unzipped(head: bytes) -> bytes:
     try:
-        return zlib.decompressobj().decompress(head, _MOST_UNZIPPED)
+        return zlib.decompressobj().decompress(head, MOST_UNPACKED_TEXT)
     except zlib.error:
         return b""
 

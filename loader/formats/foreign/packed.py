@@ -20,11 +20,10 @@ from ...text.lines import typed
 from ...text.wording import listing
 from .. import signatures
 from ..index import fault_of_name
+from ..limits import MOST_TAR_MEMBERS, MOST_UNPACKED, MOST_XZ_MEMORY
 from ..names import ENDINGS
 
-_PIECE = 1 << 20
 _BLOCK = 512
-_MOST_MEMBERS = 1000
 _SIGNATURES = (
     signatures.is_zip,
     signatures.is_torch_legacy,
@@ -67,7 +66,7 @@ def contents(file: CheckpointFile, head: bytes) -> Contents | None:
         return _found(_names_in_tar(file.pread, file.size), "tar", "-xf", path)
     for magic, program, unpack in _PACKERS:
         if head.startswith(magic):
-            piece = unpack(file.pread(0, min(_PIECE, file.size)))
+            piece = unpack(file.pread(0, min(MOST_UNPACKED, file.size)))
             if piece.startswith(signatures.TAR_MAGIC, signatures.TAR_MAGIC_AT):
                 return _found(_names_in_tar(partial(_slice, piece), len(piece)), "tar", "-xf", path)
             if any(begins(piece) for begins in _SIGNATURES if piece):
@@ -97,7 +96,7 @@ def _slice(piece: bytes, at: int, length: int) -> bytes:
 
 def _headers(read: Callable[[int, int], bytes], size: int) -> Iterator[str]:
     position = 0
-    for _ in range(_MOST_MEMBERS):
+    for _ in range(MOST_TAR_MEMBERS):
         header = read(position, _BLOCK) if position + _BLOCK <= size else b""
         digits = header[124:136].strip(b" \0")
         if len(header) < _BLOCK or not digits or digits.strip(b"01234567"):
@@ -111,21 +110,21 @@ def _headers(read: Callable[[int, int], bytes], size: int) -> Iterator[str]:
 
 def _gunzip(raw: bytes) -> bytes:
     try:
-        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(raw, _PIECE)
+        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(raw, MOST_UNPACKED)
     except zlib.error:
         return b""
 
 
 def _bunzip2(raw: bytes) -> bytes:
     try:
-        return bz2.BZ2Decompressor().decompress(raw, _PIECE)
+        return bz2.BZ2Decompressor().decompress(raw, MOST_UNPACKED)
     except OSError:
         return b""
 
 
 def _unxz(raw: bytes) -> bytes:
     try:
-        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=64 << 20).decompress(raw, _PIECE)
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_XZ_MEMORY).decompress(raw, MOST_UNPACKED)
     except lzma.LZMAError:
         return b""
 

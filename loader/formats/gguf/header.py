@@ -15,6 +15,7 @@ from ...files.file import CheckpointFile
 from ...files.path import called, shown_path
 from ...text.lines import typed
 from ...text.wording import safe_text
+from ..limits import LONGEST_NAME, MOST_GGUF_DIMENSIONS, MOST_GGUF_LEVELS, MOST_GGUF_VALUES
 
 _VERSIONS = (2, 3)
 _START = struct.Struct("<4sIQQ")
@@ -25,11 +26,6 @@ _NUMBERS = {
     10: struct.Struct("<Q"), 11: struct.Struct("<q"), 12: struct.Struct("<d"),
 }  # fmt: skip
 _TEXT, _LIST = 8, 9
-_LONGEST_NAME = 1000
-_MOST_DIMENSIONS = 8
-_MOST_LEVELS = 3
-_MOST_WALKED = 10_000_000
-"""Texts and lists inside lists are found one behind the other; the largest vocabularies have a few hundred thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +83,7 @@ class Header:
     def _read_listed(self) -> None:
         name = self._name()
         dimensions = self._number(_U4)
-        if dimensions > _MOST_DIMENSIONS:
+        if dimensions > MOST_GGUF_DIMENSIONS:
             raise self._file.damaged(f"its tensor '{safe_text(name)}' declares {dimensions:,} dimensions")
         sizes = struct.unpack(f"<{dimensions}Q", self._taken(8 * dimensions))
         kind, offset = _INFO.unpack(self._taken(_INFO.size))
@@ -98,7 +94,7 @@ class Header:
             return self._number(_NUMBERS[kind])
         if kind == _TEXT:
             return self._text(self._number(_U8))
-        if kind != _LIST or level > _MOST_LEVELS:
+        if kind != _LIST or level > MOST_GGUF_LEVELS:
             raise self._file.damaged(f"a note in its header is of a type that is none ({kind:,})")
         item, count = self._number(_U4), self._number(_U8)
         self._pass_over(item, count, level)
@@ -109,7 +105,7 @@ class Header:
             self._taken_over(count * _NUMBERS[kind].size)
             return
         self._walked += count
-        if self._walked > _MOST_WALKED:
+        if self._walked > MOST_GGUF_VALUES:
             raise self._file.damaged(f"a list in its header declares {count:,} values")
         for _ in self._times(count, 8, "values in a list"):
             if kind == _TEXT:
@@ -125,7 +121,7 @@ class Header:
 
     def _name(self) -> str:
         length = self._number(_U8)
-        if length > _LONGEST_NAME:
+        if length > LONGEST_NAME:
             raise self._file.damaged(f"a name in its header declares {length:,} bytes")
         name = self._text(length)
         if name in self.notes or name in self.listed:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from ...files.file import CheckpointFile
 from ...files.path import shown_path
 from ...text.wording import counted, safe_text
+from ..limits import LARGEST_ALIGNMENT, LARGEST_NUMBER
 from ..names import GGUF as FORMAT
 from ..opened import OpenedFile
 from ..pickle.tree import leaf
@@ -20,8 +21,6 @@ from .ggml import quantisations
 from .header import Header, Listed, Values
 
 _ALIGNMENT = "general.alignment"
-_LARGEST_ALIGNMENT = 1 << 20
-_LARGEST = 1 << 63
 _PLAIN: Mapping[int, str] = {
     0: "float32", 1: "float16", 24: "int8", 25: "int16", 26: "int32", 27: "int64", 28: "float64", 30: "bfloat16",
 }  # fmt: skip
@@ -43,7 +42,7 @@ class Gguf(OpenedFile):
         self._file = file
         header = Header(file)
         alignment = header.notes.get(_ALIGNMENT, 32)
-        if type(alignment) is not int or not 0 < alignment <= _LARGEST_ALIGNMENT or alignment & (alignment - 1):
+        if type(alignment) is not int or not 0 < alignment <= LARGEST_ALIGNMENT or alignment & (alignment - 1):
             raise file.damaged(f"its alignment is {safe_text(alignment)}; a power of two was expected")
         self._start = -(-header.end // alignment) * alignment
         children: dict[str, Node] = {name: _note(note) for name, note in header.notes.items()}
@@ -56,7 +55,7 @@ class Gguf(OpenedFile):
         count = 1
         for size in shape:
             count *= size
-        if any(size >= _LARGEST for size in shape):
+        if any(size >= LARGEST_NUMBER for size in shape):
             raise self._file.damaged(f"its tensor '{safe_text(listed.name)}' has a shape that is none")
         plain = _PLAIN.get(listed.type)
         if plain is not None:

@@ -13,14 +13,10 @@ from dataclasses import dataclass, replace
 
 from ...errors import CheckpointError
 from ...text.wording import counted, phrases, safe_text, shape
+from ..limits import MOST_MODULE_LEVELS, MOST_REPEATS, MUCH_WORK
 from ..tree import Node, TensorEntry
 from .records import Global, PickledDict, PickledSet, Reduced
 from .storages import dtype_name, outline
-
-_MOST_LEVELS = 200
-_MUCH_WORK = 100_000
-_MOST_REPEATS = 20
-"""Sharing layers is normal, doubling at every level is not: work per distinct entry, once there is much work."""
 
 
 @dataclass(slots=True)
@@ -65,7 +61,7 @@ class ModuleReader:
             if tables is None:
                 continue
             self._work += 1 + len(tables.own) + len(tables.below)
-            if level > _MOST_LEVELS or self._work > _MUCH_WORK + _MOST_REPEATS * self._distinct:
+            if level > MOST_MODULE_LEVELS or self._work > MUCH_WORK + MOST_REPEATS * self._distinct:
                 raise _refusal("contains itself, or its parts are nested or shared beyond reason")
             for name, value in tables.own:
                 if prefix + name in found:

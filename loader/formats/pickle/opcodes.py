@@ -10,12 +10,12 @@ import struct
 from collections.abc import Callable
 from typing import TypeGuard
 
+from ..limits import LONGEST_INDEX, LONGEST_NAME
 from ..tree import TensorEntry
-from .records import LONGEST_NAME, Global, Machine, MalformedError, PickledDict, PickledSet, Reduced, line
+from .records import Global, Machine, MalformedError, PickledDict, PickledSet, Reduced, line
 
 _Step = Callable[[Machine], object]
 _HIGHEST_PROTOCOL = 5
-_LONGEST_INDEX = 20
 _U4, _U8 = struct.Struct("<I").unpack_from, struct.Struct("<Q").unpack_from
 
 
@@ -225,7 +225,7 @@ def _frame(machine: Machine, position: int) -> int:
 
 
 def _put_text(machine: Machine, position: int) -> int:
-    raw, position = line(machine.data, position, _LONGEST_INDEX)
+    raw, position = line(machine.data, position, LONGEST_INDEX)
     machine.memo[int(raw)] = machine.stack[-1]
     return position
 
@@ -236,7 +236,7 @@ def _put(machine: Machine, position: int) -> int:
 
 
 def _get_text(machine: Machine, position: int) -> int:
-    raw, position = line(machine.data, position, _LONGEST_INDEX)
+    raw, position = line(machine.data, position, LONGEST_INDEX)
     machine.stack.append(machine.memo[int(raw)])
     return position
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from ...errors import CheckpointError
 from ...text.wording import safe_text
+from ..limits import LONGEST_DECIMAL, LONGEST_LINE
 from .opcodes import OPERAND, STACK
-from .records import LONGEST_LINE, Builder, Data, Global, Machine, MalformedError, PersistentId, line
+from .records import Builder, Data, Global, Machine, MalformedError, PersistentId, line
 
 _U4 = struct.Struct("<I").unpack_from
 
@@ -123,7 +124,6 @@ def _run(  # noqa: C901, PLR0912, PLR0915  # one loop over millions of opcodes; 
 Reader = Callable[[Data, int], tuple[object, int]]
 """Takes the data and the position after the opcode; returns the value and the position after it."""
 
-_LONGEST_NUMBER = 4000
 _NUMBERS = {name: struct.Struct(name) for name in ("<B", "<H", "<I", "<Q", "<i", ">d")}
 
 
@@ -206,9 +206,9 @@ READERS: dict[int, Reader] = {
     0x88: _constant(True),
     0x89: _constant(False),
     ord(")"): _constant(()),
-    ord("I"): _as_line(_integer, _LONGEST_NUMBER),
-    ord("L"): _as_line(_long, _LONGEST_NUMBER),
-    ord("F"): _as_line(float, _LONGEST_NUMBER),
+    ord("I"): _as_line(_integer, LONGEST_DECIMAL),
+    ord("L"): _as_line(_long, LONGEST_DECIMAL),
+    ord("F"): _as_line(float, LONGEST_DECIMAL),
     ord("K"): number("<B"),
     ord("M"): number("<H"),
     ord("J"): number("<i"),

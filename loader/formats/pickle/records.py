@@ -10,11 +10,9 @@ import _compat_pickle  # the standard library's own table of Python 2 names; it 
 import mmap
 from collections.abc import Callable, Iterator, Mapping
 
+from ..limits import LONGEST_LINE, LONGEST_NAME, MOST_OUTER_CLASSES
+
 Data = bytes | mmap.mmap
-LONGEST_LINE = 1 << 20
-LONGEST_NAME = 1000
-_MOST_CLASSES = 20
-"""Classes inside each other whose name is put together."""
 Builder = Callable[["Global", tuple[object, ...]], object]
 """Makes a recognised object (a tensor, an OrderedDict) out of the arguments a pickle calls a global with."""
 
@@ -107,7 +105,7 @@ def dotted(function: object) -> str:
     Until protocol 4 picklers write the class ``Outer.Inner`` as the call ``getattr(Outer, "Inner")``.
     """
     names: list[str] = []
-    while isinstance(function, Reduced) and len(names) < _MOST_CLASSES:
+    while isinstance(function, Reduced) and len(names) < MOST_OUTER_CLASSES:
         args, getter = function.args, function.function
         attribute = isinstance(getter, Global) and getter.full_name == "builtins.getattr"
         if not attribute or not isinstance(args, tuple) or len(args) != 2 or type(args[1]) is not str:

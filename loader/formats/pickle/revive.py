@@ -17,12 +17,12 @@ import torch
 from ...errors import CheckpointError
 from ...text.lines import line
 from ...text.wording import listing, safe_text
+from ..limits import MOST_KEY_PARTS
 from ..tree import TensorEntry
 from .needed import SCRIPT_OBJECT, constant, data_maker, may_be_offered, needed_globals, resolve
 from .records import Global, PickledDict, PickledSet, Reduced
 from .tree import PLAIN, type_of
 
-_MOST_KEY_PARTS = 1000
 _CLASSES = "__torch__.torch.classes."
 _OLD_WAY = "declare the model instead, then nothing of the file is run: model._target_=my_pkg.Net"
 Read = Callable[[TensorEntry], torch.Tensor]
@@ -241,7 +241,7 @@ def _check_key(record: object) -> None:
     while pending:
         current = pending.pop()
         parts += 1
-        if parts > _MOST_KEY_PARTS:
+        if parts > MOST_KEY_PARTS:
             raise CheckpointError("a dict of this file has a key of more than a thousand parts", _OLD_WAY)
         if isinstance(current, tuple):
             pending.extend(current)

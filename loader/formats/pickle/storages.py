@@ -13,11 +13,10 @@ from types import MappingProxyType
 
 from ...errors import CheckpointError
 from ...text.wording import safe_text
+from ..limits import LARGEST_NUMBER, MOST_DIMENSIONS
 from ..tree import ITEMSIZE, Storage, TensorEntry, contiguous
 from .records import Global, Reduced
 
-_MOST_DIMENSIONS = 64
-_LARGEST = 1 << 63
 PLAIN: Mapping[str, TensorEntry] = MappingProxyType({})
 """The components of a tensor that is one run of bytes."""
 NO_DETAILS: Mapping[str, object] = MappingProxyType({})
@@ -59,10 +58,10 @@ def shape_of(size: object) -> tuple[int, ...]:
     """A tuple of sane sizes out of a pickled tuple, list or ``torch.Size``."""
     if isinstance(size, Reduced) and size.type == "torch.Size" and isinstance(size.args, tuple) and len(size.args) == 1:
         size = size.args[0]
-    if not isinstance(size, tuple | list) or len(size) > _MOST_DIMENSIONS:
+    if not isinstance(size, tuple | list) or len(size) > MOST_DIMENSIONS:
         raise malformed("its shape is no list of sizes")
     for dimension in size:
-        if type(dimension) is not int or not 0 <= dimension < _LARGEST:
+        if type(dimension) is not int or not 0 <= dimension < LARGEST_NUMBER:
             raise malformed("its shape or strides are no sizes")
     return tuple(size)
 
@@ -90,19 +89,19 @@ def viewed(
     """
     if type(size) is not tuple or type(stride) is not tuple:
         size, stride = shape_of(size), shape_of(stride)
-    if type(offset) is not int or not 0 <= offset < _LARGEST or not len(size) == len(stride) <= _MOST_DIMENSIONS:
+    if type(offset) is not int or not 0 <= offset < LARGEST_NUMBER or not len(size) == len(stride) <= MOST_DIMENSIONS:
         raise malformed("its offset, shape and strides do not belong together")
     count, last = 1, offset
     for dimension, step in zip(size, stride, strict=True):
         if (
             type(dimension) is not int
             or type(step) is not int
-            or not (0 <= dimension < _LARGEST and 0 <= step < _LARGEST)
+            or not (0 <= dimension < LARGEST_NUMBER and 0 <= step < LARGEST_NUMBER)
         ):
             raise malformed("its shape or strides are no sizes")
         count *= dimension
         last += (dimension - 1) * step
-        if count >= _LARGEST:
+        if count >= LARGEST_NUMBER:
             raise malformed("its shape is beyond any memory")
     storage = typed.storage
     if count and (last + 1) * ITEMSIZE[dtype] > storage.nbytes:
@@ -122,7 +121,7 @@ def outline(
         CheckpointError: No memory could hold it, or it is described by what are no sizes.
     """
     made = TensorEntry(dtype, shape_of(size), shape_of(stride), 0, None, location, "strided", PLAIN, details)
-    if len(made.shape) != len(made.stride) or made.nbytes >= _LARGEST:
+    if len(made.shape) != len(made.stride) or made.nbytes >= LARGEST_NUMBER:
         raise malformed("its shape is beyond any memory, or does not belong to its strides")
     return made
 
@@ -239,7 +238,7 @@ def _parts(record: object) -> tuple[tuple[int, ...], object, bool, object] | Non
 
 
 def _is_shape(shape: tuple[object, ...]) -> bool:
-    return len(shape) <= _MOST_DIMENSIONS and all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
+    return len(shape) <= MOST_DIMENSIONS and all(type(size) is int and 0 <= size < LARGEST_NUMBER for size in shape)
 
 
 def _dtype(kind: object) -> tuple[str, bool] | None:

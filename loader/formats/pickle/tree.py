@@ -12,13 +12,12 @@ from collections.abc import Iterable
 
 from ...errors import CheckpointError
 from ...text.wording import counted, safe_text, shape
+from ..limits import LONGEST_KEY, MOST_BITS, MOST_LEVELS
 from ..tree import Container, Leaf, Node, TensorEntry
 from .objects import ModuleReader, module_tables, wrapped_tensor
 from .records import Global, PersistentId, PickledDict, PickledSet, Reduced
 from .storages import is_array, objects_of, pickled_array
 
-_MOST_LEVELS = 100
-_LONGEST_KEY = 200
 _NOT_METADATA = "assign_to_params_buffers"
 """torch's own switch, which a file must not be able to throw."""
 
@@ -66,8 +65,8 @@ class _Tree:
         kind = _kind(record)
         if not kind or (kind == "list" and _is_plain(record)):
             return leaf(record)
-        if level > _MOST_LEVELS:
-            return Leaf(type_of(record), f"nested deeper than {_MOST_LEVELS} levels", record)
+        if level > MOST_LEVELS:
+            return Leaf(type_of(record), f"nested deeper than {MOST_LEVELS} levels", record)
         container = Container(kind, type_of(record), record=record)
         self.known[id(record)] = container
         self.pending.append((container, level))
@@ -77,7 +76,7 @@ class _Tree:
         children = container.children
         invented: set[str] = set()
         for key, value in self.entries(container):
-            name = key if type(key) is str and len(key) < _LONGEST_KEY else key_of(key, len(children))
+            name = key if type(key) is str and len(key) < LONGEST_KEY else key_of(key, len(children))
             if name in children:
                 if type(key) is str and name not in invented:
                     raise _twice(name)
@@ -157,7 +156,7 @@ def _kind(record: object) -> str:
 
 def _unwrapped(record: object) -> object:
     """What an array of one Python object and no dimension holds, as `numpy.save` writes a dict."""
-    for _ in range(_MOST_LEVELS):
+    for _ in range(MOST_LEVELS):
         array = objects_of(record)
         if array is None or array[0] or len(array[1]) != 1:
             break
@@ -201,9 +200,7 @@ def _metadata(state: object) -> dict[str, dict[str, object]]:
     }
 
 
-_LONGEST_KEY = 200
 _LONGEST_TEXT = 80
-_MOST_BITS = 256
 _SHOWN_ITEMS = 8
 PLAIN = (type(None), bool, int, float, str, bytes, bytearray)
 
@@ -216,7 +213,7 @@ def leaf(record: object) -> Leaf:
 def key_of(key: object, index: int) -> str:
     """Names a child whose key is no text, or one so long that every path below it would be."""
     if type(key) is str:
-        return f"{key[:_LONGEST_KEY]}… ({index})"
+        return f"{key[:LONGEST_KEY]}… ({index})"
     return text_of(key) if isinstance(key, PLAIN) else f"<{type_of(key)} {index}>"
 
 
@@ -239,7 +236,7 @@ def text_of(record: object) -> str:
     """The value of a plain entry, or how much a compound one holds."""
     if isinstance(record, str):
         return _short(record)
-    if isinstance(record, int) and record.bit_length() > _MOST_BITS:
+    if isinstance(record, int) and record.bit_length() > MOST_BITS:
         return f"a number of {record.bit_length():,} bits"
     if isinstance(record, bool | int | float) or record is None:
         return str(record)

@@ -14,6 +14,7 @@ from typing import Any
 from ...text.wording import safe_text
 from ..archives.archived import INDEX, ArchivedFile, Records, torch_records
 from ..archives.zip import Archive
+from ..limits import LONGEST_CODE_LINE, MOST_CODE
 from ..names import TORCH_EXPORT, TORCHSCRIPT
 from ..pickle.records import Global, PickledDict, Reduced
 from ..pickle.storages import TypedStorage, viewed
@@ -29,9 +30,6 @@ A frozen TorchScript module has all its weights there.
 """
 _CONSTANTS_INDEX = "constants.pkl"
 ROOT = "__torch__"
-_MOST_CODE = 256 << 20
-"""All code together may not declare more than this; a network of a thousand layers has a few megabytes."""
-_LONGEST_LINE = 4 << 20
 _TOLD = re.compile(rb"^(?:class (\w+)\(Module\):|(class) |  __(parameters|buffers)__ = \[(.*)\])", re.MULTILINE)
 _NAME = re.compile(rb'"([^"]*)"')
 _WEIGHTS, _CONSTANTS = "data/weights/", "data/constants/"
@@ -141,8 +139,8 @@ def script_classes(records: Records, named: Iterable[Global]) -> dict[str, Scrip
     modules = sorted({found.module for found in named if found.module.partition(".")[0] == ROOT})
     files = {module: f"code/{module.replace('.', '/')}.py" for module in modules}
     sizes = sum(records.size(name) for name in files.values())
-    if sizes > _MOST_CODE:
-        raise records.file.damaged(f"its code declares {sizes:,} bytes; at most {_MOST_CODE:,} were expected")
+    if sizes > MOST_CODE:
+        raise records.file.damaged(f"its code declares {sizes:,} bytes; at most {MOST_CODE:,} were expected")
     classes: dict[str, ScriptClass] = {}
     for module, name in files.items():
         if name in records:
@@ -168,8 +166,10 @@ def _whole_lines(records: Records, name: str) -> Iterator[bytes]:
     rest = b""
     for piece in records.pieces(name, "code"):
         text, newline, rest = (rest + piece).rpartition(b"\n")
-        if len(rest) > _LONGEST_LINE:
-            raise records.file.damaged(f"a line of its code ({safe_text(name)}) is longer than {_LONGEST_LINE:,} bytes")
+        if len(rest) > LONGEST_CODE_LINE:
+            raise records.file.damaged(
+                f"a line of its code ({safe_text(name)}) is longer than {LONGEST_CODE_LINE:,} bytes"
+            )
         yield text + newline
     yield rest
 

@@ -15,6 +15,7 @@ from ...files.file import CheckpointFile
 from ...files.path import shown_path
 from ...text.wording import safe_text
 from ..archives.tar import TarMember, tar_members
+from ..limits import MOST_DIMENSIONS
 from ..names import TORCH_LEGACY, TORCH_TAR
 from ..opened import OpenedFile
 from ..pickle.reader import Unpickled, unpickle
@@ -28,7 +29,6 @@ from ..tree import ITEMSIZE, Storage, TensorEntry
 _PROTOCOL_VERSION = 1001
 _COUNT = struct.Struct("<q")
 _DIMENSIONS = struct.Struct("<i4x")
-_MOST_DIMENSIONS = 64
 _KEY = re.compile(r"-?\d{1,20}", re.ASCII)
 
 
@@ -233,7 +233,7 @@ class TorchTar(OpenedFile):
             if not isinstance(storage, TypedStorage):
                 raise self._file.damaged("a tensor in it has no storage")
             dimensions = self._number(_DIMENSIONS, listed.end, member)
-            if not 0 <= dimensions <= _MOST_DIMENSIONS:
+            if not 0 <= dimensions <= MOST_DIMENSIONS:
                 raise self._file.damaged(f"a tensor in it declares {dimensions:,} dimensions")
             position = listed.end + _DIMENSIONS.size
             layout = struct.Struct(f"<{2 * dimensions + 1}q")

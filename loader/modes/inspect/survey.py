@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ...formats.limits import LARGEST_NUMBER
 from ...formats.pickle.records import PickledDict, Reduced
 from ...formats.pickle.tree import leaf as describe
 from ...formats.tree import Container, Leaf, Piece, TensorEntry
@@ -17,7 +18,6 @@ from .rows import ComponentRow, DtypeRow, EntryRow, PieceRow, ShardRow, TensorRo
 from .sharing import Sharing
 
 _LONGEST_VALUE = 1000
-_LARGEST_NUMBER = 1 << 63
 _LONGEST_KEY = 2000
 _LONGEST_NAME = 200
 
@@ -125,7 +125,7 @@ def value_of(leaf: Leaf) -> object:
     value = leaf.record
     if value is None and leaf.type == "NoneType":
         return None
-    if isinstance(value, bool) or (isinstance(value, int) and abs(value) < _LARGEST_NUMBER):
+    if isinstance(value, bool) or (isinstance(value, int) and abs(value) < LARGEST_NUMBER):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from ...formats.limits import LARGEST_CONFIG
 from ...formats.pickle.records import PickledDict, Reduced
 from ...formats.pickle.storages import pickled_number
 from ...formats.strict_json import parse_mapping
@@ -31,7 +32,6 @@ _MOST = 1000
 _MOST_MAPPINGS = 2000
 _MOST_LOOKED_AT = 200_000
 _LONGEST = 200
-_LONGEST_JSON = 1_000_000
 _LARGEST = 2**31
 _LARGE = 4096
 
@@ -177,7 +177,7 @@ def _read(notes: Mapping[str, str]) -> Iterator[tuple[str, object]]:
     """What the notes of a safetensors file say, which are all text."""
     for name, text in notes.items():
         try:
-            yield name, json.loads(text) if len(text) <= _LONGEST_JSON else text
+            yield name, json.loads(text) if len(text) <= LARGEST_CONFIG else text
         except (ValueError, RecursionError):
             yield name, text
 
@@ -237,7 +237,7 @@ def _unpacked(value: object) -> object:
             return state.get("_val")
     if (number := pickled_number(value)) is not None:
         return number
-    if type(value) is str and value.startswith("{") and len(value) <= _LONGEST_JSON:
+    if type(value) is str and value.startswith("{") and len(value) <= LARGEST_CONFIG:
         try:
             return parse_mapping(value.encode("utf-8", "replace"))
         except ValueError:

@@ -22,13 +22,13 @@ from ...errors import CheckpointError, ConfigError
 from ...files.confine import leads_out
 from ...files.file import CheckpointFile
 from ...files.path import shown_path
+from ...formats.limits import LARGEST_CONFIG
 from ...formats.strict_json import read_mapping
 from ...text.wording import safe_text
 
 CONFIG = "config.json"
 LIBRARY = "transformers"
 
-_LARGEST = 1_000_000
 _CLASS = re.compile(r"[A-Z][A-Za-z0-9]{1,80}")
 _TYPE = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
@@ -80,8 +80,8 @@ def config_in(folder: Path) -> Mapping[str, Any] | None:
         return None
     file = CheckpointFile(path)
     try:
-        if file.size > _LARGEST:
-            raise file.damaged(f"it has {file.size:,} bytes; at most {_LARGEST:,} were expected")
+        if file.size > LARGEST_CONFIG:
+            raise file.damaged(f"it has {file.size:,} bytes; at most {LARGEST_CONFIG:,} were expected")
         return read_mapping(file, file.pread(0, file.size), "its text")
     finally:
         file.close()
