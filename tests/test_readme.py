@@ -14,8 +14,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from loader import errors
+from loader.examples import EXAMPLE_FILES
 from loader.examples.files import write_examples
-from loader.examples.names import EXAMPLE_FILES
 from loader.formats.names import FORMATS
 from loader.keys.rules import KINDS
 from loader.schema import CheckpointConfig, JobConfig, RuleConfig, VerifyConfig

@@ -17,7 +17,7 @@ from ..errors import CheckpointError, ConfigError, FitError, located
 from ..files.path import shown_path
 from ..formats.names import TORCH_LEGACY, TORCH_TAR, TORCH_ZIP, TORCHSCRIPT
 from ..formats.opened import OpenedFile
-from ..formats.pickle.needed import UNNEEDED, may_be_offered, needed_globals, needed_tensors, no_part_of_a_model
+from ..formats.pickle.needed import needed_globals, needed_tensors
 from ..formats.pickle.revive import revive
 from ..formats.tree import Container, TensorEntry
 from ..keys.select import find, lightning_weights, tree
@@ -26,6 +26,7 @@ from ..parts.reading import Reading
 from ..schema import CheckpointConfig, JobConfig
 from ..text.lines import line
 from ..text.wording import counted, did_you_mean, listing, safe_text
+from ..trust.dangerous import HOSTILE, is_hostile, may_be_suggested
 from . import Built
 
 _WITH_MODELS = frozenset((TORCH_ZIP, TORCH_LEGACY, TORCH_TAR, TORCHSCRIPT))
@@ -90,10 +91,10 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
             f"model is null, and {part.label} holds no whole pickled model. In the file:\n{tree(root)}", hint
         )
     missing = [name for name in needed_globals(found.record) if name not in settings.allow_globals]
-    hostile = [name for name in missing if no_part_of_a_model(name)]
+    hostile = [name for name in missing if is_hostile(name)]
     if hostile:
         raise CheckpointError(
-            f"model is null, and the model in {part.label} names {listing(hostile)}, {UNNEEDED}: do not load this file",
+            f"model is null, and the model in {part.label} names {listing(hostile)}, {HOSTILE}: do not load this file",
             _WITHOUT,
         )
     if missing:
@@ -101,7 +102,7 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
         raise CheckpointError(
             f"model is null, so the model would be built by code that {part.label} names; "
             f"{counted(len(missing), 'name')} would have to be admitted: {listing(missing, 50)}",
-            f"{offer if all(map(may_be_offered, missing)) else ''}{_WITHOUT}",
+            f"{offer if all(map(may_be_suggested, missing)) else ''}{_WITHOUT}",
         )
     with located(part.label):
         return revive(found.record, settings.allow_globals, _compared(part))

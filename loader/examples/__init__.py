@@ -1,11 +1,13 @@
 """Small models, and real checkpoint files of them, to try the loader on.
 
-Guarantees: importing this package imports no torch; a model's class is imported when it is first asked for, so that
-`loader.examples.SimpleNet` works as a `_target_` and in an import statement alike.
+Guarantees: importing this package does not import torch; a model's class is imported on first access, so that
+`loader.examples.SimpleNet` works both as a `_target_` and in an import statement.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,11 +15,29 @@ if TYPE_CHECKING:
 
 __all__ = ["CustomLayer", "CustomModel", "LinearModel", "SimpleNet"]
 
+COMMAND = "python -m loader.examples"
+"""The command that writes the example files; its argument is the folder."""
+
+EXAMPLE_FILES: Mapping[str, str] = MappingProxyType(
+    {
+        "simple_net.pth": "SimpleNet, a plain state dict",
+        "simple_net_cuda.pth": "the same, saved from a GPU",
+        "simple_net_ddp.pth": "the same, half of its keys under `module.`",
+        "my_model.pth": "a whole pickled model of standard layers",
+        "my_own_model.pth": "a whole pickled model whose class is in the user's own module",
+        "training_checkpoint.pth": "weights under `model_state_dict`, with epoch and optimizer state",
+        "linear_model.pth": "LinearModel, a plain state dict",
+        "custom_model.pth": "CustomModel, a plain state dict",
+        "two_models.pth": "two models, under `modelA_state_dict` and `modelB_state_dict`",
+    }
+)
+"""File name → content, in the README's order."""
+
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import models  # noqa: PLC0415 (this is what keeps torch out until a model is asked for)
+    from . import models  # noqa: PLC0415 (keeps torch out until a model is accessed)
 
     return getattr(models, name)
 

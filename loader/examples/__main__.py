@@ -1,6 +1,6 @@
-"""`python -m loader.examples DIR`: writes the example files and says what each of them is.
+"""`python -m loader.examples DIR`: writes the example files and lists them.
 
-Guarantees: exit code 0 when all files stand in the folder, 2 with the reason when they cannot be written.
+Guarantees: exit code 0 when all files are in the folder, 2 with the reason when they cannot be written.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ..errors import ConfigError
-from .names import COMMAND, EXAMPLE_FILES
+from . import COMMAND, EXAMPLE_FILES
 
 _ABOUT = """\
 Writes nine real checkpoint files to try the loader on, the same bytes every time:
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=_ABOUT.format(files=files), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", metavar="DIR", type=Path, help="where to write them; made if it is not there")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder to write them to; created if absent")
     folder: Path = parser.parse_args(arguments).folder
     from .files import write_examples  # noqa: PLC0415 (imports torch, which --help does not need)
 

@@ -1,7 +1,7 @@
-"""Writes the example files: real `torch.save` files, one for each way in which people meet a checkpoint.
+"""Writes the example files: real `torch.save` files, one for each common kind of checkpoint.
 
-Guarantees: one torch version writes the same bytes every time; the global random state, `sys.modules` and torch's own
-registries are left as they were; a file of somebody else's that happens to have the same name is never overwritten.
+Guarantees: a given torch version writes the same bytes every time; the global random state, `sys.modules` and torch's
+registries are left unchanged; another file that happens to have the same name is never overwritten.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch import nn
 from ..errors import ConfigError
 from ..text.lines import typed
 from ..text.wording import listing
+from . import EXAMPLE_FILES
 from .models import CustomModel, LinearModel, SimpleNet
-from .names import EXAMPLE_FILES
 
 _WEIGHTS = resources.files("loader.examples") / "weights"
 _GOLDEN_SUFFIX = ".golden.safetensors"
@@ -47,13 +47,13 @@ def trained_simple_net() -> SimpleNet:
 
 
 def write_examples(folder: Path) -> list[Path]:
-    """Writes every example file, and a golden record beside each that holds the trained weights.
+    """Writes every example file, and a golden record next to each one with the trained weights.
 
     Returns:
         The paths of all files, in the order of `EXAMPLE_FILES`, records last.
 
     Raises:
-        ConfigError: The folder has a file of one of these names with other content; then nothing is written.
+        ConfigError: The folder has a file of the same name with other content; nothing is written.
     """
     record = (_WEIGHTS / f"simple_net.safetensors{_GOLDEN_SUFFIX}").read_bytes()
     with tempfile.TemporaryDirectory() as scratch:
@@ -72,7 +72,7 @@ def _refuse_others(folder: Path, content: dict[str, bytes]) -> None:
     others = [name for name, data in content.items() if (folder / name).exists() and _differs(folder / name, data)]
     if others:
         raise ConfigError(
-            f"{folder} has files with other content than the examples of the same name: {listing(others)}",
+            f"{folder} has files of the same names as the examples, with other content: {listing(others)}",
             f"name another folder, or remove them: {typed('rm', *(str(folder / name) for name in others))}",
         )
 
@@ -91,7 +91,7 @@ def _save_from_gpu(path: Path) -> None:
 
 def _save_ddp(path: Path) -> None:
     state = nn.ModuleDict({"module": trained_simple_net()}).state_dict()
-    # As after a head was exchanged behind the wrapper's back: these keys have no prefix, and stay as they are.
+    # As after a head was replaced in the wrapped model: these keys have no prefix, and stay unchanged.
     for name in ("fc2.weight", "fc2.bias"):
         state[name] = state.pop(f"module.{name}")
     torch.save(state, path)
@@ -163,11 +163,11 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 class _CudaTagger(pickle.Pickler):
-    """Writes every storage's location as `cuda:0`, which is all that tells a file saved from a GPU.
+    """Writes every storage's location as `cuda:0`, the only difference of a file saved from a GPU.
 
-    torch.save derives its pickler from the one it is handed, and says where a storage lies in `persistent_id`; so that
-    method of the derived class is wrapped, for this one call, where registering a location tag with torch
-    (`torch.serialization.register_package`) would change every later save of the process.
+    torch.save derives its pickler from this class and writes the location in `persistent_id`. Wrapping that method of
+    the derived class affects this call alone; registering a location tag (`torch.serialization.register_package`)
+    would change every later save of the process.
     """
 
     def __init_subclass__(cls, **keywords: object) -> None:

@@ -1,6 +1,6 @@
 """The architectures of the example files.
 
-Guarantees: parameter names and shapes never change, since files that were written with them are out there.
+Guarantees: parameter names and shapes never change, because users have files with them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class LinearModel(nn.Module):
 
 
 class CustomLayer(nn.Module):
-    """A linear layer with a sigmoid behind it.
+    """A linear layer followed by a sigmoid.
 
     Args:
         in_features: Size of one input.

@@ -1,10 +1,10 @@
 """Trains the SimpleNet that the package ships, on scikit-learn's handwritten digits scaled to 28 × 28.
 
-Guarantees: everything random is seeded and one thread does the work, so that one machine comes to the same weights
-every time; the accuracy that is recorded was measured on images that training never saw.
+Guarantees: all randomness is seeded and one thread does the work, so that one machine always produces the same weights;
+the recorded accuracy was measured on images that training never saw.
 
-`python -m loader.examples.train [FOLDER]` writes the weights and their golden record, into the package itself where no
-folder is named. It needs the `[examples]` extra.
+`python -m loader.examples.train [FOLDER]` writes the weights and their golden record, by default into the package.
+It needs the `[examples]` extra.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _TEST_IMAGES = 360
 
 @dataclass(frozen=True, slots=True)
 class Digits:
-    """Images ``[n, 784]`` with values between 0 and 1, and the digit that each one shows, ``[n]``."""
+    """Images ``[n, 784]`` with values between 0 and 1, and the digit of each, ``[n]``."""
 
     images: torch.Tensor
     labels: torch.Tensor
 
 
 def load_digits(test_images: int = _TEST_IMAGES) -> tuple[Digits, Digits]:
-    """Returns the digits to train on and those to test on, split at random by a fixed seed."""
+    """Returns the digits for training and for testing, split at random by a fixed seed."""
     from sklearn.datasets import load_digits as load  # noqa: PLC0415 (an optional extra, and slow to import)
 
     raw = load()
@@ -63,7 +63,7 @@ def train(digits: Digits, epochs: int = _EPOCHS) -> SimpleNet:
 
 @torch.no_grad()
 def accuracy(model: SimpleNet, digits: Digits) -> float:
-    """Returns the part of the digits that the model tells right."""
+    """Returns the fraction of the digits that the model classifies correctly."""
     right = model(digits.images).argmax(1) == digits.labels
     return int(right.sum()) / len(digits.labels)
 
@@ -77,7 +77,7 @@ def golden_record(model: SimpleNet, digits: Digits) -> dict[str, torch.Tensor]:
 
 
 def write(folder: Path, model: SimpleNet, digits: Digits) -> Path:
-    """Writes the weights and, beside them, their golden record; returns the path of the weights."""
+    """Writes the weights and, next to them, their golden record; returns the path of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "simple_net.safetensors"
     about = {
@@ -95,7 +95,7 @@ def write(folder: Path, model: SimpleNet, digits: Digits) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains, writes and says how good the model is."""
+    """Trains the model, writes it and prints its accuracy."""
     parser = argparse.ArgumentParser(prog="python -m loader.examples.train", description=__doc__.splitlines()[0])
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path(__file__).parent / "weights", help="where to write"

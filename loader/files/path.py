@@ -105,7 +105,7 @@ def _on_disk(typed: str) -> Path:
 
 
 def _advice(path: Path, near: list[str]) -> str:
-    from ..examples.names import COMMAND, EXAMPLE_FILES  # noqa: PLC0415  # only a missing file needs it
+    from ..examples import COMMAND, EXAMPLE_FILES  # noqa: PLC0415  # only a missing file needs it
 
     if path.name in EXAMPLE_FILES:
         return lines.typed(*COMMAND.split(), called(path.parent), note="writes the example files")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import CheckpointError, ConfigError, FitError
 from ..files.path import shown_path
 from ..formats import open_checkpoint
-from ..formats.pickle.needed import UNNEEDED, dangerous_maker, dangers_among
+from ..formats.pickle.needed import dangerous_maker, dangers_among
 from ..formats.tree import Checkpoint, Container, TensorEntry
 from ..keys.plan import Offered, Wanted
 from ..keys.rules import Hits, rewrite, rewrite_metadata
@@ -25,6 +25,7 @@ from ..keys.select import find, only_optimizer, select, tree
 from ..schema import AUTO, CheckpointConfig, JobConfig, PartConfig, RuleConfig, config_path
 from ..text.lines import line
 from ..text.wording import closest, did_you_mean, listing, safe_text
+from ..trust.dangerous import HOSTILE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -184,8 +185,7 @@ def _refuse_dangerous(part: Part) -> None:
         if maker:
             place = f"under '{safe_text('.'.join(names[:level]))}'" if level else "at its top level"
             raise CheckpointError(
-                f"{shown_path(part.checkpoint.path)} holds {place} the result of calling {safe_text(maker)}, "
-                f"{UNNEEDED}",
+                f"{shown_path(part.checkpoint.path)} holds {place} the result of calling {safe_text(maker)}, {HOSTILE}",
                 "do not load this file; ask whoever made it for a safetensors file",
             )
 
@@ -247,7 +247,7 @@ def _open(settings: CheckpointConfig, stack: ExitStack, override: str, *, data: 
     )
     stack.callback(checkpoint.close)
     if found := dangers_among(checkpoint.named.values()):
-        log.warning("%s names %s, %s", shown_path(checkpoint.path), listing(found), UNNEEDED)
+        log.warning("%s names %s, %s", shown_path(checkpoint.path), listing(found), HOSTILE)
     return checkpoint
 
 

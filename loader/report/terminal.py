@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import LoaderError
-from ..formats.pickle.needed import UNNEEDED
 from ..text.lines import program
 from ..text.wording import counted, listing, phrases, printable, safe_text, shape, size
+from ..trust.dangerous import HOSTILE
 from . import planned
 from .data import PartReport, Report
 
@@ -97,7 +97,7 @@ def _parts(report: Report) -> Iterator[Line]:
 
 def _dangers(part: PartReport) -> Iterator[Line]:
     if part.dangers:
-        yield "DANGER", f"the file names {listing(part.dangers)}, {UNNEEDED}", "bold red"
+        yield "DANGER", f"the file names {listing(part.dangers)}, {HOSTILE}", "bold red"
 
 
 def _part_details(part: PartReport) -> Iterator[Line]:

@@ -16,7 +16,6 @@ from ..errors import ConfigError, FitError, LoaderError
 from ..files.file import CheckpointFile
 from ..files.path import is_url, shown_path
 from ..formats.limits import LARGEST_CONFIG
-from ..formats.pickle.needed import no_part_of_a_model
 from ..formats.strict_json import read_mapping
 from ..modes.inspect.following import architecture
 from ..modes.inspect.guess import candidates
@@ -27,6 +26,7 @@ from ..parts.open import Part
 from ..schema import JobConfig
 from ..text.lines import override, typed
 from ..text.wording import counted, safe_text
+from ..trust.dangerous import is_hostile
 
 EXAMPLE = {TARGET: "loader.examples.SimpleNet"}
 """The model that is built where none is given."""
@@ -90,7 +90,7 @@ def _nodes(found: Survey) -> Iterator[Mapping[str, Any]]:
         name = entry["value"]
         if not isinstance(name, str):
             continue
-        if last in _CLASS_KEYS and _CLASS.fullmatch(name) and not no_part_of_a_model(name):
+        if last in _CLASS_KEYS and _CLASS.fullmatch(name) and not is_hostile(name):
             inside = prefix if last == "_target_" else f"{prefix}.init_args".strip(".")
             yield {TARGET: name, **_arguments(found.entries, inside)}
         elif entry["key"] == "arch" and _BUILDER.fullmatch(name):

@@ -1,1 +1,1 @@
-"""The names that code from outside may use, for configs and for pickles."""
+"""Judges dotted names, of configs and of pickles alike: `needed` lists what models use, `dangerous` what is refused."""

@@ -1,10 +1,10 @@
-"""Which names a model needs, and which only an attack would use: one list for configs and for pickles.
+"""Judges dotted names: `why_dangerous` for the targets of configs, `is_hostile` for the globals of pickles.
 
-Guarantees: of the standard library, of torch, of numpy, of what these two stand on and of what this project's extras
-bring, only what is listed here as needed passes; of other packages, what is known to run code, to read pickles or to
-touch files and networks does not, nor do Hydra's and this project's own functions, which would build and load by other
-rules. The second half is a list of what is known and no proof of the rest: a config that may be hostile wants
-`trusted_targets`. Nothing is imported to judge a name, torch included.
+Guarantees: names of the standard library, torch, numpy, their dependencies and the packages of this project's extras
+pass only if `needed` lists them. Of other packages, names known to run code, read pickles or touch files and networks
+are refused, as are Hydra's and this project's own functions, which would build and load by other rules. For those
+packages the list cannot be complete: a config that may be hostile needs `trusted_targets`. Judging a name imports
+nothing, not even torch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .needed import (
     NUMPY,
     NUMPY_EXACT,
     PACKAGES,
+    PICKLED,
     PLAIN_DATA,
     TORCH,
     TORCH_CONSTANTS,
@@ -27,103 +28,48 @@ from .needed import (
     TORCH_PRIVATE,
 )
 
+HOSTILE: Final = "which no model needs and an attack would use"
+"""How messages describe a hostile name."""
 LOOKUPS: Final = frozenset(
     f"hydra.utils.{name}" for name in ("get_object", "get_class", "get_method", "get_static_method")
 )
-"""Hydra's functions that turn a path into an object; the loader finds it itself, and judges the path like a target."""
+"""Hydra's functions that turn a path into an object; the loader resolves and judges the path itself, like a target."""
 
-# A name stands for itself and everything below it; with * at its end, for everything that begins like it.
+# In these lists a name covers itself and everything below it; with a trailing *, everything with that prefix.
 _STANDARD: Final = (
     sys.stdlib_module_names | IMPORT_MAPPING.keys() | {"imp", "distutils", "commands", "popen2", "asyncore"}
 )
-"""Of every Python version: pickles name Python 2's modules, and Python maps them to today's."""
+"""Of every Python version: pickles may name Python 2 modules, which Python maps to today's."""
 _CODE: Final = (
     *("IPython", "ipykernel", "pip", "pkg_resources", "wheel", "cffi", "Cython", "pyximport", "numba", "numexpr"),
     *("pytest", "_pytest", "sh", "plumbum", "pexpect", "ptyprocess", "invoke", "fabric", "psutil", "pygments", "mako"),
     *("asteval", "simpleeval", "nbconvert", "papermill", "fire", "docker", "ray", "dask", "werkzeug.utils"),
     *("pydantic.ImportString", "pandas.eval", "pandas.core.computation", "scipy.LowLevelCallable"),
     *(f"pandas.{frame}.{n}" for frame in ("DataFrame", "core.frame.DataFrame") for n in ("eval", "query")),
-    *(
-        "click",
-        "typer",
-        "shellingham",
-        "anyio",
-        "trio",
-        "gevent",
-        "eventlet",
-        "tornado",
-        "twisted",
-        "execnet",
-        "rq.job",
-        "rq.worker",
-    ),
+    *("click", "typer", "shellingham", "anyio", "trio", "gevent", "eventlet", "tornado", "twisted", "execnet"),
+    *("rq.job", "rq.worker"),
     *("pyproject_hooks", "build.util", "build.env", "build.ProjectBuilder", "build.main", "build._*"),
-    *(
-        "hatchling",
-        "flit_core",
-        "poetry",
-        "virtualenv",
-        "nox",
-        "tox",
-        "mypy",
-        "mypyc",
-        "ruff",
-        "hypothesis",
-        "_hypothesis_*",
-        "trove_classifiers",
-        "isympy",
-    ),
-    *(
-        "pluggy",
-        "py.process",
-        "py.path",
-        "py._*",
-        "pydevd_plugins",
-        "pydevd",
-        "_distutils_hack",
-    ),
-    *(
-        "six.exec_",
-        "six.moves",
-        "six._import_module",
-        "future.utils",
-        "past.builtins",
-        "decorator.FunctionMaker",
-    ),
+    *("hatchling", "flit_core", "poetry", "virtualenv", "nox", "tox", "mypy", "mypyc", "ruff", "hypothesis"),
+    *("_hypothesis_*", "trove_classifiers", "isympy", "xdist", "importlinter", "grimp", "tenacity", "stamina"),
+    *("pluggy", "py.process", "py.path", "py._*", "pydevd_plugins", "pydevd", "_distutils_hack"),
+    *("six.exec_", "six.moves", "six._import_module", "future.utils", "past.builtins", "decorator.FunctionMaker"),
     *(f"{a}.{n}" for a in ("attr", "attrs") for n in ("make_class", "_make")),
     *("multiprocess", "billiard", "loky", "pathos", "celery", "luigi", "prefect", "airflow", "parsl"),
     *("rpy2", "js2py", "py_mini_racer", "dukpy", "lupa", "RestrictedPython", "jnius", "jpype", "ctypesgen", "llvmlite"),
     *("cupy.RawKernel", "cupy.RawModule", "cupy.ElementwiseKernel", "cupy.ReductionKernel", "cupy._core", "cupy.cuda"),
     *("pycuda", "pyopencl", "pythran", "cppyy", "jsonargparse", "gin.config", "ml_collections.config*"),
-    *(
-        "keras.layers.Lambda",
-        "tensorflow.keras.layers.Lambda",
-        "tf_keras.layers.Lambda",
-        "keras.src.layers.core.lambda*",
-    ),
+    *("keras.layers.Lambda", "tensorflow.keras.layers.Lambda", "tf_keras.layers.Lambda"),
+    "keras.src.layers.core.lambda*",
     *("torchvision.extension", "torchvision.transforms.Lambda", "torchvision.transforms.transforms.Lambda"),
-    *(
-        "torchvision.transforms.v2.Lambda",
-        "torchvision.transforms.v2._misc.Lambda",
-        "transformers.dynamic_module_utils",
-    ),
+    *("torchvision.transforms.v2.Lambda", "torchvision.transforms.v2._misc.Lambda"),
+    "transformers.dynamic_module_utils",
     *("transformers.pipeline", "transformers.pipelines", "transformers.commands", "transformers.agents"),
     *("accelerate.commands", "accelerate.launchers", "accelerate.notebook_launcher", "accelerate.debug_launcher"),
     *("monai.bundle", "mmengine.config", "mmcv.utils.config", "detectron2.config", "lightning.pytorch.cli"),
 )
 _PICKLES: Final = (
-    *(
-        "dill",
-        "joblib",
-        "cloudpickle",
-        "jsonpickle",
-        "yaml",
-        "_yaml",
-        "ruamel",
-        "pandas.read_*",
-        "pandas.io",
-        "pickle4",
-    ),
+    *("dill", "joblib", "cloudpickle", "jsonpickle", "yaml", "_yaml", "ruamel", "pandas.read_*", "pandas.io"),
+    "pickle4",
     *("pickle5", "srsly", "hickle", "klepto", "sklearn.externals", "sklearn.datasets", "skops"),
     *("keras.models.load_model", "keras.saving", "tensorflow.keras.models.load_model", "tensorflow.saved_model"),
     *(f"timm.models.{n}" for n in ("load_*", "resume_checkpoint", "_helpers", "helpers", "_builder")),
@@ -162,7 +108,7 @@ _TORCH: Final = tuple(
         *("nn.attention._fa3", "nn.attention._fa4", "nn.utils._deprecation_utils", "nn.Module._call_impl"),
     )
 )
-"""For torch and numpy, where only what is needed passes anyway, these tell an attack from a stray name."""
+"""For torch and numpy only needed names pass anyway; this list separates attacks from merely unneeded names."""
 _NUMPY: Final = (
     *(f"numpy.{n}" for n in ("load", "save*", "loadtxt", "genfromtxt", "fromfile", "fromregex", "memmap")),
     *(f"numpy.{n}" for n in ("DataSource", "f2py", "distutils", "testing", "ctypeslib", "rec.fromfile")),
@@ -179,7 +125,7 @@ _BELOW_TORCH_AND_NUMPY: Final = frozenset(
 )
 _EXAMPLES: Final = ("loader.examples.models", *(f"loader.examples.{name}" for name in examples.__all__))
 _HARMLESS: Final = ("math", "cmath", *_EXAMPLES)
-# Wherever they stand: functions and methods that many packages have, and that run code or read pickles or files.
+# Functions and methods of any package: many have them, and they run code or read pickles or files.
 _ANYWHERE: Final = frozenset(
     (
         *("load_from_checkpoint", "load_library", "load_state_dict_from_url", "from_file", "tofile", "to_pickle"),
@@ -191,37 +137,49 @@ _FETCHING: Final = frozenset(("from_pretrained", "save_pretrained", "push_to_hub
 _LIBRARIES: Final = frozenset(
     ("transformers", "diffusers", "peft", "sentence_transformers", "tokenizers", "accelerate")
 )
-"""Whose methods of these names fetch a model, its code included, or write one."""
+"""Packages whose methods of these names fetch a model, its code included, or write one."""
 _HARM: Final = "can run code, read pickles or reach files"
 
 
 @lru_cache(maxsize=4096)
 def why_dangerous(name: str) -> str:
-    """Says what speaks against a dotted name; an empty string if nothing is known."""
+    """Returns why a name may not be called, as the end of a sentence; empty if nothing speaks against it."""
     if name in PLAIN_DATA or name in LOOKUPS or _below(name, _HARMLESS):
         return ""
     first = name.partition(".")[0]
     if first in _STANDARD:
-        return f"belongs to Python's own '{first}', where no model lives"
+        return f"belongs to Python's own '{first}', which contains no models"
     if first in _BELOW_TORCH_AND_NUMPY:
-        return f"belongs to '{first}', which torch and numpy stand on, and where no model lives"
-    if is_harmful(name):
+        return f"belongs to '{first}', a dependency of torch or numpy that contains no models"
+    if _is_harmful(name):
         return _HARM
     if first in {"torch", "numpy"} and not _is_needed(name):
-        return f"is none of what a model needs of {first}"
-    if first in PACKAGES and (leads_elsewhere(name) or not _is_needed_of_a_package(name)):
-        return f"is none of what a model needs of {first}"
+        return f"is not needed by any model that uses {first}"
+    if first in PACKAGES and (_leads_elsewhere(name) or not _is_needed_of_a_package(name)):
+        return f"is not needed by any model that uses {first}"
     return ""
 
 
 def is_hostile(name: str) -> bool:
-    """Whether only an attack would name this; what merely no model needs of torch and numpy is not meant."""
+    """Returns whether no model needs this name in a pickle and an attack would use it."""
+    if not all(map(str.isidentifier, name.split("."))):
+        return True
+    return name not in PICKLED and (_only_attacks_name(name) or _leads_elsewhere(name))
+
+
+def may_be_suggested(name: str) -> bool:
+    """Returns whether a message may say how to admit a name: only where nothing speaks against it."""
+    return not is_hostile(name) and (name in PICKLED or not why_dangerous(name))
+
+
+def _only_attacks_name(name: str) -> bool:
+    """Whether only an attack would use a name; names of torch and numpy that are merely unneeded do not count."""
     first = name.partition(".")[0]
-    return bool(why_dangerous(name)) and (first in _STANDARD or first in _BELOW_TORCH_AND_NUMPY or is_harmful(name))
+    return bool(why_dangerous(name)) and (first in _STANDARD or first in _BELOW_TORCH_AND_NUMPY or _is_harmful(name))
 
 
-def is_harmful(name: str) -> bool:
-    """Whether a name of torch, numpy or another package is known to run code, read pickles or touch files."""
+def _is_harmful(name: str) -> bool:
+    """Whether a name is known to run code, read pickles or touch files."""
     first, last = name.partition(".")[0], name.rpartition(".")[2]
     if last in _ANYWHERE or (last in _FETCHING and first in _LIBRARIES):
         return True
@@ -229,26 +187,26 @@ def is_harmful(name: str) -> bool:
 
 
 def is_torch_constant(name: str) -> bool:
-    """Whether a name is `torch.float16` and the like, which are plain data."""
+    """Returns whether a name is plain data of torch, such as `torch.float16`."""
     module, _, constant = name.rpartition(".")
     return module == "torch" and constant in TORCH_CONSTANTS
 
 
-def leads_elsewhere(name: str) -> bool:
-    """Whether a name goes on to another package that its own has imported, as `torch.nn.….os` does."""
+def _leads_elsewhere(name: str) -> bool:
+    """Whether a name passes through another package that its own has imported, as `torch.nn.….os` does."""
     first, *rest = name.split(".")
     known = first in {"torch", "numpy"} or first in PACKAGES
     return known and any(part in _STANDARD or part in {"torch", "numpy"} for part in rest[1:])
 
 
 def _is_needed_of_a_package(name: str) -> bool:
-    """Whether a name of a package of the extras is listed; all classes of transformers have a public name as well."""
+    """Whether a name of the extras' packages is listed; every class of transformers also has a public name."""
     first, second = name.split(".")[:2] if "." in name else (name, "")
     return _below(name, PACKAGES[first]) or (first == "transformers" and second[:1].isupper())
 
 
 def _is_needed(name: str) -> bool:
-    """Whether a name of torch or numpy is listed; what is private has to be listed itself."""
+    """Whether a name of torch or numpy is listed; private names must be listed exactly."""
     if name in TORCH_PRIVATE or name in NUMPY_EXACT or is_torch_constant(name):
         return True
     parts, operator = name.split("."), _below(name, TORCH_OPERATORS)

@@ -1,15 +1,13 @@
-"""The names that models need, of the standard library, of torch and of numpy.
+"""Lists the names that models use: of the standard library, torch, numpy and the packages of the extras.
 
-Guarantees: data alone. A name is listed because configs or pickled models hold it, and because calling it with any
-arguments computes a value or builds a module: none of these runs text, reads a pickle, or touches a file or network.
+Guarantees: pure data. A name is listed because configs or pickled models contain it and because calling it, with any
+arguments, only computes a value or builds a module: none runs text, reads a pickle, or touches a file or network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
-
-from ..formats.tree import ITEMSIZE
 
 _TYPES: Final = ("int", "float", "bool", "str", "complex", "bytes", "bytearray")
 
@@ -21,7 +19,7 @@ PLAIN_DATA: Final = frozenset(
         *("decimal.Decimal", "fractions.Fraction", "datetime.timedelta", "torch.device", "torch.Size"),
     )
 )
-"""Constructors of values, which every config may use."""
+"""Constructors of plain values, allowed in every config."""
 
 VALUES_OF_A_FILE: Final = frozenset(
     (
@@ -29,11 +27,17 @@ VALUES_OF_A_FILE: Final = frozenset(
         *("collections.OrderedDict", "torch.device", "torch.Size"),
     )
 )
-"""Those of them that make nothing larger than what they are given: what a config out of a file may use."""
+"""Those that make nothing larger than their arguments: allowed in a config that comes from a file."""
 
+_DTYPES: Final = (
+    *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "bfloat16"),
+    *("float32", "float64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+    *("float4_e2m1fn_x2", "complex32", "bcomplex32", "complex64", "complex128", "qint8", "quint8", "qint32"),
+    *("bits1x8", "bits2x4", "bits4x2", "bits8", "bits16"),
+)
 TORCH_CONSTANTS: Final = frozenset(
     (
-        *ITEMSIZE,
+        *_DTYPES,
         *("half", "float", "double", "chalf", "cfloat", "cdouble", "short", "int", "long"),
         *("bit", "quint4x2", "quint2x4"),
         *(f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)),
@@ -43,7 +47,7 @@ TORCH_CONSTANTS: Final = frozenset(
         "per_channel_affine_float_qparams",
     )
 )
-"""Torch's dtypes, layouts, memory formats and quantisation schemes, by name."""
+"""Names of torch's dtypes, layouts, memory formats and quantization schemes."""
 
 PICKLED: Final = frozenset(
     (
@@ -56,13 +60,8 @@ PICKLED: Final = frozenset(
         *(f"{module}.{n}" for module in ("io", "_io") for n in ("BytesIO", "StringIO")),
         *("types.GenericAlias", "types.UnionType"),
         *(f"collections.{n}" for n in ("OrderedDict", "defaultdict", "Counter", "deque", "ChainMap", "namedtuple")),
-        *(
-            "argparse.Namespace",
-            "functools.partial",
-            "types.SimpleNamespace",
-            "types.NoneType",
-            "copyreg._reconstructor",
-        ),
+        *("argparse.Namespace", "functools.partial", "types.SimpleNamespace", "types.NoneType"),
+        "copyreg._reconstructor",
         *("decimal.Decimal", "fractions.Fraction", "uuid.UUID", "uuid.SafeUUID", "random.Random", "time.struct_time"),
         *(f"datetime.{n}" for n in ("date", "datetime", "time", "timedelta", "timezone")),
         *(
@@ -84,22 +83,11 @@ PICKLED: Final = frozenset(
         *("joblib.numpy_pickle.NumpyArrayWrapper", "networkx.classes.multidigraph.MultiDiGraph"),
     )
 )
-"""What picklers write for the plain objects that models and checkpoints hold."""
+"""Globals that picklers write for the plain objects in models and checkpoints."""
 
 _OPERATIONS: Final = (
-    *(
-        "tensor",
-        "as_tensor",
-        "zeros",
-        "ones",
-        "full",
-        "empty",
-        "eye",
-        "arange",
-        "linspace",
-        "logspace",
-        "scalar_tensor",
-    ),
+    *("tensor", "as_tensor", "zeros", "ones", "full", "empty", "eye", "arange", "linspace", "logspace"),
+    "scalar_tensor",
     *("zeros_like", "ones_like", "full_like", "empty_like", "rand", "randn", "randint", "randperm", "complex", "polar"),
     *("relu", "relu_", "tanh", "sigmoid", "softmax", "log_softmax", "selu", "celu", "prelu", "rrelu", "threshold"),
     *("hardshrink", "dropout", "exp", "expm1", "log", "log1p", "log2", "log10", "sqrt", "rsqrt", "square", "pow"),
@@ -127,7 +115,7 @@ TORCH: Final = tuple(
         *_OPERATIONS,
     )
 )
-"""Public names of torch with all that is public below them."""
+"""Public names of torch, each with the public names below it."""
 
 TORCH_PRIVATE: Final = frozenset(
     f"torch.{name}"
@@ -138,7 +126,7 @@ TORCH_PRIVATE: Final = frozenset(
         *(f"nn.utils.parametrizations.{n}" for n in ("_SpectralNorm", "_WeightNorm", "_Orthogonal")),
     )
 )
-"""Names that are needed though they are private, or stand among those that do harm."""
+"""Needed names that are private, or that lie below a dangerous one."""
 
 TORCH_OPERATORS: Final = tuple(
     f"torch.{name}"
@@ -147,7 +135,7 @@ TORCH_OPERATORS: Final = tuple(
         *("_C._sparse", "_C._nested", "_C.TensorBase"),
     )
 )
-"""Where torch's functions on tensors are really defined; `torch.nn.functional.gelu` is `torch._C._nn.gelu`."""
+"""Where torch's tensor functions are really defined: `torch.nn.functional.gelu` is `torch._C._nn.gelu`."""
 
 _NUMBERS: Final = (
     *("bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32"),
@@ -166,7 +154,7 @@ NUMPY: Final = (
     *(f"numpy.{name}" for name in (*_NUMBERS, *_FUNCTIONS)),
     *("numpy.dtypes", "numpy.random.RandomState", "numpy.random.default_rng", "numpy.random.mtrand.RandomState"),
 )
-"""Public names of numpy with all that is public below them."""
+"""Public names of numpy, each with the public names below it."""
 
 NUMPY_EXACT: Final = frozenset(
     (
@@ -181,7 +169,7 @@ NUMPY_EXACT: Final = frozenset(
         *("numpy.random._mt19937.MT19937", "numpy.random._pcg64.PCG64", "numpy.random._generator.Generator"),
     )
 )
-"""Names of numpy that pickles hold, without what is below them: `numpy.ndarray.dump` writes a file."""
+"""Names of numpy in pickles, without the names below them: `numpy.ndarray.dump` writes a file."""
 
 PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "timm": tuple(
@@ -217,10 +205,11 @@ PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
                 "tqdm",
                 "tomlkit",
                 "pathspec",
+                "platformdirs",
                 "idna",
                 "zlib_ng",
-                "yarl",
             ),
+            "yarl",
             *("charset_normalizer", "multidict", "frozenlist", "propcache", "aiosignal", "aiohappyeyeballs", "librt"),
             *("iniconfig", "annotated_types", "annotated_doc", "ast_serialize", "mypy_extensions", "decorator"),
             *("typing_inspection", "wrapt", "jmespath", "oauthlib", "requests_oauthlib", "pyasn1", "rsa", "cachetools"),
@@ -228,4 +217,4 @@ PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
         (),
     ),
 }
-"""What is needed of the packages that this project's extras bring, with all that is below it."""
+"""Needed names of the packages of this project's extras, each with the names below it."""

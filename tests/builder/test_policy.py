@@ -158,7 +158,7 @@ def test_without_a_list_everything_else_is_admitted(name: str) -> None:
 
 @pytest.mark.parametrize("module", ["os", "subprocess", "ctypes", "importlib", "pickle", "_io", "nt", "antigravity"])
 def test_the_reason_names_the_part_of_the_standard_library(module: str) -> None:
-    assert Policy(None).objection(f"{module}.x") == f"it belongs to Python's own '{module}', where no model lives"
+    assert Policy(None).objection(f"{module}.x") == f"it belongs to Python's own '{module}', which contains no models"
 
 
 def test_the_reason_for_other_packages() -> None:

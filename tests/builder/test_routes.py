@@ -77,8 +77,8 @@ def test_a_function_is_trusted_by_its_exact_name_alone() -> None:
     [
         ("torch.nn.Linear.forward", "it is not a class, and a pattern in trusted_targets admits classes only"),
         ("torch.nn.init.zeros_", "it is not a class, and a pattern in trusted_targets admits classes only"),
-        ("torch.nn.modules.module._IncompatibleKeys", "it is none of what a model needs of torch"),
-        ("torch.nn.utils._named_member_accessor.NamedMemberAccessor", "it is none of what a model needs of torch"),
+        ("torch.nn.modules.module._IncompatibleKeys", "it is not needed by any model that uses torch"),
+        ("torch.nn.utils._named_member_accessor.NamedMemberAccessor", "it is not needed by any model that uses torch"),
         (FA4, "it can run code, read pickles or reach files"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_value_of_another_module_goes_by_its_own_name(trusted: list[str] | Non
     error = refusal(inside(lookup(path)), Policy(trusted))
     assert error.message == (
         f"model._args_.0.path: {path} is refused: it is really sys.path, "
-        "which belongs to Python's own 'sys', where no model lives"
+        "which belongs to Python's own 'sys', which contains no models"
     )
 
 

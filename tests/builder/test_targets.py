@@ -28,7 +28,7 @@ def refusal(config: dict[str, Any], trusted: list[str] | None = None) -> ConfigE
     return caught.value
 
 
-DANGEROUS = "it belongs to Python's own 'os', where no model lives"
+DANGEROUS = "it belongs to Python's own 'os', which contains no models"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_an_alias_of_a_dangerous_function_is_refused_after_the_import() -> None:
     error = refusal({"_target_": "tests.builder.things.os.system", "_args_": ["false"]})
     assert error.message == (
         "model._target_: tests.builder.things.os.system is refused: it is really posix.system, which belongs to "
-        "Python's own 'posix', where no model lives"
+        "Python's own 'posix', which contains no models"
     )
     assert error.hint == ""
     assert (

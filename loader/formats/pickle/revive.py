@@ -17,9 +17,10 @@ import torch
 from ...errors import CheckpointError
 from ...text.lines import line
 from ...text.wording import listing, safe_text
+from ...trust.dangerous import may_be_suggested
 from ..limits import MOST_KEY_PARTS
 from ..tree import TensorEntry
-from .needed import SCRIPT_OBJECT, constant, data_maker, may_be_offered, needed_globals, resolve
+from .needed import SCRIPT_OBJECT, constant, data_maker, needed_globals, resolve
 from .records import Global, PickledDict, PickledSet, Reduced
 from .tree import PLAIN, type_of
 
@@ -52,7 +53,7 @@ def refuse_unadmitted(record: object, allow: Collection[str]) -> None:
         offer = f"if you trust them: {line('checkpoint.allow_globals', [*sorted(allow), *refused])}\n"
         raise CheckpointError(
             f"rebuilding the file's objects needs names that are not admitted: {listing(refused, 50)}",
-            f"{offer if all(map(may_be_offered, refused)) else ''}{_OLD_WAY}",
+            f"{offer if all(map(may_be_suggested, refused)) else ''}{_OLD_WAY}",
         )
 
 

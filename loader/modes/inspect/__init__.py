@@ -13,7 +13,7 @@ from fnmatch import translate
 
 from ...errors import FitError
 from ...files.path import shown_path
-from ...formats.pickle.needed import needed_globals, no_part_of_a_model
+from ...formats.pickle.needed import needed_globals
 from ...formats.tree import Container
 from ...keys.select import subtree
 from ...keys.written import key_override
@@ -24,6 +24,7 @@ from ...runtime import collector_paused
 from ...schema import AUTO, InspectConfig, JobConfig, config_path
 from ...text.lines import line
 from ...text.wording import closest, counted, listing, safe_text
+from ...trust.dangerous import is_hostile
 from .draw import Known, draw
 from .fold import fold
 from .following import what_to_type
@@ -149,7 +150,7 @@ def _globals(root: Container, dangers: Sequence[str]) -> list[GlobalRow]:
         records.append(container.record)
         records += [child.record for child in container.children.values() if hasattr(child, "record")]
     return [
-        {"name": name, "hostile": no_part_of_a_model(name)}
+        {"name": name, "hostile": is_hostile(name)}
         for name in sorted({*needed_globals(records), *dangers})
         if not name.startswith(IN_ARCHIVE)
     ]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from ...formats.pickle.needed import may_be_offered
 from ...keys.written import key_override, may_be_typed
 from ...schema import CheckpointConfig
 from ...text.lines import override, program, typed
+from ...trust.dangerous import may_be_suggested
 from .rows import CandidateRow
 
 _MOST_OTHERS = 4
@@ -75,7 +75,7 @@ def _rebuild(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
     names, place = row["globals"], _place(row, settings)
     if row["role"] != "model" or place is None or not 0 < len(names) <= _MOST_GLOBALS:
         return []
-    if not all(map(may_be_offered, names)):
+    if not all(map(may_be_suggested, names)):
         return []
     command = _command("model=null", *place, override("checkpoint.allow_globals", names))
     return [f"{command}   # if you trust what it names"] if command else []

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...formats.pickle.needed import UNNEEDED
 from ...keys.written import written
 from ...text.wording import counted, listing, phrases, safe_text, size
+from ...trust.dangerous import HOSTILE
 from .fold import is_view
 from .rows import CandidateRow, FileRow
 
@@ -82,6 +82,6 @@ def _globals(file: FileRow) -> Iterator[Line]:
     hostile = [row["name"] for row in file["globals"] if row["hostile"]]
     others = [row["name"] for row in file["globals"] if not row["hostile"]]
     if hostile:
-        yield "DANGER", f"the file names {listing(hostile)}, {UNNEEDED}", "bold red"
+        yield "DANGER", f"the file names {listing(hostile)}, {HOSTILE}", "bold red"
     if others:
         yield "names", f"{listing(others, 8)}: to rebuild its objects; its weights load without", "dim"

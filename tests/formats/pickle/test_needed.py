@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 
-from loader.formats.pickle.needed import is_plain, needed_globals, no_part_of_a_model
+from loader.formats.pickle.needed import is_plain, needed_globals
 from loader.formats.pickle.records import Global
+from loader.trust.dangerous import is_hostile
 from tests.command import REPOSITORY, run
 
 
@@ -26,12 +27,12 @@ def test_what_else_torch_has_is_not(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["os.system", "builtins.eval", "__builtin__.getattr", "subprocess.Popen", "a b.c"])
 def test_names_that_only_an_attack_needs_are_known(name: str) -> None:
-    assert no_part_of_a_model(name)
+    assert is_hostile(name)
 
 
 @pytest.mark.parametrize("name", ["torch.nn.modules.linear.Linear", "builtins.set", "my_pkg.Net"])
 def test_names_that_models_need_are_none_of_them(name: str) -> None:
-    assert not no_part_of_a_model(name)
+    assert not is_hostile(name)
 
 
 def test_telling_it_imports_no_torch() -> None:
