@@ -19,9 +19,8 @@ from torch import nn
 
 from . import pipeline  # noqa: F401  # every load needs these two; torch is here, so they need not wait for the first
 from .apply.live import refuse_unfit
-from .apply.place import own_random_state, resolve_device, resolve_dtype
+from .apply.place import own_random_state, resolve_device, settle
 from .apply.prepare import prepare
-from .apply.settle import settle
 from .apply.transaction import Transaction, all_or_nothing
 from .config.call_arguments import check_checkpoint, check_module, check_order, overrides_of, plain_names
 from .config.compose import compose
@@ -30,6 +29,7 @@ from .errors import ConfigError
 from .formats import found  # noqa: F401
 from .formats.memory import MemoryCheckpoint
 from .job import execute, names_model
+from .module.dtype import resolve_dtype
 from .module.slots import slots
 from .module.user_code import own_code_refused
 from .parts.open import Part, open_parts, part_configs, with_root

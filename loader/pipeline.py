@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .apply.place import own_random_state, resolve_device, resolve_dtype
+from .apply.place import own_random_state, resolve_device, settle
 from .apply.prepare import Prepared, Recipe, prepare
-from .apply.settle import settle
 from .builder import Built, build_model
 from .builder.policy import Policy, policy_of
 from .errors import ConfigError, FitError
-from .module.slots import slots
-from .module.tensors import without_data
+from .module.dtype import resolve_dtype
+from .module.slots import slots, without_data
 from .parts.open import Part, open_parts, with_root
 from .report import fill
 from .report.data import Report

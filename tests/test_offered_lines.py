@@ -39,7 +39,7 @@ REVIEWED = {
     ("formats/foreign/frameworks.py", ADVICE): "typed for a shell, or a text in Python's quotes",
     ("formats/foreign/packed.py", "self.command"): "typed where it is made",
     ("modes/inspect/tell.py", "rule"): "typed by `written`",
-    ("module/losses.py", "instead"): "a constant of both callers",
+    ("module/dtype.py", "instead"): "a constant of both callers",
     ("keys/rules.py", "ways"): "lines of the builder",
 }
 """What else is interpolated, and why it may be."""

@@ -12,16 +12,15 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from ..errors import CheckpointError, FitError, VerificationError
-from ..formats.materialise import torch_dtype
+from ..formats.materialise import dtype_name, torch_dtype
 from ..formats.memory import MemoryCheckpoint
 from ..formats.pickle.revive import refuse_unadmitted
 from ..formats.tree import TensorEntry
 from ..keys.plan import Match, Plan
-from ..module.castable import can_cast
-from ..module.slots import Slot, dtype_name
+from ..module.dtype import can_cast, final_dtype
+from ..module.slots import Slot
 from ..text.lines import line
 from ..text.wording import counted, listing, phrases, safe_text
-from .place import final_dtype
 
 if TYPE_CHECKING:
     from .stage import Stage

@@ -1,3 +1,4 @@
+# ruff: noqa: SLF001  # torch's load hooks have no public form
 """The only place that changes a model.
 
 Guarantees: every tensor is read, cast and checked, and every place of a live model found writable, before the first one
@@ -7,7 +8,8 @@ lists and optimizers that hold them stay right. Two keys that share memory get w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +22,10 @@ from torch.utils import swap_tensors
 from ..errors import FitError
 from ..keys.plan import Plan
 from ..module.hooks import Metadata, State, customises_loading, run_hooks
-from ..module.load_code import is_torchs, load_code
 from ..module.slots import Slot, own_slots, storage_id
 from ..text.wording import safe_text
+from .live import conflict, holds, is_folded, overlapping, refuse_unwritable, unwritable
 from .transaction import Transaction
-from .writable import conflict, holds, is_folded, overlapping, refuse_unwritable, unwritable
 
 Visit = Callable[[nn.Module, str, State, list[str]], None]
 """What is done at each module of a walk, as `hooks.run_hooks` takes it."""
@@ -79,12 +80,32 @@ def _keep_modules(model: nn.Module, transaction: Transaction) -> None:
     for module in model.modules():
         if type(module).set_extra_state is not nn.Module.set_extra_state:
             transaction.keep_extra_state(module)
-    acting = {id(module): module for module in model.modules() if any(True for _ in load_code(module))}
-    if any(not is_torchs(code) for module in acting.values() for code in load_code(module)):
+    acting = {id(module): module for module in model.modules() if any(True for _ in _load_code(module))}
+    if any(not _is_torchs(code) for module in acting.values() for code in _load_code(module)):
         # It reaches whatever it likes: children, and through a closure its root.
         transaction.keep_modules(model, list(model.modules()))
     elif acting:
         transaction.keep_modules(model, list(acting.values()))
+
+
+def _load_code(module: nn.Module) -> Iterator[Callable[..., object]]:
+    """The code beside torch's plain loading that runs while a module is loaded."""
+    base = nn.Module._load_from_state_dict
+    own = vars(module).get("_load_from_state_dict", type(module)._load_from_state_dict)
+    if own is not base:
+        yield own
+    if type(module).set_extra_state is not nn.Module.set_extra_state:
+        yield type(module).set_extra_state
+    yield from module._load_state_dict_pre_hooks.values()
+    yield from module._load_state_dict_post_hooks.values()
+
+
+def _is_torchs(code: Any) -> bool:
+    """Whether code that runs on a load comes with torch: such code changes its own module alone."""
+    code = getattr(code, "hook", code)  # torch wraps some
+    code = code.func if isinstance(code, functools.partial) else code
+    home = getattr(code, "__module__", None) or type(code).__module__
+    return str(home).partition(".")[0] == "torch"
 
 
 def _commit(
@@ -213,7 +234,7 @@ def _registry(slot: Slot) -> dict[str, Any]:
 def _run_post_hooks(model: nn.Module, plan: Plan) -> None:
     told = _IncompatibleKeys(list(plan.missing), list(plan.unexpected))
     for module in model.modules():
-        for hook in module._load_state_dict_post_hooks.values():  # noqa: SLF001  # torch's own walk runs them so
+        for hook in module._load_state_dict_post_hooks.values():
             _call(module, "a load hook", hook, module, told)
 
 

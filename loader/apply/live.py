@@ -1,23 +1,27 @@
-"""Whether a live module can be loaded into, before anything is opened.
+"""Checks that a live module can be loaded into: the module before anything is opened, its tensors before any write.
 
-Guarantees: changes nothing; imports none of the libraries that wrap or split modules, since a module that one of them
-made has it imported.
+Guarantees: changes nothing, and a tensor that cannot be written to is found before the first write; imports none of the
+libraries that wrap or split modules, since a module that one of them made has it imported.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from ..errors import ConfigError
-from ..module.tensors import without_data
-from ..text.wording import counted, listing
+from ..errors import ConfigError, FitError
+from ..formats.materialise import is_plain
+from ..keys.plan import Plan
+from ..module.slots import Slot, storage_id, without_data
+from ..text.wording import counted, listing, phrases, safe_text
 
 _LOAD_FIRST = "loader.load_into(net, …) before the module is wrapped or split"
+_FOLDED = "several of its elements are one place in memory"
 
 
 def refuse_unfit(module: nn.Module) -> None:
@@ -112,4 +116,114 @@ def _has_own_values(module: nn.Module) -> bool:
 def _is_lazy(module: nn.Module, name: str) -> bool:
     prefix, _, leaf = name.rpartition(".")
     found = getattr(module.get_submodule(prefix), leaf, None)
-    return isinstance(found, torch.Tensor) and nn.parameter.is_lazy(found)
+    return isinstance(found, torch.Tensor) and is_lazy(found)
+
+
+def refuse_unwritable(places: Mapping[str, Slot], plan: Plan, state: Mapping[str, object]) -> None:
+    """Raises FitError, which names all of them, where keys of a live model cannot take their values."""
+    refused = {}
+    for match in plan.matches:
+        slot = places[match.key]
+        if slot.kind != "extra" and (reason := _refusal(slot.tensor, state.get(match.taken.key))):
+            refused[match.key] = reason
+    if refused:
+        folded = next((key for key, reason in refused.items() if reason == _FOLDED), None)
+        raise unwritable(refused, "" if folded is None else _unfolding(folded, places[folded]))
+
+
+def unwritable(reasons: Mapping[str, str], hint: str = "") -> FitError:
+    """The refusal of keys that cannot take their values: key → why."""
+    told = [f"{safe_text(key)} ({safe_text(reason.partition(chr(10))[0], 160)})" for key, reason in reasons.items()]
+    return FitError(f"the model has tensors that cannot be written to: {phrases(told)}", hint)
+
+
+def _unfolding(key: str, slot: Slot) -> str:
+    get = f"module.get_{slot.kind}({key!r})"
+    return f"{get}.data = {get}.detach().clone()   # gives each element memory of its own"
+
+
+def is_folded(tensor: torch.Tensor) -> bool:
+    """Whether elements of a tensor are one place in memory, as those of an expanded one are; torch writes to none."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True) if _is_dense(tensor) and tensor.numel() else ()
+    return any(size > 1 and step == 0 for size, step in steps)
+
+
+def overlapping(places: Mapping[str, Slot], keys: Iterable[str]) -> dict[str, list[str]]:
+    """Of keys that lie partly in the same memory, the ones that each shares it with."""
+    by_storage: dict[int, list[str]] = {}
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        slot = places[key]
+        if slot.kind != "extra" and _is_dense(tensor := slot.tensor):
+            by_storage.setdefault(storage_id(tensor), []).append(key)
+            if (
+                not tensor.is_contiguous()
+                and _run(tensor)[1] - _run(tensor)[0] < tensor.numel() * tensor.element_size()
+            ):
+                found[key] = [key]
+    for together in by_storage.values():
+        furthest, holder = -1, ""
+        for (start, end), key in sorted((_run(places[key].tensor), key) for key in together if len(together) > 1):
+            if start < furthest:
+                found.setdefault(key, []).append(holder)
+                found.setdefault(holder, []).append(key)
+            if end > furthest:
+                furthest, holder = end, key
+    return found
+
+
+def _is_crowded(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has more elements than it has places for them."""
+    start, end = _run(tensor)
+    return end - start < tensor.numel() * tensor.element_size()
+
+
+def _run(tensor: torch.Tensor) -> tuple[int, int]:
+    """The bytes of its storage from the first element of a tensor to its last one."""
+    width, start = tensor.element_size(), int(tensor.storage_offset())
+    last = sum(int(size - 1) * int(step) for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return start * width, (start + last + 1) * width if tensor.numel() else start * width
+
+
+def holds(tensor: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether a dense tensor holds a value, bit for bit, in its own dtype."""
+    own = tensor.detach()
+    pair = [
+        side.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8) for side in (own, value.to(own))
+    ]
+    return torch.equal(*pair)
+
+
+def conflict(differing: Iterable[str], shared: Mapping[str, list[str]]) -> FitError:
+    """The refusal of keys that share memory and hold different values in the file."""
+    names = list(differing)
+    told = [f"{safe_text(key)} and {listing(dict.fromkeys(shared[key]))}" for key in names]
+    return FitError(
+        f"the model has keys that share memory, and the file holds different values for them: {phrases(told)}",
+        "give each of them memory of its own in the model, or load a file that was saved from a model that shares it",
+    )
+
+
+def _refusal(tensor: torch.Tensor, value: object) -> str:
+    """Why a tensor cannot take a value; empty where it can."""
+    ordinary = is_plain(tensor) and _is_dense(tensor) and not tensor.is_inference()
+    if is_lazy(tensor) or (ordinary and tensor.is_contiguous()):
+        return ""
+    if is_folded(tensor):
+        return _FOLDED
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        return "it was made in inference mode"
+    if ordinary:
+        return ""
+    try:
+        probe = tensor.detach().clone()
+        tensor.detach().copy_(probe)
+        if isinstance(value, torch.Tensor):
+            probe.copy_(value.reshape(tensor.shape) if value.shape != tensor.shape else value)
+    except Exception as error:  # noqa: BLE001  # a tensor of somebody's own class may raise anything
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    return not tensor.is_meta and not is_lazy(tensor) and tensor.layout == torch.strided and not tensor.is_quantized

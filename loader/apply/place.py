@@ -1,62 +1,31 @@
-"""On which device and in which dtype a model ends up.
+"""Which device a job uses, and the move of a loaded model to it.
 
-Guarantees: a device that is not there is an error that lists what there is, never another device in its stead; a cast
-that changes more than precision is counted, never silent.
+Guarantees: an absent device is an error that lists the ones that exist, never replaced by another; a cast that would
+change the values of anything that stayed unloaded is refused before the first one; the global random state is left as
+it was found.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from weakref import WeakSet
 
 import torch
 from torch import nn
 
-from ..errors import ConfigError, DeviceError
-from ..keys.plan import Wanted
-from ..module.castable import can_cast
-from ..module.slots import dtype_name
+from ..errors import DeviceError
+from ..formats.materialise import dtype_name
+from ..module.dtype import Cast, can_cast, cast, refuse_losses
+from ..schema import AllowConfig
 from ..text.lines import line
-from ..text.wording import closest, counted, did_you_mean, listing, safe_text
+from ..text.wording import closest, listing, safe_text
 
 AUTO = ("cuda", "mps", "xpu")
 """The accelerators that ``auto`` looks for, in order, before it takes the CPU."""
-
-ALIASES = {
-    "half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32",
-    "double": "float64", "fp64": "float64",
-}  # fmt: skip
-"""Short names that people use for dtypes."""
-
-DTYPES = ("float16", "bfloat16", "float32", "float64")
-"""The dtypes that a whole model can be put into."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What a cast did to the values beyond rounding."""
-
-    nonfinite: int = 0
-    """Elements that became infinite or NaN."""
-    changed: int = 0
-    """Elements that became another number: rounded to or from an integer or a boolean, wrapped around, clipped to a
-    float8's range, or without their imaginary part."""
-
-    def __bool__(self) -> bool:
-        return bool(self.nonfinite or self.changed)
-
-    def __str__(self) -> str:
-        becomes = "becomes" if self.nonfinite == 1 else "become"
-        changes = "changes its" if self.changed == 1 else "change their"
-        told = [f"{counted(self.nonfinite, 'element')} {becomes} inf or nan"] if self.nonfinite else []
-        told += [f"{counted(self.changed, 'element')} {changes} value"] if self.changed else []
-        return " and ".join(told)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -95,53 +64,6 @@ def _no_device(name: str) -> DeviceError:
         f"'{safe_text(name)}' is not a device{told}; here there is {listing(here)}",
         line("device", meant if there else "auto"),
     )
-
-
-def resolve_dtype(name: str | None) -> str | None:
-    """Checks a dtype policy: None (what the model declares), ``checkpoint``, or a floating dtype's torch name.
-
-    Raises:
-        ConfigError: It is none of them.
-    """
-    if name is None or name == "checkpoint":
-        return name
-    plain = name.removeprefix("torch.").lower()
-    plain = ALIASES.get(plain, plain)
-    if plain not in DTYPES:
-        known = (*DTYPES, *ALIASES, "checkpoint")
-        near = closest(plain, known, most=1)
-        raise ConfigError(
-            f"'dtype' is '{safe_text(name)}', expected null, checkpoint or one of {', '.join(DTYPES)}"
-            f"{did_you_mean(plain, known)}",
-            line("dtype", near[0]) if near else line("dtype", None, note="each as the model declares it"),
-        )
-    return plain
-
-
-def final_dtype(want: Wanted, offered: str, policy: str | None) -> torch.dtype:
-    """The dtype that a loaded tensor ends in.
-
-    Args:
-        want: The model's key.
-        offered: The file's dtype, by torch's name.
-        policy: As `resolve_dtype` returns it.
-    """
-    declared: torch.dtype = getattr(torch, want.dtype)
-    if policy == "checkpoint":
-        return getattr(torch, offered)  # type: ignore[no-any-return]
-    if policy is not None and declared.is_floating_point and can_cast(declared, getattr(torch, policy)):
-        return getattr(torch, policy)  # type: ignore[no-any-return]
-    return declared
-
-
-def cast(tensor: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, Loss]:
-    """Casts a tensor and counts what was lost beyond rounding."""
-    if tensor.dtype == dtype:
-        return tensor, Loss()
-    # torch warns of the lost imaginary parts; here they are counted.
-    discards = tensor.is_complex() and not dtype.is_complex and tensor.layout == torch.strided
-    result = (tensor.real if discards else tensor).to(dtype)
-    return result, _loss(_elements(tensor), _elements(result))
 
 
 @contextmanager
@@ -197,94 +119,6 @@ _FORKS: dict[torch.device, tuple[WeakSet[_Job], ExitStack]] = {}
 """Device → the jobs that run on it, and what puts its random state back."""
 
 
-def floating_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype that floating inputs of a model should have: that of its first floating parameter or buffer."""
-    tensors = (tensor for source in (model.parameters(), model.buffers()) for tensor in source)
-    return next((t.dtype for t in tensors if t.dtype in _COMPUTES), torch.float32)
-
-
-def dtype_names(model: nn.Module) -> list[str]:
-    """The dtypes of a model's parameters, sorted."""
-    return sorted({dtype_name(parameter.dtype) for parameter in model.parameters()})
-
-
-_COMPUTES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def _elements(tensor: torch.Tensor) -> torch.Tensor:
-    """The elements that a tensor stores, as a strided tensor."""
-    if tensor.layout == torch.strided:
-        return tensor
-    return (tensor.coalesce() if tensor.layout == torch.sparse_coo else tensor).values()
-
-
-def all_finite(values: torch.Tensor) -> bool:
-    """Whether a dense real floating tensor of at least 16 bits holds neither inf nor nan, in one fast pass."""
-    # The extremes are nan where any element is.
-    return not values.numel() or all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(values))
-
-
-def _loss(before: torch.Tensor, after: torch.Tensor) -> Loss:
-    if before.is_complex() and after.is_complex():
-        return _loss(torch.view_as_real(before.resolve_conj()), torch.view_as_real(after))
-    if after.is_complex():
-        return _loss(before, after.real)
-    if before.is_complex():
-        real = _loss(before.real, after)
-        return Loss(real.nonfinite, real.changed + int((before.imag != 0).sum()))
-    if before.is_floating_point() and after.is_floating_point():
-        return _float_loss(before, after)
-    return Loss(changed=_changed(before, after))
-
-
-def _float_loss(before: torch.Tensor, after: torch.Tensor) -> Loss:
-    limits = torch.finfo(after.dtype)
-    if limits.max >= torch.finfo(before.dtype).max:
-        return Loss()
-    if after.element_size() > 1 and all_finite(after):
-        return Loss()
-    was, stays = torch.isfinite(_wide(before)), torch.isfinite(_wide(after))
-    clipped = 0
-    if after.element_size() == 1:
-        # Some float8 have no infinity and take their largest number in its stead. What lies within half a step of
-        # that number is rounded to it.
-        step = limits.eps * 2.0 ** math.floor(math.log2(limits.max))
-        clipped = int((stays & (_wide(before).abs() > limits.max + step / 2)).sum())
-    return Loss(int((was & ~stays).sum()), clipped)
-
-
-def _changed(before: torch.Tensor, after: torch.Tensor) -> int:
-    """Counts the elements that are not the same number, where one side is no floating dtype."""
-    differs = _wide(after.to(before.dtype)) != _wide(before)
-    if before.is_floating_point():
-        differs |= _beyond(before, after.dtype)
-    elif after.is_floating_point():
-        differs |= _beyond(after, before.dtype)
-    changed = int(differs.sum())
-    wraps = before.element_size() == after.element_size() and before.is_signed() != after.is_signed()
-    if wraps and not any(t.is_floating_point() or t.dtype == torch.bool for t in (before, after)):
-        # -1 as uint8 is 255, and comes back as -1.
-        changed += int(((before if before.is_signed() else after) < 0).sum())
-    return changed
-
-
-def _beyond(numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | bool:
-    """Where floating numbers lie outside an integer dtype: processors make different integers of them.
-
-    Some of those come back as the same number, so that a comparison alone would not see it.
-    """
-    if dtype == torch.bool:
-        return False
-    limits = torch.iinfo(dtype)
-    exact = numbers.to(torch.float64)
-    return (exact < float(limits.min)) | (exact >= float(limits.max) + 1.0)
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """A float8, which has few operations of its own, in a dtype that has them."""
-    return tensor.to(torch.float32) if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
-
-
 def _count(kind: str) -> int:
     """How many devices of a kind there are; 0 where torch was built without it."""
     module = getattr(torch, kind, None)
@@ -298,3 +132,47 @@ def _count(kind: str) -> int:
 def _present() -> list[str]:
     accelerators = [f"{kind}:{index}" if kind != "mps" else kind for kind in AUTO for index in range(_count(kind))]
     return ["cpu", *accelerators, "meta"]
+
+
+def settle(model: nn.Module, device: torch.device, policy: str | None, allow: AllowConfig) -> None:
+    """Moves whatever a load did not place itself: buffers of the model's own, parameters that stayed unloaded.
+
+    A model with tensors that have no data is left alone: it is not whole, and no move makes it so.
+
+    Args:
+        model: The loaded model.
+        device: Where it goes.
+        policy: Its dtype, as `place.resolve_dtype` returns it.
+        allow: `allow.mismatched` admits lossy casts.
+
+    Raises:
+        FitError: A cast loses values.
+    """
+    dtype = getattr(torch, policy) if policy is not None and policy != "checkpoint" else None
+    tensors = [*model.parameters(), *model.buffers()]
+    if device.type != "meta" and any(tensor.is_meta for tensor in tensors):
+        return
+    if any(_misplaced(tensor, device, dtype) for tensor in tensors):
+        refuse_losses(_lossy(model, dtype), allow, "dtype=null keeps the model's own dtypes")
+        # Module.to would cast complex tensors to the dtype as well, and take their imaginary parts.
+        move = model._apply  # noqa: SLF001
+        move(lambda tensor: tensor.to(device, dtype if _is_cast(tensor, dtype) else None))  # type: ignore[no-untyped-call]
+
+
+def _lossy(model: nn.Module, dtype: torch.dtype | None) -> Iterator[Cast]:
+    """The casts to a dtype of a smaller range, one tensor at a time."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if dtype is None or tensor.is_meta or not _is_cast(tensor, dtype):
+            continue
+        if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max:
+            yield Cast(name, dtype_name(tensor.dtype), dtype_name(dtype), cast(tensor.detach(), dtype)[1])
+
+
+def _misplaced(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None) -> bool:
+    off = tensor.device.type != device.type or device.index not in (None, tensor.device.index)
+    return off or _is_cast(tensor, dtype)
+
+
+def _is_cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> bool:
+    other = dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype
+    return other and dtype is not None and can_cast(tensor.dtype, dtype)

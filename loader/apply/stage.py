@@ -13,19 +13,19 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from ..errors import located
+from ..formats.materialise import dtype_name
 from ..formats.memory import MemoryCheckpoint
 from ..formats.pickle.needed import needed_tensors
 from ..formats.pickle.revive import revive
 from ..formats.tree import Storage, TensorEntry
 from ..keys.plan import Match, Plan, Wanted
-from ..module.losses import Cast, refuse_losses
-from ..module.slots import Slot, dtype_name, storage_id
+from ..module.dtype import Cast, cast, final_dtype, refuse_losses
+from ..module.slots import Slot, storage_id
 from ..parts.open import Offers, Part
 from ..parts.reading import Reading, as_saved
 from ..schema import AllowConfig
 from .checks import refuse_untied
-from .place import cast, final_dtype
-from .writable import is_folded
+from .live import is_folded
 
 
 @dataclass(slots=True)

@@ -19,11 +19,10 @@ from typing import Any, TypeGuard
 
 from ..errors import ConfigError
 from ..formats.limits import MOST_CONFIG_NODES, MOST_LEVELS
-from ..module.user_code import is_foreign
+from ..module.user_code import in_one_line, is_foreign
 from ..text.lines import blank, line
 from ..text.wording import safe_text
 from . import arguments
-from .locate import told
 from .policy import Policy
 from .targets import TARGET, Problems, Target, Value, find_targets
 
@@ -83,7 +82,7 @@ def _explained(call: Call, error: BaseException) -> ConfigError | None:
 def _failed(call: Call, error: BaseException) -> ConfigError:
     what = f"the constructor of {safe_text(call.name)}" if isinstance(call.target, type) else safe_text(call.name)
     verb = "gave up:" if isinstance(error, SystemExit) else "raised"
-    return ConfigError(f"{call.where}: {what} {verb} {told(error, call.name)}", arguments.mends(call, error))
+    return ConfigError(f"{call.where}: {what} {verb} {in_one_line(error, call.name)}", arguments.mends(call, error))
 
 
 def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:

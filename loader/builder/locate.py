@@ -13,16 +13,15 @@ import inspect
 import pkgutil
 import re
 import sys
-import traceback
 from pathlib import Path
 from types import ModuleType
 
 from torch import nn
 
 from ..errors import ConfigError
-from ..module.user_code import bare_arguments
+from ..module.user_code import bare_arguments, in_one_line
 from ..text.lines import line, typed
-from ..text.wording import closest, did_you_mean, safe_text, text_of
+from ..text.wording import closest, did_you_mean, safe_text
 
 _DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _FOLDERS_NEARBY = ("src", "lib", "python")
@@ -134,29 +133,6 @@ def _defined_in(found: object) -> str:
 
 def _broken(module: str, error: BaseException, where: str) -> ConfigError:
     return ConfigError(
-        f"{where}: the module '{safe_text(module)}' is there, but importing it fails: {told(error, module)}",
+        f"{where}: the module '{safe_text(module)}' is there, but importing it fails: {in_one_line(error, module)}",
         typed("python", "-c", f"import {module}"),
     )
-
-
-def told(error: BaseException, home: str) -> str:
-    """Writes somebody else's exception: its type, its message, and the deepest place in the named package."""
-    if isinstance(error, SystemExit):
-        text = f"it called sys.exit({'' if error.code is None else safe_text(repr(error.code), 200)})"
-    else:
-        text = f"{type(error).__name__}: {safe_text(' '.join(text_of(error).split()), 400)}"
-    place = _place(error, home.partition(".")[0])
-    return f"{text} ({place})" if place else text
-
-
-def _place(error: BaseException, package: str) -> str:
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{safe_text(error.filename, 200)}:{error.lineno}"
-    frames = [
-        (frame.f_globals.get("__name__", ""), frame.f_code.co_filename, line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if not frame.f_code.co_filename.startswith("<frozen") and frame.f_globals.get("__name__") != "importlib"
-    ]
-    foreign = [f for f in frames if not f[0].startswith("loader.builder")]
-    own = [f for f in foreign if f[0].partition(".")[0] == package] or foreign
-    return f"{safe_text(own[-1][1], 200)}:{own[-1][2]}" if own else ""

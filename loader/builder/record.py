@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, TypeGuard
 
-from ..apply.place import DTYPES
 from ..errors import CheckpointError, ConfigError
 from ..files.path import shown_path
 from ..formats.limits import LARGEST_CONFIG, MOST_LEVELS, MOST_PROPOSED
 from ..formats.strict_json import parse_mapping
 from ..formats.tree import Checkpoint
+from ..module.dtype import DTYPES
 from ..text.wording import safe_text
 
 KEY = "hydra_loader"

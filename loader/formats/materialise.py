@@ -237,3 +237,16 @@ _ASSEMBLERS: dict[str, Callable[[TensorEntry, dict[str, torch.Tensor]], torch.Te
     "quantized": _quantized,
     "nested": _nested,
 }
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Names a dtype as torch does, without its package: ``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one of torch's own classes, and no wrapper around others."""
+    return type(tensor) in _PLAIN
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from ..module.slots import dtype_name, is_plain
+from .materialise import dtype_name, is_plain
 from .safetensors import DTYPES
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}

@@ -23,11 +23,11 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from ..errors import FitError
+from ..formats.materialise import dtype_name
 from ..formats.tree import TensorEntry
 from ..keys.plan import Hooked, Offered, Taken
 from ..text.wording import phrases, safe_text
-from .own_keys import own_values, refuse_other_shapes
-from .slots import dtype_name, is_own_key, own_slots, slots
+from .slots import is_own_key, own_slots, own_values, refuse_other_shapes, slots
 
 State = dict[str, Any]
 """State dict key → tensor, or extra state."""

@@ -1,20 +1,35 @@
-"""What a model wants: the keys of its state dict, and where each one lives.
+"""The keys of a model's state dict and where each one lives; the tensors of a model, and which have no values.
 
-Guarantees: reads a model and changes nothing; the keys are those that `torch.nn.Module.load_state_dict` fills, in the
-same order, second names of tied tensors and shared modules included.
+Guarantees: reads a model and changes nothing, as far as the model's own code does not; the keys are those that
+`torch.nn.Module.load_state_dict` fills, in the same order, second names of tied tensors and shared modules included.
+A model is searched for missing values by name, since a forward pass is no such check: a weight on the meta device can
+give finite garbage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import NoneType
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ..errors import FitError
+from ..formats.materialise import dtype_name, is_plain
+from ..formats.tree import TensorEntry
 from ..keys.plan import Wanted
-from .own_keys import EXTRA_STATE, own_values
+from ..text.wording import phrases, safe_text, shape
+from .dtype import all_finite, can_cast
+
+EXTRA_STATE = "_extra_state"
+"""The name under which torch keeps what `get_extra_state` returns and `set_extra_state` takes."""
+
+
+_NO_TENSORS = frozenset((dict, OrderedDict, set, bool, int, float, str, NoneType))
+"""What nearly all attributes of a module are; telling it by the type alone halves the time of the walk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +94,10 @@ def wanted(places: dict[str, Slot]) -> dict[str, Wanted]:
     return described
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """Names a dtype as torch does, without its package: ``float32``."""
-    return str(dtype).removeprefix("torch.")
-
-
 def storage_id(tensor: torch.Tensor) -> int:
     """Tells which storage a tensor looks into; unlike its data pointer it also works on the meta device."""
     identity: int = tensor.untyped_storage()._cdata  # noqa: SLF001  # data_ptr() is 0 for all meta tensors
     return identity
-
-
-def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is one of torch's own classes, and no wrapper around others."""
-    return type(tensor) in _PLAIN
 
 
 def identity(tensor: torch.Tensor) -> object:
@@ -103,4 +108,96 @@ def identity(tensor: torch.Tensor) -> object:
     return (storage_id(tensor), *view, tensor.is_conj(), tensor.is_neg())
 
 
-_PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer)
+def own_values(module: nn.Module) -> dict[str, object]:
+    """What a module saves by code of its own and takes by code of its own, as torch's quantized modules do."""
+    kind, base = type(module), nn.Module
+    # torch's walks over state dicts have no public form.
+    saves, loads = kind._save_to_state_dict, kind._load_from_state_dict  # noqa: SLF001
+    if saves is base._save_to_state_dict or loads is base._load_from_state_dict:  # noqa: SLF001
+        return {}
+    saved: dict[str, object] = {}
+    try:
+        saves(module, saved, "", keep_vars=True)
+    except Exception:  # noqa: BLE001  # without values it may not be able to; it then has the keys that it declares
+        return {}
+    known = {*module._parameters, *module._buffers, EXTRA_STATE}
+    return {name: value for name, value in saved.items() if name not in known}
+
+
+def refuse_other_shapes(mine: Mapping[str, object], theirs: Mapping[str, object]) -> None:
+    """Refuses values of another size: a module that takes them by its own code may do so without a word.
+
+    Args:
+        mine: What the model has, by key.
+        theirs: What the files have under these keys: values, or their entries.
+
+    Raises:
+        FitError: Tensors in them differ in shape.
+    """
+    differing = []
+    for key, value in mine.items():
+        shapes, others = _shapes(value), _shapes(theirs[key])
+        if shapes and others and shapes != others:
+            told = [" and ".join(map(shape, found)) for found in (others, shapes)]
+            differing.append(f"{safe_text(key)} is {told[0]} in the file and {told[1]} in the model")
+    if differing:
+        raise FitError(phrases(differing), "")
+
+
+def _shapes(value: object) -> list[tuple[int, ...]]:
+    if isinstance(value, torch.Tensor | TensorEntry):
+        return [tuple(value.shape)]
+    return [each for item in value for each in _shapes(item)] if isinstance(value, tuple | list) else []
+
+
+def without_data(model: nn.Module) -> list[str]:
+    """Names every tensor of a model that has no data: on the meta device, or not initialised yet."""
+    return [name for name, tensor in tensors(model) if is_lazy(tensor) or tensor.is_meta]
+
+
+def tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter, buffer and plain tensor attribute of a model with its name, each object once."""
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        places = (*module._parameters.items(), *module._buffers.items(), *_attributes(module))
+        for name, tensor in places:
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield f"{prefix}.{name}" if prefix else name, tensor
+
+
+def nonfinite(model: nn.Module) -> list[str]:
+    """Names the parameters and buffers that hold inf or nan."""
+    # Not by `state_dict`, which is the model's own code: it may take no arguments, or raise.
+    return [name for name, slot in slots(model).items() if not _is_finite(_value(slot))]
+
+
+def _value(slot: Slot) -> object:
+    if slot.kind != "extra":
+        return slot.tensor
+    return own_values(slot.module).get(slot.name) if is_own_key(slot) else None
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in vars(module).items():
+        if type(value) in _NO_TENSORS:
+            continue
+        if isinstance(value, torch.Tensor):
+            yield name, value
+        elif isinstance(value, list | tuple) and value and not name.startswith("_"):
+            yield from ((f"{name}[{i}]", item) for i, item in enumerate(value) if isinstance(item, torch.Tensor))
+
+
+def _is_finite(tensor: object) -> bool:
+    if not isinstance(tensor, torch.Tensor) or is_lazy(tensor) or tensor.is_meta or tensor.is_quantized:
+        return True
+    if tensor.is_nested:
+        return all(map(_is_finite, tensor.detach().unbind()))
+    values = tensor.detach()
+    if values.layout != torch.strided:
+        values = (values.coalesce() if values.layout == torch.sparse_coo else values).values()
+    if values.is_complex():
+        values = torch.view_as_real(values.resolve_conj())
+    if not values.is_floating_point() or not can_cast(values.dtype, torch.float32):
+        return True
+    return all_finite(values.to(torch.float32) if values.element_size() == 1 else values)

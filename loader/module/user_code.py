@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import CodeType
 
 from ..errors import ConfigError
-from ..text.wording import safe_text
+from ..text.wording import safe_text, text_of
 
 _TORCHS = frozenset({("torch.nn.modules.module", "Module"), ("torch", "Tensor")})
 _lock = threading.Lock()
@@ -50,11 +50,9 @@ def own_code_refused() -> Iterator[None]:
         method = _method(error) if is_foreign(error) else ""
         if not method:
             raise
-        from ..builder.locate import told  # noqa: PLC0415  # with it comes torch, which is there by now
-
         module, _, name = method.partition(":")
         verb = "gave up:" if isinstance(error, SystemExit) else "raised"
-        raise ConfigError(f"{safe_text(name)}, the model's own code, {verb} {told(error, module)}") from error
+        raise ConfigError(f"{safe_text(name)}, the model's own code, {verb} {in_one_line(error, module)}") from error
 
 
 def is_foreign(error: BaseException) -> bool:
@@ -87,3 +85,26 @@ def _is_method(owner: object, code: CodeType) -> bool:
     names = [(kind.__module__, kind.__qualname__) for kind in type(owner).__mro__]
     home = code.co_qualname.rpartition(".")[0]
     return not _TORCHS.isdisjoint(names) and any(name == home for _, name in names)
+
+
+def in_one_line(error: BaseException, home: str) -> str:
+    """Describes an exception of user code: its type, its message, and the deepest place in the named package."""
+    if isinstance(error, SystemExit):
+        text = f"it called sys.exit({'' if error.code is None else safe_text(repr(error.code), 200)})"
+    else:
+        text = f"{type(error).__name__}: {safe_text(' '.join(text_of(error).split()), 400)}"
+    place = _place(error, home.partition(".")[0])
+    return f"{text} ({place})" if place else text
+
+
+def _place(error: BaseException, package: str) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{safe_text(error.filename, 200)}:{error.lineno}"
+    frames = [
+        (frame.f_globals.get("__name__", ""), frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not frame.f_code.co_filename.startswith("<frozen") and frame.f_globals.get("__name__") != "importlib"
+    ]
+    foreign = [f for f in frames if not f[0].startswith("loader.builder")]
+    own = [f for f in foreign if f[0].partition(".")[0] == package] or foreign
+    return f"{safe_text(own[-1][1], 200)}:{own[-1][2]}" if own else ""

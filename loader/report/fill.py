@@ -181,7 +181,7 @@ def _of_torch() -> dict[str, Any]:
 def _model(target: str, module: nn.Module, device: torch.device) -> ModelReport:
     from torch import nn  # noqa: PLC0415  # a report without a model needs none
 
-    from ..apply.place import dtype_names  # noqa: PLC0415  # imports torch
+    from ..module.dtype import dtype_names  # noqa: PLC0415  # imports torch
 
     lazy = nn.parameter.UninitializedParameter
     sized = [parameter for parameter in module.parameters() if not isinstance(parameter, lazy)]

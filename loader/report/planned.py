@@ -61,7 +61,7 @@ def rows(prepared: Prepared) -> list[Row]:
 
 def casts(prepared: Prepared) -> list[dict[str, str]]:
     """The tensors whose dtype would change; what that would do to their values only the data says."""
-    from ..apply.place import final_dtype  # noqa: PLC0415  # imports torch
+    from ..module.dtype import final_dtype  # noqa: PLC0415  # imports torch
 
     stage, found = prepared.stage, []
     for match in prepared.plan.matches:

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ..apply.place import floating_dtype
 from ..apply.snapshot import Snapshot
 from ..errors import VerificationError
+from ..module.dtype import floating_dtype
 from ..schema import VerifyConfig
 from ..text.lines import line, under
 from ..text.wording import listing, safe_text

@@ -23,9 +23,9 @@ from ..files.confine import leads_out
 from ..files.path import called, is_url, shown_path
 from ..files.write import write_whole
 from ..formats import open_checkpoint
+from ..formats.materialise import dtype_name
 from ..formats.safetensors_writer import fault, pieces
 from ..formats.tree import Checkpoint, TensorEntry
-from ..module.slots import dtype_name
 from ..text.lines import line
 from ..text.wording import counted, listing, phrases, safe_text, shape
 from .inputs import Inputs

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..apply.place import cast, final_dtype
 from ..apply.stage import Stage
 from ..errors import located
 from ..formats.tree import TensorEntry
 from ..keys.plan import Match, Plan
+from ..module.dtype import cast, final_dtype
 
 WHOLE_BELOW = 64 * 2**20
 """Bytes up to which everything is compared."""

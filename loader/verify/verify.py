@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from ..apply.checks import refuse_without_data
-from ..apply.place import floating_dtype
 from ..apply.prepare import Prepared
 from ..errors import ConfigError, VerificationError
 from ..files.path import is_copy, shown_path
 from ..files.sources import Sources
+from ..formats.materialise import dtype_name
 from ..formats.memory import MemoryCheckpoint
-from ..module.slots import dtype_name
-from ..module.tensors import nonfinite, without_data
+from ..module.dtype import floating_dtype
+from ..module.slots import nonfinite, without_data
 from ..parts.open import Part
 from ..report.data import Check, VerificationReport
 from ..schema import JobConfig

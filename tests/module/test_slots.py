@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from loader.formats.materialise import dtype_name
 from loader.keys.plan import Wanted
-from loader.module.slots import dtype_name, own_slots, slots, storage_id, wanted
+from loader.module.slots import own_slots, slots, storage_id, wanted
 
 
 class Extra(nn.Module):

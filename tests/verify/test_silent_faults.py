@@ -12,7 +12,7 @@ from torch import nn
 
 import loader.pipeline
 from loader import CheckpointError, FitError, VerificationError, load_into
-from loader.apply.settle import settle
+from loader.apply.place import settle
 from tests.jobs import carry_out, checks, detail, save, snapshot, target
 from tests.models import Two, filled
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from torch import nn
 
-from ...apply.place import resolve_dtype
 from ...builder.embedded import untrusted
 from ...builder.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
 from ...errors import ConfigError
@@ -24,6 +23,7 @@ from ...files.drafts import drafts
 from ...files.path import called, is_copy
 from ...files.sources import Sources
 from ...formats.safetensors_writer import nbytes, pieces
+from ...module.dtype import resolve_dtype
 from ...parts.open import Part
 from ...report.data import Report
 from ...schema import OF_A_FILE, JobConfig

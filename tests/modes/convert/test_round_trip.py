@@ -20,9 +20,9 @@ from torch import nn
 from loader import load_model as load_ours
 from loader.api import Loaded
 from loader.builder import build_model
+from loader.formats.materialise import dtype_name
 from loader.formats.safetensors_writer import NAMES, nbytes, pieces
 from loader.modes.convert.contents import contents, shards
-from loader.module.slots import dtype_name
 from tests.builder import zoo, zoo_plain
 from tests.builder.exactness import other_values, plain
 from tests.formats.comparing import knows

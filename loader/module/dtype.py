@@ -1,0 +1,241 @@
+"""Dtypes: which one a loaded tensor ends in, and what a cast does to its values.
+
+Guarantees: a cast that changes more than precision is counted, and refused by the names of what would lose it unless
+the user allows it; what torch can cast is asked of the torch that is installed, without any data.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError, FitError
+from ..formats.materialise import dtype_name
+from ..keys.plan import Wanted
+from ..schema import AllowConfig
+from ..text.lines import line
+from ..text.wording import closest, counted, did_you_mean, phrases, safe_text
+
+ALIASES = {
+    "half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32",
+    "double": "float64", "fp64": "float64",
+}  # fmt: skip
+"""Short names that people use for dtypes."""
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+"""The dtypes that a whole model can be put into."""
+
+
+_MOST_GLOBS = 3
+# Signs that mean something in a glob, or that no command line may carry.
+_SPECIAL = re.compile(r"[^A-Za-z0-9_./-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a cast did to the values beyond rounding."""
+
+    nonfinite: int = 0
+    """Elements that became infinite or NaN."""
+    changed: int = 0
+    """Elements that became another number: rounded to or from an integer or a boolean, wrapped around, clipped to a
+    float8's range, or without their imaginary part."""
+
+    def __bool__(self) -> bool:
+        return bool(self.nonfinite or self.changed)
+
+    def __str__(self) -> str:
+        becomes = "becomes" if self.nonfinite == 1 else "become"
+        changes = "changes its" if self.changed == 1 else "change their"
+        told = [f"{counted(self.nonfinite, 'element')} {becomes} inf or nan"] if self.nonfinite else []
+        told += [f"{counted(self.changed, 'element')} {changes} value"] if self.changed else []
+        return " and ".join(told)
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """A tensor whose dtype was changed on the way."""
+
+    key: str
+    checkpoint: str
+    model: str
+    loss: Loss
+
+
+def refuse_losses(casts: Iterable[Cast], allow: AllowConfig, instead: str) -> None:
+    """Refuses casts that change values.
+
+    Args:
+        casts: All of them.
+        allow: `allow.mismatched` admits them.
+        instead: The line that does without the cast.
+
+    Raises:
+        FitError: A cast loses values.
+    """
+    lossy = [cast for cast in casts if cast.loss]
+    refused = [cast for cast in lossy if not any(fnmatchcase(cast.key, glob) for glob in allow.mismatched)]
+    if refused:
+        told = [f"{safe_text(c.key)} ({c.checkpoint} → {c.model}: {c.loss})" for c in refused]
+        globs = [_SPECIAL.sub("?", c.key) for c in refused] if len(refused) <= _MOST_GLOBS else ["*"]
+        raise FitError(
+            f"a cast would change values: {phrases(told)}",
+            f"{instead}; {line('allow.mismatched', globs)} takes the loss",
+        )
+
+
+def resolve_dtype(name: str | None) -> str | None:
+    """Checks a dtype policy: None (what the model declares), ``checkpoint``, or a floating dtype's torch name.
+
+    Raises:
+        ConfigError: It is none of them.
+    """
+    if name is None or name == "checkpoint":
+        return name
+    plain = name.removeprefix("torch.").lower()
+    plain = ALIASES.get(plain, plain)
+    if plain not in DTYPES:
+        known = (*DTYPES, *ALIASES, "checkpoint")
+        near = closest(plain, known, most=1)
+        raise ConfigError(
+            f"'dtype' is '{safe_text(name)}', expected null, checkpoint or one of {', '.join(DTYPES)}"
+            f"{did_you_mean(plain, known)}",
+            line("dtype", near[0]) if near else line("dtype", None, note="each as the model declares it"),
+        )
+    return plain
+
+
+def final_dtype(want: Wanted, offered: str, policy: str | None) -> torch.dtype:
+    """The dtype that a loaded tensor ends in.
+
+    Args:
+        want: The model's key.
+        offered: The file's dtype, by torch's name.
+        policy: As `resolve_dtype` returns it.
+    """
+    declared: torch.dtype = getattr(torch, want.dtype)
+    if policy == "checkpoint":
+        return getattr(torch, offered)  # type: ignore[no-any-return]
+    if policy is not None and declared.is_floating_point and can_cast(declared, getattr(torch, policy)):
+        return getattr(torch, policy)  # type: ignore[no-any-return]
+    return declared
+
+
+def cast(tensor: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, Loss]:
+    """Casts a tensor and counts what was lost beyond rounding."""
+    if tensor.dtype == dtype:
+        return tensor, Loss()
+    # torch warns of the lost imaginary parts; here they are counted.
+    discards = tensor.is_complex() and not dtype.is_complex and tensor.layout == torch.strided
+    result = (tensor.real if discards else tensor).to(dtype)
+    return result, _loss(_elements(tensor), _elements(result))
+
+
+@functools.cache
+def can_cast(source: torch.dtype, target: torch.dtype) -> bool:
+    """Whether torch makes one dtype's numbers another's; packed and opaque ones (float4, bits8) stay as they are."""
+    if source == target:
+        return True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a cast loses is reported where real numbers are cast
+        try:
+            torch.zeros(16, dtype=torch.uint8).view(source).to(target)
+        except (RuntimeError, TypeError):  # NotImplementedError is a RuntimeError
+            return False
+    return True
+
+
+def floating_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype that floating inputs of a model should have: that of its first floating parameter or buffer."""
+    tensors = (tensor for source in (model.parameters(), model.buffers()) for tensor in source)
+    return next((t.dtype for t in tensors if t.dtype in _COMPUTES), torch.float32)
+
+
+def dtype_names(model: nn.Module) -> list[str]:
+    """The dtypes of a model's parameters, sorted."""
+    return sorted({dtype_name(parameter.dtype) for parameter in model.parameters()})
+
+
+_COMPUTES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _elements(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements that a tensor stores, as a strided tensor."""
+    if tensor.layout == torch.strided:
+        return tensor
+    return (tensor.coalesce() if tensor.layout == torch.sparse_coo else tensor).values()
+
+
+def all_finite(values: torch.Tensor) -> bool:
+    """Whether a dense real floating tensor of at least 16 bits holds neither inf nor nan, in one fast pass."""
+    # The extremes are nan where any element is.
+    return not values.numel() or all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(values))
+
+
+def _loss(before: torch.Tensor, after: torch.Tensor) -> Loss:
+    if before.is_complex() and after.is_complex():
+        return _loss(torch.view_as_real(before.resolve_conj()), torch.view_as_real(after))
+    if after.is_complex():
+        return _loss(before, after.real)
+    if before.is_complex():
+        real = _loss(before.real, after)
+        return Loss(real.nonfinite, real.changed + int((before.imag != 0).sum()))
+    if before.is_floating_point() and after.is_floating_point():
+        return _float_loss(before, after)
+    return Loss(changed=_changed(before, after))
+
+
+def _float_loss(before: torch.Tensor, after: torch.Tensor) -> Loss:
+    limits = torch.finfo(after.dtype)
+    if limits.max >= torch.finfo(before.dtype).max:
+        return Loss()
+    if after.element_size() > 1 and all_finite(after):
+        return Loss()
+    was, stays = torch.isfinite(_wide(before)), torch.isfinite(_wide(after))
+    clipped = 0
+    if after.element_size() == 1:
+        # Some float8 have no infinity and take their largest number in its stead. What lies within half a step of
+        # that number is rounded to it.
+        step = limits.eps * 2.0 ** math.floor(math.log2(limits.max))
+        clipped = int((stays & (_wide(before).abs() > limits.max + step / 2)).sum())
+    return Loss(int((was & ~stays).sum()), clipped)
+
+
+def _changed(before: torch.Tensor, after: torch.Tensor) -> int:
+    """Counts the elements that are not the same number, where one side is no floating dtype."""
+    differs = _wide(after.to(before.dtype)) != _wide(before)
+    if before.is_floating_point():
+        differs |= _beyond(before, after.dtype)
+    elif after.is_floating_point():
+        differs |= _beyond(after, before.dtype)
+    changed = int(differs.sum())
+    wraps = before.element_size() == after.element_size() and before.is_signed() != after.is_signed()
+    if wraps and not any(t.is_floating_point() or t.dtype == torch.bool for t in (before, after)):
+        # -1 as uint8 is 255, and comes back as -1.
+        changed += int(((before if before.is_signed() else after) < 0).sum())
+    return changed
+
+
+def _beyond(numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | bool:
+    """Where floating numbers lie outside an integer dtype: processors make different integers of them.
+
+    Some of those come back as the same number, so that a comparison alone would not see it.
+    """
+    if dtype == torch.bool:
+        return False
+    limits = torch.iinfo(dtype)
+    exact = numbers.to(torch.float64)
+    return (exact < float(limits.min)) | (exact >= float(limits.max) + 1.0)
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """A float8, which has few operations of its own, in a dtype that has them."""
+    return tensor.to(torch.float32) if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
