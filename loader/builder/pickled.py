@@ -20,7 +20,8 @@ from ..formats.opened import OpenedFile
 from ..formats.pickle.needed import needed_globals, needed_tensors
 from ..formats.pickle.revive import revive
 from ..formats.tree import Container, TensorEntry
-from ..keys.select import find, lightning_weights, tree
+from ..keys.candidates import lightning_weights
+from ..keys.select import find, tree
 from ..parts.open import Part
 from ..parts.reading import Reading
 from ..schema import CheckpointConfig, JobConfig

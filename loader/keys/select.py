@@ -1,46 +1,38 @@
 """Which part of a file holds the weights.
 
-Guarantees: an explicit nested key is taken literally; where it is not there, nothing is guessed: the refusal shows the
-file's tree and the entry that fits the model best.
+Guarantees: an explicit nested key is taken literally; where it is absent, nothing is guessed: the refusal shows the
+file's tree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection
 
 from ..errors import FitError
 from ..formats.tree import Container, Leaf, Node, TensorEntry
 from ..text.lines import line
 from ..text.wording import closest, counted, safe_text
-from .optimizers import TABLES, is_moment, without_optimizers
+from .optimizers import TABLES
 
-Shapes = Mapping[str, tuple[int, ...] | None]
-"""Model key → shape."""
-
-LIGHTNING = "pytorch-lightning_version"
-"""What every checkpoint of Lightning names."""
-_LIGHTNING_WEIGHTS = "state_dict"
-_HYPERPARAMETERS = frozenset({"hyper_parameters", "datamodule_hyper_parameters", "hparams"})
 _MOST_LINES = 12
 
 
-def select(root: Container, key: str | None, wanted: Shapes, path: str, override: str = "checkpoint.key") -> Container:
+def select(root: Container, key: str | None, wanted: Collection[str], path: str) -> Container:
     """Finds the container whose tensors are to be loaded.
 
     Args:
         root: The whole file.
         key: Dotted nested key; None is the file's top level.
-        wanted: The model's keys and shapes, to name the best candidate in a refusal.
+        wanted: The model's keys: a container without tensors is taken where it has one of them.
         path: The file, for messages.
-        override: The config path that sets the key.
 
     Raises:
-        FitError: The key is not there, or holds no tensor.
+        FitError: The key is not there, or holds no tensor; `loader.suggest` adds the line to type.
     """
     found = root if key is None else find(root, key)
-    if isinstance(found, Container) and (found.tensors() or not wanted.keys().isdisjoint(found.children)):
+    if isinstance(found, Container) and (found.tensors() or any(name in found.children for name in wanted)):
         return found
-    raise FitError(f"{_misses(found, root, key, path)}. In the file:\n{tree(root)}", _advice(root, wanted, override))
+    raise FitError(f"{_misses(found, root, key, path)}. In the file:\n{tree(root)}")
 
 
 def subtree(root: Container, key: str | None, path: str, override: str = "checkpoint.key") -> Container:
@@ -89,35 +81,6 @@ def find(root: Container, key: str) -> Node | None:
     return None
 
 
-def lightning_weights(root: Container) -> str | None:
-    """The nested key of a Lightning checkpoint's weights; None where it is none.
-
-    `save_hyperparameters` pickles whole networks next to it, of which nobody knows when they were copied.
-    """
-    weights = root.children.get(_LIGHTNING_WEIGHTS)
-    found = LIGHTNING in root.children and isinstance(weights, Container) and bool(weights.tensors())
-    return _LIGHTNING_WEIGHTS if found else None
-
-
-def weights_in(root: Container, given: str | None = None) -> Iterator[tuple[str, Container]]:
-    """Every container in which weights may be meant, with its dotted key: no optimizer's, and no hyperparameter.
-
-    Args:
-        root: The whole file.
-        given: The nested key that was typed, which is meant whatever it is.
-    """
-    found = list(without_optimizers(root))
-    places = [f"{key}." if key else "" for key, container in found if lightning_weights(container) is not None]
-    for key, container in found:
-        if key == given or not any(_is_aside(key.removeprefix(p), container) for p in places if key.startswith(p)):
-            yield key, container
-
-
-def _is_aside(key: str, container: Container) -> bool:
-    """Whether a container of a Lightning checkpoint is a hyperparameter, or a whole pickled network."""
-    return container.kind == "module" or key.partition(".")[0] in _HYPERPARAMETERS
-
-
 def only_optimizer(root: Container) -> bool:
     """Whether all that a file holds is the state of optimizers, as `Optimizer.state_dict` gives it."""
     found, pending, seen = False, [root], {id(root)}
@@ -136,19 +99,6 @@ def only_optimizer(root: Container) -> bool:
     return found
 
 
-def candidates(root: Container, wanted: Shapes) -> list[tuple[str, int, int]]:
-    """Ranks the containers that hold tensors: (dotted key, tensors that fit the model, tensors), best first.
-
-    A tensor fits where its name, or its name less some leading segments, is a model key of the same shape.
-    """
-    ranked = []
-    for key, container in weights_in(root):
-        tensors = {name: entry for name, entry in container.tensors().items() if not is_moment(name)}
-        if tensors:
-            ranked.append((key, sum(_fits(name, entry, wanted) for name, entry in tensors.items()), len(tensors)))
-    return sorted(ranked, key=lambda row: (-row[1], row[2], row[0]))
-
-
 def tree(root: Container) -> str:
     """Draws the containers of a file with their tensor counts, one per line, a bounded number of them."""
     lines = []
@@ -161,23 +111,3 @@ def tree(root: Container) -> str:
     if len(lines) > _MOST_LINES:
         lines = [*lines[:_MOST_LINES], f"  … and {len(lines) - _MOST_LINES} more containers"]
     return "\n".join(lines)
-
-
-def _fits(name: str, entry: TensorEntry, wanted: Shapes) -> bool:
-    while True:
-        if name in wanted and wanted[name] in (None, entry.shape):
-            return True
-        name = name.partition(".")[2]
-        if not name:
-            return False
-
-
-def _advice(root: Container, wanted: Shapes, override: str) -> str:
-    ranked = candidates(root, wanted)
-    if not ranked:
-        return "the file holds no named tensors: it is not a checkpoint of a model"
-    key, fitting, total = ranked[0]
-    if not fitting:
-        return "none of these fits the model: another file (checkpoint.path=…), or another architecture (model=…)?"
-    told = f"fits best: {fitting} of its {counted(total, 'tensor')} have a name and shape of the model"
-    return line(override, key or None, note=told) or "what fits best is under a name that cannot be typed"

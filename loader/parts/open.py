@@ -168,10 +168,9 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
     for part in parts:
         _refuse_dangerous(part)
         others = mounted(part, parts)
-        shapes = {key: want.shape for key, want in below(part.name, wanted) if not part.full(key).startswith(others)}
-        override = config_path(part.name, "key", listed=part.listed)
+        own = [key for key, _ in below(part.name, wanted) if not part.full(key).startswith(others)]
         key = part.config.checkpoint.key
-        part.selected = select(part.checkpoint.root, key, shapes, shown_path(part.checkpoint.path), override)
+        part.selected = select(part.checkpoint.root, key, own, shown_path(part.checkpoint.path))
         _offer(part, others, wanted, result)
     return result
 

@@ -7,24 +7,17 @@ the other one without saying so.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..formats.limits import LONGEST_NAME
 from ..formats.tree import Container, TensorEntry
+from ..keys.candidates import is_average
 from ..keys.optimizers import without_optimizers
 from ..keys.plan import Wanted
 from ..schema import AUTO, RuleConfig
 from ..text.wording import safe_text
 
-_CALLED = re.compile(r"(^|[_.\W])(ema|swa|averaged?|shadow)($|[_.\W\d])", re.IGNORECASE)
 _ENOUGH = 0.9
 _MOST_REMARKS = 3
-
-
-def is_average(name: str) -> bool:
-    """Whether a dotted name is called like an average."""
-    return _CALLED.search(name[:LONGEST_NAME]) is not None
 
 
 def asked_for(key: str | None, rules: Mapping[str, RuleConfig]) -> bool | None:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from ..errors import LoaderError
 from ..formats.tree import Container, TensorEntry
+from ..keys.candidates import LIGHTNING
 from ..keys.optimizers import is_moment
 from ..keys.plan import Plan
 from ..keys.rules import READY_MADE, rewrite
-from ..keys.select import LIGHTNING, find
+from ..keys.select import find
 from ..keys.written import (
     globs_override,
     key_override,

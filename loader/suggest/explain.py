@@ -33,7 +33,7 @@ class Findings:
     """What a search found."""
 
     explanations: tuple[Explanation, ...] = ()
-    """The best ones: one, or several that are equally good."""
+    """The best ones: one, or several that are equally good, in the order of `loader.keys.candidates`."""
     candidates: tuple[Candidate, ...] = ()
     """Nested keys that fill something, the fullest first."""
 
@@ -75,7 +75,9 @@ def explain(
         candidates += [candidate] if candidate is not None else []
         found += explanations
     candidates.sort(key=lambda candidate: -candidate.loaded)
-    return Findings(tuple(_best(found, problem)), tuple(candidates))
+    places = [source.key for source in known.sources]
+    best = sorted(_best(found, problem), key=lambda explanation: places.index(explanation.key))
+    return Findings(tuple(best), tuple(candidates))
 
 
 def _searched(

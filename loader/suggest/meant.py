@@ -11,11 +11,12 @@ import re
 
 from ..errors import LoaderError
 from ..formats.tree import Container
+from ..keys.candidates import is_average
 from ..keys.rules import rewrite
 from ..keys.select import find, near_key
 from ..schema import AUTO, RuleConfig
 from ..text.wording import closest
-from .averages import asked_for, is_average
+from .averages import asked_for
 from .names import segments
 from .problem import Problem
 

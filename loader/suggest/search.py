@@ -6,11 +6,10 @@ where there are many. Deterministic: no outcome depends on a hash or on time.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..formats.tree import Container
-from ..keys.select import weights_in
+from ..keys.candidates import candidates
 from ..schema import RuleConfig
 from .alignment import alignment
 from .draft import Draft, Source, Step
@@ -27,24 +26,16 @@ _ROUNDS = 5
 
 
 def sources(root: Container, target: Target, given: str | None = None) -> list[Source]:
-    """The nested keys whose shapes overlap with the model's, the fullest first.
+    """The nested keys whose shapes overlap with the model's, in the order of `candidates`.
 
     Args:
         root: The whole file.
         target: The model.
         given: The nested key that was typed.
     """
-    wanted = Counter(target.shapes.values())
-    ranked = []
-    for number, (key, container) in enumerate(weights_in(root, given)):
-        shapes = Counter(entry.shape for entry in container.tensors().values())
-        overlap = sum(min(count, shapes[shape]) for shape, count in wanted.items() if shape is not None)
-        overlap += min(wanted[None], shapes.total() - overlap) if None in wanted else 0
-        if overlap:
-            ranked.append((-overlap, number, key, container))
-    ranked.sort(key=lambda row: row[:2])
-    enough = [row for row in ranked if 5 * row[0] <= ranked[0][0]]
-    return [Source.of(key or None, container, target) for _, _, key, container in enough[:_MOST_SOURCES]]
+    ranked = [found for found in candidates(root, target.shapes.values(), given) if found.fitting]
+    enough = [found for found in ranked if 5 * found.fitting >= ranked[0].fitting]
+    return [Source.of(found.key or None, found.container, target) for found in enough[:_MOST_SOURCES]]
 
 
 def drafts(source: Source, target: Target, given: Mapping[str, RuleConfig], *, averaged: bool = False) -> list[Draft]:

@@ -11,18 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ..keys.candidates import AVERAGE, is_average
 from ..keys.rules import READY_MADE
 from ..schema import RuleConfig
 from ..text.wording import safe_text
-from .averages import is_average
 from .draft import Draft, Step
 from .names import ANY, WRAPPERS, Path, is_number, segments, template
 from .target import Shape
 
 _MOST_VOTES = 8
 _MOST_TARGETS = 4
-AVERAGE = "n_averaged"
-"""The counter that `torch.optim.swa_utils.AveragedModel` keeps beside its module."""
 _DDP = tuple(READY_MADE["ddp"].values())
 _NORMS = (
     ("parametrizations.weight.original0", "weight_g"),

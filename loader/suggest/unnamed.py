@@ -18,7 +18,7 @@ from ..files.path import is_url, shown_path
 from ..formats.limits import LARGEST_CONFIG
 from ..formats.strict_json import read_mapping
 from ..modes.inspect.following import architecture
-from ..modes.inspect.guess import candidates
+from ..modes.inspect.nested_keys import candidate_rows
 from ..modes.inspect.rows import EntryRow
 from ..modes.inspect.survey import Survey, survey
 from ..modes.scaffold.published import CONFIG, published
@@ -74,7 +74,7 @@ def _named(part: Part) -> list[str]:
     """The lines for an architecture that the file names, or the folder that it lies in."""
     found = survey(part.checkpoint.root)
     settings = part.config.checkpoint
-    lines = architecture(candidates(found), settings, part.checkpoint.root.record)
+    lines = architecture(candidate_rows(found), settings, part.checkpoint.root.record)
     given = override("checkpoint.path", settings.path)
     for node in _nodes(found):
         lines.append(typed(*(override(f"model.{name}", value) for name, value in node.items()), given))

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import shlex
-
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loader.errors import FitError
 from loader.formats.tree import Container, Leaf, Node, TensorEntry
-from loader.keys.select import candidates, find, select, tree
+from loader.keys.select import find, select, tree
 
 WEIGHT = TensorEntry("float32", (2, 3))
 BIAS = TensorEntry("float32", (2,))
@@ -31,9 +28,9 @@ def training_file() -> Container:
 WANTED = {"weight": (2, 3), "bias": (2,)}
 
 
-def refusal(root: Container, key: str | None, wanted: dict[str, tuple[int, ...] | None] | None = None) -> FitError:
+def refusal(root: Container, key: str | None) -> FitError:
     with pytest.raises(FitError, match="In the file:") as refused:
-        select(root, key, WANTED if wanted is None else wanted, "/runs/a.pt")
+        select(root, key, WANTED, "/runs/a.pt")
     return refused.value
 
 
@@ -76,7 +73,7 @@ def test_the_items_of_a_list_are_found_by_their_number() -> None:
     assert find(root, "0") is root.children["0"]
 
 
-def test_a_wrong_key_is_answered_with_the_files_tree_and_what_fits_best() -> None:
+def test_a_wrong_key_is_answered_with_the_files_tree() -> None:
     error = refusal(training_file(), "state_dit")
 
     assert error.message == (
@@ -89,9 +86,6 @@ def test_a_wrong_key_is_answered_with_the_files_tree_and_what_fits_best() -> Non
         "  optimizer.state: dict, 0 tensors\n"
         "  optimizer.param_groups: list, 0 tensors\n"
         "  optimizer.state.0: dict, 1 tensor"
-    )
-    assert error.hint == (
-        "checkpoint.key=state_dict   # fits best: 2 of its 2 tensors have a name and shape of the model"
     )
 
 
@@ -118,31 +112,6 @@ def test_what_is_no_state_dict_is_refused_by_what_it_is(key: str, found: str) ->
     assert message.startswith(f"the nested key '{key}' of /runs/a.pt {found}. In the file:\n")
 
 
-def test_a_file_without_named_tensors_is_said_to_be_no_checkpoint() -> None:
-    assert refusal(folder(epoch=Leaf("int")), None).hint == (
-        "the file holds no named tensors: it is not a checkpoint of a model"
-    )
-
-
-def test_a_part_is_told_its_own_override() -> None:
-    with pytest.raises(FitError, match="is not in") as refused:
-        select(training_file(), "x", WANTED, "a.pt", "parts.encoder.key")
-
-    assert refused.value.hint.startswith("parts.encoder.key=state_dict   # fits best")
-
-
-def test_the_top_level_is_told_as_null() -> None:
-    assert refusal(folder(weight=WEIGHT), "x").hint.startswith("checkpoint.key=null   # fits best")
-
-
-@pytest.mark.parametrize("key", ["a b", "epoch=3", "x,y", "it's", 'say "hi"', "{a}", "a:b", "größe"])
-def test_an_awkward_key_is_told_so_that_it_can_be_pasted(key: str) -> None:
-    hint = refusal(folder(**{key: folder(weight=WEIGHT)}), "x").hint
-
-    (override,) = shlex.split(hint.partition("   # ")[0])
-    assert OverridesParser.create().parse_override(override).value() == key
-
-
 def test_hostile_names_are_shown_as_text() -> None:
     root = folder(**{"\x1b[2J\nevil": folder("module", "\x1b]0;x\x07", weight=WEIGHT)})
 
@@ -151,28 +120,6 @@ def test_hostile_names_are_shown_as_text() -> None:
     assert "\x1b" not in str(error)
     assert "\x07" not in str(error)
     assert "\\x1b[2J\\nevil: pickled \\x1b]0;x\\x07, 1 tensor" in error.message
-    assert len(error.hint.splitlines()) == 1
-
-
-def test_candidates_are_ranked_by_what_fits_then_by_how_little_else_they_hold() -> None:
-    root = folder(
-        half=folder(weight=WEIGHT, bias=WEIGHT),
-        full=folder(weight=WEIGHT, bias=BIAS, more=BIAS),
-        exact=folder(weight=WEIGHT, bias=BIAS),
-        none=folder(other=BIAS),
-    )
-
-    assert candidates(root, WANTED) == [("exact", 2, 2), ("full", 2, 3), ("half", 1, 2), ("none", 0, 1)]
-
-
-def test_a_prefix_does_not_hide_that_a_candidate_fits() -> None:
-    root = folder(**{"model.module.weight": WEIGHT, "x.other": WEIGHT, "xweight": WEIGHT})
-
-    assert candidates(root, WANTED) == [("", 1, 3)]
-
-
-def test_a_lazy_key_fits_any_shape() -> None:
-    assert candidates(folder(weight=BIAS), {"weight": None}) == [("", 1, 1)]
 
 
 def test_the_tree_is_bounded_and_counts_what_it_leaves_out() -> None:
@@ -196,13 +143,4 @@ def test_a_file_that_holds_itself_is_walked_once() -> None:
     root.children["self"] = root
 
     assert tree(root) == "  (top level): dict, 1 tensor"
-    assert candidates(root, WANTED) == [("", 1, 1)]
     assert find(root, "self.self.self") is root
-
-
-def test_where_nothing_fits_no_entry_is_called_the_best() -> None:
-    with pytest.raises(FitError) as refused:
-        select(folder(encoder=folder(weight=WEIGHT)), None, {"head.bias": (7,)}, "file.pt")
-    assert refused.value.hint == (
-        "none of these fits the model: another file (checkpoint.path=…), or another architecture (model=…)?"
-    )

@@ -86,8 +86,8 @@ def test_shifted_numbers_are_told_in_an_order_in_which_no_rule_meets_anothers_wo
 def test_the_users_nested_key_decides_between_two_that_are_equally_good() -> None:
     root = Container("dict", "dict", {"raw": state(prefixed("m."), "raw"), "ema": state(prefixed("m."), "ema")})
 
-    assert [e.key for e in explain(problem(root)).explanations] == ["ema", "raw"]
-    assert [e.key for e in explain(problem(root, key=AUTO)).explanations] == ["ema", "raw"]
+    assert [e.key for e in explain(problem(root)).explanations] == ["raw", "ema"]
+    assert [e.key for e in explain(problem(root, key=AUTO)).explanations] == ["raw", "ema"]
     assert one(explain(problem(root, key="raw"))).key == "raw"
 
 

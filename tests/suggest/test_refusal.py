@@ -72,10 +72,10 @@ def test_average_and_raw_weights_are_both_shown_and_numbered_alike(tmp_path: Pat
     assert error.message.splitlines()[-4:] == [
         "keys of the model that each nested key could fill: model 6, ema 6",
         "2 explanations are equally good:",
-        "  1. 6 of 6 keys would be loaded so: the weights are under 'ema'; the file has 'module.' in its keys",
-        "  2. 6 of 6 keys would be loaded so: the weights are under 'model'; the file has 'module.' in its keys",
+        "  1. 6 of 6 keys would be loaded so: the weights are under 'model'; the file has 'module.' in its keys",
+        "  2. 6 of 6 keys would be loaded so: the weights are under 'ema'; the file has 'module.' in its keys",
     ]
-    assert error.hint == "checkpoint.key=ema 'rules=[ddp]'\ncheckpoint.key=model 'rules=[ddp]'"
+    assert error.hint == "checkpoint.key=model 'rules=[ddp]'\ncheckpoint.key=ema 'rules=[ddp]'"
 
 
 def test_auto_takes_neither_of_two_and_says_so(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_auto_takes_neither_of_two_and_says_so(tmp_path: Path) -> None:
     assert error.message.splitlines()[0] == (
         "checkpoint.key=auto rules=auto: FILE fits the model in 2 ways that are equally good, so none is taken."
     )
-    assert error.hint == "checkpoint.key=ema 'rules=[]'\ncheckpoint.key=model 'rules=[]'"
+    assert error.hint == "checkpoint.key=model 'rules=[]'\ncheckpoint.key=ema 'rules=[]'"
 
 
 def test_auto_takes_no_allowance_by_itself(tmp_path: Path) -> None:

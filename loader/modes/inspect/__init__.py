@@ -15,6 +15,7 @@ from ...errors import FitError
 from ...files.path import shown_path
 from ...formats.pickle.needed import needed_globals
 from ...formats.tree import Container
+from ...keys.candidates import IN_ARCHIVE, candidates
 from ...keys.select import subtree
 from ...keys.written import key_override
 from ...parts.open import Part, open_parts
@@ -28,9 +29,9 @@ from ...trust.dangerous import is_hostile
 from .draw import Known, draw
 from .fold import fold
 from .following import what_to_type
-from .guess import IN_ARCHIVE, candidates
 from .modules import module_rows
-from .rows import CandidateRow, FileRow, GlobalRow
+from .nested_keys import candidate_rows
+from .rows import FileRow, GlobalRow
 from .survey import Survey, notes_of, survey
 
 
@@ -59,7 +60,7 @@ def inspect_files(job: JobConfig, report: Report) -> None:
 def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
     settings, checkpoint, told = part.config.checkpoint, part.checkpoint, report.parts[part.name]
     if settings.key == AUTO:
-        settings.key = told.key = _likeliest(candidates(survey(checkpoint.root)))
+        settings.key = told.key = _likeliest(checkpoint.root)
         told.applied = [key_override("checkpoint.key", settings.key)]
     root = subtree(
         checkpoint.root,
@@ -69,7 +70,7 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
     )
     found = survey(root)
     told.tensors = len(found.tensors)
-    ranked = candidates(found)
+    ranked = candidate_rows(found)
     row: FileRow = {
         "part": part.name,
         "path": told.path,
@@ -134,8 +135,9 @@ def _leaves_nothing(row: FileRow, found: Survey, globs: Sequence[str]) -> FitErr
     )
 
 
-def _likeliest(ranked: Sequence[CandidateRow]) -> str | None:
-    return ranked[0]["key"] or None if ranked else None
+def _likeliest(root: Container) -> str | None:
+    """The nested key that stands for ``auto``; None is the top level."""
+    return next((found.key for found in candidates(root)), None) or None
 
 
 def _globals(root: Container, dangers: Sequence[str]) -> list[GlobalRow]:

@@ -1,7 +1,7 @@
-"""What stands in front of the names of tensors, or inside them, and which rule takes it off.
+"""The nested keys of a file as rows of an inspection: what each may hold, its prefixes, and the rules for them.
 
-Guarantees: pure functions of names. What a wrapper writes is told apart from what may belong to the model: only rules
-for the former are proposed as they are.
+Guarantees: pure functions of names, types and sizes; the ranking is that of `loader.keys.candidates`. Rules for
+segments that a wrapper writes are proposed as they are; those for prefixes that may belong to the model are not.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ...formats.pickle.needed import needed_globals
+from ...keys.candidates import AVERAGE, LIGHTNING, Candidate, candidates, is_script
 from ...keys.rules import READY_MADE
 from ...keys.written import may_be_typed, rules_override, under_ready_names
 from ...schema import RuleConfig
 from ...suggest.names import WRAPPERS, Path, segments
+from ...suggest.nature import described
 from ...suggest.steps import unwrapping
-from .rows import PrefixRow
+from .rows import CandidateRow, PrefixRow, TensorRow
+from .survey import Survey, own_bytes, own_elements
 
 _IN_FRONT = "module"
 """Also an ordinary name; a wrapper's only where nearly all names begin so."""
@@ -29,6 +33,39 @@ class Names:
 
     prefixes: list[PrefixRow] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
+
+
+def candidate_rows(found: Survey) -> list[CandidateRow]:
+    """Lists the nested keys that hold tensors, best first."""
+    root = found.containers[""]
+    ranked = candidates(root)
+    holder = {id(member): held.key for held in ranked for member in held.members}
+    rows: dict[str, list[TensorRow]] = {held.key: [] for held in ranked}
+    for row in found.tensors:
+        key = holder.get(id(found.containers[found.holder[row["key"]]]))
+        if key is not None:
+            rows[key].append(row)
+    lightning = LIGHTNING in root.children
+    return [_candidate(held, rows[held.key], lightning=lightning) for held in ranked]
+
+
+def _candidate(held: Candidate, rows: Sequence[TensorRow], *, lightning: bool) -> CandidateRow:
+    nature = described(held.container) if held.role != "optimizer" else None
+    named = held.role in {"weights", "model", "average"}
+    names = describe_names(held.names, averaged=AVERAGE in held.names, lightning=lightning) if named else Names()
+    pickled = held.role == "model" and not is_script(held.container)
+    return {
+        "key": held.key,
+        "role": held.role,
+        "type": held.container.type,
+        "tensors": len(held.names),
+        "parameters": sum(map(own_elements, rows)),
+        "bytes": sum(map(own_bytes, rows)),
+        "why": f"{nature.remark}; {held.why}" if nature is not None else held.why,
+        "prefixes": names.prefixes,
+        "rules": names.rules,
+        "globals": needed_globals(held.container.record) if pickled else [],
+    }
 
 
 def describe_names(names: Sequence[str], *, averaged: bool, lightning: bool) -> Names:
