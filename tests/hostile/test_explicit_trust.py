@@ -85,7 +85,7 @@ def test_trust_is_no_way_around_a_damaged_file(tmp_path: Path, mark: Path) -> No
     """A pickle that the inert reader refuses is not handed to another one."""
     call = ROUTES["GLOBAL and REDUCE"](str(mark))
     path = torch_zip(tmp_path / "a.pt", call + b"\xff.")
-    assert "no pickle has the opcode 0xff" in refusal(path, trust=True).message
+    assert "invalid opcode 0xff" in refusal(path, trust=True).message
     assert not mark.exists()
 
 

@@ -1,1 +1,1 @@
-"""Pickles, read as data: nothing that one names is imported or called."""
+"""Pickles, read as data: nothing they name is imported or called, unless the user admits it (`revive`)."""

@@ -1,7 +1,7 @@
-"""The pickle opcodes that work on the stack and the memo.
+"""The pickle opcodes that work on the stack and the memo, and those followed by a name or an index.
 
-Guarantees: every object an opcode makes is an inert record; whatever would call, import or set attributes only notes
-what was asked for. An opcode that meets something else than a pickler would have left there is refused.
+Guarantees: every object an opcode makes is an inert record; calls, imports and attribute assignments are only recorded.
+An operand that no pickler would have left on the stack is refused. Names and memo indices are limited in length.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _additems(machine: Machine) -> None:
     items = machine.to_mark()
     target = machine.stack[-1]
     if not isinstance(target, PickledSet):
-        raise MalformedError("it adds to what is no set")
+        raise MalformedError("ADDITEMS on an object that is not a set")
     target.items.extend(items)
 
 
@@ -84,7 +84,7 @@ def _reduce(machine: Machine) -> None:
     args = stack.pop()
     function = stack[-1]
     if not isinstance(args, tuple):
-        raise MalformedError("it calls something with arguments that are no tuple")
+        raise MalformedError("REDUCE with arguments that are not a tuple")
     if isinstance(function, Global) and function.builder is not None:
         stack[-1] = function.builder(function, args)
     else:
@@ -117,11 +117,11 @@ def _build(machine: Machine) -> None:
     elif isinstance(target, TensorEntry) and isinstance(target.details, dict) and _is_of_variable(state):
         target.details["requires_grad"] = state[0]
     else:
-        raise MalformedError("it gives attributes to what is no object")
+        raise MalformedError("BUILD on a value that has no attributes")
 
 
 def _is_of_variable(state: object) -> TypeGuard[tuple[bool, bool, object]]:
-    """Whether a state is (requires_grad, volatile, hooks), as torch up to 0.3 gave to parameters and variables."""
+    """Whether a state is (requires_grad, volatile, hooks), as torch up to 0.3 wrote for parameters and variables."""
     return isinstance(state, tuple) and len(state) == 3 and type(state[0]) is bool and type(state[1]) is bool
 
 
@@ -135,12 +135,12 @@ def _stack_global(machine: Machine) -> None:
 
 
 def _next_buffer(_machine: Machine) -> None:
-    raise MalformedError("part of it was written outside the file")
+    raise MalformedError("NEXT_BUFFER: part of the data was written outside the file")
 
 
 def _even(items: list[object]) -> list[object]:
     if len(items) % 2:
-        raise MalformedError("a key has no value")
+        raise MalformedError("key without a value")
     return items
 
 
@@ -150,7 +150,7 @@ def _extend(target: object, items: list[object]) -> None:
             target.items = []
         target = target.items
     if not isinstance(target, list):
-        raise MalformedError("it appends to what is no list")
+        raise MalformedError("APPENDS on an object that is not a list")
     target.extend(items)
 
 
@@ -162,20 +162,22 @@ def _store(target: object, items: list[object]) -> None:
     elif isinstance(target, PickledDict):
         target.flat.extend(items)
     else:
-        raise MalformedError("it puts keys into what is no dict")
+        raise MalformedError("SETITEMS on an object that is not a dict")
 
 
 def _make(machine: Machine, args: object, keywords: object) -> None:
-    if not isinstance(args, tuple) or not isinstance(keywords, PickledDict):
-        raise MalformedError("it makes an object with arguments that are none")
+    if not isinstance(args, tuple):
+        raise MalformedError("NEWOBJ with arguments that are not a tuple")
+    if not isinstance(keywords, PickledDict):
+        raise MalformedError("NEWOBJ_EX with keyword arguments that are not a dict")
     stack = machine.stack
     stack[-1] = Reduced(_a_class(stack[-1]), args, by_new=True, kwargs=keywords if keywords.flat else None)
 
 
 def _a_class(found: object) -> Global | Reduced:
-    """Classes inside classes, and those that dill and cloudpickle write out, are themselves results of calls."""
+    """Nested classes, and those that dill and cloudpickle write out, are themselves results of calls."""
     if not isinstance(found, Global | Reduced):
-        raise MalformedError("it makes an object of what is no class")
+        raise MalformedError("instance of an object that is not a class")
     return found
 
 
@@ -207,20 +209,20 @@ STACK: dict[int, _Step] = {
     0x97: _next_buffer,
     0x98: lambda machine: machine.stack[-1],
 }
-"""Opcode → what it does with the stack."""
+"""Opcode → its effect on the stack."""
 
 
 def _protocol(machine: Machine, position: int) -> int:
     machine.protocol = machine.data[position]
     if machine.protocol > _HIGHEST_PROTOCOL:
-        raise MalformedError(f"its protocol is {machine.protocol}; at most {_HIGHEST_PROTOCOL} is known")
+        raise MalformedError(f"unsupported protocol {machine.protocol} (expected at most {_HIGHEST_PROTOCOL})")
     return position + 1
 
 
 def _frame(machine: Machine, position: int) -> int:
     length = _U8(machine.data, position)[0]
     if position + 8 + length > len(machine.data):
-        raise MalformedError("it ends in the middle")
+        raise MalformedError("unexpected end of data")
     return position + 8
 
 
@@ -267,7 +269,7 @@ def _text_persistent_id(machine: Machine, position: int) -> int:
 
 def _extension(width: int) -> Callable[[Machine, int], int]:
     def push(machine: Machine, position: int) -> int:
-        # The registry that gives these codes a meaning is a process's own; a file cannot rely on one.
+        # These codes only have a meaning in the registry of one process.
         code = int.from_bytes(machine.data[position : position + width], "little")
         machine.stack.append(machine.find("copyreg", f"<extension {code}>"))
         return position + width
@@ -295,4 +297,4 @@ OPERAND: dict[int, Callable[[Machine, int], int]] = {
     0x83: _extension(2),
     0x84: _extension(4),
 }
-"""Opcode → what it does with the bytes that follow it; returns the position after them."""
+"""Opcode → its effect, given the position of its operand; returns the position after the operand."""

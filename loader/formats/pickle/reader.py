@@ -1,8 +1,9 @@
-"""A pickle reader that runs nothing.
+"""A pickle reader that runs nothing: the loop over the opcodes, and those that carry a plain value.
 
-Guarantees: it interprets every opcode of protocols 0 to 5 over bytes, imports nothing, calls nothing that the file
-names, and never hashes or compares an object that the file describes. There are no loops in a pickle and every opcode
-takes at least a byte, so time and memory are proportional to the input's length.
+Guarantees: interprets every opcode of protocols 0 to 5, imports nothing, calls nothing that the file names, and never
+hashes or compares an object that the file describes. A pickle has no loops and every opcode takes at least one byte,
+so time and memory are proportional to the input's length. Values take exactly the bytes that they declare, never
+beyond the end; the length of decimal numbers is limited, because parsing them takes quadratic time.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from ..limits import LONGEST_DECIMAL, LONGEST_LINE
 from .opcodes import OPERAND, STACK
 from .records import Builder, Data, Global, Machine, MalformedError, PersistentId, line
 
+_TRUNCATED = "unexpected end of data"
 _U4 = struct.Struct("<I").unpack_from
 
 
 @dataclass(slots=True)
 class Unpickled:
-    """What a pickle holds."""
+    """The content of a pickle."""
 
     root: object
     end: int
-    """The position after it."""
+    """The position after the pickle."""
     globals: list[Global]
-    """Everything it names, once each."""
+    """Every name in it, once each."""
 
 
 def unpickle(
@@ -45,12 +47,12 @@ def unpickle(
     Args:
         data: Bytes, or a mapped file.
         start: Where the pickle begins.
-        builders: By ``module.qualname``: what makes a recognised object out of the arguments it is called with.
-        persistent: Resolves what the pickle keeps outside itself.
+        builders: Makers of known objects, by ``module.qualname``.
+        persistent: Resolves references to objects outside the pickle.
         where: What is being read, for messages.
 
     Raises:
-        CheckpointError: It is cut off, or no pickler can have written it.
+        CheckpointError: It is truncated, or cannot have been written by a pickler.
     """
     machine = Machine(data, builders or {}, persistent)
     try:
@@ -63,7 +65,7 @@ def unpickle(
 def _run(  # noqa: C901, PLR0912, PLR0915  # one loop over millions of opcodes; a call for each would take twice as long
     machine: Machine, position: int
 ) -> tuple[object, int]:
-    """Executes up to STOP; the opcodes that make up tensors come first and in line, because there are millions."""
+    """Executes opcodes up to STOP; those that make up tensors come first and inline, because there are millions."""
     data, stack, memo, below, u4 = machine.data, machine.stack, machine.memo, machine.below, _U4
     size = len(data)
     try:
@@ -92,7 +94,7 @@ def _run(  # noqa: C901, PLR0912, PLR0915  # one loop over millions of opcodes; 
             elif code == 0x58:  # BINUNICODE
                 end = position + 4 + u4(data, position)[0]
                 if end > size:
-                    raise MalformedError("it ends in the middle")
+                    raise MalformedError(_TRUNCATED)
                 stack.append(str(data[position + 4 : end], "utf-8", "surrogatepass"))
                 position = end
             elif code in STACK:
@@ -107,18 +109,17 @@ def _run(  # noqa: C901, PLR0912, PLR0915  # one loop over millions of opcodes; 
                 position = OPERAND[code](machine, position)
                 stack = machine.stack
             else:
-                raise MalformedError(f"no pickle has the opcode {code:#x}")
+                raise MalformedError(f"invalid opcode {code:#x}")
     except CheckpointError as error:
-        error.locate(key=machine.pending_key())  # what a builder refuses, in its own words
+        error.locate(key=machine.pending_key())  # a builder's own refusal
         raise
     except KeyError as error:
-        raise MalformedError(f"at byte {position:,} it asks for an object that it never stored") from error
+        raise MalformedError(f"at byte {position:,}: reference to a memo entry that was never stored") from error
     except (IndexError, struct.error) as error:
         cut = isinstance(error, struct.error) or position >= size
-        what = "it ends in the middle" if cut else "it takes an object where none is"
-        raise MalformedError(f"at byte {position:,} {what}") from error
+        raise MalformedError(f"at byte {position:,}: {_TRUNCATED if cut else 'the stack is empty'}") from error
     except ValueError as error:
-        raise MalformedError(f"at byte {position:,} {safe_text(error)}") from error
+        raise MalformedError(f"at byte {position:,}: {safe_text(error)}") from error
 
 
 Reader = Callable[[Data, int], tuple[object, int]]
@@ -128,15 +129,15 @@ _NUMBERS = {name: struct.Struct(name) for name in ("<B", "<H", "<I", "<Q", "<i",
 
 
 def taken(data: Data, position: int, length: int) -> tuple[bytes, int]:
-    """Returns this many bytes and the position after them."""
+    """Returns this many bytes, and the position after them."""
     end = position + length
     if length < 0 or end > len(data):
-        raise MalformedError(f"{length:,} bytes are declared, {max(0, len(data) - position):,} are left")
+        raise MalformedError(f"{length:,} bytes declared, {max(0, len(data) - position):,} left")
     return data[position:end], end
 
 
 def number(form: str) -> Reader:
-    """Makes a reader of one fixed-size number."""
+    """Returns a reader of one fixed-size number."""
     unpack, width = _NUMBERS[form].unpack_from, _NUMBERS[form].size
 
     def read(data: Data, position: int) -> tuple[object, int]:
@@ -172,7 +173,7 @@ def _text(raw: bytes) -> str:
 
 
 def _old_text(raw: bytes) -> str | bytes:
-    """A string of Python 2, which is text or bytes."""
+    """Decodes a string of Python 2, which may be text or bytes."""
     try:
         return str(raw, "utf-8")
     except UnicodeDecodeError:
@@ -182,7 +183,7 @@ def _old_text(raw: bytes) -> str | bytes:
 def _quoted(raw: bytes) -> str | bytes:
     raw = raw.strip()
     if len(raw) < 2 or raw[:1] != raw[-1:] or raw[:1] not in {b"'", b'"'}:
-        raise MalformedError("a string has no quotes")
+        raise MalformedError("string without quotes")
     unescaped, _ = codecs.escape_decode(raw[1:-1])
     return _old_text(unescaped)
 

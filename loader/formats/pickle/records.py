@@ -1,7 +1,7 @@
-"""What the inert pickle reader turns objects into.
+"""The inert records that a pickle is read into, and the stack machine that makes them.
 
-Guarantees: these records only remember what a pickle said. None of them is ever hashed or compared by content, and
-creating one imports and calls nothing.
+Guarantees: a record only remembers what the pickle said; a name in the pickle is kept and never looked up. Records are
+never hashed or compared by content, and creating one imports and calls nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ..limits import LONGEST_LINE, LONGEST_NAME, MOST_OUTER_CLASSES
 
 Data = bytes | mmap.mmap
 Builder = Callable[["Global", tuple[object, ...]], object]
-"""Makes a recognised object (a tensor, an OrderedDict) out of the arguments a pickle calls a global with."""
+"""Makes a known object (a tensor, an OrderedDict) from a global and the arguments that the pickle calls it with."""
 
 
 class Global:
-    """A name that a pickle refers to: a class, a function, a constant. Nothing is looked up behind it."""
+    """A name in a pickle: a class, a function or a constant. It is never looked up."""
 
     __slots__ = ("builder", "module", "name")
 
@@ -34,7 +34,7 @@ class Global:
 
 
 class PickledDict:
-    """A dict or a subclass of it, as alternating keys and values: keys of a file are not hashed."""
+    """A dict or a subclass of it, as alternating keys and values: a file's keys are never hashed."""
 
     __slots__ = ("flat", "state", "type")
 
@@ -42,14 +42,14 @@ class PickledDict:
         self.type = type_name
         self.flat: list[object] = [] if flat is None else flat
         self.state: object = None
-        """What BUILD attached to it, such as an OrderedDict's attributes."""
+        """The state that BUILD attached to it, such as an OrderedDict's attributes."""
 
     def pairs(self) -> Iterator[tuple[object, object]]:
-        """The keys and values, in the file's order."""
+        """Returns the keys and values, in the file's order."""
         return zip(self.flat[::2], self.flat[1::2], strict=True)
 
     def get(self, key: str) -> object:
-        """The last value under a text key; None where there is none."""
+        """Returns the last value under a text key; None if the key is absent."""
         found = None
         for name, value in self.pairs():
             if type(name) is str and name == key:
@@ -68,7 +68,7 @@ class PickledSet:
 
 
 class Reduced:
-    """An object that a pickle makes by a call: what would be called, with what, and what would be put into it."""
+    """An object that a pickle makes by a call: the callee, its arguments, and what would be added to the result."""
 
     __slots__ = ("args", "by_new", "flat", "function", "items", "kwargs", "states")
 
@@ -76,18 +76,18 @@ class Reduced:
         self.function = function
         self.args = args
         self.by_new = by_new
-        """Whether the class's `__new__` is called (NEWOBJ), not the function itself (REDUCE)."""
+        """Whether the class's `__new__` is called (NEWOBJ) instead of the function itself (REDUCE)."""
         self.kwargs = kwargs
         self.flat: list[object] | None = None
-        """Alternating keys and values put into it, for a subclass of dict."""
+        """Alternating keys and values that are set in it, for a subclass of dict."""
         self.items: list[object] | None = None
-        """What is appended to it, for a subclass of list."""
+        """Items that are appended to it, for a subclass of list."""
         self.states: list[object] | None = None
-        """What BUILD hands to it, in order; normally one."""
+        """The states that BUILD gives it, in order; normally one."""
 
     @property
     def type(self) -> str:
-        """The class or function, as the file names it; of a class that a call makes, that call."""
+        """The class or function as the file names it; for a class made by a call, that call."""
         name, maker = dotted(self.function), self.function
         if not name and isinstance(maker, Reduced) and (name := dotted(maker.function)):
             name = f"{name}(…)"
@@ -95,12 +95,12 @@ class Reduced:
 
     @property
     def state(self) -> object:
-        """Its attributes as a pickle gives them; None where it gives none."""
+        """Its attributes as the pickle gives them; None if it gives none."""
         return self.states[-1] if self.states else None
 
 
 def dotted(function: object) -> str:
-    """The full name of what is called, also of a class inside a class; empty where the file does not say it.
+    """Returns the full name of a callee, nested classes included; empty if the file does not give one.
 
     Until protocol 4 picklers write the class ``Outer.Inner`` as the call ``getattr(Outer, "Inner")``.
     """
@@ -116,7 +116,7 @@ def dotted(function: object) -> str:
 
 
 class PersistentId:
-    """A reference to something outside the pickle that no reader resolved."""
+    """An unresolved reference to something outside the pickle."""
 
     __slots__ = ("pid",)
 
@@ -125,14 +125,14 @@ class PersistentId:
 
 
 class MalformedError(ValueError):
-    """Something that no pickler writes, or that is cut off."""
+    """The pickle is truncated, or contains something that no pickler writes."""
 
 
 def line(data: Data, position: int, longest: int = LONGEST_LINE) -> tuple[bytes, int]:
-    """Returns the bytes up to the end of the line and the position after it."""
+    """Returns the bytes up to the end of the line, and the position after it."""
     end = data.find(b"\n", position, position + longest + 1)
     if end < 0:
-        raise MalformedError("a line has no end")
+        raise MalformedError("unterminated line")
     return data[position:end], end + 1
 
 
@@ -145,26 +145,26 @@ class Machine:
         self.persistent = persistent
         self.stack: list[object] = []
         self.below: list[list[object]] = []
-        """The stacks set aside by MARK, innermost last."""
+        """The stacks that MARK set aside, innermost last."""
         self.memo: dict[int, object] = {}
         self.globals: dict[tuple[str, str], Global] = {}
         self.protocol = 0
 
     def to_mark(self) -> list[object]:
-        """Takes what was pushed since the last MARK; the stack below it comes back into use."""
+        """Pops everything pushed since the last MARK; the stack below it becomes current again."""
         items = self.stack
         self.stack = self.below.pop()
         return items
 
     def pending_key(self) -> str:
-        """Returns the text that was pushed last: in a mapping, the key of the value that is being made."""
+        """Returns the string that was pushed last: in a mapping, the key of the value that is being made."""
         frames = (self.stack, *reversed(self.below))
         return next((item for frame in frames for item in reversed(frame) if type(item) is str), "")
 
     def find(self, module: object, name: object) -> Global:
-        """The record of a name; the same one each time."""
+        """Returns the record of a name, always the same one."""
         if type(module) is not str or type(name) is not str or len(module) + len(name) > LONGEST_NAME:
-            raise MalformedError("it names a class by something that is no name")
+            raise MalformedError(f"invalid global name (expected two strings of at most {LONGEST_NAME:,} characters)")
         if self.protocol < 3:
             module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
             module = _compat_pickle.IMPORT_MAPPING.get(module, module)

@@ -86,7 +86,7 @@ LIES = {
     "no number": (pickle.dumps("x", 2), "it declares x storages or tensors"),
     "values": (pickle.dumps(1, 2) + pickle.dumps((1, 2), 2), "by something else than three values"),
     "cut": (pickle.dumps(1, 2) + pickle.dumps((7, "cpu", torch.FloatStorage), 2), "reaches beyond its member"),
-    "no end": (views()[:-1], "no pickle has the opcode 0x0"),
+    "no end": (views()[:-1], "invalid opcode 0x0"),
     "view": (views((8, 7, 3, 2)), "a view lies outside the storage '7'"),
     "view before": (views((8, 7, -1, 2)), "a view in it looks into no storage"),
     "view of none": (views((8, 6, 0, 2)), "a view in it looks into no storage"),

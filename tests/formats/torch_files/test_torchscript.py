@@ -148,7 +148,7 @@ LIES: dict[str, tuple[dict[str, Change], str]] = {
     "bomb": ({".py": lambda code: code + bytes(300 << 20)}, "its code declares 314,57"),
     "long": ({".py": lambda code: code + b"x" * (5 << 20)}, "is longer than 4,194,304 bytes"),
     "tensor": ({"data.pkl": lambda _: b"N."}, "it holds no module, or the code of its module is missing"),
-    "constant": ({"constants.pkl": lambda _: b"cos\nsystem\n"}, "it ends in the middle"),
+    "constant": ({"constants.pkl": lambda _: b"cos\nsystem\n"}, "unexpected end of data"),
 }  # fmt: skip
 
 
