@@ -1,4 +1,4 @@
-"""The garbage collector and signals to end.
+"""The garbage collector, signals to end, and the memory in use.
 
 A load makes many objects at once, none of them garbage: records of a file, modules, parameters, plans. Searching them
 for cycles, again and again as they become more, takes as long as half of the work itself.
@@ -62,6 +62,16 @@ def terminable() -> Iterator[None]:
     finally:
         for number, handler in zip(heard, before, strict=True):
             signal.signal(number, handler)
+
+
+def peak_memory() -> int | None:
+    """The largest resident size of this process so far, in bytes; None where the system does not say (Windows)."""
+    try:
+        from resource import RUSAGE_SELF, getrusage  # noqa: PLC0415  # Windows has no such module
+    except ImportError:
+        return None
+    peak = getrusage(RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

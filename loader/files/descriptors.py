@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import stat
 import threading
 from collections import OrderedDict
@@ -20,7 +19,10 @@ from ..errors import CheckpointError
 from ..text.lines import typed
 from .path import called, missing_file, shown_path
 
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+SAFE_FLAGS = 0
+"""Flags for every file, as far as the system has them: closed in child processes, bytes as they are, no waiting."""
+for _name in ("O_CLOEXEC", "O_NOINHERIT", "O_BINARY", "O_NONBLOCK", "O_NOCTTY"):
+    SAFE_FLAGS |= getattr(os, _name, 0)
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -28,8 +30,11 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFDIR: "a folder",
 }
+_PIECE = 4 << 20
 _FEWEST, _MOST = 8, 256
 """Files that are kept open at least, and at most; in between, a quarter of what the process may open."""
+_USUAL_LIMIT = 512
+"""Files that a process may open where the system does not say how many."""
 _lock = threading.RLock()  # a file may be closed by the collector while this thread holds it
 _idle: OrderedDict[int, Descriptor] = OrderedDict()
 """Open and unused, the longest unused first."""
@@ -135,16 +140,45 @@ def changed(path: Path, how: str) -> CheckpointError:
     )
 
 
+def read_at(number: int, length: int, offset: int) -> bytes:
+    """Reads from a descriptor at an offset and leaves its position as it was; for any number of threads."""
+    if hasattr(os, "pread"):
+        return os.pread(number, length, offset)
+    with _lock:
+        position = os.lseek(number, 0, os.SEEK_CUR)
+        os.lseek(number, offset, os.SEEK_SET)
+        try:
+            return os.read(number, length)
+        finally:
+            os.lseek(number, position, os.SEEK_SET)
+
+
+def read_into_at(number: int, target: memoryview, offset: int) -> int:
+    """Fills memory from a descriptor at an offset; returns how many bytes were read."""
+    if hasattr(os, "preadv"):
+        return os.preadv(number, [target], offset)
+    piece = read_at(number, min(len(target), _PIECE), offset)
+    target[: len(piece)] = piece
+    return len(piece)
+
+
 def _most() -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST if soft == resource.RLIM_INFINITY else max(_FEWEST, min(_MOST, soft // 4))
+    try:
+        from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit  # noqa: PLC0415  # Windows has no such module
+    except ImportError:
+        soft = _USUAL_LIMIT
+    else:
+        soft, _ = getrlimit(RLIMIT_NOFILE)
+        if soft == RLIM_INFINITY:
+            return _MOST
+    return max(_FEWEST, min(_MOST, soft // 4))
 
 
 def _open_regular(path: Path) -> tuple[int, os.stat_result]:
     # Looking first keeps pipes and devices from being opened at all; looking again closes the gap between the two.
     try:
         _refuse_irregular(path, path.stat())
-        number = os.open(path, _FLAGS)
+        number = os.open(path, os.O_RDONLY | SAFE_FLAGS)
     except OSError as error:
         raise _cannot_open(path, error) from error
     try:

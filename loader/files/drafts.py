@@ -19,13 +19,14 @@ from ..errors import ConfigError
 from ..runtime import terminable
 from ..text.lines import typed
 from ..text.wording import phrases
+from .descriptors import SAFE_FLAGS
 from .path import shown_path
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 64 << 20
 _ELSEWHERE = "convert.path=FILE   # on a disk with room for it, in a folder that takes it"
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE_FLAGS
 
 Write = Callable[[bytes | memoryview], None]
 
@@ -110,7 +111,7 @@ class Drafts:
         self._steps.append((path, kept))
         if kept is not None:
             try:
-                os.link(path, kept, follow_symlinks=False)
+                os.link(path, kept, follow_symlinks=os.link not in os.supports_follow_symlinks)
             except OSError:  # a file system without hard links; for a moment neither file stands there
                 path.replace(kept)
 

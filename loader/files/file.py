@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from ..errors import CheckpointError
-from .descriptors import Descriptor, changed
+from .descriptors import Descriptor, changed, read_at, read_into_at
 from .mapping import map_private
 from .path import shown_path
 
@@ -98,7 +98,7 @@ class CheckpointFile:
         while done < length:
             with self._descriptor as number:
                 try:
-                    count = os.preadv(number, [target[done:]], offset + done)
+                    count = read_into_at(number, target[done:], offset + done)
                 except OSError as error:
                     raise self._unreadable(error) from error
             if not count:
@@ -186,7 +186,7 @@ class CheckpointFile:
     def _read_once(self, offset: int, length: int) -> bytes:
         with self._descriptor as number:
             try:
-                piece = os.pread(number, length, offset)
+                piece = read_at(number, length, offset)
             except OSError as error:
                 raise self._unreadable(error) from error
         if not piece and length:

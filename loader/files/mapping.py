@@ -19,7 +19,6 @@ _UNCOUNTED = 0x4000 if sys.platform == "linux" else 0
 """MAP_NORESERVE: what only holds the place counts against no limit."""
 _HUGE_PAGE = 2 << 20
 """The size that Linux has on most machines; a file of huge pages is mapped by them only at such an address."""
-_PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -27,7 +26,8 @@ def map_private(descriptor: int, size: int) -> mmap.mmap:
     """Maps a whole file, copy on write.
 
     Python's own mapping duplicates the descriptor for as long as it lives. So Python maps nothing but a place, and the
-    file is mapped there by hand; Python's object then owns the memory, and knows of no file.
+    file is mapped there by hand; Python's object then owns the memory, and knows of no file. Where the system has no
+    `mmap` to call (Windows), Python's own mapping is used.
 
     Args:
         descriptor: The opened file; it may be closed afterwards.
@@ -36,9 +36,13 @@ def map_private(descriptor: int, size: int) -> mmap.mmap:
     Raises:
         OSError, ValueError: The system refuses.
     """
+    system_mmap = _system_mmap()
+    if system_mmap is None:
+        return mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
     place = _place(size)
     address = ctypes.addressof(ctypes.c_char.from_buffer(place))
-    if _system_mmap()(address, size, _PROTECTION, mmap.MAP_PRIVATE | _FIXED, descriptor, 0) == _FAILED:
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    if system_mmap(address, size, protection, mmap.MAP_PRIVATE | _FIXED, descriptor, 0) == _FAILED:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return place
@@ -51,14 +55,18 @@ def _place(size: int) -> mmap.mmap:
     again.
     """
     whole = -(-size // _HUGE_PAGE) * _HUGE_PAGE if sys.platform == "linux" and size >= _HUGE_PAGE else size
-    place = mmap.mmap(-1, whole, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _UNCOUNTED, prot=_PROTECTION)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _UNCOUNTED
+    place = mmap.mmap(-1, whole, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     if whole > size:
         place.resize(size)
     return place
 
 
 @functools.cache
-def _system_mmap() -> ctypes._NamedFuncPointer:
+def _system_mmap() -> ctypes._NamedFuncPointer | None:
+    """The system's `mmap`; None where there is none."""
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return None
     function = ctypes.CDLL(None, use_errno=True).mmap
     function.restype = ctypes.c_void_p
     integer = ctypes.c_int

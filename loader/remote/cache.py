@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -24,21 +23,22 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import CheckpointError
+from ..files.lock import wait_for_lock
 from ..files.path import shown_path
 from ..files.write import write_whole
 from ..text.wording import size
-from .private import make_folder, make_root, open_regular
+from .private import make_folder, make_read_only, make_root, open_regular
 from .transport import Version
 from .urls import Url
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "LOADER_CACHE"
-_READ_ONLY = 0o444
 _LARGEST_NOTE = 1 << 20
 _RESERVE, _SHARE = 1 << 30, 100
 """Bytes of the disk that no download takes: at most so many, and at most one part in so many."""
@@ -164,17 +164,18 @@ class Cache:
             url: What was downloaded.
             digest: Of what is in the file.
             version: Which version of the URL that is.
-            file: As `open_partial` gave it.
+            file: As `open_partial` gave it; it is closed.
         """
         partial, blob = self.partial(url), self.blob(digest)
         with self.using():
             file.flush()
             os.fsync(file.fileno())  # what is called by its digest must not turn out empty after the power failed
-            os.fchmod(file.fileno(), _READ_ONLY)
+            length = os.fstat(file.fileno()).st_size
+            make_read_only(file.fileno())
+            file.close()  # Windows renames no file that is open
             make_folder(self.root, blob.parent)
             partial.replace(blob)
             self._partial_note(url).unlink(missing_ok=True)
-            length = os.fstat(file.fileno()).st_size
             self._write(self._note(url), {"url": url.shown, "sha256": digest, "size": length, "tag": version.tag})
 
     @contextmanager
@@ -185,7 +186,9 @@ class Cache:
             descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
         try:
             with self.using():
-                _wait_for(descriptor, url)
+                said = partial(log.info, "%s: another process is downloading it; waiting", url.shown)
+                if not wait_for_lock(descriptor, said):
+                    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
             yield
         finally:
             os.close(descriptor)
@@ -239,14 +242,6 @@ def _nowhere(folder: Path, why: str) -> CheckpointError:
         f"the cache is to be in {shown_path(folder)}, and {why}",
         f"{VARIABLE}=FOLDER   # the whole path of one that this user may write to",
     )
-
-
-def _wait_for(descriptor: int, url: Url) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.info("%s: another process is downloading it; waiting", url.shown)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _is_digest(text: str) -> bool:

@@ -83,26 +83,30 @@ class _Download:
         self._heard = time.monotonic()
 
     def run(self, expected: str | None) -> str:
-        with self._cache.open_partial(self._url, self._version.tag) as file:
-            try:
+        file = self._cache.open_partial(self._url, self._version.tag)
+        try:
+            with file:
                 self._prepare(file)
                 with bar(self._url.name) as advance:
                     self._all(file, advance)
-            except BaseException:
-                if not self._there or not self._version.tag:  # there is nothing to go on with
-                    self._cache.drop_partial(self._url)
-                raise
-            digest = self._digest.hexdigest()
-            if expected is not None and digest != expected:
+                digest = self._digest.hexdigest()
+                if expected not in {None, digest}:
+                    self._start_over(file)
+                    raise self._wrong_digest(digest, expected)
+                self._cache.keep(self._url, digest, self._version, file)
+        except BaseException:
+            if not self._there or not self._version.tag:  # there is nothing that a later run could continue
                 self._cache.drop_partial(self._url)
-                raise CheckpointError(
-                    f"{self._url.shown} is not the file that was meant: its sha256 is {digest}, checkpoint.sha256 says "
-                    f"{expected}; nothing of it was kept",
-                    f"check where it comes from; if this one is right: checkpoint.sha256={digest}",
-                )
-            self._cache.keep(self._url, digest, self._version, file)
+            raise
         log.info("%s: downloaded, %s, sha256 %s", self._url.shown, size(self._there), digest)
         return digest
+
+    def _wrong_digest(self, digest: str, expected: str | None) -> CheckpointError:
+        return CheckpointError(
+            f"{self._url.shown} is not the file that was meant: its sha256 is {digest}, checkpoint.sha256 says "
+            f"{expected}; nothing of it was kept",
+            f"check where it comes from; if this one is right: checkpoint.sha256={digest}",
+        )
 
     def _prepare(self, file: IO[bytes]) -> None:
         """Takes up what an earlier run left; more than there should be is not of this version."""

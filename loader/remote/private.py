@@ -12,8 +12,10 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
-_FOLDER, _FILE = 0o700, 0o600
+from ..files.descriptors import SAFE_FLAGS
+
+_FLAGS = SAFE_FLAGS | getattr(os, "O_NOFOLLOW", 0)
+_FOLDER, _FILE, _READ_ONLY = 0o700, 0o600, 0o444
 
 
 def make_root(root: Path) -> None:
@@ -55,3 +57,9 @@ def open_regular(path: Path, flags: int) -> int:
         return descriptor
     os.close(descriptor)
     raise OSError(errno.ELOOP, f"{path.name} in it is a link, or something else than a file")
+
+
+def make_read_only(descriptor: int) -> None:
+    """Takes the right to write to an open file away, where its owner may replace and delete it all the same."""
+    if hasattr(os, "geteuid"):  # Windows neither replaces nor deletes a read-only file
+        os.fchmod(descriptor, _READ_ONLY)

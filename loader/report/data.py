@@ -121,7 +121,7 @@ class Report:
     verification: VerificationReport = field(default_factory=VerificationReport)
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds."""
-    memory: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, int | None] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)

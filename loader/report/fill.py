@@ -10,7 +10,6 @@ import functools
 import importlib.util
 import platform
 import re
-import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files.path import called
 from ..formats.pickle.needed import dangers_among
+from ..runtime import peak_memory
 from ..schema import OF_A_FILE
 from . import planned
 from .beside import beside
@@ -144,8 +144,7 @@ def environment(report: Report) -> None:
         "platform": "-".join((platform.system(), platform.release(), platform.machine(), *platform.libc_ver())),
         **_of_torch(),
     }
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    report.memory = {"peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024}
+    report.memory = {"peak_rss_bytes": peak_memory()}
 
 
 _VERSION = re.compile(r"^__version__ *(?:: *str *)?= *['\"]([^'\"]+)['\"]", re.MULTILINE)

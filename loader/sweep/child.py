@@ -11,12 +11,11 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -155,6 +154,8 @@ def _start_server() -> None:
     user's own `loader.py`, `hydra.py` or `signal.py` lies: it gets a safe path, with this package at its front. A job's
     process then takes over the path and the environment of the one that it works for.
     """
+    from multiprocessing import forkserver  # noqa: PLC0415  # not on Windows
+
     multiprocessing.set_forkserver_preload(["loader.sweep.preload"])
     with safe_path():
         forkserver.ensure_running()
@@ -183,7 +184,7 @@ def _end_with_sweep() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(INTERRUPTED)  # at once: whoever would want to tidy up is gone
 
 
 def _run_here(request: _Request) -> int:

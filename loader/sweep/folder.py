@@ -7,13 +7,13 @@ an earlier one has a folder of its own, too.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..files.lock import release_lock, try_lock
 from ..text.lines import line
 from ..text.wording import counted, safe_text
 from .records import records_folder
@@ -37,7 +37,7 @@ class Claim:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._descriptor = _locked(folder)
+        self._descriptor: int | None = _locked(folder)
         try:
             _refuse_earlier(folder)
         except ConfigError:
@@ -46,13 +46,12 @@ class Claim:
 
     def release(self) -> None:
         """Lets other sweeps have the folder; one that nothing was written into is removed."""
-        (records_folder(self.folder) / _LOCK).unlink(missing_ok=True)
+        if self._descriptor is not None:
+            release_lock(self._descriptor, records_folder(self.folder) / _LOCK)
+            self._descriptor = None
         with suppress(OSError):
             records_folder(self.folder).rmdir()
             self.folder.rmdir()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 def unwritable(folder: Path, error: OSError) -> ConfigError:
@@ -70,30 +69,22 @@ def is_written(folder: Path) -> bool:
     except OSError:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
+        return try_lock(descriptor) is not True
     finally:
         os.close(descriptor)
-    return False
 
 
-def _locked(folder: Path) -> int | None:
+def _locked(folder: Path) -> int:
     records = records_folder(folder)
     try:
         records.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(records / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise unwritable(folder, error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if try_lock(descriptor) is False:
         os.close(descriptor)
-        told = f"another sweep is writing {_shown(folder)}; a folder for each sweep was expected"
-        raise ConfigError(told, _other(folder)) from error
-    except OSError:  # a file system without locks: it is no worse than before there were any
-        os.close(descriptor)
-        return None
+        found = f"another sweep is writing {_shown(folder)}; a folder for each sweep was expected"
+        raise ConfigError(found, _other(folder))
     return descriptor
 
 

@@ -88,7 +88,7 @@ class JobRecord:
         self.status = "crashed"
         self.exit_code = process_code if process_code >= 0 else 128 - process_code
         how = f"ended with code {process_code}" if process_code >= 0 else f"was killed by {_signal_name(-process_code)}"
-        hint = "dmesg | tail   # says whether memory ran out" if process_code == -signal.SIGKILL else ""
+        hint = "dmesg | tail   # says whether memory ran out" if "SIGKILL" in how else ""
         path = Path(self.output_dir or "", REPORT)
         self.report = str(path) if path.is_file() else None
         self.error = {"type": "Crashed", "message": f"the job's process {how} before the job was done", "hint": hint}

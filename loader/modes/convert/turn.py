@@ -6,20 +6,21 @@ of the place when a process dies, however that happens; nothing is left behind b
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import ConfigError
+from ...files.descriptors import SAFE_FLAGS
+from ...files.lock import release_lock, wait_for_lock
 from ...files.path import shown_path
 from .destination import Destination
 
 log = logging.getLogger(__name__)
 
-_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+_FLAGS = os.O_RDWR | os.O_CREAT | SAFE_FLAGS | getattr(os, "O_NOFOLLOW", 0)
 
 
 @contextmanager
@@ -34,10 +35,7 @@ def turn(place: Destination) -> Iterator[None]:
     try:
         yield
     finally:
-        # While it is locked: whoever waits for it then sees that it has no name any more.
-        with suppress(OSError):
-            path.unlink()
-        os.close(descriptor)
+        release_lock(descriptor, path)
 
 
 def _taken(path: Path, place: Destination) -> int:
@@ -50,22 +48,16 @@ def _taken(path: Path, place: Destination) -> int:
                 "convert.path=FILE   # in a folder that takes it",
             ) from error
         try:
-            _wait_for(descriptor, place)
+            wait_for_lock(
+                descriptor,
+                lambda: log.info("%s: another conversion is writing there; waiting", shown_path(place.single)),
+            )
             if _stands_at(path, descriptor):
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
-
-
-def _wait_for(descriptor: int, place: Destination) -> None:
-    with suppress(OSError):  # a file system without locks: it is no worse than before there were any
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: another conversion is writing there; waiting", shown_path(place.single))
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _stands_at(path: Path, descriptor: int) -> bool:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 from loader import ConfigError, LoaderError
+from loader.files import lock
 from loader.files.drafts import Drafts
 from loader.modes.convert import turn as turns
 from loader.modes.convert.destination import destination
@@ -100,20 +100,21 @@ def test_a_file_that_lost_its_name_while_it_was_waited_for_keeps_nobody_away(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lock is then taken again, of the file that has the name now."""
-    lock = out / ".model.lock"
-    real, inodes = fcntl.flock, []
+    path = out / ".model.lock"
+    real, inodes = lock.wait_for_lock, []
 
-    def flock(descriptor: int, how: int) -> None:
-        real(descriptor, how)
+    def wait_for_lock(descriptor: int, waiting: Callable[[], None]) -> bool:
+        locked = real(descriptor, waiting)
         inodes.append(os.fstat(descriptor).st_ino)
         if len(inodes) == 1:
-            lock.rename(out / "aside")
+            path.rename(out / "aside")
+        return locked
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(turns, "wait_for_lock", wait_for_lock)
     with turn(destination(ConvertConfig(path=str(out)))):
-        assert lock.stat().st_ino == inodes[-1]
+        assert path.stat().st_ino == inodes[-1]
     assert len(set(inodes)) == 2
-    assert not lock.exists()
+    assert not path.exists()
 
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(source: Path, out: Path, tmp_path: Path) -> None:
