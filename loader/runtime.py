@@ -1,4 +1,4 @@
-"""The garbage collector, signals to end, and the memory in use.
+"""The garbage collector, signals to end, and what the system says of this process.
 
 A load makes many objects at once, none of them garbage: records of a file, modules, parameters, plans. Searching them
 for cycles, again and again as they become more, takes as long as half of the work itself.
@@ -12,12 +12,14 @@ before. A signal that is ignored (`nohup`) stays ignored.
 from __future__ import annotations
 
 import gc
+import importlib
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -66,12 +68,28 @@ def terminable() -> Iterator[None]:
 
 def peak_memory() -> int | None:
     """The largest resident size of this process so far, in bytes; None where the system does not say (Windows)."""
+    resource = _resource()
+    if resource is None:
+        return None
+    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def open_file_limit() -> int | None:
+    """How many files this process may have open; None where there is no limit or the system does not say (Windows)."""
+    resource = _resource()
+    if resource is None:
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else int(soft)
+
+
+def _resource() -> Any:
+    """The module `resource`; None on Windows, which has none."""
     try:
-        from resource import RUSAGE_SELF, getrusage  # noqa: PLC0415  # Windows has no such module
+        return importlib.import_module("resource")
     except ImportError:
         return None
-    peak = getrusage(RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

@@ -12,10 +12,12 @@ import os
 import stat
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from ..errors import CheckpointError
+from ..runtime import open_file_limit
 from ..text.lines import typed
 from .path import called, missing_file, shown_path
 
@@ -34,7 +36,7 @@ _PIECE = 4 << 20
 _FEWEST, _MOST = 8, 256
 """Files that are kept open at least, and at most; in between, a quarter of what the process may open."""
 _USUAL_LIMIT = 512
-"""Files that a process may open where the system does not say how many."""
+"""Files that a process may open where the system has no limit, or does not say."""
 _lock = threading.RLock()  # a file may be closed by the collector while this thread holds it
 _idle: OrderedDict[int, Descriptor] = OrderedDict()
 """Open and unused, the longest unused first."""
@@ -142,9 +144,10 @@ def changed(path: Path, how: str) -> CheckpointError:
 
 def read_at(number: int, length: int, offset: int) -> bytes:
     """Reads from a descriptor at an offset and leaves its position as it was; for any number of threads."""
-    if hasattr(os, "pread"):
-        return os.pread(number, length, offset)
-    with _lock:
+    pread: Callable[[int, int, int], bytes] | None = getattr(os, "pread", None)
+    if pread is not None:
+        return pread(number, length, offset)
+    with _lock:  # Windows
         position = os.lseek(number, 0, os.SEEK_CUR)
         os.lseek(number, offset, os.SEEK_SET)
         try:
@@ -155,23 +158,16 @@ def read_at(number: int, length: int, offset: int) -> bytes:
 
 def read_into_at(number: int, target: memoryview, offset: int) -> int:
     """Fills memory from a descriptor at an offset; returns how many bytes were read."""
-    if hasattr(os, "preadv"):
-        return os.preadv(number, [target], offset)
+    preadv: Callable[[int, list[memoryview], int], int] | None = getattr(os, "preadv", None)
+    if preadv is not None:
+        return preadv(number, [target], offset)
     piece = read_at(number, min(len(target), _PIECE), offset)
     target[: len(piece)] = piece
     return len(piece)
 
 
 def _most() -> int:
-    try:
-        from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit  # noqa: PLC0415  # Windows has no such module
-    except ImportError:
-        soft = _USUAL_LIMIT
-    else:
-        soft, _ = getrlimit(RLIMIT_NOFILE)
-        if soft == RLIM_INFINITY:
-            return _MOST
-    return max(_FEWEST, min(_MOST, soft // 4))
+    return max(_FEWEST, min(_MOST, (open_file_limit() or _USUAL_LIMIT) // 4))
 
 
 def _open_regular(path: Path) -> tuple[int, os.stat_result]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from ..errors import CheckpointError
 from .descriptors import Descriptor, changed, read_at, read_into_at
-from .mapping import map_private
+from .mapping import drop_pages, map_private
 from .path import shown_path
 
 if TYPE_CHECKING:
@@ -125,13 +125,9 @@ class CheckpointFile:
             return self._mapping
 
     def release(self, offset: int, length: int) -> None:
-        """Gives up the mapping's whole pages in a range; they come back from the file when they are looked at again.
-
-        What was written to them is lost.
-        """
-        start, end = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, (offset + length) // mmap.PAGESIZE * mmap.PAGESIZE
-        if self._mapping is not None and start < end and hasattr(mmap, "MADV_DONTNEED"):
-            self._mapping.madvise(mmap.MADV_DONTNEED, start, end - start)
+        """Gives up the mapping's whole pages in a range, as `drop_pages` does."""
+        if self._mapping is not None:
+            drop_pages(self._mapping, offset, length)
 
     def check_unchanged(self) -> None:
         """Compares size, modification time and inode with what they were when the file was opened.

@@ -12,6 +12,7 @@ import functools
 import mmap
 import os
 import sys
+from typing import Any
 
 _FIXED = 0x10
 """MAP_FIXED, which Python does not name; the same on Linux, macOS and the BSDs."""
@@ -19,6 +20,8 @@ _UNCOUNTED = 0x4000 if sys.platform == "linux" else 0
 """MAP_NORESERVE: what only holds the place counts against no limit."""
 _HUGE_PAGE = 2 << 20
 """The size that Linux has on most machines; a file of huge pages is mapped by them only at such an address."""
+_posix: Any = mmap
+"""Python's module with the names that it has on POSIX systems alone."""
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -41,8 +44,8 @@ def map_private(descriptor: int, size: int) -> mmap.mmap:
         return mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
     place = _place(size)
     address = ctypes.addressof(ctypes.c_char.from_buffer(place))
-    protection = mmap.PROT_READ | mmap.PROT_WRITE
-    if system_mmap(address, size, protection, mmap.MAP_PRIVATE | _FIXED, descriptor, 0) == _FAILED:
+    protection = _posix.PROT_READ | _posix.PROT_WRITE
+    if system_mmap(address, size, protection, _posix.MAP_PRIVATE | _FIXED, descriptor, 0) == _FAILED:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return place
@@ -55,11 +58,21 @@ def _place(size: int) -> mmap.mmap:
     again.
     """
     whole = -(-size // _HUGE_PAGE) * _HUGE_PAGE if sys.platform == "linux" and size >= _HUGE_PAGE else size
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _UNCOUNTED
-    place = mmap.mmap(-1, whole, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    flags, protection = _posix.MAP_PRIVATE | _posix.MAP_ANONYMOUS | _UNCOUNTED, _posix.PROT_READ | _posix.PROT_WRITE
+    place: mmap.mmap = _posix.mmap(-1, whole, flags=flags, prot=protection)
     if whole > size:
         place.resize(size)
     return place
+
+
+def drop_pages(mapping: Any, offset: int, length: int) -> None:
+    """Gives up a mapping's whole pages in a range; they come back from the file when they are looked at again.
+
+    What was written to them is lost. A system without such advice (Windows) keeps them.
+    """
+    start, end = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, (offset + length) // mmap.PAGESIZE * mmap.PAGESIZE
+    if start < end and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ..errors import CheckpointError
 from .file import CheckpointFile
@@ -20,6 +21,8 @@ _ADVISED = 512 << 10
 _PROBES = 64
 """At so many places it is looked whether a file is in memory: advice for each of its pieces would, where it changes
 nothing, take the interpreter from the thread that loads thousands of times."""
+_posix: Any = os
+"""Python's module with the names that it has on POSIX systems alone."""
 _WITHOUT_WAITING = getattr(os, "RWF_NOWAIT", None)
 Range = tuple[int, int]
 
@@ -44,7 +47,7 @@ def _advise(wanted: Sequence[tuple[CheckpointFile, Sequence[Range]]]) -> None:
             pieces = [(at, min(_ADVISED, end - at)) for start, end in ranges for at in range(start, end, _ADVISED)]
             if not _all_here(descriptor, pieces):
                 for offset, length in pieces:
-                    os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+                    _posix.posix_fadvise(descriptor, offset, length, _posix.POSIX_FADV_WILLNEED)
         finally:
             os.close(descriptor)
 
@@ -57,7 +60,7 @@ def _all_here(descriptor: int, pieces: Sequence[Range]) -> bool:
     byte = bytearray(1)
     try:
         return all(
-            os.preadv(descriptor, [byte], offset + length - 1, _WITHOUT_WAITING)
+            _posix.preadv(descriptor, [byte], offset + length - 1, _WITHOUT_WAITING)
             for offset, length in [*pieces[::step], *pieces[-1:]]
         )
     except OSError:  # it would have to wait, or this file system cannot tell

@@ -62,4 +62,4 @@ def open_regular(path: Path, flags: int) -> int:
 def make_read_only(descriptor: int) -> None:
     """Takes the right to write to an open file away, where its owner may replace and delete it all the same."""
     if hasattr(os, "geteuid"):  # Windows neither replaces nor deletes a read-only file
-        os.fchmod(descriptor, _READ_ONLY)
+        os.chmod(descriptor, _READ_ONLY)
