@@ -1,9 +1,9 @@
-"""The state dict of a pickled module, taken out of the module's own tables.
+"""Pickled modules as state dicts, and objects of classes that wrap tensors (DTensor, quantized tensors) as tensors.
 
-Guarantees: neither the class nor any hook of the module is needed or run: parameters, persistent buffers and
-submodules are read off the records of `_parameters`, `_buffers` and `_modules`, in the order in which
-`nn.Module.state_dict` lists them. Modules that contain themselves, and ones shared so often that their state dicts
-would explode, are refused.
+Guarantees: no class or hook is needed or run. A module's parameters, persistent buffers and submodules are read from
+the records of `_parameters`, `_buffers` and `_modules`, in the order of `nn.Module.state_dict`; modules that contain
+themselves, or are shared so often that their state dicts would explode, are refused. A wrapped tensor that the file
+holds completely is a tensor like any other; of the others only shape and dtype are known, and why their values are not.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .storages import dtype_name, outline
 
 @dataclass(slots=True)
 class _Tables:
-    """What one module holds itself."""
+    """The direct content of one module."""
 
     own: list[tuple[str, object]]
     below: list[tuple[str, object]]
 
 
 def module_tables(record: object) -> PickledDict | None:
-    """The attributes of a pickled module; None where the record is no module."""
+    """Returns the attributes of a pickled module; None if the record is not a module."""
     if not isinstance(record, Reduced):
         return None
     for state in (record.state, *(record.args if isinstance(record.args, tuple) else ())):
@@ -48,10 +48,10 @@ class ModuleReader:
         self._work = 0
 
     def state_dict(self, record: Reduced) -> dict[str, object]:
-        """Lists what `state_dict()` of this module would hold, by full key.
+        """Returns what `state_dict()` of this module would hold, by full key.
 
         Raises:
-            CheckpointError: The module contains itself, is nested or shared beyond reason, or names an entry twice.
+            CheckpointError: The module contains itself, is nested or shared beyond reason, or has a duplicate key.
         """
         found: dict[str, object] = {}
         pending: list[tuple[str, object, int]] = [("", record, 0)]
@@ -62,10 +62,10 @@ class ModuleReader:
                 continue
             self._work += 1 + len(tables.own) + len(tables.below)
             if level > MOST_MODULE_LEVELS or self._work > MUCH_WORK + MOST_REPEATS * self._distinct:
-                raise _refusal("contains itself, or its parts are nested or shared beyond reason")
+                raise _refusal("it contains itself, or is nested or shared beyond reason")
             for name, value in tables.own:
                 if prefix + name in found:
-                    raise _refusal(f"names '{safe_text(prefix + name)}' twice")
+                    raise _refusal(f"duplicate key '{safe_text(prefix + name)}'")
                 found[prefix + name] = value
             pending.extend((f"{prefix}{name}.", child, level + 1) for name, child in reversed(tables.below))
         return found
@@ -81,12 +81,12 @@ class ModuleReader:
 
 def _refusal(what: str) -> CheckpointError:
     return CheckpointError(
-        f"a pickled module of this file {what}", "do not load this file; ask whoever made it for a state dict"
+        f"invalid pickled module: {what}", "do not load this file; ask whoever made it for a state dict"
     )
 
 
 def _own_entries(state: PickledDict) -> list[tuple[str, object]]:
-    # Modules saved before torch 1.5 do not have the set: all their buffers are persistent.
+    # Modules saved before torch 1.5 lack the set: all their buffers are persistent.
     transient = state.get("_non_persistent_buffers_set")
     items = transient.items if isinstance(transient, PickledSet) else ()
     skipped = {name for name in items if type(name) is str}
@@ -103,20 +103,20 @@ def _table(state: PickledDict, name: str) -> list[tuple[str, object]]:
 
 
 WITHHELD = "withheld"
-"""The detail that says why a tensor's values are not in the file, or not as they are."""
+"""The detail that says why a tensor's values are not in the file."""
 WHOLE = (
     "save it whole and plain, where it was made: for processes "
     "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
     "torch.distributed.checkpoint.state_dict, of quantized tensors their .dequantize()"
 )
-"""What to do about it."""
+"""The fix for such a file."""
 _REBUILT = frozenset({"torch._tensor._rebuild_from_type_v2", "torch.tensor._rebuild_from_type_v2"})
 _WRAPPER = "torch._utils._rebuild_wrapper_subclass"
 _PARAMETERS = frozenset({"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"})
 
 
 def wrapped_tensor(record: object) -> TensorEntry | None:
-    """The tensor that a record of a wrapping class stands for; None where the record is something else."""
+    """Returns the tensor that an object of a wrapping class represents; None if the record is something else."""
     if isinstance(record, Reduced) and record.type in _PARAMETERS and isinstance(record.args, tuple) and record.args:
         record = record.args[0]
     args = record.args if isinstance(record, Reduced) and record.type in _REBUILT else None
@@ -134,20 +134,20 @@ def wrapped_tensor(record: object) -> TensorEntry | None:
         return _of_dtensor(whole, attributes)
     if kind.name.rpartition(".")[2] == "ShardedTensor":
         return _of_sharded_tensor(whole, state)
-    return _withheld(whole, f"a {safe_text(kind.full_name)}, whose values its class computes from other tensors")
+    return _withheld(whole, f"a {safe_text(kind.full_name)}, whose class computes its values from other tensors")
 
 
 def refuse_withheld(label: str, entries: Iterable[tuple[str, Node]]) -> None:
-    """Raises CheckpointError where the values of tensors that are needed are not in the file.
+    """Raises CheckpointError if the file does not hold the values of needed tensors.
 
     Args:
         label: How messages name the file.
-        entries: What is needed, by key.
+        entries: The needed entries, by key.
     """
     found = {k: e.details[WITHHELD] for k, e in entries if isinstance(e, TensorEntry) and WITHHELD in e.details}
     if found:
-        told = phrases(f"{safe_text(key)} is {why}" for key, why in found.items())
-        raise CheckpointError(f"{label} does not hold {counted(len(found), 'tensor')} as a whole: {told}", WHOLE)
+        reasons = phrases(f"{safe_text(key)} is {why}" for key, why in found.items())
+        raise CheckpointError(f"{label} does not hold all values of {counted(len(found), 'tensor')}: {reasons}", WHOLE)
 
 
 def _of_dtensor(whole: TensorEntry, attributes: Mapping[str, object]) -> TensorEntry:
@@ -157,7 +157,7 @@ def _of_dtensor(whole: TensorEntry, attributes: Mapping[str, object]) -> TensorE
         return _withheld(whole, "a DTensor whose local tensor is not in the file")
     partial = any(isinstance(each, Reduced) and "Partial" in each.type for each in placements)
     if partial or (local.shape, local.dtype) != (whole.shape, whole.dtype):
-        return _withheld(whole, f"a share {shape(local.shape)} of a DTensor {shape(whole.shape)}")
+        return _withheld(whole, f"a shard {shape(local.shape)} of a DTensor {shape(whole.shape)}")
     return local
 
 
@@ -166,8 +166,8 @@ def _of_sharded_tensor(whole: TensorEntry, state: object) -> TensorEntry:
     found = [_attributes(each.state).get("tensor") for each in shards if isinstance(each, Reduced)]
     if len(found) == 1 and isinstance(found[0], TensorEntry) and found[0].shape == whole.shape:
         return found[0]
-    told = [shape(each.shape) for each in found if isinstance(each, TensorEntry)]
-    return _withheld(whole, f"a share {' and '.join(told[:3]) or '(none)'} of a ShardedTensor {shape(whole.shape)}")
+    local = [shape(each.shape) for each in found if isinstance(each, TensorEntry)]
+    return _withheld(whole, f"a shard {' and '.join(local[:3]) or '(none)'} of a ShardedTensor {shape(whole.shape)}")
 
 
 def _withheld(whole: TensorEntry, why: str) -> TensorEntry:
@@ -175,7 +175,7 @@ def _withheld(whole: TensorEntry, why: str) -> TensorEntry:
 
 
 def _attributes(state: object) -> dict[str, object]:
-    """What BUILD gives to an object; a class with slots has a tuple of both."""
+    """The attributes that BUILD gives an object; for a class with slots, the slots as well."""
     states = state if isinstance(state, tuple) else (state,)
     return {
         name: value

@@ -1,7 +1,8 @@
-"""Storages and sizes as a pickle gives them, and tensors that look into a storage.
+"""Storages, shapes, views and NumPy arrays, as a pickle describes them.
 
-Guarantees: a view lies inside its storage, and a tensor without values is one that a memory could hold, by arithmetic
-that cannot overflow.
+Guarantees: a view lies inside its storage, and a tensor without values could fit in memory, by arithmetic that cannot
+overflow. NumPy is neither imported nor called: an array is read from the record of the call that would make it, and
+only if type, shape and bytes match.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from ..limits import LARGEST_NUMBER, MOST_DIMENSIONS
 from ..tree import ITEMSIZE, Storage, TensorEntry, contiguous
 from .records import Global, Reduced
 
-PLAIN: Mapping[str, TensorEntry] = MappingProxyType({})
-"""The components of a tensor that is one run of bytes."""
+_NO_COMPONENTS: Mapping[str, TensorEntry] = MappingProxyType({})
 NO_DETAILS: Mapping[str, object] = MappingProxyType({})
 
 STORAGE_DTYPES: Mapping[str, str] = {
@@ -28,12 +28,32 @@ STORAGE_DTYPES: Mapping[str, str] = {
     "ComplexDoubleStorage": "complex128", "QInt8Storage": "qint8", "QUInt8Storage": "quint8",
     "QInt32Storage": "qint32", "UntypedStorage": "uint8", "_UntypedStorage": "uint8",
 }  # fmt: skip
-"""dtype by the name of the class that a pickle names."""
+"""Name of a storage class → dtype."""
+
+_PLACES = ("numpy.core", "numpy._core")
+_ARRAYS = frozenset(f"{place}.multiarray._reconstruct" for place in _PLACES)
+_SCALARS = frozenset(f"{place}.multiarray.scalar" for place in _PLACES)
+_BUFFERS = frozenset(f"{place}.numeric._frombuffer" for place in _PLACES)
+"""The function of protocol 5, with the arguments bytes, type, shape and order."""
+ARRAY = "array"
+"""The detail of a tensor that was a NumPy array."""
+_FORMATS: Mapping[str, str] = MappingProxyType(
+    {"bool": "?", "float16": "e", "float32": "f", "float64": "d"}
+    | {"int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint8": "B", "uint16": "H", "uint32": "I", "uint64": "Q"}
+)
+"""dtype → its `struct` format."""
+NUMPY_DTYPES: Mapping[str, str] = {
+    "b1": "bool", "i1": "int8", "i2": "int16", "i4": "int32", "i8": "int64",
+    "u1": "uint8", "u2": "uint16", "u4": "uint32", "u8": "uint64",
+    "f2": "float16", "f4": "float32", "f8": "float64", "c8": "complex64", "c16": "complex128",
+}  # fmt: skip
+
+_OF_NUMPY: Mapping[str, object] = MappingProxyType({ARRAY: True})
 
 
 @dataclass(frozen=True, slots=True)
 class TypedStorage:
-    """A storage as a pickle refers to it."""
+    """A storage with the dtype and location that the pickle gives it."""
 
     storage: Storage
     dtype: str
@@ -41,35 +61,39 @@ class TypedStorage:
 
 
 def storage_dtype(storage_type: object) -> str | None:
-    """The element type of a storage class that a pickle names; None where it is not known."""
+    """Returns the dtype of a pickled storage class; None if it is unknown."""
     if not isinstance(storage_type, Global) or storage_type.module.partition(".")[0] != "torch":
         return None
     return STORAGE_DTYPES.get(storage_type.name)
 
 
 def dtype_name(dtype: object) -> str | None:
-    """The name torch gives a pickled dtype; None where it is not one that can be read."""
+    """Returns torch's name of a pickled dtype; None if it is unsupported."""
     if isinstance(dtype, Global) and dtype.module == "torch" and dtype.name in ITEMSIZE:
         return dtype.name
     return None
 
 
 def shape_of(size: object) -> tuple[int, ...]:
-    """A tuple of sane sizes out of a pickled tuple, list or ``torch.Size``."""
+    """Returns the shape that a pickled tuple, list or ``torch.Size`` holds.
+
+    Raises:
+        CheckpointError: It holds anything but non-negative integers, or too many of them.
+    """
     if isinstance(size, Reduced) and size.type == "torch.Size" and isinstance(size.args, tuple) and len(size.args) == 1:
         size = size.args[0]
     if not isinstance(size, tuple | list) or len(size) > MOST_DIMENSIONS:
-        raise malformed("its shape is no list of sizes")
+        raise malformed("its shape is not a list of sizes")
     for dimension in size:
         if type(dimension) is not int or not 0 <= dimension < LARGEST_NUMBER:
-            raise malformed("its shape or strides are no sizes")
+            raise malformed("shape and stride must be non-negative integers")
     return tuple(size)
 
 
 def malformed(what: str) -> CheckpointError:
-    """What to raise where a tensor is described by what torch does not write."""
+    """Returns the refusal of a tensor that is described in a way torch does not write."""
     return CheckpointError(
-        f"a tensor of this file is not what torch writes: {what}",
+        f"invalid tensor: {what}",
         "do not load this file; ask whoever made it for a safetensors file",
     )
 
@@ -82,15 +106,15 @@ def viewed(
     stride: object,
     details: Mapping[str, object] = NO_DETAILS,
 ) -> TensorEntry:
-    """A dense tensor that looks into a storage.
+    """Returns a dense tensor that is a view of a storage.
 
     Raises:
-        CheckpointError: It reaches outside the storage, or is described by what are no sizes.
+        CheckpointError: It exceeds the storage, or its offset, shape and stride are invalid.
     """
     if type(size) is not tuple or type(stride) is not tuple:
         size, stride = shape_of(size), shape_of(stride)
     if type(offset) is not int or not 0 <= offset < LARGEST_NUMBER or not len(size) == len(stride) <= MOST_DIMENSIONS:
-        raise malformed("its offset, shape and strides do not belong together")
+        raise malformed("offset, shape and stride do not match")
     count, last = 1, offset
     for dimension, step in zip(size, stride, strict=True):
         if (
@@ -98,68 +122,47 @@ def viewed(
             or type(step) is not int
             or not (0 <= dimension < LARGEST_NUMBER and 0 <= step < LARGEST_NUMBER)
         ):
-            raise malformed("its shape or strides are no sizes")
+            raise malformed("shape and stride must be non-negative integers")
         count *= dimension
         last += (dimension - 1) * step
         if count >= LARGEST_NUMBER:
-            raise malformed("its shape is beyond any memory")
+            raise malformed("its shape exceeds any memory")
     storage = typed.storage
     if count and (last + 1) * ITEMSIZE[dtype] > storage.nbytes:
         raise malformed(
-            f"a view of {safe_text(list(size))} elements lies outside its storage '{safe_text(storage.key)}' "
+            f"a view of {safe_text(list(size))} elements exceeds its storage '{safe_text(storage.key)}' "
             f"of {storage.nbytes:,} bytes"
         )
-    return TensorEntry(dtype, size, stride, offset, storage, typed.location, "strided", PLAIN, details)
+    return TensorEntry(dtype, size, stride, offset, storage, typed.location, "strided", _NO_COMPONENTS, details)
 
 
 def outline(
     dtype: str, size: object, stride: object, location: str = "cpu", details: Mapping[str, object] = NO_DETAILS
 ) -> TensorEntry:
-    """A tensor without values.
+    """Returns a tensor without values.
 
     Raises:
-        CheckpointError: No memory could hold it, or it is described by what are no sizes.
+        CheckpointError: It exceeds any memory, or its shape and stride are invalid.
     """
-    made = TensorEntry(dtype, shape_of(size), shape_of(stride), 0, None, location, "strided", PLAIN, details)
+    made = TensorEntry(dtype, shape_of(size), shape_of(stride), 0, None, location, "strided", _NO_COMPONENTS, details)
     if len(made.shape) != len(made.stride) or made.nbytes >= LARGEST_NUMBER:
-        raise malformed("its shape is beyond any memory, or does not belong to its strides")
+        raise malformed("its shape exceeds any memory, or does not match its stride")
     return made
-
-
-_PLACES = ("numpy.core", "numpy._core")
-_ARRAYS = frozenset(f"{place}.multiarray._reconstruct" for place in _PLACES)
-_SCALARS = frozenset(f"{place}.multiarray.scalar" for place in _PLACES)
-_BUFFERS = frozenset(f"{place}.numeric._frombuffer" for place in _PLACES)
-"""What protocol 5 calls: with the bytes, type, shape and order."""
-ARRAY = "array"
-"""The detail of a tensor that was an array of NumPy's."""
-_FORMATS: Mapping[str, str] = MappingProxyType(
-    {"bool": "?", "float16": "e", "float32": "f", "float64": "d"}
-    | {"int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint8": "B", "uint16": "H", "uint32": "I", "uint64": "Q"}
-)
-"""How `struct` calls NumPy's dtypes."""
-NUMPY_DTYPES: Mapping[str, str] = {
-    "b1": "bool", "i1": "int8", "i2": "int16", "i4": "int32", "i8": "int64",
-    "u1": "uint8", "u2": "uint16", "u4": "uint32", "u8": "uint64",
-    "f2": "float16", "f4": "float32", "f8": "float64", "c8": "complex64", "c16": "complex128",
-}  # fmt: skip
-
-_OF_NUMPY: Mapping[str, object] = MappingProxyType({ARRAY: True})
 
 
 @dataclass(frozen=True, slots=True)
 class PickledArray:
-    """What a pickle says of an array."""
+    """A NumPy array as a pickle describes it."""
 
     dtype: str
-    """torch's name."""
+    """torch's name of it."""
     shape: tuple[int, ...]
     fortran: bool
     data: bytes | bytearray
     big_endian: bool
 
     def entry(self) -> TensorEntry:
-        """The tensor that it is."""
+        """Returns it as a tensor."""
         stride = contiguous(self.shape)
         if self.fortran:
             stride = tuple(reversed(contiguous(self.shape[::-1])))
@@ -168,12 +171,12 @@ class PickledArray:
 
 
 def is_array(record: object) -> bool:
-    """Whether a record is an array, of whatever type."""
+    """Returns whether a record is an array, of any type."""
     return isinstance(record, Reduced) and (record.type in _ARRAYS or record.type in _BUFFERS)
 
 
 def pickled_array(record: object) -> PickledArray | None:
-    """Reads an array of numbers; None where the record is something else."""
+    """Reads an array of numbers; None if the record is something else."""
     parts = _parts(record)
     if parts is None:
         return None
@@ -190,7 +193,7 @@ def pickled_array(record: object) -> PickledArray | None:
 
 
 def pickled_number(record: object) -> bool | int | float | None:
-    """Reads a scalar of NumPy's (``np.float64(2.5)``) as Python's number; None where the record is something else."""
+    """Reads a NumPy scalar (``np.float64(2.5)``) as a Python number; None if the record is something else."""
     if not isinstance(record, Reduced) or record.type not in _SCALARS or not isinstance(record.args, tuple):
         return None
     kind, raw = record.args if len(record.args) == 2 else (None, None)
@@ -203,7 +206,7 @@ def pickled_number(record: object) -> bool | int | float | None:
 
 
 def objects_of(record: object) -> tuple[int, Sequence[object]] | None:
-    """The dimensions of an array of Python objects and what it holds; None where the record is something else."""
+    """Returns an object array's number of dimensions and its items; None if the record is something else."""
     parts = _parts(record)
     if parts is None or not isinstance(parts[3], list) or not _is_shape(parts[0]):
         return None
@@ -211,7 +214,7 @@ def objects_of(record: object) -> tuple[int, Sequence[object]] | None:
 
 
 def device_tensor_from_array(function: Global, args: tuple[object, ...]) -> object:
-    """``_rebuild_device_tensor_from_numpy``: array, dtype, device, requires_grad; so were tensors of a TPU saved."""
+    """``_rebuild_device_tensor_from_numpy``: array, dtype, device, requires_grad (written for TPU tensors)."""
     array = pickled_array(args[0]) if len(args) == 4 else None
     dtype = args[1] if len(args) == 4 else None
     if array is None or not isinstance(dtype, Global) or dtype.full_name != f"torch.{array.dtype}":
@@ -223,7 +226,7 @@ def device_tensor_from_array(function: Global, args: tuple[object, ...]) -> obje
 
 
 def _parts(record: object) -> tuple[tuple[int, ...], object, bool, object] | None:
-    """Shape, type, whether the first dimension runs fastest, and the content."""
+    """Shape, type, whether the order is Fortran's, and the content."""
     if not isinstance(record, Reduced):
         return None
     if record.type in _ARRAYS:
@@ -251,7 +254,7 @@ def _dtype(kind: object) -> tuple[str, bool] | None:
 
 
 def _bytes(raw: object) -> bytes | bytearray | None:
-    """The bytes themselves, or the text that protocol 2 writes them as."""
+    """The bytes, also where protocol 2 writes them as text."""
     if isinstance(raw, Reduced) and raw.type == "_codecs.encode" and isinstance(raw.args, tuple) and raw.args:
         text = raw.args[0]
         try:

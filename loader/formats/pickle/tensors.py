@@ -1,8 +1,8 @@
-"""Recognises tensors in what a pickle says.
+"""Recognises the calls that rebuild tensors.
 
-Guarantees: a tensor becomes a `TensorEntry` only where its storage is in the file with exactly the declared size and
-its view lies inside that storage, by arithmetic that cannot overflow. What torch's own functions would make of such
-arguments is never tried out. A tensor of a kind that is not known stays a plain record.
+Guarantees: a call becomes a `TensorEntry` only if its storage is in the file with exactly the declared size and its
+view lies inside that storage, by arithmetic that cannot overflow. Torch's own functions are never called. An unknown
+kind of tensor stays a plain record.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def _tensor_v3(function: Global, args: tuple[object, ...]) -> object:
 
 def _with_bits(details: Mapping[str, object], metadata: object) -> Mapping[str, object]:
     if not isinstance(metadata, PickledDict):
-        raise malformed("its metadata is no dict")
+        raise malformed("its metadata is not a dict")
     bits = {name: True for name in ("conj", "neg") if metadata.get(name) is True}
     return {**details, **bits} if bits else details
 
 
 def _parameter(function: Global, args: tuple[object, ...]) -> object:
-    """``_rebuild_parameter``, with or without the attributes of the parameter as a fourth argument."""
+    """``_rebuild_parameter``: tensor, requires_grad, hooks, and maybe the parameter's attributes."""
     if len(args) < 3 or not isinstance(args[0], TensorEntry):
         return _not_known(function, args)
     details = {**args[0].details, "parameter": True, "requires_grad": args[1] is True}
@@ -69,7 +69,7 @@ def _parameter(function: Global, args: tuple[object, ...]) -> object:
 def _called_parameter(function: Global, args: tuple[object, ...]) -> object:
     """``Parameter(tensor, requires_grad)`` and ``Variable(tensor)``, as torch wrote them up to 0.4.
 
-    Up to 0.3 BUILD then gives them (requires_grad, volatile, hooks), for which their details are a dict of their own.
+    Up to 0.3 BUILD follows with (requires_grad, volatile, hooks), so their details must be a dict of their own.
     """
     flagged = len(args) == 2 and type(args[1]) is bool
     if not (flagged or len(args) == 1) or not isinstance(args[0], TensorEntry):
@@ -110,9 +110,9 @@ def _quantized(function: Global, args: tuple[object, ...]) -> object:
         if not isinstance(scales, TensorEntry) or not isinstance(zero_points, TensorEntry):
             return _not_known(function, args)
         if type(axis) is not int or not 0 <= axis < len(data.shape):
-            raise malformed("its quantisation axis is none of its dimensions")
+            raise malformed("its quantization axis is not one of its dimensions")
         if not scales.shape == zero_points.shape == (data.shape[axis],):
-            raise malformed("its quantisation scales do not match its shape")
+            raise malformed("its quantization scales do not match its shape")
         components.update(scales=scales, zero_points=zero_points)
         details["axis"] = axis
     else:
@@ -123,7 +123,7 @@ def _quantized(function: Global, args: tuple[object, ...]) -> object:
 def _scalar(value: object) -> int | float:
     if isinstance(value, int | float):
         return value
-    raise malformed("its quantisation scale is no number")
+    raise malformed("its quantization scale is not a number")
 
 
 def _sparse(function: Global, args: tuple[object, ...]) -> object:
@@ -193,7 +193,7 @@ def _ordered_dict(function: Global, args: tuple[object, ...]) -> object:
 
 
 def _set(function: Global, args: tuple[object, ...]) -> object:
-    """A set as picklers of protocol 2 and 3 write it: a call with a list."""
+    """A set as protocols 2 and 3 write it: a call with a list."""
     if len(args) != 1 or not isinstance(args[0], list):
         return Reduced(function, args)
     return PickledSet(args[0], frozen=function.name == "frozenset")
@@ -222,4 +222,4 @@ BUILDERS: Mapping[str, Builder] = {
     "builtins.set": _set,
     "builtins.frozenset": _set,
 }
-"""What makes a recognised object, by the name of what torch or Python would call."""
+"""Global → maker of the object that calling it would return."""

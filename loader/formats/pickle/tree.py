@@ -1,8 +1,8 @@
-"""From the records of a pickle to the tree of what is in the file.
+"""Builds the tree of a file's content from the records of its pickle.
 
 Guarantees: walks without recursion and once per object, so that cycles, shared objects and deep nesting cost nothing;
-a name that stands twice in one dict is refused instead of guessed; objects appear as containers only where there are
-tensors in them.
+a duplicate key in a dict is refused; an object is a container only if it holds tensors. The text of a leaf is short and
+harmless whatever the file holds, and takes time proportional to the entry; nothing is converted, hashed or compared.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .records import Global, PersistentId, PickledDict, PickledSet, Reduced
 from .storages import is_array, objects_of, pickled_array
 
 _NOT_METADATA = "assign_to_params_buffers"
-"""torch's own switch, which a file must not be able to throw."""
+"""A switch of torch's that a file must not be able to set."""
 
 
 def build_tree(root: object) -> Container:
-    """Makes the tree of a file's root object.
+    """Builds the tree of a file's root object.
 
     Raises:
-        CheckpointError: A key stands twice in one dict.
+        CheckpointError: A dict has a duplicate key.
     """
     return _Tree().grow(root)
 
@@ -114,7 +114,7 @@ class _Tree:
         return _attributes(record) if record.items is None else enumerate(record.items)
 
     def prune(self, root: Container) -> None:
-        """Turns objects without a tensor below them into leaves."""
+        """Turns objects that hold no tensor into leaves."""
         holding: set[int] = set()
         rising = [c for c in self.known.values() if c.kind == "module" or any(map(_is_tensor, c.children.values()))]
         while rising:
@@ -129,7 +129,7 @@ class _Tree:
 
 
 def _tensor(record: object) -> TensorEntry | None:
-    """The tensor that an array, or an object of a class that wraps tensors, stands for."""
+    """The tensor that an array, or an object of a class that wraps tensors, represents."""
     array = pickled_array(record)
     return wrapped_tensor(record) if array is None else array.entry()
 
@@ -155,7 +155,7 @@ def _kind(record: object) -> str:
 
 
 def _unwrapped(record: object) -> object:
-    """What an array of one Python object and no dimension holds, as `numpy.save` writes a dict."""
+    """The one object in a 0-d object array, which is how `numpy.save` writes a dict."""
     for _ in range(MOST_LEVELS):
         array = objects_of(record)
         if array is None or array[0] or len(array[1]) != 1:
@@ -172,20 +172,20 @@ def _is_plain(record: object) -> bool:
 
 def _twice(name: str) -> CheckpointError:
     return CheckpointError(
-        f"the key '{safe_text(name)}' stands twice in one dict of this file",
+        f"duplicate key '{safe_text(name)}' in a dict",
         "do not load this file; save it again with one value per key",
     )
 
 
 def _attributes(record: Reduced) -> Iterable[tuple[object, object]]:
-    """An object's attributes, those in slots as well; where it has none, what it is made from."""
+    """An object's attributes and slots; if it has none, its constructor's arguments."""
     states = record.state if isinstance(record.state, tuple) else (record.state,)
     found = [pair for state in states if isinstance(state, PickledDict) for pair in state.pairs()]
     return found or enumerate(record.args if isinstance(record.args, tuple) else ())
 
 
 def _metadata(state: object) -> dict[str, dict[str, object]]:
-    """Torch's notes on the module versions a state dict came from: plain values only."""
+    """Torch's notes on the module versions of a state dict: plain values only."""
     notes = state.get("_metadata") if isinstance(state, PickledDict) else None
     if not isinstance(notes, PickledDict):
         return {}
@@ -206,19 +206,19 @@ PLAIN = (type(None), bool, int, float, str, bytes, bytearray)
 
 
 def leaf(record: object) -> Leaf:
-    """Describes an entry that is no tensor and holds none."""
+    """Describes an entry that is neither a tensor nor holds any."""
     return Leaf(type_of(record), text_of(record), record)
 
 
 def key_of(key: object, index: int) -> str:
-    """Names a child whose key is no text, or one so long that every path below it would be."""
+    """Names a child whose key is not text, or is too long to be part of a path."""
     if type(key) is str:
         return f"{key[:LONGEST_KEY]}… ({index})"
     return text_of(key) if isinstance(key, PLAIN) else f"<{type_of(key)} {index}>"
 
 
 def type_of(record: object) -> str:
-    """The type of an entry, as the file names it."""
+    """Returns the type of an entry, as the file names it."""
     if isinstance(record, Reduced | PickledDict):
         return "numpy.ndarray" if is_array(record) else record.type
     if isinstance(record, Global):
@@ -233,7 +233,7 @@ def type_of(record: object) -> str:
 
 
 def text_of(record: object) -> str:
-    """The value of a plain entry, or how much a compound one holds."""
+    """Returns the value of a plain entry, or the size of a compound one."""
     if isinstance(record, str):
         return _short(record)
     if isinstance(record, int) and record.bit_length() > MOST_BITS:

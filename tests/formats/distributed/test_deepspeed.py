@@ -248,7 +248,7 @@ def test_shapes_that_lie_are_refused(stage: int, tmp_path: Path) -> None:
             "the pieces of 'frozen.weight' hold 2 of its 9 elements, as float32",
         ),
         (lambda state: state["param_shapes"].append({}), "declares 2 groups of parameters, and its processes hold 1"),
-        (lambda state: state["param_shapes"][0].update({"b.weight": "x"}), "its shape is no list of sizes"),
+        (lambda state: state["param_shapes"][0].update({"b.weight": "x"}), "its shape is not a list of sizes"),
     ],
 )
 def test_model_states_that_are_not_deepspeeds_are_refused(edit: Any, told: str, tmp_path: Path) -> None:

@@ -58,20 +58,20 @@ NONSENSE = {
 @pytest.mark.parametrize("case", OUTSIDE)
 def test_a_view_outside_its_storage_is_refused(case: str, tmp_path: Path) -> None:
     message = refusal(tmp_path, OUTSIDE[case])
-    assert "lies outside its storage 'data/0' of 16 bytes" in message
+    assert "exceeds its storage 'data/0' of 16 bytes" in message
 
 
 @pytest.mark.parametrize("case", NONSENSE)
 def test_what_torch_does_not_write_is_refused(case: str, tmp_path: Path) -> None:
     told = refusal(tmp_path, NONSENSE[case])
-    assert told.startswith(f"{tmp_path}/a.pt: a tensor of this file is not what torch writes: ")
+    assert told.startswith(f"{tmp_path}/a.pt: invalid tensor: ")
 
 
 def test_what_torch_does_not_write_is_told_with_its_key(tmp_path: Path) -> None:
     entries = {"fine": view(STORAGE, 0, (2,), (1,)), "odd": NONSENSE["negative size"]}
     with pytest.raises(CheckpointError) as caught:
         opened(tmp_path, {"state": entries})
-    assert caught.value.message.startswith(f"{tmp_path}/a.pt, 'odd': a tensor of this file is not what torch writes: ")
+    assert caught.value.message.startswith(f"{tmp_path}/a.pt, 'odd': invalid tensor: ")
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,11 @@ def quantized(*quantizer: Any) -> Call:
 @pytest.mark.parametrize(
     ("quantizer", "reason"),
     [
-        ((torch.per_tensor_affine, "x", 0), "its quantisation scale is no number"),
-        ((torch.per_channel_affine, view(STORAGE, 0, (2,), (1,)), view(STORAGE, 0, (2,), (1,)), 2), "is none of its"),
+        ((torch.per_tensor_affine, "x", 0), "its quantization scale is not a number"),
+        (
+            (torch.per_channel_affine, view(STORAGE, 0, (2,), (1,)), view(STORAGE, 0, (2,), (1,)), 2),
+            "is not one of its",
+        ),
         ((torch.per_channel_affine, view(STORAGE, 0, (2,), (1,)), view(STORAGE, 0, (2,), (1,)), 1), "do not match"),
     ],
 )

@@ -176,10 +176,10 @@ def test_a_pickled_tensor_is_read_inertly(path: Path) -> None:
 
 INT = {"as_int": 1 << 62}
 LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "shape": (lambda e: e["tensor_meta"].update(sizes=[INT, INT]), "its shape is beyond any memory"),
-    "more": (lambda e: e["tensor_meta"].update(sizes=[{"as_int": 4}, {"as_int": 2}]), "lies outside its storage"),
-    "offset": (lambda e: e["tensor_meta"].update(storage_offset={"as_int": -1}), "do not belong together"),
-    "text": (lambda e: e["tensor_meta"].update(sizes=[{"as_int": "3"}, {"as_int": 2}]), "are no sizes"),
+    "shape": (lambda e: e["tensor_meta"].update(sizes=[INT, INT]), "its shape exceeds any memory"),
+    "more": (lambda e: e["tensor_meta"].update(sizes=[{"as_int": 4}, {"as_int": 2}]), "exceeds its storage"),
+    "offset": (lambda e: e["tensor_meta"].update(storage_offset={"as_int": -1}), "shape and stride do not match"),
+    "text": (lambda e: e["tensor_meta"].update(sizes=[{"as_int": "3"}, {"as_int": 2}]), "non-negative integers"),
     "name": (lambda e: e["tensor_meta"].update(sizes=[{"as_name": "s0"}]), "does not say what 'turned' is"),
     "list": (lambda e: e.update(tensor_meta=[]), "does not say what 'turned' is"),
     "type": (lambda e: e["tensor_meta"].update(dtype=[]), "does not say what 'turned' is"),
