@@ -15,7 +15,7 @@ from typing import Any
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 
-from ..files.packages import package_folders
+from ..files.path import package_folders
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""One regular file, opened once.
+"""One regular file, opened once, and reading ahead in it.
 
-Guarantees: only a regular file is ever opened, as `descriptors` says; reads are bounded by the
-size the file had when it was opened; all tensors of a file share one private copy-on-write mapping, so that writing
-to a tensor never reaches the file.
+Guarantees: reads are bounded by the size that the file had when it was opened; all tensors of a file share one private
+copy-on-write mapping, so writing to a tensor never reaches the file. Reading ahead only advises the system, in the
+background; a file whose wanted bytes seem to be cached is left alone, and errors are left for the reader to find.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import hashlib
 import mmap
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from ..errors import CheckpointError
-from .descriptors import Descriptor, changed, read_at, read_into_at
-from .mapping import drop_pages, map_private
+from .descriptors import Descriptor, changed, drop_pages, map_private, read_at, read_into_at
 from .path import shown_path
 
 if TYPE_CHECKING:
@@ -28,6 +27,17 @@ if TYPE_CHECKING:
     from ..formats.pickle.records import Global
 
 _CHUNK = 4 << 20
+_CLOSE_ENOUGH = 256 << 10
+"""Two wanted ranges with a smaller gap are read ahead as one."""
+_ADVISED = 512 << 10
+"""Linux cuts a longer request down to about this; many of them are what keeps a disk busy."""
+_PROBES = 64
+"""At so many places it is looked whether a file is in memory: advice for each of its pieces would, where it changes
+nothing, take the interpreter from the thread that loads thousands of times."""
+_posix: Any = os
+"""Python's module with the names that it has on POSIX systems alone."""
+_WITHOUT_WAITING = getattr(os, "RWF_NOWAIT", None)
+Range = tuple[int, int]
 
 
 class CheckpointFile:
@@ -193,3 +203,53 @@ class CheckpointFile:
         return CheckpointError(
             f"{shown_path(self.path)} cannot be read: {error.strerror}", "check the disk, or copy the file again"
         )
+
+
+def read_ahead(wanted: Iterable[tuple[CheckpointFile, Iterable[Range]]]) -> None:
+    """Has the system read (offset, length) ranges of files.
+
+    It goes on after the files are closed: a mapped tensor may be looked at only then.
+    """
+    if hasattr(os, "posix_fadvise"):
+        merged = [(file, _merged(ranges)) for file, ranges in wanted]
+        threading.Thread(target=_advise, args=(merged,), name="read-ahead", daemon=True).start()
+
+
+def _advise(wanted: Sequence[tuple[CheckpointFile, Sequence[Range]]]) -> None:
+    for file, ranges in wanted:
+        try:
+            descriptor = file.open_again()
+        except CheckpointError:
+            continue  # changed or gone: whoever reads it is told
+        try:
+            pieces = [(at, min(_ADVISED, end - at)) for start, end in ranges for at in range(start, end, _ADVISED)]
+            if not _all_here(descriptor, pieces):
+                for offset, length in pieces:
+                    _posix.posix_fadvise(descriptor, offset, length, _posix.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
+
+
+def _all_here(descriptor: int, pieces: Sequence[Range]) -> bool:
+    """Whether evenly spread places among the pieces, the last one with them, can be read without waiting for a disk."""
+    if _WITHOUT_WAITING is None:
+        return False
+    step = max(1, -(-len(pieces) // _PROBES))
+    byte = bytearray(1)
+    try:
+        return all(
+            _posix.preadv(descriptor, [byte], offset + length - 1, _WITHOUT_WAITING)
+            for offset, length in [*pieces[::step], *pieces[-1:]]
+        )
+    except OSError:  # it would have to wait, or this file system cannot tell
+        return False
+
+
+def _merged(ranges: Iterable[Range]) -> list[Range]:
+    merged: list[Range] = []
+    for offset, length in sorted(ranges):
+        if merged and offset <= merged[-1][1] + _CLOSE_ENOUGH:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], offset + length))
+        else:
+            merged.append((offset, offset + length))
+    return merged

@@ -1,11 +1,14 @@
-"""From the path a user writes to a file on this machine.
+"""From the path a user types to a file on this machine.
 
-Guarantees: `~` and `pkg://` are resolved, a relative path starts at the working directory, and a path that leads
-nowhere is answered with the absolute path that was tried and the names in that folder that look like it.
+Guarantees: `~` and `pkg://` are resolved without importing the package, a relative path starts at the working
+directory, and the message for a missing file has the absolute path that was tried and similar names in its folder.
+`leads_out` finds symbolic links that leave a checkpoint's folder; the only ordinary case is the Hugging Face cache,
+whose `models--…/snapshots/REVISION/NAME` link into `models--…/blobs`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -13,7 +16,6 @@ from pathlib import Path, PurePosixPath
 from ..errors import CheckpointError
 from ..text import lines
 from ..text.wording import closest, listing, safe_text
-from .packages import package_folders
 
 _PACKAGE = "pkg://"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -146,3 +148,50 @@ def _no_package(package: str, typed: str) -> CheckpointError:
         f"checkpoint.path is {shown_path(typed)}, and there is no package '{safe_text(package)}' on the Python path",
         f"pip install the package, or set PYTHONPATH to the folder that holds {top}/",
     )
+
+
+def package_folders(package: str) -> list[Path]:
+    """Lists where a package's files are; empty where there is no such package.
+
+    Args:
+        package: Its dotted name.
+    """
+    top, *below = package.split(".")
+    if not all(map(str.isidentifier, (top, *below))):
+        return []
+    try:
+        spec = importlib.util.find_spec(top)  # it imports the parents of a dotted name; this one has none
+    except (ImportError, ValueError):
+        return []
+    locations = spec.submodule_search_locations if spec is not None else None
+    return [folder for place in locations or () if (folder := Path(place, *below)).is_dir()]
+
+
+_CACHED = "models--"
+_SNAPSHOTS = "snapshots"
+
+
+def leads_out(path: Path, folder: Path) -> Path | None:
+    """Where a path below a folder really leads, if that is outside; None where it stays.
+
+    Args:
+        path: A file below the folder; it need not exist.
+        folder: The checkpoint's folder.
+    """
+    root = Path(os.path.realpath(folder))
+    real = Path(os.path.realpath(path))
+    return None if real.is_relative_to(_cache_of(root) or root) else real
+
+
+def cached_repository(folder: Path) -> str:
+    """The name on the Hub of the model whose cache this folder belongs to; empty where it belongs to none."""
+    cache = _cache_of(Path(os.path.realpath(folder)))
+    return "" if cache is None else cache.name.removeprefix(_CACHED).replace("--", "/")
+
+
+def _cache_of(folder: Path) -> Path | None:
+    for snapshot in (folder, *folder.parents):
+        cache = snapshot.parent.parent
+        if snapshot.parent.name == _SNAPSHOTS and cache.name.startswith(_CACHED):
+            return cache
+    return None

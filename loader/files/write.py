@@ -1,13 +1,209 @@
-"""Small files that are there as a whole or not at all.
+"""Atomic writes.
 
 Guarantees: a reader sees the old content or the new one, never a part, whichever process writes meanwhile; nothing is
-written through a link that stands there.
+written through an existing link. `drafts` completes several files under hidden names before the first one replaces its
+target; the previous files are kept until the last one has, and an error, an interruption by the user or a scheduler's
+signal to end restores them and removes the drafts.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import secrets
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+
+from ..errors import ConfigError
+from ..runtime import terminable
+from ..text.lines import typed
+from ..text.wording import phrases
+from .descriptors import SAFE_FLAGS
+from .path import shown_path
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 64 << 20
+_ELSEWHERE = "convert.path=FILE   # on a disk with room for it, in a folder that takes it"
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE_FLAGS
+
+Write = Callable[[bytes | memoryview], None]
+
+
+class _WriteError(OSError):
+    """A file that the disk or the folder did not take; its name is the one that the user knows."""
+
+
+class Drafts:
+    """Files that are being written, until they take their places together."""
+
+    def __init__(self) -> None:
+        self._drafts: dict[Path, Path] = {}
+        self._hints: dict[str, str] = {}
+        """What to type where a place does not take its file."""
+        self._steps: list[tuple[Path, Path | None]] = []
+        """Places that are being changed, in this order: where, and the second name of the file that stood there."""
+        self._kept: list[Path] = []
+        """Second names of earlier files that are not needed any more."""
+
+    def write(self, path: Path, pieces: Iterable[bytes | memoryview], hint: str = _ELSEWHERE) -> None:
+        """Writes a file in full next to where it will stand; where that fails, `hint` is the line to type."""
+        self._hints[str(path)] = hint
+        self._drafts[path] = draft = _hidden(path)
+        with _named(path):
+            descriptor = os.open(draft, _FLAGS, 0o666)
+            try:
+                for piece in pieces:
+                    _write(descriptor, piece)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def settle(self, first: Iterable[Path], last: Iterable[Path]) -> None:
+        """Puts every file in its place, in the order in which they were written.
+
+        Args:
+            first: What has to be gone before, so that no reader takes half of the old and half of the new for a whole.
+            last: What is to be gone afterwards.
+
+        Raises:
+            ConfigError: Everything is in its place, and something of `last` cannot be removed.
+        """
+        for path in first:
+            with _named(path):
+                self._keep(path)
+                path.unlink(missing_ok=True)
+        for path, draft in self._drafts.items():
+            with _named(path):
+                self._keep(path)
+                draft.replace(path)
+        for folder in {path.parent for path in self._drafts}:
+            _sync(folder)
+        self._kept = [kept for _, kept in self._steps if kept is not None]
+        self._steps.clear()
+        _remove(last)
+        self._tidy()
+
+    def hint(self, path: str) -> str:
+        """What to type where a file cannot be written."""
+        return self._hints.get(path, _ELSEWHERE)
+
+    def discard(self) -> str:
+        """Puts back what stood there, takes away what was written, and says what became of it."""
+        told = []
+        restored = any(kept is not None for _, kept in self._steps)
+        for path, kept in reversed(self._steps):
+            try:
+                _undo(path, kept)
+            except OSError as error:
+                fault = f"{shown_path(path)} could not be {'taken away' if kept is None else 'put back'}"
+                told.append(f"{fault} ({_reason(error)})" + (f", it is kept as {shown_path(kept)}" if kept else ""))
+                log.error("%s", told[-1])
+        self._tidy()
+        if told:
+            return phrases(told)
+        return "nothing of it was left behind" + (", and what stood there is in its place again" if restored else "")
+
+    def _keep(self, path: Path) -> None:
+        """Gives what stands at a place a second name."""
+        kept = _hidden(path) if os.path.lexists(path) else None
+        self._steps.append((path, kept))
+        if kept is not None:
+            try:
+                os.link(path, kept, follow_symlinks=os.link not in os.supports_follow_symlinks)
+            except OSError:  # a file system without hard links; for a moment neither file stands there
+                path.replace(kept)
+
+    def _tidy(self) -> None:
+        for path in (*self._drafts.values(), *self._kept):
+            with suppress(OSError):  # under this name nobody takes it for a checkpoint
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def drafts() -> Iterator[Drafts]:
+    """Files to be written; whatever goes wrong before all of them are in their places leaves everything as it was.
+
+    Raises:
+        ConfigError: The disk or the folder does not take them.
+    """
+    made = Drafts()
+    with _terminable():
+        try:
+            yield made
+        except _WriteError as error:
+            raise ConfigError(
+                f"{shown_path(error.filename)} cannot be written: {_reason(error)}; {made.discard()}",
+                made.hint(error.filename),
+            ) from error
+        except BaseException:
+            made.discard()
+            raise
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error of the system is about the file that a user knows, not about its draft."""
+    try:
+        yield
+    except OSError as error:
+        raise _WriteError(error.errno, _reason(error), str(path)) from error
+
+
+def _hidden(path: Path) -> Path:
+    """A name in the same folder that nothing has and nobody reads."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
+
+
+def _undo(path: Path, kept: Path | None) -> None:
+    if kept is None:
+        path.unlink(missing_ok=True)
+    elif os.path.lexists(path) and os.path.lexists(kept) and path.lstat().st_ino == kept.lstat().st_ino:
+        kept.unlink()  # it was not replaced yet
+    elif os.path.lexists(kept):
+        kept.replace(path)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _terminable() -> AbstractContextManager[None]:
+    """Lets a process that a scheduler ends meanwhile tidy up; who has a handler already decides for itself."""
+    return terminable() if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else nullcontext()
+
+
+def _write(descriptor: int, piece: bytes | memoryview) -> None:
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[os.write(descriptor, rest[:_CHUNK]) :]
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{shown_path(path)}, of an earlier conversion, cannot be removed: {_reason(error)}",
+                typed("rm", str(path)),
+            ) from error
+
+
+def _sync(folder: Path) -> None:
+    """Makes the new names last; a folder that cannot be synced (Windows, some network disks) keeps them anyway."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(path: Path, content: bytes) -> None:

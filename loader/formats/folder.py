@@ -1,8 +1,8 @@
-"""Which file of a folder is the checkpoint.
+"""Which files belong to a checkpoint: the one of a folder, and all that a job reads.
 
 Guarantees: the names that Hugging Face's libraries write are known, safetensors before pickles; otherwise the folder
 must hold exactly one checkpoint. Where it holds several, nothing is guessed: they are listed, each with the line to
-type. Nothing that lies outside the folder is taken from it.
+type. Nothing outside the folder is taken from it. `Sources` recognises a file by any name or link that leads to it.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
-from ..files.confine import leads_out
 from ..files.file import CheckpointFile
-from ..files.path import called, path_override, shown_path
+from ..files.path import called, is_url, leads_out, path_override, shown_path
 from ..text.lines import typed
 from ..text.wording import counted, listing
 from .index import is_index, is_index_name, read_index
 from .names import ENDINGS
+from .tree import Checkpoint, TensorEntry
 
 log = logging.getLogger(__name__)
 
@@ -175,3 +176,50 @@ def _holds_checkpoint(folder: Path) -> bool:
     if folder.is_symlink() or not folder.is_dir() or not os.access(folder, os.R_OK):
         return False
     return any(name == DCP_METADATA or name.endswith((*ENDINGS, DCP_ENDING)) for name in listed(folder))
+
+
+class Sources:
+    """The files that a job reads.
+
+    Args:
+        checkpoints: The opened ones.
+        inputs: The config of the inputs that the model is run on.
+    """
+
+    def __init__(self, checkpoints: Iterable[Checkpoint], inputs: Any = None) -> None:
+        self._read = {inode(path) for path in (*_read_files(checkpoints), *_paths(inputs))}
+
+    def among(self, paths: Iterable[Path]) -> list[Path]:
+        """Those of some paths where such a file stands."""
+        return [path for path in paths if inode(path) in self._read]
+
+
+def inode(path: Path) -> tuple[int, int] | Path:
+    """What is the same for all names of a file; the path itself where none is there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return path
+    return found.st_dev, found.st_ino
+
+
+def _read_files(checkpoints: Iterable[Checkpoint]) -> Iterator[Path]:
+    """Every file that a checkpoint is read from, with all that lie in its folder where that is read as a whole."""
+    for checkpoint in checkpoints:
+        yield checkpoint.path
+        yield checkpoint.place
+        yield from checkpoint.place.iterdir() if checkpoint.place.is_dir() else ()
+        for _, container in checkpoint.root.walk():
+            entries = (entry for entry in container.children.values() if isinstance(entry, TensorEntry))
+            yield from (s.file.path for entry in entries for s in entry.storages() if s.file is not None)
+
+
+def _paths(inputs: Any) -> Iterator[Path]:
+    """The files that the specs of inputs name, however deep they stand in lists and mappings."""
+    if isinstance(inputs, Mapping):
+        path = inputs.get("path")
+        if isinstance(path, str) and not is_url(path):
+            yield Path(os.path.expanduser(path))  # noqa: PTH111  # pathlib raises on an unknown user
+        yield from (found for value in inputs.values() for found in _paths(value))
+    elif isinstance(inputs, Sequence) and not isinstance(inputs, str):
+        yield from (found for value in inputs for found in _paths(value))

@@ -14,9 +14,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ..errors import CheckpointError
-from ..files.file import CheckpointFile
+from ..files.file import CheckpointFile, read_ahead
 from ..files.path import shown_path
-from ..files.read_ahead import read_ahead
 from ..text.wording import counted, listing, safe_text
 from .checksums import Read, differing
 from .tree import Container, Storage, TensorEntry

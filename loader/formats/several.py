@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import CheckpointError
-from ..files.file import CheckpointFile
+from ..files.file import CheckpointFile, read_ahead
 from ..files.path import shown_path
-from ..files.read_ahead import read_ahead
 from ..text.wording import counted, listing, phrases, safe_text
 from .opened import Opened, OpenedFile
 from .tree import Container, Storage, TensorEntry

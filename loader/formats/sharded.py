@@ -12,9 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..errors import CheckpointError
-from ..files.confine import cached_repository, leads_out
 from ..files.file import CheckpointFile
-from ..files.path import shown_path
+from ..files.path import cached_repository, leads_out, shown_path
 from ..text.lines import typed
 from ..text.wording import counted, listing, phrases, safe_text
 from . import names

@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError, ConfigError
-from ..files.confine import leads_out
-from ..files.path import called, is_url, shown_path
+from ..files.path import called, is_url, leads_out, shown_path
 from ..files.write import write_whole
 from ..formats import open_checkpoint
 from ..formats.materialise import dtype_name

@@ -17,7 +17,7 @@ from ..apply.checks import refuse_without_data
 from ..apply.prepare import Prepared
 from ..errors import ConfigError, VerificationError
 from ..files.path import is_copy, shown_path
-from ..files.sources import Sources
+from ..formats.folder import Sources
 from ..formats.materialise import dtype_name
 from ..formats.memory import MemoryCheckpoint
 from ..module.dtype import floating_dtype

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from loader.files.mapping import map_private
+from loader.files.descriptors import map_private
 
 HUGE_PAGE = 2 << 20
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are listed in /proc alone")

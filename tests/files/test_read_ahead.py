@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loader.files import read_ahead
+from loader.files import file
 from loader.files.file import CheckpointFile
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no advice")
@@ -26,7 +26,7 @@ def advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Advise:
     path.write_bytes(os.urandom(SIZE))
 
     def run(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        read_ahead.read_ahead([(CheckpointFile(path), ranges)])
+        file.read_ahead([(CheckpointFile(path), ranges)])
         for thread in threading.enumerate():
             if thread.name == "read-ahead":
                 thread.join(60)
@@ -70,7 +70,7 @@ def test_a_system_that_cannot_tell_is_asked_for_all_of_it(advised: Advise, monke
 
 
 def test_a_python_that_cannot_ask_advises_all_of_it(advised: Advise, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_ahead, "_WITHOUT_WAITING", None)
+    monkeypatch.setattr(file, "_WITHOUT_WAITING", None)
     assert advised([(0, 10)]) == [(0, 10)]
 
 

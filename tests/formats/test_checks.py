@@ -124,7 +124,7 @@ def test_a_file_that_changes_after_it_was_opened_is_told(path: Path) -> None:
 
 def test_only_the_wanted_bytes_are_announced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     announced: list[Any] = []
-    monkeypatch.setattr("loader.files.read_ahead._WITHOUT_WAITING", None)  # as if none of it were in memory
+    monkeypatch.setattr("loader.files.file._WITHOUT_WAITING", None)  # as if none of it were in memory
     monkeypatch.setattr("os.posix_fadvise", lambda *args: announced.append(args))
     with open_checkpoint(path) as checkpoint:
         entry = checkpoint.root.tensors()["other"]

@@ -15,9 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ...errors import CheckpointError
-from ...files.confine import leads_out
 from ...files.file import CheckpointFile
-from ...files.path import shown_path
+from ...files.path import leads_out, shown_path
 from ...text.wording import safe_text
 from ..archives.zip import Archive
 from ..folder import DCP_ENDING as ENDING

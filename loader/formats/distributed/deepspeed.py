@@ -14,9 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ...errors import CheckpointError
-from ...files.confine import leads_out
 from ...files.file import CheckpointFile
-from ...files.path import path_override, shown_path
+from ...files.path import leads_out, path_override, shown_path
 from ...text.wording import counted, listing, safe_text
 from .. import sniff
 from ..folder import has_preferred, listed

@@ -19,9 +19,9 @@ from torch import nn
 from ...builder.embedded import untrusted
 from ...builder.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
 from ...errors import ConfigError
-from ...files.drafts import drafts
 from ...files.path import called, is_copy
-from ...files.sources import Sources
+from ...files.write import drafts
+from ...formats.folder import Sources
 from ...formats.safetensors_writer import nbytes, pieces
 from ...module.dtype import resolve_dtype
 from ...parts.open import Part

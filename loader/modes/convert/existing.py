@@ -15,8 +15,8 @@ from ...builder.record import Record, Source, read_record
 from ...errors import CheckpointError, ConfigError
 from ...files.file import CheckpointFile
 from ...files.path import shown_path
-from ...files.sources import Sources, inode
 from ...formats import open_checkpoint
+from ...formats.folder import Sources, inode
 from ...formats.index import read_index
 from ...schema import AUTO
 from ...text.lines import typed

@@ -19,9 +19,8 @@ from torch import nn
 from ...builder.locate import locate
 from ...builder.policy import identity
 from ...errors import CheckpointError, ConfigError
-from ...files.confine import leads_out
 from ...files.file import CheckpointFile
-from ...files.path import shown_path
+from ...files.path import leads_out, shown_path
 from ...formats.limits import LARGEST_CONFIG
 from ...formats.strict_json import read_mapping
 from ...text.wording import safe_text

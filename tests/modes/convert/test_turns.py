@@ -12,7 +12,7 @@ import pytest
 
 from loader import ConfigError, LoaderError
 from loader.files import lock
-from loader.files.drafts import Drafts
+from loader.files.write import Drafts
 from loader.modes.convert import turn as turns
 from loader.modes.convert.destination import destination
 from loader.modes.convert.turn import turn
