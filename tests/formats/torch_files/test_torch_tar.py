@@ -106,7 +106,7 @@ def test_storages_that_lie_are_refused(case: str, tmp_path: Path) -> None:
 
 TENSORS = {
     "shape": (tensor(layout=struct.pack("<4q", 1, 5, 1, 0)), "exceeds its storage '7' of 16 bytes"),
-    "offset": (tensor(layout=struct.pack("<4q", 1, 4, 1, 1 << 62)), "not what torch writes"),
+    "offset": (tensor(layout=struct.pack("<4q", 1, 4, 1, 1 << 62)), "exceeds its storage"),
     "dimensions": (tensor(layout=struct.pack("<q", 1 << 20)), "a tensor in it declares 1,048,576 dimensions"),
     "cut": (tensor(layout=struct.pack("<2q", 60, 1)), "reaches beyond its member"),
     "storage": (tensor(storage=6), "a tensor in it has no storage"),
