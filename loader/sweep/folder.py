@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..files.descriptors import SAFE_FLAGS
 from ..files.lock import release_lock, try_lock
 from ..text.lines import line
 from ..text.wording import counted, safe_text
@@ -63,7 +64,7 @@ def unwritable(folder: Path, error: OSError) -> ConfigError:
 def is_written(folder: Path) -> bool:
     """Says whether the sweep whose folder this is still runs, as far as can be known."""
     try:
-        descriptor = os.open(records_folder(folder) / _LOCK, os.O_RDWR)
+        descriptor = os.open(records_folder(folder) / _LOCK, os.O_RDWR | SAFE_FLAGS)
     except FileNotFoundError:
         return False
     except OSError:
@@ -78,7 +79,7 @@ def _locked(folder: Path) -> int:
     records = records_folder(folder)
     try:
         records.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(records / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(records / _LOCK, os.O_RDWR | os.O_CREAT | SAFE_FLAGS, 0o644)
     except OSError as error:
         raise unwritable(folder, error) from error
     if try_lock(descriptor) is False:

@@ -1,0 +1,95 @@
+"""The loader where Python lacks what only POSIX systems have: Windows, emulated on this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tests.command import REPOSITORY, run, run_loader
+from tests.formats.sharding import write_shards
+from tests.remote.server import Server
+
+AS_WINDOWS = {
+    "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "tests" / "as_windows"), str(REPOSITORY)]),
+    "PYTHONWARNDEFAULTENCODING": "1",
+}
+
+FROM_PYTHON = """
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import loader
+from loader.files import descriptors, mapping
+
+folder, url = Path(sys.argv[1]), sys.argv[2]
+net = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2}
+want = torch.load(folder / "a.pt")
+
+def check(module, name):
+    for key, value in module.state_dict().items():
+        assert torch.equal(value, want[key]), (name, key)
+    print(name)
+
+assert not hasattr(descriptors.os, "pread") and mapping._system_mmap() is None
+for name, settings in {
+    "a.pt": {"check": "full"},
+    "sharded": {},
+    "a.safetensors": {"mmap": False},
+    "a.tar": {},
+    "url": {"path": url},
+}.items():
+    checkpoint = {"path": str(folder / name), **settings}
+    check(loader.load_model(model=net, checkpoint=checkpoint, device="cpu"), name)
+module = nn.Linear(3, 2)
+loader.load_into(module, folder / "a.pt")
+check(module, "load_into")
+out = folder / "out" / "b.safetensors"
+out.parent.mkdir()
+for times in range(2):
+    loader.load({"mode": "convert", "model": net, "checkpoint": {"path": str(folder / "a.pt")}, "device": "cpu",
+                 "convert": {"path": str(out)}, "verify": {"golden": None}})
+check(loader.load_model(model=net, checkpoint={"path": str(out)}, device="cpu"), "convert")
+assert [path.name for path in out.parent.iterdir()] == ["b.safetensors"], list(out.parent.iterdir())
+"""
+
+
+def test_the_main_job_runs(tmp_path: Path) -> None:
+    done = run_loader("device=cpu", cwd=tmp_path, **AS_WINDOWS)
+    assert (done.code, done.err) == (0, "")
+    assert done.report["memory"] == {"peak_rss_bytes": None}
+
+
+def test_files_of_every_kind_and_urls_load_into_models_of_every_kind(tmp_path: Path) -> None:
+    state = torch.nn.Linear(3, 2).state_dict()
+    torch.save(state, tmp_path / "a.pt")
+    torch.save(state, tmp_path / "a.tar", _use_new_zipfile_serialization=False)
+    save_file(state, tmp_path / "a.safetensors")
+    (tmp_path / "sharded").mkdir()
+    write_shards(tmp_path / "sharded", {"weight": state["weight"]}, {"bias": state["bias"]})
+    cache = tmp_path / "cache"
+    with Server() as server:
+        url = server.add("/a.safetensors", (tmp_path / "a.safetensors").read_bytes(), breaks=[100])
+        command = [sys.executable, "-c", FROM_PYTHON, str(tmp_path), url]
+        done = run(*command, cwd=tmp_path, LOADER_CACHE=str(cache), **AS_WINDOWS)
+    assert done.stderr == ""
+    assert done.stdout.split() == ["a.pt", "sharded", "a.safetensors", "a.tar", "url", "load_into", "convert"]
+    assert [path.name for path in (cache / "partial").iterdir()] == []
+
+
+def test_the_jobs_of_a_sweep_start_in_fresh_processes(tmp_path: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "run.py"), "-m", "device=cpu", "seed=1,2", "hydra.sweep.dir=sweep"]
+    done = run(*command, cwd=tmp_path, **AS_WINDOWS)
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = json.loads((tmp_path / "sweep" / "summary.json").read_text())
+    assert [job["status"] for job in summary["jobs"]] == ["ok", "ok"]
+    assert not (tmp_path / "sweep" / ".jobs").exists()
+    reports = [json.loads(path.read_text()) for path in tmp_path.glob("sweep/*/report.json")]
+    assert [report["memory"] for report in reports] == [{"peak_rss_bytes": None}] * 2
