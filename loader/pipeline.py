@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from .apply.place import own_random_state, resolve_device, settle
-from .apply.prepare import Prepared, Recipe, prepare
-from .builder import Built, build_model
+from .apply.prepare import Prepared, prepare
+from .builder import Built, Recipe, build_model
 from .builder.policy import Policy, policy_of
 from .errors import ConfigError, FitError
 from .module.dtype import resolve_dtype

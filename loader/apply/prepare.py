@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from ..builder.policy import Policy
+from ..builder import Recipe
 from ..errors import FitError
 from ..formats.pickle.objects import refuse_withheld
 from ..formats.tree import TensorEntry
@@ -33,15 +33,6 @@ from .transaction import Transaction
 
 if TYPE_CHECKING:
     from ..suggest.advice import Advice
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a model was made, so that one of another size can be tried."""
-
-    config: Mapping[str, Any]
-    build: Callable[[Mapping[str, Any]], nn.Module]
-    policy: Policy
 
 
 @dataclass(slots=True)

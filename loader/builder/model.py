@@ -8,7 +8,7 @@ for the weights that overwrite it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,15 @@ class Built:
     """Why it was built plainly; empty when it is hollow."""
     complete: bool = False
     """True: it carries its weights already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a model was built, so that one of another size can be tried."""
+
+    config: Mapping[str, Any]
+    build: Callable[[Mapping[str, Any]], nn.Module]
+    policy: Policy
 
 
 @collector_paused()

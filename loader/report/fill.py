@@ -125,7 +125,7 @@ def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Pr
 
 def _note_doubts(report: Report, opened: Sequence[Part], prepared: Prepared) -> None:
     """Notes square weights that may be transposed as what was left out is."""
-    from ..suggest.transposed import in_doubt  # noqa: PLC0415  # only where something was left out
+    from ..suggest.nature import in_doubt  # noqa: PLC0415  # only where something was left out
 
     entries = {part.full(key): entry for part in opened for key, entry in part.selected.tensors().items()}
     dropped = {key: entries[key].shape for key in prepared.plan.dropped if key in entries}

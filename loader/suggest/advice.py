@@ -11,10 +11,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ..builder import Recipe
 from ..errors import FitError
 from ..files.path import shown_path
 from ..formats.tree import Container, Node
@@ -28,18 +28,13 @@ from ..schema import AUTO, AllowConfig
 from ..text.lines import typed
 from ..text.wording import listing
 from .alternatives import in_parts, of_another_size
+from .attempts import Shape
 from .averages import nameless
-from .diagnosis import diagnosis
-from .explain import Candidate, Findings, Searched, explain
-from .leftovers import apart
+from .leftovers import Proposal, apart, proposals
 from .nature import Nature, moments_alone, nature, scaled_elsewhere
 from .problem import Explanation, Problem, fits, judge
-from .proposal import Proposal, proposals
-from .refusal import NO_WAY, Advised, misfit, undecided, with_proposals
-from .target import Shape
-
-if TYPE_CHECKING:
-    from ..apply.prepare import Recipe
+from .refusal import NO_WAY, Advised, diagnosis, misfit, undecided, with_proposals
+from .search import Candidate, Findings, Searched, explain
 
 _MOST_NATURES = 4
 
@@ -129,10 +124,11 @@ class Advice:
             return [], candidates, []
         ways = proposals(found, self.allow, (loaded, total + len(uncovered)), globs)
         if len(self.parts) == 1 and found and not any(way.loaded == way.wanted for way in ways):
-            halves = in_parts(self)
+            problem = self.problem(self.parts[0])
+            halves = in_parts(problem, self.model)
             if halves:
                 return halves, candidates, []
-            sized, remarks = of_another_size(self)
+            sized, remarks = of_another_size(problem, self.recipe)
             return [*sized, *ways], candidates, remarks
         return ways, candidates, []
 

@@ -10,46 +10,45 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
+
+from ..builder import Recipe
 from ..builder.arguments import signature_of
 from ..builder.targets import TARGET, find_targets
 from ..errors import LoaderError
 from ..formats.tree import Container
+from ..keys.select import find
 from ..keys.written import parts_override, value_override
+from ..module.hooks import rehearse
 from ..module.slots import slots, wanted
 from ..schema import RuleConfig
 from ..text.wording import counted, safe_text
-from .arguments import changed, numbers
+from .attempts import Draft, Shape, Source, Target
 from .averages import swapped
-from .explain import explain
-from .goals import goals_of
-from .meant import asked
+from .leftovers import Proposal
 from .names import segments
-from .problem import Explanation, Problem, fits
-from .proposal import Proposal
-from .sizes.behind import behind, hands_on
-from .sizes.certainty import TOLD
-from .sizes.knobs import Knob, knobs_of
-from .sizes.outside import reaches_outside
+from .problem import Explanation, Problem, asked, fits
+from .search import drafts, explain, sources
+from .sizes.arguments import Knob, behind, hands_on, knobs_of, reaches_outside
 from .sizes.probe import Goal, Probe, Seen
-from .sizes.solve import Solution, at_start, solve, sure
-
-if TYPE_CHECKING:
-    from ..apply.prepare import Recipe
-    from .advice import Advice
+from .sizes.solve import TOLD, Solution, at_start, solve, sure
 
 _MOST_BUILDS = 120
 _MOST_SECONDS = 3
 _MOST_PARTS = 8
 
 
-def of_another_size(advice: Advice) -> tuple[list[Proposal], list[str]]:
-    """Ways with other arguments of the model's constructor, where the shapes tell them; else how far that went."""
-    recipe, part = advice.recipe, advice.parts[0]
-    if recipe is None or recipe.config.get(TARGET) is None or part.name:
+def of_another_size(problem: Problem, recipe: Recipe | None) -> tuple[list[Proposal], list[str]]:
+    """Finds other arguments of the model's constructor, where the shapes allow no others.
+
+    Returns:
+        The ways to fill a model with these arguments; without any, remarks on how far the search went.
+    """
+    if recipe is None or recipe.config.get(TARGET) is None or problem.part:
         return [], []
-    root, rules = part.checkpoint.root, part.config.rules or {}
+    root, rules = problem.root, problem.rules or {}
     try:
         probe = Probe(lambda values: recipe.build(changed(recipe.config, values)), _MOST_BUILDS, _MOST_SECONDS)
         knobs = _knobs(recipe, probe)
@@ -60,8 +59,8 @@ def of_another_size(advice: Advice) -> tuple[list[Proposal], list[str]]:
         module = probe.made(solution.values)
     except LoaderError:
         return [], []
-    other = dataclasses.replace(advice, model=module, wanted=wanted(slots(module)))
-    return list(_proposed(other.problem(part), solution.values)), []
+    other = dataclasses.replace(problem, wanted=wanted(slots(module)), hooks=partial(rehearse, module))
+    return list(_proposed(other, solution.values)), []
 
 
 def _goals(root: Container, rules: Mapping[str, RuleConfig], seen: Seen) -> list[Goal]:
@@ -118,15 +117,13 @@ def _proposed(problem: Problem, values: Mapping[str, Any]) -> Iterator[Proposal]
             yield Proposal(ways, (*explanation.reasons, reason), explanation.loaded, explanation.wanted)
 
 
-def in_parts(advice: Advice) -> list[Proposal]:
-    """The way in which every submodule of a model is filled from a nested key of its own."""
-    part = advice.parts[0]
-    children = [name for name, child in advice.model.named_children() if slots(child)]
-    if part.name or part.config.rules or not 1 < len(children) <= _MOST_PARTS:
+def in_parts(whole: Problem, model: nn.Module) -> list[Proposal]:
+    """Finds the way to fill every submodule of a model from a nested key of its own."""
+    children = [name for name, child in model.named_children() if slots(child)]
+    if whole.part or whole.rules or not 1 < len(children) <= _MOST_PARTS:
         return []
-    if any(key.partition(".")[0] not in children for key in advice.wanted):
+    if any(key.partition(".")[0] not in children for key in whole.wanted):
         return []
-    whole = advice.problem(part)
     found: dict[str, Explanation] = {}
     for child in children:
         problem = _below(whole, child)
@@ -142,7 +139,7 @@ def in_parts(advice: Advice) -> list[Proposal]:
     swap = swapped(asked(whole), None, [e.key or "" for e in found.values()])
     reasons += [swap] if swap else []
     loaded = sum(explanation.loaded for explanation in found.values())
-    return [Proposal((override,), tuple(reasons), loaded, len(advice.wanted))]
+    return [Proposal((override,), tuple(reasons), loaded, len(whole.wanted))]
 
 
 def _below(whole: Problem, child: str) -> Problem:
@@ -154,3 +151,60 @@ def _is_named(key: str, child: str) -> bool:
     """Whether a nested key is called like a submodule: ``encoder``, ``encoder_state_dict``."""
     last = segments(key)[-1]
     return last == child or last.startswith(f"{child}_") or last.endswith(f"_{child}")
+
+
+def changed(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with other values for some arguments, by dotted name."""
+    result = dict(config)
+    for name, value in arguments.items():
+        head, _, rest = name.partition(".")
+        result[head] = changed(result[head], {rest: value}) if rest else value
+    return result
+
+
+def numbers(node: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, int]]:
+    """The whole numbers of a config, by dotted name."""
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{where}{name}.")
+        elif isinstance(value, int) and not isinstance(value, bool) and str(name).isidentifier():
+            yield f"{where}{name}", value
+
+
+_MOST = 3
+_LITTLE = 4
+"""A nested key that fills less than one in so many of the names is not looked at."""
+
+
+def goals_of(root: Container, key: str | None, rules: Mapping[str, RuleConfig], seen: Seen) -> list[Goal]:
+    """The file's tensors as an architecture could take them, those that have most of its names first.
+
+    Args:
+        root: The whole file.
+        key: The nested key; None looks at all.
+        rules: The user's own rules.
+        seen: The architecture at any size.
+    """
+    bare: dict[str, Shape | None] = {key: None for key, want in seen.wanted.items() if want.kind != "extra"}
+    target = Target.of(bare)
+    found = [draft for source in _sources(root, key, target) for draft in drafts(source, target, rules)[:1]]
+    found = [draft for draft in found if _LITTLE * len(draft.filled) >= min(len(bare), len(draft.names))]
+    found.sort(key=lambda draft: (-len(draft.filled), draft.rank))
+    return _distinct(found)[:_MOST]
+
+
+def _sources(root: Container, key: str | None, target: Target) -> Sequence[Source]:
+    if key is None:
+        return sources(root, target)
+    container = find(root, key)
+    return [Source.of(key, container, target)] if isinstance(container, Container) and container.tensors() else []
+
+
+def _distinct(found: Sequence[Draft]) -> list[Goal]:
+    """The goals without those that are the same: a file may hold averages beside the weights."""
+    goals: list[Goal] = []
+    for draft in found:
+        shapes = {name: draft.source.shapes[key] for key, name in draft.everything().items()}
+        if not any(goal.shapes == shapes for goal in goals):
+            goals.append(Goal(shapes, draft.rank))
+    return goals

@@ -1,7 +1,9 @@
-"""What the segments of a key mean.
+"""The segments of keys, what they mean, and groups of keys in few words.
 
-Guarantees: pure functions of names; segments beyond a fixed depth stay together, so that no key can cost more than its
-length.
+Guarantees: pure functions of names; segments beyond a fixed depth stay together, so that no key costs more than its
+length. A group stands for exactly its keys: numbers are gathered only where everything below them is equal, shapes
+included, and are written as they are (``{0,2..5}``); ``*`` is written only where every key of that side below the
+module belongs to the group. Every key is in exactly one group.
 """
 
 from __future__ import annotations
@@ -9,13 +11,14 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 """Segments that wrappers of modules put into keys, at the start or in the middle."""
 
 Path = tuple[str, ...]
-"""A key's segments."""
+"""Segments of a key, or of a pattern."""
 
 ANY = "{}"
 """Stands for a number in a template."""
@@ -101,3 +104,136 @@ def _contradict(left: tuple[str, ...], right: tuple[str, ...]) -> bool:
         if mine and theirs and not mine & theirs:
             return True
     return False
+
+
+# What the notation itself is written with: such a segment stands alone.
+_SPECIAL = re.compile(r"[{}*,]|\.\.")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Some keys of one side that are told as one."""
+
+    path: Path
+    """The segments of its pattern."""
+    keys: tuple[str, ...]
+    detail: Hashable
+    """What its keys have in common; None where it holds several."""
+
+    @property
+    def pattern(self) -> str:
+        """``encoder.layers.{0..11}.*``."""
+        return ".".join(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    pattern: Path
+    members: tuple[tuple[Path, Hashable], ...]
+    """The keys below the place where the piece stands, with their details."""
+
+
+@dataclass(slots=True)
+class _Node:
+    listed: bool = False
+    detail: Hashable = None
+    whole: bool = True
+    """Whether every key of this side below belongs to the list."""
+    below: dict[str, _Node] = field(default_factory=dict)
+    looks: int = -1
+    """The same number for nodes below which everything is the same."""
+
+
+def group(
+    keys: Mapping[str, Hashable], universe: Iterable[str] = (), *, star: bool = True, deepest: int = _DEEPEST
+) -> list[Group]:
+    """Groups keys by module.
+
+    Args:
+        keys: The keys to be told, with what tells them apart (a shape, a pair of shapes).
+        universe: All keys of that side.
+        star: Whether whole modules may be written with ``*``, which hides the details of their keys.
+        deepest: How often a key is split; what is deeper stays one name.
+
+    Returns:
+        The groups, in the order of their first keys.
+    """
+    root = _Node(whole=False)
+    for key, detail in keys.items():
+        node = root
+        for segment in key.split(".", deepest):
+            node = node.below.setdefault(segment, _Node())
+        node.listed, node.detail = True, detail
+    for key in universe:
+        if key not in keys:
+            _mark_partial(root, key, deepest)
+    _number(root, {})
+    found = []
+    for piece in _pieces(root, star=star):
+        details = {detail for _, detail in piece.members}
+        common = next(iter(details)) if len(details) == 1 else None
+        found.append(Group(piece.pattern, tuple(".".join(path) for path, _ in piece.members), common))
+    return found
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Writes numbers truthfully: ``{0,2..5}``; one number stands alone."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    told = [str(run[0]) if len(run) == 1 else f"{run[0]}{',' if len(run) == 2 else '..'}{run[-1]}" for run in runs]
+    return told[0] if len(numbers) == 1 else "{" + ",".join(told) + "}"
+
+
+def _mark_partial(root: _Node, key: str, deepest: int) -> None:
+    node: _Node | None = root
+    for segment in key.split(".", deepest):
+        node = node.below.get(segment) if node else None
+        if node is None:
+            return
+        node.whole = False
+
+
+def _number(node: _Node, known: dict[object, int]) -> int:
+    """Finds out which nodes look alike: by the numbers of what is below them, so that no key is looked at twice."""
+    below = tuple((segment, _number(child, known)) for segment, child in node.below.items())
+    node.looks = known.setdefault((node.listed, node.detail, node.whole, below), len(known))
+    return node.looks
+
+
+def _pieces(node: _Node, *, star: bool) -> list[_Piece]:
+    if star and node.whole and node.below and not node.listed:
+        return [_Piece(("*",), tuple(_members(node, ())))]
+    pieces = [_Piece((), (((), node.detail),))] if node.listed else []
+    alike: dict[tuple[str, int], list[str]] = {}
+    for segment, child in node.below.items():
+        alone = segment if _SPECIAL.search(segment) else ""
+        alike.setdefault((alone, child.looks), []).append(segment)
+    for labels in alike.values():
+        pieces += [_joined(labels, piece) for piece in _pieces(node.below[labels[0]], star=star)]
+    return pieces
+
+
+def _members(node: _Node, prefix: Path) -> Iterable[tuple[Path, Hashable]]:
+    if node.listed:
+        yield prefix, node.detail
+    for segment, child in node.below.items():
+        yield from _members(child, (*prefix, segment))
+
+
+def _joined(labels: list[str], piece: _Piece) -> _Piece:
+    numbers = [int(label) for label in labels if _NUMBER.fullmatch(label)]
+    others = [label for label in labels if not _NUMBER.fullmatch(label)]
+    if not others:
+        label = ranges(numbers)
+    elif len(labels) == 1:
+        label = labels[0]
+    else:
+        gathered = ranges(numbers).strip("{}").split(",") if numbers else []
+        label = "{" + ",".join([*others, *gathered]) + "}"
+    members = tuple(((at, *path), detail) for at in labels for path, detail in piece.members)
+    return _Piece((label, *piece.pattern), members)

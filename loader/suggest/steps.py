@@ -15,9 +15,8 @@ from ..keys.candidates import AVERAGE, is_average
 from ..keys.rules import READY_MADE
 from ..schema import RuleConfig
 from ..text.wording import safe_text
-from .draft import Draft, Step
+from .attempts import Draft, Shape, Step
 from .names import ANY, WRAPPERS, Path, is_number, segments, template
-from .target import Shape
 
 _MOST_VOTES = 8
 _MOST_TARGETS = 4

@@ -17,6 +17,7 @@ from loader.builder.locate import locate
 from loader.errors import FitError
 from loader.keys.written import parts_override, value_override
 from loader.suggest import alternatives
+from loader.suggest.alternatives import changed, numbers
 from tests.jobs import carry_out, save
 from tests.libraries import library
 from tests.models import filled
@@ -274,3 +275,18 @@ def test_a_number_that_a_switch_can_stand_in_for_is_not_called_sure(tmp_path: Pa
     told = r"all names and shapes fit with .*, and with other values of model\.width, so none is proposed"
     assert re.fullmatch(told, error.message.splitlines()[-1])
     assert "model." not in error.hint
+
+
+def test_the_numbers_of_a_config_are_named_by_their_place() -> None:
+    config = {"_target_": "x", "classes": 10, "deep": True, "head": {"size": 4, "scale": 0.5}, "a b": 3}
+
+    assert list(numbers(config)) == [("classes", 10), ("head.size", 4)]
+
+
+def test_a_changed_config_leaves_the_given_one_alone() -> None:
+    config = {"head": {"size": 10, "bias": True}, "width": 3}
+
+    assert changed(config, {"head.size": 37, "depth": [1, 2]}) == {
+        "head": {"size": 37, "bias": True}, "width": 3, "depth": [1, 2],
+    }  # fmt: skip
+    assert config == {"head": {"size": 10, "bias": True}, "width": 3}

@@ -13,10 +13,9 @@ import loader
 from loader.api import Loaded
 from loader.report.terminal import lines
 from loader.schema import RuleConfig
-from loader.suggest import explain
-from loader.suggest.draft import Draft, Source
+from loader.suggest import search
+from loader.suggest.attempts import Draft, Source, Target
 from loader.suggest.search import drafts
-from loader.suggest.target import Target
 from tests.jobs import carry_out, save
 from tests.models import Pair
 
@@ -94,7 +93,7 @@ def searched(monkeypatch: pytest.MonkeyPatch, path: Path, **settings: Any) -> in
         return drafts(source, target, given, **how)
 
     with monkeypatch.context() as patched:
-        patched.setattr(explain, "drafts", counted)
+        patched.setattr(search, "drafts", counted)
         with contextlib.suppress(loader.FitError):
             carry_out("Pair", path, **settings)
     return len(calls)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from loader.keys.plan import Mismatch, Plan, Wanted
-from loader.suggest.diagnosis import diagnosis, notes
+from loader.suggest.refusal import diagnosis, notes
 
 
 def wants(*keys: str) -> dict[str, Wanted]:

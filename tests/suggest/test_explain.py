@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from loader.formats.tree import Container, Storage, TensorEntry
 from loader.keys.plan import Hooked, Offered, Taken, Wanted
 from loader.schema import AUTO, AllowConfig, RuleConfig
-from loader.suggest.explain import Findings, explain
 from loader.suggest.problem import Explanation, Problem
+from loader.suggest.search import Findings, explain
 
 Shapes = Mapping[str, tuple[int, ...]]
 

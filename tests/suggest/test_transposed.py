@@ -13,7 +13,7 @@ import loader
 from loader.errors import FitError
 from loader.keys.plan import Match, Mismatch, Plan, Taken, Wanted
 from loader.report.terminal import lines
-from loader.suggest.transposed import in_doubt, transposed, turned
+from loader.suggest.nature import in_doubt, transposed, turned
 from tests.jobs import carry_out, save
 from tests.suggest.architectures import build
 

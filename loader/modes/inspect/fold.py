@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ...suggest.grouping import group
-from ...suggest.names import is_number
+from ...suggest.names import group, is_number
 from .modules import levels
 from .rows import EntryRow, TensorRow
 from .survey import own_bytes

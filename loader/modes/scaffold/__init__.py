@@ -26,7 +26,7 @@ from ...parts.open import Part, open_parts
 from ...report import fill
 from ...report.data import Report
 from ...schema import AUTO, EMBEDDED, JobConfig
-from ...suggest.goals import goals_of
+from ...suggest.alternatives import goals_of
 from ...suggest.sizes.confined import Confined, apart
 from ...suggest.sizes.probe import Probe
 from ...text.lines import MISSING, blank, line, typed, under

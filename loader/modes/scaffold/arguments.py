@@ -19,12 +19,9 @@ from ...builder.arguments import signature_of
 from ...builder.policy import Policy
 from ...builder.targets import TARGET, find_targets
 from ...schema import JobConfig
-from ...suggest.sizes.behind import behind, hands_on
-from ...suggest.sizes.certainty import FREE, OPEN, SHARED, TOLD, partners
-from ...suggest.sizes.knobs import Knob, kind_of, knobs_of, same
-from ...suggest.sizes.outside import reaches_outside
+from ...suggest.sizes.arguments import Knob, behind, hands_on, kind_of, knobs_of, reaches_outside, same
 from ...suggest.sizes.probe import Goal, Probe, Seen
-from ...suggest.sizes.solve import Solution, begin, solve, sure
+from ...suggest.sizes.solve import FREE, OPEN, SHARED, TOLD, Solution, begin, partners, solve, sure
 from ...text.lines import MISSING
 from ...text.wording import counted
 from .hints import Hint, Hints

@@ -20,8 +20,8 @@ from ...module.slots import slots, wanted
 from ...parts.open import Part
 from ...schema import AUTO, AllowConfig, JobConfig, RuleConfig
 from ...suggest.advice import Advice
-from ...suggest.explain import explain
 from ...suggest.problem import Explanation, fits
+from ...suggest.search import explain
 from ...suggest.sizes.probe import Probe
 from ...text.wording import counted, safe_text
 

@@ -168,7 +168,7 @@ def test_averages_beside_the_weights_leave_the_nested_key_open(tmp_path: Path) -
     written, text = scaffold("MLP", "both.pt")
 
     assert written["checkpoint"] == {"path": "both.pt", "key": "auto"}
-    assert "# checkpoint.key=ema\n# checkpoint.key=model\n" in text
+    assert "# checkpoint.key=model\n# checkpoint.key=ema\n" in text
     refuses_to_choose("both", "checkpoint.key=ema", "checkpoint.key=model")
 
 

@@ -13,11 +13,10 @@ from torch import nn
 
 from loader.builder import build_model
 from loader.formats.tree import Container, TensorEntry
-from loader.suggest.goals import goals_of
-from loader.suggest.sizes.certainty import FREE, LOOSE, OPEN, SHARED, TOLD
-from loader.suggest.sizes.knobs import Knob, knobs_of
+from loader.suggest.alternatives import goals_of
+from loader.suggest.sizes.arguments import Knob, knobs_of
 from loader.suggest.sizes.probe import Probe
-from loader.suggest.sizes.solve import Solution, begin, solve, sure
+from loader.suggest.sizes.solve import FREE, LOOSE, OPEN, SHARED, TOLD, Solution, begin, solve, sure
 from tests.modes.scaffold import nets
 
 SMALL = st.integers(1, 40)

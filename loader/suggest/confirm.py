@@ -25,14 +25,12 @@ from ..keys.written import (
 )
 from ..schema import AUTO, AllowConfig, RuleConfig
 from ..text.wording import listing, safe_text
+from .attempts import Draft, Shape, named
 from .averages import swapped
-from .draft import Draft, named
 from .leftovers import BUFFERS, EVERYTHING, excuse
-from .meant import asked
 from .names import is_number, segments
 from .nature import adapter_of
-from .problem import Explanation, Problem, Verdict, judge
-from .target import Shape
+from .problem import Explanation, Problem, Verdict, asked, judge
 
 _HALF = 0.5
 _NEARLY_ALL = 0.9
