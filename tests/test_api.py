@@ -378,7 +378,7 @@ def test_load_into_needs_memory_to_load_into() -> None:
 def test_load_into_refuses_a_mapping_that_is_neither() -> None:
     with pytest.raises(ConfigError, match=r"unknown config key 'checkpoint\.state_dict'"):
         load_into(Two(), {"state_dict": filled(Two()).state_dict()})
-    with pytest.raises(ConfigError, match=r"'checkpoint\.path' must be given"):
+    with pytest.raises(ConfigError, match=r"'checkpoint\.path' is required"):
         load_into(Two(), {})
 
 

@@ -212,9 +212,9 @@ def test_a_part_without_a_file_is_told() -> None:
     with pytest.raises(ConfigError) as refusal:
         carry_out("Pair", "", parts={"head": {}})
     assert (refusal.value.message, refusal.value.hint) == (
-        "'parts.head.path' must be given", "parts.head.path=FILE",
+        "'parts.head.path' is required", "parts.head.path=FILE",
     )  # fmt: skip
-    with pytest.raises(ConfigError, match=r"^'checkpoint\.path' must be given"):
+    with pytest.raises(ConfigError, match=r"^'checkpoint\.path' is required"):
         carry_out("Pair", "")
 
 

@@ -1,6 +1,7 @@
-"""What the command line shows instead of running: the help page, the version, completions.
+"""Output of the command line without a run: the help page, the version, completions for a shell.
 
-Guarantees: imports no torch; text is for a person or a shell, one screen wide.
+Guarantees: imports no torch; lines fit 80 columns. Completion reads names of files and configs and opens no checkpoint;
+it adds values to the groups and keys that Hydra completes, and leaves everything else to Hydra.
 """
 
 from __future__ import annotations
@@ -9,17 +10,26 @@ import contextlib
 import io
 import os
 import platform
+import re
 import shlex
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_type_hints
 
 from hydra.plugins.completion_plugin import CompletionPlugin
 
-from ..config.argv import Arguments
+from ..config.argv import Arguments, parse_arguments
+from ..config.layers import conf_dir
+from ..config.parse import CHECKS, MODES
+from ..config.rewrite import rewrite
 from ..errors import LoaderError
-from .completion import candidates, for_hydra
+from ..formats.names import FORMATS
+from ..schema import JobConfig
 
 _WIDTH = 80
 _HELP = ("--help", "-h")
@@ -30,20 +40,20 @@ _PACKAGES = ("hydra-loader", "hydra-core", "torch")
 
 
 def shown(arguments: Arguments) -> bool:
-    """Shows what needs no Hydra; whether that was all that was asked for."""
+    """Shows the version, which needs no Hydra; returns whether nothing else was asked for."""
     if _VERSION in arguments.flags:
         sys.stdout.write(f"{version()}\n")
         return True
     if arguments.flags and arguments.flags[-1] in _INFO:
         sys.stdout.write(f"{version()}\n")
-        arguments.flags.append("config")  # plugins and how long it took to find them are for who asks for `all`
+        arguments.flags.append("config")  # plugins and the time to find them are only shown by `all`
     return False
 
 
 def version() -> str:
-    """The versions that matter, on one line."""
-    told = [f"{name} {_version_of(name)}" for name in _PACKAGES]
-    return f"{told[0]} ({', '.join(told[1:])}, Python {platform.python_version()})"
+    """Returns the relevant versions on one line."""
+    versions = [f"{name} {_version_of(name)}" for name in _PACKAGES]
+    return f"{versions[0]} ({', '.join(versions[1:])}, Python {platform.python_version()})"
 
 
 def _version_of(package: str) -> str:
@@ -55,7 +65,7 @@ def _version_of(package: str) -> str:
 
 @contextlib.contextmanager
 def fitted(arguments: Arguments) -> Iterator[None]:
-    """Breaks the lines of a help page, whose lists of options are as long as there are options."""
+    """Wraps the lines of a help page, whose lists of options may be long."""
     if not any(flag in _HELP for flag in arguments.flags):
         yield
         return
@@ -69,7 +79,7 @@ def fitted(arguments: Arguments) -> Iterator[None]:
 
 
 def wrapped(lines: Sequence[str]) -> Iterator[str]:
-    """Lines that fit."""
+    """Wraps lines at 80 columns."""
     for line in lines:
         indent = line[: len(line) - len(line.lstrip())]
         fitting = textwrap.wrap(
@@ -80,7 +90,7 @@ def wrapped(lines: Sequence[str]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def completing(arguments: Arguments) -> Iterator[bool]:
-    """Answers a shell that asks for completions; False where Hydra is to answer, with a line that it can read."""
+    """Answers a shell's request for completions; yields False if Hydra should answer, for a line that it can read."""
     shell = next((word.removeprefix("query=") for word in arguments.typed if word.startswith("query=")), "")
     line = os.environ.get(_LINE)
     if not (arguments.completion and shell) or line is None:
@@ -90,19 +100,129 @@ def completing(arguments: Arguments) -> Iterator[bool]:
     found = candidates(words)
     if found:
         sys.stdout.write(("\n" if shell == "fish" else " ").join(found) + "\n")
-    os.environ[_LINE] = f"hydra-loader {for_hydra(words)}"
+    os.environ[_LINE] = f"hydra-loader {line_for_hydra(words)}"
     try:
         yield bool(found)
     except LoaderError:
-        pass  # a line that is not finished may well be wrong, and a shell shows what is said among its own words
+        pass  # an unfinished line may be invalid, and a shell would show the message as a completion
     finally:
         os.environ[_LINE] = line
 
 
 def _words(line: str) -> list[str]:
-    """A line's words as the shell makes them, the one that is being written last."""
+    """Splits a line into words as the shell does; the last is the one being typed."""
     try:
         words = shlex.split(line)
     except ValueError:  # a quote is still open
         words = line.split()
     return [*words, *([""] if not line or line[-1].isspace() else [])]
+
+
+FLAGS = (
+    *("--help", "--hydra-help", "--version", "--cfg", "--info", "--multirun", "--config-dir", "--json"),
+    *("--shell-completion", "--resolve", "--package"),
+)
+_AFTER = {
+    "--cfg": ("job", "hydra", "all"),
+    "-c": ("job", "hydra", "all"),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+    "-i": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
+_DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu", "meta")
+_DTYPES = ("null", "checkpoint", "float32", "float16", "bfloat16", "float64")
+_FILE = re.compile(r"(checkpoint|parts\.[^.]+|convert|scaffold|verify\.input(\..+)?)\.path|verify\.golden")
+_SAFE = re.compile(r"[\w./=+@%,:~\[\]-]+")
+"""Text that no shell expands: bash expands completions, so a file's name could be a command."""
+_LIST = re.compile(r"\[((?:[\w.-]+,)*)[\w.-]*", re.ASCII)
+_PART = re.compile(r"parts\.[^.]+\.")
+
+
+def candidates(words: Sequence[str]) -> list[str]:
+    """Completes the last of the words after the program's name; empty if only Hydra can.
+
+    Args:
+        words: As typed; the last one is empty if a new one begins.
+    """
+    word, before = words[-1], words[:-1]
+    if before and before[-1] in _AFTER:
+        return _starting(word, _AFTER[before[-1]])
+    if word.startswith("-"):
+        return _starting(word, FLAGS)
+    key, equals, value = word.partition("=")
+    if not equals:
+        return []
+    return _starting(word, (f"{key}={found}" for found in _values(key.lstrip("+"), value, before)))
+
+
+def line_for_hydra(words: Sequence[str]) -> str:
+    """Joins the words to a line for Hydra, without those that it would refuse or does not need."""
+    typed = parse_arguments([word for word in words[:-1] if word != "--json"])
+    return " ".join([*typed.flags, *filter(_is_plain, typed.typed), words[-1]])
+
+
+def _is_plain(word: str) -> bool:
+    try:
+        return rewrite([word]) == [word] and not re.search(r"\s", word)
+    except LoaderError:
+        return False
+
+
+def _values(key: str, value: str, before: Sequence[str]) -> Iterator[str]:
+    setting = f"checkpoint.{key[found.end() :]}" if (found := _PART.match(key)) else key
+    if key == "rules" and value.startswith("["):
+        yield from _rules(value, before)
+    elif _FILE.fullmatch(key):
+        yield from _files(value)
+    elif setting == "checkpoint.format":
+        yield from ("auto", *FORMATS)
+    else:
+        known = {"mode": MODES, "device": _DEVICES, "dtype": _DTYPES, "checkpoint.check": CHECKS}
+        flag = ("true", "false") if setting in _flags(JobConfig, "") else ()
+        yield from known.get(setting, flag)
+
+
+def _rules(value: str, before: Sequence[str]) -> Iterator[str]:
+    """Completes a list of ready-made rules by one more, with and without the end of the list."""
+    match = _LIST.fullmatch(value)
+    if match is None:
+        return
+    taken = match[1].split(",")
+    folders = [conf_dir(), *_own_folders(before)]
+    names = {path.stem for folder in folders for path in (folder / "rules").glob("*.yaml")} - {"auto", *taken}
+    for name in sorted(names):
+        yield f"[{match[1]}{name}]"
+        yield f"[{match[1]}{name},"
+
+
+def _own_folders(before: Sequence[str]) -> list[Path]:
+    flags = parse_arguments([word for word in before if word != "--json"]).flags
+    return [Path(value) for flag, value in pairwise(flags) if flag in ("--config-dir", "-cd")]
+
+
+def _files(value: str) -> Iterator[str]:
+    """Completes a path; folders end in a slash."""
+    folder, _, start = value.rpartition("/")
+    place = f"{folder}/" if "/" in value else ""
+    try:
+        with os.scandir(os.path.expanduser(place) or ".") as found:  # noqa: PTH111  # the slash at the end counts
+            names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in found)
+    except OSError:
+        return
+    hidden = start.startswith(".")
+    yield from (f"{place}{name}" for name in names if hidden or not name.startswith("."))
+
+
+def _flags(record: Any, where: str) -> set[str]:
+    """Returns the boolean keys."""
+    found = set()
+    for name, hint in get_type_hints(record).items():
+        place = f"{where}.{name}" if where else name
+        if hint is bool:
+            found.add(place)
+        elif is_dataclass(hint) and fields(hint):
+            found |= _flags(hint, place)
+    return found
+
+
+def _starting(word: str, found: Sequence[str] | Iterator[str]) -> list[str]:
+    return [candidate for candidate in found if candidate.startswith(word) and _SAFE.fullmatch(candidate)]

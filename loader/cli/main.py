@@ -22,6 +22,7 @@ from ..config.compose import VERSION_BASE
 from ..config.judged import judged
 from ..config.layers import CONFIG_NAME, conf_dir
 from ..config.messages import translate
+from ..config.rewrite import for_hydra
 from ..errors import ConfigError, LoaderError
 from ..report.streams import printing_failed, unbreakable
 from ..runtime import terminable
@@ -114,14 +115,14 @@ def _run(arguments: Arguments) -> int:
     """Runs a job or a sweep; a config may say that it is a sweep as well as the command line."""
     refusal = None
     try:
-        overrides = arguments.rewritten()
+        overrides = for_hydra(arguments)
     except ConfigError as error:
         refusal, overrides = error, _overrides_of_a_sweep(arguments, error)
     exit_code = _run_hydra(arguments, overrides, refusal)
     if exit_code is not None:
         return exit_code
     swept = arguments.as_sweep()
-    return _run_hydra(swept, swept.rewritten()) or 0
+    return _run_hydra(swept, for_hydra(swept)) or 0
 
 
 def _overrides_of_a_sweep(arguments: Arguments, refusal: ConfigError) -> list[str]:
@@ -129,7 +130,7 @@ def _overrides_of_a_sweep(arguments: Arguments, refusal: ConfigError) -> list[st
     if arguments.sweep or arguments.shows:
         raise refusal
     try:
-        return arguments.as_sweep().rewritten()
+        return for_hydra(arguments.as_sweep())
     except ConfigError:
         raise refusal from None
 

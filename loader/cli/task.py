@@ -19,8 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ..config.anchor import anchored
-from ..config.compose import hydra_aside, near_misses, plain
+from ..config.compose import anchored, hydra_aside, near_misses, plain
 from ..config.layers import replaced
 from ..errors import ConfigError
 from ..report.data import ErrorReport, Report

@@ -1,16 +1,19 @@
 """Composes the config through Hydra, from Python or for a command line.
 
-Guarantees: the same strings mean the same as on the command line; what comes out is a plain, resolved mapping without
-Hydra's own node; a Hydra application that is already running finds its state as it left it; every refusal of Hydra's
-is a `ConfigError`.
+Guarantees: the same strings mean the same as on the command line; the result is a plain, resolved mapping without
+Hydra's own node. The state of a Hydra application that is already running is restored. Every refusal of Hydra's becomes
+a `ConfigError`. `anchored` keeps relative paths relative to the folder where they were typed, and leaves all other
+values and the model's arguments unchanged.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,14 +31,14 @@ from ..schema import JobConfig, overlay
 from ..text.lines import MISSING
 from ..text.redaction import remember
 from ..text.wording import did_you_mean, safe_text
-from .argv import rewrite
+from .grammar import real_key
+from .judged import unimported
 from .layers import CONFIG_NAME, conf_dir
-from .literals import real_key
 from .messages import translate
-from .packaged import unimported
+from .rewrite import rewrite
 
 VERSION_BASE = "1.3"
-"""The Hydra version whose defaults hold."""
+"""The Hydra version whose defaults apply."""
 
 _OWN = frozenset(field.name for field in dataclasses.fields(JobConfig))
 log = logging.getLogger(__name__)
@@ -71,20 +74,20 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
 def plain(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Resolves the loader's own nodes of a composed config into plain dicts, lists and values.
 
-    Keys that a user's files bring for another program are there for interpolations, and are not resolved themselves;
-    one that was only typed is kept, for `loader.config.parse` to refuse. A value that must be given and was not stays
-    ``???``, and is refused there, too.
+    Keys that a user's files bring for another program can be interpolated but are not resolved themselves; one that was
+    only typed is kept, for `loader.config.parse` to refuse. A required value that is not set stays ``???``, and is
+    refused there as well.
 
     Args:
-        config: What Hydra composed.
-        overrides: What was typed.
+        config: The config that Hydra composed.
+        overrides: The overrides as typed.
 
     Raises:
         ConfigError: An interpolation leads nowhere.
     """
     kept = _kept(config, overrides)
-    for told in near_misses(config, overrides):
-        log.warning("%s", told)
+    for note in near_misses(config, overrides):
+        log.warning("%s", note)
     try:
         resolved = {key: _resolved(config, key) for key in kept}
     except OmegaConfBaseException as error:
@@ -99,17 +102,17 @@ def plain(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def near_misses(config: DictConfig, overrides: Sequence[str] = ()) -> list[str]:
-    """Names the keys of a user's files that are close to one of the loader's, and that nothing of the config refers to.
+    """Reports keys of a user's files that resemble one of the loader's and that nothing in the config refers to.
 
     Args:
-        config: What Hydra composed.
-        overrides: What was typed; what was only typed is refused.
+        config: The config that Hydra composed.
+        overrides: The overrides as typed; keys that were only typed are refused elsewhere.
     """
     known = (*_kept(config, overrides), "hydra")
     foreign = [(str(key), did_you_mean(str(key), _OWN)) for key in config if key not in known]
     text = OmegaConf.to_yaml(config) if any(near for _, near in foreign) else ""
     return [
-        f"the config holds a key '{safe_text(key)}', which is none of the loader's{near}"
+        f"the config has a key '{safe_text(key)}', which the loader does not know{near}"
         for key, near in foreign
         if near and f"${{{key}" not in text
     ]
@@ -120,7 +123,7 @@ def _kept(config: DictConfig, overrides: Sequence[str]) -> list[str]:
 
 
 def _by_real_name(parts: dict[str, Any]) -> dict[str, Any]:
-    """Puts together what was set for a part as a whole and under a dotted key."""
+    """Merges the settings of a part that were given as a mapping and under dotted keys."""
     named: dict[str, Any] = {}
     for name, own in parts.items():
         before = named.get(real_key(name))
@@ -136,8 +139,8 @@ def _resolved(config: DictConfig, key: str) -> Any:
 
 
 def _is_only_added(config: DictConfig, key: str, overrides: Sequence[str]) -> bool:
-    """Says whether nothing but a ``+`` on the command line has put a key into the config."""
-    node = config._get_node(key)  # noqa: SLF001  # as it stands: an interpolation need not lead anywhere
+    """Returns whether a key is in the config only because of a ``+`` on the command line."""
+    node = config._get_node(key)  # noqa: SLF001  # unresolved: an interpolation may be dangling
     content = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else None
     added = [name for name, value in _added(overrides) if not (content and name == key and not _is_literal(value))]
     return key != "hydra" and all(
@@ -153,7 +156,7 @@ def _added(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _is_literal(value: str) -> bool:
-    """Tells ``{...}`` and ``[...]`` from the name of an option of a user's own group."""
+    """Returns whether a value is ``{...}`` or ``[...]``, not the name of an option of a user's own group."""
     return value.lstrip()[:1] in ("{", "[")
 
 
@@ -167,12 +170,12 @@ def _leaves(node: Any, where: str) -> Iterator[str]:
 
 @contextmanager
 def hydra_aside() -> Iterator[None]:
-    """Leaves the code of a job the state of a process in which no Hydra runs: it may start one for its own configs.
+    """Hides a running Hydra from the code of a job, which may start one for its own configs.
 
-    What such code leaves behind is there for it until the end, and gone afterwards.
+    Any Hydra state that this code leaves behind is discarded at the end.
     """
     kinds: tuple[type, ...] = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
-    known = Singleton._instances  # noqa: SLF001  # only so an instance's whole state is put aside
+    known = Singleton._instances  # noqa: SLF001  # the only way to set an instance's whole state aside
     running = {kind: known.pop(kind) for kind in kinds if kind in known}
     try:
         yield
@@ -184,10 +187,10 @@ def hydra_aside() -> Iterator[None]:
 
 @contextmanager
 def _own_hydra() -> Iterator[None]:
-    """Sets a running Hydra application aside, and puts it back; one thread at a time, since Hydra's state is global.
+    """Sets a running Hydra application aside and restores it; one thread at a time, since Hydra's state is global.
 
-    Composing leaves three traces: the global object (which initialize_config_dir replaces, so the application goes
-    back into whatever instance is there), the job's name, and the version whose defaults hold.
+    Composing leaves three traces: the global object (which initialize_config_dir replaces, so the application is put
+    back into whatever instance is there), the job's name, and the version whose defaults apply.
     """
     with _LOCK:
         running, base = GlobalHydra.instance().hydra, VersionBase.instance().version_base
@@ -200,3 +203,35 @@ def _own_hydra() -> Iterator[None]:
             GlobalHydra.instance().hydra = running
             VersionBase.instance().version_base = base
             JobRuntime.instance().conf = names
+
+
+_PATHS = re.compile(
+    r"checkpoint\.path|parts\.(.+\.)?path|verify\.golden|verify\.input\.(.+\.)?path|(convert|scaffold)\.path"
+)
+_NOT_PATHS = ("", "auto", "???")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""The start of a URL, even one that lost a slash."""
+
+
+def anchored(config: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Returns a config whose relative paths start at a folder, for a run with a folder of its own (`hydra.job.chdir`).
+
+    Args:
+        config: A resolved config.
+        folder: The folder in which its paths were typed.
+    """
+    return {key: value if key == "model" else _anchored(value, str(key), folder) for key, value in config.items()}
+
+
+def _anchored(node: Any, name: str, folder: str) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _anchored(value, f"{name}.{key}", folder) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_anchored(value, name, folder) for value in node]
+    if isinstance(node, str) and _PATHS.fullmatch(name) and not _is_fixed(node):
+        return os.path.join(folder, node)  # noqa: PTH118  # a slash at the end counts
+    return node
+
+
+def _is_fixed(text: str) -> bool:
+    return text in _NOT_PATHS or text.startswith("~") or _SCHEME.match(text) is not None

@@ -1,8 +1,11 @@
-"""`trusted_targets` over what Hydra itself makes of a config: callbacks, launchers, sweepers and log handlers.
+"""`trusted_targets` applied to objects that Hydra itself makes: callbacks, launchers, sweepers and log handlers.
 
-Guarantees: none of these is imported or made before its name has passed; Hydra's own and this project's always pass,
-by their exact names, and a log writes where a shipped one does (`logs`). Without `trusted_targets` callbacks and
-plugins that are known to do harm are refused. A command that names none but Hydra's own imports no torch for it.
+Guarantees: none of these is imported or made before its name has passed. Hydra's own and this project's pass by their
+exact names. Under `trusted_targets`, a log handler, formatter or filter is one that Hydra or this project ships,
+unchanged but for its level, or its class is in `trusted_targets` by its exact name: any other file name or format
+could write code or overwrite files. Without `trusted_targets`, callbacks and plugins known to be dangerous are refused.
+While Hydra searches for a config, no package is imported for its location. A command that names only Hydra's own
+imports no torch here. This module wraps private parts of Hydra: `Callbacks`, `Plugins`, `configure_log`, ``pkg://``.
 """
 
 from __future__ import annotations
@@ -10,20 +13,26 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra._internal.core_plugins.basic_launcher
 import hydra._internal.hydra
+import hydra.conf
 import hydra.core.utils
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import ConfigError
+from ..files.path import package_folders
+from ..text.lines import line
 from ..text.wording import safe_text
 from ..trust.dangerous import why_dangerous
-from .logs import check_log
-from .packaged import unimported
+from .layers import conf_dir
 
 _TARGET = "_target_"
 _CORE = "hydra._internal.core_plugins"
@@ -41,16 +50,16 @@ _LOGGING = frozenset(
         *("sys.stdout", "sys.stderr", "loader.text.redaction.RedactingFormatter"),
     )
 )
-"""What a log may be made of."""
+"""What a log may consist of."""
 _FACTORY = "()"
 _IMPORTED = "ext://"
 Named = tuple[str, str]
-"""A place in the config, and what it names."""
+"""A place in the config, and the name it holds."""
 
 
 @contextmanager
 def judged() -> Iterator[None]:
-    """Has Hydra ask, while it runs, before it makes anything that a config names."""
+    """Makes Hydra check every name in a config before it makes an object of it."""
     logs = (hydra.core.utils, hydra._internal.hydra, hydra._internal.core_plugins.basic_launcher)  # noqa: SLF001
     with ExitStack() as stack:
         stack.enter_context(unimported())
@@ -93,17 +102,13 @@ def _judge_targets(node: DictConfig, where: str) -> None:
     if trusted is not None:
         _judge(named, trusted)
         return
-    told = [
-        f"{place}: {safe_text(name)} is refused: it {reason}"
-        for place, name in named
-        if (reason := why_dangerous(name))
-    ]
-    if told:
-        raise ConfigError("\n".join(told))
+    refused = [f"{at}: {safe_text(name)} is refused: it {why}" for at, name in named if (why := why_dangerous(name))]
+    if refused:
+        raise ConfigError("\n".join(refused))
 
 
 def _judge_log(log_config: DictConfig | None, *_: Any, **__: Any) -> None:
-    """Judges a log where there are trusted names; where there are none, Hydra's own list is the rule."""
+    """Checks a log under `trusted_targets`; without it, Hydra's own allow-list applies."""
     trusted = None if log_config is None else _trusted(log_config)
     if log_config is not None and trusted is not None:
         where = str(log_config._get_full_key(None))  # noqa: SLF001
@@ -112,7 +117,7 @@ def _judge_log(log_config: DictConfig | None, *_: Any, **__: Any) -> None:
 
 
 def _trusted(node: DictConfig) -> list[str] | None:
-    """The `trusted_targets` of the config that a node belongs to."""
+    """Returns the `trusted_targets` of the config that a node belongs to."""
     trusted = OmegaConf.select(node._get_root(), "trusted_targets")  # noqa: SLF001
     return trusted if trusted is None else list(trusted) if isinstance(trusted, ListConfig) else [str(trusted)]
 
@@ -129,7 +134,7 @@ def _judge(named: Sequence[Named], trusted: Sequence[str]) -> None:
 
 
 def _targets(node: Any, where: str) -> Iterator[Named]:
-    """Every `_target_`; what a lookup of Hydra's looks up is none of them, and so the lookup is harm."""
+    """Yields every `_target_`; names that Hydra's lookup functions take are not targets, so those are refused."""
     if isinstance(node, Mapping) and node.get(_TARGET) is not None:
         yield f"{where}.{_TARGET}", str(node[_TARGET])
     for key, item in _items(node):
@@ -137,7 +142,7 @@ def _targets(node: Any, where: str) -> Iterator[Named]:
 
 
 def _imports(node: Any, where: str) -> Iterator[Named]:
-    """Every name that a log's config has imported: classes, factories, queues, and values behind ``ext://``."""
+    """Yields every name that a log's config imports: classes, factories, queues, and values behind ``ext://``."""
     for key, item in _items(node):
         place = f"{where}.{key}"
         if not isinstance(item, str):
@@ -148,3 +153,87 @@ def _imports(node: Any, where: str) -> Iterator[Named]:
 
 def _items(node: Any) -> Iterable[tuple[object, Any]]:
     return node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+
+
+_SECTIONS = {"formatters": "logging.Formatter", "filters": "logging.Filter", "handlers": "logging.Handler"}
+"""The sections of a log's config, with the class of an entry that names none."""
+
+
+def check_log(log: DictConfig, where: str, trusted: Sequence[str]) -> None:
+    """Refuses a log with entries that are neither shipped nor trusted.
+
+    Args:
+        log: Its config.
+        where: Its place in the whole config.
+        trusted: The patterns of `trusted_targets`.
+
+    Raises:
+        ConfigError: With every refused entry.
+    """
+    refused = [(place, name) for place, name in _own(log, where) if name not in trusted]
+    if not refused:
+        return
+    problems = (
+        f"{place}: {safe_text(name)} with its own settings is refused: under trusted_targets, expected a log of "
+        "Hydra or the loader, unchanged, or this class by its exact name"
+        for place, name in refused
+    )
+    offered = dict.fromkeys(name for _, name in refused if not why_dangerous(name))
+    hint = line("trusted_targets", [*trusted, *offered]) if len(offered) == len({name for _, name in refused}) else ""
+    raise ConfigError("\n".join(problems), hint)
+
+
+def _own(log: DictConfig, where: str) -> Iterator[tuple[str, str]]:
+    """Yields the place and class of each entry that differs from the shipped ones."""
+    written: Any = OmegaConf.to_container(log, resolve=False)
+    meant: Any = OmegaConf.to_container(log, resolve=True)
+    for section, usual in _SECTIONS.items():
+        before, nodes = written.get(section), meant.get(section)
+        for key, node in nodes.items() if isinstance(nodes, Mapping) else ():
+            raw = before.get(key) if isinstance(before, Mapping) else None
+            if not (isinstance(raw, Mapping) and _without_level(raw) in _shipped()[section]):
+                named = node.get("()", node.get("class", usual)) if isinstance(node, Mapping) else usual
+                yield f"{where}.{section}.{key}", str(named)
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> dict[str, list[dict[str, Any]]]:
+    """The entries of every log that Hydra or the loader ships, by section, unresolved."""
+    homes = [Path(hydra.conf.__file__).parent / "hydra", conf_dir() / "hydra"]
+    files = [
+        file for home in homes for kind in ("job_logging", "hydra_logging") for file in home.glob(f"{kind}/*.yaml")
+    ]
+    logs: list[Any] = [OmegaConf.to_container(OmegaConf.load(file), resolve=False) for file in files]
+    return {
+        section: [_without_level(node) for log in logs for node in (log.get(section) or {}).values()]
+        for section in _SECTIONS
+    }
+
+
+def _without_level(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != "level"}
+
+
+@contextmanager
+def unimported() -> Iterator[None]:
+    """Makes Hydra read configs in packages (``hydra.searchpath=[pkg://my_pkg.conf]``) without importing those."""
+    names = _names_of_the_source()
+    before = names["resources"]
+    names["resources"] = SimpleNamespace(files=_files)
+    try:
+        yield
+    finally:
+        names["resources"] = before
+
+
+def _names_of_the_source() -> dict[str, Any]:
+    """Returns the globals of the class that reads such configs; Hydra loads its module a second time, as a plugin."""
+    Plugins.instance()  # registers it
+    return SourcesRegistry.instance().resolve("pkg").load_config.__globals__
+
+
+def _files(package: str) -> Path:
+    folders = package_folders(package)
+    if not folders:
+        raise ModuleNotFoundError(f"No package named '{package}'")  # Hydra takes this for an unavailable source
+    return folders[0]

@@ -1,10 +1,11 @@
-"""A user's own configs over those that are shipped.
+"""A user's own configs laid over the shipped ones.
 
-Guarantees: of two configs of one name, the one in the user's folder (``--config-dir``, ``LOADER_CONFIG_DIR``,
-``hydra.searchpath``) is taken; a user's primary config is laid over the shipped one, so that every key of the loader is
-there; rules that are typed replace those of a file, and a model or checkpoint that is typed replaces that of a user's
-primary config; ``glob(...)`` over the options of a group takes the user's own where it matches any of them. An
-application whose primary folder is another one is left alone.
+Guarantees: of two configs with one name, the one in the user's folder (``--config-dir``, ``LOADER_CONFIG_DIR``,
+``hydra.searchpath``) wins. A user's primary config is laid over the shipped one, so that every key of the loader
+exists. Typed rules replace those of a file, and a typed model or checkpoint replaces that of a user's primary config.
+Names of rules in a config file (``rules: [ddp, compile]``) mean what they mean on a command line. ``glob(...)`` over
+the options of a group takes the user's own if it matches any. Other applications, with another primary folder, are not
+affected. This module wraps private parts of Hydra, which has no hook for this: see the end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import copy
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,60 +30,55 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError
-from ..schema import JobConfig
-from ..text.lines import typed
-from ..text.wording import listing, safe_text
-from .named_rules import with_named_rules
-from .replacing import CLEARED
+from ..schema import AUTO, JobConfig
+from ..text.lines import override, typed
+from ..text.wording import closest, did_you_mean, listing, safe_text
+from .rewrite import CLEARED
 
 VARIABLE = "LOADER_CONFIG_DIR"
-"""Names a user's folder of configs, as --config-dir does."""
+"""Environment variable with a user's config folder, like --config-dir."""
 
 CONFIG_NAME = "config"
-"""The shipped primary config."""
+"""Name of the shipped primary config."""
 
 _BASE = "_loader_defaults_"
-"""The shipped primary config, below a user's of whatever name."""
+"""Name of the shipped primary config when a user's is laid over it."""
 
 _LAST = "experiment"
 
 _GLOBAL = "# @package _global_"
 _JOB = tuple(field.name for field in dataclasses.fields(JobConfig))
 
-_GLOBAL = "# @package _global_"
-_JOB = tuple(field.name for field in dataclasses.fields(JobConfig))
-
 _OUR_OWN = ("rules/", "hydra/")
-"""How the names of the configs begin whose rules are those that were chosen, or are cleared away."""
+"""Prefixes of configs whose rules were chosen by option, or that clear them."""
 
 _USERS = ("command-line", "hydra.searchpath")
-"""How the providers of a user's folders are called."""
-
+"""Prefixes of Hydra's provider names for a user's folders."""
 
 _folders: list[Path] = []
-"""The user's folders that were searched last, for a refusal."""
+"""The user's folders of the last search, for refusals."""
 
 
 def conf_dir() -> Path:
-    """Returns the folder of configs: beside the package in a checkout, inside it in an installed copy."""
+    """Returns the folder of configs: next to the package in a checkout, inside it in an installed copy."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / f"{CONFIG_NAME}.yaml").is_file():
             return folder
     raise ConfigError(
-        f"the folder conf with {CONFIG_NAME}.yaml is neither in {package} nor beside it; this copy of the package is "
+        f"the folder conf with {CONFIG_NAME}.yaml is neither in {package} nor next to it; this copy of the package is "
         "incomplete",
         "pip install --force-reinstall hydra-loader",
     )
 
 
 def replaced(choices: Iterable[tuple[str, Any]], sources: Iterable[tuple[str, str]], primary: str) -> Iterator[str]:
-    """Says which of the configs in use are the user's in place of shipped ones.
+    """Reports which of the configs in use are the user's instead of shipped ones.
 
     Args:
         choices: Group → option, or list of options, as Hydra keeps them.
         sources: Path and provider of each folder that was searched.
-        primary: The name of the primary config.
+        primary: Name of the primary config.
     """
     options = [primary, *(f"{group}/{option}" for group, chosen in choices for option in _listed(chosen))]
     folders = [Path(path) for path, provider in sources if provider.startswith(_USERS)]
@@ -94,7 +90,7 @@ def replaced(choices: Iterable[tuple[str, Any]], sources: Iterable[tuple[str, st
 
 
 def primaries(group: str) -> list[str]:
-    """Names the primary configs in the user's folders whose defaults list chooses an option of a group."""
+    """Lists the primary configs in the user's folders whose defaults list chooses an option of a group."""
     found = {path.stem for folder in _folders for path in sorted(folder.glob("*.yaml")) if group in _chosen_in(path)}
     return sorted(found)
 
@@ -103,7 +99,7 @@ def _chosen_in(path: Path) -> set[str]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return set()  # it is none that could be offered
+        return set()  # not a config to offer
     defaults = content.get("defaults") if isinstance(content, dict) else None
     entries = [entry for entry in defaults if isinstance(entry, dict)] if isinstance(defaults, list) else []
     return {str(key).rpartition(" ")[2].removeprefix("/") for entry in entries for key in entry}
@@ -114,7 +110,7 @@ def _listed(chosen: Any) -> list[Any]:
 
 
 def _variable() -> Path | None:
-    """Returns the folder that the environment names; ConfigError where there is none of that name."""
+    """Returns the folder that the environment names; raises ConfigError if it is not a folder."""
     named = os.environ.get(VARIABLE)
     if not named:
         return None
@@ -125,7 +121,6 @@ def _variable() -> Path | None:
 
 
 def _ours(sources: Iterable[ConfigSource]) -> ConfigSource | None:
-    """Returns the shipped folder where it is the primary one."""
     return next((s for s in sources if s.provider == "main" and s.path == str(conf_dir())), None)
 
 
@@ -141,7 +136,7 @@ def _initialise(self: ConfigRepository, config_search_path: Any) -> None:
     if folder is not None and not any(source.path == str(folder) for source in self.sources):
         self.sources.insert(0, FileConfigSource(_USERS[0], f"file://{folder}"))
     _folders[:] = [Path(source.path) for source in self.sources if _is_users(source)]
-    # What Hydra itself ships stays in front: its schema has to be the last, and its own node the first to be found.
+    # Hydra's own configs stay first: its own node must be found before any other.
     self.sources.sort(key=lambda source: 0 if source.provider == "hydra" else 1 if _is_users(source) else 2)
 
 
@@ -156,19 +151,18 @@ def _load(self: ConfigRepository, config_path: str) -> ConfigResult | None:
         return shipped
     found = _LOAD(self, config_path)
     if found is not None and config_path == getattr(self, "primary", None) and found.provider != ours.provider:
-        if any(
-            isinstance(default, ConfigDefault) and default.path == CONFIG_NAME for default in found.defaults_list or []
-        ):
-            return found  # it names the shipped one itself
+        own = found.defaults_list or []
+        if any(isinstance(default, ConfigDefault) and default.path == CONFIG_NAME for default in own):
+            return found  # it includes the shipped one itself
         raw = self._extract_defaults_list(CONFIG_NAME, ours.load_config(CONFIG_NAME).config)
-        found.defaults_list = _over_base(found.defaults_list or [], self._create_defaults_list(CONFIG_NAME, raw))
+        found.defaults_list = _over_base(own, self._create_defaults_list(CONFIG_NAME, raw))
     return found
 
 
 def _over_base(own: list[InputDefault], shipped: list[InputDefault]) -> list[InputDefault]:
-    """Puts the shipped defaults list below a user's own; of a group that both choose an option, the user's counts.
+    """Puts the shipped defaults list below a user's own; the user's choice of a group's option wins.
 
-    An experiment comes last, as in the shipped list: it may override whatever stands before it.
+    An experiment comes last, as in the shipped list: it may override everything before it.
     """
     chosen = {_group(default) for default in own}
     below = [default for default in shipped if not default.is_self() and _group(default) not in chosen]
@@ -182,16 +176,16 @@ def _over_base(own: list[InputDefault], shipped: list[InputDefault]) -> list[Inp
 
 
 def _group(default: InputDefault) -> str | None:
-    """Returns the group that an entry of a defaults list chooses an option of; None where it is something else."""
+    """Returns the group of which an entry in a defaults list chooses an option; None for other entries."""
     plain = isinstance(default, GroupDefault) and default.package is None
     return default.group.removeprefix("/") if plain and default.group else None  # type: ignore[attr-defined]
 
 
 def _parse(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str]) -> Any:
-    self.repository.primary = config_name  # type: ignore[attr-defined]  # the repository is not told which it is
+    self.repository.primary = config_name  # type: ignore[attr-defined]  # the repository does not know it otherwise
     keys = [override.partition("=")[0] for override in overrides]
     keys += ["rules" for override in overrides if re.match(r"\+hydra/clear=.*\brules\b", override)]
-    self.repository.typed = [key for key in keys if key in CLEARED]  # type: ignore[attr-defined]  # nor what was typed
+    self.repository.typed = [key for key in keys if key in CLEARED]  # type: ignore[attr-defined]  # likewise
     return _PARSE(self, config_name, overrides)
 
 
@@ -206,34 +200,34 @@ def _load_one(self: ConfigLoaderImpl, default: ResultDefault, repo: Any) -> Conf
     primary = path == getattr(self.repository, "primary", None)
     typed = (group for group in getattr(self.repository, "typed", ()) if primary or group == "rules")
     gone = [name for group in typed if group in loaded.config for name in CLEARED[group]]
-    return with_named_rules(_without(loaded, gone) if gone else loaded, repo)
+    return _with_named_rules(_without(loaded, gone) if gone else loaded, repo)
 
 
 def _refuse_elsewhere(path: str, package: str, loaded: ConfigResult) -> None:
-    """Refuses an experiment whose settings stand below a key of its own, where they would set nothing."""
+    """Refuses an experiment whose settings are below a key of its own, where they would have no effect."""
     below = OmegaConf.select(loaded.config, package) if package.partition(".")[0] == _LAST else None
     keys = [f"'{key}'" for key in _JOB if isinstance(below, DictConfig) and key in below]
     if keys:
         file = f"{loaded.path.removeprefix('file://')}/{path}.yaml"
-        raise without_package(file, f"sets {listing(keys)} under '{safe_text(package)}', where nothing is set by it")
+        raise without_package(file, f"sets {listing(keys)} under '{safe_text(package)}', where it has no effect")
 
 
-def without_package(file: str, told: str) -> ConfigError:
-    """The refusal of an experiment that lacks the line by which its settings are the loader's."""
+def without_package(file: str, fault: str) -> ConfigError:
+    """Returns the refusal of an experiment without the line that makes its settings the loader's."""
     return ConfigError(
-        f"{safe_text(file, 400)} {told}; an experiment needs '{_GLOBAL}' as its first line",
-        typed("sed", "-i", f"1i {_GLOBAL}", file, note="puts the line there"),
+        f"{safe_text(file, 400)} {fault}; expected '{_GLOBAL}' as the first line of an experiment",
+        typed("sed", "-i", f"1i {_GLOBAL}", file, note="inserts the line"),
     )
 
 
 def users_file(name: str) -> str:
-    """Where a config of the user's is, by its name; the name where it is in none of the folders."""
+    """Returns the file of a user's config; its name if none of the folders has it."""
     files = (folder / f"{name}.yaml" for folder in _folders)
     return str(next((file for file in files if file.is_file()), name))
 
 
 def _without(loaded: ConfigResult, paths: Iterable[str]) -> ConfigResult:
-    """The same without what was typed in its place: both would be merged otherwise."""
+    """Removes the nodes that were typed: Hydra would merge both."""
     rest = copy.copy(loaded)
     rest.config = copy.deepcopy(loaded.config)
     for path in paths:
@@ -256,10 +250,51 @@ def _sweep(self: Override, *args: Any, **kwargs: Any) -> Any:
     return _SWEEP(self, *args, **kwargs)
 
 
-# Hydra 1.3 has no hook for the order of its sources, nor for what lies below a primary config.
+# Hydra 1.3 has no hook for the order of its sources, nor for a config below a primary one.
 _INITIALISE, ConfigRepository.initialize_sources = ConfigRepository.initialize_sources, _initialise  # type: ignore[method-assign]
 _LOAD, ConfigRepository.load_config = ConfigRepository.load_config, _load  # type: ignore[method-assign]
 _PARSE = ConfigLoaderImpl._parse_overrides_and_create_caching_repo  # noqa: SLF001
 ConfigLoaderImpl._parse_overrides_and_create_caching_repo = _parse  # type: ignore[method-assign]  # noqa: SLF001
 _LOAD_ONE, ConfigLoaderImpl._load_single_config = ConfigLoaderImpl._load_single_config, _load_one  # type: ignore[method-assign]  # noqa: SLF001
 _SWEEP, Override.sweep_iterator = Override.sweep_iterator, _sweep  # type: ignore[method-assign]
+
+
+_GROUP = "rules"
+
+
+def _with_named_rules(loaded: ConfigResult, repository: Any) -> ConfigResult:
+    """Returns a config with rules in place of their names; raises ConfigError if a name is unknown."""
+    raw = OmegaConf.to_container(loaded.config, resolve=False)
+    if not isinstance(raw, dict):
+        return loaded
+    given = raw.get(_GROUP)
+    names = [given] if isinstance(given, str) else given
+    options = repository.get_group_options(_GROUP, ObjectType.CONFIG) if isinstance(names, list) else []
+    if not isinstance(names, list) or (isinstance(given, str) and given not in options):
+        return loaded  # a mapping; or an interpolation or other text, which is checked when it is resolved
+    others = [name for name in names if name not in options or (name == AUTO and len(names) > 1)]
+    if others:
+        raise _no_such_rules(names, others, [name for name in options if name != AUTO])
+    rules = AUTO if names == [AUTO] else dict(pair for name in names for pair in _rules_of(name, repository))
+    changed = copy.copy(loaded)
+    changed.config = OmegaConf.create({**raw, _GROUP: rules}, flags=loaded.config._metadata.flags)
+    return changed
+
+
+def _rules_of(name: str, repository: Any) -> Iterator[tuple[Any, Any]]:
+    found = repository.load_config(f"{_GROUP}/{name}")
+    content = OmegaConf.to_container(found.config, resolve=False) if isinstance(found.config, DictConfig) else {}
+    yield from content.items() if isinstance(content, dict) else ()
+
+
+def _no_such_rules(names: Sequence[Any], others: Sequence[Any], options: Sequence[str]) -> ConfigError:
+    shown = [f"'{safe_text(name)}'{did_you_mean(name, options) if isinstance(name, str) else ''}" for name in others]
+    near = [known for name in names if isinstance(name, str) for known in closest(name, options, most=1)]
+    own = {f"mine{at or ''}": rule for at, rule in enumerate(name for name in others if isinstance(name, Mapping))}
+    words = [override(_GROUP, near)] if near else []
+    words += [override(_GROUP, own, "+" if near else "")] if own else []
+    return ConfigError(
+        f"'{_GROUP}' of a config file lists {listing(shown)}; expected options of the group ({', '.join(options)}), "
+        f"'{AUTO}' alone, or a mapping of your own",
+        typed(*(words or [f"{_GROUP}=[ddp]"])),
+    )

@@ -24,11 +24,10 @@ from ..files.path import path_override
 from ..formats.names import ENDINGS
 from ..text.lines import line, program, typed
 from ..text.wording import closest, did_you_mean, listing, safe_text
-from .argv import FREE, GROUPS
-from .groups import refused_list
-from .keys import known_keys, suggestion
+from .grammar import Refused, parse_value
 from .layers import primaries, users_file, without_package
-from .quoting import Refused, parse_value
+from .rewrite import FREE, GROUPS, refused_list
+from .sections import known_keys, suggestion
 
 _LONGEST = 400
 _MOST_OPTIONS = 30
@@ -224,7 +223,7 @@ def _not_in_defaults(found: re.Match[str]) -> _Told:
 def _not_to_override(found: re.Match[str]) -> _Told:
     group = found["key"]
     if "@experiment." in group:
-        refused = without_package(users_file(found["file"]), f"chooses '{safe_text(group)}', which means nothing")
+        refused = without_package(users_file(found["file"]), f"chooses '{safe_text(group)}', which has no effect")
         return refused.message, refused.hint
     told = f"'{safe_text(found['file'])}' overrides '{safe_text(group)}', which no defaults list before it chooses"
     own = primaries(group)

@@ -29,7 +29,7 @@ from ..schema import (
 from ..text.lines import MISSING, line
 from ..text.redaction import remember
 from ..text.wording import closest, did_you_mean, safe_text
-from .records import Problems, Raw, read_section, shown
+from .sections import Problems, Raw, read_section, shown
 
 MODES = ("load", "plan", "inspect", "convert", "scaffold")
 """What a job can do."""
@@ -93,7 +93,7 @@ def _model(raw: Any, problems: Problems) -> Raw | None:
     elif "_target_" not in raw:
         problems.add("'model' has no _target_", "model._target_=my_pkg.Net, or model=null to take what is in the file")
     for place in _gaps(raw, "model"):
-        problems.add(f"'{place}' must be given", line(place, "VALUE"))
+        problems.add(f"'{place}' is required", line(place, "VALUE"))
     return raw
 
 

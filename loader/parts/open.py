@@ -240,7 +240,7 @@ def _changed(record: CheckpointConfig | RuleConfig) -> dict[str, object]:
 
 def _open(settings: CheckpointConfig, stack: ExitStack, override: str, *, data: bool) -> Checkpoint:
     if not settings.path:
-        raise ConfigError(f"'{override}' must be given", line(override, "FILE"))
+        raise ConfigError(f"'{override}' is required", line(override, "FILE"))
     checkpoint = open_checkpoint(
         settings.path, format=settings.format, sha256=settings.sha256, check=settings.check, data=data
     )

@@ -21,7 +21,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config.argv import rewrite
+from ..config.rewrite import rewrite
 from ..errors import ConfigError
 from .private import refuse_secret_run, refuse_secret_sweep
 

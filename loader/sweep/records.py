@@ -21,7 +21,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from ..config.argv import readable
+from ..config.rewrite import readable
 from ..errors import ConfigError
 from ..report.files import REPORT, write_json
 from ..text.wording import printable

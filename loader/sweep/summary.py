@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config.argv import readable
+from ..config.rewrite import readable
 from ..report.files import write_json, write_text
 from .callback import Sweep
 from .folder import SUMMARY

@@ -1,303 +1,90 @@
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
-from loader.config.argv import parse_arguments, readable, rewrite
+from loader.config.argv import expand_glob, natural, parse_arguments
 from loader.errors import ConfigError
-
-NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1, max_size=25) | st.lists(
-    st.sampled_from(
-        ["a", "epoch", "=", "3", ",", " ", "\\", "'", '"', "${", "}", "(", "]", "[", "1e5", "#", "~", "glob"]
-    ),
-    min_size=1,
-).map("".join)
-
-
-ONES = "1" * 64
-
-
-def never(_path: str) -> bool:
-    return False
-
-
-def config_of(overrides: Sequence[str]) -> dict[str, Any]:
-    """What overrides make of an empty config, by Hydra's parser and OmegaConf's interpolation."""
-    config = OmegaConf.create({})
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        OmegaConf.update(config, override.key_or_group, override.value(), force_add=True)
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-
-
-def jobs_of(overrides: Sequence[str]) -> list[dict[str, Any]]:
-    """The configs of a sweep's jobs, split and written anew as Hydra's sweeper does."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return [config_of(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]
-
-
-@pytest.mark.parametrize(
-    ("typed", "rewritten"),
-    [
-        # As typed: nothing that Hydra would refuse, or take for something else.
-        ("checkpoint.path=a.pt", "checkpoint.path=a.pt"),
-        ("checkpoint.path=runs/a b+c@d%e:f*g?h|i.pt", "checkpoint.path=runs/a b+c@d%e:f*g?h|i.pt"),
-        ("checkpoint.path=pkg://my_pkg/a.pt", "checkpoint.path=pkg://my_pkg/a.pt"),
-        ("checkpoint.path='a=b.pt'", "checkpoint.path='a=b.pt'"),
-        (r"checkpoint.path=epoch\=3.ckpt", r"checkpoint.path=epoch\=3.ckpt"),
-        ("checkpoint.path=${oc.env:HOME}/a.pt", "checkpoint.path=${oc.env:HOME}/a.pt"),
-        ("checkpoint.path=str(1e5)", "checkpoint.path=str(1e5)"),
-        ("checkpoint.path=???", "checkpoint.path=???"),
-        ("checkpoint.key=null", "checkpoint.key=null"),
-        ("checkpoint.key=", "checkpoint.key="),
-        ("verify.golden=null", "verify.golden=null"),
-        ("device=cuda:1", "device=cuda:1"),
-        ("device=a=b", "device=a=b"),
-        ("seed=1e5", "seed=1e5"),
-        ("verify.expect={shape: [1]}", "verify.expect={shape: [1]}"),
-        ("verify.input=null", "verify.input=null"),
-        ("parts=null", "parts=null"),
-        ("experiment=ddp", "experiment=ddp"),
-        ("rules=[ddp,compile]", "rules=[ddp,compile]"),
-        ("+rules={mine: {strip: x.}}", "+rules={mine: {strip: x.}}"),
-        ("rules@parts.a.rules=[ddp]", "rules@parts.a.rules=[ddp]"),
-        ("~rules.ddp", "~rules.ddp"),
-        ("hydra.run.dir=a", "hydra.run.dir=a"),
-        ("hydra/launcher=joblib", "hydra/launcher=joblib"),
-        ("+typo=1", "+typo=1"),
-        ("foo", "foo"),
-        ("=", "="),
-        # Text that Hydra would refuse or change.
-        ("checkpoint.path=runs/epoch=3-step=10.ckpt", 'checkpoint.path="runs/epoch=3-step=10.ckpt"'),
-        ("checkpoint.path=run (1).pt", 'checkpoint.path="run (1).pt"'),
-        ("checkpoint.path=[1].pt", 'checkpoint.path="[1].pt"'),
-        ("checkpoint.path=[1]", 'checkpoint.path="[1]"'),
-        ("checkpoint.path=1e5", 'checkpoint.path="1e5"'),
-        ("checkpoint.path=10", 'checkpoint.path="10"'),
-        ("checkpoint.path=true", 'checkpoint.path="true"'),
-        ("checkpoint.path=epoch=1,step=2.ckpt", 'checkpoint.path="epoch=1,step=2.ckpt"'),
-        ("checkpoint.path=~/it's.pt", 'checkpoint.path="~/it\'s.pt"'),
-        ("checkpoint.path= a.pt", 'checkpoint.path=" a.pt"'),
-        ("checkpoint.sha256=" + ONES, f'checkpoint.sha256="{ONES}"'),
-        ("checkpoint.key=0", 'checkpoint.key="0"'),
-        ("verify.golden=a=b.safetensors", 'verify.golden="a=b.safetensors"'),
-        ("parts.a.path=a=b.pt", '++parts.a.path="a=b.pt"'),
-        ("verify.input.path=a=b.pt", '++verify.input.path="a=b.pt"'),
-        (r"rules.mine.regex=^layers\.(\d+)\.", r'++rules.mine.regex="^layers\.(\d+)\."'),
-        (r"rules.mine.to=a\\b", r'++rules.mine.to="a\\b"'),
-        # Keys that may be new, and + where there is something already.
-        ("model.width=3", "++model.width=3"),
-        ("+model.width=3", "++model.width=3"),
-        ("++model.width=3", "++model.width=3"),
-        ("model._target_=my_pkg.Net", "++model._target_=my_pkg.Net"),
-        ("rules.mine.strip=x.", "++rules.mine.strip=x."),
-        ("verify.input.shape=[1,3]", "++verify.input.shape=null +verify.input.shape=[1,3]"),
-        ("+experiment=ddp", "experiment=ddp"),
-        ("+model=linear", "model=linear"),
-        # Literals replace.
-        ("parts={a: {key: b}}", "++parts=null +parts={a: {key: b}}"),
-        ("parts.a={key: b}", "++parts.a=null +parts.a={key: b}"),
-        ("verify.input={shape: [1,3]}", "++verify.input=null +verify.input={shape: [1,3]}"),
-        ("verify.input=[{shape: [1]}]", "++verify.input=null +verify.input=[{shape: [1]}]"),
-        ("model={_target_: a.B}", "+hydra/clear=[model,verify.input] ++model={_target_: a.B}"),
-        ("model=null", "+hydra/clear=[model]"),
-        ("rules={a: {strip: x.}}", "+hydra/clear=[rules] ++rules={a: {strip: x.}}"),
-        ("checkpoint={path: a=b.pt}", r'+hydra/clear=[checkpoint] ++checkpoint={path:"a=b.pt"}'),
-        ('allow.missing=["a=b", "c"]', 'allow.missing=["a=b", "c"]'),
-        ("allow.missing=[a=b,c]", 'allow.missing=["a=b",c]'),
-    ],
-)
-def test_an_override_of_a_single_run(typed: str, rewritten: str) -> None:
-    assert " ".join(rewrite([typed], exists=never)) == rewritten
-
-
-@pytest.mark.parametrize(
-    ("typed", "rewritten"),
-    [
-        ("checkpoint.path=a.pt,b.pt", "checkpoint.path=a.pt,b.pt"),
-        ("checkpoint.path=epoch=1.pt,epoch=2.pt", 'checkpoint.path="epoch=1.pt","epoch=2.pt"'),
-        ("checkpoint.path=a.pt, b=1.pt", 'checkpoint.path=a.pt,"b=1.pt"'),
-        ("checkpoint.path=1e5,b.pt", 'checkpoint.path="1e5",b.pt'),
-        ("checkpoint.path='a,b.pt',c.pt", "checkpoint.path='a,b.pt',c.pt"),
-        ("checkpoint.path=choice(a,b)", "checkpoint.path=choice(a,b)"),
-        ("checkpoint.key=null,state_dict", "checkpoint.key=null,state_dict"),
-        ("device=cpu,cuda:0", "device=cpu,cuda:0"),
-        ("model=linear,custom", "model=linear,custom"),
-        ("experiment=ddp,linear", "experiment=ddp,linear"),
-        ("+experiment=ddp,linear", "experiment=ddp,linear"),
-        ("rules=[ddp],[ddp,compile]", "rules=[ddp],[ddp,compile]"),
-        (
-            "model={_target_: a.B},{_target_: a.C, x: 1}",
-            "+hydra/clear=[model,verify.input] ++model={_target_: a.B},{_target_: a.C, x: 1}",
-        ),
-        ("model=null", "+hydra/clear=[model]"),
-        ("model.width=1,2", "++model.width=1,2"),
-        ("parts={a: {}},null", "++parts=null +parts={a: {}},null"),
-        ("verify.input={path: a=b},[{shape: [1]}]", '++verify.input=null +verify.input={path:"a=b"},[{shape: [1]}]'),
-        ("model.sizes=[1,2],[3]", "++model.sizes=null +model.sizes=[1,2],[3]"),
-    ],
-)
-def test_an_override_of_a_sweep(typed: str, rewritten: str) -> None:
-    assert " ".join(rewrite([typed], sweep=True, exists=never)) == rewritten
-
-
-@settings(deadline=None)
-@given(NAMES)
-def test_any_existing_file_is_named_as_it_is(name: str) -> None:
-    if name.strip().lower() == "null" or name.startswith("glob("):
-        return
-    for key in ("checkpoint.path", "verify.golden", "parts.a.path", "verify.input.path"):
-        rewritten = rewrite([f"{key}={name}"], exists=lambda _path: True)
-        found: Any = config_of(rewritten)
-        for piece in key.split("."):
-            found = found[piece]
-        assert found == name
-
-
-@settings(deadline=None)
-@given(
-    st.lists(
-        NAMES.map(str.strip).filter(
-            lambda name: name and not set(name) & set(",\\'\"[]{}()$") and name.lower() != "null"
-        ),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_a_sweep_goes_over_files_named_as_they_are(names: list[str]) -> None:
-    rewritten = rewrite(["checkpoint.path=" + ",".join(names), "seed=1,2"], sweep=True, exists=never)
-    expected = [{"checkpoint": {"path": name}, "seed": seed} for name, seed in itertools.product(names, (1, 2))]
-    assert jobs_of(rewritten) == expected
-
-
-@settings(deadline=None)
-@given(
-    st.lists(
-        st.sampled_from(
-            [
-                "checkpoint.path=a=b",
-                "model={x: 1}",
-                "model.a=2",
-                "rules.a.strip=x",
-                "parts={a: {path: x=y}}",
-                "+experiment=ddp",
-                "seed=1",
-            ]
-        ),
-        unique=True,
-    )
-)
-def test_rewriting_twice_changes_nothing_more(typed: list[str]) -> None:
-    once = rewrite(typed, exists=never)
-    assert rewrite(once, exists=never) == once
-
-
-@settings(deadline=None)
-@given(
-    st.lists(
-        st.sampled_from(
-            [
-                "checkpoint.path=a=b",
-                'checkpoint.path="a,b"',
-                "model={x: 1}",
-                "model.a=2",
-                "parts={a: {path: x}}",
-                "seed=1",
-                "~rules.a",
-                "rules=[ddp]",
-            ]
-        ),
-        unique=True,
-    )
-)
-def test_readable_undoes_what_was_rewritten(typed: list[str]) -> None:
-    rewritten = [override for override in rewrite(typed, exists=never) if not override.startswith("+hydra/")]
-    shown = readable(rewritten)
-    assert [override for override in rewrite(shown, exists=never) if not override.startswith("+hydra/")] == rewritten
-    assert not any(override.startswith("+") for override in shown)
-
-
-def test_a_comma_belongs_to_the_name_of_a_file_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert rewrite(["checkpoint.path=a,b.pt"]) == ["checkpoint.path=a,b.pt"]
-    (tmp_path / "a,b.pt").touch()
-    assert rewrite(["checkpoint.path=a,b.pt"]) == ['checkpoint.path="a,b.pt"']
-    assert rewrite(["checkpoint.path=a,b.pt"], sweep=True) == ["checkpoint.path=a,b.pt"]
-
-
-def test_keys_below_a_replaced_node_may_be_new() -> None:
-    typed = ["checkpoint.key=a", "checkpoint={path: b}", "checkpoint.check=full"]
-    assert rewrite(typed) == [
-        "+hydra/clear=[checkpoint]",
-        "++checkpoint.key=a",
-        "++checkpoint={path: b}",
-        "++checkpoint.check=full",
-    ]
-
-
-def test_several_replaced_groups_are_cleared_at_once() -> None:
-    typed = ["model={_target_: a.B}", "rules={}", "verify.input={shape: [1]}"]
-    assert rewrite(typed)[0] == "+hydra/clear=[model,verify.input,rules]"
 
 
 @pytest.fixture
-def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("epoch=2.ckpt", "epoch=10.ckpt", "epoch=1.ckpt"):
-        (tmp_path / name).touch()
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("1/last.ckpt", "2/last.ckpt", "10/last.ckpt", "10/best.pt", "10/deep/epoch=3-step=10.ckpt"):
+        file = tmp_path / "runs" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (tmp_path / "runs" / "10" / "best.golden.safetensors").touch()
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.usefixtures("three_files")
-def test_a_glob_becomes_the_files_in_natural_order() -> None:
-    expanded = 'checkpoint.path="epoch=1.ckpt","epoch=2.ckpt","epoch=10.ckpt"'
-    assert rewrite(["checkpoint.path=glob(*.ckpt)"], sweep=True) == [expanded]
-    assert rewrite(["parts.a.path=glob(*=1*.ckpt)"], sweep=True) == ['++parts.a.path="epoch=1.ckpt","epoch=10.ckpt"']
-    assert rewrite(["checkpoint.path=glob(*=2.ckpt),a=b.pt"], sweep=True) == ['checkpoint.path="epoch=2.ckpt","a=b.pt"']
-
-
-@pytest.mark.usefixtures("three_files")
-def test_a_glob_with_one_match_suits_a_single_run() -> None:
-    assert rewrite(["checkpoint.path=glob(*=2.ckpt)"]) == ['checkpoint.path="epoch=2.ckpt"']
-
-
-@pytest.mark.usefixtures("three_files")
-def test_a_glob_with_several_matches_needs_a_sweep() -> None:
-    with pytest.raises(ConfigError, match="single run") as caught:
-        rewrite(["checkpoint.path=glob(*.ckpt)"])
-    files = "epoch=1.ckpt, epoch=2.ckpt, epoch=10.ckpt"
-    told = f"'checkpoint.path=glob(*.ckpt)' matches 3 files ({files}); a single run takes one"
-    assert caught.value.message == told
-    assert caught.value.hint == "-m 'checkpoint.path=glob(*.ckpt)'   # one job for each"
-
-
-def test_other_keys_have_hydras_own_glob() -> None:
-    assert rewrite(["model=glob(*)"], sweep=True) == ["model=glob(*)"]
+    return tmp_path
 
 
 @pytest.mark.parametrize(
-    "typed",
-    ["model=linear,{_target_: a.B}", "model=linear,null", "model={_target_: a.B},null", "rules=[ddp],{a: {strip: x.}}"],
+    ("call", "found"),
+    [
+        ("glob(runs/*/last.ckpt)", ["runs/1/last.ckpt", "runs/2/last.ckpt", "runs/10/last.ckpt"]),
+        ("glob( runs/10/*.ckpt , runs/1*/last.ckpt )", ["runs/1/last.ckpt", "runs/10/last.ckpt"]),
+        ("glob([runs/1/*,runs/2/*])", ["runs/1/last.ckpt", "runs/2/last.ckpt"]),
+        ("glob(runs/*/last.ckpt,exclude=runs/1*)", ["runs/2/last.ckpt"]),
+        ("glob(runs/*/last.ckpt,exclude=[runs/1/*,runs/2/*])", ["runs/10/last.ckpt"]),
+        ("glob(runs/**/epoch=*.ckpt)", ["runs/10/deep/epoch=3-step=10.ckpt"]),
+        ("glob('runs/**/*=3*.ckpt')", ["runs/10/deep/epoch=3-step=10.ckpt"]),
+        ("glob(runs/[12]/last.ckpt)", ["runs/1/last.ckpt", "runs/2/last.ckpt"]),
+        ("glob(runs/10/best.*)", ["runs/10/best.pt"]),
+        ("glob(runs/10/*.golden.safetensors)", ["runs/10/best.golden.safetensors"]),
+        ("glob(runs/1/last.ckpt)", ["runs/1/last.ckpt"]),
+    ],
 )
-def test_options_and_literals_are_not_swept_together(typed: str) -> None:
-    group = typed.partition("=")[0]
-    with pytest.raises(ConfigError, match="literal values") as caught:
-        rewrite([typed], sweep=True)
-    assert caught.value.message == (
-        f"'{typed}' sweeps over literal values and over something else; only options of the group '{group}', "
-        "or only {...} values, were expected"
-    )
-    assert (
-        caught.value.hint
-        == f"{group}=NAME,OTHER   # with the literal in a file of its own, {group}/NAME.yaml, and --config-dir"
-    )
+def test_files_come_in_natural_order(runs: Path, call: str, found: list[str]) -> None:
+    assert expand_glob("checkpoint.path", call) == found
+
+
+def test_home_and_absolute_folders_are_found(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(runs))
+    assert expand_glob("checkpoint.path", "glob(~/runs/1/*)") == [f"{runs}/runs/1/last.ckpt"]
+
+
+def test_no_match_names_the_pattern_and_the_folder(runs: Path) -> None:
+    expected = f"no file matches 'runs/*/nope.ckpt' for checkpoint.path (searched {runs}/runs)"
+    with pytest.raises(ConfigError, match=re.escape(expected)) as caught:
+        expand_glob("checkpoint.path", "glob(runs/*/nope.ckpt)")
+    assert caught.value.message == expected
+    assert caught.value.hint == "'checkpoint.path=glob(FOLDER/*.pt)'"
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            "glob(nowhere/*.pt)",
+            "no file matches 'nowhere/*.pt' for parts.a.path (searched {}/nowhere, which does not exist)",
+        ),
+        ("glob(*.pt,runs/*.pt)", "no file matches '*.pt', 'runs/*.pt' for parts.a.path (searched {0} and {0}/runs)"),
+        ("glob(plain.pt)", "no file matches 'plain.pt' for parts.a.path (searched {})"),
+        ("glob()", "no file matches glob() without a pattern for parts.a.path"),
+    ],
+)
+def test_other_ways_to_match_nothing(runs: Path, call: str, message: str) -> None:
+    with pytest.raises(ConfigError, match="no file matches") as caught:
+        expand_glob("parts.a.path", call)
+    assert caught.value.message == message.format(runs)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 10**6), unique=True))
+def test_numbers_in_names_order_as_numbers(numbers: list[int]) -> None:
+    names = [f"runs/epoch={number}-last.ckpt" for number in numbers]
+    assert sorted(names, key=natural) == [f"runs/epoch={number}-last.ckpt" for number in sorted(numbers)]
+
+
+@settings(deadline=None)
+@given(st.data(), st.lists(st.text(max_size=8)))
+def test_any_names_have_one_order(data: st.DataObject, names: list[str]) -> None:
+    assert sorted(data.draw(st.permutations(names)), key=natural) == sorted(names, key=natural)
 
 
 @pytest.mark.parametrize(
@@ -323,17 +110,6 @@ def test_flags_and_overrides_are_told_apart(
     assert (parsed.flags, parsed.typed, parsed.sweep) == (flags, typed, sweep)
 
 
-def test_overrides_stand_before_flags_and_completion_is_left_alone() -> None:
-    assert parse_arguments(["-m", "model.a=1", "--cfg", "job", "b=2"]).rewritten() == [
-        "++model.a=1",
-        "b=2",
-        "-m",
-        "--cfg",
-        "job",
-    ]
-    assert parse_arguments(["-sc", "query=bash", "model.a=1"]).rewritten() == ["query=bash", "model.a=1", "-sc"]
-
-
 def test_json_is_the_loaders_own_flag_and_hydra_never_sees_it() -> None:
     parsed = parse_arguments(["mode=inspect", "--json", "--cfg", "job"])
     assert (parsed.json, parsed.flags, parsed.typed) == (True, ["--cfg", "job"], ["mode=inspect"])
@@ -348,12 +124,3 @@ def test_json_of_a_sweep_is_refused(sweep: str) -> None:
     assert refusal.value.hint == (
         "the same line without --json   # summary.json in the sweep's folder names the report.json of each job"
     )
-
-
-def test_several_files_whose_names_need_quotes_are_several_values() -> None:
-    typed = "checkpoint.path=step=1.pth,step=2.pth"
-    with pytest.raises(ConfigError) as refusal:
-        rewrite([typed], exists={"step=1.pth", "step=2.pth"}.__contains__)
-    assert refusal.value.message == f"'{typed}' gives several values to a single run"
-    assert refusal.value.hint == f"-m {typed}   # one job for each"
-    assert rewrite([typed], exists=lambda _: False) == ['checkpoint.path="step=1.pth,step=2.pth"']

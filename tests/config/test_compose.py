@@ -15,7 +15,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 
 from loader.config import layers
-from loader.config.compose import compose, hydra_aside, plain
+from loader.config.compose import anchored, compose, hydra_aside, plain
 from loader.config.layers import conf_dir
 from loader.config.parse import parse_job
 from loader.errors import ConfigError
@@ -44,7 +44,7 @@ def test_every_key_stands_in_the_config() -> None:
             return set()
         return {name for key, value in node.items() for name in {f"{prefix}{key}", *keys(value, f"{prefix}{key}.")}}
 
-    from loader.config.keys import known_keys
+    from loader.config.sections import known_keys
 
     assert keys(compose(["model=null"])) == set(known_keys()) - {"experiment"}
 
@@ -157,7 +157,7 @@ def test_rules_of_a_part_come_from_the_group_too() -> None:
 def test_a_value_that_must_be_given_is_left_to_the_parser() -> None:
     config = compose(["checkpoint=file", "model={_target_: a.B, width: ???}"])
     assert (config["checkpoint"]["path"], config["model"]["width"]) == ("???", "???")
-    with pytest.raises(ConfigError, match=r"'checkpoint\.path' must be given; 'model\.width' must be given"):
+    with pytest.raises(ConfigError, match=r"'checkpoint\.path' is required; 'model\.width' is required"):
         parse_job(config)
 
 
@@ -187,7 +187,7 @@ def test_an_incomplete_copy_of_the_package(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ConfigError, match="incomplete") as caught:
         conf_dir()
     assert caught.value.message.startswith(
-        f"the folder conf with config.yaml is neither in {tmp_path / 'loader'} nor beside it"
+        f"the folder conf with config.yaml is neither in {tmp_path / 'loader'} nor next to it"
     )
 
 
@@ -284,3 +284,36 @@ def test_a_constructor_may_compose_a_config_of_its_own(tmp_path: Path) -> None:
     done = run_loader("model._target_=zz_composes.Net", "checkpoint.path=a.pt", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     assert done.report["keys"]["loaded"] == 2
+
+
+def test_paths_of_a_config_lead_from_the_folder_they_were_typed_in() -> None:
+    config = {
+        "model": {"_target_": "my.Net", "path": "own.txt"},
+        "checkpoint": {"path": "runs/a.pth", "key": "path"},
+        "parts": {"a.b": {"path": "../b.pth", "key": None}, "c": {"path": None}},
+        "verify": {"golden": "g.safetensors", "input": [{"path": "x.pt"}, {"shape": [1], "value": "path"}]},
+        "convert": {"path": "new.safetensors"},
+        "scaffold": {"path": "conf/experiment/"},
+        "seed": 0,
+    }
+    assert anchored(config, "/typed") == {
+        "model": {"_target_": "my.Net", "path": "own.txt"},
+        "checkpoint": {"path": "/typed/runs/a.pth", "key": "path"},
+        "parts": {"a.b": {"path": "/typed/../b.pth", "key": None}, "c": {"path": None}},
+        "verify": {
+            "golden": "/typed/g.safetensors",
+            "input": [{"path": "/typed/x.pt"}, {"shape": [1], "value": "path"}],
+        },
+        "convert": {"path": "/typed/new.safetensors"},
+        "scaffold": {"path": "/typed/conf/experiment/"},
+        "seed": 0,
+    }
+    assert anchored({"verify": {"input": {"image": {"path": "x.pt"}}}}, "/typed") == {
+        "verify": {"input": {"image": {"path": "/typed/x.pt"}}}
+    }
+
+
+def test_what_is_no_relative_path_stays() -> None:
+    for path in ("/a.pth", "~/a.pth", "https://h/a.pth", "https:/h/a.pth", "pkg://p/a.pth", "", "???"):
+        assert anchored({"checkpoint": {"path": path}}, "/typed") == {"checkpoint": {"path": path}}
+    assert anchored({"verify": {"golden": "auto"}}, "/typed") == {"verify": {"golden": "auto"}}

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from loader.cli.main import run_command
 from loader.config.compose import compose, plain
 from loader.config.layers import conf_dir, primaries, replaced
+from loader.config.parse import parse_rules
 from loader.errors import ConfigError
 from tests.command import run_loader
 
@@ -123,7 +124,7 @@ def test_a_key_that_was_added_to_a_users_own_is_not_refused(mine: Path) -> None:
 def test_a_key_that_is_close_to_one_of_the_loaders_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert plain(OmegaConf.create({"seed": 1, "chekpoint": {"path": "a"}, "other": 1})) == {"seed": 1}
     assert caplog.messages == [
-        "the config holds a key 'chekpoint', which is none of the loader's (did you mean 'checkpoint'?)"
+        "the config has a key 'chekpoint', which the loader does not know (did you mean 'checkpoint'?)"
     ]
 
 
@@ -144,7 +145,7 @@ def test_a_key_of_a_file_that_is_close_to_one_of_the_loaders_is_said_on_the_term
         write(file, "# @package _global_\ndtpye: float16\nmode: plan\ntrainer: {lr: 1}\n")
 
     assert run_command(["--config-dir", "conf", *typed]) == 0
-    told = "note   the config holds a key 'dtpye', which is none of the loader's (did you mean 'dtype'?)\n"
+    told = "note   the config has a key 'dtpye', which the loader does not know (did you mean 'dtype'?)\n"
     assert capsys.readouterr().err == told
 
 
@@ -253,10 +254,10 @@ def test_an_experiment_that_would_set_nothing_is_refused_with_the_line_it_lacks(
         compose([f"experiment={name}"])
 
     assert refused.value.message == (
-        f"{file} sets 'model', 'checkpoint' under 'experiment', where nothing is set by it; an experiment needs "
-        "'# @package _global_' as its first line"
+        f"{file} sets 'model', 'checkpoint' under 'experiment', where it has no effect; expected "
+        "'# @package _global_' as the first line of an experiment"
     )
-    assert refused.value.hint == f"sed -i '1i # @package _global_' {file}   # puts the line there"
+    assert refused.value.hint == f"sed -i '1i # @package _global_' {file}   # inserts the line"
     subprocess.run(refused.value.hint, shell=True, check=True)  # as pasted
     assert compose([f"experiment={name}"])["checkpoint"]["path"] == "a.pth"
 
@@ -269,10 +270,10 @@ def test_an_experiment_that_overrides_a_group_is_refused_with_the_line_it_lacks(
         compose(["experiment=own"])
 
     assert refused.value.message == (
-        f"{file} chooses 'model@experiment.model', which means nothing; an experiment needs '# @package _global_' as "
-        "its first line"
+        f"{file} chooses 'model@experiment.model', which has no effect; expected '# @package _global_' as "
+        "the first line of an experiment"
     )
-    assert refused.value.hint == f"sed -i '1i # @package _global_' {file}   # puts the line there"
+    assert refused.value.hint == f"sed -i '1i # @package _global_' {file}   # inserts the line"
 
 
 def test_an_experiment_of_another_program_or_placed_by_a_defaults_list_needs_no_such_line(mine: Path) -> None:
@@ -282,3 +283,71 @@ def test_an_experiment_of_another_program_or_placed_by_a_defaults_list_needs_no_
 
     assert compose()["seed"] == 5
     assert compose(["experiment@_global_=own"])["seed"] == 0
+
+
+DDP = {"ddp": {"regex": r"^((?:_orig_mod\.)*)module\.", "to": r"\1"}}
+COMPILE = {"compile": {"strip": "_orig_mod.", "anywhere": True}}
+OPTIONS = "compile, dataparallel, ddp, ema, fsdp, lightning"
+
+
+@pytest.fixture(params=["config.yaml", "experiment/mine.yaml"])
+def file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file in a user's folder of configs."""
+    (tmp_path / "experiment").mkdir()
+    monkeypatch.setenv("LOADER_CONFIG_DIR", str(tmp_path))
+    return tmp_path / str(request.param)
+
+
+def composed(file: Path, rules: str, *typed: str) -> object:
+    file.write_text(f"# @package _global_\nrules: {rules}\n", encoding="utf-8")
+    chosen = ["experiment=mine"] if file.parent.name == "experiment" else []
+    return compose([*chosen, *typed])["rules"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [("[ddp]", DDP), ("ddp", DDP), ("[]", {}), ("[auto]", "auto"), ("auto", "auto"), ("[ddp, compile]", DDP | COMPILE)],
+)
+def test_names_in_a_file_mean_what_they_mean_on_a_command_line(file: Path, rules: str, expected: object) -> None:
+    assert composed(file, rules) == expected
+    assert composed(file, rules, "rules=[compile]") == COMPILE
+
+
+def test_an_option_of_a_users_own_is_found_by_its_name(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "own.yaml").write_text("own: {strip: x.}\n", encoding="utf-8")
+
+    assert composed(file, "[own, compile]") == {"own": {"strip": "x."}, **COMPILE}
+
+
+@pytest.mark.parametrize(
+    ("rules", "told", "hint", "then"),
+    [
+        ("[dpp]", "'dpp' (did you mean 'ddp'?)", "'rules=[ddp]'", DDP),
+        ("[{strip: x.}]", "'{'strip': 'x.'}'", "'rules={mine: {strip: x.}}'", {"mine": {"strip": "x."}}),
+        (
+            "[ddp, {strip: x.}]",
+            "'{'strip': 'x.'}'",
+            "'rules=[ddp]' '+rules={mine: {strip: x.}}'",
+            {**DDP, "mine": {"strip": "x."}},
+        ),
+        ("[ddp, auto]", "'auto'", "'rules=[ddp]'", DDP),
+        ("[3]", "'3'", "'rules=[ddp]'", DDP),
+    ],
+)
+def test_what_is_no_option_is_refused_with_a_line_that_works(
+    file: Path, rules: str, told: str, hint: str, then: object
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        composed(file, rules)
+
+    assert refused.value.message == (
+        f"'rules' of a config file lists {told}; expected options of the group ({OPTIONS}), 'auto' alone, or a mapping "
+        "of your own"
+    )
+    assert refused.value.hint == hint
+    assert composed(file, rules, *hint.strip("'").split("' '")) == then
+
+
+def test_one_name_is_a_list_of_one_from_python_too() -> None:
+    assert parse_rules("ddp") == parse_rules(["ddp"])  # type: ignore[arg-type]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from loader.config.compose import compose
-from loader.config.keys import known_keys, suggestion
 from loader.config.layers import conf_dir
 from loader.config.messages import translate
+from loader.config.sections import known_keys, suggestion
 from loader.errors import ConfigError
 
 MODELS = ", ".join(sorted(file.stem for file in (conf_dir() / "model").iterdir()))

@@ -208,7 +208,7 @@ def test_all_problems_are_told_at_once() -> None:
 
     assert error.message == (
         "unknown config key 'chekpoint' (did you mean 'checkpoint'?); "
-        "'checkpoint.path' must be given; "
+        "'checkpoint.path' is required; "
         "'checkpoint.mmap' is 'maybe', expected true or false; "
         "'seed' is 'many', expected a whole number; "
         "'model' has no _target_; "
@@ -328,14 +328,14 @@ def test_a_list_of_rules_means_the_same_as_on_the_command_line(names: list[str])
 def test_a_value_that_must_be_given_is_named(config: dict[str, Any], place: str) -> None:
     error = refusal(config)
 
-    assert error.message == f"'{place}' must be given"
+    assert error.message == f"'{place}' is required"
     assert error.hint == f"{place}=VALUE"
 
 
 def test_a_path_that_must_be_given_is_asked_for_as_a_file() -> None:
     error = refusal({"checkpoint": {"path": "???"}})
 
-    assert (error.message, error.hint) == ("'checkpoint.path' must be given", "checkpoint.path=FILE")
+    assert (error.message, error.hint) == ("'checkpoint.path' is required", "checkpoint.path=FILE")
 
 
 # Rules

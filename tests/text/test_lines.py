@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from loader.config.argv import rewrite
+from loader.config.rewrite import rewrite
 from loader.formats.foreign.frameworks import FROZEN
 from loader.text.lines import line, override, removal, typed, under, yaml_value
 from loader.text.wording import is_printable

@@ -79,7 +79,7 @@ def destination(settings: ConvertConfig) -> Destination:
     size = _bytes(settings.shard_size, problems)
     typed = settings.path or ""
     if not typed or "\0" in typed or "://" in typed:
-        told = f"is {shown_path(typed)}, expected a file on this machine" if typed else "must be given in mode=convert"
+        told = f"is {shown_path(typed)}, expected a file on this machine" if typed else "is required in mode=convert"
         problems.append((f"'convert.path' {told}", "convert.path=model.safetensors"))
         raise _refusal(problems)
     path = Path(os.path.abspath(os.path.expanduser(typed)))  # noqa: PTH100, PTH111  # pathlib raises on an unknown user

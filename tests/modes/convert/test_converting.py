@@ -55,7 +55,7 @@ def test_a_sweep_converts_each_file_to_a_path_of_its_own(tmp_path: Path) -> None
     assert not (tmp_path / "out" / "one.safetensors").exists()
 
 
-UNSET = "error  'convert.path' must be given in mode=convert\n  try  convert.path=model.safetensors\n"
+UNSET = "error  'convert.path' is required in mode=convert\n  try  convert.path=model.safetensors\n"
 OTHER = (
     "error  'convert.path' is ~/x.pt, expected a file called *.safetensors, or a folder\n"
     "  try  'convert.path=\"~/x.safetensors\"'\n"

@@ -85,7 +85,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     refused = refusal(path=None, shard_size="many")
     assert refused.message == (
         "'convert.shard_size' is 'many', expected a size such as 5GB, 500MB or a number of bytes; "
-        "'convert.path' must be given in mode=convert"
+        "'convert.path' is required in mode=convert"
     )
     assert refused.hint == "convert.shard_size=5GB\nconvert.path=model.safetensors"
     assert refused.exit_code == 2

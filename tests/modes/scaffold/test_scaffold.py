@@ -131,7 +131,7 @@ def test_what_is_left_open_is_named_when_the_config_is_run(tmp_path: Path) -> No
     assert "  nhead: ???      # no shape depends on it\n" in Path("conf/experiment/net.yaml").read_text()
     line = ["--config-dir", "conf", "experiment=net"]
     ran = run_loader(*line, cwd=tmp_path, PYTHONPATH=TESTS)
-    assert (ran.code, ran.err) == (2, "error  'model.nhead' must be given\n  try  model.nhead=VALUE\n")
+    assert (ran.code, ran.err) == (2, "error  'model.nhead' is required\n  try  model.nhead=VALUE\n")
     assert run_loader(*line, "model.nhead=3", cwd=tmp_path, PYTHONPATH=TESTS).code == 0
 
 

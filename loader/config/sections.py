@@ -1,7 +1,7 @@
-"""One section of the config as one record.
+"""One section of the config as one record; the keys that exist, and the one that a mistyped key was meant to be.
 
-Guarantees: keys, types and values that must be given are checked by the record's own fields; what is wrong is
-collected, so that every problem of a config is told in one refusal.
+Guarantees: keys, types and required values are checked against the record's own fields; problems are collected, so that
+one refusal reports every problem of a config.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
+from ..schema import JobConfig
 from ..text.lines import MISSING, line, typed
-from ..text.wording import did_you_mean, safe_text
+from ..text.wording import closest, did_you_mean, safe_text
 
 _Record = TypeVar("_Record")
 Raw = Mapping[str, Any]
@@ -34,20 +35,20 @@ _EXPECTED: Mapping[Any, str] = {
 
 
 class Problems:
-    """Collects what is wrong, so that it is told at once."""
+    """Collects the problems of a config, to report them all at once."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.hints: list[str] = []
 
     def add(self, line: str, hint: str = "") -> None:
-        """Keeps one problem, and the line to type for it."""
+        """Adds one problem and the line to type for it."""
         self.lines.append(line)
         if hint and hint not in self.hints:
             self.hints.append(hint)
 
     def unknown(self, raw: Raw, record: type, where: str) -> None:
-        """Adds the keys that a record has no field for."""
+        """Adds the keys for which a record has no field."""
         known = [field.name for field in dataclasses.fields(record)]
         for key in raw:
             if key not in known:
@@ -55,7 +56,7 @@ class Problems:
                 self.add(f"unknown config key '{safe_text(place)}'{did_you_mean(str(key), known)}")
 
     def raise_any(self) -> None:
-        """Raises ConfigError with all that was added, if anything was."""
+        """Raises ConfigError with all problems, if there are any."""
         if self.lines:
             raise ConfigError("; ".join(self.lines), "\n".join(self.hints))
 
@@ -63,7 +64,7 @@ class Problems:
 def read_section(
     kind: type[_Record], raw: Any, where: str, problems: Problems, defaults: _Record | None = None
 ) -> _Record:
-    """Checks one section's keys and types; null is a value where the type allows it, and means unset elsewhere."""
+    """Checks one section's keys and types; null is a value if the type allows it, and otherwise means unset."""
     record = copy.copy(defaults) if defaults is not None else kind()
     if not isinstance(raw, Mapping):
         problems.add(f"'{where}' is {safe_text(raw)!r}, expected a mapping", typed(f"{where}={{…}}"))
@@ -73,7 +74,7 @@ def read_section(
     for name in (name for name in raw if name in hints):
         place = f"{where}.{name}" if where else str(name)
         if isinstance(raw[name], str) and raw[name] == MISSING:
-            problems.add(f"'{place}' must be given", line(place, "FILE" if name == "path" else "VALUE"))
+            problems.add(f"'{place}' is required", line(place, "FILE" if name == "path" else "VALUE"))
         elif raw[name] is not None or type(None) in _alternatives(hints[name]):
             _assign(record, name, hints[name], raw[name], place, problems)
     return record
@@ -97,23 +98,66 @@ def _assign(record: Any, name: str, hint: Any, value: Any, place: str, problems:
 
 
 def _converted(value: Any, hint: Any) -> Any:
-    """A value in the type of its field, by the conversions of OmegaConf's structured configs: 10 is text as well."""
+    """Converts a value to its field's type, as OmegaConf's structured configs do: 10 is valid text."""
     if type(value) in _alternatives(hint):
         return value
     if hint == list[str] and isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
         return list(value)
     if "${" in str(value) and str not in _alternatives(hint):
-        raise TypeError(value)  # OmegaConf would take an interpolation on trust
+        raise TypeError(value)  # OmegaConf would not check an interpolation
     field = dataclasses.make_dataclass("Field", [("value", hint)])
     checked = OmegaConf.merge(OmegaConf.structured(field), {"value": value})
     return OmegaConf.to_container(checked, resolve=False)["value"]  # type: ignore[index,call-overload]
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """The types that a field's hint allows: its own, or those of a union."""
+    """Returns the types that a field's hint allows: the hint itself, or the members of a union."""
     return get_args(hint) if isinstance(hint, UnionType) else (hint,)
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it."""
+    """Writes a value for a message."""
     return "null" if value is None else repr(safe_text(value))
+
+
+def known_keys() -> list[str]:
+    """Lists every dotted key of the config, and the group `experiment`, which is not a key."""
+    return sorted({*_fields(JobConfig, ""), "experiment"})
+
+
+def _fields(record: type, prefix: str) -> Iterator[str]:
+    for name, hint in get_type_hints(record).items():
+        yield f"{prefix}{name}"
+        if dataclasses.is_dataclass(hint):
+            yield from _fields(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+
+
+def suggestion(key: str) -> str | None:
+    """Returns the key that a mistyped one was probably meant to be, or None."""
+    known = known_keys()
+    pieces = key.split(".")
+    ends = [name for name in known if name.endswith(f".{pieces[-1]}")]
+    if len(pieces) == 1:
+        return _bare(key, ends, known)
+    for depth in range(len(pieces)):
+        parent = "".join(f"{piece}." for piece in pieces[:depth])
+        siblings = [name.removeprefix(parent) for name in known if name.startswith(parent)]
+        siblings = [name for name in siblings if "." not in name]
+        if pieces[depth] not in siblings:
+            near = closest(pieces[depth], siblings, most=1)
+            meant = ".".join([*pieces[:depth], *near, *pieces[depth + 1 :]])
+            if near and (meant in known or not any(name.startswith(f"{parent}{near[0]}.") for name in known)):
+                return meant
+            break
+    return ends[0] if len(ends) == 1 else next(iter(closest(key, known, most=1)), None)
+
+
+def _bare(name: str, ends: Sequence[str], known: Sequence[str]) -> str | None:
+    """Returns the key that a name without a dot was probably meant to be; the settings of `checkpoint` come first."""
+    if len(ends) == 1:
+        return ends[0]
+    if f"checkpoint.{name}" in ends:
+        return f"checkpoint.{name}"
+    settings = [found.removeprefix("checkpoint.") for found in known if found.startswith("checkpoint.")]
+    near = [f"checkpoint.{found}" for found in closest(name, settings, most=1)]
+    return next(iter([*closest(name, known, most=1), *near]), None)

@@ -1,8 +1,10 @@
-"""Lists and mappings on the command line, in one grammar for quoted and unquoted keys.
+"""Hydra's override grammar: reading values, and lists and mappings whose keys it cannot write.
 
-Guarantees: values mean what they mean in Hydra's grammar, whatever their keys look like; a quoted key is that text. A
-key that Hydra's grammar cannot write travels through it under another name and has its own again in the config. A
-scalar that the grammar refuses is text; brackets and quotes that do not close are left for Hydra to refuse.
+Guarantees: `split_elements` cuts a value where Hydra's sweepers would, even one that Hydra's grammar refuses. In lists
+and mappings, values keep Hydra's meaning whatever their keys look like, and a quoted key is that text. A key that Hydra
+cannot write passes through it under a stand-in and is restored in the config. A scalar that the grammar refuses is
+text; unclosed brackets and quotes are left for Hydra to refuse. The one private part of Hydra used here,
+`Override._convert_value`, is wrapped at the end.
 """
 
 from __future__ import annotations
@@ -10,23 +12,90 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 
 from ..errors import ConfigError
 from ..text.lines import is_plain_key, line, quoted, quoted_key
 from ..text.wording import safe_text
-from .quoting import Refused, closing, parse_value
+
+_PARSER = OverridesParser.create()
+
+_NAMES = "str|int|float|bool|choice|range|interval|sort|shuffle|tag|glob"
+_FUNCTION = re.compile(rf"({_NAMES})\s*\(.*\)", re.DOTALL)
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|["](?:[^"\\]|\\.)*["]""", re.DOTALL)
+_OPENING = re.compile(rf"\s*(?:{_QUOTED.pattern}|(?P<bracket>(?:({_NAMES})\s*\(|[\[{{])))", re.DOTALL)
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+
+
+class Refused:
+    """What `parse_value` returns for a value that Hydra's grammar refuses."""
+
+
+def parse_value(value: str) -> Any:
+    """Parses the text after ``=`` by Hydra's grammar; `Refused` if it is not in it."""
+    try:
+        return _PARSER.parse_override(f"key={value}")._value  # noqa: SLF001  # value() would hide the quotes
+    except HydraException:
+        return Refused
+
+
+def is_function(value: str) -> bool:
+    """Returns whether a value calls one of Hydra's own functions, such as ``choice(a,b)``."""
+    return _FUNCTION.fullmatch(value.strip()) is not None
+
+
+def split_elements(value: str) -> list[str]:
+    """Cuts a value at the commas that separate the values of a sweep.
+
+    Commas inside quotes, literals and function calls, and escaped ones, do not separate values.
+    """
+    elements, start = [], 0
+    while True:
+        end = _element_end(value, start)
+        elements.append(value[start:end])
+        if end >= len(value):
+            return elements
+        start = end + 1
+
+
+def _element_end(value: str, start: int) -> int:
+    """Returns the index of the comma that ends the element, or the length of the value."""
+    opening = _OPENING.match(value, start)
+    at = start if opening is None else opening.end()
+    if opening and opening["bracket"]:
+        at = _closing(value, at - 1)
+    while at < len(value) and value[at] != ",":
+        at += 2 if value[at] == "\\" else 1
+    return min(at, len(value))
+
+
+def _closing(value: str, at: int) -> int:
+    """Returns the index after the bracket that closes the one at `at`; the index after `at` if none does."""
+    expected, place = [_CLOSING[value[at]]], at + 1
+    while place < len(value) and expected:
+        text = _QUOTED.match(value, place)
+        if text:
+            place = text.end()
+            continue
+        if value[place] == expected[-1]:
+            expected.pop()
+        elif value[place] in _CLOSING:
+            expected.append(_CLOSING[value[place]])
+        place += 2 if value[place] == "\\" else 1
+    return at + 1 if expected else place
+
 
 _STAND_IN = re.compile(r"_quoted_((?:[0-9a-f]{2})*)_")
-"""The name under which a key travels: its UTF-8 as hexadecimal digits."""
+"""The stand-in for a key: its UTF-8 bytes as hexadecimal digits."""
 
-_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _KEY_END = re.compile(r"""(?<!\\):(?=[\s"'\[{]|$)""")
 _SPACED = re.compile(r"(?<!\\):\s")
 _ANOTHER = re.compile(r"(?<!\\):(?!/)")
-"""A colon that is not a URL's."""
+"""A colon outside a URL."""
 _CLOSED = re.compile(rf"{_QUOTED.pattern}|\$\{{[^}}]*\}}", re.DOTALL)
-"""Quoted text and interpolations, whose colons are their own."""
+"""Quoted text and interpolations, whose colons separate nothing."""
 _LONGEST = 400
 
 
@@ -35,14 +104,14 @@ class _MalformedError(ValueError):
 
 
 def literal(value: str, key: str = "KEY") -> str:
-    """Rewrites a list or mapping so that Hydra's grammar takes it.
+    """Rewrites a list or mapping into Hydra's grammar.
 
     Args:
         value: The text after ``=``.
         key: The config key, for a refusal.
 
     Returns:
-        The value as Hydra takes it; unchanged where it means the same to Hydra, or where it is malformed.
+        The value for Hydra; unchanged if it means the same to Hydra, or if it is malformed.
 
     Raises:
         ConfigError: A mapping can be read in two ways.
@@ -59,11 +128,11 @@ def literal(value: str, key: str = "KEY") -> str:
 
 
 def stand_in(key: str, *, dotted: bool = False) -> str:
-    """Returns the name under which a key passes through Hydra's grammar: itself where the grammar can write it.
+    """Returns the name under which a key passes through Hydra's grammar: the key itself if the grammar can write it.
 
     Args:
         key: The key.
-        dotted: Whether the name becomes a part of a dotted path, and so may hold no dot of its own.
+        dotted: Whether the name becomes a segment of a dotted path, and so must not contain a dot.
     """
     if is_plain_key(key) and not _STAND_IN.fullmatch(key) and not dotted:
         return key
@@ -71,23 +140,23 @@ def stand_in(key: str, *, dotted: bool = False) -> str:
 
 
 def real_key(name: Any) -> Any:
-    """Returns the key that a name stands for; any other key as it is."""
+    """Returns the key behind a stand-in; any other key unchanged."""
     found = _STAND_IN.fullmatch(name) if isinstance(name, str) else None
     return name if found is None else bytes.fromhex(found[1]).decode("utf-8", "surrogatepass")
 
 
 def as_typed(value: str) -> str:
-    """Writes a rewritten value with its keys between quotes again."""
+    """Writes a rewritten value with quoted keys again."""
     return _STAND_IN.sub(lambda found: quoted_key(real_key(found[0])), value)
 
 
 class _Reader:
-    """Reads one value from left to right, and writes it for Hydra."""
+    """Reads one value from left to right and writes it for Hydra."""
 
     def __init__(self, text: str, key: str) -> None:
         self._text, self._key, self._at = text, key, 0
         self.changed = False
-        """Whether what is written differs from what was read by more than spaces."""
+        """Whether the output differs from the input by more than spaces."""
 
     def at_end(self) -> bool:
         return not self._text[self._at :].strip()
@@ -134,7 +203,7 @@ class _Reader:
         return f"{key}:{self.element()}"
 
     def _bare_key(self) -> str:
-        """Reads an unquoted key: up to a colon before a space, or, where there is none, up to the first colon."""
+        """Reads an unquoted key: up to a colon before a space or, without one, up to the first colon."""
         rest = self._text[self._at : self._scalar_end(keys=True)]
         spaced = _KEY_END.search(rest)
         end = spaced.start() if spaced is not None else _first_colon(rest)
@@ -158,7 +227,7 @@ class _Reader:
         meant = ({f"{key}:{first.strip()}": rest.strip()}, {key: value.strip()})
         return ConfigError(
             f"'{safe_text(self._key)}={safe_text(self._text, _LONGEST)}' can be read in two ways at "
-            f"'{safe_text(f'{key}:{value}', _LONGEST)}'; a key or value with a colon in it was expected between quotes",
+            f"'{safe_text(f'{key}:{value}', _LONGEST)}'; expected quotes around a key or value that contains a colon",
             "\n".join(filter(None, (line(self._key, way) for way in meant))),
         )
 
@@ -177,7 +246,7 @@ class _Reader:
         """Returns where a scalar ends: at a comma, or at a bracket that it did not open itself.
 
         Args:
-            keys: Whether a key and its colon stand before it, and so a mapping or list may follow, which is no part.
+            keys: Whether to read a key and its colon too, which a mapping or list may follow.
         """
         at = self._at
         while at < len(self._text) and self._text[at] not in ",}]":
@@ -187,7 +256,7 @@ class _Reader:
             if found is not None:
                 at = found.end()
             elif self._text[at] in "{[(":
-                at = closing(self._text, at)
+                at = _closing(self._text, at)
             else:
                 at += 2 if self._text[at] == "\\" else 1
         return min(at, len(self._text))
@@ -215,6 +284,6 @@ def _with_real_keys(value: Any) -> Any:
     return {real_key(key): item for key, item in converted.items()} if isinstance(converted, dict) else converted
 
 
-# The one place through which Hydra hands a parsed value on to a config; its grammar has no rule for a quoted key.
+# Hydra passes every parsed value through this method on its way to a config; its grammar has no quoted keys.
 _CONVERT = Override._convert_value  # noqa: SLF001
 Override._convert_value = staticmethod(_with_real_keys)  # type: ignore[method-assign]  # noqa: SLF001
