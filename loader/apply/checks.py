@@ -12,9 +12,9 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from ..errors import CheckpointError, FitError, VerificationError
-from ..formats.materialise import dtype_name, torch_dtype
 from ..formats.memory import MemoryCheckpoint
 from ..formats.pickle.revive import refuse_unadmitted
+from ..formats.tensor import dtype_name, torch_dtype
 from ..formats.tree import TensorEntry
 from ..keys.plan import Match, Plan
 from ..module.dtype import can_cast, final_dtype

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import ConfigError, FitError
-from ..formats.materialise import is_plain
+from ..formats.tensor import is_plain
 from ..keys.plan import Plan
 from ..module.slots import Slot, storage_id, without_data
 from ..text.wording import counted, listing, phrases, safe_text

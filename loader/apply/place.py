@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..errors import DeviceError
-from ..formats.materialise import dtype_name
+from ..formats.tensor import dtype_name
 from ..module.dtype import Cast, can_cast, cast, refuse_losses
 from ..schema import AllowConfig
 from ..text.lines import line

@@ -13,10 +13,10 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from ..errors import located
-from ..formats.materialise import dtype_name
 from ..formats.memory import MemoryCheckpoint
 from ..formats.pickle.needed import needed_tensors
 from ..formats.pickle.revive import revive
+from ..formats.tensor import dtype_name
 from ..formats.tree import Storage, TensorEntry
 from ..keys.plan import Match, Plan, Wanted
 from ..module.dtype import Cast, cast, final_dtype, refuse_losses

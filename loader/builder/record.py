@@ -17,8 +17,8 @@ from typing import Any, TypeGuard
 
 from ..errors import CheckpointError, ConfigError
 from ..files.path import shown_path
+from ..formats.index import parse_mapping
 from ..formats.limits import LARGEST_CONFIG, MOST_LEVELS, MOST_PROPOSED
-from ..formats.strict_json import parse_mapping
 from ..formats.tree import Checkpoint
 from ..module.dtype import DTYPES
 from ..text.wording import safe_text

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
-from ..formats.materialise import dtype_name
+from ..formats.tensor import dtype_name
 from ..text.lines import python_text
 from ..text.wording import safe_text
 

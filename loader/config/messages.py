@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
 from ..files.path import path_override
-from ..formats.names import ENDINGS
+from ..formats.signatures import ENDINGS
 from ..text.lines import line, program, typed
 from ..text.wording import closest, did_you_mean, listing, safe_text
 from .grammar import Refused, parse_value

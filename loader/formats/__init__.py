@@ -17,7 +17,7 @@ from ..runtime import collector_paused
 from ..text.lines import line, typed
 from ..text.redaction import remember
 from ..text.wording import did_you_mean, safe_text
-from .names import FORMATS
+from .signatures import FORMATS
 
 if TYPE_CHECKING:
     from .opened import Opened

@@ -1,25 +1,34 @@
-"""Comparing what a file holds with the checksums it keeps.
+"""Checksums: comparing what a file holds with those it keeps, and reading what they cover only once.
 
-Guarantees: every byte of the given storages is read once, in pieces, by two threads, and nothing else is; memory stays
-flat whatever a storage's size.
+Guarantees: every byte of the given storages is read once, in pieces, and nothing else is; memory stays flat whatever a
+storage's size. `ReadOnce` reads each storage into memory while it compares it; the tensors of one storage share that
+memory, and it is released with the last of them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from zlib_ng import zlib_ng
 
-from .tree import Storage
+from .tree import Storage, TensorEntry
+
+if TYPE_CHECKING:
+    import torch
 
 _PIECE = 2 << 20
+"""Bytes that are still in the processor's cache when their checksum is computed."""
 _WORKERS = 2
 """Two cores check as fast as memory delivers; more would only take them from others."""
 Read = Callable[[int, int], bytes | memoryview]
 """Reads from an offset so many bytes."""
 Inflate = Callable[[Storage], Iterable[bytes]]
 _Piece = tuple[Storage, int, int]
+_Place = tuple[int, int, int]
 
 
 def differing(storages: Sequence[Storage], read: Read, inflate: Inflate) -> list[Storage]:
@@ -80,3 +89,86 @@ def _pieces(storages: Iterable[Storage]) -> Iterator[_Piece]:
         end = storage.offset + storage.nbytes
         for offset in range(storage.offset, end, _PIECE):
             yield storage, offset, min(_PIECE, end - offset)
+
+
+class ReadOnce:
+    """Puts the memory of their storages into tensors' entries.
+
+    Args:
+        entries: What is going to be asked for, as often as it is; after that its memory is not held any more.
+        inflate: Unpacks a deflated storage piece by piece.
+        mmap: Whether what stands in a file as it is stays there, and what is deflated alone is read here.
+    """
+
+    def __init__(self, entries: Iterable[TensorEntry], inflate: Inflate, *, mmap: bool) -> None:
+        self._inflate = inflate
+        self._mmap = mmap
+        self._uses = Counter(_place(s) for entry in entries if self._is_checked(entry) for s in entry.storages())
+        self._memory: dict[_Place, torch.UntypedStorage] = {}
+        self.damaged = False
+        """Whether the bytes of any storage were not what was written."""
+
+    def covers(self, entry: TensorEntry) -> bool:
+        """Whether an entry's checksums are compared here."""
+        known = self._uses
+        return bool(known) and self._is_checked(entry) and all(_place(storage) in known for storage in entry.storages())
+
+    def __call__(self, entry: TensorEntry) -> TensorEntry:
+        """The same entry, with its storages in memory where they are compared here.
+
+        Raises:
+            CheckpointError: The file cannot be read, or ends early.
+        """
+        return self._in_memory(entry) if self.covers(entry) else entry
+
+    def _in_memory(self, entry: TensorEntry) -> TensorEntry:
+        return replace(
+            entry,
+            storage=None if entry.storage is None else self._held(entry.storage),
+            components={role: self._in_memory(component) for role, component in entry.components.items()},
+            pieces=tuple(replace(piece, entry=self._in_memory(piece.entry)) for piece in entry.pieces),
+        )
+
+    def _held(self, storage: Storage) -> Storage:
+        place = _place(storage)
+        memory = self._memory.get(place)
+        if memory is None:
+            memory = self._memory[place] = self._read(storage)
+        self._uses[place] -= 1
+        if self._uses[place] <= 0:
+            del self._memory[place]
+        return replace(storage, memory=memory)
+
+    def _read(self, storage: Storage) -> torch.UntypedStorage:
+        import torch  # noqa: PLC0415  # comparing checksums alone needs none
+
+        memory = torch.empty(storage.nbytes, dtype=torch.uint8)
+        checksum = 0
+        for piece in self._stored(storage, memory) if storage.packed is None else self._unpacked(storage, memory):
+            checksum = zlib_ng.crc32(piece, checksum)
+        self.damaged |= checksum != storage.crc32
+        return memory.untyped_storage()
+
+    def _stored(self, storage: Storage, memory: torch.Tensor) -> Iterator[memoryview]:
+        for start in range(0, storage.nbytes, _PIECE):
+            yield storage.file.read_into(memory[start : start + _PIECE], storage.offset + start)  # type: ignore[union-attr]
+
+    def _unpacked(self, storage: Storage, memory: torch.Tensor) -> Iterator[bytes]:
+        import torch  # noqa: PLC0415  # comparing checksums alone needs none
+
+        start = 0
+        for piece in filter(None, self._inflate(storage)):
+            memory[start : start + len(piece)] = torch.frombuffer(bytearray(piece), dtype=torch.uint8)
+            start += len(piece)
+            yield piece
+
+    def _is_checked(self, entry: TensorEntry) -> bool:
+        """Whether all bytes of an entry have checksums and are read into memory, whoever reads them."""
+        storages = list(entry.storages())
+        return bool(storages) and all(
+            s.crc32 is not None and s.file is not None and not (self._mmap and s.packed is None) for s in storages
+        )
+
+
+def _place(storage: Storage) -> _Place:
+    return id(storage.file), storage.offset, storage.nbytes

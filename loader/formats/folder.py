@@ -20,7 +20,7 @@ from ..files.path import called, is_url, leads_out, path_override, shown_path
 from ..text.lines import typed
 from ..text.wording import counted, listing
 from .index import is_index, is_index_name, read_index
-from .names import ENDINGS
+from .signatures import ENDINGS
 from .tree import Checkpoint, TensorEntry
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
             "(*.index.json)",
             "download the index too; it lies beside the shards where they are from",
         )
-    from .foreign.folders import name_folder  # noqa: PLC0415  # only what is refused needs it
+    from .foreign import name_folder  # noqa: PLC0415  # only what is refused needs it
 
     entries = listed(folder)
     foreign = name_folder(folder, entries)

@@ -15,8 +15,7 @@ from ..files.file import CheckpointFile
 from . import folder, sniff
 from .index import is_index
 from .opened import OpenedFile
-from .several import opened
-from .sharded import Shards
+from .several import Shards, opened
 from .tree import Found
 
 FindsFolder = Callable[[Path, Sequence[str], ExitStack], Found | None]

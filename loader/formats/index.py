@@ -1,21 +1,22 @@
-"""The index of a checkpoint in several files: a JSON text that says which shard holds which tensor.
+"""JSON from files that are not trusted, and the index of a checkpoint in several files.
 
-Guarantees: it is bounded in size and nesting, no name stands twice in it, and every shard it names is a plain path
-below the index's own folder, written in one way only. What it says of the shards is a claim; `sharded` checks it.
+Guarantees: nothing but JSON passes, bounded in size and nesting, and no name appears twice in a mapping. Every shard
+that an index names is a plain path below the index's own folder, written in one way only. What it says of the shards is
+a claim that `several` checks.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import PureWindowsPath
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..files.path import shown_path
 from ..text.wording import counted, phrases, safe_text
 from .limits import LARGEST_INDEX, LONGEST_NAME, MOST_CONTAINERS
-from .strict_json import read_mapping
 
 _HEAD = 4096
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -102,3 +103,54 @@ def fault_of_name(name: str) -> str:
     if ".." in parts:
         return "leads out of the folder"
     return "is written with empty steps" if "" in parts or "." in parts else ""
+
+
+def read_mapping(file: CheckpointFile, raw: bytes, what: str) -> dict[str, Any]:
+    """Reads a mapping of names.
+
+    Args:
+        file: The file it stands in, for messages.
+        raw: The text.
+        what: What to call it there, such as ``its header``.
+
+    Raises:
+        CheckpointError: It is no JSON, no mapping, or names something twice.
+    """
+    try:
+        return parse_mapping(raw)
+    except ValueError as error:
+        raise file.damaged(f"{what} {error}") from error
+
+
+def parse_mapping(raw: bytes) -> dict[str, Any]:
+    """Reads a mapping of names.
+
+    Raises:
+        ValueError: It is no JSON, no mapping, or names something twice; as a sentence that lacks its subject.
+    """
+    try:
+        found = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+    except _TwiceError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is no JSON ({safe_text(error, 120)})") from error
+    if not isinstance(found, dict):
+        raise ValueError("is no mapping of names")
+    return found
+
+
+class _TwiceError(ValueError):
+    """A name that stands twice in one mapping."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise _TwiceError(f"names '{safe_text(twice)}' twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")

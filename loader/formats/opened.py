@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @functools.cache
 def tensor_maker() -> Callable[..., torch.Tensor]:
     """`materialise.tensor_of`: what makes a tensor of its entry and what unpacks deflated storages."""
-    from .materialise import tensor_of  # noqa: PLC0415  # an index alone needs no torch
+    from .tensor import tensor_of  # noqa: PLC0415  # an index alone needs no torch
 
     return tensor_of
 

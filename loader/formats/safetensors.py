@@ -1,25 +1,33 @@
-"""Safetensors files: a JSON header of names, types, shapes and places, then the bytes.
+"""Safetensors files: a JSON header of names, types, shapes and offsets, then the bytes.
 
-Guarantees: the header is bounded, no name stands twice in it, and the places it declares cover the rest of the file
-exactly, without overlap or gap, each as large as its type and shape say.
+Guarantees: the header is bounded, no name appears twice in it, and the offsets it declares cover the rest of the file
+exactly, without overlap or gap, each range as large as its type and shape say. Writing makes one tensor at a time
+compact, so that it costs no more memory than the largest; what the format cannot hold has a reason in words.
 """
 
 from __future__ import annotations
 
+import json
 import struct
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files.file import CheckpointFile
 from ..text.wording import safe_text
+from .index import read_mapping
 from .limits import LARGEST_HEADER, LARGEST_NUMBER, MOST_DIMENSIONS
-from .names import SAFETENSORS as FORMAT
 from .opened import OpenedFile
-from .strict_json import read_mapping
+from .signatures import SAFETENSORS as FORMAT
 from .tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
 
+if TYPE_CHECKING:
+    import torch
+
 _LENGTH = struct.Struct("<Q")
-_METADATA = "__metadata__"
+METADATA = "__metadata__"
+"""Where a header keeps its notes: no tensor can be called so."""
+_ALIGNMENT = 8
 _EMPTY: MappingProxyType[str, Any] = MappingProxyType({})
 
 DTYPES: dict[str, str] = {
@@ -30,6 +38,8 @@ DTYPES: dict[str, str] = {
     "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
 """The name torch has for it, by the format's own."""
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+"""The format's own name of a dtype, by torch's."""
 
 
 class SafeTensors(OpenedFile):
@@ -49,7 +59,7 @@ class SafeTensors(OpenedFile):
         if length > LARGEST_HEADER:
             raise file.damaged(f"its header declares {length:,} bytes; at most {LARGEST_HEADER:,} are allowed")
         header = read_mapping(file, file.pread(_LENGTH.size, length), "its header")
-        notes = self._notes(header.pop(_METADATA, {}))
+        notes = self._notes(header.pop(METADATA, {}))
         children = self._children(header, _LENGTH.size + length)
         super().__init__(file, FORMAT, Container("dict", FORMAT, children, record=notes), check)
 
@@ -108,3 +118,58 @@ class SafeTensors(OpenedFile):
             raise self._file.ends_early(start + at)
         if start + at < self._file.size:
             raise self._file.damaged(f"{self._file.size - start - at:,} bytes follow its last tensor")
+
+
+def fault(key: str, value: torch.Tensor) -> str:
+    """Says why a tensor cannot be written; empty where it can."""
+    from .tensor import dtype_name, is_plain  # noqa: PLC0415  # reading a header needs no torch
+
+    if key == METADATA or any("\ud800" <= character <= "\udfff" for character in key):
+        return "its name is one that the format cannot hold"
+    if value.is_meta:
+        return "it has no data"
+    if value.is_quantized or value.is_nested:
+        return f"it is {'quantized' if value.is_quantized else 'nested'}"
+    if (layout := str(value.layout).removeprefix("torch.")) != "strided":
+        return f"its layout is {layout}"
+    if not is_plain(value):
+        return f"it is a {type(value).__module__}.{type(value).__qualname__}"
+    return "" if dtype_name(value.dtype) in NAMES else f"its dtype is {dtype_name(value.dtype)}"
+
+
+def pieces(tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """The content of a safetensors file, piece by piece.
+
+    Args:
+        tensors: By name; each has a dtype of `NAMES` and is dense, on any device, with any strides.
+        notes: Text that goes into the header.
+    """
+    from .tensor import dtype_name  # noqa: PLC0415  # reading a header needs no torch
+
+    # The widest elements first: without gaps between them, which the format forbids, each tensor is aligned.
+    ordered = sorted(tensors, key=lambda name: -tensors[name].element_size())
+    places, end = {}, 0
+    for name in ordered:
+        places[name] = (end, end := end + nbytes(tensors[name]))
+    header = {METADATA: dict(notes)} | {
+        name: {"dtype": NAMES[dtype_name(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": places[name]}
+        for name, tensor in tensors.items()
+    }
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % _ALIGNMENT)
+    yield _LENGTH.pack(len(raw)) + raw
+    for name in ordered:
+        if tensors[name].numel():
+            yield _elements(tensors[name])
+
+
+def nbytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's elements when it is compact."""
+    return tensor.numel() * tensor.element_size()
+
+
+def _elements(tensor: torch.Tensor) -> memoryview:
+    import torch  # noqa: PLC0415  # reading a header needs none
+
+    compact = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
+    return compact.reshape(-1).view(torch.uint8).numpy().data

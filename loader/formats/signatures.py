@@ -1,7 +1,6 @@
-"""How the files of each format begin.
+"""Names of the formats in configs and reports, and how their files begin.
 
-Guarantees: a few bytes are looked at, and no reader is imported for it; no file that a tool writes begins like two of
-them.
+Guarantees: a few bytes are compared and no reader is imported; no file that a tool writes begins like two of them.
 """
 
 from __future__ import annotations
@@ -74,3 +73,33 @@ def is_gguf(head: bytes) -> bool:
 def is_npy(head: bytes) -> bool:
     """Whether a file begins like an array of NumPy's."""
     return head.startswith(NPY_MAGIC)
+
+
+TORCH_ZIP = "torch-zip"
+TORCH_LEGACY = "torch-legacy"
+TORCH_TAR = "torch-tar"
+TORCHSCRIPT = "torchscript"
+TORCH_EXPORT = "torch-export"
+SAFETENSORS = "safetensors"
+GGUF = "gguf"
+NPZ = "npz"
+NPY = "npy"
+PICKLE = "pickle"
+FILES = (TORCH_ZIP, TORCH_LEGACY, SAFETENSORS, TORCH_TAR, TORCHSCRIPT, TORCH_EXPORT, GGUF, NPZ, NPY, PICKLE)
+"""One file each, told by its content."""
+
+SAFETENSORS_SHARDED = "safetensors-sharded"
+TORCH_SHARDED = "torch-sharded"
+INDEXED = (SAFETENSORS_SHARDED, TORCH_SHARDED)
+"""Several files with an index."""
+
+DCP = "dcp"
+DEEPSPEED = "deepspeed"
+FOLDERS = (DCP, DEEPSPEED)
+"""Folders that are read as a whole, whatever files they hold."""
+
+FORMATS = (*FILES, *INDEXED, *FOLDERS)
+"""Everything that is read."""
+
+ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".pt2", ".gguf", ".npz")
+"""What checkpoint files are called; what they are is for their content to say."""

@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..files.path import shown_path
-from . import names, signatures
+from . import signatures
 from .opened import OpenedFile
 
 if TYPE_CHECKING:
-    from .archives.zip import Archive
+    from .zip import Archive
 
 log = logging.getLogger(__name__)
 
 _HEAD = 4096
 _TAIL = 64 << 10
-_OF_TORCH = frozenset((names.TORCH_ZIP, names.TORCH_LEGACY, names.TORCH_TAR, names.TORCHSCRIPT))
+_OF_TORCH = frozenset((signatures.TORCH_ZIP, signatures.TORCH_LEGACY, signatures.TORCH_TAR, signatures.TORCHSCRIPT))
 _ENDINGS = {
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin"), _OF_TORCH),
-    ".safetensors": {names.SAFETENSORS},
-    ".pt2": {names.TORCH_EXPORT},
-    **{f".{name}": {name} for name in (names.GGUF, names.NPZ, names.NPY)},
-    **{ending: {names.PICKLE, *_OF_TORCH} for ending in (".pkl", ".pickle")},
+    ".safetensors": {signatures.SAFETENSORS},
+    ".pt2": {signatures.TORCH_EXPORT},
+    **{f".{name}": {name} for name in (signatures.GGUF, signatures.NPZ, signatures.NPY)},
+    **{ending: {signatures.PICKLE, *_OF_TORCH} for ending in (".pkl", ".pickle")},
 }
 """What a name promises; it is told where the content is something else."""
 
@@ -61,7 +61,7 @@ def recognise(file: CheckpointFile) -> Recognised:
     archive = _archive(file) if signatures.is_zip(head) else None
     found = _recognise(file, head) if archive is None else _recognise_zip(archive)
     if found is None:
-        from .foreign.files import refusal  # noqa: PLC0415  # only what is refused needs it
+        from .foreign import refusal  # noqa: PLC0415  # only what is refused needs it
 
         raise refusal(file, head, archive)
     expected = _ENDINGS.get(file.path.suffix.lower())
@@ -71,7 +71,7 @@ def recognise(file: CheckpointFile) -> Recognised:
 
 
 def _archive(file: CheckpointFile) -> Archive:
-    from .archives.zip import Archive, UnfinishedError  # noqa: PLC0415  # this kind alone
+    from .zip import Archive, UnfinishedError  # noqa: PLC0415  # this kind alone
 
     try:
         return Archive(file)
@@ -86,27 +86,27 @@ def _recognise(file: CheckpointFile, head: bytes) -> Recognised | None:
     if signatures.is_torch_legacy(head):
         from .torch_files.torch_legacy import TorchLegacy  # noqa: PLC0415  # this format alone
 
-        return Recognised(names.TORCH_LEGACY, partial(TorchLegacy, file))
+        return Recognised(signatures.TORCH_LEGACY, partial(TorchLegacy, file))
     if signatures.is_safetensors(head):
         from .safetensors import SafeTensors  # noqa: PLC0415  # this format alone
 
-        return Recognised(names.SAFETENSORS, partial(SafeTensors, file))
+        return Recognised(signatures.SAFETENSORS, partial(SafeTensors, file))
     if signatures.is_torch_tar(head):
         from .torch_files.torch_legacy import TorchTar  # noqa: PLC0415  # this format alone
 
-        return Recognised(names.TORCH_TAR, partial(TorchTar, file))
+        return Recognised(signatures.TORCH_TAR, partial(TorchTar, file))
     if signatures.is_gguf(head):
-        from .gguf.reader import Gguf  # noqa: PLC0415  # this format alone
+        from .gguf import Gguf  # noqa: PLC0415  # this format alone
 
-        return Recognised(names.GGUF, partial(Gguf, file))
+        return Recognised(signatures.GGUF, partial(Gguf, file))
     if signatures.is_npy(head):
-        from .npy import Npy  # noqa: PLC0415  # this format alone
+        from .numpy import Npy  # noqa: PLC0415  # this format alone
 
-        return Recognised(names.NPY, partial(Npy, file))
+        return Recognised(signatures.NPY, partial(Npy, file))
     if signatures.is_pickle(head) and _is_nobodys(file, head):
-        from .pickled_file import PickledFile  # noqa: PLC0415  # this format alone
+        from .numpy import PickledFile  # noqa: PLC0415  # this format alone
 
-        return Recognised(names.PICKLE, partial(PickledFile, file))
+        return Recognised(signatures.PICKLE, partial(PickledFile, file))
     if signatures.is_damaged_safetensors(head):
         raise file.damaged(
             "it is a safetensors file, and its first 8 bytes are not the length of its header: they say "
@@ -117,30 +117,30 @@ def _recognise(file: CheckpointFile, head: bytes) -> Recognised | None:
 
 def _is_nobodys(file: CheckpointFile, head: bytes) -> bool:
     """Whether a pickle is of no framework that is named instead."""
-    from .foreign.frameworks import OLD_PICKLE, PICKLE, name_pickle  # noqa: PLC0415  # pickles alone
+    from .frameworks import OLD_PICKLE, PICKLE, name_pickle  # noqa: PLC0415  # pickles alone
 
     tail = file.pread(max(0, file.size - _TAIL), min(_TAIL, file.size))
     return name_pickle(head, tail) in (OLD_PICKLE, PICKLE)
 
 
 def _recognise_zip(archive: Archive) -> Recognised | None:
-    from .archives.archived import torch_folder  # noqa: PLC0415  # archives alone
+    from .archived import torch_folder  # noqa: PLC0415  # archives alone
 
     folder = torch_folder(archive.members)
     if folder is not None and f"{folder}constants.pkl" not in archive.members:
         from .torch_files.torch_zip import TorchZip  # noqa: PLC0415  # this format alone
 
-        return Recognised(names.TORCH_ZIP, partial(TorchZip, archive))
+        return Recognised(signatures.TORCH_ZIP, partial(TorchZip, archive))
     from .torch_files import torch_zip  # noqa: PLC0415  # archives of torch alone
 
     if torch_zip.holds_policy(archive):
-        return Recognised(names.TORCH_ZIP, partial(torch_zip.PolicyZip, archive))
-    from . import npz  # noqa: PLC0415  # few archives are any of these
+        return Recognised(signatures.TORCH_ZIP, partial(torch_zip.PolicyZip, archive))
+    from . import numpy  # noqa: PLC0415  # few archives are any of these
     from .torch_files import programs  # noqa: PLC0415  # few archives are any of these
 
     if folder is not None:
-        return Recognised(names.TORCHSCRIPT, partial(programs.TorchScript, archive))
+        return Recognised(signatures.TORCHSCRIPT, partial(programs.TorchScript, archive))
     exported_in = programs.export_folder(archive)
     if exported_in is not None:
-        return Recognised(names.TORCH_EXPORT, partial(programs.ExportedProgram, archive, exported_in))
-    return Recognised(names.NPZ, partial(npz.Npz, archive)) if npz.is_npz(archive) else None
+        return Recognised(signatures.TORCH_EXPORT, partial(programs.ExportedProgram, archive, exported_in))
+    return Recognised(signatures.NPZ, partial(numpy.Npz, archive)) if numpy.is_npz(archive) else None

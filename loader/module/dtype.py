@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError, FitError
-from ..formats.materialise import dtype_name
+from ..formats.tensor import dtype_name
 from ..keys.plan import Wanted
 from ..schema import AllowConfig
 from ..text.lines import line

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from ..errors import FitError
-from ..formats.materialise import dtype_name
+from ..formats.tensor import dtype_name
 from ..formats.tree import TensorEntry
 from ..keys.plan import Hooked, Offered, Taken
 from ..text.wording import phrases, safe_text

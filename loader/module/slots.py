@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import FitError
-from ..formats.materialise import dtype_name, is_plain
+from ..formats.tensor import dtype_name, is_plain
 from ..formats.tree import TensorEntry
 from ..keys.plan import Wanted
 from ..text.wording import phrases, safe_text, shape

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import CheckpointError
-from ..formats.once import ReadOnce
+from ..formats.checksums import ReadOnce
 from ..formats.pickle.storages import ARRAY
 from ..formats.tree import TensorEntry
 from .open import Part

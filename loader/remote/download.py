@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from ..errors import CheckpointError
-from ..formats.foreign.files import page_in
+from ..formats.foreign import page_in
 from ..text.wording import size
 from . import patience
 from .cache import Cache

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ..formats.folder import PREFERRED, is_shard
 from ..formats.index import is_index_name
-from ..formats.names import ENDINGS
+from ..formats.signatures import ENDINGS
 from .refusals import no_checkpoint_in
 from .urls import Url
 

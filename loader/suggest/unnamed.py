@@ -15,8 +15,8 @@ from ..builder.targets import TARGET
 from ..errors import ConfigError, FitError, LoaderError
 from ..files.file import CheckpointFile
 from ..files.path import is_url, shown_path
+from ..formats.index import read_mapping
 from ..formats.limits import LARGEST_CONFIG
-from ..formats.strict_json import read_mapping
 from ..modes.inspect.following import architecture
 from ..modes.inspect.nested_keys import candidate_rows
 from ..modes.inspect.rows import EntryRow

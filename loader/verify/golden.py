@@ -22,8 +22,8 @@ from ..errors import CheckpointError, ConfigError
 from ..files.path import called, is_url, leads_out, shown_path
 from ..files.write import write_whole
 from ..formats import open_checkpoint
-from ..formats.materialise import dtype_name
-from ..formats.safetensors_writer import fault, pieces
+from ..formats.safetensors import fault, pieces
+from ..formats.tensor import dtype_name
 from ..formats.tree import Checkpoint, TensorEntry
 from ..text.lines import line
 from ..text.wording import counted, listing, phrases, safe_text, shape

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..formats.materialise import dtype_name
+from ..formats.tensor import dtype_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from ..formats.materialise import is_plain
+from ..formats.tensor import is_plain
 
 _PAGE: Final = 4096
 _ROW: Final = 4096

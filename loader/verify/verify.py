@@ -18,8 +18,8 @@ from ..apply.prepare import Prepared
 from ..errors import ConfigError, VerificationError
 from ..files.path import is_copy, shown_path
 from ..formats.folder import Sources
-from ..formats.materialise import dtype_name
 from ..formats.memory import MemoryCheckpoint
+from ..formats.tensor import dtype_name
 from ..module.dtype import floating_dtype
 from ..module.slots import nonfinite, without_data
 from ..parts.open import Part

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from loader import LoaderError, load_into
-from loader.formats import materialise
+from loader.formats import tensor as materialise
 from loader.formats.opened import OpenedFile
 from tests.jobs import carry_out, save, snapshot
 from tests.models import Tied, filled

@@ -100,7 +100,7 @@ def ours_into(job: Job) -> Load:
 def ours_alone(job: Job) -> Load:
     """The reader without any model: every tensor of the file, its checksums compared."""
     formats: Any = import_module("loader.formats")
-    import_module("loader.formats.materialise")
+    import_module("loader.formats.tensor")
 
     def load() -> None:
         with formats.open_checkpoint(job.path) as checkpoint:

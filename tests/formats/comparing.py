@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
-from loader.formats.safetensors_writer import pieces
+from loader.formats.safetensors import pieces
 from loader.formats.tree import Container, TensorEntry
 
 

@@ -10,7 +10,7 @@ import torch
 
 from loader.files.file import CheckpointFile
 from loader.formats import open_checkpoint
-from loader.formats.once import ReadOnce
+from loader.formats.checksums import ReadOnce
 from loader.formats.tree import TensorEntry
 from tests.formats.unpacking import note_unpacked
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loader.formats.archives.archived import Records
+from loader.formats.archived import Records
 from loader.formats.tree import Storage
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from loader.errors import FitError
-from loader.formats.materialise import dtype_name
+from loader.formats.tensor import dtype_name
 from loader.formats.tree import Leaf, TensorEntry
 from loader.keys.plan import Hooked, Offered, Plan, Taken, make_plan
 from loader.module.hooks import Metadata, customises_loading, rehearse, run_hooks

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from loader.formats.materialise import dtype_name
+from loader.formats.tensor import dtype_name
 from loader.keys.plan import Wanted
 from loader.module.slots import own_slots, slots, storage_id, wanted
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from loader.config.rewrite import rewrite
-from loader.formats.foreign.frameworks import FROZEN
+from loader.formats.frameworks import FROZEN
 from loader.text.lines import line, override, removal, typed, under, yaml_value
 from loader.text.wording import is_printable
 

@@ -18,16 +18,16 @@ from ...errors import CheckpointError
 from ...files.file import CheckpointFile
 from ...files.path import leads_out, shown_path
 from ...text.wording import safe_text
-from ..archives.zip import Archive
 from ..folder import DCP_ENDING as ENDING
 from ..folder import DCP_METADATA as METADATA
 from ..limits import LARGEST_OBJECT, MOST_OBJECTS
-from ..names import DCP as FORMAT
 from ..opened import OpenedFile
 from ..several import SeveralFiles, digest_of, each, natural, opened, refuse_links, refuse_missing
+from ..signatures import DCP as FORMAT
 from ..signatures import ZIP_MEMBER
 from ..torch_files.torch_zip import TorchZip
 from ..tree import Container, Leaf, Node, Piece, Storage, TensorEntry, assembled, contiguous
+from ..zip import Archive
 from .dcp_metadata import Chunk, Metadata, Place, Whole, read_metadata
 
 _AGAIN = "copy or download the whole folder again; it may also be a save that never finished"

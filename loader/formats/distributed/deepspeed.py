@@ -21,8 +21,8 @@ from .. import sniff
 from ..folder import has_preferred, listed
 from ..index import fault_of_name
 from ..limits import LONGEST_NAME
-from ..names import DEEPSPEED as FORMAT
 from ..several import SeveralFiles, digest_of, each, natural, opened, refuse_links
+from ..signatures import DEEPSPEED as FORMAT
 from ..tree import Container, Node, TensorEntry
 from .zero import ModelStates, OptimizerStates, cut_by_group, cut_by_parameter, put_together
 

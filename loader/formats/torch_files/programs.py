@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...text.wording import safe_text
-from ..archives.archived import INDEX, ArchivedFile, Records, torch_records
-from ..archives.zip import Archive
+from ..archived import INDEX, ArchivedFile, Records, torch_records
+from ..index import read_mapping
 from ..limits import LONGEST_CODE_LINE, MOST_CODE
-from ..names import TORCH_EXPORT, TORCHSCRIPT
 from ..pickle.records import Global, PickledDict, Reduced
 from ..pickle.storages import TypedStorage, viewed
 from ..pickle.tree import build_tree
-from ..strict_json import read_mapping
+from ..signatures import TORCH_EXPORT, TORCHSCRIPT
 from ..tree import Container, Leaf, Node, TensorEntry
+from ..zip import Archive
 from .torch_zip import PickleInArchive, pickled_in
 
 CONSTANTS = "CONSTANTS"

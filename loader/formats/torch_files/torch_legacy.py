@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from ...files.file import CheckpointFile
 from ...files.path import shown_path
 from ...text.wording import safe_text
-from ..archives.tar import TarMember, tar_members
 from ..limits import MOST_DIMENSIONS
-from ..names import TORCH_LEGACY, TORCH_TAR
 from ..opened import OpenedFile
 from ..pickle.reader import Unpickled, unpickle
 from ..pickle.records import Builder, PersistentId
 from ..pickle.storages import TypedStorage, storage_dtype, viewed
 from ..pickle.tensors import BUILDERS
 from ..pickle.tree import build_tree
-from ..signatures import LEGACY_MAGIC, TORCH_TAR_MEMBERS
+from ..signatures import LEGACY_MAGIC, TORCH_LEGACY, TORCH_TAR, TORCH_TAR_MEMBERS
+from ..tar import TarMember, tar_members
 from ..tree import ITEMSIZE, Storage, TensorEntry
 
 _PROTOCOL_VERSION = 1001

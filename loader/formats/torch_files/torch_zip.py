@@ -12,15 +12,15 @@ from ...errors import CheckpointError
 from ...files.file import CheckpointFile
 from ...files.path import shown_path
 from ...text.wording import listing, safe_text
-from ..archives.archived import INDEX, ArchivedFile, Records, torch_records
-from ..archives.zip import STORED, Archive
-from ..names import TORCH_ZIP as FORMAT
+from ..archived import INDEX, ArchivedFile, Records, torch_records
 from ..pickle.reader import unpickle
 from ..pickle.records import PersistentId
 from ..pickle.storages import TypedStorage, storage_dtype
 from ..pickle.tensors import BUILDERS
 from ..pickle.tree import build_tree
+from ..signatures import TORCH_ZIP as FORMAT
 from ..tree import ITEMSIZE
+from ..zip import STORED, Archive
 
 POLICY = "policy.pth"
 _BASELINES = frozenset({"data", "_stable_baselines3_version"})

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ...errors import ConfigError
-from ...formats.safetensors_writer import fault, nbytes
+from ...formats.safetensors import fault, nbytes
 from ...module.slots import identity
 from ...text.wording import counted, phrases, safe_text
 

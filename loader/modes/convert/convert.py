@@ -22,7 +22,7 @@ from ...errors import ConfigError
 from ...files.path import called, is_copy
 from ...files.write import drafts
 from ...formats.folder import Sources
-from ...formats.safetensors_writer import nbytes, pieces
+from ...formats.safetensors import nbytes, pieces
 from ...module.dtype import resolve_dtype
 from ...parts.open import Part
 from ...report.data import Report

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from ...formats.index import parse_mapping
 from ...formats.limits import LARGEST_CONFIG
 from ...formats.pickle.records import PickledDict, Reduced
 from ...formats.pickle.storages import pickled_number
-from ...formats.strict_json import parse_mapping
 from ...formats.tree import Container, Leaf, Node, TensorEntry
 from ...text.wording import safe_text
 

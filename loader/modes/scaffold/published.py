@@ -21,8 +21,8 @@ from ...builder.policy import identity
 from ...errors import CheckpointError, ConfigError
 from ...files.file import CheckpointFile
 from ...files.path import leads_out, shown_path
+from ...formats.index import read_mapping
 from ...formats.limits import LARGEST_CONFIG
-from ...formats.strict_json import read_mapping
 from ...text.wording import safe_text
 
 CONFIG = "config.json"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loader.errors import CheckpointError
 from loader.files.file import CheckpointFile
-from loader.formats.archives.zip import Archive
+from loader.formats.zip import Archive
 
 NAMES = {"a/data.pkl": b"pickle", "a/data/0": bytes(range(200)), "a/empty": b""}
 

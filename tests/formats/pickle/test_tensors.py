@@ -261,7 +261,7 @@ def test_arrays_are_named(tmp_path: Path) -> None:
 
 def test_a_dtype_that_this_torch_does_not_have_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = opened(tmp_path, [view(STORAGE, 0, (4,), (1,))])["0"]
-    monkeypatch.delitem(__import__("loader.formats.materialise", fromlist=["DTYPES"]).DTYPES, "float32")
+    monkeypatch.delitem(__import__("loader.formats.tensor", fromlist=["DTYPES"]).DTYPES, "float32")
     with open_checkpoint(tmp_path / "a.pt") as checkpoint, pytest.raises(CheckpointError) as refused:
         checkpoint.read(entry)
     assert refused.value.message == f"a tensor of this file is float32, which torch {torch.__version__} does not have"

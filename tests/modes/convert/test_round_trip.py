@@ -20,8 +20,8 @@ from torch import nn
 from loader import load_model as load_ours
 from loader.api import Loaded
 from loader.builder import build_model
-from loader.formats.materialise import dtype_name
-from loader.formats.safetensors_writer import NAMES, nbytes, pieces
+from loader.formats.safetensors import NAMES, nbytes, pieces
+from loader.formats.tensor import dtype_name
 from loader.modes.convert.contents import contents, shards
 from tests.builder import zoo, zoo_plain
 from tests.builder.exactness import other_values, plain

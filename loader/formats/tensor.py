@@ -45,7 +45,7 @@ def tensor_of(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor
         return _dense(entry, unpack, mmap=mmap)
     parts = {role: tensor_of(part, unpack, mmap=mmap) for role, part in entry.components.items()}
     if entry.layout == "strided":
-        from .gguf.ggml import dequantised  # noqa: PLC0415  # only quantised GGUF files need it
+        from .gguf import dequantised  # noqa: PLC0415  # only quantised GGUF files need it
 
         return dequantised(entry, parts)
     try:

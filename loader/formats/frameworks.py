@@ -10,9 +10,9 @@ import re
 import zlib
 from dataclasses import dataclass
 
-from ...text.lines import python_text, typed
-from ..limits import MOST_UNPACKED_TEXT
-from ..signatures import is_pickle
+from ..text.lines import python_text, typed
+from .limits import MOST_UNPACKED_TEXT
+from .signatures import is_pickle
 
 READ = "files of PyTorch, safetensors, GGUF and NumPy are read"
 UNPACK = "unpack it, then give the path of the checkpoint inside: checkpoint.path=FILE"

@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterator
 
 from zlib_ng import zlib_ng
 
-from ...errors import CheckpointError
-from ...files.path import shown_path
-from ...text.wording import counted, listing, safe_text
-from ..limits import LARGEST_DEFLATED_INDEX, LARGEST_SIDE_RECORD, MOST_FOLD
-from ..opened import OpenedFile
-from ..tree import Container, Storage
+from ..errors import CheckpointError
+from ..files.path import shown_path
+from ..text.wording import counted, listing, safe_text
+from .limits import LARGEST_DEFLATED_INDEX, LARGEST_SIDE_RECORD, MOST_FOLD
+from .opened import OpenedFile
+from .tree import Container, Storage
 from .zip import DEFLATED, Archive, Member
 
 INDEX = "data.pkl"

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from ...errors import CheckpointError
-from ...files.file import CheckpointFile
-from ...files.path import shown_path
-from ...text.wording import safe_text
-from ..limits import BEST_RATIO
-from ..signatures import ZIP_MEMBER
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..files.path import shown_path
+from ..text.wording import safe_text
+from .limits import BEST_RATIO
+from .signatures import ZIP_MEMBER
 
 STORED, DEFLATED = 0, 8
 _END = struct.Struct("<4s4H2LH")

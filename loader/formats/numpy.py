@@ -1,31 +1,36 @@
-"""NumPy's `.npy`: a text that says type, order and shape, then the bytes.
+"""Files of arrays: NumPy's `.npy` and `.npz`, and what `pickle.dump` writes.
 
-Guarantees: the text is bounded and matched, never evaluated; the array is exactly as large as it says; an array of
-Python objects, which is a pickle, is read inertly where it is the whole file.
+Guarantees: a header is bounded and matched, never evaluated; the array is exactly as large as it says. Of an archive
+only the headers are read for the index; a record's checksum covers its header too. Pickles, and arrays of Python
+objects, are read inertly; a file without an array or a tensor is refused as what it is.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..files.path import shown_path
 from ..text.wording import counted, listing, safe_text, shape
+from .archived import ArchivedFile, Records
+from .frameworks import name_pickle
 from .limits import LONGEST_NPY_HEADER, MOST_DIGITS, MOST_DIMENSIONS
-from .names import NPY as FORMAT
 from .opened import OpenedFile
 from .pickle.reader import unpickle
 from .pickle.storages import NUMPY_DTYPES
 from .pickle.tensors import BUILDERS
 from .pickle.tree import build_tree
-from .signatures import NPY_MAGIC
-from .tree import ITEMSIZE, Container, Leaf, Storage, TensorEntry
+from .signatures import NPY, NPY_MAGIC, NPZ, PICKLE
+from .tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
+from .zip import Archive
 
 _ITEM = r"""'(descr|fortran_order|shape)'\s*:\s*('[^']{1,40}'|True|False|\([\d\s,L]*\))\s*"""
 _HEADER = re.compile(rf"\{{\s*{_ITEM},\s*{_ITEM},\s*{_ITEM},?\s*\}}\s*", re.ASCII)
 _FIELDED = re.compile(r"'descr'\s*:\s*(?=\[)")
+_ENDING = ".npy"
+_HEAD = 4096
 _FIELDS = "'fields'"
 """Stands in for the list of a type's fields."""
 
@@ -160,7 +165,7 @@ class Npy(OpenedFile):
     def __init__(self, file: CheckpointFile, check: str) -> None:
         header = read_header(file, file.pread(0, min(LONGEST_NPY_HEADER, file.size)), file.path.name)
         if header.of_objects:
-            super().__init__(file, FORMAT, _of_objects(file, header), check)
+            super().__init__(file, NPY, _of_objects(file, header), check)
             return
         refuse_unreadable(file, {file.path.name: header})
         width = ITEMSIZE.get(header.dtype or "", 0)
@@ -171,4 +176,57 @@ class Npy(OpenedFile):
             raise file.ends_early(needed)
         storage = Storage("array", 0, file.size, file=file, big_endian=header.descr.startswith(">"))
         entry = entry_of(file, header, storage, file.path.name)
-        super().__init__(file, FORMAT, Container("dict", "numpy.ndarray", {"": entry}), check)
+        super().__init__(file, NPY, Container("dict", "numpy.ndarray", {"": entry}), check)
+
+
+def is_npz(archive: Archive) -> bool:
+    """Whether an archive holds arrays and nothing else."""
+    return bool(archive.members) and all(name.endswith(_ENDING) for name in archive.members)
+
+
+class Npz(ArchivedFile):
+    """An archive of arrays.
+
+    Args:
+        archive: The archive's table of contents.
+        check: `structure` leaves the checksums alone, `full` compares all of them now, `crc` those that are needed.
+
+    Raises:
+        CheckpointError: It is damaged, or holds arrays of something that torch does not have.
+    """
+
+    def __init__(self, archive: Archive, check: str) -> None:
+        records = Records(archive, "", check)
+        headers: dict[str, Header] = {}
+        children: dict[str, Node] = {}
+        for member in archive.members.values():
+            name = member.name.removesuffix(_ENDING)
+            header = read_header(archive.file, archive.head(member, LONGEST_NPY_HEADER), name)
+            storage = replace(records.storage(member.name), big_endian=header.descr.startswith(">"))
+            headers[name], children[name] = header, entry_of(archive.file, header, storage, name)
+        refuse_unreadable(archive.file, headers)
+        super().__init__(records, NPZ, Container("dict", NPZ, children), check)
+
+
+class PickledFile(OpenedFile):
+    """A file written by `pickle.dump`.
+
+    Args:
+        file: The opened file.
+        check: Its bytes carry no checksum: all that can be checked, the structure, always is.
+
+    Raises:
+        CheckpointError: It is cut off or damaged, or holds neither an array of numbers nor a tensor.
+    """
+
+    def __init__(self, file: CheckpointFile, check: str) -> None:
+        found = unpickle(file.mapping, builders=BUILDERS, where=f"the pickle in {shown_path(file.path)}")
+        file.note(found.globals)
+        root = build_tree(found.root)
+        if not any(container.tensors() for _, container in root.walk()):
+            foreign = name_pickle(file.pread(0, min(_HEAD, file.size)), b"")
+            raise CheckpointError(
+                f"{shown_path(file.path)} is {foreign.what if foreign else 'a pickle'}, and holds no array of numbers",
+                foreign.advice() if foreign else "",
+            )
+        super().__init__(file, PICKLE, root, check)

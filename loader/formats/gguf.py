@@ -1,0 +1,313 @@
+"""GGUF files, as llama.cpp writes them.
+
+Guarantees: every length and count in the header is compared with what is left of the file before it is followed; lists
+are counted, not kept. The tensors lie inside the file, each as large as its type and shape say, and do not overlap.
+Plain types are mapped; quantised ones become float32 when they are read, which alone needs the package `gguf`: it sees
+the bytes of one tensor and never the file.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..files.path import called, shown_path
+from ..text.lines import typed
+from ..text.wording import counted, safe_text
+from .limits import (
+    LARGEST_ALIGNMENT,
+    LARGEST_NUMBER,
+    LONGEST_NAME,
+    MOST_GGUF_DIMENSIONS,
+    MOST_GGUF_LEVELS,
+    MOST_GGUF_VALUES,
+)
+from .opened import OpenedFile
+from .pickle.tree import leaf
+from .signatures import GGUF as FORMAT
+from .tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
+
+if TYPE_CHECKING:
+    import torch
+
+_ALIGNMENT = "general.alignment"
+_PLAIN: Mapping[int, str] = {
+    0: "float32", 1: "float16", 24: "int8", 25: "int16", 26: "int32", 27: "int64", 28: "float64", 30: "bfloat16",
+}  # fmt: skip
+"""torch's name of a type by ggml's number."""
+
+
+class Gguf(OpenedFile):
+    """A GGUF file.
+
+    Args:
+        file: The opened file.
+        check: Its bytes carry no checksum: all that can be checked, the structure, always is.
+
+    Raises:
+        CheckpointError: It is cut off, damaged, or quantised and the package `gguf` is not there.
+    """
+
+    def __init__(self, file: CheckpointFile, check: str) -> None:
+        self._file = file
+        header = Header(file)
+        alignment = header.notes.get(_ALIGNMENT, 32)
+        if type(alignment) is not int or not 0 < alignment <= LARGEST_ALIGNMENT or alignment & (alignment - 1):
+            raise file.damaged(f"its alignment is {safe_text(alignment)}; a power of two was expected")
+        self._start = -(-header.end // alignment) * alignment
+        children: dict[str, Node] = {name: _note(note) for name, note in header.notes.items()}
+        children |= {name: self._entry(listed) for name, listed in header.listed.items()}
+        self._check_places(children)
+        super().__init__(file, FORMAT, Container("dict", FORMAT, children), check)
+
+    def _entry(self, listed: Listed) -> TensorEntry | Leaf:
+        shape = tuple(reversed(listed.dimensions))
+        count = 1
+        for size in shape:
+            count *= size
+        if any(size >= LARGEST_NUMBER for size in shape):
+            raise self._file.damaged(f"its tensor '{safe_text(listed.name)}' has a shape that is none")
+        plain = _PLAIN.get(listed.type)
+        if plain is not None:
+            return TensorEntry(plain, shape, _strides(shape), 0, self._storage(listed, count * ITEMSIZE[plain]))
+        kind = quantisations(shown_path(self._file.path), listed.name).get(listed.type)
+        if kind is None:
+            return Leaf(f"ggml type {listed.type:,}", safe_text(list(shape)))
+        name, elements, nbytes = kind
+        if not shape or shape[-1] % elements:
+            raise self._file.damaged(
+                f"its tensor '{safe_text(listed.name)}' has rows that are no multiple of {name}'s {elements} elements"
+            )
+        storage = self._storage(listed, count // elements * nbytes)
+        blocks = TensorEntry("uint8", (storage.nbytes,), (1,), 0, storage)
+        details = {"type": listed.type, "quantised": name}
+        return TensorEntry("float32", shape, components={"blocks": blocks}, details=details)
+
+    def _storage(self, listed: Listed, nbytes: int) -> Storage:
+        start = self._start + listed.offset
+        if start + nbytes > self._file.size:
+            raise self._file.ends_early(start + nbytes)
+        return Storage(listed.name, start, nbytes, file=self._file)
+
+    def _check_places(self, children: Mapping[str, Node]) -> None:
+        storages = [s for node in children.values() if isinstance(node, TensorEntry) for s in node.storages()]
+        end = self._start
+        for storage in sorted(storages, key=lambda storage: (storage.offset, storage.nbytes)):
+            if storage.offset < end:
+                raise self._file.damaged(f"its tensor '{safe_text(storage.key)}' overlaps what stands before it")
+            end = storage.offset + storage.nbytes
+
+
+def _note(note: object) -> Leaf:
+    return Leaf("list", counted(note.count, "value")) if isinstance(note, Values) else leaf(note)
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+_VERSIONS = (2, 3)
+_START = struct.Struct("<4sIQQ")
+_U4, _U8, _INFO = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<IQ")
+_NUMBERS = {
+    0: struct.Struct("<B"), 1: struct.Struct("<b"), 2: struct.Struct("<H"), 3: struct.Struct("<h"),
+    4: struct.Struct("<I"), 5: struct.Struct("<i"), 6: struct.Struct("<f"), 7: struct.Struct("<?"),
+    10: struct.Struct("<Q"), 11: struct.Struct("<q"), 12: struct.Struct("<d"),
+}  # fmt: skip
+_TEXT, _LIST = 8, 9
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """A list, of which only the length is kept."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a file says of one tensor."""
+
+    name: str
+    dimensions: tuple[int, ...]
+    """The fastest first: the reverse of torch's shape."""
+    type: int
+    """ggml's number of the type."""
+    offset: int
+    """Where it begins, counted from where the tensors begin."""
+
+
+class Header:
+    """Everything before the tensors.
+
+    Args:
+        file: The opened file.
+
+    Raises:
+        CheckpointError: It is cut off or damaged, or of a version that is not read.
+    """
+
+    def __init__(self, file: CheckpointFile) -> None:
+        self._file = file
+        self._data = file.mapping
+        self._walked = 0
+        _, version, tensors, notes = _START.unpack(file.pread(0, _START.size))
+        if version not in _VERSIONS:
+            raise _other_version(file.path, version)
+        self.end = _START.size
+        """The position after it."""
+        self.notes: dict[str, object] = {}
+        """The values by name: numbers, texts and `Values`."""
+        self.listed: dict[str, Listed] = {}
+        """The tensors by name."""
+        for _ in self._times(notes, 8 + 4 + 1, "notes"):
+            self._read_note()
+        for _ in self._times(tensors, 8 + 4 + _INFO.size, "tensors"):
+            self._read_listed()
+
+    def _read_note(self) -> None:
+        name = self._name()
+        self.notes[name] = self._value(self._number(_U4), 0)
+
+    def _read_listed(self) -> None:
+        name = self._name()
+        dimensions = self._number(_U4)
+        if dimensions > MOST_GGUF_DIMENSIONS:
+            raise self._file.damaged(f"its tensor '{safe_text(name)}' declares {dimensions:,} dimensions")
+        sizes = struct.unpack(f"<{dimensions}Q", self._taken(8 * dimensions))
+        kind, offset = _INFO.unpack(self._taken(_INFO.size))
+        self.listed[name] = Listed(name, sizes, kind, offset)
+
+    def _value(self, kind: int, level: int) -> object:
+        if kind in _NUMBERS:
+            return self._number(_NUMBERS[kind])
+        if kind == _TEXT:
+            return self._text(self._number(_U8))
+        if kind != _LIST or level > MOST_GGUF_LEVELS:
+            raise self._file.damaged(f"a note in its header is of a type that is none ({kind:,})")
+        item, count = self._number(_U4), self._number(_U8)
+        self._pass_over(item, count, level)
+        return Values(count)
+
+    def _pass_over(self, kind: int, count: int, level: int) -> None:
+        if kind in _NUMBERS:
+            self._taken_over(count * _NUMBERS[kind].size)
+            return
+        self._walked += count
+        if self._walked > MOST_GGUF_VALUES:
+            raise self._file.damaged(f"a list in its header declares {count:,} values")
+        for _ in self._times(count, 8, "values in a list"):
+            if kind == _TEXT:
+                self._taken_over(self._number(_U8))
+            else:
+                self._value(kind, level + 1)
+
+    def _times(self, count: int, least: int, what: str) -> range:
+        """So many times, where the file is long enough for it."""
+        if count * least > self._file.size - self.end:
+            raise self._file.damaged(f"its header declares {count:,} {what}; {self._file.size:,} bytes are there")
+        return range(count)
+
+    def _name(self) -> str:
+        length = self._number(_U8)
+        if length > LONGEST_NAME:
+            raise self._file.damaged(f"a name in its header declares {length:,} bytes")
+        name = self._text(length)
+        if name in self.notes or name in self.listed:
+            raise self._file.damaged(f"its header names '{safe_text(name)}' twice")
+        return name
+
+    def _text(self, length: int) -> str:
+        try:
+            return str(self._taken(length), "utf-8")
+        except UnicodeDecodeError as error:
+            raise self._file.damaged("a text in its header is no UTF-8") from error
+
+    def _number(self, form: struct.Struct) -> int:
+        number: int = form.unpack(self._taken(form.size))[0]
+        return number
+
+    def _taken(self, length: int) -> bytes:
+        start = self.end
+        self._taken_over(length)
+        return self._data[start : self.end]
+
+    def _taken_over(self, length: int) -> None:
+        if self.end + length > self._file.size:
+            raise self._file.ends_early(self.end + length)
+        self.end += length
+
+
+def _other_version(path: Path, version: int) -> CheckpointError:
+    shown, turn = shown_path(path), typed("gguf-convert-endian", called(path), "little")
+    if version & 0xFFFF == 0:
+        return CheckpointError(
+            f"{shown} is a GGUF file for big-endian machines; one for little-endian machines was expected",
+            f"pip install gguf && {turn}   # turns the file itself round" if turn else "",
+        )
+    return CheckpointError(
+        f"{shown} is a GGUF file of version {version:,}; version 2 or 3 was expected",
+        "convert it again with the newest llama.cpp",
+    )
+
+
+def quantisations(path: str, tensor: str) -> Mapping[int, tuple[str, int, int]]:
+    """The quantised types by ggml's number: their name, and how many elements a block holds in how many bytes.
+
+    Args:
+        path: The file that has them, for messages.
+        tensor: A tensor that has one.
+
+    Raises:
+        CheckpointError: The package `gguf` is not installed.
+    """
+    try:
+        from gguf.constants import GGML_QUANT_SIZES  # noqa: PLC0415  # an extra, and slow to import
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} holds tensors that ggml has quantised, such as '{safe_text(tensor)}', and the package gguf, which "
+            "turns them into float32, is not installed",
+            "pip install 'hydra-loader[gguf]'",
+        ) from error
+    return {int(kind): (kind.name, *size) for kind, size in GGML_QUANT_SIZES.items()}
+
+
+def dequantised(entry: TensorEntry, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Makes float32 out of ggml's blocks.
+
+    Raises:
+        CheckpointError: The package `gguf` does not know how.
+    """
+    import numpy  # noqa: PLC0415, ICN001  # needed here alone
+    import torch  # noqa: PLC0415  # an index alone needs no torch
+
+    if not entry.numel:
+        return torch.empty(entry.shape)
+    blocks: Any = parts["blocks"].numpy()
+    blocks.flags.writeable = False  # it may be a mapping that others look into
+    with numpy.errstate(all="ignore"):  # scales out of a file may be anything
+        try:
+            values = _dequantise()(blocks.reshape(*entry.shape[:-1], -1), entry.details["type"])
+        except NotImplementedError as error:
+            raise CheckpointError(
+                f"a tensor of this file is quantised as {entry.details['quantised']}, which the package gguf cannot "
+                "turn into float32",
+                "pip install --upgrade gguf",
+            ) from error
+    return torch.from_numpy(values).reshape(entry.shape)
+
+
+def _dequantise() -> Callable[[Any, Any], Any]:
+    from gguf.constants import GGMLQuantizationType  # noqa: PLC0415  # an extra, and slow to import
+    from gguf.quants import dequantize  # noqa: PLC0415
+
+    return lambda blocks, kind: dequantize(blocks, GGMLQuantizationType(kind))

@@ -1,1 +1,0 @@
-"""GGUF files, as llama.cpp has them."""
