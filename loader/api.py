@@ -36,6 +36,7 @@ from .parts.open import Part, open_parts, part_configs, with_root
 from .report import fill
 from .report.data import Report
 from .schema import JobConfig, overlay
+from .text.lines import Fix
 from .text.wording import phrases, safe_text
 from .verify.verify import check_inputs, check_structure, keep_record, record_of
 from .verify.verify import verify as prove
@@ -65,7 +66,7 @@ class Loaded:
     def model(self) -> nn.Module:
         """The model in eval mode, on its device; raises ConfigError in the modes that have none."""
         if self.module is None:
-            raise ConfigError(f"mode={self.report.mode} gives no model, its result is in the report", "mode=load")
+            raise ConfigError(f"mode={self.report.mode} gives no model, its result is in the report", Fix("mode=load"))
         return self.module
 
 
@@ -135,7 +136,7 @@ def load_model(
         if policy == "checkpoint":
             raise ConfigError(
                 "dtype=checkpoint needs the model as a config; a module that is built already has its dtypes",
-                "_recursive_: false beside _target_: loader.load_model",
+                Fix("_recursive_: false", "next to _target_: loader.load_model"),
             )
         return all_or_nothing(
             lambda transaction: _settled(model, checkpoint, settings | {"seed": seed}, place, policy, transaction)

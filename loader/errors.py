@@ -1,8 +1,8 @@
 """The refusals a user can meet.
 
 Guarantees: every refusal the public API raises is a `LoaderError`; it carries a message (what was found, where, what
-was expected), a hint (the line to type, or an empty string) and the process's exit code, both texts printable and
-without the credentials of URLs, and it survives pickling, so that it can cross the processes of a sweep.
+was expected), fixes (the lines to type) and the process's exit code. Its texts are printable and hold no credentials
+of URLs, and it survives pickling, so that it can cross the processes of a sweep.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
+from .text.lines import Fix
 from .text.redaction import redacted
 from .text.wording import printable, safe_text
 
@@ -23,15 +24,20 @@ class LoaderError(Exception):
 
     Args:
         message: What was found, where, and what was expected.
-        hint: The line to type next; empty where there is none.
+        fixes: What to type next, or to do, best first; empty ones are left out.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, *fixes: Fix) -> None:
         self.message = printable(redacted(message))
-        self.hint = printable(redacted(hint))
-        super().__init__(self.message, self.hint)
+        self.fixes = tuple(dict.fromkeys(Fix(_one_line(fix.line), _one_line(fix.note)) for fix in fixes if fix))
+        super().__init__(self.message, *self.fixes)
+
+    @property
+    def hint(self) -> str:
+        """The fixes as text, one per line."""
+        return "\n".join(map(str, self.fixes))
 
     def __repr__(self) -> str:
         # Hydra's `instantiate` shows what a call raised by its repr.
@@ -39,6 +45,10 @@ class LoaderError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+def _one_line(text: str) -> str:
+    return printable(redacted(text)).replace("\n", "\\n")
 
 
 class ConfigError(LoaderError, ValueError):
@@ -68,7 +78,7 @@ class CheckpointError(LoaderError, ValueError):
             return
         where = f"{file}, '{safe_text(self.key)}'" if self.key else file
         self.message = printable(redacted(f"{where}: {self.message}"))
-        self.args = (self.message, self.hint)
+        self.args = (self.message, *self.fixes)
 
 
 @contextmanager

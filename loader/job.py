@@ -22,6 +22,7 @@ from .report.files import write_report
 from .report.terminal import print_dangers, print_error, print_report
 from .runtime import importing
 from .schema import JobConfig
+from .text.lines import Fix
 from .text.wording import safe_text, text_of
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def reported(report: Report, output_dir: Path) -> int:
         written = write_report(report, output_dir)
     except OSError as error:
         told = f"{safe_text(str(output_dir), _LONGEST)}/report.json could not be written: {error.strerror}"
-        refusal = ConfigError(told, "hydra.run.dir=FOLDER   # one with room; of a sweep it is hydra.sweep.dir")
+        refusal = ConfigError(told, Fix("hydra.run.dir=FOLDER", "one with room, for a sweep hydra.sweep.dir"))
         print_error(refusal)
         return report.exit_code or refusal.exit_code
     log.info("report: %s", written)
@@ -134,13 +135,13 @@ def describe_refusal(report: Report, error: LoaderError) -> None:
     """Notes a refusal in a report."""
     report.status = "failed"
     report.exit_code = error.exit_code
-    report.error = ErrorReport(type(error).__name__, error.message, error.hint)
+    report.error = ErrorReport.of(type(error).__name__, error.message, error.fixes)
 
 
 def _describe_bug(report: Report, error: Exception) -> None:
     report.status = "error"
     report.exit_code = 1
-    report.error = ErrorReport(type(error).__name__, text_of(error), "")
+    report.error = ErrorReport(type(error).__name__, text_of(error))
     print_error(_bug(error))
 
 

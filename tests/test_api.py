@@ -35,6 +35,7 @@ from loader import (
     load_into,
     load_model,
 )
+from loader.text.lines import Fix
 from tests.command import REPOSITORY, run
 from tests.jobs import assert_same_state, checks, same_tensor, save, snapshot, target
 from tests.models import Lazy, Pair, Two, Typed, filled
@@ -405,7 +406,7 @@ ERRORS = [
 def test_errors_carry_message_hint_and_code_across_processes(
     kind: type[LoaderError], code: int, base: type[Exception]
 ) -> None:
-    error = kind("what was found", "what to type")
+    error = kind("what was found", Fix("what to type"))
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is kind
     assert (copy.message, copy.hint, copy.exit_code) == ("what was found", "what to type", code)

@@ -16,6 +16,7 @@ from loader.errors import (
     located,
 )
 from loader.keys.plan import Match, Plan, Taken
+from loader.text.lines import Fix
 
 KINDS: list[tuple[type[LoaderError], int, type[Exception]]] = [
     (LoaderError, 1, Exception),
@@ -31,7 +32,7 @@ KINDS: list[tuple[type[LoaderError], int, type[Exception]]] = [
 def test_each_refusal_has_its_exit_code_and_is_caught_as_the_builtin_it_resembles(
     kind: type[LoaderError], code: int, builtin: type[Exception]
 ) -> None:
-    error = kind("what was found", "key=value")
+    error = kind("what was found", Fix("key=value"))
 
     assert error.exit_code == code
     assert isinstance(error, builtin)
@@ -40,7 +41,7 @@ def test_each_refusal_has_its_exit_code_and_is_caught_as_the_builtin_it_resemble
 
 @pytest.mark.parametrize("kind", [kind for kind, _, _ in KINDS])
 def test_a_refusal_carries_its_message_and_hint(kind: type[LoaderError]) -> None:
-    error = kind("what was found", "key=value")
+    error = kind("what was found", Fix("key=value"))
 
     assert (error.message, error.hint) == ("what was found", "key=value")
     assert str(error) == "what was found\nkey=value"
@@ -53,7 +54,7 @@ def test_a_refusal_without_a_hint_ends_with_its_message() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind, _, _ in KINDS])
 def test_a_refusal_survives_pickling(kind: type[LoaderError]) -> None:
-    error = pickle.loads(pickle.dumps(kind("what was found", "key=value")))
+    error = pickle.loads(pickle.dumps(kind("what was found", Fix("key=value"))))
 
     assert type(error) is kind
     assert (error.message, error.hint, error.exit_code) == ("what was found", "key=value", kind.exit_code)
@@ -71,7 +72,7 @@ def test_a_misfit_takes_its_plan_along_when_it_is_pickled() -> None:
 
 def test_a_refusal_from_below_names_its_file_and_key() -> None:
     with pytest.raises(CheckpointError) as caught, located("/d/a.pt under 'sd'", "w\x1b"), located("", "inner"):
-        raise CheckpointError("a tensor of this file is odd", "do not load it")
+        raise CheckpointError("a tensor of this file is odd", Fix(note="do not load it"))
     assert str(caught.value) == "/d/a.pt under 'sd', 'inner': a tensor of this file is odd\ndo not load it"
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
@@ -102,4 +103,4 @@ def test_a_refusal_that_hydra_shows_by_its_repr_reads_well() -> None:
 
 
 def raises_refusal() -> None:
-    raise ConfigError("what was found\nand more", "'key=[a b]'")
+    raise ConfigError("what was found\nand more", Fix("'key=[a b]'"))

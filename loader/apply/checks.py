@@ -19,7 +19,7 @@ from ..formats.tree import TensorEntry
 from ..keys.plan import Match, Plan
 from ..module.dtype import can_cast, final_dtype
 from ..module.slots import Slot
-from ..text.lines import line
+from ..text.lines import Fix, line
 from ..text.wording import counted, listing, phrases, safe_text
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def refuse_untied(pairs: Iterator[tuple[Match, Match]]) -> None:
         told = [f"{safe_text(first.key)} and {safe_text(second.key)}" for first, second in differing]
         raise FitError(
             f"the model ties names that hold different values in the file: {phrases(told)}",
-            f"drop the name that is not meant: {line('rules', {'untie': {'drop': differing[0][1].key}}, '+')}",
+            line("rules", {"untie": {"drop": differing[0][1].key}}, "+", note="drops the name that is not meant"),
         )
 
 
@@ -66,7 +66,6 @@ def refuse_without_data(names: Collection[str]) -> None:
         raise VerificationError(
             f"{counted(len(names), 'tensor')} of the model {'is' if len(names) == 1 else 'are'} left without data: "
             f"{listing(names)}",
-            "",
         )
 
 
@@ -80,7 +79,7 @@ def _refuse_empty(stage: Stage, tensors: Iterable[tuple[str, TensorEntry]]) -> N
     if empty:
         raise CheckpointError(
             f"{_labels(stage, empty)} holds no data for {listing(empty)}: saved on the meta device",
-            "save the checkpoint again, from a model that has its weights",
+            Fix(note="save the checkpoint again, from a model that has its weights"),
         )
 
 
@@ -103,7 +102,9 @@ def _refuse_forms(stage: Stage, plan: Plan) -> None:
         if forms is not None:
             differing.append(f"{safe_text(match.key)} is {forms[0]} in the file and {forms[1]} in the model")
     if differing:
-        raise FitError(phrases(differing), "build the model in the same form, or save the file's tensor in the model's")
+        raise FitError(
+            phrases(differing), Fix(note="build the model in the same form, or save the file's tensor in the model's")
+        )
 
 
 def _forms(stage: Stage, key: str, theirs: TensorEntry, mine: torch.Tensor) -> tuple[str, str] | None:

@@ -244,5 +244,5 @@ def _call(module: nn.Module, what: str, method: Callable[..., object], *argument
         method(*arguments)
     except (Exception, SystemExit, GeneratorExit) as error:
         raise FitError(
-            f"{what} of {type(module).__name__} raised {type(error).__name__}: {safe_text(error, 200)}", ""
+            f"{what} of {type(module).__name__} raised {type(error).__name__}: {safe_text(error, 200)}"
         ) from error

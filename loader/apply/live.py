@@ -18,9 +18,10 @@ from ..errors import ConfigError, FitError
 from ..formats.tensor import is_plain
 from ..keys.plan import Plan
 from ..module.slots import Slot, storage_id, without_data
+from ..text.lines import NO_FIX, Fix, python_text
 from ..text.wording import counted, listing, phrases, safe_text
 
-_LOAD_FIRST = "loader.load_into(net, …) before the module is wrapped or split"
+_LOAD_FIRST = "loader.load_into(net, …)"
 _FOLDED = "several of its elements are one place in memory"
 
 
@@ -39,7 +40,7 @@ def _refuse_dispatched(module: nn.Module) -> None:
         raise ConfigError(
             f"accelerate keeps weights outside of the module, and brings them in for each forward pass: "
             f"{listing(dispatched)}; what is loaded into the module would not be used",
-            "accelerate.hooks.remove_hook_from_module(module, recurse=True)   # load first, dispatch after",
+            Fix("accelerate.hooks.remove_hook_from_module(module, recurse=True)", "load first, dispatch after"),
         )
 
 
@@ -60,7 +61,7 @@ def _refuse_split(module: nn.Module) -> None:
         raise ConfigError(
             f"{counted(len(shares), 'tensor')} of the module {'is' if len(shares) == 1 else 'are'} split between "
             f"processes, and a split model cannot be loaded into yet: {listing(shares)}",
-            f"{_LOAD_FIRST}: load first, split after",
+            Fix(_LOAD_FIRST, "load first, split after"),
         )
 
 
@@ -89,7 +90,7 @@ def _refuse_replicated(module: nn.Module) -> None:
         raise ConfigError(
             f"{listing(replicated)} is replicated by DistributedDataParallel, whose processes may not all load: where "
             "one of them is refused its file, the replicas would differ",
-            f"{_LOAD_FIRST}: DistributedDataParallel then gives every process the weights of the first",
+            Fix(_LOAD_FIRST, "before it is wrapped: every process is then given the weights of the first"),
         )
 
 
@@ -101,11 +102,12 @@ def _refuse_empty(module: nn.Module) -> None:
     empty = [name for name in without_data(module) if not _is_lazy(module, name)]
     if empty:
         # to_empty takes the values of every other tensor as well; the file brings back those of the state dict alone.
-        filled = "" if _has_own_values(module) else "module.to_empty(device='cpu') gives it some; "
+        filled = Fix() if _has_own_values(module) else Fix("module.to_empty(device='cpu')", "gives it some")
         raise ConfigError(
             f"{counted(len(empty), 'tensor')} of the module {'has' if len(empty) == 1 else 'have'} no memory to load "
             f"into: {listing(empty)}",
-            f"{filled}loader.load_model builds and loads in one go",
+            filled,
+            Fix("loader.load_model(…)", "builds and loads in one go"),
         )
 
 
@@ -128,18 +130,18 @@ def refuse_unwritable(places: Mapping[str, Slot], plan: Plan, state: Mapping[str
             refused[match.key] = reason
     if refused:
         folded = next((key for key, reason in refused.items() if reason == _FOLDED), None)
-        raise unwritable(refused, "" if folded is None else _unfolding(folded, places[folded]))
+        raise unwritable(refused, NO_FIX if folded is None else _unfolding(folded, places[folded]))
 
 
-def unwritable(reasons: Mapping[str, str], hint: str = "") -> FitError:
+def unwritable(reasons: Mapping[str, str], fix: Fix = NO_FIX) -> FitError:
     """The refusal of keys that cannot take their values: key → why."""
     told = [f"{safe_text(key)} ({safe_text(reason.partition(chr(10))[0], 160)})" for key, reason in reasons.items()]
-    return FitError(f"the model has tensors that cannot be written to: {phrases(told)}", hint)
+    return FitError(f"the model has tensors that cannot be written to: {phrases(told)}", fix)
 
 
-def _unfolding(key: str, slot: Slot) -> str:
-    get = f"module.get_{slot.kind}({key!r})"
-    return f"{get}.data = {get}.detach().clone()   # gives each element memory of its own"
+def _unfolding(key: str, slot: Slot) -> Fix:
+    get = f"module.get_{slot.kind}({python_text(key)})"
+    return Fix(f"{get}.data = {get}.detach().clone()", "gives each element memory of its own")
 
 
 def is_folded(tensor: torch.Tensor) -> bool:
@@ -200,7 +202,8 @@ def conflict(differing: Iterable[str], shared: Mapping[str, list[str]]) -> FitEr
     told = [f"{safe_text(key)} and {listing(dict.fromkeys(shared[key]))}" for key in names]
     return FitError(
         f"the model has keys that share memory, and the file holds different values for them: {phrases(told)}",
-        "give each of them memory of its own in the model, or load a file that was saved from a model that shares it",
+        Fix(note="give each of them memory of its own in the model"),
+        Fix(note="load a file that was saved from a model that shares it"),
     )
 
 

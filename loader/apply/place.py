@@ -21,7 +21,7 @@ from ..errors import DeviceError
 from ..formats.tensor import dtype_name
 from ..module.dtype import Cast, can_cast, cast, refuse_losses
 from ..schema import AllowConfig
-from ..text.lines import line
+from ..text.lines import Fix, line
 from ..text.wording import closest, listing, safe_text
 
 AUTO = ("cuda", "mps", "xpu")
@@ -46,7 +46,7 @@ def resolve_device(name: str) -> torch.device:
     if (device.index or 0) >= count:
         raise DeviceError(
             f"device '{safe_text(name)}' is not on this machine; here there is {listing(_present())}",
-            "device=auto takes the first accelerator there is, or the CPU",
+            Fix("device=auto", "takes the first available accelerator, or the CPU"),
         )
     return device
 
@@ -153,7 +153,7 @@ def settle(model: nn.Module, device: torch.device, policy: str | None, allow: Al
     if device.type != "meta" and any(tensor.is_meta for tensor in tensors):
         return
     if any(_misplaced(tensor, device, dtype) for tensor in tensors):
-        refuse_losses(_lossy(model, dtype), allow, "dtype=null keeps the model's own dtypes")
+        refuse_losses(_lossy(model, dtype), allow, Fix("dtype=null", "keeps the model's own dtypes"))
         # Module.to would cast complex tensors to the dtype as well, and take their imaginary parts.
         move = model._apply  # noqa: SLF001
         move(lambda tensor: tensor.to(device, dtype if _is_cast(tensor, dtype) else None))  # type: ignore[no-untyped-call]

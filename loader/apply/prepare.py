@@ -25,6 +25,7 @@ from ..parts.open import Part, check_mounts, check_weights, offers
 from ..parts.reading import as_saved
 from ..runtime import collector_paused
 from ..schema import AllowConfig
+from ..text.lines import Fix
 from ..text.wording import listing
 from .checks import refuse_known
 from .commit import Staged, apply
@@ -141,7 +142,7 @@ def _refuse_nested(places: Mapping[str, Slot]) -> None:
     if nested:
         raise FitError(
             f"the model has nested tensors, which cannot be loaded yet: {listing(nested)}",
-            "register_buffer(name, tensor, persistent=False) leaves a buffer out of what is loaded",
+            Fix("register_buffer(name, tensor, persistent=False)", "leaves a buffer out of what is loaded"),
         )
 
 

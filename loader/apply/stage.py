@@ -24,6 +24,7 @@ from ..module.slots import Slot, storage_id
 from ..parts.open import Offers, Part
 from ..parts.reading import Reading, as_saved
 from ..schema import AllowConfig
+from ..text.lines import Fix
 from .checks import refuse_untied
 from .live import is_folded
 
@@ -216,7 +217,7 @@ class Stage:
         return aliased
 
     def _refuse_losses(self, allow: AllowConfig) -> None:
-        refuse_losses(self.casts, allow, "dtype=checkpoint keeps the file's dtypes")
+        refuse_losses(self.casts, allow, Fix("dtype=checkpoint", "keeps the file's dtypes"))
 
 
 def _with_strides(value: torch.Tensor, slot: torch.Tensor, want: Wanted) -> torch.Tensor:

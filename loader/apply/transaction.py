@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import FitError
+from ..text.lines import Fix
 from ..text.wording import counted, safe_text
 from .snapshot import Snapshot, lazy_again, put_back
 
@@ -88,7 +89,7 @@ class Transaction:
             raise FitError(
                 f"the load was given up, and {counted(len(failures), 'value')} of the module could not be put back: "
                 f"{safe_text(failures[0], 200)}",
-                "build the module anew",
+                Fix(note="build the module anew"),
             ) from failures[0]
         self._undo.clear()
 

@@ -14,7 +14,7 @@ from inspect import Parameter
 from types import FunctionType
 from typing import Any, Protocol
 
-from ..text.lines import blank, line, override, removal, typed, under
+from ..text.lines import Fix, blank, line, override, removal, together, typed, under
 from ..text.wording import closest, did_you_mean, safe_text, text_of
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
@@ -79,7 +79,7 @@ def refused(target: Any, error: TypeError) -> bool:
     return all(frame.f_code is not code for frame, _ in steps) and name == getattr(inner, "__qualname__", "")
 
 
-def mends(call: Called, error: BaseException) -> str:
+def mends(call: Called, error: BaseException) -> Fix:
     """Writes what to type after a callable has raised: a package to install, or the arguments that its text names."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return typed("pip", "install", error.name.partition(".")[0])
@@ -87,7 +87,7 @@ def mends(call: Called, error: BaseException) -> str:
     names = [*call.named, *(signature.parameters if signature is not None else ())]
     said = set(re.findall(r"[^\W\d]\w*", text_of(error)))
     told = [name for name in dict.fromkeys(names) if name in said and len(name) > 1][:_MOST_NAMED]
-    return " ".join(_given(call.where, name).removeprefix("+" if name in call.named else "") for name in told)
+    return together(_given(call.where, name, sign="" if name in call.named else "+") for name in told)
 
 
 def written(name: str, signature: inspect.Signature) -> str:
@@ -112,7 +112,7 @@ def _is_text(parameter: Parameter) -> bool:
 
 def problems(
     signature: inspect.Signature, positional: int, named: Mapping[str, object], partial: bool, where: str
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[str], list[Fix]]:
     """Lists what is wrong with a call, and the overrides that would mend it.
 
     Args:
@@ -123,7 +123,7 @@ def problems(
         where: The call's place in the config.
     """
     parameters = list(signature.parameters.values())
-    found, fixes = [], []
+    found, fixes = list[str](), list[Fix]()
     slots = [p for p in parameters if p.kind in _POSITIONAL]
     if positional > len(slots) and not _has(parameters, Parameter.VAR_POSITIONAL):
         found.append(f"{positional} positional arguments where it takes {len(slots)}")
@@ -157,8 +157,8 @@ def _missing(parameters: list[Parameter], unfilled: list[Parameter], named: Mapp
     return [p for p in required if p.kind is Parameter.POSITIONAL_ONLY or p.name not in named]
 
 
-def _given(where: str, name: str, value: object = _OPEN) -> str:
+def _given(where: str, name: str, value: object = _OPEN, sign: str = "+") -> Fix:
     """Writes the override that gives an argument; … stands for a value that is not known or cannot be typed."""
     path = under(where, name)
-    known = "" if value is _OPEN else line(path, value, "+")
-    return known if 0 < len(known) <= _LONGEST_LINE else blank(path, "+")
+    known = Fix() if value is _OPEN else line(path, value, sign)
+    return known if 0 < len(known.line) <= _LONGEST_LINE else blank(path, sign)

@@ -20,7 +20,7 @@ from typing import Any, TypeGuard
 from ..errors import ConfigError
 from ..formats.limits import MOST_CONFIG_NODES, MOST_LEVELS
 from ..module.user_code import in_one_line, is_foreign
-from ..text.lines import blank, line
+from ..text.lines import Fix, blank, line, together
 from ..text.wording import safe_text
 from . import arguments
 from .policy import Policy
@@ -28,7 +28,7 @@ from .targets import TARGET, Problems, Target, Value, find_targets
 
 _KEYWORDS = frozenset({TARGET, "_args_", "_partial_", "_recursive_", "_convert_"})
 _UNSET = "???"
-_INFER = "mode=scaffold   # finds out what the file's shapes tell"
+_INFER = Fix("mode=scaffold", "finds out what the file's shapes tell")
 
 
 @dataclass(frozen=True)
@@ -227,5 +227,5 @@ def _wrong_arguments(call: Call, *, is_root: bool) -> ConfigError | None:
     if not found:
         return None
     text = f"{call.where}: wrong arguments for {arguments.written(call.name, signature)}: {'; '.join(found)}"
-    infers = [_INFER] if is_root and any(fix.endswith("=…") for fix in fixes) else []
-    return ConfigError(text, "\n".join([" ".join(fixes), *infers]))
+    infers = [_INFER] if is_root and any(fix.line.endswith("=…") for fix in fixes) else []
+    return ConfigError(text, together(fixes), *infers)

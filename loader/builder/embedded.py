@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..files.path import shown_path
 from ..parts.open import Part
 from ..schema import OF_A_FILE, EmbeddedJob, JobConfig, overlay
-from ..text.lines import line
+from ..text.lines import Fix, line
 from ..text.wording import listing, phrases, safe_text
 from ..trust.dangerous import LOOKUPS, why_dangerous
 from .policy import defined_as, policy_of
@@ -40,7 +40,8 @@ def with_own_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
     shown = shown_path(parts[0].checkpoint.path)
     if record.model is None:
         raise ConfigError(
-            f"{shown} holds no model config: it was converted with convert.embed=false", "model._target_=my_pkg.Net"
+            f"{shown} holds no model config: it was converted with convert.embed=false",
+            Fix("model._target_=my_pkg.Net"),
         )
     _refuse_reserved(record.model, shown)
     _refuse_untrusted(record.model, job.trusted_targets, shown)
@@ -80,7 +81,7 @@ def _refuse_reserved(model: Mapping[str, Any], shown: str) -> None:
         raise ConfigError(
             f"the model config in {shown} sets {listing(reserved)}, which Python or nn.Module keep for themselves: do "
             "not build a model from this file",
-            "model._target_=my_pkg.Net   # the weights load into a declared model without it",
+            Fix("model._target_=my_pkg.Net", "the weights load into a declared model without it"),
         )
 
 
@@ -107,7 +108,7 @@ def _refuse_untrusted(model: Mapping[str, Any], trusted: Sequence[str] | None, s
         raise ConfigError(
             f"the model config in {shown} names {phrases(hostile)}, which no model needs and an attack would use: do "
             "not build a model from this file",
-            "model._target_=my_pkg.Net   # the weights load into a declared model without it",
+            Fix("model._target_=my_pkg.Net", "the weights load into a declared model without it"),
         )
     if names:
         known = OF_A_FILE if trusted is None else trusted
@@ -116,7 +117,7 @@ def _refuse_untrusted(model: Mapping[str, Any], trusted: Sequence[str] | None, s
         raise ConfigError(
             f"the model config in {shown} names {listing(names, 50)}; for a config out of a file only "
             f"{f'the public modules of {only}, and none by _partial_' if own else only}",
-            f"if you trust them: {line('trusted_targets', [*known, *names])}",
+            line("trusted_targets", [*known, *names], note="if you trust them"),
         )
 
 
@@ -133,13 +134,13 @@ def _record(parts: Sequence[Part]) -> Record:
     if len(files) > 1:
         raise ConfigError(
             f"model=embedded takes the config out of a job's one checkpoint, and this job has {len(files)}",
-            "model._target_=my_pkg.Net",
+            Fix("model._target_=my_pkg.Net"),
         )
     (checkpoint,) = files.values()
     record = read_record(checkpoint)
     if record is None:
         raise ConfigError(
             f"{shown_path(checkpoint.path)} holds no model config; only files that mode=convert wrote do",
-            "model._target_=my_pkg.Net mode=convert convert.path=converted.safetensors   # makes one that does",
+            Fix("model._target_=my_pkg.Net mode=convert convert.path=converted.safetensors", "makes one that does"),
         )
     return record

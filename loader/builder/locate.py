@@ -95,8 +95,8 @@ def _no_such_module(parts: list[str], where: str) -> ConfigError:
     if near:
         return ConfigError(f"{message} (did you mean '{safe_text(near)}'?)", line(where, ".".join([near, *rest])))
     home = next((place for place in (folder, *_subfolders(folder)) if _holds(place, top)), None)
-    export = typed("export", f"PYTHONPATH={home or '/the/folder/of/it'}")
-    return ConfigError(message, export and f"add its folder to PYTHONPATH: {export}")
+    export = typed("export", f"PYTHONPATH={home or '/the/folder/of/it'}", note="adds its folder")
+    return ConfigError(message, export)
 
 
 def _close_module(name: str) -> str:
@@ -123,7 +123,7 @@ def _no_such_name(found: object, parts: list[str], position: int, where: str) ->
         f"'{safe_text(missing)}'{did_you_mean(missing, known)}{_defined_in(found)}"
     )
     near = closest(missing, known, most=1)
-    return ConfigError(message, line(where, ".".join([home, near[0], *parts[position + 1 :]])) if near else "")
+    return ConfigError(message, *(line(where, ".".join([home, name, *parts[position + 1 :]])) for name in near))
 
 
 def _defined_in(found: object) -> str:

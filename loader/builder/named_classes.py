@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from ..errors import ConfigError
 from ..formats.tree import Container
-from ..text.lines import line
+from ..text.lines import Fix, line
 
 _OPEN = re.compile(r"\+model\.(\w+)=…")
 _PLACES = ("hyper_parameters", "hparams", "model_args", "args", "config", "cfg")
@@ -19,8 +19,11 @@ _PLACES = ("hyper_parameters", "hparams", "model_args", "args", "config", "cfg")
 def with_classes(error: ConfigError, roots: Iterable[Container]) -> ConfigError:
     """A refusal of missing arguments, with the classes of the modules that a file keeps under their names."""
     named = dict(_modules(roots))
-    hint = _OPEN.sub(lambda found: named.get(found.group(1), found.group()), error.hint)
-    return ConfigError(error.message, hint) if hint != error.hint else error
+    fixes = [
+        Fix(_OPEN.sub(lambda found: named.get(found.group(1), found.group()), fix.line), fix.note)
+        for fix in error.fixes
+    ]
+    return ConfigError(error.message, *fixes) if (*fixes,) != error.fixes else error
 
 
 def _modules(roots: Iterable[Container]) -> Iterator[tuple[str, str]]:
@@ -28,6 +31,6 @@ def _modules(roots: Iterable[Container]) -> Iterator[tuple[str, str]]:
         for place in _PLACES:
             held = root.children.get(place)
             for name, child in held.children.items() if isinstance(held, Container) else ():
-                told = line(f"model.{name}._target_", child.type, "+") if isinstance(child, Container) else ""
-                if told and isinstance(child, Container) and child.kind == "module":
-                    yield name, told
+                if isinstance(child, Container) and child.kind == "module":
+                    told = line(f"model.{name}._target_", child.type, "+")
+                    yield from [(name, told.line)] if told else []

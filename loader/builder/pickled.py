@@ -25,14 +25,15 @@ from ..keys.select import find, tree
 from ..parts.open import Part
 from ..parts.reading import Reading
 from ..schema import CheckpointConfig, JobConfig
-from ..text.lines import line
+from ..text.lines import NO_FIX, Fix, line, together
 from ..text.wording import counted, did_you_mean, listing, safe_text
 from ..trust.dangerous import HOSTILE, is_hostile, may_be_suggested
 from . import Built
 
 _WITH_MODELS = frozenset((TORCH_ZIP, TORCH_LEGACY, TORCH_TAR, TORCHSCRIPT))
 """The formats that can hold a whole model; trusting another changes nothing."""
-_WITHOUT = "declare the architecture, which needs no permission: model._target_=my_pkg.Net"
+_DECLARED = Fix("model._target_=my_pkg.Net")
+_WITHOUT = Fix("model._target_=my_pkg.Net", "declares the architecture, which needs no permission")
 
 
 def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
@@ -53,7 +54,7 @@ def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
     ruled = job.rules is None or job.rules
     if job.mode == "plan" or ruled or job.parts:
         what = "mode=plan" if job.mode == "plan" else "rules" if ruled else "parts"
-        raise ConfigError(f"{what} needs a declared architecture, and model is null", "model._target_=my_pkg.Net")
+        raise ConfigError(f"{what} needs a declared architecture, and model is null", _DECLARED)
     part = parts[0]
     settings = part.config.checkpoint
     root = part.checkpoint.root
@@ -67,7 +68,7 @@ def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
     if not isinstance(module, nn.Module):
         raise CheckpointError(
             f"{part.label} holds a {safe_text(type(module).__name__)}, not a whole model, and model is null",
-            "model._target_=my_pkg.Net",
+            _DECLARED,
         )
     return Built(module, hollow=False, reason="the model comes out of the file", complete=True)
 
@@ -77,19 +78,20 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
     if part.checkpoint.format == TORCHSCRIPT:
         raise CheckpointError(
             f"model is null, and {part.label} is a TorchScript archive: its model is code in the file, which would run",
-            f"if you trust it: checkpoint.trust=true\n{_WITHOUT}",
+            Fix("checkpoint.trust=true", "if you trust it"),
+            _WITHOUT,
         )
     if found.kind != "module":
         whole = [name for name, container in root.walk() if container.kind == "module"]
         weights = lightning_weights(root)
         if weights is not None:
-            hint = f"model._target_=my_pkg.Net {line('checkpoint.key', weights)}"
+            fix = together([_DECLARED, line("checkpoint.key", weights)])
         elif whole and settings.key is None:
-            hint = line("checkpoint.key", whole[0]) or "model._target_=my_pkg.Net"
+            fix = line("checkpoint.key", whole[0]) or _DECLARED
         else:
-            hint = "model._target_=my_pkg.Net"
+            fix = _DECLARED
         raise ConfigError(
-            f"model is null, and {part.label} holds no whole pickled model. In the file:\n{tree(root)}", hint
+            f"model is null, and {part.label} holds no whole pickled model. In the file:\n{tree(root)}", fix
         )
     missing = [name for name in needed_globals(found.record) if name not in settings.allow_globals]
     hostile = [name for name in missing if is_hostile(name)]
@@ -99,11 +101,12 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
             _WITHOUT,
         )
     if missing:
-        offer = f"if you trust them: {line('checkpoint.allow_globals', [*settings.allow_globals, *missing])}\n"
+        admitted = line("checkpoint.allow_globals", [*settings.allow_globals, *missing], note="if you trust them")
         raise CheckpointError(
             f"model is null, so the model would be built by code that {part.label} names; "
             f"{counted(len(missing), 'name')} would have to be admitted: {listing(missing, 50)}",
-            f"{offer if all(map(may_be_suggested, missing)) else ''}{_WITHOUT}",
+            admitted if all(map(may_be_suggested, missing)) else NO_FIX,
+            _WITHOUT,
         )
     with located(part.label):
         return revive(found.record, settings.allow_globals, _compared(part))
@@ -131,7 +134,8 @@ def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
         told = f" ({listing(classes)})" if classes else ""
         raise CheckpointError(
             f"{shown_path(path)} needs a class that cannot be imported{told}: {safe_text(error, 200)}",
-            f"add the folder that holds its module: PYTHONPATH=/path/to/its/folder\n{_WITHOUT}",
+            Fix("export PYTHONPATH=/path/to/its/folder", "the folder that holds its module"),
+            _WITHOUT,
         ) from error
     except (Exception, SystemExit) as error:
         raise CheckpointError(
@@ -164,5 +168,5 @@ def _no_key(key: str, part: Part) -> FitError:
     return FitError(
         f"the nested key '{safe_text(key)}' is not in {shown_path(part.checkpoint.path)}"
         f"{did_you_mean(key, (name for name, _ in root.walk()))}. In the file:\n{tree(root)}",
-        "checkpoint.key=null takes the top level",
+        Fix("checkpoint.key=null", "takes the top level"),
     )

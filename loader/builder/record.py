@@ -21,13 +21,14 @@ from ..formats.index import parse_mapping
 from ..formats.limits import LARGEST_CONFIG, MOST_LEVELS, MOST_PROPOSED
 from ..formats.tree import Checkpoint
 from ..module.dtype import DTYPES
+from ..text.lines import Fix
 from ..text.wording import safe_text
 
 KEY = "hydra_loader"
 """The note's name."""
 SCHEMA = 1
 
-WITHOUT = "convert.embed=false   # writes the weights alone"
+WITHOUT = Fix("convert.embed=false", "writes the weights alone")
 """What to type where the config cannot go into the file."""
 
 _SPEC: Mapping[str, tuple[type, ...]] = {"shape": (list,), "dtype": (str,), "kind": (str,), "high": (int,)}
@@ -91,7 +92,7 @@ def read_record(checkpoint: Checkpoint) -> Record | None:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"the record of the conversion in {shown_path(checkpoint.path)} is refused: {safe_text(error, 200)}",
-            "model._target_=my_pkg.Net   # the weights load into a declared model without it",
+            Fix("model._target_=my_pkg.Net", "the weights load into a declared model without it"),
         ) from error
 
 

@@ -82,10 +82,10 @@ class Problems:
         """
         if not self.errors:
             return
-        hints = [error.hint for error in self.errors if error.hint]
+        fixes = [fix for error in self.errors for fix in error.fixes]
         if self.untrusted:
-            hints.append(line("trusted_targets", [*policy.patterns, *self.untrusted]))
-        raise ConfigError("\n".join(error.message for error in self.errors), "\n".join(dict.fromkeys(hints)))
+            fixes.append(line("trusted_targets", [*policy.patterns, *self.untrusted]))
+        raise ConfigError("\n".join(error.message for error in self.errors), *fixes)
 
 
 def find_targets(nodes: Sequence[tuple[str, Mapping[str, Any]]], policy: Policy) -> dict[int, Target | Value]:

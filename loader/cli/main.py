@@ -28,7 +28,7 @@ from ..report.streams import printing_failed, unbreakable
 from ..runtime import terminable
 from ..sweep.callback import Abandoned, Sweep, expecting, take_sweep
 from ..sweep.python_path import find_modules_in, safe_path
-from ..text.lines import program
+from ..text.lines import Fix, program
 from ..text.redaction import remember
 from .help import completing, fitted, shown
 from .task import Task
@@ -77,7 +77,7 @@ def _printed(exit_code: int) -> int:
         return exit_code
     raise ConfigError(
         f"what was printed is lost in part: stdout could not be written ({failed.strerror})",
-        "df -h   # says which disk is full",
+        Fix("df -h", "says which disk is full"),
     )
 
 
@@ -102,7 +102,7 @@ def _find_modules_here() -> None:
         find_modules_in(os.getcwd())  # noqa: PTH109  # sys.path holds strings
     except OSError as error:
         told = f"the working folder cannot be used: {error.strerror}"
-        raise ConfigError(told, "cd FOLDER   # one that exists") from error
+        raise ConfigError(told, Fix("cd FOLDER", "one that exists")) from error
 
 
 def _let_argparse_be() -> None:
@@ -172,7 +172,7 @@ def _run_hydra(arguments: Arguments, overrides: list[str], refusal: ConfigError 
     if exit_code is None:
         raise ConfigError(
             f"the sweep '{' '.join(arguments.typed)}' has no jobs: a glob(...) or range(...) in it is empty",
-            f"{program()} --help   # lists the groups and their options",
+            Fix(f"{program()} --help", "lists the groups and their options"),
         )
     return exit_code
 

@@ -182,6 +182,6 @@ def refuse(error: ConfigError, config: DictConfig, overrides: list[str], output_
     print_error(error)
     unresolved = OmegaConf.to_container(config, resolve=False)
     report = Report(status="failed", exit_code=error.exit_code, overrides=list(overrides))
-    report.error = ErrorReport(type(error).__name__, error.message, error.hint)
+    report.error = ErrorReport.of(type(error).__name__, error.message, error.fixes)
     report.config = {str(key): value for key, value in dict(unresolved).items()}  # type: ignore[arg-type]
     return reported(report, output_dir)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..text.lines import typed
+from ..text.lines import Fix, typed
 from ..text.wording import listing, safe_text
 from .grammar import split_elements
 
@@ -53,7 +53,7 @@ class Arguments:
             instead = "summary.json in the sweep's folder names the report.json of each job"
             raise ConfigError(
                 f"{_JSON} prints the report of one run, and a sweep has several",
-                f"the same line without {_JSON}   # {instead}",
+                Fix(note=f"the same line without {_JSON}: {instead}"),
             )
         return dataclasses.replace(self, sweep=True)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..formats.tensor import dtype_name
-from ..text.lines import python_text
+from ..text.lines import Fix, python_text
 from ..text.wording import safe_text
 
 _LONGEST = 400
@@ -24,17 +24,18 @@ def overrides_of(config: object) -> list[str]:
     """The overrides in a list; raises ConfigError for what is none."""
     if isinstance(config, str):
         raise ConfigError(
-            f"loader.load takes a list of overrides, not the text {config!r}", f"loader.load([{python_text(config)}])"
+            f"loader.load takes a list of overrides, not the text {config!r}",
+            Fix(f"loader.load([{python_text(config)}])"),
         )
     if isinstance(config, os.PathLike) or not isinstance(config, Iterable):
-        named = f"loader.load([{python_text(f'checkpoint.path={config}')}])"
-        hint = named if isinstance(config, os.PathLike) else "loader.load()   # the shipped example"
+        named = Fix(f"loader.load([{python_text(f'checkpoint.path={config}')}])")
+        hint = named if isinstance(config, os.PathLike) else Fix("loader.load()", "the shipped example")
         raise ConfigError(f"loader.load takes a list of overrides or a mapping, not {_told(config)}", hint)
     overrides = list(config)
     for override in overrides:
         if not isinstance(override, str):
             told = f"each a text; there is {_told(override)} among them"
-            raise ConfigError(f"loader.load takes a list of overrides, {told}", "loader.load(['device=cpu'])")
+            raise ConfigError(f"loader.load takes a list of overrides, {told}", Fix("loader.load(['device=cpu'])"))
     return overrides
 
 
@@ -56,15 +57,15 @@ def check_order(call: str, model: object, checkpoint: object) -> None:
         raise ConfigError(f"loader.{call} was given {told}", _call(call, "net", model))
 
 
-def _call(name: str, model: str, checkpoint: object) -> str:
-    return f"loader.{name}({model}, {_argument(checkpoint)})"
+def _call(name: str, model: str, checkpoint: object) -> Fix:
+    return Fix(f"loader.{name}({model}, {_argument(checkpoint)})")
 
 
 def check_checkpoint(checkpoint: object) -> None:
     """Refuses what is no path, no node and no state dict."""
     if isinstance(checkpoint, str | os.PathLike | Mapping):
         return
-    hint = "checkpoint=net.state_dict()" if isinstance(checkpoint, nn.Module) else "checkpoint='FILE'"
+    hint = Fix("checkpoint=net.state_dict()") if isinstance(checkpoint, nn.Module) else Fix("checkpoint='FILE'")
     raise ConfigError(
         f"the checkpoint is {_told(checkpoint)}; a path, a mapping with a path or a state dict was expected", hint
     )

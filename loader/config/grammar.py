@@ -228,7 +228,7 @@ class _Reader:
         return ConfigError(
             f"'{safe_text(self._key)}={safe_text(self._text, _LONGEST)}' can be read in two ways at "
             f"'{safe_text(f'{key}:{value}', _LONGEST)}'; expected quotes around a key or value that contains a colon",
-            "\n".join(filter(None, (line(self._key, way) for way in meant))),
+            *(line(self._key, way) for way in meant),
         )
 
     def _scalar(self, typed: str) -> str:

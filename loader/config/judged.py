@@ -29,7 +29,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import ConfigError
 from ..files.path import package_folders
-from ..text.lines import line
+from ..text.lines import NO_FIX, line
 from ..text.wording import safe_text
 from ..trust.dangerous import why_dangerous
 from .layers import conf_dir
@@ -179,8 +179,8 @@ def check_log(log: DictConfig, where: str, trusted: Sequence[str]) -> None:
         for place, name in refused
     )
     offered = dict.fromkeys(name for _, name in refused if not why_dangerous(name))
-    hint = line("trusted_targets", [*trusted, *offered]) if len(offered) == len({name for _, name in refused}) else ""
-    raise ConfigError("\n".join(problems), hint)
+    admitted = len(offered) == len({name for _, name in refused})
+    raise ConfigError("\n".join(problems), line("trusted_targets", [*trusted, *offered]) if admitted else NO_FIX)
 
 
 def _own(log: DictConfig, where: str) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError
 from ..schema import AUTO, JobConfig
-from ..text.lines import override, typed
+from ..text.lines import Fix, override, typed
 from ..text.wording import closest, did_you_mean, listing, safe_text
 from .rewrite import CLEARED
 
@@ -68,7 +68,7 @@ def conf_dir() -> Path:
     raise ConfigError(
         f"the folder conf with {CONFIG_NAME}.yaml is neither in {package} nor next to it; this copy of the package is "
         "incomplete",
-        "pip install --force-reinstall hydra-loader",
+        Fix("pip install --force-reinstall hydra-loader"),
     )
 
 

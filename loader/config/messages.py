@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import ConfigError
 from ..files.path import path_override
 from ..formats.signatures import ENDINGS
-from ..text.lines import line, program, typed
+from ..text.lines import Fix, line, program, typed
 from ..text.wording import closest, did_you_mean, listing, safe_text
 from .grammar import Refused, parse_value
 from .layers import primaries, users_file, without_package
@@ -32,7 +32,8 @@ from .sections import known_keys, suggestion
 _LONGEST = 400
 _MOST_OPTIONS = 30
 
-_Told = tuple[str, str]
+_Told = tuple[str, *tuple[Fix, ...]]
+"""A message and its fixes."""
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 """A class by its module."""
@@ -125,7 +126,7 @@ def _missing_config(error: MissingConfigException) -> _Told:
     if "primary config" in text or not group:
         near = closest(name, options, most=1)
         told = f"there is no config '{safe_text(name)}'{did_you_mean(name, options)}"
-        hint = typed("--config-name", near[0]) if near else "--config-name NAME --config-dir FOLDER"
+        hint = typed("--config-name", near[0]) if near else Fix("--config-name NAME --config-dir FOLDER")
         return f"{told}; there are: {listing(options, _MOST_OPTIONS) or 'none'}", hint
     by = re.match(r"In '(.+?)'", text)
     asked = f", which '{safe_text(by[1])}' asks for" if by and by[1] not in ("config", "hydra/config") else ""
@@ -139,7 +140,7 @@ def _missing_config(error: MissingConfigException) -> _Told:
         return message, line("model._target_", option)
     near = closest(option, options, most=1)
     if not near:
-        return message, f"{program()} --help   # lists the groups and their options"
+        return message, _help("lists the groups and their options")
     return message, line(group, [near[0]] if group == "rules" else near[0])
 
 
@@ -202,7 +203,7 @@ def _several_values(found: re.Match[str]) -> _Told:
         hints.insert(0, typed(f"rules=[{value}]", note="all of them, in order"))
     elif key not in GROUPS:
         hints.append(line(key, value, note="one value with a comma in it"))
-    return f"'{safe_text(override, _LONGEST)}' gives several values to a single run", "\n".join(filter(None, hints))
+    return f"'{safe_text(override, _LONGEST)}' gives several values to a single run", *hints
 
 
 def _already_there(found: re.Match[str]) -> _Told:
@@ -211,7 +212,7 @@ def _already_there(found: re.Match[str]) -> _Told:
 
 def _not_to_delete(found: re.Match[str]) -> _Told:
     key = found["key"]
-    hint = "'rules=[]'   # takes all rules away" if key == "rules" else _show_keys()
+    hint = Fix("'rules=[]'", "takes all rules away") if key == "rules" else _show_keys()
     return f"'~{safe_text(key)}' takes away what is not there", hint
 
 
@@ -224,7 +225,7 @@ def _not_to_override(found: re.Match[str]) -> _Told:
     group = found["key"]
     if "@experiment." in group:
         refused = without_package(users_file(found["file"]), f"chooses '{safe_text(group)}', which has no effect")
-        return refused.message, refused.hint
+        return refused.message, *refused.fixes
     told = f"'{safe_text(found['file'])}' overrides '{safe_text(group)}', which no defaults list before it chooses"
     own = primaries(group)
     note = "" if own else f"a config of yours whose defaults list has '- {safe_text(group)}: OPTION'"
@@ -235,7 +236,7 @@ def _no_name(found: re.Match[str]) -> _Told:
     told = "a config group takes the name of an option or a list of names"
     return (
         f"{told}; a value of the type {found['kind']} was given",
-        f"{program()} --help   # lists the groups and their options",
+        _help("lists the groups and their options"),
     )
 
 
@@ -244,7 +245,7 @@ def _merge(found: re.Match[str]) -> _Told:
 
 
 def _no_group(found: re.Match[str]) -> _Told:
-    return f"there is no config group '{safe_text(found['key'])}'", f"{program()} --help   # lists the groups"
+    return f"there is no config group '{safe_text(found['key'])}'", _help("lists the groups")
 
 
 _OVERRIDE = r"Could not override '(?P<key>.+?)'\."
@@ -270,18 +271,18 @@ def _composition(error: Exception, overrides: Sequence[str]) -> _Told:
         found = re.search(pattern, text)
         if found:
             cause = error.__cause__
-            message, hint = _own_key(found, cause) if told is _unknown_key else told(found)
+            message, *fixes = _own_key(found, cause) if told is _unknown_key else told(found)
             detail = f": {_one_line(str(cause), 1)}" if told is _merge and cause else ""
-            return f"{message}{detail}", hint
+            return f"{message}{detail}", *fixes
     if not text.strip() and isinstance(error.__cause__, OmegaConfBaseException):
         return _omegaconf(error.__cause__)
     if isinstance(error, OSError) and error.strerror:
         place = safe_text(error.filename, _LONGEST) if error.filename else "the run's folder could not be written"
-        return f"{place}: {error.strerror}", "hydra.run.dir=FOLDER   # somewhere outputs can be written"
+        return f"{place}: {error.strerror}", Fix("hydra.run.dir=FOLDER", "somewhere outputs can be written")
     for key, _, value in (override.partition("=") for override in overrides):
         if not isinstance(error, HydraException) and value and _is_unknown(key):
             return _no_such_key(key, value)
-    return _one_line(text), ""
+    return (_one_line(text),)
 
 
 def _one_line(text: str, most: int = 12) -> str:
@@ -289,5 +290,9 @@ def _one_line(text: str, most: int = 12) -> str:
     return safe_text("; ".join(lines[:most]), 3 * _LONGEST)
 
 
-def _show_keys() -> str:
-    return f"{program()} --cfg job   # shows every key"
+def _show_keys() -> Fix:
+    return Fix(f"{program()} --cfg job", "shows every key")
+
+
+def _help(note: str) -> Fix:
+    return Fix(f"{program()} --help", note)

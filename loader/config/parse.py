@@ -26,7 +26,7 @@ from ..schema import (
     ScaffoldConfig,
     VerifyConfig,
 )
-from ..text.lines import MISSING, line
+from ..text.lines import MISSING, Fix, line
 from ..text.redaction import remember
 from ..text.wording import closest, did_you_mean, safe_text
 from .sections import Problems, Raw, read_section, shown
@@ -85,13 +85,19 @@ def _model(raw: Any, problems: Problems) -> Raw | None:
     if raw == EMBEDDED:
         return {"_target_": EMBEDDED}
     if not isinstance(raw, Mapping):
-        problems.add(f"'model' is {safe_text(raw)!r}, expected a mapping with a _target_", "model._target_=my_pkg.Net")
+        problems.add(
+            f"'model' is {safe_text(raw)!r}, expected a mapping with a _target_", Fix("model._target_=my_pkg.Net")
+        )
         return None
     if "_target_" not in raw and isinstance(raw.get("target"), str):
         meant = {("_target_" if key == "target" else key): value for key, value in raw.items()}
         problems.add("'model' has no _target_ (did you mean that by 'target'?)", line("model", meant))
     elif "_target_" not in raw:
-        problems.add("'model' has no _target_", "model._target_=my_pkg.Net, or model=null to take what is in the file")
+        problems.add(
+            "'model' has no _target_",
+            Fix("model._target_=my_pkg.Net"),
+            Fix("model=null", "takes the model in the file"),
+        )
     for place in _gaps(raw, "model"):
         problems.add(f"'{place}' is required", line(place, "VALUE"))
     return raw
@@ -181,7 +187,9 @@ def _parts(
     raw: Any, root: CheckpointConfig, rules: dict[str, RuleConfig] | None, problems: Problems
 ) -> dict[str, PartConfig]:
     if not isinstance(raw, Mapping):
-        problems.add(f"'parts' is {safe_text(raw)!r}, expected a mapping", "'parts={encoder: {key: encoder_state}}'")
+        problems.add(
+            f"'parts' is {safe_text(raw)!r}, expected a mapping", Fix("'parts={encoder: {key: encoder_state}}'")
+        )
         return {}
     parts = {}
     for name, own in _with_root(raw).items():
@@ -211,7 +219,7 @@ def _with_root(raw: Raw) -> Raw:
 
 def _verify(raw: Any, problems: Problems) -> VerifyConfig:
     if not isinstance(raw, Mapping):
-        problems.add(f"'verify' is {safe_text(raw)!r}, expected a mapping", "verify.forward=false")
+        problems.add(f"'verify' is {safe_text(raw)!r}, expected a mapping", Fix("verify.forward=false"))
         return VerifyConfig()
     plain = {key: value for key, value in raw.items() if key not in ("input", "expect")}
     verify = read_section(VerifyConfig, plain, "verify", problems)
@@ -233,7 +241,7 @@ def _names(raw: Any, where: str, problems: Problems) -> list[str] | None:
 def _choices(job: JobConfig, problems: Problems) -> None:
     if job.inspect.depth is not None and job.inspect.depth < 1:
         expected = "expected a whole number from 1, or null for as many levels as fit"
-        problems.add(f"'inspect.depth' is '{job.inspect.depth}', {expected}", "inspect.depth=1")
+        problems.add(f"'inspect.depth' is '{job.inspect.depth}', {expected}", Fix("inspect.depth=1"))
     checks = {"checkpoint": job.checkpoint} | {
         f"parts.{name or ROOT}": part.checkpoint for name, part in job.parts.items()
     }

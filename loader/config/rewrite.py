@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import QuotedString, Sweep
 
 from ..errors import ConfigError
 from ..schema import CheckpointConfig
-from ..text.lines import program, quoted, typed
+from ..text.lines import Fix, program, quoted, typed
 from ..text.wording import counted, listing, safe_text
 from .argv import Arguments, expand_glob, is_glob
 from .grammar import Refused, as_typed, is_function, literal, parse_value, real_key, split_elements, stand_in
@@ -279,10 +279,10 @@ def _refusal(key: str, elements: Sequence[str], element: str, others: Sequence[t
     return ConfigError(f"{told}; {expected}", _line(key, elements, element, others))
 
 
-def _line(key: str, elements: Sequence[str], element: str, others: Sequence[tuple[str, Any]]) -> str:
+def _line(key: str, elements: Sequence[str], element: str, others: Sequence[tuple[str, Any]]) -> Fix:
     first, data = others[0]
     if not isinstance(data, Mapping) or key not in ("rules", "model", "checkpoint"):
-        return f"{program()} --help   # lists the groups and their options"
+        return Fix(f"{program()} --help", "lists the groups and their options")
     content, option = (_named(first, data), "[mine]") if key == "rules" else (first, "mine")
     if len(elements) > 1:
         swept = ",".join(option if other == element else other for other in elements)

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
 from ..schema import JobConfig
-from ..text.lines import MISSING, line, typed
+from ..text.lines import MISSING, Fix, line, typed
 from ..text.wording import closest, did_you_mean, safe_text
 
 _Record = TypeVar("_Record")
@@ -39,13 +39,12 @@ class Problems:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.hints: list[str] = []
+        self.fixes: list[Fix] = []
 
-    def add(self, line: str, hint: str = "") -> None:
-        """Adds one problem and the line to type for it."""
+    def add(self, line: str, *fixes: Fix) -> None:
+        """Adds one problem and what to type for it."""
         self.lines.append(line)
-        if hint and hint not in self.hints:
-            self.hints.append(hint)
+        self.fixes += fixes
 
     def unknown(self, raw: Raw, record: type, where: str) -> None:
         """Adds the keys for which a record has no field."""
@@ -58,7 +57,7 @@ class Problems:
     def raise_any(self) -> None:
         """Raises ConfigError with all problems, if there are any."""
         if self.lines:
-            raise ConfigError("; ".join(self.lines), "\n".join(self.hints))
+            raise ConfigError("; ".join(self.lines), *self.fixes)
 
 
 def read_section(
@@ -93,8 +92,8 @@ def _assign(record: Any, name: str, hint: Any, value: Any, place: str, problems:
     except (OmegaConfBaseException, TypeError):
         kinds = [_EXPECTED.get(kind, "null") for kind in _alternatives(hint)]
         default = getattr(type(record)(), name)
-        hint_line = "" if default == "" or isinstance(default, list) else line(place, default)
-        problems.add(f"'{place}' is {shown(value)}, expected {' or '.join(kinds)}", hint_line)
+        fix = Fix() if default == "" or isinstance(default, list) else line(place, default)
+        problems.add(f"'{place}' is {shown(value)}, expected {' or '.join(kinds)}", fix)
 
 
 def _converted(value: Any, hint: Any) -> Any:

@@ -73,7 +73,7 @@ def _refuse_others(folder: Path, content: dict[str, bytes]) -> None:
     if others:
         raise ConfigError(
             f"{folder} has files of the same names as the examples, with other content: {listing(others)}",
-            f"name another folder, or remove them: {typed('rm', *(str(folder / name) for name in others))}",
+            typed("rm", *(str(folder / name) for name in others), note="or name another folder"),
         )
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..runtime import open_file_limit
-from ..text.lines import typed
+from ..text.lines import Fix, typed
 from .path import called, missing_file, shown_path
 
 SAFE_FLAGS = 0
@@ -72,7 +72,9 @@ class Descriptor:
     def __enter__(self) -> int:
         with _lock:
             if self._closed:
-                raise CheckpointError(f"{shown_path(self.path)} was closed before it was read", "open it again")
+                raise CheckpointError(
+                    f"{shown_path(self.path)} was closed before it was read", Fix(note="open it again")
+                )
             if self._number < 0:
                 self._number = self.open_again()
             self._users += 1
@@ -144,7 +146,8 @@ def changed(path: Path, how: str) -> CheckpointError:
     """What to raise where a file is not what it was when it was opened."""
     return CheckpointError(
         f"{shown_path(path)} changed while it was being read ({how})",
-        "load it again once it is fully written; checkpoint.mmap=false keeps later changes away from the model",
+        Fix(note="load it again once it is fully written"),
+        Fix("checkpoint.mmap=false", "keeps later changes away from the model"),
     )
 
 
@@ -195,7 +198,9 @@ def _open_regular(path: Path) -> tuple[int, os.stat_result]:
 def _refuse_irregular(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
-        raise CheckpointError(f"{shown_path(path)} is {kind}; a checkpoint file was expected", "checkpoint.path=FILE")
+        raise CheckpointError(
+            f"{shown_path(path)} is {kind}; a checkpoint file was expected", Fix("checkpoint.path=FILE")
+        )
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
@@ -206,18 +211,20 @@ def _cannot_open(path: Path, error: OSError) -> CheckpointError:
     if error.errno == errno.ENOENT and path.is_symlink():
         return CheckpointError(
             f"{shown_path(path)} is a symbolic link to {shown_path(path.readlink())}, and nothing is there",
-            "checkpoint.path=FILE",
+            Fix("checkpoint.path=FILE"),
         )
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
         return missing_file(path)
     if error.errno == errno.ELOOP:
-        return CheckpointError(f"{shown_path(path)} is a symbolic link that leads in a circle", "checkpoint.path=FILE")
+        return CheckpointError(
+            f"{shown_path(path)} is a symbolic link that leads in a circle", Fix("checkpoint.path=FILE")
+        )
     if error.errno in {errno.EACCES, errno.EPERM}:
         return CheckpointError(
             f"{shown_path(path)} may not be read by this user",
             typed("chmod", "u+r", called(path), note="or ask its owner"),
         )
-    return CheckpointError(f"{shown_path(path)} cannot be opened: {error.strerror}", "checkpoint.path=FILE")
+    return CheckpointError(f"{shown_path(path)} cannot be opened: {error.strerror}", Fix("checkpoint.path=FILE"))
 
 
 _FIXED = 0x10

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from ..errors import CheckpointError
+from ..text.lines import Fix
 from .descriptors import Descriptor, changed, drop_pages, map_private, read_at, read_into_at
 from .path import shown_path
 
@@ -130,7 +131,7 @@ class CheckpointFile:
                         self._mapping = map_private(number, self.size)
                 except (OSError, ValueError) as error:
                     raise CheckpointError(
-                        f"{shown_path(self.path)} cannot be mapped into memory ({error})", "checkpoint.mmap=false"
+                        f"{shown_path(self.path)} cannot be mapped into memory ({error})", Fix("checkpoint.mmap=false")
                     ) from error
             return self._mapping
 
@@ -178,12 +179,14 @@ class CheckpointFile:
         """What to raise where bytes are declared that the file does not have."""
         return CheckpointError(
             f"{shown_path(self.path)} is cut off: {self.size:,} bytes are there, {needed:,} or more are declared",
-            "copy or download the file again; it may also still be being written",
+            Fix(note="copy or download the file again; it may also still be being written"),
         )
 
     def damaged(self, what: str) -> CheckpointError:
         """What to raise where the content contradicts itself."""
-        return CheckpointError(f"{shown_path(self.path)} is damaged: {what}", "copy or download the file again")
+        return CheckpointError(
+            f"{shown_path(self.path)} is damaged: {what}", Fix(note="copy or download the file again")
+        )
 
     def changed(self, how: str) -> CheckpointError:
         """What to raise where the file is not what it was when it was opened."""
@@ -201,7 +204,8 @@ class CheckpointFile:
 
     def _unreadable(self, error: OSError) -> CheckpointError:
         return CheckpointError(
-            f"{shown_path(self.path)} cannot be read: {error.strerror}", "check the disk, or copy the file again"
+            f"{shown_path(self.path)} cannot be read: {error.strerror}",
+            Fix(note="check the disk, or copy the file again"),
         )
 
 

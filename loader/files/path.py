@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import CheckpointError
 from ..text import lines
+from ..text.lines import Fix
 from ..text.wording import closest, listing, safe_text
 
 _PACKAGE = "pkg://"
@@ -47,7 +48,7 @@ def resolve_path(text: str | Path) -> Path:
     typed = str(text)
     if not typed or "\0" in typed:
         raise CheckpointError(
-            f"checkpoint.path is {typed!r:.60}; the path of a file was expected", "checkpoint.path=FILE"
+            f"checkpoint.path is {typed!r:.60}; the path of a file was expected", Fix("checkpoint.path=FILE")
         )
     path = _in_package(typed) if typed.startswith(_PACKAGE) else _on_disk(typed)
     if not os.path.lexists(path):
@@ -75,9 +76,9 @@ def is_copy(path: Path) -> bool:
     return path in _NAMES
 
 
-def path_override(path: str | Path) -> str:
+def path_override(path: str | Path, *, note: str = "") -> lines.Fix:
     """The override that names a path, as a shell takes it."""
-    return lines.line("checkpoint.path", called(path))
+    return lines.line("checkpoint.path", called(path), note=note)
 
 
 def missing_file(path: Path, typed: str = "") -> CheckpointError:
@@ -106,12 +107,12 @@ def _on_disk(typed: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(typed)))  # noqa: PTH100, PTH111  # pathlib raises on an unknown user
 
 
-def _advice(path: Path, near: list[str]) -> str:
+def _advice(path: Path, near: list[str]) -> lines.Fix:
     from ..examples import COMMAND, EXAMPLE_FILES  # noqa: PLC0415  # only a missing file needs it
 
     if path.name in EXAMPLE_FILES:
         return lines.typed(*COMMAND.split(), called(path.parent), note="writes the example files")
-    return path_override(path.parent / near[0]) if near else "checkpoint.path=FILE"
+    return path_override(path.parent / near[0]) if near else lines.Fix("checkpoint.path=FILE")
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -133,7 +134,7 @@ def _in_package(typed: str) -> Path:
     if not package or not parts or ".." in parts or PurePosixPath(inside).is_absolute():
         raise CheckpointError(
             f"checkpoint.path is {shown_path(typed)}; pkg://package.name/folder/file was expected",
-            "checkpoint.path=pkg://PACKAGE/FILE",
+            Fix("checkpoint.path=pkg://PACKAGE/FILE"),
         )
     folders = package_folders(package)
     if not folders:
@@ -143,10 +144,11 @@ def _in_package(typed: str) -> Path:
 
 
 def _no_package(package: str, typed: str) -> CheckpointError:
-    top = lines.typed(package.partition(".")[0]) or "it"
+    top = lines.typed(package.partition(".")[0]).line or "it"
     return CheckpointError(
         f"checkpoint.path is {shown_path(typed)}, and there is no package '{safe_text(package)}' on the Python path",
-        f"pip install the package, or set PYTHONPATH to the folder that holds {top}/",
+        lines.Fix(note="install the package"),
+        lines.Fix("export PYTHONPATH=FOLDER", f"the folder that holds {top}/"),
     )
 
 

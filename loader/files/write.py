@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..runtime import terminable
-from ..text.lines import typed
+from ..text.lines import Fix, typed
 from ..text.wording import phrases
 from .descriptors import SAFE_FLAGS
 from .path import shown_path
@@ -26,7 +26,7 @@ from .path import shown_path
 log = logging.getLogger(__name__)
 
 _CHUNK = 64 << 20
-_ELSEWHERE = "convert.path=FILE   # on a disk with room for it, in a folder that takes it"
+_ELSEWHERE = Fix("convert.path=FILE", "on a disk with room for it, in a folder that takes it")
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE_FLAGS
 
 Write = Callable[[bytes | memoryview], None]
@@ -41,16 +41,16 @@ class Drafts:
 
     def __init__(self) -> None:
         self._drafts: dict[Path, Path] = {}
-        self._hints: dict[str, str] = {}
+        self._fixes: dict[str, Fix] = {}
         """What to type where a place does not take its file."""
         self._steps: list[tuple[Path, Path | None]] = []
         """Places that are being changed, in this order: where, and the second name of the file that stood there."""
         self._kept: list[Path] = []
         """Second names of earlier files that are not needed any more."""
 
-    def write(self, path: Path, pieces: Iterable[bytes | memoryview], hint: str = _ELSEWHERE) -> None:
-        """Writes a file in full next to where it will stand; where that fails, `hint` is the line to type."""
-        self._hints[str(path)] = hint
+    def write(self, path: Path, pieces: Iterable[bytes | memoryview], fix: Fix = _ELSEWHERE) -> None:
+        """Writes a file in full next to where it will stand; where that fails, `fix` is what to do."""
+        self._fixes[str(path)] = fix
         self._drafts[path] = draft = _hidden(path)
         with _named(path):
             descriptor = os.open(draft, _FLAGS, 0o666)
@@ -86,9 +86,9 @@ class Drafts:
         _remove(last)
         self._tidy()
 
-    def hint(self, path: str) -> str:
+    def fix(self, path: str) -> Fix:
         """What to type where a file cannot be written."""
-        return self._hints.get(path, _ELSEWHERE)
+        return self._fixes.get(path, _ELSEWHERE)
 
     def discard(self) -> str:
         """Puts back what stood there, takes away what was written, and says what became of it."""
@@ -136,7 +136,7 @@ def drafts() -> Iterator[Drafts]:
         except _WriteError as error:
             raise ConfigError(
                 f"{shown_path(error.filename)} cannot be written: {_reason(error)}; {made.discard()}",
-                made.hint(error.filename),
+                made.fix(error.filename),
             ) from error
         except BaseException:
             made.discard()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import CheckpointError, ConfigError, located
 from ..files.path import called, is_url, resolve_path, shown_path
 from ..runtime import collector_paused
-from ..text.lines import line, typed
+from ..text.lines import Fix, line, typed
 from ..text.redaction import remember
 from ..text.wording import did_you_mean, safe_text
 from .signatures import FORMATS
@@ -108,5 +108,6 @@ def _compare_digest(path: Path, digest: Callable[[], str], wanted: str | None) -
         raise CheckpointError(
             f"{shown_path(path)} is not the file that was meant: its sha256 is {found}, "
             f"checkpoint.sha256 says {wanted}",
-            f"download the file again, or, if this one is right: checkpoint.sha256={found}",
+            Fix(note="download the file again"),
+            Fix(f"checkpoint.sha256={found}", "if this one is right"),
         )

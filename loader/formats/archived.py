@@ -12,6 +12,7 @@ from zlib_ng import zlib_ng
 
 from ..errors import CheckpointError
 from ..files.path import shown_path
+from ..text.lines import Fix
 from ..text.wording import counted, listing, safe_text
 from .limits import LARGEST_DEFLATED_INDEX, LARGEST_SIDE_RECORD, MOST_FOLD
 from .opened import OpenedFile
@@ -127,7 +128,7 @@ class Records:
         return CheckpointError(
             f"{shown_path(self.file.path)} holds its {told} ({safe_text(member.name)}) deflated from {member.size:,} "
             f"bytes to {member.packed:,}; at most {MOST_FOLD}-fold was expected",
-            "where you trust it, unzip it, and pack it again without deflating: zip -0 -r",
+            Fix(note="where you trust it, unzip it, and pack it again without deflating: zip -0 -r"),
         )
 
     def _differs(self, name: str, told: str) -> CheckpointError:
@@ -171,7 +172,7 @@ def _refuse_several(archive: Archive) -> None:
         raise CheckpointError(
             f"{shown_path(archive.file.path)} holds {counted(len(roots), 'file')} of torch.save in one archive: "
             f"{listing(roots)}; which of them is meant is in no file",
-            "do not load this file; ask whoever made it for one file each",
+            Fix(note="do not load this file; ask whoever made it for one file each"),
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..files.path import called, is_url, leads_out, path_override, shown_path
-from ..text.lines import typed
+from ..text.lines import Fix, typed
 from ..text.wording import counted, listing
 from .index import is_index, is_index_name, read_index
 from .signatures import ENDINGS
@@ -66,7 +66,7 @@ def choose(folder: Path) -> Path:
     if outside is not None:
         raise CheckpointError(
             f"{shown_path(chosen)} is a link that leads out of its folder, to {shown_path(outside)}",
-            f"{path_override(outside)}   # if that file is meant",
+            path_override(outside, note="if that file is meant"),
         )
     log.info("%s: %s is the checkpoint in it", shown_path(folder), candidates[0])
     return chosen
@@ -134,7 +134,7 @@ def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
         return CheckpointError(
             f"{shown_path(folder)} holds {counted(len(shards), 'shard')} ({listing(shards)}) and no index of them "
             "(*.index.json)",
-            "download the index too; it lies beside the shards where they are from",
+            Fix(note="download the index too; it lies beside the shards where they are from"),
         )
     from .foreign import name_folder  # noqa: PLC0415  # only what is refused needs it
 
@@ -142,18 +142,18 @@ def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
     foreign = name_folder(folder, entries)
     if foreign is not None:
         path = shown_path(folder)
-        return CheckpointError(f"{path} is {foreign.what}", foreign.advice(file=path))
+        return CheckpointError(f"{path} is {foreign.what}", *foreign.advice(file=path))
     below = [entry for entry in entries if _holds_checkpoint(folder / entry)]
     if below:
         return CheckpointError(
             f"{shown_path(folder)} holds no checkpoint itself; {counted(len(below), 'folder')} in it "
             f"{'does' if len(below) == 1 else 'do'}: {listing(below)}",
-            _lines(folder, below),
+            *_lines(folder, below),
         )
     return CheckpointError(
         f"{shown_path(folder)} is a folder without a checkpoint; model.safetensors, pytorch_model.bin, the index of "
         f"either (*.index.json), or one file called {', '.join(f'*{ending}' for ending in ENDINGS)} was expected",
-        "checkpoint.path=FILE",
+        Fix("checkpoint.path=FILE"),
     )
 
 
@@ -161,14 +161,14 @@ def _several(folder: Path, candidates: Sequence[str]) -> CheckpointError:
     return CheckpointError(
         f"{shown_path(folder)} is a folder with {len(candidates):,} checkpoints; one was expected: "
         f"{listing(candidates)}",
-        _lines(folder, candidates),
+        *_lines(folder, candidates),
     )
 
 
-def _lines(folder: Path, names: Sequence[str]) -> str:
+def _lines(folder: Path, names: Sequence[str]) -> list[Fix]:
     lines = [path_override(folder / name) for name in names[:_MOST_SHOWN]]
     more = len(names) - len(lines)
-    return "\n".join([*lines, *([f"… and {more:,} more"] if more else [])])
+    return [*lines, *([Fix(note=f"… and {more:,} more")] if more else [])]
 
 
 def _holds_checkpoint(folder: Path) -> bool:

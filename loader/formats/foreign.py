@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
-from ..files.path import path_override, shown_path
-from ..text.lines import python_text
+from ..files.path import called, path_override, shown_path
+from ..text.lines import Fix, python_text
 from ..text.wording import counted, listing, safe_text
 from .frameworks import (
     KERAS,
@@ -33,14 +33,14 @@ from .limits import LONGEST_ITERATION
 from .tar import contents, in_zip
 from .zip import Archive
 
-_AGAIN = "download the file again, from its raw link and with the access it needs"
+_AGAIN = Fix(note="download the file again, from its raw link and with the access it needs")
 _SHOWN = 60
 _TAIL = 64 << 10
 _HEAD = 4096
 
 _MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
     (0, b"version https://git-lfs.github.com/spec/", Foreign(
-        "a Git LFS pointer: the note that stands in for a large file, not the file", "git lfs pull")),
+        "a Git LFS pointer: the note that stands in for a large file, not the file", Fix("git lfs pull"))),
     (0, b"\x1f\x8b", Foreign("a gzip archive", UNPACK)),
     (0, b"BZh", Foreign("a bzip2 archive", UNPACK)),
     (0, b"\xfd7zXZ\x00", Foreign("an xz archive", UNPACK)),
@@ -48,17 +48,17 @@ _MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
     (0, b"7z\xbc\xaf\x27\x1c", Foreign("a 7-Zip archive", UNPACK)),
     (0, b"Rar!\x1a\x07", Foreign("a RAR archive", UNPACK)),
     (257, b"ustar", Foreign("a tar archive", UNPACK)),
-    (0, b"PAR1", Foreign(f"a Parquet table; {READ}", "checkpoint.path=FILE")),
+    (0, b"PAR1", Foreign(f"a Parquet table; {READ}", Fix("checkpoint.path=FILE"))),
     (0, b"%PDF", Foreign("a PDF document", _AGAIN)),
-    (0, b"\x7fELF", Foreign("a program", "checkpoint.path=FILE")),
-    (0, b"\x89PNG", Foreign("a PNG image", "checkpoint.path=FILE")),
-    (0, b"\xff\xd8\xff", Foreign("a JPEG image", "checkpoint.path=FILE")),
+    (0, b"\x7fELF", Foreign("a program", Fix("checkpoint.path=FILE"))),
+    (0, b"\x89PNG", Foreign("a PNG image", Fix("checkpoint.path=FILE"))),
+    (0, b"\xff\xd8\xff", Foreign("a JPEG image", Fix("checkpoint.path=FILE"))),
     *MAGIC,
 )  # fmt: skip
 """Offset, bytes, and what a file with these bytes there is."""
 
 _INDEX = Foreign(
-    "the index of a checkpoint in several files, not a checkpoint", "checkpoint.path=FILE   # one of those it names"
+    "the index of a checkpoint in several files, not a checkpoint", Fix("checkpoint.path=FILE", "one of those it names")
 )
 _JSON = Foreign("a JSON text, perhaps an error message or a config", _AGAIN)
 _PAGE = Foreign("a web page, as a failed download leaves them", _AGAIN)
@@ -79,12 +79,12 @@ def refusal(file: CheckpointFile, head: bytes, archive: Archive | None) -> Check
     else:
         foreign = name_zip(list(archive.members))
     path = shown_path(file.path)
-    if foreign.hint is UNPACK:
+    if UNPACK in foreign.fixes:
         found = contents(file, head) if archive is None else in_zip(file.path, list(archive.members))
         if found is not None:
-            return CheckpointError(f"{path} is {foreign.what}{found.told}", found.hint)
+            return CheckpointError(f"{path} is {foreign.what}{found.told}", *found.fixes)
     places = {"file": path, "folder": shown_path(file.path.parent), "prefix": shown_path(_prefix(file.path))}
-    return CheckpointError(f"{path} is {foreign.what}", foreign.advice(**places))
+    return CheckpointError(f"{path} is {foreign.what}", *foreign.advice(**places))
 
 
 def _prefix(path: Path) -> Path:
@@ -109,7 +109,7 @@ def name_foreign(head: bytes, tail: bytes, name: str) -> Foreign:
     if not head.strip(b"\0"):
         return _ZEROS
     return _name_text(head) or Foreign(
-        f"of no known format (it begins with the bytes {head[:8].hex(' ')}); {READ}", "checkpoint.path=FILE"
+        f"of no known format (it begins with the bytes {head[:8].hex(' ')}); {READ}", Fix("checkpoint.path=FILE")
     )
 
 
@@ -147,7 +147,7 @@ def name_zip(names: list[str]) -> Foreign:
     if "archive_format" in folders or "archive_format" in names:
         return Foreign(
             "a package of compiled code (.pt2, as AOTInductor writes it), without weights of its own",
-            "give the file of torch.export.save or the checkpoint that it was compiled from: checkpoint.path=FILE",
+            Fix("checkpoint.path=FILE", "the file of torch.export.save or the checkpoint that it was compiled from"),
         )
     if "model.json" in names or any(name.endswith("/model.json") for name in names):
         return OLD_TORCHSCRIPT
@@ -165,21 +165,22 @@ _SAVED = "'new.safetensors')"
 _BY_NAME: tuple[tuple[str, Foreign], ...] = (
     ("saved_model.pb", Foreign(
         "a TensorFlow SavedModel",
-        "load it with TensorFlow, and save its variables: safetensors.numpy.save_file("
-        "{v.name: v.numpy() for v in tensorflow.saved_model.load('{file}').variables}, " + _SAVED)),
+        Fix("safetensors.numpy.save_file({v.name: v.numpy() for v in "
+            "tensorflow.saved_model.load('{file}').variables}, " + _SAVED, "saves its variables"))),
     ("flax_model.msgpack", Foreign(
         "a model saved by Flax (flax_model.msgpack)",
-        "with transformers 4: AutoModel.from_pretrained('{file}', from_flax=True).save_pretrained('new')")),
+        Fix("AutoModel.from_pretrained('{file}', from_flax=True).save_pretrained('new')", "with transformers 4"))),
     ("flax_model.msgpack.index.json", Foreign(
         "a model saved by Flax (flax_model.msgpack.index.json)",
-        "with transformers 4: AutoModel.from_pretrained('{file}', from_flax=True).save_pretrained('new')")),
+        Fix("AutoModel.from_pretrained('{file}', from_flax=True).save_pretrained('new')", "with transformers 4"))),
     ("tf_model.h5", Foreign(
         "a model saved by TensorFlow (tf_model.h5)",
-        "with transformers 4: AutoModel.from_pretrained('{file}', from_tf=True).save_pretrained('new')")),
+        Fix("AutoModel.from_pretrained('{file}', from_tf=True).save_pretrained('new')", "with transformers 4"))),
     *((name, Foreign(
         f"a checkpoint of Orbax, as JAX and Flax write them ({name})",
-        "load it with Orbax, and save it: safetensors.numpy.save_file(flax.traverse_util.flatten_dict("
-        "orbax.checkpoint.PyTreeCheckpointer().restore('{file}'), sep='.'), " + _SAVED)) for name in _ORBAX),
+        Fix("safetensors.numpy.save_file(flax.traverse_util.flatten_dict("
+            "orbax.checkpoint.PyTreeCheckpointer().restore('{file}'), sep='.'), " + _SAVED,
+            "loads it with Orbax, and saves it"))) for name in _ORBAX),
 )  # fmt: skip
 """A name that a tool always gives, and what a folder that holds it is."""
 
@@ -209,9 +210,11 @@ def _tensorflow(names: Sequence[str]) -> Foreign | None:
     newest = python_text(f"/{stems[-1]}") or "'/NAME'"
     return Foreign(
         f"a folder of TensorFlow checkpoints ({listing(stems)})",
-        "load one with TensorFlow, and save it: "
-        f"r = tensorflow.train.load_checkpoint('{{file}}' + {newest}); "
-        "safetensors.numpy.save_file({k: r.get_tensor(k) for k in r.get_variable_to_shape_map()}, " + _SAVED,
+        Fix(
+            f"r = tensorflow.train.load_checkpoint('{{file}}' + {newest}); "
+            "safetensors.numpy.save_file({k: r.get_tensor(k) for k in r.get_variable_to_shape_map()}, " + _SAVED,
+            "loads one with TensorFlow, and saves it",
+        ),
     )
 
 
@@ -243,8 +246,11 @@ def _iteration(folder: Path, what: str) -> Foreign:
     if len(ranks) > 1:
         return Foreign(
             f"{what} is split among {counted(len(ranks), 'rank')} ({listing(ranks)})",
-            "with Megatron-LM: python tools/checkpoint/convert.py --target-tensor-parallel-size 1 "
-            "--target-pipeline-parallel-size 1 …, then give the path of the one file",
+            Fix(
+                "python tools/checkpoint/convert.py --target-tensor-parallel-size 1 "
+                "--target-pipeline-parallel-size 1 …",
+                "in Megatron-LM, then give the path of the one file",
+            ),
         )
     if ranks:
         inside = folder / ranks[0] / "model_optim_rng.pt"
@@ -258,9 +264,12 @@ def _onnx(folder: Path, names: Sequence[str]) -> Foreign | None:
         return None
     return Foreign(
         f"a folder with {counted(len(models), 'ONNX model')} ({listing(models)})",
-        "get the weights they were exported from, or save their initializers: "
-        f"m = onnx.load({shown_path(folder / models[0])!r}); torch.save("
-        "{i.name: torch.tensor(onnx.numpy_helper.to_array(i)) for i in m.graph.initializer}, 'new.pt')",
+        Fix(note="get the weights they were exported from"),
+        Fix(
+            f"m = onnx.load({python_text(called(folder / models[0]))}); torch.save("
+            "{i.name: torch.tensor(onnx.numpy_helper.to_array(i)) for i in m.graph.initializer}, 'new.pt')",
+            "saves their initializers",
+        ),
     )
 
 
@@ -271,5 +280,5 @@ def _pipeline(folder: Path, names: Sequence[str]) -> Foreign | None:
     models = [name for name in names if (folder / name / "config.json").is_file()]
     return Foreign(
         f"a pipeline of several models ({listing(models)}); one was expected",
-        "\n".join(path_override(folder / name) for name in models[:5]) or "checkpoint.path=FOLDER",
+        *([path_override(folder / name) for name in models[:5]] or [Fix("checkpoint.path=FOLDER")]),
     )

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..text.lines import python_text, typed
+from ..text.lines import Fix, python_text, typed
 from .limits import MOST_UNPACKED_TEXT
 from .signatures import is_pickle
 
 READ = "files of PyTorch, safetensors, GGUF and NumPy are read"
-UNPACK = "unpack it, then give the path of the checkpoint inside: checkpoint.path=FILE"
+UNPACK = Fix("checkpoint.path=FILE", "the checkpoint inside, once it is unpacked")
 _SAVE = "safetensors.numpy.save_file({}, 'new.safetensors')"
-_UNZIP = "unpack it: open('new', 'wb').write(zlib.decompress(open('{file}', 'rb').read()))"
-_SOURCE = "give the checkpoint that it was made from: checkpoint.path=FILE"
+_UNZIP = Fix("open('new', 'wb').write(zlib.decompress(open('{file}', 'rb').read()))", "unpacks it")
+_SOURCE = Fix("checkpoint.path=FILE", "the checkpoint that it was made from")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,91 +28,117 @@ class Foreign:
 
     what: str
     """Completes the sentence "FILE is …"."""
-    hint: str
+    fixes: tuple[Fix, ...]
     """What to do; `{file}` stands for its path."""
 
-    def advice(self, **paths: str) -> str:
+    def __init__(self, what: str, *fixes: Fix) -> None:
+        object.__setattr__(self, "what", what)
+        object.__setattr__(self, "fixes", fixes)
+
+    def advice(self, **paths: str) -> list[Fix]:
         """Fills the paths in: one in quotes is Python, and stays one string whatever it holds; `typed` is a shell's."""
-        hint = self.hint.replace("{typed}", typed(paths.get("file", "")) or "FILE")
-        for name, path in paths.items():
-            hint = hint.replace(f"'{{{name}}}'", python_text(path) or "'FILE'").replace(
-                f"{{{name}}}", typed(path) or "FILE"
-            )
-        return hint
+        return [Fix(_filled(fix.line, paths), fix.note) for fix in self.fixes]
+
+
+def _filled(line: str, paths: Mapping[str, str]) -> str:
+    line = line.replace("{typed}", typed(paths.get("file", "")).line or "FILE")
+    for name, path in paths.items():
+        line = line.replace(f"'{{{name}}}'", python_text(path) or "'FILE'")
+        line = line.replace(f"{{{name}}}", typed(path).line or "FILE")
+    return line
 
 
 KERAS = Foreign(
     f"a Keras model; {READ}",
-    f"load it with Keras, and save its weights: {_SAVE.format('{w.path: w.numpy() for w in model.weights}')}",
+    Fix(_SAVE.format("{w.path: w.numpy() for w in model.weights}"), "saves its weights, loaded with Keras"),
 )
-HDF5 = Foreign(f"an HDF5 file, as Keras writes them; {READ}", KERAS.hint)
+HDF5 = Foreign(f"an HDF5 file, as Keras writes them; {READ}", *KERAS.fixes)
 TENSORFLOW = Foreign(
     f"the index of a TensorFlow checkpoint; {READ}",
-    "load it with TensorFlow, and save its variables: r = tensorflow.train.load_checkpoint('{prefix}'); "
-    + _SAVE.format("{n: r.get_tensor(n) for n in r.get_variable_to_shape_map()}"),
+    Fix(
+        "r = tensorflow.train.load_checkpoint('{prefix}'); "
+        + _SAVE.format("{n: r.get_tensor(n) for n in r.get_variable_to_shape_map()}"),
+        "saves its variables",
+    ),
 )
 TENSORFLOW_DATA = Foreign(
     f"the data of a TensorFlow checkpoint, to go by its name, which its content does not contradict; {READ}",
-    TENSORFLOW.hint,
+    *TENSORFLOW.fixes,
 )
 TENSORFLOW_NOTE = Foreign(
     "the note in which TensorFlow says which checkpoint of the folder is the newest",
-    "load that checkpoint with TensorFlow (tensorflow.train.load_checkpoint), and save its variables as safetensors",
+    Fix(note="load that checkpoint with tensorflow.train.load_checkpoint, and save its variables as safetensors"),
 )
 SAVED_MODEL = Foreign(
     f"a TensorFlow SavedModel; {READ}",
-    "load its folder with TensorFlow, and save its variables: "
-    + _SAVE.format("{v.name: v.numpy() for v in tensorflow.saved_model.load('{folder}').variables}"),
+    Fix(
+        _SAVE.format("{v.name: v.numpy() for v in tensorflow.saved_model.load('{folder}').variables}"),
+        "saves its variables",
+    ),
 )
 FROZEN = Foreign(
     f"a frozen TensorFlow graph; {READ}",
-    "convert it to ONNX (python -m tf2onnx.convert --graphdef {typed} --output new.onnx), and save its initializers",
+    Fix(
+        "python -m tf2onnx.convert --graphdef {typed} --output new.onnx",
+        "converts it to ONNX, of which the initializers can be saved",
+    ),
 )
 ONNX = Foreign(
     f"an ONNX model; {READ}",
-    "save its initializers: {i.name: torch.tensor(onnx.numpy_helper.to_array(i)) for i in model.graph.initializer}",
+    Fix(
+        "{i.name: torch.tensor(onnx.numpy_helper.to_array(i)) for i in model.graph.initializer}",
+        "its initializers, to be saved",
+    ),
 )
 COREML = Foreign(f"a Core ML model; {READ}", _SOURCE)
 MSGPACK = Foreign(
     f"a MessagePack file, as Flax writes them; {READ}",
-    "load it with Flax, and save it: tree = flax.serialization.msgpack_restore(open('{file}', 'rb').read()); "
-    + _SAVE.format("flax.traverse_util.flatten_dict(tree, sep='.')"),
+    Fix(
+        "tree = flax.serialization.msgpack_restore(open('{file}', 'rb').read()); "
+        + _SAVE.format("flax.traverse_util.flatten_dict(tree, sep='.')"),
+        "loads it with Flax, and saves it",
+    ),
 )
 ORBAX = Foreign(
     f"a part of an Orbax checkpoint, as JAX and Flax write them; {READ}",
-    "load its folder with Orbax, and save it: "
-    + _SAVE.format(
-        "flax.traverse_util.flatten_dict(orbax.checkpoint.PyTreeCheckpointer().restore('{folder}'), sep='.')"
+    Fix(
+        _SAVE.format(
+            "flax.traverse_util.flatten_dict(orbax.checkpoint.PyTreeCheckpointer().restore('{folder}'), sep='.')"
+        ),
+        "loads its folder with Orbax, and saves it",
     ),
 )
 PADDLE = Foreign(
     f"a file of Paddle; {READ}",
-    "load it with Paddle, and save it: " + _SAVE.format("{k: v.numpy() for k, v in paddle.load('{file}').items()}"),
+    Fix(_SAVE.format("{k: v.numpy() for k, v in paddle.load('{file}').items()}"), "loads it with Paddle, and saves it"),
 )
 JOBLIB = Foreign(
     f"a file of joblib or scikit-learn; {READ}",
-    "load it with joblib where you trust it, and save the arrays by name: numpy.savez('new.npz', **arrays)",
+    Fix("numpy.savez('new.npz', **arrays)", "saves the arrays by name, loaded with joblib where you trust the file"),
 )
 PICKLE = Foreign(
     "a pickle that torch.save did not write (joblib, pickle.dump and others write such files)",
-    "load it where you trust it, and save the weights: torch.save(state_dict, 'new.pt')",
+    Fix("torch.save(state_dict, 'new.pt')", "saves the weights, where you trust the file and load it"),
 )
 OLD_TORCHSCRIPT = Foreign(
     "a TorchScript archive of before torch 1.4",
-    "save its weights where you trust it: torch.save(torch.jit.load('{file}').state_dict(), 'new.pt')",
+    Fix("torch.save(torch.jit.load('{file}').state_dict(), 'new.pt')", "saves its weights, where you trust it"),
 )
 PACKAGE = Foreign(
     "a torch.package archive, whose model is made by Python code in the archive",
-    "where you trust it, save its weights: importer = torch.package.PackageImporter('{file}'); "
-    "torch.save(importer.load_pickle(PACKAGE, RESOURCE).state_dict(), 'new.pt')",
+    Fix(
+        "importer = torch.package.PackageImporter('{file}'); "
+        "torch.save(importer.load_pickle(PACKAGE, RESOURCE).state_dict(), 'new.pt')",
+        "saves its weights, where you trust it",
+    ),
 )
 LUA = Foreign(
     "a file of Lua Torch (.t7), the framework before PyTorch",
-    "load it with the package torchfile, and save its weights: torchfile.load('{file}')",
+    Fix("torchfile.load('{file}')", "loads it with the package torchfile, to save its weights"),
 )
 OLD_PICKLE = Foreign(
     "a pickle of protocol 0, as Python 2 wrote them, and not by torch.save",
-    PICKLE.hint,
+    *PICKLE.fixes,
 )
 
 
@@ -122,15 +149,15 @@ MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
     (0, b"ftrt", Foreign(f"a TensorRT engine; {READ}", _SOURCE)),
     (0, b"\x12\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0", Foreign(
         f"a file of MXNet; {READ}",
-        "load it with MXNet, and save it: "
-        + _SAVE.format("{k: v.asnumpy() for k, v in mxnet.nd.load('{file}').items()}"))),
+        Fix(_SAVE.format("{k: v.asnumpy() for k, v in mxnet.nd.load('{file}').items()}"),
+            "loads it with MXNet, and saves it"))),
     (0, b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1", LUA),
     (0, b"4\n1\n3\nV 1\n", LUA),
     (0, b"\x0c\xdb\x3a\x2a", ORBAX),
     (0, b"tjgg", Foreign(
-        f"a GGML file of before GGUF; {READ}", "convert it with llama.cpp's convert_llama_ggml_to_gguf.py")),
+        f"a GGML file of before GGUF; {READ}", Fix(note="convert it with llama.cpp's convert_llama_ggml_to_gguf.py"))),
     (0, b"lmgg", Foreign(
-        f"a GGML file of before GGUF; {READ}", "convert it with llama.cpp's convert_llama_ggml_to_gguf.py")),
+        f"a GGML file of before GGUF; {READ}", Fix(note="convert it with llama.cpp's convert_llama_ggml_to_gguf.py"))),
 )  # fmt: skip
 """Offset, bytes, and what a file with these bytes there is."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..files.path import called, shown_path
-from ..text.lines import typed
+from ..text.lines import Fix, typed
 from ..text.wording import counted, safe_text
 from .limits import (
     LARGEST_ALIGNMENT,
@@ -252,11 +252,11 @@ def _other_version(path: Path, version: int) -> CheckpointError:
     if version & 0xFFFF == 0:
         return CheckpointError(
             f"{shown} is a GGUF file for big-endian machines; one for little-endian machines was expected",
-            f"pip install gguf && {turn}   # turns the file itself round" if turn else "",
+            Fix(f"pip install gguf && {turn.line}", "turns the file itself round") if turn else Fix(),
         )
     return CheckpointError(
         f"{shown} is a GGUF file of version {version:,}; version 2 or 3 was expected",
-        "convert it again with the newest llama.cpp",
+        Fix(note="convert it again with the newest llama.cpp"),
     )
 
 
@@ -276,7 +276,7 @@ def quantisations(path: str, tensor: str) -> Mapping[int, tuple[str, int, int]]:
         raise CheckpointError(
             f"{path} holds tensors that ggml has quantised, such as '{safe_text(tensor)}', and the package gguf, which "
             "turns them into float32, is not installed",
-            "pip install 'hydra-loader[gguf]'",
+            Fix("pip install 'hydra-loader[gguf]'"),
         ) from error
     return {int(kind): (kind.name, *size) for kind, size in GGML_QUANT_SIZES.items()}
 
@@ -301,7 +301,7 @@ def dequantised(entry: TensorEntry, parts: Mapping[str, torch.Tensor]) -> torch.
             raise CheckpointError(
                 f"a tensor of this file is quantised as {entry.details['quantised']}, which the package gguf cannot "
                 "turn into float32",
-                "pip install --upgrade gguf",
+                Fix("pip install --upgrade gguf"),
             ) from error
     return torch.from_numpy(values).reshape(entry.shape)
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..files.path import shown_path
+from ..text.lines import Fix
 from ..text.wording import counted, phrases, safe_text
 from .limits import LARGEST_INDEX, LONGEST_NAME, MOST_CONTAINERS
 
@@ -23,7 +24,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAP = "weight_map"
 _NAME = re.compile(r".*\.index(\.[\w-]+)?\.json", re.DOTALL)
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_UNSAFE = "do not load this checkpoint; ask whoever made it for shards in one folder"
+_UNSAFE = Fix(note="do not load this checkpoint; ask whoever made it for shards in one folder")
 
 
 def is_index_name(name: str) -> bool:
@@ -57,7 +58,8 @@ def read_index(file: CheckpointFile) -> dict[str, str]:
         what = "is empty" if places == {} else "is missing, or no mapping of tensors to shards"
         raise CheckpointError(
             f"{shown_path(file.path)} is no index of shards: its '{_MAP}' {what}",
-            "download it again, or give the path of the checkpoint itself: checkpoint.path=FILE",
+            Fix(note="download it again"),
+            Fix("checkpoint.path=FILE", "the checkpoint itself"),
         )
     strange = [key for key, name in places.items() if type(name) is not str]
     if strange:

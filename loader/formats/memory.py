@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..text.lines import Fix
 from ..text.wording import counted, phrases, safe_text
 from .pickle.records import Global
 from .tree import Container, Leaf, Node, Storage, TensorEntry
@@ -70,7 +71,7 @@ class MemoryCheckpoint:
 
     def sha256(self) -> str:
         """Raises CheckpointError: memory is no file."""
-        raise CheckpointError("a state dict in memory has no digest", "leave checkpoint.sha256 unset")
+        raise CheckpointError("a state dict in memory has no digest", Fix(note="leave checkpoint.sha256 unset"))
 
     def close(self) -> None:
         """Nothing is open."""
@@ -85,10 +86,12 @@ def _refuse_valueless(state: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"the state dict holds {counted(len(odd), 'tensor')} that {'is' if len(odd) == 1 else 'are'} no plain "
             f"one: {phrases(told)}",
-            "state = {key: value.full_tensor() if hasattr(value, 'full_tensor') else value for key, value in "
-            "state.items()}"
+            Fix(
+                "state = {key: value.full_tensor() if hasattr(value, 'full_tensor') else value for key, value in "
+                "state.items()}"
+            )
             if split
-            else "",
+            else Fix(),
         )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..files.path import shown_path
+from ..text.lines import Fix
 from ..text.wording import counted, listing, safe_text, shape
 from .archived import ArchivedFile, Records
 from .frameworks import name_pickle
@@ -131,13 +132,13 @@ def refuse_unreadable(file: CheckpointFile, headers: dict[str, Header]) -> None:
         raise CheckpointError(
             f"{path} holds {counted(len(raw), 'array')} of a type that NumPy does not have, as so many bytes each: "
             f"{listing(raw)}; of which type (bfloat16, float8 …) is not in the file",
-            "write it again with NumPy's own types: numpy.savez('new.npz', name=array.astype('float32'))",
+            Fix("numpy.savez('new.npz', name=array.astype('float32'))", "writes it again with NumPy's own types"),
         )
     pickled = [name for name, header in headers.items() if header.of_objects]
     if pickled and len(pickled) == len(headers):
         raise CheckpointError(
             f"{path} holds arrays of Python objects, which are pickles, and no other: {listing(pickled)}",
-            "load it where you trust it, and save the arrays by name: numpy.savez('new.npz', **arrays)",
+            Fix("numpy.savez('new.npz', **arrays)", "saves the arrays by name, where you trust the file"),
         )
 
 
@@ -227,6 +228,6 @@ class PickledFile(OpenedFile):
             foreign = name_pickle(file.pread(0, min(_HEAD, file.size)), b"")
             raise CheckpointError(
                 f"{shown_path(file.path)} is {foreign.what if foreign else 'a pickle'}, and holds no array of numbers",
-                foreign.advice() if foreign else "",
+                *(foreign.advice() if foreign else ()),
             )
         super().__init__(file, PICKLE, root, check)

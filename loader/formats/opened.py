@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile, read_ahead
 from ..files.path import shown_path
+from ..text.lines import Fix
 from ..text.wording import counted, listing, safe_text
 from .checksums import Read, differing
 from .tree import Container, Storage, TensorEntry
@@ -82,7 +83,7 @@ class Opened(ABC):
 
     def inflate(self, storage: Storage) -> Iterator[bytes]:
         """Unpacks a deflated storage piece by piece; only formats that deflate have any."""
-        raise CheckpointError(f"the storage '{safe_text(storage.key)}' cannot be unpacked", "load it again")
+        raise CheckpointError(f"the storage '{safe_text(storage.key)}' cannot be unpacked", Fix(note="load it again"))
 
     @abstractmethod
     def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
@@ -174,7 +175,7 @@ class OpenedFile(Opened):
                 f"{shown_path(self.path)} is damaged: {counted(len(damaged), 'record')} of {len(storages):,} read "
                 f"differ from what was written: {listing(s.key for s in damaged)}; damaged with them: "
                 f"{listing(self.tensors_in(damaged)) or 'no tensor'}",
-                "copy or download the file again",
+                Fix(note="copy or download the file again"),
             )
 
     def will_need(self, entries: Sequence[TensorEntry]) -> None:

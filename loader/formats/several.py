@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile, read_ahead
 from ..files.path import cached_repository, leads_out, shown_path
-from ..text.lines import typed
+from ..text.lines import Fix, typed
 from ..text.wording import counted, listing, phrases, safe_text
 from . import signatures
 from .index import read_index
@@ -135,7 +135,7 @@ def each(items: Mapping[str, _T], work: Callable[[_T], _Result], noun: str = "sh
         raise refused[0]
     if refused:
         told = phrases(error.message for error in refused)
-        raise CheckpointError(f"{len(refused):,} of {counted(len(items), noun)} are refused: {told}", refused[0].hint)
+        raise CheckpointError(f"{len(refused):,} of {counted(len(items), noun)} are refused: {told}", *refused[0].fixes)
     return done
 
 
@@ -150,24 +150,24 @@ def refuse_links(links: Mapping[str, Path], owner: str) -> None:
         told = phrases(f"{safe_text(name)} → {shown_path(real)}" for name, real in links.items())
         raise CheckpointError(
             f"{counted(len(links), 'shard')} of {owner} would be read from outside its folder: {told}",
-            "copy the shards into the folder, or move the index to where they are",
+            Fix(note="copy the shards into the folder, or move the index to where they are"),
         )
 
 
-def refuse_missing(index: Path, paths: Mapping[str, Path], hint: Callable[[list[str]], str]) -> None:
+def refuse_missing(index: Path, paths: Mapping[str, Path], fix: Callable[[list[str]], Fix]) -> None:
     """Raises CheckpointError where files that an index names are not there; all are told.
 
     Args:
         index: Where they are named.
         paths: Name → where it should be.
-        hint: What to do about those that are missing.
+        fix: What to do about those that are missing.
     """
     missing = [name for name, path in paths.items() if not os.path.exists(path) and not _is_circle(path)]  # noqa: PTH110  # False for what is no path
     if missing:
         raise CheckpointError(
             f"{len(missing):,} of the {counted(len(paths), 'shard')} of {shown_path(index)} "
             f"{'is' if len(missing) == 1 else 'are'} not there: {listing(missing)}",
-            hint(missing),
+            fix(missing),
         )
 
 
@@ -195,7 +195,7 @@ _FORMAT_OF_SHARD: Mapping[str, str] = {
     signatures.TORCH_ZIP: signatures.TORCH_SHARDED,
     signatures.TORCH_LEGACY: signatures.TORCH_SHARDED,
 }
-_AGAIN = "download the index and all its shards again, from one and the same revision"
+_AGAIN = Fix(note="download the index and all its shards again, from one and the same revision")
 
 
 class Shards:
@@ -260,7 +260,7 @@ class Shards:
         return next(iter(by_format))
 
 
-def _download(folder: Path, missing: list[str]) -> str:
+def _download(folder: Path, missing: list[str]) -> Fix:
     repository = cached_repository(folder)
     if repository:
         return typed("hf", "download", repository)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..files.path import shown_path
+from ..text.lines import Fix
 from . import signatures
 from .opened import OpenedFile
 
@@ -56,7 +57,7 @@ def recognise(file: CheckpointFile) -> Recognised:
     if not head:
         raise CheckpointError(
             f"{shown_path(file.path)} is empty (0 bytes)",
-            "copy or download the file again; it may also still be being written",
+            Fix(note="copy or download the file again; it may also still be being written"),
         )
     archive = _archive(file) if signatures.is_zip(head) else None
     found = _recognise(file, head) if archive is None else _recognise_zip(archive)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..files.file import CheckpointFile
 from ..files.path import called, path_override
-from ..text.lines import typed
+from ..text.lines import Fix, typed
 from ..text.wording import listing, safe_text
 from . import signatures
 from .index import fault_of_name
@@ -109,7 +109,7 @@ class Contents:
     """The checkpoints inside an archive."""
 
     names: Sequence[str]
-    command: str
+    command: Fix
     """What takes the first of them out, into the working folder."""
 
     @property
@@ -118,10 +118,10 @@ class Contents:
         return f"; it holds {listing(self.names)}"
 
     @property
-    def hint(self) -> str:
+    def fixes(self) -> list[Fix]:
         """The lines to type."""
-        more = "   # or another of them" if len(self.names) > 1 else ""
-        return f"{self.command}   # unpack it\n{path_override(Path(self.names[0]))}{more}"
+        more = "or another of them" if len(self.names) > 1 else ""
+        return [Fix(self.command.line, "unpack it"), path_override(Path(self.names[0]), note=more)]
 
 
 def contents(file: CheckpointFile, head: bytes) -> Contents | None:
@@ -141,7 +141,7 @@ def contents(file: CheckpointFile, head: bytes) -> Contents | None:
                 return _found(_names_in_tar(partial(_slice, piece), len(piece)), "tar", "-xf", path)
             if any(begins(piece) for begins in _SIGNATURES if piece):
                 name = file.path.stem if file.path.suffix else f"{file.path.name}.unpacked"
-                return Contents([name], f"{typed(program, '-dc', path)} > {typed(name)}")
+                return Contents([name], Fix(f"{typed(program, '-dc', path).line} > {typed(name).line}"))
     return None
 
 
@@ -152,7 +152,7 @@ def in_zip(path: Path, names: Sequence[str]) -> Contents | None:
 
 def _found(names: Sequence[str], *command: str) -> Contents | None:
     offered = [name for name in names if name.endswith(ENDINGS) and not fault_of_name(name) and name[0] != "-"]
-    line = typed(*command, offered[0]) if offered else ""
+    line = typed(*command, offered[0]) if offered else Fix()
     return Contents(offered, line) if line else None
 
 

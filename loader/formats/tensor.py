@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..text.lines import Fix
 from ..text.wording import safe_text
 from .pickle.objects import WHOLE, WITHHELD
 from .tree import ITEMSIZE, Storage, TensorEntry
@@ -54,7 +55,7 @@ def tensor_of(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
             f"a {entry.layout} tensor of this file contradicts itself: {safe_text(reason, 200)}",
-            "do not load this file; save it again",
+            Fix(note="do not load this file; save it again"),
         ) from error
 
 
@@ -101,7 +102,7 @@ def torch_dtype(entry: TensorEntry) -> torch.dtype:
     if dtype is None:
         raise CheckpointError(
             f"a tensor of this file is {entry.dtype}, which torch {torch.__version__} does not have",
-            "pip install --upgrade torch",
+            Fix("pip install --upgrade torch"),
         )
     return dtype
 
@@ -133,7 +134,7 @@ def _flat(storage: Storage, start: int, count: int, dtype: torch.dtype, unpack: 
         whole = storage.data if storage.data is not None else unpack(storage)
         flat = torch.frombuffer(bytearray(whole), dtype=dtype, count=count, offset=start)
     elif storage.file is None:
-        raise CheckpointError(f"the storage '{safe_text(storage.key)}' is in no file", "load it again")
+        raise CheckpointError(f"the storage '{safe_text(storage.key)}' is in no file", Fix(note="load it again"))
     elif mmap:
         flat = _mapped(storage.file.mapping, storage.offset + start, count, dtype)
     else:

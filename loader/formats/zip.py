@@ -16,6 +16,7 @@ from itertools import zip_longest
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..files.path import shown_path
+from ..text.lines import Fix
 from ..text.wording import safe_text
 from .limits import BEST_RATIO
 from .signatures import ZIP_MEMBER
@@ -205,7 +206,7 @@ class Archive:
         raise UnfinishedError(
             f"{self._path} is cut off: {there}, and a zip file's table of contents, which stands at its end, is "
             "missing",
-            "copy or download the file again; it may also still be being written",
+            Fix(note="copy or download the file again; it may also still be being written"),
         )
 
     def _find_directory64(self, end: int) -> tuple[int, int, int, int] | None:
@@ -262,7 +263,7 @@ class Archive:
                 raise CheckpointError(
                     f"{self._path} holds '{safe_text(member.name)}' encrypted or packed by method {member.method}; "
                     "stored or deflated members were expected",
-                    "unzip it, and pack it again without encryption: zip -0 -r",
+                    Fix(note="unzip it, and pack it again without encryption: zip -0 -r"),
                 )
             honest = member.packed == member.size if member.method == STORED else _can_inflate(member)
             if not honest:

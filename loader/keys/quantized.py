@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ..errors import FitError
 from ..formats.limits import MOST_SCALE_NAMES
 from ..formats.tree import Container, Leaf, Node, TensorEntry
+from ..text.lines import Fix
 from ..text.wording import counted, listing, phrases, safe_text
 from .plan import Wanted
 from .scales import narrow, scale_of, small
@@ -171,7 +172,8 @@ def refuse_quantized(
         raise FitError(
             f"{where} is quantized: {told(found)}. Without their scales{scale} these weights would be wrong, and no "
             "allowance makes them right; the model expects plain weights",
-            f"no nested key and no rule makes them plain: {to_plain(found)}",
+            Fix(note="no nested key and no rule makes them plain"),
+            *to_plain(found),
         )
 
 
@@ -195,10 +197,10 @@ def told(found: list[Quantized]) -> str:
     return phrases([_scheme(scheme, ones) for scheme, ones in schemes.items()])
 
 
-def to_plain(found: list[Quantized]) -> str:
+def to_plain(found: list[Quantized]) -> tuple[Fix, ...]:
     """What to give instead, and how to get it."""
     way = _TO_PLAIN.get(re.split(r"[ (]", found[0].scheme)[0], _BY_ITS_LIBRARY)
-    return f"give a file with plain weights (checkpoint.path=…); {way}"
+    return Fix("checkpoint.path=…", "a file with plain weights"), Fix(note=way)
 
 
 def _scheme(scheme: str, ones: list[Quantized]) -> str:

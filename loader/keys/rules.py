@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from ..errors import ConfigError, FitError
 from ..schema import RuleConfig
-from ..text.lines import line, override, typed, under
+from ..text.lines import Fix, line, override, together, typed, under
 from ..text.wording import counted, listing, phrases, safe_text
 
 KINDS = ("strip", "add", "rename", "regex", "drop", "keep")
@@ -194,18 +194,18 @@ def _refuse_idle_rules(
     raise FitError(
         f"{len(idle)} {noun} none of the {counted(len(traces), 'key')} of {where}: {told}. "
         f"Its keys are {listing(traces)}.",
-        _advice(active, idle, [trace.name for trace in traces.values() if trace.fate == "stays"]),
+        *_advice(active, idle, [trace.name for trace in traces.values() if trace.fate == "stays"]),
     )
 
 
-def _advice(active: Mapping[str, RuleConfig], idle: list[str], left: list[str]) -> str:
+def _advice(active: Mapping[str, RuleConfig], idle: list[str], left: list[str]) -> list[Fix]:
     """What to do about rules that hit nothing: some only stand too early."""
     early = [name for name in idle if any(_step(name, active[name])(key) is not None for key in left)]
     if early:
         order = [*(name for name in active if name not in early), *early]
-        return f"the outermost wrapper comes first: {line('rules', order)}"
-    ways = " ".join(filter(None, (line(under("rules", name, "optional"), value=True) for name in idle)))
-    return f"leave the rule out, or let it idle: {ways}" if ways else "leave the rule out"
+        return [line("rules", order, note="the outermost wrapper comes first")]
+    idling = together((line(under("rules", name, "optional"), value=True) for name in idle), note="lets it idle")
+    return [Fix(note="leave the rule out"), *([idling] if idling.line else [])]
 
 
 def _refuse_broken_names(names: Mapping[str, str], where: str) -> None:
@@ -214,7 +214,7 @@ def _refuse_broken_names(names: Mapping[str, str], where: str) -> None:
         told = phrases(f"{safe_text(key)} → '{safe_text(name)}'" for key, name in broken.items())
         raise FitError(
             f"the rules leave {counted(len(broken), 'key')} of {where} without a proper name: {told}.",
-            "a prefix usually ends in a dot: {strip: module.}",
+            Fix(note="a prefix usually ends in a dot: {strip: module.}"),
         )
 
 
@@ -235,5 +235,6 @@ def _refuse_collisions(names: Mapping[str, str], where: str) -> None:
     if clashes:
         raise FitError(
             f"the rules make one key of two in {where}: {phrases(clashes)}.",
-            "drop one of the two first, e.g. '+rules={only: {keep: 'module.*'}}', or make the rule narrower",
+            line("rules", {"only": {"keep": "module.*"}}, "+", note="drops one of the two first"),
+            Fix(note="make the rule narrower"),
         )

@@ -16,7 +16,7 @@ from .rules import KINDS, READY_MADE
 
 def written(override: str) -> str:
     """Quotes an override for a shell; empty where it cannot be typed."""
-    return typed(override)
+    return typed(override).line
 
 
 def key_override(path: str, key: str | None) -> str:

@@ -21,7 +21,7 @@ from ..errors import ConfigError, FitError
 from ..formats.tensor import dtype_name
 from ..keys.plan import Wanted
 from ..schema import AllowConfig
-from ..text.lines import line
+from ..text.lines import Fix, line
 from ..text.wording import closest, counted, did_you_mean, phrases, safe_text
 
 ALIASES = {
@@ -70,7 +70,7 @@ class Cast:
     loss: Loss
 
 
-def refuse_losses(casts: Iterable[Cast], allow: AllowConfig, instead: str) -> None:
+def refuse_losses(casts: Iterable[Cast], allow: AllowConfig, instead: Fix) -> None:
     """Refuses casts that change values.
 
     Args:
@@ -88,7 +88,8 @@ def refuse_losses(casts: Iterable[Cast], allow: AllowConfig, instead: str) -> No
         globs = [_SPECIAL.sub("?", c.key) for c in refused] if len(refused) <= _MOST_GLOBS else ["*"]
         raise FitError(
             f"a cast would change values: {phrases(told)}",
-            f"{instead}; {line('allow.mismatched', globs)} takes the loss",
+            instead,
+            line("allow.mismatched", globs, note="takes the loss"),
         )
 
 

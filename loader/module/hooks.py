@@ -146,7 +146,7 @@ def run_hooks(
 
     walk(model, "", dict(state))
     if errors:
-        raise FitError(f"the model's own load hooks refuse the file: {phrases(errors)}", "")
+        raise FitError(f"the model's own load hooks refuse the file: {phrases(errors)}")
 
 
 def _call(
@@ -186,10 +186,8 @@ def _loaded_itself(
 def _failed(module: nn.Module, prefix: str, error: BaseException) -> FitError:
     kind, place = type(module).__name__, safe_text(prefix[:-1])
     if isinstance(error, KeyError) and str(error.args[0]).startswith(prefix):
-        return FitError(
-            f"the load hook of {kind} at '{place}' needs {safe_text(error.args[0])}, and no file has it", ""
-        )
-    return FitError(f"the load hook of {kind} at '{place}' raised {type(error).__name__}: {safe_text(error, 200)}", "")
+        return FitError(f"the load hook of {kind} at '{place}' needs {safe_text(error.args[0])}, and no file has it")
+    return FitError(f"the load hook of {kind} at '{place}' raised {type(error).__name__}: {safe_text(error, 200)}")
 
 
 def _namesakes(model: nn.Module, offered: Mapping[str, Offered]) -> Hooked:

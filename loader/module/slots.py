@@ -141,7 +141,7 @@ def refuse_other_shapes(mine: Mapping[str, object], theirs: Mapping[str, object]
             told = [" and ".join(map(shape, found)) for found in (others, shapes)]
             differing.append(f"{safe_text(key)} is {told[0]} in the file and {told[1]} in the model")
     if differing:
-        raise FitError(phrases(differing), "")
+        raise FitError(phrases(differing))
 
 
 def _shapes(value: object) -> list[tuple[int, ...]]:

@@ -23,7 +23,7 @@ from ..keys.plan import Offered, Wanted
 from ..keys.rules import Hits, rewrite, rewrite_metadata
 from ..keys.select import find, only_optimizer, select, tree
 from ..schema import AUTO, CheckpointConfig, JobConfig, PartConfig, RuleConfig, config_path
-from ..text.lines import line
+from ..text.lines import Fix, line
 from ..text.wording import closest, did_you_mean, listing, safe_text
 from ..trust.dangerous import HOSTILE
 
@@ -185,7 +185,7 @@ def _refuse_dangerous(part: Part) -> None:
             place = f"under '{safe_text('.'.join(names[:level]))}'" if level else "at its top level"
             raise CheckpointError(
                 f"{shown_path(part.checkpoint.path)} holds {place} the result of calling {safe_text(maker)}, {HOSTILE}",
-                "do not load this file; ask whoever made it for a safetensors file",
+                Fix(note="do not load this file; ask whoever made it for a safetensors file"),
             )
 
 
@@ -197,7 +197,7 @@ def check_weights(parts: Sequence[Part]) -> None:
         if not named and only_optimizer(root):
             raise CheckpointError(
                 f"{part.checkpoint.path} holds the state of an optimizer and no weights. In the file:\n{tree(root)}",
-                "give the file of the model's weights, which is often beside it: checkpoint.path=FILE",
+                Fix("checkpoint.path=FILE", "the file of the model's weights, often next to it"),
             )
 
 
@@ -217,10 +217,10 @@ def check_mounts(model: nn.Module, parts: Sequence[Part]) -> None:
     names = [part.name for part in parts]
     nested = [f"{inner} lies in {outer}" for outer in names for inner in names if inner.startswith(f"{outer}.")]
     if nested:
-        raise ConfigError(f"parts overlap: {listing(nested)}", "give each key of the model to one part alone")
+        raise ConfigError(f"parts overlap: {listing(nested)}", Fix(note="give each key of the model to one part alone"))
 
 
-def _renamed(parts: Sequence[Part], names: Mapping[str, str]) -> str:
+def _renamed(parts: Sequence[Part], names: Mapping[str, str]) -> Fix:
     """The parts with their settings under other names, as one line to type."""
     told = {names.get(part.name, part.name): _settings(part.config) for part in parts if part.listed}
     return line("parts", told)
@@ -264,7 +264,9 @@ def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted], re
         elif not isinstance(entry, TensorEntry) and full not in wanted:
             part.other[key] = entry.type
         elif full in result.entries:
-            raise FitError(f"{safe_text(full)} is offered by two parts", "give each key of the model to one part alone")
+            raise FitError(
+                f"{safe_text(full)} is offered by two parts", Fix(note="give each key of the model to one part alone")
+            )
         else:
             result.entries[full] = Offered(part.name, key, entry)
     for prefix, values in rewrite_metadata(part.selected.metadata, rules).items():

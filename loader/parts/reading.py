@@ -16,6 +16,7 @@ from ..errors import CheckpointError
 from ..formats.checksums import ReadOnce
 from ..formats.pickle.storages import ARRAY
 from ..formats.tree import TensorEntry
+from ..text.lines import Fix
 from .open import Part
 
 
@@ -71,5 +72,5 @@ class Reading:
             self.part.checkpoint.verify(entries, mmap=False)
             raise CheckpointError(
                 f"{self.part.label} gave other bytes when it was read a second time",
-                "load it again once nothing writes to it; if nothing does, check the disk",
+                Fix(note="load it again once nothing writes to it; if nothing does, check the disk"),
             )

@@ -31,6 +31,7 @@ from ..errors import CheckpointError
 from ..files.lock import wait_for_lock
 from ..files.path import shown_path
 from ..files.write import write_whole
+from ..text.lines import Fix
 from ..text.wording import size
 from .private import make_folder, make_read_only, make_root, open_regular
 from .transport import Version
@@ -211,7 +212,7 @@ class Cache:
             raise CheckpointError(
                 f"{url.shown} needs {size(needed)} more in the cache {shown_path(self.root)}, "
                 f"where {size(disk.free)} are free, and {size(reserve)} stay so",
-                f"{VARIABLE}=FOLDER   # on a larger disk, or delete what is not needed from the cache",
+                Fix(f"{VARIABLE}=FOLDER", "on a larger disk, or delete what is not needed from the cache"),
             )
 
     def _not_usable(self, error: OSError, how: str) -> CheckpointError:
@@ -219,11 +220,11 @@ class Cache:
         if error.errno in _FULL:
             return CheckpointError(
                 f"the disk is full: the cache {where} takes no more ({error.strerror})",
-                f"{VARIABLE}=FOLDER   # on a larger disk, or delete what is not needed from the cache",
+                Fix(f"{VARIABLE}=FOLDER", "on a larger disk, or delete what is not needed from the cache"),
             )
         return CheckpointError(
             f"the cache {where} cannot be {how}: {error.strerror}",
-            f"{VARIABLE}=FOLDER   # one that this user may write to",
+            Fix(f"{VARIABLE}=FOLDER", "one that this user may write to"),
         )
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
@@ -240,7 +241,7 @@ class Cache:
 def _nowhere(folder: Path, why: str) -> CheckpointError:
     return CheckpointError(
         f"the cache is to be in {shown_path(folder)}, and {why}",
-        f"{VARIABLE}=FOLDER   # the whole path of one that this user may write to",
+        Fix(f"{VARIABLE}=FOLDER", "the whole path of one that this user may write to"),
     )
 
 

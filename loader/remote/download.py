@@ -16,6 +16,7 @@ from typing import IO
 
 from ..errors import CheckpointError
 from ..formats.foreign import page_in
+from ..text.lines import Fix
 from ..text.wording import size
 from . import patience
 from .cache import Cache
@@ -62,9 +63,9 @@ def fetch(url: Url, transport: Transport, cache: Cache, expected: str | None) ->
     """
     with cache.lock(url):
         known = cache.entry(url)
-        offline = (
-            f"checkpoint.sha256={known.digest}   # takes the copy in the cache, without the network" if known else ""
-        )
+        offline = Fix()
+        if known is not None:
+            offline = Fix(f"checkpoint.sha256={known.digest}", "takes the copy in the cache, without the network")
         version = patiently(url, lambda: transport.look(url), offline)
         if known is not None and version.tag and known.version == version and expected in {None, known.digest}:
             log.info("%s: unchanged since it was downloaded, taken from the cache", url.shown)
@@ -105,7 +106,8 @@ class _Download:
         return CheckpointError(
             f"{self._url.shown} is not the file that was meant: its sha256 is {digest}, checkpoint.sha256 says "
             f"{expected}; nothing of it was kept",
-            f"check where it comes from; if this one is right: checkpoint.sha256={digest}",
+            Fix(note="check where it comes from"),
+            Fix(f"checkpoint.sha256={digest}", "if this one is right"),
         )
 
     def _prepare(self, file: IO[bytes]) -> None:
@@ -152,7 +154,7 @@ class _Download:
             raise
         declared = self._version.size
         if declared is not None and self._there < declared:
-            raise Interrupted("broke off", "run it again")
+            raise Interrupted("broke off", Fix(note="run it again"))
 
     def _settle(self, answer: Answer, file: IO[bytes]) -> None:
         """Starts over where the server does not go on with the version that there is a part of."""
@@ -160,7 +162,7 @@ class _Download:
         if self._there and (answer.start != self._there or found.tag != self._version.tag):
             self._start_over(file)
         if answer.start != self._there:
-            raise Interrupted("changed while it was being read", "run it again once it is fully uploaded")
+            raise Interrupted("changed while it was being read", Fix(note="run it again once it is fully uploaded"))
         if found.tag != self._version.tag or self._version.size is None:
             self._version = found
         elif found.size not in {None, self._version.size}:
@@ -196,19 +198,20 @@ class _Download:
             raise self._wrong_length(declared, there)
         raise CheckpointError(
             f"{self._url.shown} does not say how long it is, and has no end: {size(there)} came",
-            "download the file by other means, then give its path: checkpoint.path=FILE",
+            Fix("checkpoint.path=FILE", "once it is downloaded by other means"),
         )
 
     def _given_up(self, error: Interrupted, attempts: int) -> CheckpointError:
         total = f" of {self._version.size:,}" if self._version.size is not None else ""
         came = f"; {self._there:,}{total} declared bytes came in {attempts:,} attempts" if self._there else ""
-        hint = "run it again: it goes on where it stopped" if self._there and self._version.tag else error.hint
-        return CheckpointError(f"{self._url.shown} {error.how}{came}", hint)
+        again = Fix(note="run it again: it goes on where it stopped")
+        fix = again if self._there and self._version.tag else error.fix
+        return CheckpointError(f"{self._url.shown} {error.how}{came}", fix)
 
     def _wrong_length(self, declared: int, found: int) -> CheckpointError:
         return CheckpointError(
             f"{self._url.shown} has the wrong length: {declared:,} bytes were declared, {found:,} come",
-            "the file or the server is broken; try another source",
+            Fix(note="the file or the server is broken; try another source"),
         )
 
 
@@ -216,4 +219,4 @@ def refuse_page(url: Url, head: bytes, said: str) -> None:
     """Raises CheckpointError where a file begins as a web page does."""
     page = page_in(head)
     if page is not None:
-        raise CheckpointError(f"{url.shown} is {page.what} ({said})", page.hint)
+        raise CheckpointError(f"{url.shown} is {page.what} ({said})", *page.fixes)

@@ -16,6 +16,7 @@ from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..formats.index import is_index_name
 from ..formats.signatures import is_safetensors
+from ..text.lines import Fix
 from .download import refuse_page
 from .patience import patiently
 from .refusals import changed_meanwhile
@@ -97,7 +98,7 @@ class RemoteHeader(CheckpointFile):
 
     def _refuse_data(self) -> NoReturn:
         raise CheckpointError(
-            f"{self._url.shown} was opened for its header alone; its tensors were not downloaded", "mode=load"
+            f"{self._url.shown} was opened for its header alone; its tensors were not downloaded", Fix("mode=load")
         )
 
 
@@ -145,7 +146,7 @@ def _exactly(answer: Answer, length: int) -> bytes:
     while there < length:
         piece = next(chunks, b"")
         if not piece:
-            raise Interrupted(f"broke off: {there:,} of {length:,} bytes came", "try again later")
+            raise Interrupted(f"broke off: {there:,} of {length:,} bytes came", Fix(note="try again later"))
         pieces.append(piece)
         there += len(piece)
     return b"".join(pieces)[:length]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..errors import CheckpointError
+from ..text.lines import NO_FIX, Fix
 from .transport import Interrupted, Unreachable
 from .urls import Url
 
@@ -25,13 +26,13 @@ _MINUTE = 60.0
 _Result = TypeVar("_Result")
 
 
-def patiently(url: Url, ask: Callable[[], _Result], hint: str = "") -> _Result:
+def patiently(url: Url, ask: Callable[[], _Result], fix: Fix = NO_FIX) -> _Result:
     """Asks a server something small, again where it does not answer.
 
     Args:
         url: What is asked for.
         ask: Asks once.
-        hint: What to do if it stays so; empty takes what the failure suggests.
+        fix: What to do if it stays so; empty takes what the failure suggests.
 
     Raises:
         CheckpointError: It never answered.
@@ -42,11 +43,11 @@ def patiently(url: Url, ask: Callable[[], _Result], hint: str = "") -> _Result:
         try:
             return ask()
         except Unreachable as error:
-            raise given_up(url, error, hint) from None
+            raise given_up(url, error, fix) from None
         except Interrupted as error:
             attempts += 1
             if not worth_another(attempts, begun):
-                raise given_up(url, error, hint) from None
+                raise given_up(url, error, fix) from None
             wait(url, error, PAUSES[attempts - 1])
 
 
@@ -68,6 +69,6 @@ def wait(url: Url, error: Interrupted, seconds: float) -> None:
     time.sleep(seconds)
 
 
-def given_up(url: Url, error: Interrupted, hint: str = "") -> CheckpointError:
+def given_up(url: Url, error: Interrupted, fix: Fix = NO_FIX) -> CheckpointError:
     """What to raise where no attempt helped."""
-    return CheckpointError(f"{url.shown} {error.how}", hint or error.hint)
+    return CheckpointError(f"{url.shown} {error.how}", fix or error.fix)

@@ -5,16 +5,27 @@ Guarantees: every sentence names the URL without its credentials.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from ..errors import CheckpointError
-from ..text.lines import line
+from ..text.lines import Fix, line
 from ..text.wording import listing
 from .urls import WEB, Url
 
 _HUB = "huggingface.co"
-_SIGN_IN = {
-    "hf": "HF_TOKEN=… in the environment, or hf auth login; a gated model asks for consent on its page first",
-    "s3": "AWS credentials in the environment, or FSSPEC_S3_ANON=true for a public bucket",
-    "gs": "gcloud auth application-default login, or FSSPEC_GS_TOKEN=anon for a public bucket",
+_SIGN_IN: Mapping[str, Sequence[Fix]] = {
+    "hf": [
+        Fix("hf auth login", "or HF_TOKEN in the environment"),
+        Fix(note="a gated model asks for consent on its page first"),
+    ],
+    "s3": [
+        Fix(note="AWS credentials in the environment"),
+        Fix("export FSSPEC_S3_ANON=true", "for a public bucket"),
+    ],
+    "gs": [
+        Fix("gcloud auth application-default login"),
+        Fix("export FSSPEC_GS_TOKEN=anon", "for a public bucket"),
+    ],
 }
 
 
@@ -23,19 +34,21 @@ def not_allowed(url: Url, said: str) -> CheckpointError:
     if url.scheme in WEB:
         host = url.host
         hub = host == _HUB or host.endswith(f".{_HUB}")
-        hint = (
-            "checkpoint.path=hf://ORGANISATION/MODEL/FILE takes HF_TOKEN along"
+        fixes: Sequence[Fix] = (
+            [Fix("checkpoint.path=hf://ORGANISATION/MODEL/FILE", "takes HF_TOKEN along")]
             if hub
-            else "credentials belong into ~/.netrc; a signed URL may have expired"
+            else [Fix(note="credentials belong in ~/.netrc"), Fix(note="a signed URL may have expired")]
         )
     else:
-        hint = _SIGN_IN[url.scheme]
-    return CheckpointError(f"{url.shown} may not be read: {said}", hint)
+        fixes = _SIGN_IN[url.scheme]
+    return CheckpointError(f"{url.shown} may not be read: {said}", *fixes)
 
 
 def gone(url: Url, said: str) -> CheckpointError:
     """There is no such file."""
-    return CheckpointError(f"{url.shown} is not there: {said}", f"checkpoint.path={url.scheme}://…   # check the URL")
+    return CheckpointError(
+        f"{url.shown} is not there: {said}", Fix(f"checkpoint.path={url.scheme}://…", "check the URL")
+    )
 
 
 def no_checkpoint_in(url: Url, names: list[str]) -> CheckpointError:
@@ -44,7 +57,7 @@ def no_checkpoint_in(url: Url, names: list[str]) -> CheckpointError:
         lines = [line("checkpoint.path", url.below(name).shown) for name in names[:20]]
         return CheckpointError(
             f"{url.shown} is a folder with {len(names):,} checkpoints; one was expected: {listing(names)}",
-            "\n".join(filter(None, lines)),
+            *lines,
         )
     return CheckpointError(
         f"{url.shown} is a folder without a checkpoint; model.safetensors, pytorch_model.bin, the index of either "
@@ -55,4 +68,6 @@ def no_checkpoint_in(url: Url, names: list[str]) -> CheckpointError:
 
 def changed_meanwhile(url: Url) -> CheckpointError:
     """What was read is of two versions of the file."""
-    return CheckpointError(f"{url.shown} changed while it was being read", "run it again once it is fully uploaded")
+    return CheckpointError(
+        f"{url.shown} changed while it was being read", Fix(note="run it again once it is fully uploaded")
+    )

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from fsspec.registry import get_filesystem_class
 
 from ..errors import CheckpointError
+from ..text.lines import Fix
 from ..text.wording import safe_text
 from .bounded import within
 from .refusals import changed_meanwhile, gone, not_allowed
@@ -31,7 +32,7 @@ _ANSWER, _WHOLE_BLOCK = 60.0, 60.0
 _TAGS = ("ETag", "etag", "generation", "blob_id", "LastModified", "updated", "mtime", "last_modified", "created")
 """Where file systems say which version of a file is there, the surest first."""
 _PASSING = re.compile("Timeout|Connect|Network|Transport|Protocol|Incomplete|Payload")
-_AGAIN = "try again later, and check the network"
+_AGAIN = Fix(note="try again later, and check the network")
 _Result = TypeVar("_Result")
 
 

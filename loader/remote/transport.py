@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import CheckpointError
+from ..text.lines import Fix
 from .urls import WEB, Url
 
-INSTALL = "pip install 'hydra-loader[remote]'"
+INSTALL = Fix("pip install 'hydra-loader[remote]'")
 
 
 class Interrupted(Exception):  # noqa: N818  # a state of the connection; whether it becomes an error is decided later
@@ -22,13 +23,13 @@ class Interrupted(Exception):  # noqa: N818  # a state of the connection; whethe
 
     Args:
         how: Completes the sentence "URL …".
-        hint: What to do if it stays so.
+        fix: What to do if it stays so.
     """
 
-    def __init__(self, how: str, hint: str) -> None:
-        super().__init__(how, hint)
+    def __init__(self, how: str, fix: Fix) -> None:
+        super().__init__(how, fix)
         self.how = how
-        self.hint = hint
+        self.fix = fix
 
 
 class Unreachable(Interrupted):

@@ -13,7 +13,7 @@ from functools import cached_property
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ..errors import CheckpointError
-from ..text.lines import line
+from ..text.lines import Fix, line
 from ..text.redaction import redacted, remember
 from ..text.wording import did_you_mean, safe_text
 
@@ -135,7 +135,7 @@ def _unknown_scheme(scheme: str, text: str) -> CheckpointError:
     return CheckpointError(
         f"checkpoint.path is {shown}, and '{safe_text(scheme)}://' is not read{did_you_mean(scheme, SCHEMES)}; "
         f"{told} or the path of a file was expected",
-        "checkpoint.path=https://HOST/FILE",
+        Fix("checkpoint.path=https://HOST/FILE"),
     )
 
 
@@ -143,5 +143,5 @@ def _malformed(text: str, fault: str, scheme: str) -> CheckpointError:
     example = "HOST/FILE" if scheme in WEB else "ORGANISATION/MODEL/FILE" if scheme == "hf" else "BUCKET/FILE"
     return CheckpointError(
         f"checkpoint.path is {safe_text(redacted(text), _LONGEST_URL)}, a URL that {fault}",
-        f"checkpoint.path={scheme}://{example}",
+        Fix(f"checkpoint.path={scheme}://{example}"),
     )

@@ -23,7 +23,7 @@ from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.http import HTTPFileSystem
 
 from ..errors import CheckpointError
-from ..text.lines import line
+from ..text.lines import Fix, line
 from ..text.wording import safe_text
 from . import patience
 from .refusals import gone, not_allowed
@@ -44,7 +44,7 @@ _NO_HEAD = frozenset({400, 403, 405, 501})
 _NUMBER = r"[0-9]{1,19}"
 """A place in a file, or its size; what is longer is no number of bytes, and Python may refuse to read it."""
 _RANGE = re.compile(rf"bytes ({_NUMBER})-{_NUMBER}/({_NUMBER}|\*)")
-_AGAIN = "try again later, or look at the URL in a browser"
+_AGAIN = Fix(note="try again later, or look at the URL in a browser")
 
 
 class WebAnswer:
@@ -154,7 +154,7 @@ def _range(url: Url, response: aiohttp.ClientResponse) -> re.Match[str]:
         raise CheckpointError(
             f"{url.shown} comes in parts, and the server does not say which: Content-Range is '{safe_text(told, 60)}', "
             "expected 'bytes FIRST-LAST/SIZE'",
-            "download the file by other means, then give its path: checkpoint.path=FILE",
+            Fix("checkpoint.path=FILE", "once it is downloaded by other means"),
         )
     return found
 
@@ -176,11 +176,13 @@ def _told(url: Url) -> Iterator[None]:
         raise _detour(url) from None
     except aiohttp.InvalidURL:
         raise CheckpointError(
-            f"{url.shown} is no URL that can be asked for", "checkpoint.path=https://HOST/FILE"
+            f"{url.shown} is no URL that can be asked for", Fix("checkpoint.path=https://HOST/FILE")
         ) from None
     except aiohttp.ClientConnectorDNSError:
         host = safe_text(url.host)
-        raise Unreachable(f"cannot be reached: there is no host {host}", "check the URL and the network") from None
+        raise Unreachable(
+            f"cannot be reached: there is no host {host}", Fix(note="check the URL and the network")
+        ) from None
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
         # A certificate error has no os_error before aiohttp 3.13.4: asking for it raises AttributeError.
         certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
@@ -193,11 +195,14 @@ def _told(url: Url) -> Iterator[None]:
             ) from None
         raise CheckpointError(
             f"{url.shown} cannot be trusted: {safe_text(reason, 160)}",
-            "check the host's name; SSL_CERT_FILE names the certificates of an own authority",
+            Fix(note="check the name of the host"),
+            Fix("export SSL_CERT_FILE=FILE", "the certificates of an authority of your own"),
         ) from None
     except aiohttp.ClientConnectorError as error:
         reason = safe_text(error.os_error.strerror or type(error.os_error).__name__, 120)
-        raise Unreachable(f"cannot be reached: {reason}", "check the host, the port and the network") from None
+        raise Unreachable(
+            f"cannot be reached: {reason}", Fix(note="check the host, the port and the network")
+        ) from None
     except (TimeoutError, FSTimeoutError):
         raise Interrupted(f"did not answer within {_SILENCE:.0f} seconds", _AGAIN) from None
     except (aiohttp.ClientError, ConnectionError) as error:
@@ -211,7 +216,7 @@ def _no_way(url: Url, error: Exception) -> CheckpointError:
         what = (
             f"to something that is not on the web ({safe_text(str(error).partition(':')[0])}:…), which is not followed"
         )
-    return CheckpointError(f"{url.shown} redirects {what}", "checkpoint.path=URL   # the file's own")
+    return CheckpointError(f"{url.shown} redirects {what}", Fix("checkpoint.path=URL", "the file's own"))
 
 
 class _LeavesTls(Exception):  # noqa: N818  # becomes an error once the URL that was typed is known
@@ -237,7 +242,7 @@ def _refuse_detour(url: Url, response: aiohttp.ClientResponse) -> None:
 def _detour(url: Url) -> CheckpointError:
     return CheckpointError(
         f"{url.shown} redirects from https to http, where anybody on the way can change the file; that is not followed",
-        "checkpoint.path=http://HOST/FILE   # if that is meant, with checkpoint.sha256",
+        Fix("checkpoint.path=http://HOST/FILE", "if that is meant, with checkpoint.sha256"),
     )
 
 
@@ -246,7 +251,7 @@ def _refuse_packed(url: Url, response: aiohttp.ClientResponse) -> None:
     if packing not in {"", "identity"}:
         raise CheckpointError(
             f"{url.shown} comes packed ({safe_text(packing)}), although the file as it is was asked for",
-            "download the file by other means, then give its path: checkpoint.path=FILE",
+            Fix("checkpoint.path=FILE", "once it is downloaded by other means"),
         )
 
 
@@ -263,4 +268,6 @@ def _refuse_status(url: Url, response: aiohttp.ClientResponse, *, partly: bool =
         raise OutOfRange("is shorter than what came of it before", _AGAIN)
     if status in _LATER:
         raise Interrupted(f"is not to be had now: the server answered {said}", _AGAIN)
-    raise CheckpointError(f"{url.shown} gives no file: the server answered {said}", "look at the URL in a browser")
+    raise CheckpointError(
+        f"{url.shown} gives no file: the server answered {said}", Fix(note="look at the URL in a browser")
+    )

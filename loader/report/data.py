@@ -7,8 +7,11 @@ processes and kept after the model is gone. It is filled step by step: a refused
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from ..text.lines import Fix
 
 SCHEMA = 1
 """Version of the report's form."""
@@ -20,7 +23,16 @@ class ErrorReport:
 
     type: str
     message: str
-    hint: str
+    hint: str = ""
+    """The fixes as text, one per line."""
+    fixes: list[dict[str, str]] = field(default_factory=list)
+    """``{line, note}`` each: what to paste, and what it does; an empty line is advice in words."""
+
+    @classmethod
+    def of(cls, kind: str, message: str, fixes: Iterable[Fix] = ()) -> ErrorReport:
+        """The record of a refusal with these fixes."""
+        fixes = list(fixes)
+        return cls(kind, message, "\n".join(map(str, fixes)), [dataclasses.asdict(fix) for fix in fixes])
 
 
 @dataclass(slots=True)

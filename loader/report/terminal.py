@@ -24,12 +24,11 @@ Line = tuple[str, str, str]
 
 def print_error(error: LoaderError) -> None:
     """Prints a refusal on stderr: what, where, what was expected, and what to type."""
-    hints = error.hint.split("\n") if error.hint else []
     _show(
         sys.stderr,
         [
             (("error  ", "bold red"), error.message, ""),
-            *((("  try  ", "bold green"), line, "") for line in hints),
+            *((("  try  ", "bold green"), str(fix), "") for fix in error.fixes),
         ],
     )
 

@@ -25,7 +25,7 @@ from ..keys.written import written
 from ..module.hooks import rehearse
 from ..parts.open import Part, below, mounted
 from ..schema import AUTO, AllowConfig
-from ..text.lines import typed
+from ..text.lines import Fix, typed
 from ..text.wording import listing
 from .alternatives import in_parts, of_another_size
 from .attempts import Shape
@@ -80,7 +80,7 @@ class Advice:
     def improved(self, error: FitError) -> FitError:
         """A refusal of a nested key or a rule, with what would make the files fit instead."""
         lost = any(not _holds_tensors(part) for part in self.parts)
-        return with_proposals(error, self._advised(self.parts), otherwise=NO_WAY if lost else error.hint)
+        return with_proposals(error, self._advised(self.parts), otherwise=NO_WAY if lost else error.fixes)
 
     def misfit(self, plan: Plan, file: Mapping[str, Shape], source: str) -> FitError:
         """The refusal of a plan that may not be carried out."""
@@ -97,13 +97,13 @@ class Advice:
             *(part.remark for part in parts if part.remark),
             *remarks,
         ]
-        return Advised(ways, candidates, remarks, natures[0].instead if natures else "", self._for_the_rest())
+        return Advised(ways, candidates, remarks, natures[0].instead if natures else (), self._for_the_rest())
 
-    def _for_the_rest(self) -> str:
+    def _for_the_rest(self) -> Fix:
         """The line for a file that fills what belongs to no part, where none was given."""
         rest = self._uncovered() if any(part.rest_is_open for part in self.parts) else {}
         modules = dict.fromkeys(key.partition(".")[0] for key in rest)
-        return typed("checkpoint.path=FILE", note=f"fills {listing(modules)}, which no part does") if rest else ""
+        return typed("checkpoint.path=FILE", note=f"fills {listing(modules)}, which no part does") if rest else Fix()
 
     def _search(self, parts: Sequence[Part]) -> tuple[list[Proposal], tuple[Candidate, ...], list[str]]:
         found: list[tuple[str, Sequence[Explanation]]] = []

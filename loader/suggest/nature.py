@@ -14,6 +14,7 @@ from ..formats.tree import Container, TensorEntry
 from ..keys.optimizers import MOMENTS, is_moment
 from ..keys.plan import Plan, Wanted
 from ..keys.quantized import Quantized, by_what_is_left, has_plain_weight, quantized, to_plain, told
+from ..text.lines import Fix
 from ..text.wording import counted, listing, safe_text
 from .attempts import Shape
 from .names import group, segments
@@ -31,7 +32,7 @@ _ADAPTERS = (
 """Each kind of adapter, by a name that only it has; what has several of them is the first."""
 _PACKED = "_packed_params._packed_params"
 _FIRST_OF_TWO = re.compile(r"lora_(embedding_)?A\b|lora[._]down\b")
-_MERGED = "in peft model.merge_and_unload(), then .save_pretrained(FOLDER), writes such a one"
+_MERGED = Fix("model.merge_and_unload().save_pretrained('FOLDER')", "in peft, writes such a one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Nature:
     """What a file is instead of a model's plain weights."""
 
     remark: str
-    instead: str
+    instead: tuple[Fix, ...]
     """What to give in its place."""
 
 
@@ -87,7 +88,7 @@ def moments_alone(root: Container) -> Nature | None:
     held = f"the state of an optimizer ({listing(kept)})" if kept else "the state of an optimizer, or gradients,"
     return Nature(
         f"the file holds {held} and no weights",
-        "give the file of the model's weights (checkpoint.path=…), which is often next to it",
+        (Fix("checkpoint.path=…", "the file of the model's weights, often next to it"),),
     )
 
 
@@ -109,7 +110,7 @@ def _adapter(tensors: Mapping[str, TensorEntry]) -> Nature | None:
     modules = f"{counted(len(changed), 'module')} ({listing(changed, 3)}{rank})"
     return Nature(
         f"a {kind} adapter for {modules}, {base} the weights that it changes",
-        f"give a file with merged weights (checkpoint.path=…); {_MERGED}",
+        (Fix("checkpoint.path=…", "a file with merged weights"), _MERGED),
     )
 
 

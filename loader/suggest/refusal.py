@@ -13,7 +13,7 @@ from ..errors import FitError
 from ..keys.plan import Plan, Wanted
 from ..keys.written import may_be_typed, rules_override, written
 from ..schema import RuleConfig
-from ..text.lines import typed
+from ..text.lines import NO_FIX, Fix, typed
 from ..text.wording import counted, listing, safe_text, shape
 from .attempts import Shape
 from .leftovers import Proposal
@@ -22,10 +22,14 @@ from .nature import transposed
 from .search import Candidate
 
 _NOTHING = "no nested key and no rule was found that makes them fit"
-NO_WAY = f"{_NOTHING}: another file (checkpoint.path=…), or another architecture (model=…)?"
-"""The hint where there is nothing to type."""
+NO_WAY = (
+    Fix(note=_NOTHING),
+    Fix("checkpoint.path=…", "another file"),
+    Fix("model=…", "another architecture"),
+)
+"""What to do where there is nothing to type."""
 
-_BY_HAND = "; allow.missing, allow.unexpected and allow.mismatched excuse the keys that you name"
+_BY_HAND = Fix(note="allow.missing, allow.unexpected and allow.mismatched excuse the keys that you name")
 _MOST_CANDIDATES = 5
 
 
@@ -39,21 +43,21 @@ class Advised:
     """Nested keys, and what they fill at best."""
     remarks: Sequence[str] = ()
     """What else there is to say of the files and the search."""
-    instead: str = ""
+    instead: Sequence[Fix] = ()
     """What to give where nothing makes them fit and it is known why."""
-    first: str = ""
+    first: Fix = NO_FIX
     """The line that comes before all proposals."""
 
     def lines(self) -> list[str]:
         """What the proposals rest on, and what else there is to say."""
         return [*explained(self.proposals, self.candidates), *self.remarks]
 
-    def refusal(self, lines: Sequence[str], otherwise: str) -> FitError:
+    def refusal(self, lines: Sequence[str], otherwise: Sequence[Fix]) -> FitError:
         """A refusal with the lines to type; `otherwise` where there are none and no reason is known."""
-        told = hint(self.proposals, f"{_NOTHING}: {self.instead}" if self.instead else otherwise)
-        if self.first:
-            told = "\n".join([self.first, *([told] if self.proposals else [])])
-        error = FitError("\n".join(lines), told)
+        fixes = [self.first, *(typed(*proposal.overrides) for proposal in self.proposals)]
+        if not any(fixes):
+            fixes = [Fix(note=_NOTHING), *self.instead] if self.instead else [*otherwise]
+        error = FitError("\n".join(lines), *fixes)
         error.proposed = bool(self.proposals)
         return error
 
@@ -72,7 +76,7 @@ def misfit(
     """
     head = f"{source} does not fit the model: {_share(plan.filled(wanted), len(wanted))} would be loaded."
     lines = [head, *diagnosis(plan, wanted, file), *found.lines()]
-    error = found.refusal(lines, NO_WAY + (_BY_HAND if plan.loaded else ""))
+    error = found.refusal(lines, [*NO_WAY, *([_BY_HAND] if plan.loaded else [])])
     error.plan = plan
     return error
 
@@ -98,7 +102,7 @@ def undecided(settings: Sequence[str], source: str, found: Advised, diagnosed: S
     return found.refusal([told, *diagnosed, *found.lines()], NO_WAY)
 
 
-def with_proposals(error: FitError, found: Advised, *, otherwise: str = "") -> FitError:
+def with_proposals(error: FitError, found: Advised, *, otherwise: Sequence[Fix] = ()) -> FitError:
     """A refusal of a nested key or a rule, with the lines that make the file fit; `otherwise` where there are none."""
     return found.refusal([error.message, *found.lines()], otherwise)
 
@@ -118,11 +122,6 @@ def explained(proposals: Sequence[Proposal], candidates: Sequence[Candidate] = (
             f"{label}{_share(proposal.loaded, proposal.wanted)} would be loaded so: {'; '.join(proposal.reasons)}"
         )
     return lines
-
-
-def hint(proposals: Sequence[Proposal], otherwise: str) -> str:
-    """The lines to type, one for each proposal."""
-    return "\n".join(filter(None, (typed(*proposal.overrides) for proposal in proposals))) or otherwise
 
 
 def _share(loaded: int, wanted: int) -> str:

@@ -24,7 +24,7 @@ from ..modes.inspect.survey import Survey, survey
 from ..modes.scaffold.published import CONFIG, published
 from ..parts.open import Part
 from ..schema import JobConfig
-from ..text.lines import override, typed
+from ..text.lines import Fix, override, typed
 from ..text.wording import counted, safe_text
 from ..trust.dangerous import is_hostile
 
@@ -53,7 +53,7 @@ def unnamed(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderErr
     if job.model != EXAMPLE or path.startswith(_SHIPPED):
         return error
     if error.proposed:
-        told = FitError(f"{error.message}\nno model was given: it is the example's, {EXAMPLE[TARGET]}", error.hint)
+        told = FitError(f"{error.message}\nno model was given: it is the example's, {EXAMPLE[TARGET]}", *error.fixes)
         told.plan, told.proposed = error.plan, True
         return told
     loaded = len(error.plan.loaded) if error.plan is not None else 0
@@ -66,11 +66,11 @@ def unnamed(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderErr
     return ConfigError(
         f"no model was given, and {shown_path(parts[0].checkpoint.path)} does not fit {EXAMPLE[TARGET]}, the example "
         f"that is built then ({counted(loaded, 'key')} would be loaded); the class of its model was expected",
-        "\n".join(line for line in lines if line),
+        *lines,
     )
 
 
-def _named(part: Part) -> list[str]:
+def _named(part: Part) -> list[Fix]:
     """The lines for an architecture that the file names, or the folder that it lies in."""
     found = survey(part.checkpoint.root)
     settings = part.config.checkpoint
@@ -111,7 +111,7 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, _PLAIN)
 
 
-def _by_folder(part: Part, given: str) -> list[str]:
+def _by_folder(part: Part, given: str) -> list[Fix]:
     """The architecture in the ``config.json`` of a folder, of transformers or timm."""
     path = Path(part.checkpoint.path)
     folder = path if path.is_dir() else path.parent

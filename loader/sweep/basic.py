@@ -17,6 +17,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from ..errors import ConfigError
 from ..report.terminal import print_error
+from ..text.lines import Fix
 from ..text.wording import safe_text
 from .callback import origin
 from .records import keep, new_record
@@ -73,7 +74,7 @@ def every_job_has_its_turn() -> Iterator[None]:
 def _refused(hydra: Any, error: OSError) -> JobReturn:
     where = f"the job's folder {safe_text(error.filename, 400)}" if error.filename else "the job's folder"
     told = f"{where} cannot be used: {error.strerror}"
-    refusal = ConfigError(told, "hydra.sweep.dir=FOLDER   # one with room")
+    refusal = ConfigError(told, Fix("hydra.sweep.dir=FOLDER", "one with room"))
     record = new_record(hydra)
     record.refuse(refusal)
     started = origin()

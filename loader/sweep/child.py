@@ -30,6 +30,7 @@ from ..errors import LoaderError
 from ..report.data import ErrorReport, Report
 from ..report.files import write_report
 from ..report.streams import unbreakable
+from ..text.lines import Fix
 from ..text.redaction import remember
 from .python_path import safe_path
 from .records import INTERRUPTED, JobRecord
@@ -95,7 +96,7 @@ def _tell_crash(config: dict[str, Any], record: JobRecord, output_dir: Path) -> 
     from ..report.terminal import print_error  # noqa: PLC0415  # only a crash needs it
 
     told = ErrorReport(**(record.error or {}))
-    print_error(LoaderError(f"job {record.job}: {told.message}", told.hint))
+    print_error(LoaderError(f"job {record.job}: {told.message}", *(Fix(**fix) for fix in told.fixes)))
     if record.report is None:
         report = Report("error", record.exit_code or 1, told, config=config, overrides=record.overrides)
         record.report = str(write_report(report, output_dir))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ..errors import ConfigError
 from ..report.terminal import print_error
+from ..text.lines import Fix
 from ..text.wording import safe_text
 from .callback import Sweep
 from .records import forget
@@ -43,7 +44,7 @@ def _write(summary: Summary) -> int:
     except OSError as error:
         show_summary(summary, written=False)
         told = f"the summary could not be written into {safe_text(str(summary.folder), _LONGEST)}: {error.strerror}"
-        refusal = ConfigError(told, "hydra.sweep.dir=FOLDER   # one with room")
+        refusal = ConfigError(told, Fix("hydra.sweep.dir=FOLDER", "one with room"))
         print_error(refusal)
         return refusal.exit_code
     show_summary(summary)
@@ -55,5 +56,5 @@ def print_broken_off(error: Exception, sweep: Sweep) -> None:
     """Says what broke a sweep off: a launcher may need what is not there."""
     what = " or ".join(sweep.plugins) or "the launcher"
     told = f"{what} broke the sweep off: {type(error).__name__}: {safe_text(str(error), _LONGEST)}"
-    elsewhere = "hydra/launcher=basic   # one job after another, on this machine"
-    print_error(ConfigError(told, elsewhere if sweep.plugins else ""))
+    elsewhere = [Fix("hydra/launcher=basic", "one job after another, on this machine")] if sweep.plugins else []
+    print_error(ConfigError(told, *elsewhere))

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..files.descriptors import SAFE_FLAGS
 from ..files.lock import release_lock, try_lock
-from ..text.lines import line
+from ..text.lines import Fix, line
 from ..text.wording import counted, safe_text
 from .records import records_folder
 
@@ -58,7 +58,7 @@ class Claim:
 def unwritable(folder: Path, error: OSError) -> ConfigError:
     """The refusal of a sweep whose folder is read-only, or has no room."""
     told = f"the sweep's folder {_shown(folder)} cannot be written: {error.strerror}"
-    return ConfigError(told, "hydra.sweep.dir=FOLDER   # one that can")
+    return ConfigError(told, Fix("hydra.sweep.dir=FOLDER", "one that can"))
 
 
 def is_written(folder: Path) -> bool:
@@ -111,7 +111,7 @@ def _earlier(folder: Path) -> str | None:
     return f"an earlier sweep, with {counted(ran, 'job')}" if ran else None
 
 
-def _other(folder: Path) -> str:
+def _other(folder: Path) -> Fix:
     number = 2
     while os.path.lexists(f"{folder}-{number}"):
         number += 1

@@ -23,7 +23,9 @@ from omegaconf import OmegaConf
 
 from ..config.rewrite import readable
 from ..errors import ConfigError
+from ..report.data import ErrorReport
 from ..report.files import REPORT, write_json
+from ..text.lines import Fix
 from ..text.wording import printable
 from .callback import draws_jobs
 
@@ -38,6 +40,11 @@ _kept: dict[Path, dict[int, JobRecord]] = {}
 """The records of this process's jobs, by the sweep's folder."""
 
 
+def error_of(kind: str, message: str, *fixes: Fix) -> dict[str, Any]:
+    """How a record holds what went wrong."""
+    return dataclasses.asdict(ErrorReport.of(kind, message, fixes))
+
+
 @dataclass(slots=True)
 class JobRecord:
     """One job of a sweep, as ``summary.json`` lists it."""
@@ -47,8 +54,8 @@ class JobRecord:
     status: str = RUNNING
     """``ok``, ``failed`` (refused), ``error`` (a bug of the loader), ``crashed`` or ``not run``."""
     exit_code: int | None = None
-    error: dict[str, str] | None = None
-    """``{type, message, hint}``."""
+    error: dict[str, Any] | None = None
+    """``{type, message, hint, fixes}``."""
     seconds: float | None = None
     output_dir: str | None = None
     report: str | None = None
@@ -72,12 +79,12 @@ class JobRecord:
             self.report = str(path)
             self.error = json.loads(path.read_text(encoding="utf-8")).get("error")
         else:
-            self.error = {"type": "ConfigError", "message": f"{path} could not be written", "hint": ""}
+            self.error = error_of("ConfigError", f"{path} could not be written")
 
     def refuse(self, error: ConfigError) -> None:
         """Notes that the job was not run, and why."""
         self.status, self.exit_code = "failed", error.exit_code
-        self.error = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+        self.error = error_of(type(error).__name__, error.message, *error.fixes)
 
     def crash(self, process_code: int) -> None:
         """Notes that a job's process ended before the job did.
@@ -88,20 +95,20 @@ class JobRecord:
         self.status = "crashed"
         self.exit_code = process_code if process_code >= 0 else 128 - process_code
         how = f"ended with code {process_code}" if process_code >= 0 else f"was killed by {_signal_name(-process_code)}"
-        hint = "dmesg | tail   # says whether memory ran out" if "SIGKILL" in how else ""
+        fixes = [Fix("dmesg | tail", "says whether memory ran out")] if "SIGKILL" in how else []
         path = Path(self.output_dir or "", REPORT)
         self.report = str(path) if path.is_file() else None
-        self.error = {"type": "Crashed", "message": f"the job's process {how} before the job was done", "hint": hint}
+        self.error = error_of("Crashed", f"the job's process {how} before the job was done", *fixes)
 
     def fail(self, error: Exception) -> None:
         """Notes that the job could not even be started."""
         self.status, self.exit_code = "error", 1
-        self.error = {"type": type(error).__name__, "message": printable(str(error)), "hint": ""}
+        self.error = error_of(type(error).__name__, printable(str(error)))
 
     def interrupt(self) -> None:
         """Notes that the sweep was stopped, by the user or by a scheduler, while the job ran."""
         self.status, self.exit_code = "crashed", INTERRUPTED
-        self.error = {"type": "Interrupted", "message": "interrupted before the job was done", "hint": ""}
+        self.error = error_of("Interrupted", "interrupted before the job was done")
 
 
 def _signal_name(number: int) -> str:
@@ -151,13 +158,13 @@ def _prepare(record: JobRecord, folder: Path) -> None:
     for other in others:
         if other.output_dir == output_dir and other.job != record.job:
             told = f"job {record.job} has the folder of job {other.job}, {output_dir}; one for each was expected"
-            raise ConfigError(told, "'hydra.sweep.subdir=${hydra.job.num}'")
+            raise ConfigError(told, Fix("'hydra.sweep.subdir=${hydra.job.num}'"))
     try:
         # A report of an earlier run in the same folder must not pass for this job's.
         Path(output_dir, REPORT).unlink(missing_ok=True)
     except OSError as error:
         told = f"{output_dir}/{REPORT}, of an earlier run, cannot be removed: {error.strerror}"
-        raise ConfigError(told, "hydra.sweep.dir=FOLDER   # one that can be written") from error
+        raise ConfigError(told, Fix("hydra.sweep.dir=FOLDER", "one that can be written")) from error
     record.output_dir = output_dir
 
 

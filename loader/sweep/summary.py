@@ -17,7 +17,7 @@ from ..config.rewrite import readable
 from ..report.files import write_json, write_text
 from .callback import Sweep
 from .folder import SUMMARY
-from .records import RUNNING, JobRecord, read_all
+from .records import RUNNING, JobRecord, error_of, read_all
 
 SCHEMA = 1
 """Version of the summary's form."""
@@ -82,7 +82,7 @@ def summarise(sweep: Sweep) -> Summary:
 
 
 def _not_run(job: int, overrides: list[str]) -> JobRecord:
-    error = {"type": "NotRun", "message": "the sweep ended before this job was started", "hint": ""}
+    error = error_of("NotRun", "the sweep ended before this job was started")
     return JobRecord(job, overrides, status="not run", error=error)
 
 
@@ -90,7 +90,7 @@ def _lost(record: JobRecord) -> None:
     """A record that was never closed: the process that watched over the job is gone too."""
     record.status, record.exit_code = "crashed", None
     message = "the process that ran the job was lost, and its exit code with it"
-    record.error = {"type": "Crashed", "message": message, "hint": ""}
+    record.error = error_of("Crashed", message)
 
 
 def _row(job: JobRecord) -> dict[str, Any]:

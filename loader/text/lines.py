@@ -11,7 +11,8 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from .wording import is_printable
 
@@ -27,7 +28,7 @@ _GLOB = re.compile(r"[\w./*?=@+-]+")
 """A pattern that ``glob()`` takes without quotes."""
 
 _ACTING = re.compile(r"[`$\\;&|<>!]")
-"""A note that contains one of these is not appended to a line."""
+"""A note that contains one of these is not appended to a line: an interactive shell may not know comments."""
 
 _KEYWORDS = frozenset({"null", "true", "false", "nan", "inf"})
 _YAML_KEYWORDS = _KEYWORDS | {"yes", "no", "on", "off", "y", "n"}
@@ -37,6 +38,30 @@ MISSING = "???"
 
 _LONGEST = 8_000
 """Nobody pastes a longer line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """One way out of a refusal; false where there is nothing to offer."""
+
+    line: str = ""
+    """What to type, ready to paste."""
+    note: str = ""
+    """What the line does, or when it is right; without a line, what to do in words."""
+
+    def __bool__(self) -> bool:
+        return bool(self.line or self.note)
+
+    def __str__(self) -> str:
+        """Writes it on one line, ``line   # note``, that does the same when pasted whole."""
+        if not self.line or not self.note:
+            return self.line or self.note
+        harmful = _ACTING.search(self.note) or not is_printable(self.note)
+        return self.line if harmful else f"{self.line}   # {self.note}"
+
+
+NO_FIX = Fix()
+"""Nothing to offer."""
 
 
 class Quoted(str):
@@ -83,34 +108,35 @@ def under(path: str, *names: object) -> str:
     return whole if _PATH.fullmatch(whole) and not any("." in name for name in map(str, names)) else ""
 
 
-def typed(*words: str, note: str = "") -> str:
+def typed(*words: str, note: str = "") -> Fix:
     """Quotes words for a shell and joins them to one line.
 
     Args:
         words: Overrides, flags and paths, each as the program should receive it.
-        note: A comment after the line, in the loader's own words.
+        note: What the line does, or when it is right.
 
     Returns:
         The line; empty without words, or if one is empty or not printable.
     """
     line = shlex.join(words)
     if not words or not all(words) or not is_printable(line) or len(line) > _LONGEST:
-        return ""
-    return f"{line}   # {note}" if note else line
+        return NO_FIX
+    return Fix(line, note)
 
 
-def line(path: str, value: object, sign: str = "", *, note: str = "") -> str:
+def together(fixes: Iterable[Fix], note: str = "") -> Fix:
+    """Joins lines into one, to be typed at once; empty ones are left out."""
+    return Fix(" ".join(fix.line for fix in fixes if fix.line), note)
+
+
+def line(path: str, value: object, sign: str = "", *, note: str = "") -> Fix:
     """Writes one override as typed in a shell; empty if it cannot be typed."""
     return typed(override(path, value, sign), note=note)
 
 
-def blank(path: str, sign: str = "", gap: str = "…", *, note: str = "") -> str:
-    """Writes an override whose value is still to be chosen, ``+model.width=…``; empty if the path cannot be typed.
-
-    The note may quote a file: it is left out if a shell without comments would act on it.
-    """
-    comment = f"   # {note}" if note and not _ACTING.search(note) and is_printable(note) else ""
-    return f"{typed(f'{sign}{path}=')}{gap}{comment}" if _PATH.fullmatch(path) else ""
+def blank(path: str, sign: str = "", gap: str = "…", *, note: str = "") -> Fix:
+    """Writes an override whose value is still to be chosen, ``+model.width=…``; empty if the path cannot be typed."""
+    return Fix(f"{sign}{path}={gap}", note) if _PATH.fullmatch(path) else NO_FIX
 
 
 def python_text(text: str) -> str:
@@ -122,10 +148,10 @@ def python_text(text: str) -> str:
     return f"'{escaped}'" if is_printable(text) else ""
 
 
-def glob_line(path: str, pattern: str) -> str:
+def glob_line(path: str, pattern: str) -> Fix:
     """Writes a sweep over the files that a pattern matches: ``-m 'checkpoint.path=glob(runs/*.pt)'``."""
     quote = next((sign for sign in ("", '"', "'") if (sign not in pattern if sign else _GLOB.fullmatch(pattern))), None)
-    return "" if quote is None else typed("-m", f"{path}=glob({quote}{pattern}{quote})")
+    return NO_FIX if quote is None else typed("-m", f"{path}=glob({quote}{pattern}{quote})")
 
 
 def value_text(value: object) -> str:

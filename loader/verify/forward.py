@@ -19,7 +19,7 @@ from ..apply.snapshot import Snapshot
 from ..errors import VerificationError
 from ..module.dtype import floating_dtype
 from ..schema import VerifyConfig
-from ..text.lines import line, under
+from ..text.lines import Fix, line, under
 from ..text.wording import listing, safe_text
 from .golden import Record
 from .inputs import Inputs, describe, is_spec, make_inputs, smallest
@@ -135,7 +135,7 @@ def run(item: Pass, seed: int, arguments: Mapping[str, Any] | None = None) -> No
         item.undone = f"the forward pass{_of(item.name)} gives no tensor. Its input was {_shown(item.inputs)}"
     elif not item.outputs:
         raise VerificationError(
-            f"the forward pass{_of(item.name)} gives no tensor", "verify.forward=false leaves it out"
+            f"the forward pass{_of(item.name)} gives no tensor", Fix("verify.forward=false", "leaves it out")
         )
 
 
@@ -185,7 +185,7 @@ def forward(module: nn.Module, inputs: Inputs, name: str, seed: int) -> dict[str
         raise VerificationError(
             f"the forward pass{_of(name)} writes to {listing(changed)}, parameters that it should only read, and "
             "that are too large to be kept",
-            "verify.forward=false leaves it out",
+            Fix("verify.forward=false", "leaves it out"),
         )
     return outputs
 
@@ -218,11 +218,12 @@ def _try_others(item: Pass, seed: int, arguments: Mapping[str, Any], error: Forw
 
 
 def _raised(reason: str, inputs: Inputs, name: str) -> VerificationError:
-    typed = line(under("verify.input", name) if name else "verify.input", {"shape": [1, 3, 224, 224]})
+    place = under("verify.input", name) if name else "verify.input"
+    note = "the shape your model takes, a list for several inputs, names for keyword arguments"
     return VerificationError(
         f"the forward pass{_of(name)} raised {reason}. Its input was {_shown(inputs)}",
-        f"{typed} (the shape your model takes; a list for several inputs, names for keyword arguments), or "
-        "verify.forward=false",
+        line(place, {"shape": [1, 3, 224, 224]}, note=note),
+        Fix("verify.forward=false", "leaves it out"),
     )
 
 

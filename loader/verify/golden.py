@@ -25,7 +25,7 @@ from ..formats import open_checkpoint
 from ..formats.safetensors import fault, pieces
 from ..formats.tensor import dtype_name
 from ..formats.tree import Checkpoint, TensorEntry
-from ..text.lines import line
+from ..text.lines import Fix, line
 from ..text.wording import counted, listing, phrases, safe_text, shape
 from .inputs import Inputs
 
@@ -79,7 +79,8 @@ def find(setting: str | None, checkpoint: Path | None) -> Path | None:
     if not named.is_file():
         raise ConfigError(
             f"the golden record {safe_text(named, 200)} is not there",
-            "verify.golden=auto takes the one beside the checkpoint; verify.record=true writes it",
+            Fix("verify.golden=auto", "takes the one next to the checkpoint"),
+            Fix("verify.record=true", "writes it"),
         )
     return named
 
@@ -131,7 +132,8 @@ def _named(checkpoint: Checkpoint, path: Path) -> dict[str, TensorEntry]:
         raise ConfigError(
             f"{safe_text(path, 200)} is not a golden record: its tensors should be called input.… and output.…, it has "
             f"{listing(strange) or 'none'}",
-            "verify.record=true writes one, verify.golden=null does without",
+            Fix("verify.record=true", "writes one"),
+            Fix("verify.golden=null", "does without"),
         )
     return entries
 
@@ -151,7 +153,7 @@ def packed(records: Mapping[str, Record]) -> bytes:
     if refused:
         raise ConfigError(
             f"verify.record=true cannot write {counted(len(refused), 'tensor')} of the record: {phrases(refused)}",
-            "verify.record=false",
+            Fix("verify.record=false"),
         )
     notes = {"format": "hydra-loader-golden", "schema": "1", "torch": str(torch.__version__)}
     return b"".join(bytes(piece) for piece in pieces(values, notes))
@@ -167,7 +169,7 @@ def write(path: Path, content: bytes) -> None:
         write_whole(path, content)
     except OSError as error:
         raise ConfigError(
-            f"verify.record=true cannot write {shown_path(path)}: {error.strerror}", "verify.record=false"
+            f"verify.record=true cannot write {shown_path(path)}: {error.strerror}", Fix("verify.record=false")
         ) from error
 
 

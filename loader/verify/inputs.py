@@ -14,11 +14,13 @@ import torch
 from ..errors import ConfigError
 from ..files.path import shown_path
 from ..formats import open_checkpoint
-from ..text.lines import line, value_text
-from ..text.wording import closest, counted, did_you_mean, listing, safe_text, shape
+from ..text.lines import Fix, line, value_text
+from ..text.wording import closest, counted, did_you_mean, safe_text, shape
 
 SPEC_KEYS = ("shape", "dtype", "kind", "high", "value", "path")
 """What one input's spec may say."""
+
+_TAKES = Fix(note=f"an input's spec takes {', '.join(SPEC_KEYS)}")
 
 KINDS = ("randn", "uniform", "zeros", "ones", "randint")
 """How an input's values are made; ``uniform`` is from 0 to 1."""
@@ -89,9 +91,7 @@ def _make(spec: Any, dtype: torch.dtype, generator: torch.Generator, where: str)
     unknown = [key for key in spec if key not in SPEC_KEYS]
     if unknown:
         _check_keys(spec, where)
-        raise ConfigError(
-            f"unknown config key '{where}.{safe_text(unknown[0])}'", f"an input's spec takes {listing(SPEC_KEYS, 9)}"
-        )
+        raise ConfigError(f"unknown config key '{where}.{safe_text(unknown[0])}'", _TAKES)
     own = _dtype(spec.get("dtype"), where)
     if spec.get("path") is not None:
         return _from_file(str(spec["path"]), own, where)
@@ -135,10 +135,9 @@ def _check_keys(spec: Mapping[Any, Any], where: str) -> None:
     if meant:
         key = next(iter(meant))
         mended = {meant.get(key, key): value for key, value in spec.items()}
-        takes = f"an input's spec takes {listing(SPEC_KEYS, 9)}"
         raise ConfigError(
             f"unknown config key '{where}.{safe_text(key)}'{did_you_mean(str(key), SPEC_KEYS)}",
-            line(where, mended) or takes,
+            line(where, mended) or _TAKES,
         )
 
 
@@ -227,7 +226,8 @@ def _no_tensor(where: str, error: Exception) -> ConfigError:
     reason = str(error).partition("\n")[0]
     return ConfigError(
         f"'{where}' makes no tensor: {safe_text(reason, 160)}",
-        f"{line(where, {'value': [[1.0, 2.0]]})} or {line(where, {'shape': [1, 784]})}" if line(where, 1) else "",
+        line(where, {"value": [[1.0, 2.0]]}),
+        line(where, {"shape": [1, 784]}),
     )
 
 
@@ -238,7 +238,7 @@ def _from_file(path: str, dtype: torch.dtype | None, where: str) -> torch.Tensor
         if len(tensors) != 1:
             raise ConfigError(
                 f"'{where}.path': {shown_path(checkpoint.path)} holds {counted(len(tensors), 'tensor')}, expected one",
-                "torch.save(tensor, 'input.pt') writes such a file",
+                Fix("torch.save(tensor, 'input.pt')", "writes such a file"),
             )
         value = checkpoint.read(next(iter(tensors.values())), mmap=False)
     finally:

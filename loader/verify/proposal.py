@@ -17,7 +17,7 @@ from torch import nn
 
 from ..errors import VerificationError
 from ..formats.limits import MOST_PROPOSED
-from ..text.lines import line
+from ..text.lines import Fix, line
 
 _SEQUENCE = 8
 _SIDE = 64
@@ -53,7 +53,8 @@ def no_proposal(where: str) -> VerificationError:
     """The refusal where no input is given and none can be proposed."""
     return VerificationError(
         "the dummy forward pass needs an input, and the model's first layer does not tell its shape",
-        f"{line(where, {'shape': [1, 3, 224, 224]})} (the shape your model takes), or verify.forward=false",
+        line(where, {"shape": [1, 3, 224, 224]}, note="the shape your model takes"),
+        Fix("verify.forward=false", "leaves it out"),
     )
 
 

@@ -5,7 +5,7 @@ Guarantees: every check can fail, all of them are run and told, and one refusal 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ..module.slots import nonfinite, without_data
 from ..parts.open import Part
 from ..report.data import Check, VerificationReport
 from ..schema import JobConfig
-from ..text.lines import line, typed
+from ..text.lines import Fix, line, typed
 from ..text.wording import listing, safe_text, shape
 from . import golden
 from .forward import Pass, check_passes, plan_passes, run, run_on_record
@@ -44,7 +44,7 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
     verify = job.verify
     if not verify.forward and (verify.record or verify.golden not in (None, "auto")):
         what = "verify.record=true" if verify.record else f"verify.golden={verify.golden}"
-        raise ConfigError(f"{what} needs the forward pass, and verify.forward is false", "verify.forward=true")
+        raise ConfigError(f"{what} needs the forward pass, and verify.forward is false", Fix("verify.forward=true"))
     paths = {part.checkpoint.place for part in parts if part.checkpoint.format != MemoryCheckpoint.format}
     only = paths.pop() if len(paths) == 1 else None
     if not verify.record:
@@ -52,15 +52,15 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
     if only is not None and is_copy(only):
         raise ConfigError(
             f"verify.record=true writes beside the checkpoint, and {shown_path(only)} is not on this machine",
-            "download it, then: checkpoint.path=FILE verify.record=true",
+            Fix("checkpoint.path=FILE verify.record=true", "once it is downloaded"),
         )
     if only is None:
         raise ConfigError(
             f"verify.record=true writes beside a job's one checkpoint file, and this job has {len(paths) or 'none'}",
-            "verify.record=false",
+            Fix("verify.record=false"),
         )
     if job.device == "meta":
-        raise ConfigError("verify.record=true needs outputs, and on device=meta there are none", "device=cpu")
+        raise ConfigError("verify.record=true needs outputs, and on device=meta there are none", Fix("device=cpu"))
     record = golden.beside(only)
     if verify.golden not in (None, "auto") and Path(verify.golden).absolute() != record.absolute():
         raise ConfigError(
@@ -70,7 +70,8 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
         )
     if Sources((part.checkpoint for part in parts), verify.input).among([record]):
         raise ConfigError(
-            f"verify.record=true would replace {shown_path(record)}, which is read in this job", "verify.record=false"
+            f"verify.record=true would replace {shown_path(record)}, which is read in this job",
+            Fix("verify.record=false"),
         )
     return record
 
@@ -153,7 +154,7 @@ def verify(
     if failed:
         raise VerificationError(
             "; ".join(f"{check.name}: {check.detail}" for check in failed),
-            _advice([check.name for check in failed], job.verify.input),
+            *_advice([check.name for check in failed], job.verify.input),
         )
     if not passes or not job.verify.record:
         return None
@@ -253,23 +254,28 @@ def _named(name: str, item: Pass) -> str:
     return f"{name} of {item.name}" if item.name else name
 
 
-def _advice(failed: list[str], asked: Any) -> str:
+def _advice(failed: list[str], asked: Any) -> Sequence[Fix]:
     uniform = uniform_instead(asked)
     if failed == ["finite outputs"] and uniform != asked and (typed := line("verify.input", uniform)):
-        return f"{typed}   # pictures are numbers from 0 to 1\nverify.expect.finite=false accepts inf and nan"
+        return [Fix(typed.line, "pictures are numbers from 0 to 1"), _ANY_NUMBER]
     for start, advice in _ADVICE.items():
         if any(name.startswith(start) for name in failed):
             return advice
-    return ""
+    return []
 
 
-_ADVICE = {
-    "read back": "the file's bytes and the model's differ: was the file rewritten, or does a hook of the model change "
-    "it?",
-    "golden record": "the model computes something else than when it was recorded: compare its code and arguments; "
-    "verify.record=true replaces the record, verify.rtol and verify.atol widen the tolerance, verify.golden=null "
-    "leaves it out",
-    "forward pass": f"{line('verify.input', {'shape': [1, 3, 224, 224]})} (the shape your model takes)",
-    "finite": "verify.expect.finite=false accepts inf and nan",
-    "output shape": "'verify.expect.shape=[…]' says what is right",
+_ANY_NUMBER = Fix("verify.expect.finite=false", "accepts inf and nan")
+_ADVICE: Mapping[str, Sequence[Fix]] = {
+    "read back": [
+        Fix(note="the file was rewritten, or a hook of the model changes the values"),
+    ],
+    "golden record": [
+        Fix(note="the model computes something else than when it was recorded: compare its code and arguments"),
+        Fix("verify.record=true", "replaces the record"),
+        Fix("verify.rtol=… verify.atol=…", "widens the tolerance"),
+        Fix("verify.golden=null", "leaves it out"),
+    ],
+    "forward pass": [line("verify.input", {"shape": [1, 3, 224, 224]}, note="the shape your model takes")],
+    "finite": [_ANY_NUMBER],
+    "output shape": [Fix("'verify.expect.shape=[…]'", "says what is right")],
 }

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader.builder.arguments import problems, signature_of, written
+from loader.text.lines import together
 
 
 def net(width: int, depth: int = 2, *, name: str, **rest: Any) -> None: ...
@@ -27,7 +28,7 @@ def check(
     function: Callable[..., Any], count: int, named: dict[str, object], *, partial: bool = False
 ) -> tuple[list[str], str]:
     found, fixes = problems(inspect.signature(function), count, named, partial, "model.net")
-    return found, " ".join(fixes)
+    return found, together(fixes).line
 
 
 def test_a_call_that_fits_has_no_problems() -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from loader.builder.calls import plan_calls
 from loader.builder.policy import Policy
 from loader.errors import ConfigError, FitError
+from loader.text.lines import Fix
 from tests.builder import things
 
 KEEPS = "tests.builder.things.Keeps"
@@ -226,7 +227,7 @@ def test_an_interruption_passes() -> None:
 
 def test_refusals_of_our_own_pass_as_they_are() -> None:
     def refuses() -> nn.Module:
-        raise FitError("it does not fit", "try this")
+        raise FitError("it does not fit", Fix("try this"))
 
     with pytest.raises(FitError, match="it does not fit"):
         made({"_target_": refuses})

@@ -93,7 +93,7 @@ def test_a_missing_module_is_told_with_where_it_was_looked_for(tmp_path: Path, m
         "model._target_: zz_nowhere.net.Net leads nowhere: there is no module 'zz_nowhere' on Python's path, which "
         "does not include the current folder"
     )
-    assert error.hint == "add its folder to PYTHONPATH: export PYTHONPATH=/the/folder/of/it"
+    assert error.hint == "export PYTHONPATH=/the/folder/of/it   # adds its folder"
     monkeypatch.syspath_prepend(tmp_path)
     assert refusal("zz_nowhere.net.Net").message.endswith("which includes the current folder")
 
@@ -102,7 +102,7 @@ def test_a_missing_module_is_told_with_where_it_was_looked_for(tmp_path: Path, m
 def test_a_module_that_lies_nearby_is_pointed_at(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / folder / "zz_near").mkdir(parents=True)
-    assert refusal("zz_near.Net").hint == f"add its folder to PYTHONPATH: export PYTHONPATH={tmp_path / folder}"
+    assert refusal("zz_near.Net").hint == f"export PYTHONPATH={tmp_path / folder}   # adds its folder"
 
 
 def test_a_mistyped_module_is_recognised() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from loader.builder.named_classes import with_classes
 from loader.errors import ConfigError
 from loader.formats.tree import Container
+from loader.text.lines import Fix
 
 NET = Container("module", "my_pkg.Backbone")
 ROOT = Container(
@@ -11,7 +12,7 @@ ROOT = Container(
 
 
 def hint(text: str) -> str:
-    return with_classes(ConfigError("missing", text), [ROOT]).hint
+    return with_classes(ConfigError("missing", *map(Fix, text.split("\n"))), [ROOT]).hint
 
 
 def test_the_class_that_a_file_names_for_an_argument_is_offered() -> None:
@@ -23,6 +24,6 @@ def test_an_argument_for_which_it_names_none_stays_as_it_is() -> None:
 
 
 def test_another_refusal_is_the_same_one() -> None:
-    error = ConfigError("missing", "model.width=3")
+    error = ConfigError("missing", Fix("model.width=3"))
 
     assert with_classes(error, [ROOT]) is error

@@ -20,6 +20,7 @@ from torch import nn
 
 from loader import CheckpointError, ConfigError, FitError
 from loader.formats.opened import OpenedFile
+from loader.text.lines import Fix
 from tests.formats.hostile import Call
 from tests.jobs import assert_same_state, carry_out, checks, save
 from tests.models import Two, filled
@@ -41,7 +42,7 @@ def needed(path: Path, **settings: Any) -> list[str]:
     """The names that a refusal's override admits."""
     with pytest.raises(CheckpointError) as refusal:
         carry_out(None, path, **settings)
-    line = refusal.value.hint.splitlines()[0]
+    line = refusal.value.fixes[0].line
     return line.partition("allow_globals=[")[2].rstrip("]'").split(",")
 
 
@@ -53,10 +54,10 @@ def test_a_whole_model_is_refused_and_all_its_names_are_told(whole: Path) -> Non
     assert STANDARD in message
     assert "torch.nn.modules.linear.Linear" in message
     assert "torch.nn.modules.activation.ReLU" in message
-    assert refusal.value.hint.startswith("if you trust them: 'checkpoint.allow_globals=[")
-    assert refusal.value.hint.endswith(
-        "\ndeclare the architecture, which needs no permission: model._target_=my_pkg.Net"
-    )
+    admitted, declared = refusal.value.fixes
+    assert admitted.line.startswith("'checkpoint.allow_globals=[")
+    assert admitted.note == "if you trust them"
+    assert declared == Fix("model._target_=my_pkg.Net", "declares the architecture, which needs no permission")
 
 
 def test_what_is_admitted_is_enough(whole: Path) -> None:
@@ -137,7 +138,7 @@ def test_a_wrong_key_is_told(trust: bool, own: Path) -> None:
     assert refusal.value.message.startswith(
         f"the nested key 'modle' is not in {own} (did you mean 'model'?). In the file:\n"
     )
-    assert refusal.value.hint == "checkpoint.key=null takes the top level"
+    assert refusal.value.hint == "checkpoint.key=null   # takes the top level"
 
 
 @pytest.mark.parametrize(
@@ -244,8 +245,8 @@ def test_the_code_of_a_torchscript_archive_is_not_run_unasked(scripted: Path) ->
         f"model is null, and {scripted} is a TorchScript archive: its model is code in the file, which would run"
     )
     assert refusal.value.hint == (
-        "if you trust it: checkpoint.trust=true\n"
-        "declare the architecture, which needs no permission: model._target_=my_pkg.Net"
+        "checkpoint.trust=true   # if you trust it\n"
+        "model._target_=my_pkg.Net   # declares the architecture, which needs no permission"
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from loader.errors import CheckpointError
+from loader.text.lines import Fix
 from tests.hostile import archives, bombs, escapes, headers, names, running, tensors
 from tests.hostile.case import BOUNDED, DAMAGED, FITS, MISFIT, REFUSED, Case, content, unique
 from tests.hostile.child import LONGEST, fulfilled, improper
@@ -98,4 +99,4 @@ def test_an_improper_message_is_told(text: str) -> None:
     error = CheckpointError("a")
     error.message = text  # an error makes its text harmless itself; what if it did not?
     assert list(improper(error))
-    assert not list(improper(CheckpointError("a\nb", "c")))
+    assert not list(improper(CheckpointError("a\nb", Fix("c"))))

@@ -161,7 +161,7 @@ def test_quantized_weights_are_refused_by_name_whatever_is_allowed(name: str, tm
         assert error.message.startswith(f"FILE is quantized: {scheme} in 3 layers (0, 1, 2). Without their scales")
         assert error.message.endswith("no allowance makes them right; the model expects plain weights")
         assert error.hint.startswith(
-            "no nested key and no rule makes them plain: give a file with plain weights (check"
+            "no nested key and no rule makes them plain\ncheckpoint.path=…   # a file with plain"
         )
         assert error.exit_code == 4
         assert error.plan is not None
@@ -175,8 +175,8 @@ def test_the_message_names_the_scale_and_the_way_to_plain_weights(tmp_path: Path
         "would be wrong, and no allowance makes them right; the model expects plain weights"
     )
     assert error.hint == (
-        "no nested key and no rule makes them plain: give a file with plain weights (checkpoint.path=…); in "
-        "transformers model.dequantize(), then .save_pretrained(FOLDER), writes such a one"
+        "no nested key and no rule makes them plain\ncheckpoint.path=…   # a file with plain weights\n"
+        "in transformers model.dequantize(), then .save_pretrained(FOLDER), writes such a one"
     )
 
 
@@ -261,7 +261,7 @@ def test_what_torch_quantized_is_called_so_for_a_model_of_floats(tmp_path: Path)
         error = refused(save(state, tmp_path / "file.pt"))
 
         assert error.message.splitlines()[-1] == "the file is quantized: torch.ao in 3 layers (0, 1, 2)"
-        assert "give a file with plain weights (checkpoint.path=…)" in error.hint
+        assert "checkpoint.path=…   # a file with plain weights" in error.hint
 
 
 def test_integers_that_become_weights_are_never_silent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -389,7 +389,7 @@ def test_no_line_is_offered_that_would_load_quantized_weights(
 
     assert "quantized: bitsandbytes int8 in 3 layers" in error.message
     assert error.hint.startswith("no nested key and no rule")
-    assert "give a file with plain weights (checkpoint.path=…); in transformers model.dequantize()" in error.hint
+    assert "checkpoint.path=…   # a file with plain weights\nin transformers model.dequantize()" in error.hint
 
 
 def unnamed(scale: Any, name: str) -> dict[str, Any]:
@@ -443,7 +443,7 @@ def test_no_nested_key_is_offered_whose_scales_stand_next_to_it(tmp_path: Path) 
     error = refused(save(state, tmp_path / "file.pt"))
 
     assert error.message.splitlines()[-1] == "the file's 'sd' is quantized: int8 with scales in 3 layers (0, 1, 2)"
-    assert "give a file with plain weights (checkpoint.path=…)" in error.hint
+    assert "checkpoint.path=…   # a file with plain weights" in error.hint
 
 
 OF_OTHERS: dict[str, tuple[dict[str, Any], str | None]] = {

@@ -17,6 +17,7 @@ from loader.remote import cache as caches
 from loader.remote import download, patience, storage, web
 from loader.remote.transport import Interrupted
 from loader.remote.urls import parse_url
+from loader.text.lines import Fix
 from tests.remote.asking import files_in, refusal
 from tests.remote.server import Server, answering
 
@@ -46,7 +47,7 @@ def test_whoever_says_nothing_is_waited_for_no_longer_than_a_minute(
 
     def ask() -> None:
         clock.sleep(takes)
-        raise Interrupted("did not answer", "try again later")
+        raise Interrupted("did not answer", Fix(note="try again later"))
 
     with pytest.raises(CheckpointError, match="https://host/a did not answer"):
         patience.patiently(parse_url("https://host/a"), ask)

@@ -197,7 +197,7 @@ def test_a_host_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(Unreachable) as caught, web._told(url):
         raise aiohttp.ClientConnectorDNSError(key, OSError(-2, "Name or service not known"))
     assert caught.value.how == "cannot be reached: there is no host no-such-host.invalid"
-    assert caught.value.hint == "check the URL and the network"
+    assert str(caught.value.fix) == "check the URL and the network"
 
 
 def test_a_server_without_tls_is_told_and_how_to_ask_it(server: Server) -> None:

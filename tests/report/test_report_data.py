@@ -18,6 +18,7 @@ from loader.report.data import (
     Report,
     VerificationReport,
 )
+from loader.text.lines import Fix
 
 
 def full_report() -> Report:
@@ -25,7 +26,7 @@ def full_report() -> Report:
     return Report(
         status="failed",
         exit_code=4,
-        error=ErrorReport("FitError", "does not fit", "key=value"),
+        error=ErrorReport.of("FitError", "does not fit", [Fix("key=value", "it fits so")]),
         mode="plan",
         model=ModelReport("my.Net", 12, 48, "cpu", ["float32"], "hollow"),
         parts={
@@ -67,7 +68,12 @@ def test_a_report_has_the_fields_that_others_read() -> None:
         "environment", "config", "overrides",
     }  # fmt: skip
     assert told["schema"] == 1
-    assert set(told["error"]) == {"type", "message", "hint"}
+    assert told["error"] == {
+        "type": "FitError",
+        "message": "does not fit",
+        "hint": "key=value   # it fits so",
+        "fixes": [{"line": "key=value", "note": "it fits so"}],
+    }
     assert set(told["model"]) == {"target", "parameters", "bytes", "device", "dtypes", "build", "trust"}
     part = set(told["parts"][""])
     assert part - {"note", "other", "beside", "applied", "trust"} == {

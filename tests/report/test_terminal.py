@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from loader.errors import ConfigError, FitError
 from loader.report.data import Check, KeysReport, ModelReport, PartReport, Report, VerificationReport
 from loader.report.terminal import lines, print_error, print_report
+from loader.text.lines import Fix
 
 OUTPUT = {"name": "0", "shape": [1, 10], "dtype": "float32", "min": -1.5, "max": 3.0, "mean": 0.25}
 
@@ -144,7 +145,7 @@ def test_outputs_without_statistics_are_left_out() -> None:
 
 def test_a_report_goes_to_stdout_and_a_refusal_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     print_report(report())
-    print_error(FitError("does not fit", "rules=[ddp]"))
+    print_error(FitError("does not fit", Fix("rules=[ddp]")))
 
     out, err = capsys.readouterr()
     assert out.splitlines() == shown(report())
@@ -158,7 +159,7 @@ def test_a_refusal_without_a_hint_is_one_block(capsys: pytest.CaptureFixture[str
 
 
 def test_every_line_of_a_hint_is_one_to_type(capsys: pytest.CaptureFixture[str]) -> None:
-    print_error(ConfigError("two problems", "mode=load\nseed=0"))
+    print_error(ConfigError("two problems", Fix("mode=load"), Fix("seed=0")))
 
     assert capsys.readouterr().err.splitlines()[1:] == ["  try  mode=load", "  try  seed=0"]
 
@@ -167,7 +168,7 @@ def test_a_line_to_paste_is_never_wrapped(capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setenv("COLUMNS", "20")
     hint = "'checkpoint.allow_globals=[" + ",".join(f"package.Class{n}" for n in range(50)) + "]'"
 
-    print_error(ConfigError("x " * 300, hint))
+    print_error(ConfigError("x " * 300, Fix(hint)))
 
     assert capsys.readouterr().err == f"error  {'x ' * 300}\n  try  {hint}\n"
 
@@ -180,7 +181,7 @@ def test_what_is_not_a_terminal_gets_no_colours(
         monkeypatch.setenv(name, value)
 
     print_report(report())
-    print_error(FitError("does not fit", "rules=[ddp]"))
+    print_error(FitError("does not fit", Fix("rules=[ddp]")))
 
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err
@@ -208,7 +209,7 @@ def test_a_files_names_are_text_and_never_markup(capsys: pytest.CaptureFixture[s
     job.keys.missing = ["[red]weight[/red]", "[/]", ":smile:", "[link=file:///etc]x[/link]"]
 
     print_report(job)
-    print_error(FitError("no [bold]key[/bold] [/nothing]", "[red]=1"))
+    print_error(FitError("no [bold]key[/bold] [/nothing]", Fix("[red]=1")))
 
     out, err = capsys.readouterr()
     assert "missing 4: [red]weight[/red], [/], :smile:, [link=file:///etc]x[/link]" in out
@@ -229,7 +230,7 @@ def test_no_name_acts_on_the_terminal(capsys: pytest.CaptureFixture[str], text: 
     job.verification.checks = [Check("forward", True, text)]
 
     print_report(job)
-    print_error(FitError(text, text))
+    print_error(FitError(text, Fix(text, text)))
 
     out, err = capsys.readouterr()
     assert out.count("\n") == len(lines(job))

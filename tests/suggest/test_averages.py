@@ -158,8 +158,8 @@ def test_a_file_of_moments_is_said_to_hold_no_weights(name: str, tmp_path: Path)
         assert "the file holds the state of an optimizer" in error.message
         assert "would be loaded so" not in error.message
         assert error.hint == (
-            "no nested key and no rule was found that makes them fit: give the file of the model's weights "
-            "(checkpoint.path=…), which is often next to it"
+            "no nested key and no rule was found that makes them fit\n"
+            "checkpoint.path=…   # the file of the model's weights, often next to it"
         )
 
 

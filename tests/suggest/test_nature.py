@@ -48,8 +48,9 @@ def test_an_adapter_alone_is_named(name: str, settings: dict[str, Any], tmp_path
         f"the file is a {kind} adapter for 3 modules ({modules}, rank 2), without the weights that it changes"
     )
     assert error.hint == (
-        "no nested key and no rule was found that makes them fit: give a file with merged weights (checkpoint.path=…); "
-        "in peft model.merge_and_unload(), then .save_pretrained(FOLDER), writes such a one"
+        "no nested key and no rule was found that makes them fit\n"
+        "checkpoint.path=…   # a file with merged weights\n"
+        "model.merge_and_unload().save_pretrained('FOLDER')   # in peft, writes such a one"
     )
 
 

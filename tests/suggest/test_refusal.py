@@ -104,8 +104,9 @@ def test_auto_takes_no_allowance_by_itself(tmp_path: Path) -> None:
 def test_what_does_not_belong_together_gets_no_line_to_type(tmp_path: Path) -> None:
     other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)).state_dict()
     hint = (
-        "no nested key and no rule was found that makes them fit: another file (checkpoint.path=…), or another "
-        "architecture (model=…)?"
+        "no nested key and no rule was found that makes them fit\n"
+        "checkpoint.path=…   # another file\n"
+        "model=…   # another architecture"
     )
 
     assert refusal("Pair", other, tmp_path).hint == hint
@@ -137,8 +138,10 @@ def test_another_depth_is_told_and_not_excused(tmp_path: Path) -> None:
         "  another depth: {0..2} in the model, {0,1} in the file"
     )
     assert error.hint == (
-        "no nested key and no rule was found that makes them fit: another file (checkpoint.path=…), or another "
-        "architecture (model=…)?; allow.missing, allow.unexpected and allow.mismatched excuse the keys that you name"
+        "no nested key and no rule was found that makes them fit\n"
+        "checkpoint.path=…   # another file\n"
+        "model=…   # another architecture\n"
+        "allow.missing, allow.unexpected and allow.mismatched excuse the keys that you name"
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader.errors import CheckpointError, ConfigError
+from loader.text.lines import Fix
 from loader.text.redaction import HIDDEN, RedactingFormatter, redacted, remember
 from tests.command import REPOSITORY, run
 
@@ -57,7 +58,7 @@ def test_a_long_run_of_letters_takes_no_long_time() -> None:
 
 
 def test_no_refusal_holds_credentials() -> None:
-    error = CheckpointError("https://me:pass@host/a is gone", "checkpoint.path=https://host/a?sig=abcdef")
+    error = CheckpointError("https://me:pass@host/a is gone", Fix("checkpoint.path=https://host/a?sig=abcdef"))
     assert (error.message, error.hint) == ("https://***@host/a is gone", "checkpoint.path=https://host/a?sig=***")
     assert "pass" not in str(error) + repr(error.args)
 
@@ -125,7 +126,7 @@ def test_what_is_no_secret_stays() -> None:
 
 def test_a_refusal_and_a_log_hold_no_secret_and_nothing_that_acts_on_a_terminal() -> None:
     remember("https:/me:hunter2@h/a.pt")
-    error = ConfigError("a\x1b[31m hunter2\u2028b\nc", "line\u202e hunter2")
+    error = ConfigError("a\x1b[31m hunter2\u2028b\nc", Fix("line\u202e hunter2"))
 
     assert (error.message, error.hint) == ("a\\x1b[31m ***\\u2028b\nc", "line\\u202e ***")
     record = logging.LogRecord("loader", logging.INFO, "", 0, "%s\x1b", ("hunter2",), None)

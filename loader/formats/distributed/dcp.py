@@ -17,6 +17,7 @@ from pathlib import Path
 from ...errors import CheckpointError
 from ...files.file import CheckpointFile
 from ...files.path import leads_out, shown_path
+from ...text.lines import Fix
 from ...text.wording import safe_text
 from ..folder import DCP_ENDING as ENDING
 from ..folder import DCP_METADATA as METADATA
@@ -30,7 +31,7 @@ from ..tree import Container, Leaf, Node, Piece, Storage, TensorEntry, assembled
 from ..zip import Archive
 from .dcp_metadata import Chunk, Metadata, Place, Whole, read_metadata
 
-_AGAIN = "copy or download the whole folder again; it may also be a save that never finished"
+_AGAIN = Fix(note="copy or download the whole folder again; it may also be a save that never finished")
 
 
 def find_dcp(path: Path, names: Sequence[str], stack: ExitStack) -> DistributedFolder | None:

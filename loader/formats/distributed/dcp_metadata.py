@@ -14,6 +14,7 @@ from ...errors import CheckpointError
 from ...files.file import CheckpointFile
 from ...files.path import shown_path
 from ...runtime import collector_paused
+from ...text.lines import Fix
 from ...text.wording import counted, listing, phrases, safe_text
 from ..index import fault_of_name
 from ..limits import LARGEST_METADATA, LARGEST_NUMBER, MOST_LEVELS
@@ -24,7 +25,9 @@ from ..pickle.tensors import BUILDERS
 from ..tree import ITEMSIZE
 
 _PACKAGE = "torch.distributed."
-_UNSAFE = "do not load this checkpoint; ask whoever made it to save it again with torch.distributed.checkpoint"
+_UNSAFE = Fix(
+    note="do not load this checkpoint; ask whoever made it to save it again with torch.distributed.checkpoint"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ class _Reader:
         if self.faults:
             raise CheckpointError(
                 f"{shown_path(self.file.path)} contradicts itself: {phrases(self.faults)}",
-                "copy or download the whole folder again; it may also be a save that never finished",
+                Fix(note="copy or download the whole folder again; it may also be a save that never finished"),
             )
         metadata.paths = self.nested(fields.get("planner_data"), metadata)
         return metadata
@@ -180,7 +183,7 @@ class _Reader:
             raise CheckpointError(
                 f"{shown_path(self.file.path)} says that its tensors were written through an extension "
                 f"({listing(sorted(extended))}); plain ones are read",
-                "save it again without extensions, where torch can read it",
+                Fix(note="save it again without extensions, where torch can read it"),
             )
 
     def nested(self, planner: object, metadata: Metadata) -> dict[str, tuple[str | int, ...]]:
@@ -205,7 +208,7 @@ class _Reader:
             raise CheckpointError(
                 f"{shown_path(self.file.path)} is not what torch.distributed.checkpoint writes: {safe_text(found)} "
                 f"stands where a {kind} was expected",
-                "checkpoint.path=FILE   # the checkpoint itself",
+                Fix("checkpoint.path=FILE", "the checkpoint itself"),
             )
         return record.state if isinstance(record.state, PickledDict) else PickledDict()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from ...errors import CheckpointError
 from ...files.file import CheckpointFile
 from ...files.path import leads_out, path_override, shown_path
+from ...text.lines import Fix
 from ...text.wording import counted, listing, safe_text
 from .. import sniff
 from ..folder import has_preferred, listed
@@ -37,8 +38,8 @@ _PIPELINE = re.compile(r"layer_\d+-model_\d+-model_states\.pt")
 _EXPERTS = re.compile(r"layer_\d+_expert_\d+_mp_rank_\d+_model_states\.pt")
 _STEP = re.compile(r"global_step\d+")
 _LATEST = "latest"
-_AGAIN = "copy or download the whole folder again; a process may also not have finished its save"
-_CONVERT = "put it together where DeepSpeed is installed: python -m deepspeed.checkpoint.ds_to_universal"
+_AGAIN = Fix(note="copy or download the whole folder again; a process may also not have finished its save")
+_CONVERT = Fix("python -m deepspeed.checkpoint.ds_to_universal", "puts it together, where DeepSpeed is installed")
 
 
 def find_zero(path: Path, names: Sequence[str], stack: ExitStack) -> ZeroFolder | None:
@@ -182,7 +183,7 @@ def _tagged(path: Path, names: Sequence[str]) -> Path | None:
             raise CheckpointError(
                 f"{shown_path(path)} holds {counted(len(steps), 'checkpoint')} of DeepSpeed and no '{_LATEST}' that "
                 f"says which is meant: {listing(steps)}",
-                "\n".join(path_override(path / step) for step in steps[-5:]),
+                *(path_override(path / step) for step in steps[-5:]),
             )
         return path / steps[0] if steps else None
     tag = _tag(path / _LATEST)

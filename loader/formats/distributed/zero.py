@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ...errors import CheckpointError
 from ...files.path import path_override, shown_path
+from ...text.lines import Fix
 from ...text.wording import safe_text
 from ..opened import OpenedFile
 from ..pickle.records import PickledDict, Reduced
@@ -23,7 +24,7 @@ from ..pickle.storages import shape_of
 from ..tree import Container, Node, Piece, TensorEntry, assembled, contiguous
 
 Shapes = Mapping[str, tuple[int, ...]]
-_AGAIN = "copy or download the whole folder again; files of two saves may also be mixed in it"
+_AGAIN = Fix(note="copy or download the whole folder again; files of two saves may also be mixed in it")
 
 
 class Vector:
@@ -176,7 +177,7 @@ class _States:
     def _strange(self, what: str) -> CheckpointError:
         return CheckpointError(
             f"{shown_path(self.file.path)} is not what DeepSpeed writes: it holds no {what}",
-            f"{path_override(self.file.path)}   # the weights in it, if there are any",
+            path_override(self.file.path, note="the weights in it, if there are any"),
         )
 
 

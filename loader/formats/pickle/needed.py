@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ...errors import CheckpointError
-from ...text.lines import typed
+from ...text.lines import Fix, typed
 from ...text.wording import safe_text
 from ...trust.dangerous import is_hostile
 from ...trust.needed import TORCH_CONSTANTS
@@ -22,7 +22,7 @@ from ..tree import TensorEntry
 from .records import Global, PickledDict, PickledSet, Reduced, dotted
 from .tree import PLAIN
 
-_WITHOUT = "the weights load without it when the model is declared: model._target_=my_pkg.Net"
+_WITHOUT = Fix("model._target_=my_pkg.Net", "the weights load without it when the model is declared")
 SCRIPT_OBJECT = "torch.ScriptObject"
 """What packed weights are; `packed` makes those of known classes."""
 _TYPES: Mapping[str, type] = {
@@ -78,10 +78,11 @@ def resolve(named: Global, allow: Collection[str]) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            package = typed(named.module.partition(".")[0]) or "its package"
+            package = typed(named.module.partition(".")[0]).line or "its package"
             raise CheckpointError(
                 f"the module {safe_text(named.module)} has no '{safe_text(named.name)}', which this file names",
-                f"use the version of {package} that the file was written with; {_WITHOUT}",
+                Fix(note=f"use the version of {package} that the file was written with"),
+                _WITHOUT,
             ) from error
     if isinstance(found, types.ModuleType):
         raise _elsewhere(named, "it is a module")
@@ -100,7 +101,8 @@ def _imported(named: Global) -> types.ModuleType:
             raise _import_broke(named, error) from error
         raise CheckpointError(
             f"this file needs {safe_text(named.full_name)}, and there is no module {safe_text(error.name)} to import",
-            f"add the folder that holds {typed(top) or 'it'} to the Python path: PYTHONPATH=/path/to/it; {_WITHOUT}",
+            Fix("export PYTHONPATH=/path/to/it", f"the folder that holds {typed(top).line or 'it'}"),
+            _WITHOUT,
         ) from error
     except Exception as error:  # what a module does when it is imported may raise anything
         raise _import_broke(named, error) from error
@@ -110,13 +112,16 @@ def _import_broke(named: Global, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"this file needs {safe_text(named.full_name)}, and importing {safe_text(named.module)} raised "
         f"{type(error).__name__}: {safe_text(error, 200)}",
-        f"mend the module, or go without: {_WITHOUT}",
+        Fix(note="mend the module"),
+        _WITHOUT,
     )
 
 
 def _elsewhere(named: Global, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{safe_text(named.full_name)} is not used: {why}", f"admit the name that is meant, if you trust it; {_WITHOUT}"
+        f"{safe_text(named.full_name)} is not used: {why}",
+        Fix(note="admit the name that is meant, if you trust it"),
+        _WITHOUT,
     )
 
 

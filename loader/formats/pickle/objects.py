@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ...errors import CheckpointError
+from ...text.lines import Fix
 from ...text.wording import counted, phrases, safe_text, shape
 from ..limits import MOST_MODULE_LEVELS, MOST_REPEATS, MUCH_WORK
 from ..tree import Node, TensorEntry
@@ -81,7 +82,7 @@ class ModuleReader:
 
 def _refusal(what: str) -> CheckpointError:
     return CheckpointError(
-        f"invalid pickled module: {what}", "do not load this file; ask whoever made it for a state dict"
+        f"invalid pickled module: {what}", Fix(note="do not load this file; ask whoever made it for a state dict")
     )
 
 
@@ -104,8 +105,8 @@ def _table(state: PickledDict, name: str) -> list[tuple[str, object]]:
 
 WITHHELD = "withheld"
 """The detail that says why a tensor's values are not in the file."""
-WHOLE = (
-    "save it whole and plain, where it was made: for processes "
+WHOLE = Fix(
+    note="save it whole and plain, where it was made: for processes "
     "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
     "torch.distributed.checkpoint.state_dict, of quantized tensors their .dequantize()"
 )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...errors import CheckpointError
+from ...text.lines import Fix
 from ...text.wording import safe_text
 from ..limits import LONGEST_DECIMAL, LONGEST_LINE
 from .opcodes import OPERAND, STACK
@@ -58,7 +59,7 @@ def unpickle(
     try:
         root, end = _run(machine, start)
     except MalformedError as error:
-        raise CheckpointError(f"{where} is damaged: {error}", "copy or download the file again") from error
+        raise CheckpointError(f"{where} is damaged: {error}", Fix(note="copy or download the file again")) from error
     return Unpickled(root, end, list(machine.globals.values()))
 
 

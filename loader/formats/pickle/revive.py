@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ...errors import CheckpointError
-from ...text.lines import line
+from ...text.lines import NO_FIX, Fix, line
 from ...text.wording import listing, safe_text
 from ...trust.dangerous import may_be_suggested
 from ..limits import MOST_KEY_PARTS
@@ -25,7 +25,7 @@ from .records import Global, PickledDict, PickledSet, Reduced
 from .tree import PLAIN, type_of
 
 _CLASSES = "__torch__.torch.classes."
-_OLD_WAY = "declare the model instead, then nothing of the file is run: model._target_=my_pkg.Net"
+_OLD_WAY = Fix("model._target_=my_pkg.Net", "declares the model, then nothing of the file is run")
 Read = Callable[[TensorEntry], torch.Tensor]
 Steps = Generator[object, Any, Any]
 """Yields the records it needs, is sent the objects made of them, and returns its own object."""
@@ -50,10 +50,11 @@ def refuse_unadmitted(record: object, allow: Collection[str]) -> None:
     """Raises CheckpointError, which names them all, where reviving a record needs globals that are not admitted."""
     refused = [name for name in needed_globals(record) if name not in allow]
     if refused:
-        offer = f"if you trust them: {line('checkpoint.allow_globals', [*sorted(allow), *refused])}\n"
+        admitted = line("checkpoint.allow_globals", [*sorted(allow), *refused], note="if you trust them")
         raise CheckpointError(
             f"rebuilding the file's objects needs names that are not admitted: {listing(refused, 50)}",
-            f"{offer if all(map(may_be_suggested, refused)) else ''}{_OLD_WAY}",
+            admitted if all(map(may_be_suggested, refused)) else NO_FIX,
+            _OLD_WAY,
         )
 
 
@@ -203,7 +204,8 @@ def _guarded(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     except Exception as error:  # the code of whoever wrote the class may raise anything
         raise CheckpointError(
             f"rebuilding {safe_text(name)} raised {type(error).__name__}: {safe_text(error, 200)}",
-            f"the class may have changed since the file was written; {_OLD_WAY}",
+            Fix(note="the class may have changed since the file was written"),
+            _OLD_WAY,
         ) from error
 
 
@@ -278,7 +280,7 @@ def packed(name: object, content: Any) -> Any:
                 return make(*layers, *biases, bool(flags[0]))
     raise CheckpointError(
         f"this file holds a script object of the class {safe_text(name)} that torch's quantized modules do not make",
-        "the weights load without it when the model is declared: model._target_=my_pkg.Net",
+        Fix("model._target_=my_pkg.Net", "the weights load without it when the model is declared"),
     )
 
 

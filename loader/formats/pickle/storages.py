@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ...errors import CheckpointError
+from ...text.lines import Fix
 from ...text.wording import safe_text
 from ..limits import LARGEST_NUMBER, MOST_DIMENSIONS
 from ..tree import ITEMSIZE, Storage, TensorEntry, contiguous
@@ -94,7 +95,7 @@ def malformed(what: str) -> CheckpointError:
     """Returns the refusal of a tensor that is described in a way torch does not write."""
     return CheckpointError(
         f"invalid tensor: {what}",
-        "do not load this file; ask whoever made it for a safetensors file",
+        Fix(note="do not load this file; ask whoever made it for a safetensors file"),
     )
 
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from ...errors import CheckpointError
+from ...text.lines import Fix
 from ...text.wording import counted, safe_text, shape
 from ..limits import LONGEST_KEY, MOST_BITS, MOST_LEVELS
 from ..tree import Container, Leaf, Node, TensorEntry
@@ -173,7 +174,7 @@ def _is_plain(record: object) -> bool:
 def _twice(name: str) -> CheckpointError:
     return CheckpointError(
         f"duplicate key '{safe_text(name)}' in a dict",
-        "do not load this file; save it again with one value per key",
+        Fix(note="do not load this file; save it again with one value per key"),
     )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from ...errors import ConfigError
 from ...formats.safetensors import fault, nbytes
 from ...module.slots import identity
+from ...text.lines import Fix
 from ...text.wording import counted, phrases, safe_text
 
 
@@ -50,7 +51,7 @@ def contents(module: nn.Module) -> Contents:
     if refused:
         raise ConfigError(
             f"safetensors cannot hold {counted(len(refused), 'entry', 'entries')} of the model: {phrases(refused)}",
-            "mode=load   # such a model stays in the file that it is in",
+            Fix("mode=load", "such a model stays in the file that it is in"),
         )
     return found
 

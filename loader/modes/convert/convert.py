@@ -27,7 +27,7 @@ from ...module.dtype import resolve_dtype
 from ...parts.open import Part
 from ...report.data import Report
 from ...schema import OF_A_FILE, JobConfig
-from ...text.lines import override, typed
+from ...text.lines import Fix, override, typed
 from ...text.redaction import redacted
 from ...text.wording import phrases
 from ...verify import golden
@@ -51,7 +51,7 @@ class Conversion:
     def __init__(self, job: JobConfig) -> None:
         self.destination: Destination = destination(job.convert)
         if job.device == "meta":
-            raise ConfigError("on device=meta there are no weights, and mode=convert writes them", "device=cpu")
+            raise ConfigError("on device=meta there are no weights, and mode=convert writes them", Fix("device=cpu"))
         if job.convert.embed:
             to_text(Record({}, _writable(job.model)))
 
@@ -110,7 +110,7 @@ class Conversion:
             "aliases": found.aliases,
             "left_out": found.left_out,
             "golden": None if recorded is None else str(golden.beside(files[-1])),
-            "next": typed(*_next(job, found, self.destination.typed(files[-1]))),
+            "next": typed(*_next(job, found, self.destination.typed(files[-1]))).line,
         }
 
     def _write(
@@ -140,7 +140,7 @@ class Conversion:
                 written.add(golden.beside(files[-1]))
                 made.write(golden.beside(files[-1]), [record])
             if recorded is not None and renewed is not None:
-                made.write(recorded, [record], "verify.record=false")
+                made.write(recorded, [record], Fix("verify.record=false"))
             ours = [path for path in there if recorded is not None or not path.name.endswith(golden.SUFFIX)]
             made.settle([path for path in there if path == place.index], [path for path in ours if path not in written])
         return files

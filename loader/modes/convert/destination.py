@@ -15,6 +15,7 @@ from ...errors import ConfigError
 from ...files.path import shown_path
 from ...schema import ConvertConfig
 from ...text import lines
+from ...text.lines import Fix
 from ...text.wording import safe_text
 from ...verify import golden
 
@@ -75,12 +76,12 @@ def destination(settings: ConvertConfig) -> Destination:
     Raises:
         ConfigError: The place or the size of a shard is none; all that is wrong is told.
     """
-    problems: list[tuple[str, str]] = []
+    problems: list[tuple[str, Fix]] = []
     size = _bytes(settings.shard_size, problems)
     typed = settings.path or ""
     if not typed or "\0" in typed or "://" in typed:
         told = f"is {shown_path(typed)}, expected a file on this machine" if typed else "is required in mode=convert"
-        problems.append((f"'convert.path' {told}", "convert.path=model.safetensors"))
+        problems.append((f"'convert.path' {told}", Fix("convert.path=model.safetensors")))
         raise _refusal(problems)
     path = Path(os.path.abspath(os.path.expanduser(typed)))  # noqa: PTH100, PTH111  # pathlib raises on an unknown user
     inside = typed.endswith(("/", os.sep)) or os.path.isdir(path)  # noqa: PTH112  # False for a name that is too long
@@ -100,23 +101,23 @@ def destination(settings: ConvertConfig) -> Destination:
     return Destination(folder, stem, size, typed if inside else str(Path(typed).parent))
 
 
-def _bytes(text: str, problems: list[tuple[str, str]]) -> int:
+def _bytes(text: str, problems: list[tuple[str, Fix]]) -> int:
     """Reads `5GB`; units are decimal, as in Hugging Face's libraries."""
     found = _SIZE.fullmatch(text.strip())
     unit = found[2].upper() if found else ""
     size = int(float(found[1]) * _UNITS[unit if unit in _UNITS else f"{unit}B"]) if found else 0
     if size < 1:
         told = f"'convert.shard_size' is '{safe_text(text)}', expected a size such as 5GB, 500MB or a number of bytes"
-        problems.append((told, "convert.shard_size=5GB"))
+        problems.append((told, Fix("convert.shard_size=5GB")))
     return size
 
 
-def _unusable(folder: Path) -> list[tuple[str, str]]:
+def _unusable(folder: Path) -> list[tuple[str, Fix]]:
     shown = shown_path(folder)
     if not os.path.exists(folder):  # noqa: PTH110  # False for a name that is too long
         return [(f"the folder to write to, {shown}, does not exist", lines.typed("mkdir", "-p", str(folder)))]
     if not folder.is_dir():
-        return [(f"convert.path leads through {shown}, which is no folder", "convert.path=model.safetensors")]
+        return [(f"convert.path leads through {shown}, which is no folder", Fix("convert.path=model.safetensors"))]
     if not os.access(folder, os.W_OK | os.X_OK):
         return [
             (
@@ -127,5 +128,5 @@ def _unusable(folder: Path) -> list[tuple[str, str]]:
     return []
 
 
-def _refusal(problems: list[tuple[str, str]]) -> ConfigError:
-    return ConfigError("; ".join(told for told, _ in problems), "\n".join(dict.fromkeys(hint for _, hint in problems)))
+def _refusal(problems: list[tuple[str, Fix]]) -> ConfigError:
+    return ConfigError("; ".join(told for told, _ in problems), *(fix for _, fix in problems))

@@ -19,7 +19,7 @@ from ...formats import open_checkpoint
 from ...formats.folder import Sources, inode
 from ...formats.index import read_index
 from ...schema import AUTO
-from ...text.lines import typed
+from ...text.lines import Fix, typed
 from ...text.wording import listing
 from ...verify import golden
 from .destination import Destination
@@ -86,7 +86,7 @@ def _refuse_to_lose(
         if mine:
             raise ConfigError(
                 f"convert.path would replace {listing(mine, longest=400)}, which is {what}",
-                "convert.path=OTHER.safetensors",
+                Fix("convert.path=OTHER.safetensors"),
             )
 
 

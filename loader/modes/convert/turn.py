@@ -16,6 +16,7 @@ from ...errors import ConfigError
 from ...files.descriptors import SAFE_FLAGS
 from ...files.lock import release_lock, wait_for_lock
 from ...files.path import shown_path
+from ...text.lines import Fix
 from .destination import Destination
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def _taken(path: Path, place: Destination) -> int:
         except OSError as error:
             raise ConfigError(
                 f"{shown_path(path)}, which keeps other conversions away meanwhile, cannot be opened: {error.strerror}",
-                "convert.path=FILE   # in a folder that takes it",
+                Fix("convert.path=FILE", "in a folder that takes it"),
             ) from error
         try:
             wait_for_lock(

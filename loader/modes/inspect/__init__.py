@@ -85,7 +85,7 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
         "entries": [],
         "notes": notes_of(root),
         "globals": _globals(root, told.dangers),
-        "next": [] if job.parts else what_to_type(ranked, settings, root.record),
+        "next": [str(fix) for fix in what_to_type(ranked, settings, root.record)] if not job.parts else [],
         "tree": [],
         "depth": job.inspect.depth,
         "filter": list(job.inspect.filter),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from ...keys.written import key_override, may_be_typed
 from ...schema import CheckpointConfig
-from ...text.lines import override, program, typed
+from ...text.lines import Fix, override, program, typed
 from ...trust.dangerous import may_be_suggested
 from .rows import CandidateRow
 
@@ -22,7 +22,7 @@ RECORD = "hydra_loader"
 _OTHERWISE = {"weights": "these weights", "model": "this model", "average": "this average of weights"}
 
 
-def what_to_type(ranked: Sequence[CandidateRow], settings: CheckpointConfig, notes: object = None) -> list[str]:
+def what_to_type(ranked: Sequence[CandidateRow], settings: CheckpointConfig, notes: object = None) -> list[Fix]:
     """The lines to type after looking at a file.
 
     Args:
@@ -39,21 +39,20 @@ def what_to_type(ranked: Sequence[CandidateRow], settings: CheckpointConfig, not
     best, *others = models
     lines = [*_embedded(best, settings, notes), *_plan(best, settings), *_rebuild(best, settings)]
     for other in others[:_MOST_OTHERS]:
-        # Nothing out of the file stands behind the `#`: not every shell takes that for a comment.
-        lines += [f"{line}   # or {_OTHERWISE[other['role']]}" for line in _plan(other, settings) if line]
+        lines += [Fix(fix.line, f"or {_OTHERWISE[other['role']]}") for fix in _plan(other, settings) if fix]
     return [line for line in lines if line]
 
 
-def architecture(ranked: Sequence[CandidateRow], settings: CheckpointConfig, notes: object = None) -> list[str]:
+def architecture(ranked: Sequence[CandidateRow], settings: CheckpointConfig, notes: object = None) -> list[Fix]:
     """The lines that take the architecture out of the file, without the program; the arguments are those above."""
     models = [row for row in ranked if row["role"] in {"weights", "model", "average"}]
     if not models or not may_be_typed(settings.path):
         return []
     lines = [*_embedded(models[0], settings, notes), *_rebuild(models[0], settings)]
-    return [line.removeprefix(f"{program()} ") for line in lines]
+    return [Fix(fix.line.removeprefix(f"{program()} "), fix.note) for fix in lines]
 
 
-def _plan(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
+def _plan(row: CandidateRow, settings: CheckpointConfig) -> list[Fix]:
     place = _place(row, settings)
     if place is None:
         return []
@@ -62,7 +61,7 @@ def _plan(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
     return [_command("mode=plan", "model._target_=my_pkg.Net", *place, *rules)]
 
 
-def _embedded(row: CandidateRow, settings: CheckpointConfig, notes: object) -> list[str]:
+def _embedded(row: CandidateRow, settings: CheckpointConfig, notes: object) -> list[Fix]:
     """The line for a file that `mode=convert` wrote along with its model's config."""
     record = notes.get(RECORD) if isinstance(notes, Mapping) else None
     place = _place(row, settings)
@@ -70,7 +69,7 @@ def _embedded(row: CandidateRow, settings: CheckpointConfig, notes: object) -> l
     return [_command("model=embedded", *place)] if told and place is not None else []
 
 
-def _rebuild(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
+def _rebuild(row: CandidateRow, settings: CheckpointConfig) -> list[Fix]:
     """The line that takes the whole model out of the file, where nothing speaks against it."""
     names, place = row["globals"], _place(row, settings)
     if row["role"] != "model" or place is None or not 0 < len(names) <= _MOST_GLOBALS:
@@ -78,7 +77,7 @@ def _rebuild(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
     if not all(map(may_be_suggested, names)):
         return []
     command = _command("model=null", *place, override("checkpoint.allow_globals", names))
-    return [f"{command}   # if you trust what it names"] if command else []
+    return [Fix(command.line, "if you trust what it names")] if command else []
 
 
 def _place(row: CandidateRow, settings: CheckpointConfig) -> list[str] | None:
@@ -89,6 +88,6 @@ def _place(row: CandidateRow, settings: CheckpointConfig) -> list[str] | None:
     return [override("checkpoint.path", settings.path), *([key_override("checkpoint.key", key)] if key else [])]
 
 
-def _command(*overrides: str) -> str:
-    line = typed(*overrides)
-    return f"{program()} {line}" if line else ""
+def _command(*overrides: str) -> Fix:
+    fix = typed(*overrides)
+    return Fix(f"{program()} {fix.line}") if fix else Fix()

@@ -29,7 +29,7 @@ from ...schema import AUTO, EMBEDDED, JobConfig
 from ...suggest.alternatives import goals_of
 from ...suggest.sizes.confined import Confined, apart
 from ...suggest.sizes.probe import Probe
-from ...text.lines import MISSING, blank, line, typed, under
+from ...text.lines import MISSING, Fix, blank, line, together, typed, under
 from ...text.redaction import redacted
 from ...text.wording import listing, safe_text
 from .arguments import Inference, given_lines, infer
@@ -74,9 +74,11 @@ def write_scaffold(job: JobConfig, report: Report) -> None:
 
 def _refuse_parts(job: JobConfig) -> None:
     if job.parts:
-        raise ConfigError("mode=scaffold writes the config of one checkpoint, and parts names several", "'parts={}'")
+        raise ConfigError(
+            "mode=scaffold writes the config of one checkpoint, and parts names several", Fix("'parts={}'")
+        )
     if (job.model or {}).get(TARGET) == EMBEDDED:
-        raise ConfigError("model=embedded needs no config: the file says how its model is built", "mode=load")
+        raise ConfigError("model=embedded needs no config: the file says how its model is built", Fix("mode=load"))
 
 
 def _with_model(job: JobConfig, part: Part) -> tuple[JobConfig, str]:
@@ -89,7 +91,7 @@ def _with_model(job: JobConfig, part: Part) -> tuple[JobConfig, str]:
     if job.model is None:
         raise ConfigError(
             "mode=scaffold needs the class of the model, which a checkpoint is never asked for",
-            "model._target_=my_pkg.Net",
+            Fix("model._target_=my_pkg.Net"),
         )
     return job, _TYPED
 
@@ -149,9 +151,9 @@ def _untried(found: Inference) -> LoaderError:
     if refusal is None:
         raise LookupError
     switches = [line(under("model", name), value=False) for name in found.fetching]
-    if refusal.hint or not found.probe.outside:
+    if refusal.fixes or not found.probe.outside:
         return refusal
-    return ConfigError(refusal.message, " ".join(filter(None, switches)))
+    return ConfigError(refusal.message, together(switches))
 
 
 def _describe(report: Report, part: Part, fitting: Fitting) -> None:
@@ -185,7 +187,7 @@ def _open(lines: list[Line], fitting: Fitting | None) -> list[str]:
     """What has to be given before the config runs."""
     gaps = ((under("model", line.key), line.note) for line in lines if line.value == MISSING)
     ways = (typed(*way.overrides) for way in (fitting.ways if fitting else ()))
-    return [*filter(None, (blank(path, gap=MISSING, note=note) for path, note in gaps)), *filter(None, ways)]
+    return [str(fix) for fix in (*(blank(path, gap=MISSING, note=note) for path, note in gaps), *ways) if fix]
 
 
 def _write(place: Place, text: str, report: Report) -> None:
@@ -196,6 +198,6 @@ def _write(place: Place, text: str, report: Report) -> None:
     except OSError as error:
         raise ConfigError(
             f"{safe_text(place.path, 200)} cannot be written: {error.strerror}",
-            "scaffold.path=OTHER/FOLDER/experiment/",
+            Fix("scaffold.path=OTHER/FOLDER/experiment/"),
         ) from error
     report.written = {"path": str(place.path), "files": [str(place.path)], "bytes": len(text.encode())}

@@ -23,6 +23,7 @@ from ...suggest.advice import Advice
 from ...suggest.problem import Explanation, fits
 from ...suggest.search import explain
 from ...suggest.sizes.probe import Probe
+from ...text.lines import Fix
 from ...text.wording import counted, safe_text
 
 _TARGET = "_target_"
@@ -81,6 +82,6 @@ def no_fit(job: JobConfig, part: Part, module: nn.Module, values: Mapping[str, A
     try:
         prepare(module, [part], job.allow, torch.device("cpu"), None).refuse_misfit()
     except (FitError, ConfigError) as error:
-        hint = "model._target_=my_pkg.Net   # the class of the file's model" if target == DEFAULT else error.hint
-        return FitError(f"{head}\n{error.message}", hint)
+        own = [Fix("model._target_=my_pkg.Net", "the class of the file's model")] if target == DEFAULT else error.fixes
+        return FitError(f"{head}\n{error.message}", *own)
     raise LookupError(part.label)

@@ -38,7 +38,7 @@ class Place:
     @property
     def line(self) -> str:
         """What to type to run it."""
-        return f"{program()} {typed('--config-dir', self.config_dir, override(GROUP, self.option))}"
+        return f"{program()} {typed('--config-dir', self.config_dir, override(GROUP, self.option)).line}"
 
 
 def choose_place(wanted: str | None, checkpoint: str) -> Place:

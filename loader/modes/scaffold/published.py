@@ -23,6 +23,7 @@ from ...files.file import CheckpointFile
 from ...files.path import leads_out, shown_path
 from ...formats.index import read_mapping
 from ...formats.limits import LARGEST_CONFIG
+from ...text.lines import Fix
 from ...text.wording import safe_text
 
 CONFIG = "config.json"
@@ -94,14 +95,14 @@ def _node(path: Path, content: Mapping[str, Any], tensors: int) -> dict[str, Any
         raise CheckpointError(
             f"{shown_path(path)} names the architecture '{safe_text(classes[0])}' of type '{safe_text(kind)}', which "
             f"is the name of no model of {LIBRARY}",
-            "model._target_=my_pkg.Net",
+            Fix("model._target_=my_pkg.Net"),
         )
     deep = [name for name, value in content.items() if _DEPTH.search(name) and _is_above(value, tensors)]
     if deep:
         raise CheckpointError(
             f"{shown_path(path)} says {safe_text(deep[0])}={safe_text(content[deep[0]])}, more than the checkpoint has "
             f"tensors ({tensors:,})",
-            "model._target_=my_pkg.Net",
+            Fix("model._target_=my_pkg.Net"),
         )
     arguments = {name: value for name, value in _plain(content, 0).items() if name not in _NO_ARGUMENTS}
     config = {"_target_": f"{LIBRARY}.AutoConfig.for_model", "model_type": kind, **arguments}
@@ -122,7 +123,9 @@ def check_class(target: str) -> None:
     found = locate(target, "model._target_")
     home = identity(found, target)[0].partition(".")[0]
     if not (isinstance(found, type) and issubclass(found, nn.Module) and home == LIBRARY):
-        raise ConfigError(f"{CONFIG} names {safe_text(target)}, which is no model class", "model._target_=my_pkg.Net")
+        raise ConfigError(
+            f"{CONFIG} names {safe_text(target)}, which is no model class", Fix("model._target_=my_pkg.Net")
+        )
 
 
 def _is_above(value: object, most: int) -> bool:

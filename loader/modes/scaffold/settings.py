@@ -59,7 +59,7 @@ def _told(fitting: Fitting | None) -> list[str]:
     if fitting is None:
         return ["It was not tried: the model cannot be built before what it needs is given and installed."]
     if fitting.ways:
-        lines = (typed(*way.overrides) for way in fitting.ways)
+        lines = (typed(*way.overrides).line for way in fitting.ways)
         return ["The file fits in several ways that are equally good; one of these has to be given:", *lines]
     return [
         f"All {fitting.loaded:,} keys of the model fit{': ' if fitting.reasons else '.'}{'; '.join(fitting.reasons)}"

@@ -256,8 +256,8 @@ def test_a_class_that_is_not_there_is_named_with_the_ways_out(tmp_path: Path) ->
     error = refused(tmp_path, b"cno_such_pkg.nets\nNet\n)R.", ["no_such_pkg.nets.Net"])
     assert error.message == "this file needs no_such_pkg.nets.Net, and there is no module no_such_pkg to import"
     assert error.hint == (
-        "add the folder that holds no_such_pkg to the Python path: PYTHONPATH=/path/to/it; "
-        "the weights load without it when the model is declared: model._target_=my_pkg.Net"
+        "export PYTHONPATH=/path/to/it   # the folder that holds no_such_pkg\n"
+        "model._target_=my_pkg.Net   # the weights load without it when the model is declared"
     )
 
 

@@ -142,7 +142,7 @@ def test_only_torchs_and_the_loaders_own_may_be_called_unless_the_user_says_so(t
         "may be called"
     )
     line = "'trusted_targets=[torch.nn.*,loader.*,tests.models.Two]'"
-    assert refused.hint == f"if you trust them: {line}"
+    assert refused.hint == f"{line}   # if you trust them"
     with pytest.raises(LoaderError, match="does not fit the model"):
         embedded(path, trusted_targets=line.strip("'").partition("=")[2].strip("[]").split(","))
 
