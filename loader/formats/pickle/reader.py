@@ -120,7 +120,7 @@ def _run(  # noqa: C901, PLR0912, PLR0915  # one loop over millions of opcodes; 
         cut = isinstance(error, struct.error) or position >= size
         raise MalformedError(f"at byte {position:,}: {_TRUNCATED if cut else 'the stack is empty'}") from error
     except ValueError as error:
-        raise MalformedError(f"at byte {position:,}: {safe_text(error)}") from error
+        raise MalformedError(f"at byte {position:,}: {safe_text(error, 300)}") from error
 
 
 Reader = Callable[[Data, int], tuple[object, int]]

@@ -31,6 +31,7 @@ STORAGE_DTYPES: Mapping[str, str] = {
 }  # fmt: skip
 """Name of a storage class → dtype."""
 
+UNEXPECTED_ID = 'unexpected persistent id (expected ("storage", type, key, location, elements))'
 _PLACES = ("numpy.core", "numpy._core")
 _ARRAYS = frozenset(f"{place}.multiarray._reconstruct" for place in _PLACES)
 _SCALARS = frozenset(f"{place}.multiarray.scalar" for place in _PLACES)

@@ -1,1 +1,1 @@
-"""The files that torch itself writes."""
+"""Readers of the files that torch itself writes."""

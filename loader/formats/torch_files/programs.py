@@ -1,7 +1,9 @@
-"""TorchScript archives, as `torch.jit.save` writes them: a pickled module, its storages, and code.
+"""Archives of whole programs: TorchScript (`torch.jit.save`) and exported programs (`torch.export.save`, `.pt2`).
 
-Guarantees: the state dict is what `torch.jit.load` would give, and none of the code runs: which attributes are
-parameters and buffers is read off it as text. Whether a buffer was persistent is not in such a file: all are listed.
+Guarantees: nothing of a program runs. Of TorchScript the state dict is what `torch.jit.load` would give; the code is
+searched as text, in bounded pieces, for the lines that list parameters and buffers, and is neither compiled nor
+parsed. The file does not say which buffers are persistent: all are listed. Of an exported program only weights and
+constants are read: raw bytes described by the archive's JSON, or pickles, which are read inertly.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ DTYPES: Mapping[int, str] = {
     29: "float8_e4m3fn", 30: "float8_e5m2", 31: "float8_e4m3fnuz", 32: "float8_e5m2fnuz", 33: "float8_e8m0fnu",
     34: "uint32", 35: "uint64",
 }  # fmt: skip
-"""The name torch has for it, by the number in the archive's JSON."""
+"""Number in an exported program's JSON → torch's name of the dtype."""
 
 
 class TorchScript(ArchivedFile):
@@ -51,7 +53,7 @@ class TorchScript(ArchivedFile):
 
     Args:
         archive: The archive's table of contents.
-        check: `structure` leaves the checksums alone, `full` compares all of them now, `crc` those that are needed.
+        check: `structure` ignores the checksums, `full` compares all of them now, `crc` those of the tensors in use.
 
     Raises:
         CheckpointError: It is damaged, or not what torch writes.
@@ -62,17 +64,17 @@ class TorchScript(ArchivedFile):
         module = PickleInArchive(records, INDEX, "data")
         classes = script_classes(records, module.globals)
         if not isinstance(module.root, Reduced) or module.root.type not in classes:
-            raise archive.file.damaged("it holds no module, or the code of its module is missing")
+            raise archive.file.damaged("it holds no module, or its module's code is missing")
         give_tables(module.root, classes)
         root = build_tree(module.root)
         constants = _constants(records)
         if constants.tensors():
-            root.children.setdefault(CONSTANTS, constants)  # no weight gives way to them
+            root.children.setdefault(CONSTANTS, constants)  # never replaces a weight
         super().__init__(records, TORCHSCRIPT, root, check)
 
 
 def give_tables(root: Reduced, classes: Mapping[str, ScriptClass]) -> None:
-    """Puts the attributes of scripted modules into the tables in which pickled modules have them.
+    """Sorts the attributes of scripted modules into the tables that pickled modules have.
 
     Args:
         root: The record of the outermost module.
@@ -84,7 +86,7 @@ def give_tables(root: Reduced, classes: Mapping[str, ScriptClass]) -> None:
         module = pending.pop()
         state = module.state
         if id(module) in seen or not isinstance(state, PickledDict):
-            continue  # a module with a state of its own making has no table
+            continue  # a module with a custom state has no tables
         seen.add(id(module))
         declared = classes[module.type]
         below = PickledDict()
@@ -108,7 +110,7 @@ def _tensors(state: PickledDict, declared: ScriptClass) -> tuple[PickledDict, Pi
 
 
 def _constants(records: Records) -> Container:
-    """The constants of the code, named as the code names them."""
+    """The constants of the code, under the names that the code uses."""
     found = build_tree(PickleInArchive(records, _CONSTANTS_INDEX, "constants").root)
     found.children = {f"c{safe_text(name)}": child for name, child in found.children.items()}
     return found
@@ -116,25 +118,25 @@ def _constants(records: Records) -> Container:
 
 @dataclass(slots=True)
 class ScriptClass:
-    """What the code says of a module's class."""
+    """The parameters and buffers that the code declares for a module's class."""
 
     parameters: frozenset[str] = frozenset()
     buffers: frozenset[str] | None = None
-    """None where the code does not list them: until torch 1.5 every tensor that was no parameter was a buffer."""
+    """None if the code does not list them: until torch 1.5 every tensor that was not a parameter was a buffer."""
 
 
 def script_classes(records: Records, named: Iterable[Global]) -> dict[str, ScriptClass]:
-    """Finds the classes of modules among what a pickle names.
+    """Finds the module classes among the globals of a pickle.
 
     Args:
         records: The archive.
-        named: What the pickle names.
+        named: The globals.
 
     Returns:
-        By full name; what is no module's class is left out.
+        The classes of modules, by full name.
 
     Raises:
-        CheckpointError: The code is damaged, or declares more than code can be.
+        CheckpointError: The code is damaged or too large.
     """
     modules = sorted({found.module for found in named if found.module.partition(".")[0] == ROOT})
     files = {module: f"code/{module.replace('.', '/')}.py" for module in modules}
@@ -155,7 +157,7 @@ def _learn(module: str, name: str, records: Records, classes: dict[str, ScriptCl
             if found[1]:
                 current = classes[f"{module}.{found[1].decode()}"] = ScriptClass()
             elif found[2]:
-                current = None  # a class that is no module
+                current = None  # a class that is not a module
             elif current is not None and found[3] == b"parameters":
                 current.parameters = _names(found[4], name, records)
             elif current is not None:
@@ -182,7 +184,7 @@ def _names(listed: bytes, file: str, records: Records) -> frozenset[str]:
 
 
 def export_folder(archive: Archive) -> str | None:
-    """The folder inside an archive that holds an exported program, with its slash; None where there is none."""
+    """Returns the folder of an exported program inside an archive, with its slash; None if there is none."""
     first = next(iter(archive.members), "")
     for folder in ("", first[: first.find("/") + 1]):
         models = any(name.startswith(f"{folder}{_MODELS}") for name in archive.members)
@@ -197,7 +199,7 @@ class ExportedProgram(ArchivedFile):
     Args:
         archive: The archive's table of contents.
         folder: The folder inside it that holds the program.
-        check: `structure` leaves the checksums alone, `full` compares all of them now, `crc` those that are needed.
+        check: `structure` ignores the checksums, `full` compares all of them now, `crc` those of the tensors in use.
 
     Raises:
         CheckpointError: It is damaged, or not what torch writes.
@@ -222,20 +224,20 @@ class ExportedProgram(ArchivedFile):
 
     def _program(self, weights: Container, constants: Container) -> Container:
         if constants.children:
-            weights.children.setdefault(CONSTANTS, constants)  # no weight gives way to them
+            weights.children.setdefault(CONSTANTS, constants)  # never replaces a weight
         return weights
 
     def _described(self, folder: str, model: str, kind: str) -> Container:
-        """The tensors of one folder: in a pickle, or by the JSON text that lists them."""
+        """The tensors of one folder: from a pickle, or from the JSON that lists them."""
         pickled, listed = f"{folder}{model}.pt", f"{folder}{model}_{kind}_config.json"
         if pickled in self._records:
             return self._pickled(pickled)
         if listed not in self._records:
             raise self._file.damaged(f"the record '{safe_text(listed)}' is missing")
-        told = f"the list of its {kind}"
-        config = read_mapping(self._file, self._records.read(listed, f"list of {kind}"), told).get("config")
+        label = f"the list of its {kind}"
+        config = read_mapping(self._file, self._records.read(listed, f"list of {kind}"), label).get("config")
         if not isinstance(config, dict):
-            raise self._file.damaged(f"{told} lists none")
+            raise self._file.damaged(f"{label} has no 'config'")
         return Container(
             "dict", TORCH_EXPORT, {name: self._node(name, folder, given) for name, given in config.items()}
         )
@@ -243,7 +245,7 @@ class ExportedProgram(ArchivedFile):
     def _node(self, name: str, folder: str, given: Any) -> Node:
         path = given.get("path_name") if isinstance(given, dict) else None
         if not isinstance(path, str) or "/" in path:
-            raise self._file.damaged(f"its list does not say where '{safe_text(name)}' is")
+            raise self._file.damaged(f"invalid path_name for '{safe_text(name)}'")
         meta = given.get("tensor_meta")
         if meta is None:
             return Leaf("custom object", safe_text(path))
@@ -258,7 +260,7 @@ class ExportedProgram(ArchivedFile):
             offset, layout = meta["storage_offset"]["as_int"], meta["layout"]
             gradient = {"requires_grad": True} if meta["requires_grad"] is True else {}
         except (TypeError, KeyError) as error:
-            raise self._file.damaged(f"its list does not say what '{safe_text(name)}' is") from error
+            raise self._file.damaged(f"invalid tensor_meta for '{safe_text(name)}'") from error
         if dtype is None or layout != _STRIDED:
             return Leaf("tensor", f"of type {safe_text(meta['dtype'], 20)} and layout {safe_text(layout, 20)}")
         return viewed(
@@ -266,7 +268,7 @@ class ExportedProgram(ArchivedFile):
         )
 
     def _pickled(self, name: str) -> Container:
-        """What a file of `torch.save` holds that stands in the archive as one record."""
+        """The content of a `torch.save` file that is one record of the archive."""
         if not self._records.size(name):
             return Container("dict", TORCH_EXPORT)
         return build_tree(pickled_in(self._records.within(name, self._check)))

@@ -1,7 +1,7 @@
 """Files of `torch.save` since torch 1.6: a zip archive of one pickle and one record per storage.
 
-Guarantees: every storage that the pickle refers to is a record of exactly the declared size and of one dtype; the
-pickle is read inertly; no storage is read or unpacked before one of its tensors is asked for.
+Guarantees: every storage in the pickle is a record of exactly the declared size and of one dtype; the pickle is read
+inertly; a storage is neither read nor unpacked before one of its tensors is requested.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ...files.path import shown_path
 from ...text.wording import listing, safe_text
 from ..archived import INDEX, ArchivedFile, Records, torch_records
 from ..pickle.reader import unpickle
-from ..pickle.records import PersistentId
-from ..pickle.storages import TypedStorage, storage_dtype
+from ..pickle.records import MalformedError, PersistentId
+from ..pickle.storages import UNEXPECTED_ID, TypedStorage, storage_dtype
 from ..pickle.tensors import BUILDERS
 from ..pickle.tree import build_tree
 from ..signatures import TORCH_ZIP as FORMAT
@@ -24,9 +24,9 @@ from ..zip import STORED, Archive
 
 POLICY = "policy.pth"
 _BASELINES = frozenset({"data", "_stable_baselines3_version"})
-"""What stable-baselines3 puts next to it: its settings, its version."""
+"""Other members of a stable-baselines3 archive: settings and version."""
 _LOCAL = struct.Struct("<8xH16x2H")
-"""Of what stands before a member: how it is packed, and how long its name and its extra field are."""
+"""Of a member's local header: its compression, and the lengths of its name and extra field."""
 
 
 class TorchZip(ArchivedFile):
@@ -34,7 +34,7 @@ class TorchZip(ArchivedFile):
 
     Args:
         archive: The archive's table of contents.
-        check: `structure` leaves the checksums alone, `full` compares all of them now, `crc` those that are needed.
+        check: `structure` ignores the checksums, `full` compares all of them now, `crc` those of the tensors in use.
 
     Raises:
         CheckpointError: It is damaged, or not what torch writes.
@@ -46,11 +46,11 @@ class TorchZip(ArchivedFile):
 
 
 class PolicyZip(ArchivedFile):
-    """The weights of a policy that stable-baselines3 saved: a file of `torch.save` in an archive of several.
+    """The weights of a policy saved by stable-baselines3: a `torch.save` file inside another archive.
 
     Args:
         archive: The outer archive's table of contents.
-        check: As for `TorchZip`; of the outer archive nothing but this file is used.
+        check: As for `TorchZip`; nothing else of the outer archive is used.
 
     Raises:
         CheckpointError: It is damaged, or not what torch writes.
@@ -59,14 +59,14 @@ class PolicyZip(ArchivedFile):
     def __init__(self, archive: Archive, check: str) -> None:
         records = Records(archive, "", check).within(POLICY, check)
         super().__init__(records, FORMAT, build_tree(pickled_in(records)), check)
-        beside = [name for name in archive.members if name != POLICY and name.endswith(".pth")]
-        self.note = f"read from {POLICY} in the archive of stable-baselines3"
-        if beside:
-            self.note += f"; not from {listing(beside)}"
+        others = [name for name in archive.members if name != POLICY and name.endswith(".pth")]
+        self.note = f"read from {POLICY} in the stable-baselines3 archive"
+        if others:
+            self.note += f"; not from {listing(others)}"
 
 
 def holds_policy(archive: Archive) -> bool:
-    """Whether an archive is one of stable-baselines3, with its policy stored as it is."""
+    """Returns whether an archive was saved by stable-baselines3, with an uncompressed policy."""
     policy = archive.members.get(POLICY)
     return policy is not None and policy.method == STORED and not _BASELINES.isdisjoint(archive.members)
 
@@ -93,17 +93,17 @@ class PickleInArchive:
         found = unpickle(data, builders=BUILDERS, persistent=self._storage, where=where)
         self._file.note(found.globals)
         self.root = found.root
-        """What it holds, as inert records."""
+        """Its content, as inert records."""
         self.globals = found.globals
-        """Everything it names."""
+        """Every name in it."""
 
     def _storage(self, pid: object) -> object:
-        """Finds what a persistent id refers to: ("storage", type, key, location, elements)."""
+        """Resolves a persistent id: ("storage", type, key, location, elements)."""
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
-            raise self._file.damaged("its pickle refers to something that is no storage")
+            raise MalformedError(UNEXPECTED_ID)
         _, kind, key, location, count = pid
         if type(key) is not str or type(location) is not str or type(count) is not int:
-            raise self._file.damaged("its pickle refers to a storage without a name or a size")
+            raise MalformedError(UNEXPECTED_ID)
         dtype = storage_dtype(kind)
         if dtype is None:
             return PersistentId(pid)
@@ -112,22 +112,22 @@ class PickleInArchive:
             storage = self._records.storage(f"{self._storages}/{key}")
             self._known[key] = known = TypedStorage(storage, dtype, location)
         if known.dtype != dtype or count * ITEMSIZE[dtype] != known.storage.nbytes:
-            raise self._file.damaged(
-                f"its pickle declares {safe_text(count)} elements of {dtype} in '{safe_text(known.storage.key)}', "
-                f"which holds {known.storage.nbytes:,} bytes of {known.dtype}"
+            raise MalformedError(
+                f"{safe_text(count)} elements of {dtype} declared for storage '{safe_text(known.storage.key)}', "
+                f"which has {known.storage.nbytes:,} bytes of {known.dtype}"
             )
         return known
 
 
 def pickled_in(records: Records) -> object:
-    """What `torch.save` was given, as inert records."""
+    """Returns the object that was saved, as inert records."""
     return PickleInArchive(records, INDEX, "data").root
 
 
 def declared_bytes(file: CheckpointFile) -> int:
-    """How many bytes the storages need which the pickle at a file's start refers to; 0 where it begins otherwise.
+    """Returns the size of the storages in the pickle at a file's start; 0 if the file starts with something else.
 
-    The end of an archive may be missing, and the table of contents with it; torch writes the pickle first.
+    For an archive whose end, and so its table of contents, is missing: torch writes the pickle first.
     """
     header = file.pread(0, min(_LOCAL.size, file.size))
     if len(header) < _LOCAL.size:
@@ -146,5 +146,5 @@ def declared_bytes(file: CheckpointFile) -> int:
     try:
         unpickle(file.mapping, start, persistent=note)
     except CheckpointError:
-        return 0  # the pickle itself is cut off
+        return 0  # the pickle itself is truncated
     return sum(sizes.values())

@@ -77,14 +77,14 @@ def test_what_torch_does_not_write_is_told_with_its_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("storage", "reason"),
     [
-        (StorageOf("0", 5), "declares 5 elements of float32 in 'data/0', which holds 16 bytes of float32"),
-        (StorageOf("0", -4), "declares -4 elements of float32"),
-        (StorageOf("0", 1 << 70), "declares 1180591620717411303424 elements of float32"),
+        (StorageOf("0", 5), "5 elements of float32 declared for storage 'data/0', which has 16 bytes of float32"),
+        (StorageOf("0", -4), "-4 elements of float32 declared"),
+        (StorageOf("0", 1 << 70), "1180591620717411303424 elements of float32 declared"),
         (StorageOf("9", 4), "the record 'archive/data/9' is missing"),
         (StorageOf("../../data.pkl", 4), "the record 'archive/data/../../data.pkl' is missing"),
-        (StorageOf(0, 4), "a storage without a name or a size"),
-        (StorageOf("0", "4"), "a storage without a name or a size"),
-        (StorageOf("0", 4, location=3), "a storage without a name or a size"),
+        (StorageOf(0, 4), "unexpected persistent id"),
+        (StorageOf("0", "4"), "unexpected persistent id"),
+        (StorageOf("0", 4, location=3), "unexpected persistent id"),
     ],
 )
 def test_a_storage_that_is_not_there_is_refused(storage: StorageOf, reason: str, tmp_path: Path) -> None:
@@ -93,13 +93,15 @@ def test_a_storage_that_is_not_there_is_refused(storage: StorageOf, reason: str,
 
 def test_a_storage_has_one_type(tmp_path: Path) -> None:
     other = view(StorageOf("0", 4, torch.IntStorage), 0, (1,), (1,))
-    assert "declares 4 elements of int32 in 'data/0'" in refusal(tmp_path, [view(STORAGE, 0, (1,), (1,)), other])
+    assert "4 elements of int32 declared for storage 'data/0'" in refusal(
+        tmp_path, [view(STORAGE, 0, (1,), (1,)), other]
+    )
 
 
 def test_a_reference_that_is_no_storage_is_refused(tmp_path: Path) -> None:
     reference = StorageOf("0", 4)
     reference.pid = ("module", "x")  # type: ignore[assignment]
-    assert "refers to something that is no storage" in refusal(tmp_path, reference)
+    assert 'unexpected persistent id (expected ("storage"' in refusal(tmp_path, reference)
 
 
 def test_a_huge_expanded_view_costs_nothing(tmp_path: Path) -> None:

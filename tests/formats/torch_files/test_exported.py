@@ -180,12 +180,12 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "more": (lambda e: e["tensor_meta"].update(sizes=[{"as_int": 4}, {"as_int": 2}]), "exceeds its storage"),
     "offset": (lambda e: e["tensor_meta"].update(storage_offset={"as_int": -1}), "shape and stride do not match"),
     "text": (lambda e: e["tensor_meta"].update(sizes=[{"as_int": "3"}, {"as_int": 2}]), "non-negative integers"),
-    "name": (lambda e: e["tensor_meta"].update(sizes=[{"as_name": "s0"}]), "does not say what 'turned' is"),
-    "list": (lambda e: e.update(tensor_meta=[]), "does not say what 'turned' is"),
-    "type": (lambda e: e["tensor_meta"].update(dtype=[]), "does not say what 'turned' is"),
-    "path": (lambda e: e.update(path_name="../../etc/passwd"), "does not say where 'turned' is"),
+    "name": (lambda e: e["tensor_meta"].update(sizes=[{"as_name": "s0"}]), "invalid tensor_meta for 'turned'"),
+    "list": (lambda e: e.update(tensor_meta=[]), "invalid tensor_meta for 'turned'"),
+    "type": (lambda e: e["tensor_meta"].update(dtype=[]), "invalid tensor_meta for 'turned'"),
+    "path": (lambda e: e.update(path_name="../../etc/passwd"), "invalid path_name for 'turned'"),
     "absent": (lambda e: e.update(path_name="weight_99"), "the record 'a/data/weights/weight_99' is missing"),
-    "none": (lambda _: ["x"], "does not say where 'turned' is"),
+    "none": (lambda _: ["x"], "invalid path_name for 'turned'"),
     "pickle": (lambda e: e.update(use_pickle=True), "is cut off"),
 }  # fmt: skip
 
@@ -202,7 +202,7 @@ TEXTS = {
     "twice": (b'{"config": {"a": 1, "a": 2}}', "the list of its weights names 'a' twice"),
     "deep": (b'{"config": ' + b"[" * 200_000, "the list of its weights is no JSON"),
     "nothing": (b"[]", "the list of its weights is no mapping of names"),
-    "empty": (b"{}", "the list of its weights lists none"),
+    "empty": (b"{}", "the list of its weights has no 'config'"),
     "none": (None, "the record 'data/weights/model_weights_config.json' is missing"),
 }  # fmt: skip
 

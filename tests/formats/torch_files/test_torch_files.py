@@ -347,7 +347,7 @@ def test_the_policy_of_an_archive_of_stable_baselines3_is_read(check: str, tmp_p
     with open_checkpoint(baselines(tmp_path / "agent.zip", *names), check=check) as checkpoint:
         assert checkpoint.format == "torch-zip"
         assert checkpoint.note == (
-            "read from policy.pth in the archive of stable-baselines3; not from pytorch_variables.pth, "
+            "read from policy.pth in the stable-baselines3 archive; not from pytorch_variables.pth, "
             "policy.optimizer.pth"
         )
         entries = checkpoint.root.tensors()
