@@ -1,6 +1,6 @@
 """Loads a checkpoint as a config says: ``python run.py --help``."""
 
-from loader.cli.main import main
+from hydra_loader import main
 
 if __name__ == "__main__":
     main()

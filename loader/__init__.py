@@ -5,6 +5,7 @@ Guarantees: importing the package imports neither torch nor Hydra; the names bel
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,15 @@ def __getattr__(name: str) -> Any:
     if name == "redaction":  # configs of users name its formatter so
         return import_module(".text.redaction", __name__)
     if name not in _LAZY:
-        raise AttributeError(f"module 'loader' has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name], __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        home = import_module(_LAZY[name], __name__)
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("hydra."):
+            raise
+        file = getattr(sys.modules.get("hydra"), "__file__", "a module called hydra")
+        raise ImportError(f"{file} hides Hydra, which {__name__}.{name} needs: rename it, or move it away") from error
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The garbage collector, signals to end, and what the system says of this process.
+"""The package's own name, the garbage collector, signals to end, and what the system says of this process.
 
 A load makes many objects at once, none of them garbage: records of a file, modules, parameters, plans. Searching them
 for cycles, again and again as they become more, takes as long as half of the work itself.
@@ -21,7 +21,24 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+PACKAGE = __name__.partition(".")[0]
+"""This package's name in this process: `loader`, or `hydra_loader` where `loader` is the user's own."""
+NAMES = ("loader", "hydra_loader")
+"""The names by which configs and files name this package's examples."""
+OWN_NAMES = frozenset((PACKAGE, "hydra_loader"))
+"""The names under which this package's modules can be imported in this process."""
+
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def own_name(name: str) -> str:
+    """Returns the name that leads to this package's examples, also where `loader` is the user's own.
+
+    Args:
+        name: A dotted name out of a config or a file, such as ``loader.examples.SimpleNet``.
+    """
+    ours = f"{name}.".startswith("loader.examples.")
+    return f"{PACKAGE}{name.removeprefix('loader')}" if ours else name
 
 
 @contextmanager

@@ -55,11 +55,17 @@ def test_wheel_holds_the_package_its_configs_and_its_weights(wheel: Path) -> Non
         "loader/examples/weights/simple_net.safetensors.golden.safetensors",
         f"hydra_loader-{PROJECT['version']}.dist-info/licenses/LICENSE",
     } <= names
-    assert {name.split("/")[0] for name in names} == {"loader", f"hydra_loader-{PROJECT['version']}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {
+        "hydra_loader",
+        "loader",
+        f"hydra_loader-{PROJECT['version']}.dist-info",
+    }
 
 
 def test_wheel_holds_every_module_of_the_checkout(wheel: Path) -> None:
-    modules = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "loader").rglob("*.py")}
+    modules = {
+        str(p.relative_to(REPOSITORY)) for home in ("hydra_loader", "loader") for p in (REPOSITORY / home).rglob("*.py")
+    }
     assert modules <= set(zipfile.ZipFile(wheel).namelist())
 
 

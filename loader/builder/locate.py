@@ -20,6 +20,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..module.user_code import bare_arguments, in_one_line
+from ..runtime import PACKAGE, own_name
 from ..text.lines import line, typed
 from ..text.wording import closest, did_you_mean, safe_text
 
@@ -57,7 +58,7 @@ def locate(name: str, where: str) -> object:
     Raises:
         ConfigError: There is no such module, it has no such name, or importing it fails.
     """
-    parts = name.split(".")
+    parts = own_name(name).split(".")
     module, depth = _import_longest(parts, where)
     found: object = module
     for position in range(depth, len(parts)):
@@ -132,7 +133,13 @@ def _defined_in(found: object) -> str:
 
 
 def _broken(module: str, error: BaseException, where: str) -> ConfigError:
-    return ConfigError(
-        f"{where}: the module '{safe_text(module)}' is there, but importing it fails: {in_one_line(error, module)}",
-        typed("python", "-c", f"import {module}"),
+    message = (
+        f"{where}: the module '{safe_text(module)}' is there, but importing it fails: {in_one_line(error, module)}"
     )
+    if isinstance(error, ImportError) and str(error.name).partition(".")[0] == PACKAGE == "loader":
+        return ConfigError(
+            f"{message}. In this process `loader` is hydra-loader's own package, and hides a `loader` of yours",
+            f"{typed('export', 'PYTHONPATH=/the/folder/of/your/loader')}   "
+            "# in Python: import hydra_loader instead of loader",
+        )
+    return ConfigError(message, typed("python", "-c", f"import {module}"))

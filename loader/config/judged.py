@@ -29,6 +29,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import ConfigError
 from ..files.path import package_folders
+from ..runtime import OWN_NAMES
 from ..text.lines import NO_FIX, line
 from ..text.wording import safe_text
 from ..trust.dangerous import why_dangerous
@@ -40,14 +41,16 @@ _OWN = frozenset(
     (
         *(f"{_CORE}.basic_launcher.BasicLauncher", f"{_CORE}.basic_sweeper.BasicSweeper"),
         *(f"hydra.experimental.callbacks.{name}" for name in ("LogJobReturnCallback", "PickleJobInfoCallback")),
-        *("hydra.experimental.pickle_job_info_callback.PickleJobInfoCallback", "loader.sweep.callback.SweepCallback"),
+        "hydra.experimental.pickle_job_info_callback.PickleJobInfoCallback",
+        *(f"{name}.sweep.callback.SweepCallback" for name in OWN_NAMES),
     )
 )
 _LOGGING = frozenset(
     (
         *(f"logging.{n}" for n in ("StreamHandler", "FileHandler", "NullHandler", "Formatter", "Filter")),
         *(f"logging.handlers.{n}" for n in ("RotatingFileHandler", "TimedRotatingFileHandler")),
-        *("sys.stdout", "sys.stderr", "loader.text.redaction.RedactingFormatter"),
+        *("sys.stdout", "sys.stderr"),
+        *(f"{name}.{home}.RedactingFormatter" for name in OWN_NAMES for home in ("redaction", "text.redaction")),
     )
 )
 """What a log may consist of."""

@@ -14,6 +14,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from ..errors import CheckpointError
+from ..runtime import own_name
 from ..text import lines
 from ..text.lines import Fix
 from ..text.wording import closest, listing, safe_text
@@ -158,7 +159,7 @@ def package_folders(package: str) -> list[Path]:
     Args:
         package: Its dotted name.
     """
-    top, *below = package.split(".")
+    top, *below = own_name(package).split(".")
     if not all(map(str.isidentifier, (top, *below))):
         return []
     try:

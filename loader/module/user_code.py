@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import CodeType
 
 from ..errors import ConfigError
+from ..runtime import PACKAGE, terminable
 from ..text.wording import safe_text, text_of
 
 _TORCHS = frozenset({("torch.nn.modules.module", "Module"), ("torch", "Tensor")})
@@ -57,13 +58,12 @@ def own_code_refused() -> Iterator[None]:
 
 def is_foreign(error: BaseException) -> bool:
     """Whether somebody else's code may have raised this: the loader's own signals and an interruption are to pass."""
-    if isinstance(error, KeyboardInterrupt) or type(error).__module__.partition(".")[0] == "loader":
+    if isinstance(error, KeyboardInterrupt) or type(error).__module__.partition(".")[0] == PACKAGE:
         return False
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     # A scheduler's signal becomes an exit wherever the process is at.
-    return not (
-        isinstance(error, SystemExit) and frames and frames[-1].f_globals.get("__name__") == "loader.termination"
-    )
+    raised_by = frames[-1].f_globals.get("__name__") if frames else ""
+    return not (isinstance(error, SystemExit) and raised_by == terminable.__module__)
 
 
 def _method(error: BaseException) -> str:
@@ -73,7 +73,7 @@ def _method(error: BaseException) -> str:
         module, code = str(frame.f_globals.get("__name__")), frame.f_code
         top = module.partition(".")[0]
         owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
-        if top == "loader":
+        if top == PACKAGE:
             found = ""
         elif not found and top != "torch" and _is_method(owner, code):
             found = f"{module}:{code.co_qualname}"
@@ -105,6 +105,6 @@ def _place(error: BaseException, package: str) -> str:
         for frame, line in traceback.walk_tb(error.__traceback__)
         if not frame.f_code.co_filename.startswith("<frozen") and frame.f_globals.get("__name__") != "importlib"
     ]
-    foreign = [f for f in frames if not f[0].startswith("loader.builder")]
+    foreign = [f for f in frames if not f[0].startswith(f"{PACKAGE}.builder")]
     own = [f for f in foreign if f[0].partition(".")[0] == package] or foreign
     return f"{safe_text(own[-1][1], 200)}:{own[-1][2]}" if own else ""

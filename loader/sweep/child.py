@@ -157,7 +157,7 @@ def _start_server() -> None:
     """
     from multiprocessing import forkserver  # noqa: PLC0415  # not on Windows
 
-    multiprocessing.set_forkserver_preload(["loader.sweep.preload"])
+    multiprocessing.set_forkserver_preload(["hydra_loader.sweep.preload"])
     with safe_path():
         forkserver.ensure_running()
 

@@ -11,15 +11,12 @@ from importlib import import_module
 from pkgutil import walk_packages
 
 from .. import formats
-from ..runtime import importing
+from ..runtime import PACKAGE, importing
 from .child import hydra_schema
 
 _REST = (
     "hydra._internal.logging_config",
-    "loader.cli.main",
-    "loader.job",
-    "loader.builder.pickled",
-    "loader.pipeline",
+    *(f"{PACKAGE}.{name}" for name in ("cli.main", "job", "builder.pickled", "pipeline")),
     "numpy.random",
     "zlib_ng.zlib_ng",
 )

@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-_NAMES = ("PYTHONPATH", "PYTHONSAFEPATH")
+from hydra_loader import USERS_FOLDER, users_folder
+
+_NAMES = ("PYTHONPATH", "PYTHONSAFEPATH", USERS_FOLDER)
 
 
 @contextmanager
@@ -48,6 +50,7 @@ def find_modules_in(folder: str) -> None:
 
 def _safe(python_path: str | None) -> dict[str, str]:
     here = str(Path(__file__).resolve().parents[2])
+    safe = {"PYTHONSAFEPATH": "1", **({USERS_FOLDER: users_folder()} if users_folder() else {})}
     if here in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        return {"PYTHONSAFEPATH": "1"}
-    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([here, *filter(None, [python_path])])}
+        return safe
+    return {**safe, "PYTHONPATH": os.pathsep.join([here, *filter(None, [python_path])])}

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Final
 
 from .. import examples
+from ..runtime import NAMES, OWN_NAMES
 from .needed import (
     NUMPY,
     NUMPY_EXACT,
@@ -85,8 +86,9 @@ _FILES: Final = (
     *("timm.data", "timm.utils.checkpoint_saver", "timm.models._hub", "timm.models.hub", "timm.models.push_to_hf_hub"),
     *("timm.models.save_for_hf", "torchvision.utils.save_image", "torchvision._internally_replaced_utils"),
     *("transformers.utils.hub", "transformers.hub", "onnx.load*", "onnxruntime", "skimage.io", "mlflow", "wandb"),
+    *("xdist", "execnet", "importlinter", "grimp"),
 )
-_OTHER_RULES: Final = ("hydra", "omegaconf", "loader", "hydra_loader")
+_OTHER_RULES: Final = ("hydra", "omegaconf", *OWN_NAMES)
 _TORCH: Final = tuple(
     f"torch.{name}"
     for name in (
@@ -123,7 +125,7 @@ _BELOW_TORCH_AND_NUMPY: Final = frozenset(
         *("setuptools", "triton", "nvidia", "cuda", "torchgen", "functorch"),
     )
 )
-_EXAMPLES: Final = ("loader.examples.models", *(f"loader.examples.{name}" for name in examples.__all__))
+_EXAMPLES: Final = tuple(f"{package}.examples.{name}" for package in NAMES for name in ("models", *examples.__all__))
 _HARMLESS: Final = ("math", "cmath", *_EXAMPLES)
 # Functions and methods of any package: many have them, and they run code or read pickles or files.
 _ANYWHERE: Final = frozenset(

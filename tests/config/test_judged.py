@@ -236,7 +236,7 @@ def test_levels_and_names_may_be_chosen(log: dict[str, Any]) -> None:
     check(log)
 
 
-FILE, FORMATTER = "logging.FileHandler", "loader.text.redaction.RedactingFormatter"
+FILE, FORMATTER = "logging.FileHandler", "hydra_loader.text.redaction.RedactingFormatter"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ...errors import CheckpointError
+from ...runtime import own_name
 from ...text.lines import Fix, typed
 from ...text.wording import safe_text
 from ...trust.dangerous import is_hostile
@@ -95,7 +96,7 @@ def resolve(named: Global, allow: Collection[str]) -> Any:
 def _imported(named: Global) -> types.ModuleType:
     top = named.module.partition(".")[0]
     try:
-        return importlib.import_module(named.module)
+        return importlib.import_module(own_name(named.module))
     except ModuleNotFoundError as error:
         if not (named.module + ".").startswith(f"{error.name}."):
             raise _import_broke(named, error) from error
