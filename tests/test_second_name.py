@@ -131,7 +131,7 @@ def test_a_loader_that_this_package_hides_is_named(project: Path) -> None:
 
     assert "cannot import name 'get_loader' from 'loader'" in done.stderr
     assert "In this process `loader` is hydra-loader's own package, and hides a `loader` of yours" in done.stderr
-    assert "# in Python: import hydra_loader instead of loader" in done.stderr
+    assert "# or import hydra_loader instead of loader" in done.stderr
 
 
 def test_a_module_that_hides_hydra_is_named(project: Path) -> None:

@@ -139,7 +139,6 @@ def _broken(module: str, error: BaseException, where: str) -> ConfigError:
     if isinstance(error, ImportError) and str(error.name).partition(".")[0] == PACKAGE == "loader":
         return ConfigError(
             f"{message}. In this process `loader` is hydra-loader's own package, and hides a `loader` of yours",
-            f"{typed('export', 'PYTHONPATH=/the/folder/of/your/loader')}   "
-            "# in Python: import hydra_loader instead of loader",
+            Fix(typed("export", "PYTHONPATH=/the/folder/of/your/loader"), "or import hydra_loader instead of loader"),
         )
     return ConfigError(message, typed("python", "-c", f"import {module}"))
