@@ -21,7 +21,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..module.user_code import bare_arguments, in_one_line
 from ..runtime import PACKAGE, own_name
-from ..text.lines import line, typed
+from ..text.lines import Fix, line, typed
 from ..text.wording import closest, did_you_mean, safe_text
 
 _DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
