@@ -21,7 +21,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..module.user_code import bare_arguments, in_one_line
 from ..runtime import PACKAGE, own_name
-from ..text.lines import Fix, line, typed
+from ..text.lines import line, typed
 from ..text.wording import closest, did_you_mean, safe_text
 
 _DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -139,6 +139,6 @@ def _broken(module: str, error: BaseException, where: str) -> ConfigError:
     if isinstance(error, ImportError) and str(error.name).partition(".")[0] == PACKAGE == "loader":
         return ConfigError(
             f"{message}. In this process `loader` is hydra-loader's own package, and hides a `loader` of yours",
-            Fix(typed("export", "PYTHONPATH=/the/folder/of/your/loader"), "or import hydra_loader instead of loader"),
+            typed("export", "PYTHONPATH=/the/folder/of/your/loader", note="or import hydra_loader instead of loader"),
         )
     return ConfigError(message, typed("python", "-c", f"import {module}"))
