@@ -192,7 +192,7 @@ def _built(job: JobConfig, parts: Sequence[Part]) -> Built:
     try:
         return _build(job)
     except ConfigError as error:
-        from .builder.named_classes import with_classes  # noqa: PLC0415  # such a refusal alone
+        from .builder.pickled import with_classes  # noqa: PLC0415  # such a refusal alone
 
         raise with_classes(error, [part.checkpoint.root for part in parts]) from error
 

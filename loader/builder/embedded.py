@@ -7,20 +7,27 @@ narrow unless the user says otherwise; nothing in it is interpolated. From there
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, TypeGuard
 
 from torch import nn
 
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..files.path import shown_path
+from ..formats.index import parse_mapping
+from ..formats.limits import LARGEST_CONFIG, MOST_LEVELS, MOST_PROPOSED
+from ..formats.tree import Checkpoint
+from ..module.dtype import DTYPES
 from ..parts.open import Part
 from ..schema import OF_A_FILE, EmbeddedJob, JobConfig, overlay
 from ..text.lines import Fix, line
 from ..text.wording import listing, phrases, safe_text
 from ..trust.dangerous import LOOKUPS, why_dangerous
 from .policy import defined_as, policy_of
-from .record import Record, read_record
 
 _TARGET = "_target_"
 
@@ -144,3 +151,159 @@ def _record(parts: Sequence[Part]) -> Record:
             Fix("model._target_=my_pkg.Net mode=convert convert.path=converted.safetensors", "makes one that does"),
         )
     return record
+
+
+KEY = "hydra_loader"
+"""The note's name."""
+SCHEMA = 1
+
+WITHOUT = Fix("convert.embed=false", "writes the weights alone")
+"""What to type where the config cannot go into the file."""
+
+_SPEC: Mapping[str, tuple[type, ...]] = {"shape": (list,), "dtype": (str,), "kind": (str,), "high": (int,)}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file or folder that weights were taken from."""
+
+    file: str
+    """Its name, without where it stands."""
+    sha256: str
+    key: str | None = None
+    rules: Mapping[str, Mapping[str, Any]] | None = field(default_factory=dict)
+    """None where they are not found yet; never in a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Where a converted file comes from, and what it takes to rebuild its model."""
+
+    sources: Mapping[str, Source]
+    """By part; the root is ``""``."""
+    model: Mapping[str, Any] | None = None
+    """The model's config; None where it was not to go into the file."""
+    input: Any = None
+    """The input of the dummy forward pass, as in `verify.input`."""
+    dtype: str | None = None
+    """The `dtype` that was asked for."""
+
+
+def to_text(record: Record) -> str:
+    """Writes a record; `unwritable` must have nothing against its model.
+
+    Raises:
+        ConfigError: It is too long to be read again.
+    """
+    content = {"schema": SCHEMA, "version": _version(), **dataclasses.asdict(record)}
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    if len(text) > LARGEST_CONFIG:
+        raise ConfigError(
+            f"the model's config and what belongs to it take {len(text):,} characters in the converted file, at most "
+            f"{LARGEST_CONFIG:,} are allowed",
+            WITHOUT,
+        )
+    return text
+
+
+def read_record(checkpoint: Checkpoint) -> Record | None:
+    """Reads the record of an opened checkpoint; None where it has none.
+
+    Raises:
+        CheckpointError: There is one, and it is not what a conversion writes.
+    """
+    notes = checkpoint.root.record
+    text = notes.get(KEY) if isinstance(notes, dict) else None
+    if text is None:
+        return None
+    try:
+        return _parsed(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"the record of the conversion in {shown_path(checkpoint.path)} is refused: {safe_text(error, 200)}",
+            Fix("model._target_=my_pkg.Net", "the weights load into a declared model without it"),
+        ) from error
+
+
+def unwritable(node: Any, where: str, depth: int = 0) -> Iterator[str]:
+    """Says which places of a config JSON cannot hold so that they come back as they were."""
+    if depth > MOST_LEVELS:
+        yield f"{safe_text(where)} is nested too deep"
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            if isinstance(key, str):
+                yield from unwritable(value, f"{where}.{key}", depth + 1)
+            else:
+                yield f"{safe_text(where)} has the key {safe_text(repr(key))}, which is no text"
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from unwritable(value, f"{where}.{index}", depth + 1)
+    elif isinstance(node, float) and not math.isfinite(node):
+        yield f"{safe_text(where)} is {node}"
+    elif node is not None and type(node) not in (str, bool, int, float):
+        yield f"{safe_text(where)} is a {type(node).__name__}"
+
+
+def is_input(node: Any) -> bool:
+    """Whether an input's spec may stand in a record: made from a shape of bounded size, not read from a path."""
+    specs = list(_specs(node))
+    return bool(specs) and all(map(_is_spec, specs)) and sum(math.prod(s["shape"]) for s in specs) <= MOST_PROPOSED
+
+
+def _specs(node: Any) -> Iterator[Any]:
+    """The specs of a node: itself, or those of a list (by position) or a mapping (by keyword or part)."""
+    if isinstance(node, list) or (isinstance(node, Mapping) and "shape" not in node):
+        for item in node if isinstance(node, list) else node.values():
+            yield from _specs(item)
+    else:
+        yield node
+
+
+def _is_spec(node: Any) -> bool:
+    fields = isinstance(node, Mapping) and all(v is None or type(v) in _SPEC.get(k, ()) for k, v in node.items())
+    return fields and _is_shape(node["shape"])
+
+
+def _is_shape(shape: Any) -> TypeGuard[Sequence[int]]:
+    return isinstance(shape, list) and len(shape) <= 64 and all(type(n) is int and 0 <= n < 1 << 48 for n in shape)
+
+
+def _parsed(text: str) -> Record:
+    if len(text) > LARGEST_CONFIG:
+        raise ValueError(f"it has {len(text):,} characters, at most {LARGEST_CONFIG:,} are allowed")
+    try:
+        content = parse_mapping(text.encode())
+    except ValueError as error:
+        raise ValueError(f"it {error}") from error
+    if type(content.get("schema")) is not int:
+        raise ValueError("it says no schema")
+    if content["schema"] != SCHEMA:
+        raise ValueError(f"its schema is {content['schema']}, this loader reads {SCHEMA}")
+    known = {"schema", "version", *(f.name for f in dataclasses.fields(Record))}
+    if unknown := sorted(content.keys() - known):
+        raise ValueError(f"it has the unknown field {unknown[0]!r}")
+    sources, model, asked = content.get("sources"), content.get("model"), content.get("input")
+    if not isinstance(sources, dict):
+        raise ValueError("'sources' is no mapping")
+    if model is not None and (not isinstance(model, dict) or next(unwritable(model, "model"), "")):
+        raise ValueError("'model' is no config")
+    if asked is not None and not is_input(asked):
+        raise ValueError("'input' is no spec of an input, or one of too many elements")
+    if content.get("dtype") not in (None, "checkpoint", *DTYPES):
+        raise ValueError("'dtype' is none")
+    return Record({name: _source(source) for name, source in sources.items()}, model, asked, content.get("dtype"))
+
+
+def _source(raw: Any) -> Source:
+    fits = isinstance(raw, dict) and raw.keys() == {f.name for f in dataclasses.fields(Source)}
+    texts = fits and type(raw["file"]) is str and type(raw["sha256"]) is str and type(raw["key"]) in (str, type(None))
+    if not texts or not isinstance(raw["rules"], dict) or not all(isinstance(r, dict) for r in raw["rules"].values()):
+        raise ValueError("'sources' holds what is no source")
+    return Source(**raw)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("hydra-loader")
+    except metadata.PackageNotFoundError:  # on the path without being installed
+        return "unknown"

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-
-from .undrawn import DRAWS, copied_dtype, copies, undrawn
 
 Function = Callable[..., Any]
 Handler = Callable[[Function, tuple[Any, ...], dict[str, Any]], Any]
@@ -62,6 +60,15 @@ _LIKE = frozenset(
         *("new_empty_strided", "new_tensor", "new"),
     )
 )
+DRAWS: Final = frozenset(("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like"))
+_CASTS: Final = {"half": torch.float16, "bfloat16": torch.bfloat16, "float": torch.float32, "double": torch.float64}
+_SCALINGS: Final = frozenset(
+    (
+        *("mul", "multiply", "__mul__", "__rmul__", "div", "divide", "__truediv__"),
+        *("add", "__add__", "__radd__", "sub", "subtract", "__sub__", "__rsub__"),
+    )
+)
+_RANGE: Final = frozenset(("low", "high", "generator"))
 _METADATA = (type(None), type(NotImplemented), torch.Size, torch.dtype, torch.device, torch.layout)
 _DEEPEST = 6
 _INITIALISERS = "torch.nn.init"
@@ -254,3 +261,48 @@ def _tensors(values: Iterable[Any], depth: int = 0) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, (tuple, list, set, dict)) and depth < _DEEPEST and type(value) is not torch.Size:
             yield from _tensors(value.values() if isinstance(value, dict) else value, depth + 1)
+
+
+def undrawn(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Returns a tensor of the shape and dtype that a random factory (one of `DRAWS`) would return, undrawn.
+
+    Its memory is not written to, so it takes up no pages; integers are 0, since they may be used as indices.
+    """
+    options = {key: value for key, value in kwargs.items() if key not in _RANGE}
+    match name:
+        case "rand" | "randn":
+            return torch.empty(*args, **options)
+        case "rand_like" | "randn_like":
+            return torch.empty_like(*args, **options)
+        case "randint_like":
+            return torch.zeros_like(args[0] if args else options.pop("input"), **options)
+        case _:
+            size = options.pop("size" if name == "randint" else "n", None)
+            given = args[-1 if name == "randint" else 0] if size is None else size
+            return torch.zeros(given, **{"dtype": torch.int64, **options})
+
+
+def copies(name: str) -> bool:
+    """Tells whether a function of this name may be one whose result has its first argument's shape and no more."""
+    return name in {"clone", "to"} or name in _CASTS or name in _SCALINGS
+
+
+def copied_dtype(name: str, source: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.dtype | None:
+    """Returns the dtype of the copy that a call makes of its first argument; None if it is not plainly such a copy."""
+    if name == "clone":
+        return source.dtype
+    if name in _SCALINGS:
+        plain = len(args) == 1 and not kwargs and isinstance(args[0], (int, float)) and source.is_floating_point()
+        return source.dtype if plain else None
+    given = [_CASTS[name]] if name in _CASTS else [v for v in (*args, *kwargs.values()) if not _is_flag(v)]
+    dtypes = [value for value in given if isinstance(value, torch.dtype)]
+    moves = [value for value in given if not isinstance(value, torch.dtype) and not _is_device(value, source.device)]
+    return dtypes[0] if len(dtypes) == 1 and not moves and dtypes[0] is not source.dtype else None
+
+
+def _is_flag(value: object) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _is_device(value: object, device: torch.device) -> bool:
+    return isinstance(value, (str, torch.device)) and torch.device(value) == device

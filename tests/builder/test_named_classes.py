@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from loader.builder.named_classes import with_classes
+from loader.builder.pickled import with_classes
 from loader.errors import ConfigError
 from loader.formats.tree import Container
 from loader.text.lines import Fix

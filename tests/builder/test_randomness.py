@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from loader.builder.randomness import seeded
+from loader.builder.hollow import seeded
 from tests.command import run
 
 
@@ -43,7 +43,7 @@ def test_a_process_whose_numpy_is_blocked_does_without(tmp_path: Path) -> None:
 import sys
 sys.modules["numpy"] = None
 import torch
-from loader.builder.randomness import seeded
+from loader.builder.hollow import seeded
 with seeded(0):
     drawn = torch.rand(())
 print(torch.equal(drawn, torch.rand((), generator=torch.Generator().manual_seed(0))))

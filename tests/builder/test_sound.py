@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from loader.builder import build_model
-from loader.builder.sound import unsound
+from loader.builder.model import unsound
 from loader.errors import ConfigError
 
 

@@ -16,8 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from ...builder.embedded import untrusted
-from ...builder.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
+from ...builder.embedded import KEY, WITHOUT, Record, Source, is_input, to_text, untrusted, unwritable
 from ...errors import ConfigError
 from ...files.path import called, is_copy
 from ...files.write import drafts

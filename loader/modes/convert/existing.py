@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from ...builder.record import Record, Source, read_record
+from ...builder.embedded import Record, Source, read_record
 from ...errors import CheckpointError, ConfigError
 from ...files.file import CheckpointFile
 from ...files.path import shown_path
