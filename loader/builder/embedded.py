@@ -20,7 +20,7 @@ from ..errors import CheckpointError, ConfigError
 from ..files.path import shown_path
 from ..formats.index import parse_mapping
 from ..formats.limits import LARGEST_CONFIG, MOST_LEVELS, MOST_PROPOSED
-from ..formats.tree import Checkpoint
+from ..formats.opened import Checkpoint
 from ..module.dtype import DTYPES
 from ..parts.open import Part
 from ..schema import OF_A_FILE, EmbeddedJob, JobConfig, overlay

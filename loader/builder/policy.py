@@ -14,7 +14,6 @@ import functools
 import inspect
 import sys
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch import nn
 
 from ..runtime import NAMES
 from ..schema import OF_A_FILE
-from ..text.wording import safe_text
+from ..text.wording import matches, safe_text
 from ..trust.dangerous import LOOKUPS, is_torch_constant, why_dangerous
 from ..trust.needed import PLAIN_DATA, VALUES_OF_A_FILE
 
@@ -102,7 +101,7 @@ class Policy:
         return self.trusted is not None and name in self.trusted
 
     def _matches(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.trusted or ())
+        return matches(name, self.trusted or ())
 
 
 class OfAFile(Policy):

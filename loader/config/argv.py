@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..files.path import natural
 from ..text.lines import Fix, typed
 from ..text.wording import listing, safe_text
 from .grammar import split_elements
@@ -113,12 +114,6 @@ def expand_glob(key: str, value: str) -> list[str]:
     if not kept:
         raise _no_match(key, include)
     return sorted(kept, key=natural)
-
-
-def natural(text: str) -> tuple[list[tuple[str, int]], str]:
-    """Sort key that compares numbers inside names as numbers."""
-    pieces = re.findall(r"(\D*)(\d*)", text)
-    return [(letters, int(digits or 0)) for letters, digits in pieces], text
 
 
 def _patterns(value: str) -> tuple[list[str], list[str]]:

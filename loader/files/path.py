@@ -19,6 +19,7 @@ from ..text import lines
 from ..text.lines import Fix
 from ..text.wording import closest, listing, safe_text
 
+_DIGITS = re.compile(r"([0-9]+)")
 _PACKAGE = "pkg://"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SLASH_LOST = re.compile(r"(https?|s3|gs|hf):/?(?!/)", re.IGNORECASE)
@@ -198,3 +199,11 @@ def _cache_of(folder: Path) -> Path | None:
         if snapshot.parent.name == _SNAPSHOTS and cache.name.startswith(_CACHED):
             return cache
     return None
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A sort key by which numbers in names count as numbers: 2 before 10."""
+    pieces = _DIGITS.split(name)
+    keys = [(0, piece) for piece in pieces]
+    keys[1::2] = [(len(number), number) for number in (piece.lstrip("0") for piece in pieces[1::2])]
+    return [*keys, (0, name)]

@@ -20,7 +20,7 @@ from ..text.wording import did_you_mean, safe_text
 from .signatures import FORMATS
 
 if TYPE_CHECKING:
-    from .opened import Opened
+    from .opened import Checkpoint
 
 CHECKS = ("crc", "structure", "full")
 
@@ -32,7 +32,7 @@ def open_checkpoint(
     sha256: str | None = None,
     check: str = "crc",  # as in configs
     data: bool = True,
-) -> Opened:
+) -> Checkpoint:
     """Opens a checkpoint and reads its index.
 
     Args:

@@ -20,8 +20,9 @@ from ..files.path import called, is_url, leads_out, path_override, shown_path
 from ..text.lines import Fix, typed
 from ..text.wording import counted, listing
 from .index import is_index, is_index_name, read_index
+from .opened import Checkpoint
 from .signatures import ENDINGS
-from .tree import Checkpoint, TensorEntry
+from .tree import TensorEntry
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,8 @@ from pathlib import Path
 from ..files.file import CheckpointFile
 from . import folder, sniff
 from .index import is_index
-from .opened import OpenedFile
+from .opened import Found, OpenedFile
 from .several import Shards, opened
-from .tree import Found
 
 FindsFolder = Callable[[Path, Sequence[str], ExitStack], Found | None]
 """Takes a folder and the names in it; None where it is not of the kind."""

@@ -8,8 +8,9 @@ the bytes of one tensor and never the file.
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from .limits import (
 from .opened import OpenedFile
 from .pickle.tree import leaf
 from .signatures import GGUF as FORMAT
-from .tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
+from .tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry, contiguous
 
 if TYPE_CHECKING:
     import torch
@@ -65,16 +66,20 @@ class Gguf(OpenedFile):
         self._check_places(children)
         super().__init__(file, FORMAT, Container("dict", FORMAT, children), check)
 
+    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
+        """One tensor on the CPU; a quantised one as float32, in memory of its own."""
+        blocks = entry.components.get("blocks")
+        made = super().read(blocks or entry, mmap=mmap)
+        return made if blocks is None else _dequantised(entry, made)
+
     def _entry(self, listed: Listed) -> TensorEntry | Leaf:
         shape = tuple(reversed(listed.dimensions))
-        count = 1
-        for size in shape:
-            count *= size
+        count = math.prod(shape)
         if any(size >= LARGEST_NUMBER for size in shape):
             raise self._file.damaged(f"its tensor '{safe_text(listed.name)}' has a shape that is none")
         plain = _PLAIN.get(listed.type)
         if plain is not None:
-            return TensorEntry(plain, shape, _strides(shape), 0, self._storage(listed, count * ITEMSIZE[plain]))
+            return TensorEntry(plain, shape, contiguous(shape), 0, self._storage(listed, count * ITEMSIZE[plain]))
         kind = quantisations(shown_path(self._file.path), listed.name).get(listed.type)
         if kind is None:
             return Leaf(f"ggml type {listed.type:,}", safe_text(list(shape)))
@@ -105,14 +110,6 @@ class Gguf(OpenedFile):
 
 def _note(note: object) -> Leaf:
     return Leaf("list", counted(note.count, "value")) if isinstance(note, Values) else leaf(note)
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
 
 
 _VERSIONS = (2, 3)
@@ -281,33 +278,23 @@ def quantisations(path: str, tensor: str) -> Mapping[int, tuple[str, int, int]]:
     return {int(kind): (kind.name, *size) for kind, size in GGML_QUANT_SIZES.items()}
 
 
-def dequantised(entry: TensorEntry, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Makes float32 out of ggml's blocks.
-
-    Raises:
-        CheckpointError: The package `gguf` does not know how.
-    """
+def _dequantised(entry: TensorEntry, raw: torch.Tensor) -> torch.Tensor:
     import numpy  # noqa: PLC0415, ICN001  # needed here alone
     import torch  # noqa: PLC0415  # an index alone needs no torch
-
-    if not entry.numel:
-        return torch.empty(entry.shape)
-    blocks: Any = parts["blocks"].numpy()
-    blocks.flags.writeable = False  # it may be a mapping that others look into
-    with numpy.errstate(all="ignore"):  # scales out of a file may be anything
-        try:
-            values = _dequantise()(blocks.reshape(*entry.shape[:-1], -1), entry.details["type"])
-        except NotImplementedError as error:
-            raise CheckpointError(
-                f"a tensor of this file is quantised as {entry.details['quantised']}, which the package gguf cannot "
-                "turn into float32",
-                Fix("pip install --upgrade gguf"),
-            ) from error
-    return torch.from_numpy(values).reshape(entry.shape)
-
-
-def _dequantise() -> Callable[[Any, Any], Any]:
     from gguf.constants import GGMLQuantizationType  # noqa: PLC0415  # an extra, and slow to import
     from gguf.quants import dequantize  # noqa: PLC0415
 
-    return lambda blocks, kind: dequantize(blocks, GGMLQuantizationType(kind))
+    if not entry.numel:
+        return torch.empty(entry.shape)
+    blocks: Any = raw.numpy()
+    blocks.flags.writeable = False  # it may be a mapping that other tensors share
+    kind: Any = entry.details["type"]
+    with numpy.errstate(all="ignore"):  # scales from a file may be anything
+        try:
+            values = dequantize(blocks.reshape(*entry.shape[:-1], -1), GGMLQuantizationType(kind))
+        except NotImplementedError as error:
+            raise CheckpointError(
+                f"unsupported quantisation {entry.details['quantised']}: the package gguf cannot dequantise it",
+                Fix("pip install --upgrade gguf"),
+            ) from error
+    return torch.from_numpy(values).reshape(entry.shape)

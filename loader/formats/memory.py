@@ -6,9 +6,8 @@ Guarantees: the caller's mapping and its tensors are read, never written; its ``
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,31 +15,26 @@ import torch
 from ..errors import CheckpointError
 from ..text.lines import Fix
 from ..text.wording import counted, phrases, safe_text
-from .pickle.records import Global
-from .tree import Container, Leaf, Node, Storage, TensorEntry
+from .opened import Checkpoint
+from .tree import Container, Leaf, Node, TensorEntry
 
 _NOT_FOR_FILES = "assign_to_params_buffers"
 """What torch leaves in a dict's `_metadata` after it was assigned from; it would switch loading over to assigning."""
 
 
-class MemoryCheckpoint:
+class MemoryCheckpoint(Checkpoint):
     """A mapping of names to tensors as a checkpoint."""
-
-    format = "memory"
-    note = ""
-    named: Mapping[str, Global] = MappingProxyType({})
-    """No pickle."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self._state = {str(key): value for key, value in state.items()}
         _refuse_valueless(self._state)
-        self.path = self.place = Path("<state dict in memory>")
-        self.root = Container("dict", type(state).__name__, {key: _node(key, v) for key, v in self._state.items()})
-        self.root.metadata = {
+        root = Container("dict", type(state).__name__, {key: _node(key, v) for key, v in self._state.items()})
+        root.metadata = {
             str(prefix): {str(k): v for k, v in dict(values).items() if k != _NOT_FOR_FILES}
             for prefix, values in dict(getattr(state, "_metadata", {})).items()
         }
-        self.nbytes = sum(entry.nbytes for entry in self.root.tensors().values())
+        nbytes = sum(entry.nbytes for entry in root.tensors().values())
+        super().__init__(Path("<state dict in memory>"), "memory", root, nbytes)
 
     def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
         """Memory has no checksums."""
@@ -52,25 +46,14 @@ class MemoryCheckpoint:
             return value
         return value.reshape(-1)[entry.offset : entry.offset + entry.numel]
 
-    def located(self, entry: TensorEntry) -> TensorEntry:
-        """The entry: memory is in one place."""
-        return entry
-
-    def inflate(self, storage: Storage) -> Iterator[bytes]:
-        """Raises LookupError: nothing in memory is deflated."""
-        raise LookupError(storage.key)
-
-    def release(self, entry: TensorEntry) -> None:
-        """Memory is the caller's to keep."""
-
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
         """Nothing is to be read ahead."""
 
     def check_unchanged(self) -> None:
         """Memory is the caller's to keep."""
 
-    def sha256(self) -> str:
-        """Raises CheckpointError: memory is no file."""
+    def digest(self) -> str:
+        """Raises CheckpointError: memory is not a file."""
         raise CheckpointError("a state dict in memory has no digest", Fix(note="leave checkpoint.sha256 unset"))
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ objects, are read inertly; a file without an array or a tensor is refused as wha
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,7 @@ from .pickle.storages import NUMPY_DTYPES
 from .pickle.tensors import BUILDERS
 from .pickle.tree import build_tree
 from .signatures import NPY, NPY_MAGIC, NPZ, PICKLE
-from .tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
+from .tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry, contiguous
 from .zip import Archive
 
 _ITEM = r"""'(descr|fortran_order|shape)'\s*:\s*('[^']{1,40}'|True|False|\([\d\s,L]*\))\s*"""
@@ -64,11 +65,7 @@ class Header:
 
     def stride(self) -> tuple[int, ...]:
         """In elements, as torch counts."""
-        strides, step = [], 1
-        for size in self.shape if self.fortran else reversed(self.shape):
-            strides.append(step)
-            step *= max(size, 1)
-        return tuple(strides if self.fortran else reversed(strides))
+        return contiguous(self.shape[::-1])[::-1] if self.fortran else contiguous(self.shape)
 
 
 def read_header(file: CheckpointFile, head: bytes, name: str) -> Header:
@@ -111,9 +108,7 @@ def entry_of(file: CheckpointFile, header: Header, storage: Storage, name: str) 
     dtype = header.dtype
     if dtype is None:
         return Leaf(f"numpy {safe_text(header.descr, 20)}", shape(header.shape))
-    count, width = 1, ITEMSIZE[dtype]
-    for size in header.shape:
-        count *= size
+    count, width = math.prod(header.shape), ITEMSIZE[dtype]
     if header.start + count * width != storage.nbytes:
         raise file.damaged(
             f"its array '{safe_text(name)}' holds {storage.nbytes - header.start:,} bytes; {dtype} "
@@ -170,9 +165,7 @@ class Npy(OpenedFile):
             return
         refuse_unreadable(file, {file.path.name: header})
         width = ITEMSIZE.get(header.dtype or "", 0)
-        needed = header.start + width
-        for size in header.shape:
-            needed = header.start + (needed - header.start) * size
+        needed = header.start + width * math.prod(header.shape)
         if needed > file.size:
             raise file.ends_early(needed)
         storage = Storage("array", 0, file.size, file=file, big_endian=header.descr.startswith(">"))

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile, read_ahead
@@ -35,15 +35,20 @@ def tensor_maker() -> Callable[..., torch.Tensor]:
     return tensor_of
 
 
-class Opened(ABC):
-    """A checkpoint whose index is read; see `formats.base.Checkpoint`.
+class Checkpoint(ABC):
+    """An opened checkpoint: what is in it, and one tensor's data on demand.
 
     Args:
-        path: The file or folder.
-        format: What was recognised in its content.
-        root: Everything in it.
+        path: The file or folder that was given, absolute.
+        format: What was recognised in its content: ``torch-zip``, ``safetensors-sharded`` and so on.
+        root: Everything in it. A file whose root is a single tensor has it under the key ``""``.
         nbytes: Size of all its files.
     """
+
+    place: Path
+    """What it is in that folder: a file, the index of several, or the folder itself where it is read as a whole."""
+    note: str
+    """The decision taken where there was a choice, for the report; empty where there was none."""
 
     def __init__(self, path: Path, format: str, root: Container, nbytes: int) -> None:
         self.path = self.place = path
@@ -122,16 +127,33 @@ class Opened(ABC):
         """Reads the files for `sha256`."""
 
     @property
-    @abstractmethod
     def named(self) -> Mapping[str, Global]:
-        """Everything that its pickles name, wherever they stand and whatever becomes of it; by full name."""
+        """Every global that its pickles name, whether it is used or not, by full name."""
+        return {}
 
     @abstractmethod
     def close(self) -> None:
         """Closes the files; tensors that were handed out stay valid."""
 
 
-class OpenedFile(Opened):
+class Found(Protocol):
+    """What a file or folder turned out to be; its index is not read yet."""
+
+    @property
+    def format(self) -> str:
+        """``torch-zip``, ``safetensors-sharded`` and so on; what was recognised in the content."""
+        ...
+
+    def open(self, check: str) -> Checkpoint:
+        """Reads its index; takes ``checkpoint.check``."""
+        ...
+
+    def sha256(self) -> str:
+        """Digest of the file, or of all its files, as 64 hexadecimal digits."""
+        ...
+
+
+class OpenedFile(Checkpoint):
     """A checkpoint that is one file.
 
     Args:

@@ -8,6 +8,7 @@ compact, so that it costs no more memory than the largest; what the format canno
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -19,7 +20,7 @@ from .index import read_mapping
 from .limits import LARGEST_HEADER, LARGEST_NUMBER, MOST_DIMENSIONS
 from .opened import OpenedFile
 from .signatures import SAFETENSORS as FORMAT
-from .tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry
+from .tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry, contiguous
 
 if TYPE_CHECKING:
     import torch
@@ -87,24 +88,21 @@ class SafeTensors(OpenedFile):
         return children
 
     def _entry(self, name: str, kind: Any, shape: tuple[Any, ...], storage: Storage) -> TensorEntry | Leaf:
-        stride, count = [], 1
-        for dimension in reversed(shape):
+        for dimension in shape:
             if type(dimension) is not int or not 0 <= dimension < LARGEST_NUMBER:
                 raise self._file.damaged(f"its header gives '{safe_text(name)}' a shape that is none")
-            stride.append(count)
-            count *= dimension or 1
         dtype = DTYPES.get(kind) if type(kind) is str else None
         if len(shape) > MOST_DIMENSIONS or type(kind) is not str:
             raise self._file.damaged(f"its header gives '{safe_text(name)}' a shape or type that is none")
         if dtype is None:
             return Leaf(f"safetensors {safe_text(kind, 20)}", safe_text(list(shape)))
-        size = 0 if 0 in shape else count * ITEMSIZE[dtype]
+        size = math.prod(shape) * ITEMSIZE[dtype]
         if size != storage.nbytes:
             raise self._file.damaged(
                 f"its header gives '{safe_text(name)}' {storage.nbytes:,} bytes; {kind} {safe_text(list(shape))} needs "
                 f"{safe_text(size)}"
             )
-        return TensorEntry(dtype, shape, tuple(reversed(stride)), 0, storage, "cpu", "strided", _EMPTY, _EMPTY)
+        return TensorEntry(dtype, shape, contiguous(shape), 0, storage, "cpu", "strided", _EMPTY, _EMPTY)
 
     def _check_places(self, places: list[tuple[int, int, str]], start: int) -> None:
         """The tensors must fill the file from the header to its end, without overlap or gap."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,24 +17,23 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile, read_ahead
-from ..files.path import cached_repository, leads_out, shown_path
+from ..files.path import cached_repository, leads_out, natural, shown_path
 from ..text.lines import Fix, typed
 from ..text.wording import counted, listing, phrases, safe_text
 from . import signatures
 from .index import read_index
-from .opened import Opened, OpenedFile
+from .opened import Checkpoint, OpenedFile
 from .sniff import recognise
 from .tree import Container, Node, Storage, TensorEntry
 
 if TYPE_CHECKING:
     from .pickle.records import Global
 
-_DIGITS = re.compile(r"([0-9]+)")
 _T = TypeVar("_T")
 _Result = TypeVar("_Result")
 
 
-class SeveralFiles(Opened):
+class SeveralFiles(Checkpoint):
     """A checkpoint whose tensors lie in several files.
 
     Args:
@@ -180,14 +178,6 @@ def _is_circle(path: Path) -> bool:
     except ValueError:
         return False  # no path at all
     return False
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """What to sort names by so that they stand as people count: 2 before 10."""
-    pieces = _DIGITS.split(name)
-    keys = [(0, piece) for piece in pieces]
-    keys[1::2] = [(len(number), number) for number in (piece.lstrip("0") for piece in pieces[1::2])]
-    return [*keys, (0, name)]
 
 
 _FORMAT_OF_SHARD: Mapping[str, str] = {

@@ -7,7 +7,6 @@ them; a tensor that lies in several places is put together in memory of its own.
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,7 @@ from ..errors import CheckpointError
 from ..text.lines import Fix
 from ..text.wording import safe_text
 from .pickle.objects import WHOLE, WITHHELD
-from .tree import ITEMSIZE, Storage, TensorEntry
+from .tree import ITEMSIZE, Storage, TensorEntry, contiguous
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE if hasattr(torch, name)}
 """By torch's name; the newest ones are missing where torch is older."""
@@ -42,13 +41,9 @@ def tensor_of(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor
     """
     if entry.pieces:
         return _joined(entry, unpack, mmap=mmap)
-    if entry.layout == "strided" and not entry.components:
+    if entry.layout == "strided":
         return _dense(entry, unpack, mmap=mmap)
     parts = {role: tensor_of(part, unpack, mmap=mmap) for role, part in entry.components.items()}
-    if entry.layout == "strided":
-        from .gguf import dequantised  # noqa: PLC0415  # only quantised GGUF files need it
-
-        return dequantised(entry, parts)
     try:
         return _ASSEMBLERS[entry.layout](entry, parts)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -64,9 +59,8 @@ def _dense(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
     if entry.storage is None:
         return _without_data(entry, dtype)
     shape, stride = entry.shape, entry.stride
-    count, compact_stride = _compact(shape)
-    compact = stride == compact_stride
-    extent = count if compact else _extent(shape, stride)
+    compact = stride == contiguous(shape)
+    extent = entry.numel if compact else _extent(shape, stride)
     width = ITEMSIZE[entry.dtype]
     carrier = _CARRIERS[width] if entry.dtype in _QUANTIZED else dtype
     flat = _flat(entry.storage, entry.offset * width, extent, carrier, unpack, mmap=mmap)
@@ -105,16 +99,6 @@ def torch_dtype(entry: TensorEntry) -> torch.dtype:
             Fix("pip install --upgrade torch"),
         )
     return dtype
-
-
-@functools.lru_cache(maxsize=4096)  # a model has few shapes, however many tensors
-def _compact(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    """Elements and strides of a contiguous tensor, as torch writes them."""
-    stride, step = [], 1
-    for dimension in reversed(shape):
-        stride.append(step)
-        step *= max(dimension, 1)
-    return 0 if 0 in shape else step, tuple(reversed(stride))
 
 
 def _extent(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:

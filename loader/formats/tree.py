@@ -6,17 +6,16 @@ it as data, and hands out a tensor's bytes only when asked for that tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
     from ..files.file import CheckpointFile
-    from .opened import Opened
-    from .pickle.records import Global
 
 ITEMSIZE: Mapping[str, int] = {
     "bool": 1, "uint8": 1, "int8": 1, "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1,
@@ -83,10 +82,7 @@ class TensorEntry:
     @property
     def numel(self) -> int:
         """Number of elements."""
-        count = 1
-        for dimension in self.shape:
-            count *= dimension
-        return count
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -120,12 +116,13 @@ class Piece:
     tensor, which a piece of one dimension is."""
 
 
-def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+@functools.lru_cache(maxsize=4096)  # a model has few shapes, however many tensors
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides of a compact tensor, as torch counts them."""
     strides, step = [], 1
     for dimension in reversed(shape):
         strides.append(step)
-        step *= max(dimension, 1)
+        step *= dimension or 1
     return tuple(reversed(strides))
 
 
@@ -181,84 +178,3 @@ class Container:
 
 
 Node = Container | TensorEntry | Leaf
-
-
-class Found(Protocol):
-    """What a file or folder turned out to be; its index is not read yet."""
-
-    @property
-    def format(self) -> str:
-        """``torch-zip``, ``safetensors-sharded`` and so on; what was recognised in the content."""
-        ...
-
-    def open(self, check: str) -> Opened:
-        """Reads its index; takes ``checkpoint.check``."""
-        ...
-
-    def sha256(self) -> str:
-        """Digest of the file, or of all its files, as 64 hexadecimal digits."""
-        ...
-
-
-class Checkpoint(Protocol):
-    """An opened checkpoint: what is in it, and one tensor's data on demand."""
-
-    path: Path
-    """The file or folder that was given, absolute."""
-    place: Path
-    """What it is in that folder: a file, the index of several, or the folder itself where it is read as a whole."""
-    format: str
-    """``torch-zip``, ``safetensors-sharded`` and so on; what was recognised in the content."""
-    root: Container
-    """Everything in it. A file whose root is a single tensor has it under the key ``""``."""
-    nbytes: int
-    """Size of all its files."""
-    note: str
-    """What was decided about it where there was a choice; empty where there was none."""
-
-    def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
-        """Compares the checksums of the bytes that these tensors need; CheckpointError names what is damaged.
-
-        Without ``mmap`` no mapping is touched, so that a file that is cut short meanwhile cannot end the process.
-        """
-        ...
-
-    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
-        """One tensor on the CPU, in the file's dtype, shape and strides.
-
-        With ``mmap`` it may be a private copy-on-write view of the file; without, it owns its memory.
-        """
-        ...
-
-    def located(self, entry: TensorEntry) -> TensorEntry:
-        """The entry with the places of its bytes, where the format looks for them only when asked."""
-        ...
-
-    def inflate(self, storage: Storage) -> Iterator[bytes]:
-        """Unpacks a deflated storage piece by piece, to exactly as many bytes as it declares."""
-        ...
-
-    def release(self, entry: TensorEntry) -> None:
-        """Says that a mapped tensor is not looked at any more, and was not written to: its pages may leave memory."""
-        ...
-
-    def will_need(self, entries: Sequence[TensorEntry]) -> None:
-        """Tells the system which bytes come next, so that it reads ahead."""
-        ...
-
-    def check_unchanged(self) -> None:
-        """Raises CheckpointError where a file changed since it was opened."""
-        ...
-
-    def sha256(self) -> str:
-        """Digest of the file, or of all its files, as 64 hexadecimal digits."""
-        ...
-
-    @property
-    def named(self) -> Mapping[str, Global]:
-        """Everything that its pickles name, wherever they stand and whatever becomes of it; by full name."""
-        ...
-
-    def close(self) -> None:
-        """Closes the files; tensors that were handed out stay valid."""
-        ...

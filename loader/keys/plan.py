@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 from ..formats.tree import Node, TensorEntry
 from ..schema import AllowConfig
+from ..text.wording import matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,4 +192,4 @@ def _tied(wanted: Mapping[str, Wanted]) -> list[list[str]]:
 
 def _not_allowed(keys: Iterable[str], globs: Iterable[str]) -> list[str]:
     globs = list(globs)
-    return [key for key in keys if not any(fnmatchcase(key, glob) for glob in globs)]
+    return [key for key in keys if not matches(key, globs)]

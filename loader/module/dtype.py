@@ -12,7 +12,6 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
@@ -22,7 +21,7 @@ from ..formats.tensor import dtype_name
 from ..keys.plan import Wanted
 from ..schema import AllowConfig
 from ..text.lines import Fix, line
-from ..text.wording import closest, counted, did_you_mean, phrases, safe_text
+from ..text.wording import closest, counted, did_you_mean, matches, phrases, safe_text
 
 ALIASES = {
     "half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32",
@@ -82,7 +81,7 @@ def refuse_losses(casts: Iterable[Cast], allow: AllowConfig, instead: Fix) -> No
         FitError: A cast loses values.
     """
     lossy = [cast for cast in casts if cast.loss]
-    refused = [cast for cast in lossy if not any(fnmatchcase(cast.key, glob) for glob in allow.mismatched)]
+    refused = [cast for cast in lossy if not matches(cast.key, allow.mismatched)]
     if refused:
         told = [f"{safe_text(c.key)} ({c.checkpoint} → {c.model}: {c.loss})" for c in refused]
         globs = [_SPECIAL.sub("?", c.key) for c in refused] if len(refused) <= _MOST_GLOBS else ["*"]

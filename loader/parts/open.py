@@ -11,20 +11,20 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, ConfigError, FitError
 from ..files.path import shown_path
 from ..formats import open_checkpoint
+from ..formats.opened import Checkpoint
 from ..formats.pickle.needed import dangerous_maker, dangers_among
-from ..formats.tree import Checkpoint, Container, TensorEntry
+from ..formats.tree import Container, TensorEntry
 from ..keys.plan import Offered, Wanted
 from ..keys.rules import Hits, rewrite, rewrite_metadata
 from ..keys.select import find, only_optimizer, select, tree
 from ..schema import AUTO, CheckpointConfig, JobConfig, PartConfig, RuleConfig, config_path
 from ..text.lines import Fix, line
-from ..text.wording import closest, did_you_mean, listing, safe_text
+from ..text.wording import closest, did_you_mean, listing, matches, safe_text
 from ..trust.dangerous import HOSTILE
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def with_root(parts: Sequence[Part], job: JobConfig, keys: Iterable[str], stack:
             told = f"checkpoint.path={shown_path(settings.path)} is not read: the parts fill the whole model"
             parts[0].remark = told
         return parts
-    if reading and all(any(fnmatchcase(key, glob) for glob in job.allow.missing) for key in uncovered):
+    if reading and all(matches(key, job.allow.missing) for key in uncovered):
         return parts  # what they leave is meant to be missing, and the file is there for them
     same = (part.checkpoint for part in reading if _identity(part.config.checkpoint) == _identity(settings))
     file = next(same, None) or _open(settings, stack, "checkpoint.path", data=job.mode not in _WITHOUT_DATA)

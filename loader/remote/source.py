@@ -14,9 +14,9 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
-from ..files.path import stand_for
+from ..files.path import natural, stand_for
 from ..formats.index import is_index_name, read_index
-from ..formats.several import joint_digest, natural
+from ..formats.several import joint_digest
 from .cache import Cache
 from .download import fetch
 from .folder import choose

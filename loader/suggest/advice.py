@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 
 from torch import nn
@@ -26,7 +25,7 @@ from ..module.hooks import rehearse
 from ..parts.open import Part, below, mounted
 from ..schema import AUTO, AllowConfig
 from ..text.lines import Fix, typed
-from ..text.wording import listing
+from ..text.wording import listing, matches
 from .alternatives import in_parts, of_another_size
 from .attempts import Shape
 from .averages import nameless
@@ -143,7 +142,7 @@ class Advice:
         return {
             key: want.kind == "buffer"
             for key, want in self.wanted.items()
-            if not key.startswith(prefixes) and not any(fnmatchcase(key, glob) for glob in self.allow.missing)
+            if not key.startswith(prefixes) and not matches(key, self.allow.missing)
         }
 
     def problem(self, part: Part) -> Problem:

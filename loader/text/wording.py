@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 
 _LONGEST_NAME = 80
 _LONGEST_PHRASE = 400
@@ -62,6 +63,11 @@ def listing(names: Iterable[object], most: int = _MOST_NAMES, longest: int = _LO
 def phrases(told: Iterable[str], most: int = _MOST_NAMES) -> str:
     """Lists phrases that hold several names each: bounded, but not to the length of one name."""
     return listing(told, most, longest=_LONGEST_PHRASE)
+
+
+def matches(name: str, globs: Iterable[str]) -> bool:
+    """Whether one of these patterns matches a whole name, case included."""
+    return any(fnmatchcase(name, glob) for glob in globs)
 
 
 def closest(name: str, known: Iterable[str], most: int = 3) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 
 from ..apply.stage import Stage
 from ..errors import located
-from ..formats.tree import TensorEntry
+from ..formats.tree import TensorEntry, contiguous
 from ..keys.plan import Match, Plan
 from ..module.dtype import cast, final_dtype
 
@@ -70,13 +70,12 @@ def _same(stage: Stage, match: Match, *, sampled: bool) -> bool:
 
 
 def _is_compact(entry: TensorEntry, mine: torch.Tensor) -> bool:
-    if entry.layout != "strided":
-        return False
-    expected, steps = 1, []
-    for dimension in reversed(entry.shape):
-        steps.append(expected)
-        expected *= dimension
-    return entry.stride == tuple(reversed(steps)) and mine.is_contiguous() and entry.numel > 3 * _RUN
+    return (
+        entry.layout == "strided"
+        and entry.stride == contiguous(entry.shape)
+        and mine.is_contiguous()
+        and entry.numel > 3 * _RUN
+    )
 
 
 def _runs(entry: TensorEntry, mine: torch.Tensor) -> Iterator[tuple[TensorEntry, torch.Tensor]]:

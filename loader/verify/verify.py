@@ -45,7 +45,7 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
     if not verify.forward and (verify.record or verify.golden not in (None, "auto")):
         what = "verify.record=true" if verify.record else f"verify.golden={verify.golden}"
         raise ConfigError(f"{what} needs the forward pass, and verify.forward is false", Fix("verify.forward=true"))
-    paths = {part.checkpoint.place for part in parts if part.checkpoint.format != MemoryCheckpoint.format}
+    paths = {part.checkpoint.place for part in parts if not isinstance(part.checkpoint, MemoryCheckpoint)}
     only = paths.pop() if len(paths) == 1 else None
     if not verify.record:
         return golden.find(verify.golden, only)

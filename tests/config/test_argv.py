@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader.config.argv import expand_glob, natural, parse_arguments
+from loader.config.argv import expand_glob, parse_arguments
 from loader.errors import ConfigError
+from loader.files.path import natural
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from torch import nn
 import loader
 from loader.errors import CheckpointError, FitError
 from loader.files.file import CheckpointFile
+from loader.files.path import natural
 from loader.formats import open_checkpoint
-from loader.formats.several import SeveralFiles, natural
+from loader.formats.several import SeveralFiles
 from loader.formats.tree import TensorEntry
 from tests.formats.comparing import assert_same
 from tests.formats.sharding import shard_name, write_index, write_shards, write_sparse

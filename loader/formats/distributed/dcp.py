@@ -16,14 +16,14 @@ from pathlib import Path
 
 from ...errors import CheckpointError
 from ...files.file import CheckpointFile
-from ...files.path import leads_out, shown_path
+from ...files.path import leads_out, natural, shown_path
 from ...text.lines import Fix
 from ...text.wording import safe_text
 from ..folder import DCP_ENDING as ENDING
 from ..folder import DCP_METADATA as METADATA
 from ..limits import LARGEST_OBJECT, MOST_OBJECTS
 from ..opened import OpenedFile
-from ..several import SeveralFiles, digest_of, each, natural, opened, refuse_links, refuse_missing
+from ..several import SeveralFiles, digest_of, each, opened, refuse_links, refuse_missing
 from ..signatures import DCP as FORMAT
 from ..signatures import ZIP_MEMBER
 from ..torch_files.torch_zip import TorchZip

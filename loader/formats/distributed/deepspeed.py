@@ -15,14 +15,14 @@ from pathlib import Path
 
 from ...errors import CheckpointError
 from ...files.file import CheckpointFile
-from ...files.path import leads_out, path_override, shown_path
+from ...files.path import leads_out, natural, path_override, shown_path
 from ...text.lines import Fix
 from ...text.wording import counted, listing, safe_text
 from .. import sniff
 from ..folder import has_preferred, listed
 from ..index import fault_of_name
 from ..limits import LONGEST_NAME
-from ..several import SeveralFiles, digest_of, each, natural, opened, refuse_links
+from ..several import SeveralFiles, digest_of, each, opened, refuse_links
 from ..signatures import DEEPSPEED as FORMAT
 from ..tree import Container, Node, TensorEntry
 from .zero import ModelStates, OptimizerStates, cut_by_group, cut_by_parameter, put_together
