@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config.parse import parse_job
 from .errors import ConfigError, LoaderError
+from .modes import lines
 from .module.user_code import own_code_refused
 from .report import fill
 from .report.data import ErrorReport, Report
@@ -52,7 +53,7 @@ def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *
     except LoaderError as error:
         if report.plan and not quiet:
             # What a plan was asked for is every key's fate; a refused one says why below it.
-            print_report(report)
+            print_report(lines(report))
         else:
             print_dangers(report)
         print_error(error)
@@ -62,7 +63,7 @@ def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *
         log.exception("a bug of the loader")
     else:
         if not quiet:
-            print_report(report)
+            print_report(lines(report))
         log.info("%s", _summary(report))
     return reported(report, output_dir)
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .text.redaction import spare
+
 AUTO = "auto"
 """In the place of a nested key or of rules: find out which."""
 
@@ -184,3 +186,6 @@ def overlay(defaults: Mapping[str, Any], given: Mapping[str, Any], where: str = 
         else:
             result[key] = value
     return result
+
+
+spare(list(vars().values()))

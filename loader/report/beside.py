@@ -1,4 +1,4 @@
-"""What a file says beside the weights: hyperparameters, epochs, versions.
+"""What a file says next to the weights: hyperparameters, epochs, versions.
 
 Guarantees: shown, never acted on. Nothing is rebuilt for it: plain values are told as such, anything else by its type;
 how many are told is bounded.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..text.lines import Fix
+from ..text.redaction import spare
 
 SCHEMA = 1
 """Version of the report's form."""
@@ -149,3 +150,6 @@ class Report:
             else:
                 content[name] = value
         return content
+
+
+spare(list(vars().values()))

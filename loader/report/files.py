@@ -1,7 +1,6 @@
-"""Keeps reports on disk.
+"""Writes reports to disk.
 
-Guarantees: a file is there as a whole or not at all; it is JSON that any reader takes (no NaN, no infinity); URLs
-have lost their credentials.
+Guarantees: writes are atomic; the JSON is valid for any reader (no NaN, no infinity), without the credentials of URLs.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ..text.redaction import redacted
 from .data import Report
 
 REPORT = "report.json"
-"""Its name in a run's folder."""
+"""The report's name in a run's folder."""
 
 
 def _plain(content: Any) -> Any:
@@ -35,11 +34,23 @@ def write_report(report: Report, folder: Path) -> Path:
 
 @collector_paused()
 def write_json(path: Path, content: Any) -> Path:
-    """Writes JSON at once: readers see the old file or the new one; what JSON has no number for becomes null.
+    """Writes JSON atomically; numbers that JSON does not have become null.
 
     A mapping takes a line for each key, a list one for each item: a report may have as many as a file has tensors.
     """
-    return write_text(path, _written(content, "") + "\n")
+    text = _written(content, "")
+    # Inside strings only: a secret next to a quote would take the quote's backslash with it.
+    text = text if redacted(text) == text else _written(_redacted(content), "")
+    write_whole(path, f"{text}\n".encode("ascii"))
+    return path
+
+
+def _redacted(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {redacted(str(key)): _redacted(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_redacted(value) for value in content]
+    return redacted(content) if isinstance(content, str) else content
 
 
 def _written(content: Any, margin: str) -> str:
@@ -53,7 +64,7 @@ def _written(content: Any, margin: str) -> str:
 
 
 def _item(content: Any, margin: str) -> str:
-    """One line for a row; an item that holds lists of rows itself takes more."""
+    """Writes a row on one line; an item that contains lists of rows takes more."""
     rows = isinstance(content, Mapping) and any(
         isinstance(value, list) and value and isinstance(value[0], Mapping) for value in content.values()
     )
@@ -78,6 +89,6 @@ def _finite(content: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Writes text at once, as UTF-8 whatever the names of files in it are."""
+    """Writes text atomically as UTF-8; file names that are not valid UTF-8 are escaped."""
     write_whole(path, redacted(text).encode("utf-8", "backslashreplace"))
     return path

@@ -1,29 +1,28 @@
-"""Shows reports and refusals to a person.
+"""Prints reports and refusals.
 
-Guarantees: colours and boxes only where the stream itself is a terminal; everything that comes from a file is shown as
-text, never as markup; a refusal is one block on stderr, without a traceback.
+Guarantees: colours only if the stream itself is a terminal; everything from a file is shown as text, never as markup; a
+refusal is one block on stderr, without a traceback. What only some modes have, those modes add (`loader.modes.lines`).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import LoaderError
-from ..text.lines import program
 from ..text.wording import counted, listing, phrases, printable, safe_text, shape, size
 from ..trust.dangerous import HOSTILE
 from . import planned
 from .data import PartReport, Report
 
 Line = tuple[str, str, str]
-"""Label, text, and style."""
+"""Label, text and style."""
 
 
 def print_error(error: LoaderError) -> None:
-    """Prints a refusal on stderr: what, where, what was expected, and what to type."""
+    """Prints a refusal on stderr: its message and the lines to type."""
     _show(
         sys.stderr,
         [
@@ -34,22 +33,21 @@ def print_error(error: LoaderError) -> None:
 
 
 def print_note(text: str) -> None:
-    """Prints on stderr what may be wrong with a job that is run all the same."""
+    """Prints a note on stderr about a possible mistake in a job that runs all the same."""
     _show(sys.stderr, [(("note   ", "bold yellow"), text, "")])
 
 
 def print_dangers(report: Report) -> None:
-    """Prints on stderr what the files of a refused job name that no model needs."""
-    told = [line for part in report.parts.values() for line in _dangers(part)]
-    if told:
-        _show(sys.stderr, [((f"{label} ", style), text, "") for label, text, style in told])
+    """Prints the dangerous names in the files of a refused job on stderr."""
+    shown = [line for part in report.parts.values() for line in _dangers(part)]
+    if shown:
+        _show(sys.stderr, [((f"{label} ", style), text, "") for label, text, style in shown])
 
 
-def print_report(report: Report) -> None:
-    """Prints the report of a job that went well on stdout."""
+def print_report(shown: Iterable[Line]) -> None:
+    """Prints the lines of a report on stdout."""
     # One line each: a name with a line break in it must not write a line of the report.
-    shown = [((f"{label:<11}", "bold"), text.replace("\n", "\\n"), style) for label, text, style in lines(report)]
-    _show(sys.stdout, shown)
+    _show(sys.stdout, [((f"{label:<11}", "bold"), text.replace("\n", "\\n"), style) for label, text, style in shown])
 
 
 def print_json(report: Path) -> None:
@@ -59,18 +57,14 @@ def print_json(report: Path) -> None:
 
 
 def lines(report: Report) -> list[Line]:
-    """The report as labelled lines."""
-    if report.inspection is not None:
-        return [*_inspection(report.inspection), *_ending(report)]
-    return [
-        *_model(report),
-        *_parts(report),
-        *(_keys(report) if report.mode != "scaffold" else ()),
-        *_plan(report),
-        *_checks(report),
-        *_written(report),
-        *_ending(report),
-    ]
+    """Returns the report of a load or a plan as labelled lines."""
+    return [*sources(report), *keys(report), *_plan(report), *checks(report), *ending(report)]
+
+
+def sources(report: Report) -> Iterator[Line]:
+    """Describes the model and the files."""
+    yield from _model(report)
+    yield from _parts(report)
 
 
 def _model(report: Report) -> Iterator[Line]:
@@ -110,7 +104,7 @@ def _part_details(part: PartReport) -> Iterator[Line]:
         yield "", f"not tensors: {listing(f'{key} ({kind})' for key, kind in part.other.items())}", "dim"
     if part.beside:
         entries = [f"{key} {value}" for key, value in part.beside.items()]
-        yield "", f"beside the weights: {listing(entries, 12)}", "dim"
+        yield "", f"next to the weights: {listing(entries, 12)}", "dim"
     if part.sha256:
         yield "", f"sha256 {part.sha256}", "dim"
     yield from _trust(part.trust)
@@ -118,30 +112,30 @@ def _part_details(part: PartReport) -> Iterator[Line]:
 
 def _trust(trust: Mapping[str, Any]) -> Iterator[Line]:
     if trust:
-        told = ", ".join(f"{name}={listing(v) if isinstance(v, list) else v}" for name, v in trust.items())
-        yield "", f"permissions: {told}", "yellow"
+        used = ", ".join(f"{name}={listing(v) if isinstance(v, list) else v}" for name, v in trust.items())
+        yield "", f"permissions: {used}", "yellow"
 
 
-def _keys(report: Report) -> Iterator[Line]:
-    keys = report.keys
+def keys(report: Report) -> Iterator[Line]:
+    """Describes the keys that were loaded, and those that were not."""
+    found = report.keys
     doing = "would load" if report.mode == "plan" else "loaded"
-    yield "keys", f"{doing} {keys.loaded:,} of {keys.loaded + len(keys.missing) + len(keys.mismatched):,}", ""
-    for what, names in (("missing", keys.missing), ("unexpected", keys.unexpected), ("dropped", keys.dropped)):
+    yield "keys", f"{doing} {found.loaded:,} of {found.loaded + len(found.missing) + len(found.mismatched):,}", ""
+    for what, names in (("missing", found.missing), ("unexpected", found.unexpected), ("dropped", found.dropped)):
         if names:
             yield "", f"{what} {len(names):,}: {listing(names)}", "yellow" if what != "dropped" else "dim"
-    if keys.mismatched:
-        clashes = [
-            f"{safe_text(m['key'])} (model {shape(m['model'])}, file {shape(m['checkpoint'])})" for m in keys.mismatched
-        ]
+    if found.mismatched:
+        pairs = ((m["key"], shape(m["model"]), shape(m["checkpoint"])) for m in found.mismatched)
+        clashes = [f"{safe_text(key)} (model {own}, file {other})" for key, own, other in pairs]
         yield "", f"mismatched {len(clashes):,}: {phrases(clashes)}", "yellow"
-    if keys.cast:
-        yield "", *_casts(keys.cast)
-    if keys.tied:
-        yield "", f"tied: {phrases(' = '.join(map(safe_text, group)) for group in keys.tied)}", "dim"
+    if found.cast:
+        yield "", *_casts(found.cast)
+    if found.tied:
+        yield "", f"tied: {phrases(' = '.join(map(safe_text, group)) for group in found.tied)}", "dim"
 
 
 def _casts(cast: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """What changed its dtype: first what lost values, then integers that became a float model's weights."""
+    """Lists casts: first those that lost values, then integers that became a float model's weights."""
     lost = [f"{_cast(c)}, {c['loss']}" for c in cast if c["loss"]]
     integers = [_cast(c) for c in cast if not c["loss"] and was_integer(c)]
     others = [_cast(c) for c in cast if not c["loss"] and not was_integer(c)]
@@ -153,15 +147,9 @@ def _cast(row: Mapping[str, Any]) -> str:
 
 
 def was_integer(row: Mapping[str, Any]) -> bool:
-    """Whether a cast made an integer or a truth value a float."""
+    """Returns whether a cast turned integers or booleans into floats."""
     floats = ("float", "bfloat", "complex")
     return row["model"].startswith(floats) and not row["checkpoint"].startswith(floats)
-
-
-def _inspection(inspection: Mapping[str, Any]) -> Iterator[Line]:
-    from ..modes.inspect.tell import lines as told  # noqa: PLC0415  # this mode alone
-
-    return told(inspection["files"])
 
 
 def _plan(report: Report) -> Iterator[Line]:
@@ -169,7 +157,8 @@ def _plan(report: Report) -> Iterator[Line]:
         yield "plan" if index == 0 else "", line, "bold" if index == 0 else ""
 
 
-def _checks(report: Report) -> Iterator[Line]:
+def checks(report: Report) -> Iterator[Line]:
+    """Describes the verification."""
     for index, check in enumerate(report.verification.checks):
         mark, style = _MARKS[check.ok]
         yield "verified" if index == 0 else "", f"{mark} {check.name}: {safe_text(check.detail, 300)}", style
@@ -184,61 +173,27 @@ def _checks(report: Report) -> Iterator[Line]:
 _MARKS = {True: ("ok  ", "green"), False: ("FAIL", "bold red"), None: ("-   ", "yellow")}
 
 
-def _written(report: Report) -> Iterator[Line]:
-    written = report.written
-    if written is None:
-        return
-    if report.mode == "scaffold":
-        yield from _scaffolded(written)
-        return
-    files = written["files"]
-    several = f" in {counted(len(files) - 1, 'shard')}" if len(files) > 1 else ""
-    amount = f"{counted(written['tensors'], 'tensor')}{several}, {size(written['bytes'])}"
-    yield "written", f"{safe_text(written['path'], 300)}: {amount}", ""
-    if written["golden"]:
-        yield "", f"golden record {safe_text(written['golden'], 300)}", "dim"
-    if written["aliases"]:
-        told = phrases(f"{safe_text(second)} = {safe_text(first)}" for second, first in written["aliases"].items())
-        yield "", f"tied, stored once: {told}", "dim"
-    if written["left_out"]:
-        told = listing(f"{key} ({kind})" for key, kind in written["left_out"].items())
-        yield "", f"left out, no tensors: {told}", "yellow"
-    yield "load it", f"{program()} {written['next']}", "green"
-
-
-def _scaffolded(written: dict[str, Any]) -> Iterator[Line]:
-    yield "written", f"{safe_text(written['path'], 300)}: {size(written['bytes'])}", ""
-    if written["left_out"]:
-        yield (
-            "",
-            f"left out of config.json, as it would choose code or weights: {listing(written['left_out'])}",
-            "yellow",
-        )
-    for index, line in enumerate(written["open"]):
-        yield "to give" if index == 0 else "", line, "yellow"
-    yield "load it", written["line"], "green"
-
-
-def _ending(report: Report) -> Iterator[Line]:
+def ending(report: Report) -> Iterator[Line]:
+    """Describes how long the steps took."""
     steps = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report.timings.items() if name != "total")
     yield "took", f"{report.timings.get('total', 0.0):.2f} s ({steps})", "dim"
 
 
 def _show(stream: TextIO, shown: Sequence[tuple[tuple[str, str], str, str]]) -> None:
-    """Writes labelled lines at once; a plan may have as many as a model has keys."""
+    """Writes labelled lines at once; a plan may have one per key of a model."""
     encoding = stream.encoding or "utf-8"
 
     def harmless(text: str) -> str:
         return printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
     if not stream.isatty():
-        # Whatever the environment says of colours (FORCE_COLOR), they have no place in a log file.
+        # No colours in a log file, whatever the environment says (FORCE_COLOR).
         stream.write("".join(f"{label}{harmless(text)}\n" for (label, _), text, _ in shown))
         stream.flush()
         return
     from rich.console import Console  # noqa: PLC0415  # only a terminal needs it
     from rich.text import Text  # noqa: PLC0415
 
-    # Wrapping would break the lines to paste, and markup would let a file's names act.
+    # Wrapping would break the lines to paste, and names from a file must not act as markup.
     console = Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True, force_terminal=True)
     console.print(Text("\n").join(Text(*label) + Text(harmless(text), style) for label, text, style in shown))

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..config.rewrite import readable
 from ..report.files import write_json, write_text
+from ..text.redaction import redacted
 from .callback import Sweep
 from .folder import SUMMARY
 from .records import RUNNING, JobRecord, error_of, read_all
@@ -99,4 +100,5 @@ def _row(job: JobRecord) -> dict[str, Any]:
     # One line for each job also where a message has several.
     flat = {name: " ".join(text.split()) if text else text for name, text in told.items()}
     own = {name: value for name, value in job.to_dict().items() if name in _COLUMNS and name != "error"}
-    return {**own, **flat, "overrides": " ".join(job.overrides)}
+    row = {**own, **flat, "overrides": " ".join(job.overrides)}
+    return {name: redacted(value) if isinstance(value, str) else value for name, value in row.items()}

@@ -180,18 +180,20 @@ def is_plain_key(key: str) -> bool:
 
 def yaml_value(value: object) -> str:
     """Writes plain data on one line of YAML; OmegaConf reads back the same data, without interpolations."""
+    return MISSING if value == MISSING else _yaml_written(value)
+
+
+def _yaml_written(value: object) -> str:
     if isinstance(value, Mapping):
         # OmegaConf finds no interpolations in keys.
-        return "{" + ", ".join(f"{_yaml_text(str(key))}: {yaml_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_yaml_text(str(key))}: {_yaml_written(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(yaml_value, value)) + "]"
+        return "[" + ", ".join(map(_yaml_written, value)) + "]"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, float) and not math.isfinite(value):
         return {"inf": ".inf", "-inf": "-.inf"}.get(str(value), ".nan")
-    if isinstance(value, int | float) or value == MISSING:
-        return str(value)
-    return _yaml_text(_without_interpolation(str(value)))
+    return str(value) if isinstance(value, int | float) else _yaml_text(_without_interpolation(str(value)))
 
 
 def _yaml_text(text: str) -> str:

@@ -1,9 +1,9 @@
-"""URLs as they may be shown.
+"""Removes the credentials of URLs from text.
 
-Guarantees: a URL that a config or a call names is parsed, and from then on its user, password, parameters and query
-values are replaced wherever this process prints or writes text through `redacted`, also outside the URL and in other
-spellings. URLs that nobody named, as a file or another library may, are found in the text by a net of patterns. A text
-without a URL and without a known secret comes back as it is.
+Guarantees: once a URL is named by a config or a call (`remember`), its user, password, parameters and query values are
+replaced in all text that this process prints or writes through `redacted`, even outside the URL and in other spellings.
+Other URLs, as a file or a library may contain, are found in the text by patterns. Text without a URL and without a
+known secret is returned unchanged.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from urllib.parse import quote, unquote
 from .wording import printable
 
 HIDDEN = "***"
-"""Stands where a secret stood."""
+"""Replacement for a redacted secret."""
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,20}:"  # bounded: a hostile file may hold a million letters in a row
 _KNOWN = r"(?:https?|s3|gs|hf|ftps?):"
 _BEGIN = re.compile(rf"(?<![A-Za-z0-9+.-])(?:{_KNOWN}(?:%2F%2F|/{{0,3}})|{_SCHEME}/{{1,3}})", re.IGNORECASE)
-"""How a URL begins, also one that lost a slash or both."""
+"""The start of a URL, even one that lost one or both slashes."""
 
 _NAMED = re.compile(r"(?P<mark>[;?&#])(?P<name>[^=;?&#/\s]*)=(?P<value>[^;?&#]*)")
 
@@ -37,27 +37,36 @@ _QUERY = re.compile(
 )
 _PARAMETER = re.compile(r"""(;[\w.-]{1,40}=)([^;/?\#\s"'<>]+)""")
 _HARMLESS = re.compile(r"\d{1,4}|v?\d+(\.\d+){1,3}|true|false|main|master")
-"""Values that are too plain to be a secret; everything else in a query may be one, whatever its name is."""
+"""Values too plain to be secrets; any other value in a query may be one, whatever its name."""
 
 _PUNCTUATION = ".,;:!)]}"
-"""Belongs to the sentence that a URL ends."""
+"""Punctuation of the sentence that a URL ends, not of the URL."""
 
 _TELLING = re.compile(r"tok|key|sig|secret|pass|pw|auth|cred|sess|policy|code|user", re.IGNORECASE)
-"""Names of parameters whose short values are secrets outside the URL, too."""
+"""Names of parameters whose short values are also hidden outside the URL."""
 
 _SHORTEST = 2
 _LONG = 8
-"""A shorter secret is replaced only where it is a word of its own."""
+"""A shorter secret is replaced only as a separate word."""
 _LONGEST_WORD = 16
-"""A longer value of any parameter is taken for a secret outside the URL, too."""
+"""A longer value of any parameter is also hidden outside the URL."""
 _MOST_URLS = 100
 
 _hidden: dict[str, str] = {}
-"""Every known spelling of a secret, and what is written instead."""
+"""Every known spelling of a secret, with its replacement."""
+
+_vocabulary = {"null", "true", "false", "yes", "no", "on", "off", "load", "crc", "cpu", "cuda", "torch"}
+"""Words that configs and reports consist of."""
+
+
+def spare(records: Iterable[object]) -> None:
+    """Notes the field names of all dataclasses among objects: a secret like one of them is hidden only in its URL."""
+    for record in filter(dataclasses.is_dataclass, records):
+        _vocabulary.update(field.name for field in dataclasses.fields(record))
 
 
 def remember(data: object) -> None:
-    """Notes the secrets of all URLs in overrides, a config or a URL, so that `redacted` knows them.
+    """Notes the secrets of all URLs in overrides, a config or a URL, for `redacted`.
 
     Args:
         data: Text, or lists and mappings of text.
@@ -76,12 +85,12 @@ def remember(data: object) -> None:
 
 
 def has_secrets() -> bool:
-    """Says whether any secret was noted."""
+    """Returns whether any secret is known."""
     return bool(_hidden)
 
 
 def redacted(text: str) -> str:
-    """Takes the known secrets out of a text, and the credentials out of all URLs in it."""
+    """Replaces the known secrets in a text, and the credentials of all URLs in it."""
     if _hidden:
         text = _pattern().sub(lambda found: _hidden[found[0]], text)
     if ":/" not in text:
@@ -90,15 +99,15 @@ def redacted(text: str) -> str:
 
 
 class RedactingFormatter(logging.Formatter):
-    """A log's formatter; Hydra logs the overrides of a sweep's jobs as they were typed."""
+    """A log formatter that redacts; Hydra logs the overrides of a sweep's jobs as typed."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the line, or lines, of a record."""
+        """Formats a record as one or more lines."""
         return printable(redacted(super().format(record)).expandtabs())
 
 
 def redact_files(paths: Iterable[Path]) -> None:
-    """Takes the credentials out of text files that others wrote; files that are not there are passed over."""
+    """Redacts text files that others wrote; absent files are skipped."""
     for path in paths:
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         shown = redacted(text)
@@ -107,7 +116,7 @@ def redact_files(paths: Iterable[Path]) -> None:
 
 
 def _urls(text: str) -> Iterator[str]:
-    """Cuts the URLs out of a text, each in every way in which it may end."""
+    """Yields the URLs in a text, each with every possible end."""
     if ":" not in text:
         return
     begins = list(itertools.islice(_BEGIN.finditer(text), _MOST_URLS))
@@ -123,7 +132,7 @@ def _urls(text: str) -> Iterator[str]:
 
 
 def _secrets_of(url: str) -> Iterator[tuple[str, str]]:
-    """Yields every spelling of a URL's secrets, and what is written instead."""
+    """Yields every spelling of a URL's secrets, with its replacement."""
     begin = _BEGIN.match(url)
     rest = url[begin.end() :] if begin is not None else ""
     user = _userinfo(rest)
@@ -146,7 +155,7 @@ def _secrets_of(url: str) -> Iterator[tuple[str, str]]:
 
 
 def _userinfo(rest: str) -> str:
-    """Returns user and password, or an empty text; a password may hold the signs that should be escaped in it."""
+    """Returns user and password, or an empty text; a password may contain characters that should be escaped."""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in authority:
         return authority.rpartition("@")[0]
@@ -155,24 +164,13 @@ def _userinfo(rest: str) -> str:
 
 
 def _standing_alone(secret: str) -> Iterator[tuple[str, str]]:
-    """Yields a secret as it is replaced wherever it occurs; not where it is too short, or a word of the loader's."""
-    if len(unquote(secret)) >= _SHORTEST and secret.lower() not in _vocabulary():
+    """Yields a secret's spellings outside its URL; none if it is too short, or a word of the loader's."""
+    if len(unquote(secret)) >= _SHORTEST and secret.lower() not in _vocabulary:
         yield from ((spelling, HIDDEN) for spelling in _spellings(secret) if len(spelling) >= _SHORTEST)
 
 
-@lru_cache(maxsize=1)
-def _vocabulary() -> frozenset[str]:
-    """Words that a config and a report are made of."""
-    from .. import schema  # noqa: PLC0415  # only a URL with a secret needs them
-    from ..report import data  # noqa: PLC0415
-
-    records = [item for module in (schema, data) for item in vars(module).values() if dataclasses.is_dataclass(item)]
-    names = {field.name for record in records for field in dataclasses.fields(record)}
-    return frozenset(names | {"null", "true", "false", "yes", "no", "on", "off", "load", "crc", "cpu", "cuda", "torch"})
-
-
 def _spellings(secret: str) -> set[str]:
-    """Writes a secret as URLs, Python, JSON, YAML and shells do."""
+    """Returns a secret as URLs, Python, JSON, YAML and shells write it."""
     plain = {secret, unquote(secret), quote(unquote(secret), safe=""), quote(unquote(secret))}
     written = {repr(text)[1:-1] for text in plain} | {json.dumps(text)[1:-1] for text in plain}
     written |= {printable(text) for text in plain} | {text.replace("'", "''") for text in plain}
@@ -182,7 +180,7 @@ def _spellings(secret: str) -> set[str]:
 
 @lru_cache(maxsize=1)
 def _pattern() -> re.Pattern[str]:
-    """Matches the known secrets, the longest first."""
+    """Returns a pattern of the known secrets, longest first."""
     return re.compile("|".join(map(_matching, sorted(_hidden, key=lambda text: (-len(text), text)))))
 
 

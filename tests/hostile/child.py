@@ -29,8 +29,8 @@ from loader import load_into
 from loader.errors import LoaderError
 from loader.formats import open_checkpoint
 from loader.job import execute
+from loader.modes import lines
 from loader.report.data import Report
-from loader.report.terminal import lines
 from tests.formats.comparing import entries_below
 from tests.hostile.case import DAMAGED, FITS, MISFIT, MODEL, REFUSED, UNPROVEN, WEIGHT
 

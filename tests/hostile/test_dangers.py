@@ -17,8 +17,8 @@ from loader.formats import open_checkpoint
 from loader.formats.pickle.needed import dangerous_maker, dangers_among
 from loader.formats.pickle.records import Global, Reduced
 from loader.job import execute
+from loader.modes import lines
 from loader.report.data import Report
-from loader.report.terminal import lines
 from tests.command import REPOSITORY, run
 from tests.formats.hostile import torch_zip
 from tests.hostile import samples

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from loader.report.data import Report
 from loader.report.files import write_json, write_report, write_text
+from loader.text.redaction import remember
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
@@ -53,6 +54,16 @@ def test_ordinary_content_comes_back_as_it_was(tmp_path_factory: pytest.TempPath
     write_json(path, content)
 
     assert strict(path.read_text()) == json.loads(json.dumps(content))
+
+
+def test_a_secret_next_to_a_quote_leaves_json_behind(tmp_path: Path) -> None:
+    typed = 'checkpoint.path="https://h.invalid/a.pt?sig=hunter2"'
+    remember([typed])
+
+    path = write_json(tmp_path / "a.json", {"overrides": [typed], typed: 1})
+
+    assert "hunter2" not in path.read_text()
+    assert len(strict(path.read_text())["overrides"]) == 1
 
 
 def test_what_json_has_no_number_for_becomes_null(tmp_path: Path) -> None:

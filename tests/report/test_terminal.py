@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loader.errors import ConfigError, FitError
+from loader.modes import lines
 from loader.report.data import Check, KeysReport, ModelReport, PartReport, Report, VerificationReport
-from loader.report.terminal import lines, print_error, print_report
+from loader.report.terminal import print_error, print_report
 from loader.text.lines import Fix
 
 OUTPUT = {"name": "0", "shape": [1, 10], "dtype": "float32", "min": -1.5, "max": 3.0, "mean": 0.25}
@@ -144,7 +145,7 @@ def test_outputs_without_statistics_are_left_out() -> None:
 
 
 def test_a_report_goes_to_stdout_and_a_refusal_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    print_report(report())
+    print_report(lines(report()))
     print_error(FitError("does not fit", Fix("rules=[ddp]")))
 
     out, err = capsys.readouterr()
@@ -180,7 +181,7 @@ def test_what_is_not_a_terminal_gets_no_colours(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
-    print_report(report())
+    print_report(lines(report()))
     print_error(FitError("does not fit", Fix("rules=[ddp]")))
 
     out, err = capsys.readouterr()
@@ -208,7 +209,7 @@ def test_a_files_names_are_text_and_never_markup(capsys: pytest.CaptureFixture[s
     job = report()
     job.keys.missing = ["[red]weight[/red]", "[/]", ":smile:", "[link=file:///etc]x[/link]"]
 
-    print_report(job)
+    print_report(lines(job))
     print_error(FitError("no [bold]key[/bold] [/nothing]", Fix("[red]=1")))
 
     out, err = capsys.readouterr()
@@ -229,7 +230,7 @@ def test_no_name_acts_on_the_terminal(capsys: pytest.CaptureFixture[str], text: 
     )
     job.verification.checks = [Check("forward", True, text)]
 
-    print_report(job)
+    print_report(lines(job))
     print_error(FitError(text, Fix(text, text)))
 
     out, err = capsys.readouterr()
@@ -244,7 +245,7 @@ def test_an_encoding_without_arrows_stops_no_report(monkeypatch: pytest.MonkeyPa
     job = report()
     job.keys.missing = ["größe"]
 
-    print_report(job)
+    print_report(lines(job))
 
     assert "missing 1: gr\\xf6\\xdfe" in stream.text()
 

@@ -19,13 +19,14 @@ from ...keys.candidates import IN_ARCHIVE, candidates
 from ...keys.select import subtree
 from ...keys.written import key_override
 from ...parts.open import Part, open_parts
-from ...report import fill
+from ...report import fill, terminal
 from ...report.data import Report
 from ...runtime import collector_paused
 from ...schema import AUTO, InspectConfig, JobConfig, config_path
 from ...text.lines import line
 from ...text.wording import closest, counted, listing, safe_text
 from ...trust.dangerous import is_hostile
+from . import tell
 from .draw import Known, draw
 from .fold import fold
 from .following import what_to_type
@@ -55,6 +56,11 @@ def inspect_files(job: JobConfig, report: Report) -> None:
             report.inspection = {"files": [_look_into(part, job, report) for part in parts]}
         for part in parts:
             part.checkpoint.check_unchanged()
+
+
+def lines(report: Report) -> list[terminal.Line]:
+    """Returns the report of an inspection as labelled lines."""
+    return [*tell.lines((report.inspection or {})["files"]), *terminal.ending(report)]
 
 
 def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:

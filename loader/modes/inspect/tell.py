@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ...keys.written import written
+from ...report.terminal import Line
 from ...text.wording import counted, listing, phrases, safe_text, size
 from ...trust.dangerous import HOSTILE
 from .fold import is_view
 from .rows import CandidateRow, FileRow
-
-Line = tuple[str, str, str]
-"""Label, text, and style."""
 
 _LABELS = {"weights": "weights", "model": "model", "average": "average", "tensors": "tensors", "optimizer": "optimizer"}
 _MOST_CANDIDATES = 12

@@ -23,7 +23,7 @@ from ...files.path import is_url
 from ...formats.tree import Container
 from ...keys.select import find
 from ...parts.open import Part, open_parts
-from ...report import fill
+from ...report import fill, terminal
 from ...report.data import Report
 from ...schema import AUTO, EMBEDDED, JobConfig
 from ...suggest.alternatives import goals_of
@@ -31,7 +31,7 @@ from ...suggest.sizes.confined import Confined, apart
 from ...suggest.sizes.probe import Probe
 from ...text.lines import MISSING, Fix, blank, line, together, typed, under
 from ...text.redaction import redacted
-from ...text.wording import listing, safe_text
+from ...text.wording import listing, safe_text, size
 from .arguments import Inference, given_lines, infer
 from .fitting import DEFAULT, Fitting, fitting_of, no_fit
 from .forward import forward_lines
@@ -70,6 +70,18 @@ def write_scaffold(job: JobConfig, report: Report) -> None:
     opened = [*lacking, *_open(found.lines, fitting)]
     dropped = left_out(part.checkpoint.path) if origin != _TYPED else []
     report.written = {**(report.written or {}), "line": place.line, "open": opened, "left_out": dropped}
+
+
+def lines(report: Report) -> list[terminal.Line]:
+    """Returns the report of a scaffold as labelled lines."""
+    written = report.written or {}
+    shown = [("written", f"{safe_text(written['path'], 300)}: {size(written['bytes'])}", "")]
+    if written["left_out"]:
+        dropped = listing(written["left_out"])
+        shown.append(("", f"left out of config.json, as it would choose code or weights: {dropped}", "yellow"))
+    shown += [("to give" if index == 0 else "", line, "yellow") for index, line in enumerate(written["open"])]
+    shown.append(("load it", written["line"], "green"))
+    return [*terminal.sources(report), *terminal.checks(report), *shown, *terminal.ending(report)]
 
 
 def _refuse_parts(job: JobConfig) -> None:

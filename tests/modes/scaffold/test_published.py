@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 import loader
+from loader.modes import lines
 from loader.modes.scaffold.published import left_out, published
 from loader.report.terminal import print_report
 from tests.libraries import library
@@ -235,7 +236,7 @@ def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
         "from config.json without attn_implementation, text_config.backbone, which would choose code or weights"
         in Path("conf/experiment/tiny.yaml").read_text()
     )
-    print_report(report)
+    print_report(lines(report))
     told = "left out of config.json, as it would choose code or weights: attn_implementation, text_config.backbone"
     assert told in capsys.readouterr().out
 

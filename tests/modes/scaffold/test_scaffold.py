@@ -15,8 +15,8 @@ from torch import nn
 
 import loader
 from loader.errors import FitError
+from loader.modes import lines
 from loader.modes.scaffold import arguments
-from loader.report.terminal import lines
 from tests.command import run_loader
 from tests.jobs import save
 from tests.models import filled
