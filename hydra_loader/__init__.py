@@ -45,7 +45,7 @@ def users_folder() -> str:
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("__") and name != "__all__":
+    if name.startswith("__") and name not in {"__all__", "__version__"}:
         raise AttributeError(f"module {_NAME!r} has no attribute {name!r}")
     if _Names.decide():
         return globals()[name] if name in globals() else globals()["__getattr__"](name)

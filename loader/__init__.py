@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .api import Loaded, load, load_into, load_model
     from .report.data import Report
 
+__version__ = "0.2.0"
+
 __all__ = [
     "CheckpointError",
     "ConfigError",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import loader
 from tests.command import REPOSITORY, run
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -53,12 +54,12 @@ def test_wheel_holds_the_package_its_configs_and_its_weights(wheel: Path) -> Non
         "loader/py.typed",
         "loader/examples/weights/simple_net.safetensors",
         "loader/examples/weights/simple_net.safetensors.golden.safetensors",
-        f"hydra_loader-{PROJECT['version']}.dist-info/licenses/LICENSE",
+        f"hydra_loader-{loader.__version__}.dist-info/licenses/LICENSE",
     } <= names
     assert {name.split("/")[0] for name in names} == {
         "hydra_loader",
         "loader",
-        f"hydra_loader-{PROJECT['version']}.dist-info",
+        f"hydra_loader-{loader.__version__}.dist-info",
     }
 
 

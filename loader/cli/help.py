@@ -23,6 +23,7 @@ from typing import Any, get_type_hints
 
 from hydra.plugins.completion_plugin import CompletionPlugin
 
+from .. import __version__
 from ..config.argv import Arguments, parse_arguments
 from ..config.layers import conf_dir
 from ..config.parse import CHECKS, MODES
@@ -36,7 +37,7 @@ _HELP = ("--help", "-h")
 _VERSION = "--version"
 _INFO = ("--info", "-i")
 _LINE = "COMP_LINE"
-_PACKAGES = ("hydra-loader", "hydra-core", "torch")
+_STANDS_ON = ("hydra-core", "torch")
 
 
 def shown(arguments: Arguments) -> bool:
@@ -52,8 +53,8 @@ def shown(arguments: Arguments) -> bool:
 
 def version() -> str:
     """Returns the relevant versions on one line."""
-    versions = [f"{name} {_version_of(name)}" for name in _PACKAGES]
-    return f"{versions[0]} ({', '.join(versions[1:])}, Python {platform.python_version()})"
+    versions = ", ".join(f"{name} {_version_of(name)}" for name in _STANDS_ON)
+    return f"hydra-loader {__version__} ({versions}, Python {platform.python_version()})"
 
 
 def _version_of(package: str) -> str:

@@ -39,12 +39,12 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("line", EXAMPLES)
-def test_the_examples_of_the_help_page_run_one_after_the_other(line: str, reader: Path) -> None:
-    command = [sys.executable, *shlex.split(line), "device=cpu"]
-    done = run(*command, cwd=reader, PYTHONPATH=f"{REPOSITORY}:{reader}")
+def test_the_examples_of_the_help_page_run_one_after_the_other(reader: Path) -> None:
+    for line in EXAMPLES:
+        command = [sys.executable, *shlex.split(line), "device=cpu"]
+        done = run(*command, cwd=reader, PYTHONPATH=f"{REPOSITORY}:{reader}")
 
-    assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_help_page_fits_one_screen(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,99 @@
+"""One door to everything that checks the project: ``nox --list``.
+
+Every session but `lowest` and `newest` runs in the environment that nox is called from, so that nothing is installed
+twice: ``pip install -c constraints.txt -e '.[dev]'`` once, then ``nox -s lint types layers test``. What follows ``--``
+goes to the session's command: ``nox -s test -- tests/keys -x``.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "layers", "test"]
+
+REMOTE = ("aiohttp", "fsspec[http]")
+WHERE_VERSIONS_MATTER = (
+    "tests/config",
+    "tests/builder/test_targets.py",
+    "tests/modes/convert/test_round_trip.py",
+    "tests/formats/test_safetensors.py",
+    "tests/formats/pickle/test_tensors.py",
+    "tests/report",
+    "tests/remote/test_web_refusals.py",
+    "tests/sweep/test_sweep_parts.py",
+    "tests/test_api.py",
+    "tests/verify/test_golden_records.py",
+    "tests/cli/test_main.py::test_what_hydra_refuses",
+    "--deselect=tests/modes/convert/test_round_trip.py::test_whatever_a_constructor_does_its_model_comes_back",
+)
+"""What reads Hydra's grammar and configs, safetensors written and read, a web server, reports and sweeps."""
+
+
+@nox.session
+def test(session: nox.Session) -> None:
+    """Every test but those marked slow, as the README's command runs them."""
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The tests marked slow, with every example of the property tests."""
+    session.run("python", "-m", "pytest", "-m", "slow", *session.posargs, env={"HYPOTHESIS_PROFILE": "ci"})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """The linter and the formatter."""
+    session.run("python", "-m", "ruff", "check", ".")
+    session.run("python", "-m", "ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """The type checker, strict."""
+    session.run("python", "-m", "mypy")
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """The layers of the package: which folder may import which."""
+    session.run("lint-imports")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Every command and every generated page of README and docs."""
+    session.run("python", "-m", "pytest", "tests/test_readme.py", "tests/test_public_surface.py", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Mutated files of every format, for ten minutes unless said otherwise."""
+    session.run("python", "-m", "tests.hostile.fuzz", *(session.posargs or ("--minutes", "10")))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmarks: ratios to the peers that are installed."""
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)
+
+
+@nox.session(venv_backend="venv")
+def lowest(session: nox.Session) -> None:
+    """The main job, and the tests that versions matter to, with the oldest versions that are supported."""
+    pins = ("-c", "constraints-lowest.txt")
+    session.install("-q", *pins, "-e", ".", *REMOTE, "gguf", "hypothesis", "pytest", "pytest-xdist")
+    session.run("python", "run.py", f"hydra.run.dir={session.create_tmp()}/outputs")
+    session.run("python", "-m", "pytest", "-q", *WHERE_VERSIONS_MATTER, *session.posargs)
+
+
+@nox.session(venv_backend="venv")
+def newest(session: nox.Session) -> None:
+    """The same with the newest versions there are; ``-- hydra-main`` takes Hydra from its main branch."""
+    session.install("-q", "-e", ".", *REMOTE, "gguf", "hypothesis", "pytest", "pytest-xdist")
+    if "hydra-main" in session.posargs:
+        session.install("-q", "--no-deps", "git+https://github.com/facebookresearch/hydra")
+    session.run("python", "run.py", f"hydra.run.dir={session.create_tmp()}/outputs")
+    session.run("python", "-m", "pytest", "-q", *WHERE_VERSIONS_MATTER)
