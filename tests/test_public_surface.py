@@ -1,6 +1,7 @@
 """The public surface: names and signatures, config keys, report fields and exit codes.
 
-A failure here means that a user's code, configs or scripts may break: CONTRIBUTING.md says how a name is retired. After a change that is meant, `python -m tests.test_public_surface` writes the snapshot anew.
+A failure here means that a user's code, configs or scripts may break: CONTRIBUTING.md says how a name is retired. After
+an intended change, `python -m tests.test_public_surface` writes the snapshot anew.
 """
 
 from __future__ import annotations
