@@ -116,9 +116,9 @@ def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True, as
 def _carry_out(job: JobConfig, report: Report, *, prove: bool, asked: bool) -> nn.Module | None:
     # Each mode imports what it needs: torch alone takes longer than it takes to say what is in a file.
     if job.mode == "inspect":
-        from .modes.inspect import inspect_files  # noqa: PLC0415  # this mode alone
+        from .modes.inspect import run as run_inspect  # noqa: PLC0415  # this mode alone
 
-        inspect_files(job, report)
+        run_inspect(job, report)
         return None
     if job.mode == "scaffold":
         with importing():

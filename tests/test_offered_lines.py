@@ -38,7 +38,6 @@ REVIEWED = {
     ("formats/foreign/frameworks.py", "self.hint.replace('{typed}', typed(paths.get('file', '')) or 'FILE')"): "typed",
     ("formats/foreign/frameworks.py", ADVICE): "typed for a shell, or a text in Python's quotes",
     ("formats/foreign/packed.py", "self.command"): "typed where it is made",
-    ("modes/inspect/tell.py", "rule"): "typed by `written`",
     ("module/dtype.py", "instead"): "a constant of both callers",
     ("keys/rules.py", "ways"): "lines of the builder",
 }

@@ -62,6 +62,11 @@ class Candidate:
     """How many keys of the model have the shape of one of its tensors; 0 without a model."""
     elements: int
 
+    @property
+    def holds_model(self) -> bool:
+        """Whether it holds the weights of a model, or an average of them."""
+        return self.role in ROLES[:3]
+
 
 def candidates(root: Container, wanted: Iterable[Shape | None] = (), typed: str | None = None) -> list[Candidate]:
     """Ranks the nested keys that hold tensors, best first.
@@ -146,7 +151,7 @@ class _Held:
         role, why = "optimizer", _kept(prefix + name for name in tensors)
         if not self.in_table and weights and (2 * len(moments) <= len(tensors) or any(map(_is_parameter, weights))):
             role, why = _role(self.key, self.container, tensors)
-        if self.aside is not None and role in ("weights", "model", "average"):
+        if self.aside is not None and role in ROLES[:3]:
             role, why = "tensors", f"{why}, a hyperparameter; the weights are under '{self.aside}{_LIGHTNING_WEIGHTS}'"
         usable = not self.in_table and self.aside is None
         fitting = _overlap(wanted, Counter(tensors[name].shape for name in weights)) if usable else 0

@@ -41,6 +41,12 @@ def value_override(path: str, value: object) -> str:
     return override(path, value)
 
 
+def located(path: str, key: str = "") -> list[str]:
+    """``checkpoint.path=a.pt checkpoint.key=state_dict``; empty where one of the names cannot be typed."""
+    place = [override("checkpoint.path", path), *([key_override("checkpoint.key", key)] if key else [])]
+    return place if all(place) else []
+
+
 def parts_override(parts: Mapping[str, tuple[str | None, Mapping[str, RuleConfig]]]) -> str:
     """``parts={encoder: {key: encoder_state}}``."""
     settings = {

@@ -28,9 +28,8 @@ from ..text.lines import Fix, typed
 from ..text.wording import listing, matches
 from .alternatives import in_parts, of_another_size
 from .attempts import Shape
-from .averages import nameless
 from .leftovers import Proposal, apart, proposals
-from .nature import Nature, moments_alone, nature, scaled_elsewhere
+from .nature import Nature, moments_alone, nameless, nature, scaled_elsewhere
 from .problem import Explanation, Problem, fits, judge
 from .refusal import NO_WAY, Advised, diagnosis, misfit, undecided, with_proposals
 from .search import Candidate, Findings, Searched, explain

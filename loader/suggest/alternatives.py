@@ -26,10 +26,9 @@ from ..module.slots import slots, wanted
 from ..schema import RuleConfig
 from ..text.wording import counted, safe_text
 from .attempts import Draft, Shape, Source, Target
-from .averages import swapped
 from .leftovers import Proposal
 from .names import segments
-from .problem import Explanation, Problem, asked, fits
+from .problem import Explanation, Problem, asked, fits, swapped
 from .search import drafts, explain, sources
 from .sizes.arguments import Knob, behind, hands_on, knobs_of, reaches_outside
 from .sizes.probe import Goal, Probe, Seen

@@ -26,11 +26,10 @@ from ..keys.written import (
 from ..schema import AUTO, AllowConfig, RuleConfig
 from ..text.wording import listing, safe_text
 from .attempts import Draft, Shape, named
-from .averages import swapped
 from .leftovers import BUFFERS, EVERYTHING, excuse
 from .names import is_number, segments
 from .nature import adapter_of
-from .problem import Explanation, Problem, Verdict, asked, judge
+from .problem import Explanation, Problem, Verdict, asked, judge, swapped
 
 _HALF = 0.5
 _NEARLY_ALL = 0.9

@@ -5,20 +5,28 @@ Guarantees: pure functions of names, shapes and dtypes; nothing is proposed here
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..formats.limits import LONGEST_NAME
+from ..formats.pickle.needed import needed_globals
 from ..formats.tree import Container, TensorEntry
-from ..keys.optimizers import MOMENTS, is_moment
+from ..keys.candidates import Candidate, is_average, is_script
+from ..keys.optimizers import MOMENTS, is_moment, without_optimizers
 from ..keys.plan import Plan, Wanted
 from ..keys.quantized import Quantized, by_what_is_left, has_plain_weight, quantized, to_plain, told
-from ..text.lines import Fix
+from ..text.lines import NO_FIX, Fix, override, typed
 from ..text.wording import counted, listing, safe_text
+from ..trust.dangerous import may_be_suggested
 from .attempts import Shape
 from .names import group, segments
 
+RECORD = "hydra_loader"
+"""The note of a converted file that holds its model's config."""
+_WITH_MODEL = re.compile(r'"model": ?\{')
+_MOST_GLOBALS = 50
 _ADAPTERS = (
     ("DoRA", re.compile(r"(^|\.)lora_magnitude_vector\b|\.dora_scale$")),
     ("LoRA", re.compile(r"(^|[._])lora_(embedding_)?[AB](\.|$)|(^|[._])lora[._](up|down)\.|\.lora_[AB]_")),
@@ -185,3 +193,83 @@ def _next_to(squares: Iterable[str], crossed: Iterable[str], straight: Iterable[
 
 def _modules(keys: Iterable[str]) -> set[tuple[str, ...]]:
     return {path[:at] for path in map(segments, keys) for at in range(len(path))}
+
+
+_ENOUGH = 0.9
+_MOST_REMARKS = 3
+
+
+def nameless(root: Container, wanted: Mapping[str, Wanted]) -> list[str]:
+    """Names the averages that no rule can load, since they keep no names of a model, or have lost the dots in them."""
+    parameters = {key: want.shape for key, want in wanted.items() if want.kind == "parameter" and want.first == key}
+    bare = {name.replace(".", ""): shape for name, shape in parameters.items() if "." in name}
+    longest = max(bare, key=len, default="")
+    shapes = list(parameters.values())
+    told: list[str] = []
+    for key, container in without_optimizers(root):
+        if container.kind == "list" and is_average(key):
+            told += _listed(key, container.tensors(), shapes)
+        elif longest and container.kind != "list":
+            told += _undotted(key, container.tensors(), bare, longest)
+        if len(told) >= _MOST_REMARKS:
+            break
+    return told
+
+
+def _listed(key: str, tensors: Mapping[str, TensorEntry], shapes: Sequence[tuple[int, ...] | None]) -> Iterator[str]:
+    """A list as `torch_ema` keeps it."""
+    if tensors:
+        fits = "in the order" if [entry.shape for entry in tensors.values()] == list(shapes) else "not in the shapes"
+        yield (
+            f"'{safe_text(key)}' is an average kept as a list of {len(tensors):,} tensors without names, {fits} of the "
+            "model's parameters; no rule names them"
+        )
+
+
+def _undotted(
+    key: str, tensors: Mapping[str, TensorEntry], bare: Mapping[str, tuple[int, ...] | None], longest: str
+) -> Iterator[str]:
+    """Names as `LitEma` of latent-diffusion writes them: those of the model without their dots."""
+    starts = (name.removesuffix(longest) for name in tensors if name.endswith(longest))
+    for start in itertools.islice(starts, _MOST_REMARKS):
+        fitting = sum(_has(tensors, start + name, shape) for name, shape in bare.items())
+        if fitting >= _ENOUGH * len(bare):
+            place = f"{key}.{start}" if key else start
+            yield (
+                f"'{safe_text(place)}*' is an average whose names have lost their dots (as LitEma writes them), of "
+                f"{fitting:,} of the model's {len(bare):,} parameters; no rule puts them back"
+            )
+
+
+def _has(tensors: Mapping[str, TensorEntry], name: str, shape: tuple[int, ...] | None) -> bool:
+    return name in tensors and shape in (None, tensors[name].shape)
+
+
+def globals_of(held: Candidate) -> list[str]:
+    """What rebuilding a pickled model would import; the code of a TorchScript archive is inside it."""
+    pickled = held.role == "model" and not is_script(held.container)
+    return needed_globals(held.container.record) if pickled else []
+
+
+def embedded_line(place: Sequence[str], notes: object) -> Fix:
+    """The line that builds the model whose config `mode=convert` wrote into the file; empty for any other file.
+
+    Args:
+        place: As `located` returns it.
+        notes: The file's header, without its tensors.
+    """
+    record = notes.get(RECORD) if isinstance(notes, Mapping) else None
+    embedded = isinstance(record, str) and _WITH_MODEL.search(record) is not None
+    return typed("model=embedded", *place) if embedded and place else NO_FIX
+
+
+def pickled_line(place: Sequence[str], names: Sequence[str]) -> Fix:
+    """The line that takes a whole pickled model out of the file; empty where it needs a name that only an attack does.
+
+    Args:
+        place: As `located` returns it.
+        names: What rebuilding the model would import.
+    """
+    if not place or not 0 < len(names) <= _MOST_GLOBALS or not all(map(may_be_suggested, names)):
+        return NO_FIX
+    return typed("model=null", *place, override("checkpoint.allow_globals", names), note="if you trust what it names")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import FitError, LoaderError
@@ -19,7 +19,6 @@ from ..keys.rules import Rewriting, rewrite, rewrite_metadata
 from ..keys.select import find, near_key
 from ..schema import AUTO, AllowConfig, RuleConfig, config_path
 from ..text.wording import closest
-from .averages import asked_for
 from .names import segments
 
 Hooks = Callable[[Mapping[str, Offered], Mapping[str, Mapping[str, object]]], Hooked]
@@ -134,6 +133,31 @@ def fits(problem: Problem) -> Plan | None:
 
 _MOST_NAMES = 500
 _PLAIN = re.compile(r"\^?([\w.-]*)")
+
+
+def asked_for(key: str | None, rules: Mapping[str, RuleConfig]) -> bool | None:
+    """Whether a nested key and rules ask for an average: True, or False for the weights; None where they do not say."""
+    told = [rule.keep or rule.strip or rule.rename or rule.regex or "" for rule in rules.values() if rule.enabled]
+    plain = [text.replace("\\", "") for text in told]
+    if any(map(is_average, plain)) or (key not in (None, AUTO) and is_average(key or "")):
+        return True
+    return None if key in (None, AUTO) else False
+
+
+def swapped(asked: bool | None, key: str | None, names: Sequence[str]) -> str:
+    """What to say where something else is loaded than was asked for; nothing where it is the same.
+
+    Args:
+        asked: As `asked_for` returns it.
+        key: The nested key that is taken.
+        names: The names of what is loaded, under that key.
+    """
+    if asked is None or not names:
+        return ""
+    averaged = is_average(key or "") or 2 * sum(map(is_average, names)) > len(names)
+    if asked and not averaged:
+        return "these are the weights, not the average"
+    return "this is the average, not the weights" if averaged and not asked else ""
 
 
 def meant_key(problem: Problem) -> str | None:

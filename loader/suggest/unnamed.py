@@ -11,22 +11,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..builder.published import CONFIG, config_in, published
 from ..builder.targets import TARGET
 from ..errors import ConfigError, FitError, LoaderError
-from ..files.file import CheckpointFile
 from ..files.path import is_url, shown_path
-from ..formats.index import read_mapping
-from ..formats.limits import LARGEST_CONFIG
-from ..modes.inspect.following import architecture
-from ..modes.inspect.nested_keys import candidate_rows
-from ..modes.inspect.rows import EntryRow
-from ..modes.inspect.survey import Survey, survey
-from ..modes.scaffold.published import CONFIG, published
+from ..formats.pickle.records import PickledDict, Reduced
+from ..formats.tree import Container, Leaf
+from ..keys.candidates import candidates
+from ..keys.written import located
 from ..parts.open import Part
 from ..schema import JobConfig
 from ..text.lines import Fix, override, typed
 from ..text.wording import counted, safe_text
 from ..trust.dangerous import is_hostile
+from .nature import embedded_line, globals_of, pickled_line
 
 EXAMPLE = {TARGET: "loader.examples.SimpleNet"}
 """The model that is built where none is given."""
@@ -72,43 +70,54 @@ def unnamed(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderErr
 
 def _named(part: Part) -> list[Fix]:
     """The lines for an architecture that the file names, or the folder that it lies in."""
-    found = survey(part.checkpoint.root)
-    settings = part.config.checkpoint
-    lines = architecture(candidate_rows(found), settings, part.checkpoint.root.record)
-    given = override("checkpoint.path", settings.path)
-    for node in _nodes(found):
+    path, root = part.config.checkpoint.path, part.checkpoint.root
+    lines = []
+    best = next((found for found in candidates(root) if found.holds_model), None)
+    if best is not None:
+        place = located(path, best.key)
+        lines = [embedded_line(place, root.record), pickled_line(place, globals_of(best))]
+    given = override("checkpoint.path", path)
+    for node in _nodes(dict(_entries(root))):
         lines.append(typed(*(override(f"model.{name}", value) for name, value in node.items()), given))
-    if not is_url(settings.path):
+    if not is_url(path):
         lines += _by_folder(part, given)
     return [line for line in lines if line][:_MOST_LINES]
 
 
-def _nodes(found: Survey) -> Iterator[Mapping[str, Any]]:
-    """Classes and builders that entries next to the weights name, with the plain arguments that stand there."""
-    for entry in found.entries:
-        prefix, _, last = entry["key"].rpartition(".")
-        name = entry["value"]
+def _entries(root: Container) -> Iterator[tuple[str, object]]:
+    """The plain values next to the weights by dotted key, those of pickled objects such as a Namespace included."""
+    for key, container in root.walk():
+        prefix = f"{key}." if key else ""
+        for name, child in container.children.items():
+            if not isinstance(child, Leaf):
+                continue
+            yield f"{prefix}{name}", child.record
+            state = child.record.state if isinstance(child.record, Reduced) else None
+            for inner, value in state.pairs() if isinstance(state, PickledDict) else ():
+                yield f"{prefix}{name}.{inner}", value
+
+
+def _nodes(entries: Mapping[str, object]) -> Iterator[Mapping[str, Any]]:
+    """Classes and builders that entries next to the weights name, with the plain arguments that are there."""
+    for key, name in entries.items():
+        prefix, _, last = key.rpartition(".")
         if not isinstance(name, str):
             continue
         if last in _CLASS_KEYS and _CLASS.fullmatch(name) and not is_hostile(name):
             inside = prefix if last == "_target_" else f"{prefix}.init_args".strip(".")
-            yield {TARGET: name, **_arguments(found.entries, inside)}
-        elif entry["key"] == "arch" and _BUILDER.fullmatch(name):
+            yield {TARGET: name, **_arguments(entries, inside)}
+        elif key == "arch" and _BUILDER.fullmatch(name):
             yield {TARGET: f"torchvision.models.{name}"}
 
 
-def _arguments(entries: Sequence[EntryRow], inside: str) -> dict[str, Any]:
+def _arguments(entries: Mapping[str, object], inside: str) -> dict[str, Any]:
     prefix = f"{inside}." if inside else ""
-    own = {entry["key"].removeprefix(prefix): entry["value"] for entry in entries if entry["key"].startswith(prefix)}
+    own = {key.removeprefix(prefix): value for key, value in entries.items() if key.startswith(prefix)}
     return {
         name: value
         for name, value in own.items()
-        if name.isidentifier() and name not in _CLASS_KEYS and _is_plain(value)
+        if name.isidentifier() and name not in _CLASS_KEYS and isinstance(value, _PLAIN)
     }
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, _PLAIN)
 
 
 def _by_folder(part: Part, given: str) -> list[Fix]:
@@ -118,7 +127,7 @@ def _by_folder(part: Part, given: str) -> list[Fix]:
     tensors = sum(len(container.tensors()) for _, container in part.checkpoint.root.walk())
     try:
         node = published(folder, tensors)
-        content = {} if node is not None else _config(folder)
+        content = (config_in(folder) or {}) if node is None else {}
     except LoaderError:  # it is damaged or says what no config may say: then there is nothing to offer
         return []
     if node is not None:
@@ -130,14 +139,3 @@ def _by_folder(part: Part, given: str) -> list[Fix]:
     classes = content.get("num_classes")
     sized = [override("model.num_classes", classes)] if type(classes) is int else []
     return [typed("model._target_=timm.create_model", override("model.model_name", name), *sized, given)]
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    path = folder / CONFIG
-    if not path.is_file() or path.is_symlink():
-        return {}
-    file = CheckpointFile(path)
-    try:
-        return read_mapping(file, file.pread(0, file.size), "its text") if file.size <= LARGEST_CONFIG else {}
-    finally:
-        file.close()

@@ -8,7 +8,7 @@ import torch
 
 from loader.keys.candidates import is_average
 from loader.schema import RuleConfig
-from loader.suggest.averages import asked_for, swapped
+from loader.suggest.problem import asked_for, swapped
 from tests.jobs import carry_out, same_tensor, save
 from tests.models import Pair
 from tests.suggest.test_refusal import refusal

@@ -10,8 +10,8 @@ import torch
 
 from loader.errors import ConfigError
 from loader.formats import open_checkpoint
+from loader.modes.inspect.contents import list_contents
 from loader.modes.inspect.nested_keys import candidate_rows
-from loader.modes.inspect.survey import survey
 from tests.jobs import assert_same_state, carry_out, save
 from tests.models import Pair
 from tests.suggest.test_refusal import refusal
@@ -78,7 +78,7 @@ def test_no_hyperparameter_is_offered_as_the_whole_model(tmp_path: Path) -> None
 
 def test_an_inspection_puts_the_state_dict_first_and_calls_the_other_a_hyperparameter(tmp_path: Path) -> None:
     with open_checkpoint(str(save(checkpoint("x"), tmp_path / "last.ckpt"))) as opened:
-        rows = candidate_rows(survey(opened.root))
+        rows = candidate_rows(list_contents(opened.root))
 
     assert [(row["key"], row["role"]) for row in rows][:2] == [
         ("state_dict", "weights"),

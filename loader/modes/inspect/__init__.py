@@ -1,4 +1,4 @@
-"""What is in a checkpoint: `mode=inspect`.
+"""`mode=inspect`: reports the contents of a checkpoint.
 
 Guarantees: needs no model, imports no torch and reads no tensor's data, unless `checkpoint.check` or
 `checkpoint.sha256` asks for the whole file; nothing that the file names is imported.
@@ -7,7 +7,7 @@ Guarantees: needs no model, imports no torch and reads no tensor's data, unless 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from fnmatch import translate
 
@@ -17,26 +17,28 @@ from ...formats.pickle.needed import needed_globals
 from ...formats.tree import Container
 from ...keys.candidates import IN_ARCHIVE, candidates
 from ...keys.select import subtree
-from ...keys.written import key_override
+from ...keys.written import key_override, written
 from ...parts.open import Part, open_parts
 from ...report import fill, terminal
 from ...report.data import Report
+from ...report.terminal import Line
 from ...runtime import collector_paused
 from ...schema import AUTO, InspectConfig, JobConfig, config_path
 from ...text.lines import line
-from ...text.wording import closest, counted, listing, safe_text
-from ...trust.dangerous import is_hostile
-from . import tell
-from .draw import Known, draw
-from .fold import fold
-from .following import what_to_type
-from .modules import module_rows
-from .nested_keys import candidate_rows
-from .rows import FileRow, GlobalRow
-from .survey import Survey, notes_of, survey
+from ...text.wording import closest, counted, listing, phrases, safe_text, size
+from ...trust.dangerous import HOSTILE, is_hostile
+from .contents import Contents, list_contents, notes_of
+from .nested_keys import candidate_rows, what_to_type
+from .rows import CandidateRow, FileRow, GlobalRow
+from .tree import Known, draw, fold, is_view, module_rows
+
+_LABELS = {"weights": "weights", "model": "model", "average": "average", "tensors": "tensors", "optimizer": "optimizer"}
+_MOST_CANDIDATES = 12
+_MOST_NOTES = 6
+_GLOB_SIGNS = re.compile(r"[\[\]*?]")
 
 
-def inspect_files(job: JobConfig, report: Report) -> None:
+def run(job: JobConfig, report: Report) -> None:
     """Looks into every part's file.
 
     Args:
@@ -60,7 +62,8 @@ def inspect_files(job: JobConfig, report: Report) -> None:
 
 def lines(report: Report) -> list[terminal.Line]:
     """Returns the report of an inspection as labelled lines."""
-    return [*tell.lines((report.inspection or {})["files"]), *terminal.ending(report)]
+    files = (report.inspection or {"files": []})["files"]
+    return [*(line for file in files for line in _file_lines(file)), *terminal.ending(report)]
 
 
 def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
@@ -74,7 +77,7 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
         shown_path(checkpoint.path),
         config_path(part.name, "key", listed=part.listed),
     )
-    found = survey(root)
+    found = list_contents(root)
     told.tensors = len(found.tensors)
     ranked = candidate_rows(found)
     row: FileRow = {
@@ -100,10 +103,7 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
     return row
 
 
-_GLOB_SIGNS = re.compile(r"[\[\]*?]")
-
-
-def _show(row: FileRow, found: Survey, wanted: InspectConfig) -> None:
+def _show(row: FileRow, found: Contents, wanted: InspectConfig) -> None:
     """Fills in what `inspect.depth` and `inspect.filter` leave to be shown."""
     tensors, entries = found.tensors, found.entries
     if len(found.files) < 2:
@@ -115,7 +115,7 @@ def _show(row: FileRow, found: Survey, wanted: InspectConfig) -> None:
         entries = [entry for entry in entries if shows(entry["key"])]
         if not tensors and not entries:
             raise _leaves_nothing(row, found, wanted.filter)
-    modules = module_rows(tensors, entries, found.containers, {} if wanted.filter else found.again, None)
+    modules = module_rows(tensors, entries, found.containers, {} if wanted.filter else found.again)
     containers = {module["key"]: module for module in modules if module["kind"] != "prefix"}
     chosen = bool(wanted.filter) or wanted.depth is not None
     closed = {c["key"]: c["why"] for c in row["candidates"] if c["role"] == "optimizer" and c["key"] and not chosen}
@@ -129,7 +129,7 @@ def _within(key: str, depth: int | None) -> bool:
     return depth is None or key.count(".") < depth
 
 
-def _leaves_nothing(row: FileRow, found: Survey, globs: Sequence[str]) -> FitError:
+def _leaves_nothing(row: FileRow, found: Contents, globs: Sequence[str]) -> FitError:
     keys = [entry["key"] for entry in (*found.tensors, *found.entries)]
     near = closest(globs[0], keys[:1000], most=1)
     meant = [_GLOB_SIGNS.sub("?", name) for name in near]
@@ -162,3 +162,68 @@ def _globals(root: Container, dangers: Sequence[str]) -> list[GlobalRow]:
         for name in sorted({*needed_globals(records), *dangers})
         if not name.startswith(IN_ARCHIVE)
     ]
+
+
+def _file_lines(file: FileRow) -> Iterator[Line]:
+    """One file: a bounded number of lines, harmless for a terminal."""
+    yield from _header(file)
+    yield from _candidates(file)
+    for index, text in enumerate(file["tree"]):
+        yield "inside" if index == 0 else "", text, ""
+    yield from _global_lines(file)
+    for index, text in enumerate(file["next"]):
+        yield "next" if index == 0 else "", text, "green"
+
+
+def _header(file: FileRow) -> Iterator[Line]:
+    totals = file["totals"]
+    under = f" under '{safe_text(file['key'])}'" if file["key"] else ""
+    part = f" → {safe_text(file['part'])}" if file["part"] else ""
+    yield "file", f"{safe_text(file['path'], 300)}: {file['format']}, {size(file['bytes'])}{part}", ""
+    dtypes = ", ".join(f"{told['tensors']:,} {name}" for name, told in totals["dtypes"].items())
+    amount = f"{counted(totals['tensors'], 'tensor')}{under}, {counted(totals['elements'], 'element')}"
+    yield "", f"{amount}, {size(totals['bytes'])}{f': {dtypes}' if dtypes else ''}", ""
+    if any(map(is_view, file["tensors"])) and totals["stored_bytes"] > totals["bytes"]:
+        spare = size(totals["stored_bytes"] - totals["bytes"])
+        yield "", f"{spare} of the file are in no tensor: they are views of larger storages", "dim"
+    devices = [f"{safe_text(name, 20)} ({number:,})" for name, number in totals["devices"].items() if name != "cpu"]
+    if devices:
+        yield "", f"saved from {phrases(devices)}", "dim"
+    if file["files"]:
+        shards = [f"{safe_text(shard['name'])} ({shard['tensors']:,})" for shard in file["files"]]
+        yield "", f"in {counted(len(shards), 'file')}: {phrases(shards)}", "dim"
+    for name, note in list(file["notes"].items())[:_MOST_NOTES]:
+        yield "", f"{safe_text(name)}: {safe_text(note)}", "dim"
+
+
+def _candidates(file: FileRow) -> Iterator[Line]:
+    for row in file["candidates"][:_MOST_CANDIDATES]:
+        place = safe_text(row["key"]) if row["key"] else "(top level)"
+        amount = f"{counted(row['tensors'], 'tensor')}, {counted(row['parameters'], _unit(row))}, {size(row['bytes'])}"
+        yield _LABELS[row["role"]], f"{place}: {amount}; {safe_text(row['why'], 200)}", ""
+        for prefix in row["prefixes"]:
+            every = "every name has" if prefix["tensors"] == row["tensors"] else f"{prefix['tensors']:,} names have"
+            yield "", f"{every} '{safe_text(prefix['prefix'])}': {_removal(prefix['rule'], row)}", "dim"
+    more = len(file["candidates"]) - _MOST_CANDIDATES
+    if more > 0:
+        yield "", f"… and {more:,} more places with tensors, in report.json", "dim"
+
+
+def _unit(row: CandidateRow) -> str:
+    return "parameter" if row["role"] in {"weights", "model", "average"} else "element"
+
+
+def _removal(rule: str, row: CandidateRow) -> str:
+    """How to remove a prefix."""
+    if not rule:
+        return "a prefix that cannot be typed"
+    return f"{written(rule)} takes it off{'' if row['rules'] else ', if the model has no such name'}"
+
+
+def _global_lines(file: FileRow) -> Iterator[Line]:
+    hostile = [row["name"] for row in file["globals"] if row["hostile"]]
+    others = [row["name"] for row in file["globals"] if not row["hostile"]]
+    if hostile:
+        yield "DANGER", f"the file names {listing(hostile)}, {HOSTILE}", "bold red"
+    if others:
+        yield "names", f"{listing(others, 8)}: to rebuild its objects; its weights load without", "dim"

@@ -1,7 +1,8 @@
-"""The nested keys of a file as rows of an inspection: what each may hold, its prefixes, and the rules for them.
+"""The nested keys of a file as rows of an inspection: what each may hold, its prefixes, their rules, and what to type.
 
 Guarantees: pure functions of names, types and sizes; the ranking is that of `loader.keys.candidates`. Rules for
-segments that a wrapper writes are proposed as they are; those for prefixes that may belong to the model are not.
+segments that a wrapper writes are proposed as they are; those for prefixes that may belong to the model are not. The
+lines to type mean the same to a shell and to Hydra's grammar; a name that could act on a terminal is in none of them.
 """
 
 from __future__ import annotations
@@ -9,22 +10,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ...formats.pickle.needed import needed_globals
-from ...keys.candidates import AVERAGE, LIGHTNING, Candidate, candidates, is_script
+from ...keys.candidates import AVERAGE, LIGHTNING, Candidate, candidates
 from ...keys.rules import READY_MADE
-from ...keys.written import may_be_typed, rules_override, under_ready_names
-from ...schema import RuleConfig
+from ...keys.written import located, may_be_typed, rules_override, under_ready_names
+from ...schema import CheckpointConfig, RuleConfig
 from ...suggest.names import WRAPPERS, Path, segments
-from ...suggest.nature import described
+from ...suggest.nature import described, embedded_line, globals_of, pickled_line
 from ...suggest.steps import unwrapping
+from ...text.lines import NO_FIX, Fix, program, typed
+from .contents import Contents, own_bytes, own_elements
 from .rows import CandidateRow, PrefixRow, TensorRow
-from .survey import Survey, own_bytes, own_elements
 
 _IN_FRONT = "module"
 """Also an ordinary name; a wrapper's only where nearly all names begin so."""
 _NEARLY_ALL = 0.9
 _LIGHTNING = "model"
 _MOST_SEGMENTS = 3
+_MOST_OTHERS = 4
+_OTHERWISE = {"weights": "these weights", "model": "this model", "average": "this average of weights"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Names:
     rules: list[str] = field(default_factory=list)
 
 
-def candidate_rows(found: Survey) -> list[CandidateRow]:
+def candidate_rows(found: Contents) -> list[CandidateRow]:
     """Lists the nested keys that hold tensors, best first."""
     root = found.containers[""]
     ranked = candidates(root)
@@ -51,9 +54,8 @@ def candidate_rows(found: Survey) -> list[CandidateRow]:
 
 def _candidate(held: Candidate, rows: Sequence[TensorRow], *, lightning: bool) -> CandidateRow:
     nature = described(held.container) if held.role != "optimizer" else None
-    named = held.role in {"weights", "model", "average"}
-    names = describe_names(held.names, averaged=AVERAGE in held.names, lightning=lightning) if named else Names()
-    pickled = held.role == "model" and not is_script(held.container)
+    averaged = AVERAGE in held.names
+    names = describe_names(held.names, averaged=averaged, lightning=lightning) if held.holds_model else Names()
     return {
         "key": held.key,
         "role": held.role,
@@ -64,8 +66,43 @@ def _candidate(held: Candidate, rows: Sequence[TensorRow], *, lightning: bool) -
         "why": f"{nature.remark}; {held.why}" if nature is not None else held.why,
         "prefixes": names.prefixes,
         "rules": names.rules,
-        "globals": needed_globals(held.container.record) if pickled else [],
+        "globals": globals_of(held),
     }
+
+
+def what_to_type(ranked: Sequence[CandidateRow], settings: CheckpointConfig, notes: object = None) -> list[Fix]:
+    """Lists the command lines to type after looking at a file.
+
+    Args:
+        ranked: Its nested keys, best first.
+        settings: How the file was opened.
+        notes: What its header says next to the tensors, as it is there.
+
+    Returns:
+        Whole commands; none where nothing in the file looks like a model's weights.
+    """
+    models = [row for row in ranked if row["role"] in _OTHERWISE]
+    if not models:
+        return []
+    best, *others = models
+    place = _place(best, settings)
+    fixes = [embedded_line(place, notes), _plan(best, settings), pickled_line(place, best["globals"])]
+    for other in others[:_MOST_OTHERS]:
+        fix = _plan(other, settings)
+        fixes.append(Fix(fix.line, f"or {_OTHERWISE[other['role']]}") if fix else fix)
+    return [Fix(f"{program()} {fix.line}", fix.note) for fix in fixes if fix]
+
+
+def _plan(row: CandidateRow, settings: CheckpointConfig) -> Fix:
+    place = _place(row, settings)
+    unsure = bool(row["prefixes"]) and not row["rules"]
+    rules = ["rules=auto"] if unsure else row["rules"]
+    return typed("mode=plan", "model._target_=my_pkg.Net", *place, *rules) if place else NO_FIX
+
+
+def _place(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
+    outer = settings.key or ""
+    return located(settings.path, f"{outer}.{row['key']}" if outer and row["key"] else outer or row["key"])
 
 
 def describe_names(names: Sequence[str], *, averaged: bool, lightning: bool) -> Names:

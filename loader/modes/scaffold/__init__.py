@@ -17,6 +17,7 @@ from torch import nn
 
 from ...apply.place import own_random_state
 from ...builder import Built, build_model
+from ...builder.published import CONFIG, LIBRARY, check_class, config_in, installed, left_out, published
 from ...builder.targets import TARGET
 from ...errors import CheckpointError, ConfigError, LoaderError
 from ...files.path import is_url
@@ -38,7 +39,6 @@ from .forward import forward_lines
 from .hints import hints_of
 from .page import Line
 from .place import Place, choose_place
-from .published import CONFIG, LIBRARY, check_class, config_in, installed, left_out, published
 from .settings import config_text
 
 _TYPED = "as typed"

@@ -22,9 +22,9 @@ import loader
 from loader.builder.embedded import KEY
 from loader.errors import CheckpointError, FitError
 from loader.modes import lines
-from loader.modes.inspect.following import RECORD
 from loader.modes.inspect.rows import FileRow
 from loader.report.data import Report
+from loader.suggest.nature import RECORD
 from tests.command import REPOSITORY, run, run_loader
 from tests.formats.distributed.saving import save_alone
 from tests.formats.sharding import write_shards

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from loader.formats.tree import Container, Storage, TensorEntry
+from loader.modes.inspect.contents import list_contents
 from loader.modes.inspect.nested_keys import candidate_rows, describe_names
-from loader.modes.inspect.survey import survey
 
 NAMES = ["a.weight", "a.bias", "b.0.weight"]
 
@@ -23,7 +23,7 @@ def container(content: dict[str, Any], kind: str = "dict") -> Container:
 
 
 def roles(content: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(row["key"], row["role"]) for row in candidate_rows(survey(container(content)))]
+    return [(row["key"], row["role"]) for row in candidate_rows(list_contents(container(content)))]
 
 
 WRAPPED: list[tuple[str, list[str]]] = [
@@ -93,8 +93,8 @@ def test_what_is_quantized_or_an_adapter_is_called_so() -> None:
     whole = Container("dict", "dict", {"fc.weight": TensorEntry("int8", (4, 4)), "fc.SCB": tensor(4)})
     lora = {"base.fc.lora_A.weight": tensor(2, 4), "base.fc.lora_B.weight": tensor(4, 2)}
 
-    assert candidate_rows(survey(whole))[0]["why"].startswith("quantized: bitsandbytes int8 in 1 layer (fc); ")
-    assert candidate_rows(survey(container(lora)))[0]["why"].startswith(
+    assert candidate_rows(list_contents(whole))[0]["why"].startswith("quantized: bitsandbytes int8 in 1 layer (fc); ")
+    assert candidate_rows(list_contents(container(lora)))[0]["why"].startswith(
         "a LoRA adapter for 1 module (base.fc, rank 2), without"
     )
 

@@ -1,7 +1,8 @@
-"""From the tree of a checkpoint to rows of plain data.
+"""The contents of a checkpoint as rows of plain data.
 
 Guarantees: a pure function of the tree, which holds no tensor data; walks without recursion and once per object, in
-the file's order; every tensor and every other entry stands in exactly one row.
+the file's order; every tensor and every other entry is in exactly one row. Shared bytes are recognised by their place
+in the file; storages are numbered in the order in which they appear.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from dataclasses import dataclass, field
 from ...formats.limits import LARGEST_NUMBER
 from ...formats.pickle.records import PickledDict, Reduced
 from ...formats.pickle.tree import leaf as describe
-from ...formats.tree import Container, Leaf, Piece, TensorEntry
-from .rows import ComponentRow, DtypeRow, EntryRow, PieceRow, ShardRow, TensorRow, TotalsRow
-from .sharing import Sharing
+from ...formats.tree import Container, Leaf, Piece, Storage, TensorEntry
+from .rows import ComponentRow, DtypeRow, EntryRow, PieceRow, ShardRow, StorageRow, TensorRow, TotalsRow
 
 _LONGEST_VALUE = 1000
 _LONGEST_KEY = 2000
@@ -23,7 +23,7 @@ _LONGEST_NAME = 200
 
 
 @dataclass(slots=True)
-class Survey:
+class Contents:
     """What is in a checkpoint, or in a part of it."""
 
     tensors: list[TensorRow] = field(default_factory=list)
@@ -69,9 +69,9 @@ def own_bytes(row: TensorRow) -> int:
     return 0 if "same_as" in row else row["bytes"]
 
 
-def survey(root: Container) -> Survey:
+def list_contents(root: Container) -> Contents:
     """Lists what is in a container."""
-    found, sharing = Survey(), Sharing()
+    found, sharing = Contents(), Sharing()
     seen: dict[int, str] = {id(root): ""}
     pending: list[tuple[str, Iterator[tuple[str, Container | TensorEntry | Leaf]]]] = []
 
@@ -201,3 +201,56 @@ def notes_of(root: Container) -> dict[str, str]:
 
 def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+
+
+class Sharing:
+    """Numbers the storages of one checkpoint and remembers who looks into them."""
+
+    def __init__(self) -> None:
+        self.stored_bytes = 0
+        """Of all storages met so far."""
+        self._ids: dict[object, int] = {}
+        self._first: dict[int, tuple[str, TensorEntry]] = {}
+        self._exact: dict[object, str] = {}
+
+    def row(self, entry: TensorEntry) -> StorageRow | None:
+        """Describes where a tensor's own bytes are."""
+        storage = entry.storage
+        if storage is None:
+            return None
+        number = self._id(storage)
+        return {"id": number, "bytes": storage.nbytes, "offset": entry.offset, "stride": list(entry.stride)}
+
+    def earlier(self, key: str, entry: TensorEntry, row: StorageRow | None) -> tuple[str | None, str | None]:
+        """Which earlier tensor has the very same elements, and which was the first in the same storage."""
+        if row is None:
+            return (None if entry.is_without_data else self._same_as(key, entry)), None
+        first, owner = self._first.setdefault(row["id"], (key, entry))
+        if owner is entry and first == key:
+            return None, None
+        self._same_as(first, owner)
+        return self._same_as(key, entry), first
+
+    def _same_as(self, key: str, entry: TensorEntry) -> str | None:
+        first = self._exact.setdefault(self._view(entry), key)
+        return None if first == key else first
+
+    def _id(self, storage: Storage) -> int:
+        place = _place(storage)
+        number = self._ids.get(place)
+        if number is None:
+            number = self._ids[place] = len(self._ids)
+            self.stored_bytes += storage.nbytes
+        return number
+
+    def _view(self, entry: TensorEntry) -> object:
+        own = None if entry.storage is None else self._id(entry.storage)
+        parts = tuple((role, self._view(part)) for role, part in entry.components.items())
+        pieces = tuple((piece.start, self._view(piece.entry)) for piece in entry.pieces)
+        return (own, entry.offset, entry.shape, entry.stride, entry.dtype, parts, pieces)
+
+
+def _place(storage: Storage) -> object:
+    if storage.data is not None:
+        return id(storage.data)
+    return (id(storage.file), storage.key, storage.offset, storage.nbytes)

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader.formats.tree import Container, Storage, TensorEntry
-from loader.modes.inspect.draw import MOST_LINES, SCREEN, Known, draw
-from loader.modes.inspect.fold import fold
-from loader.modes.inspect.survey import survey
+from loader.modes.inspect.contents import list_contents
+from loader.modes.inspect.tree import MOST_LINES, SCREEN, Known, draw, fold
 
 SEGMENTS = st.sampled_from(["a", "b", "layers", "0", "1", "2", "{x}", "weight", "", "\x1b[31m", "e" * 300])
 TREES = st.dictionaries(
@@ -26,7 +25,7 @@ def container(content: dict[str, tuple[int, bool]]) -> Container:
 
 @given(TREES)
 def test_every_tensor_is_counted_once(content: dict[str, tuple[int, bool]]) -> None:
-    found = survey(container(content))
+    found = list_contents(container(content))
     tree = fold(found.tensors, found.entries)
     assert sum(node.tensors for node in tree.below.values()) == len(content)
     assert sum(node.bytes for node in tree.below.values()) == sum(row["bytes"] for row in found.tensors)
@@ -38,7 +37,7 @@ def test_every_tensor_is_counted_once(content: dict[str, tuple[int, bool]]) -> N
 
 @given(TREES, st.none() | st.integers(1, 4))
 def test_lines_are_bounded_and_harmless(content: dict[str, tuple[int, bool]], depth: int | None) -> None:
-    found = survey(container(content))
+    found = list_contents(container(content))
     lines = draw(fold(found.tensors, found.entries), Known({}, {}), depth)
     assert len(lines) <= (SCREEN if depth is None else MOST_LINES) + 2
     assert all(line.isprintable() and len(line) < 400 for line in lines)
@@ -47,7 +46,7 @@ def test_lines_are_bounded_and_harmless(content: dict[str, tuple[int, bool]], de
 
 def test_only_what_is_alike_is_folded() -> None:
     content = {f"layers.{n}.weight": (1, True) for n in range(4)} | {"layers.4.weight": (2, True)}
-    found = survey(container(content))
+    found = list_contents(container(content))
     assert draw(fold(found.tensors, found.entries), Known({}, {}), None) == [
         "layers  (5 tensors, 24 B)",
         "  {0..3}.weight  [1] float32",

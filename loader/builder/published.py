@@ -16,15 +16,15 @@ from typing import Any
 
 from torch import nn
 
-from ...builder.locate import locate
-from ...builder.policy import identity
-from ...errors import CheckpointError, ConfigError
-from ...files.file import CheckpointFile
-from ...files.path import leads_out, shown_path
-from ...formats.index import read_mapping
-from ...formats.limits import LARGEST_CONFIG
-from ...text.lines import Fix
-from ...text.wording import safe_text
+from ..errors import CheckpointError, ConfigError
+from ..files.file import CheckpointFile
+from ..files.path import leads_out, shown_path
+from ..formats.index import read_mapping
+from ..formats.limits import LARGEST_CONFIG
+from ..text.lines import Fix
+from ..text.wording import safe_text
+from .locate import locate
+from .policy import identity
 
 CONFIG = "config.json"
 LIBRARY = "transformers"

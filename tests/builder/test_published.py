@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 import loader
+from loader.builder.published import left_out, published
 from loader.modes import lines
-from loader.modes.scaffold.published import left_out, published
 from loader.report.terminal import print_report
 from tests.libraries import library
 
