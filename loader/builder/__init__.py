@@ -1,4 +1,4 @@
-"""From a node with `_target_` to a model, without computing weights that are about to be overwritten."""
+"""Builds a model from a config node, without computing weights that the checkpoint overwrites."""
 
 from .model import Built, Recipe, build_model
 

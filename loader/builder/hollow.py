@@ -1,19 +1,22 @@
 """Builds a model without computing the initial values of its weights.
 
-A checkpoint overwrites every parameter, so drawing random initial values is wasted, and for a large model it is most of
-the loading time. Here the constructor runs in a mode that leaves them out (`skip`); afterwards the parameters, and the
-persistent buffers that depend on left-out values, are moved to the meta device. All other buffers and attributes are
+A checkpoint overwrites every parameter, so random initial values are wasted, and for a large model they take most of
+the loading time. Here the constructor runs in a mode that skips them (`skip`); afterwards the parameters, and the
+persistent buffers that depend on skipped values, are moved to the meta device. All other buffers and attributes are
 as the plain constructor makes them.
 
 Guarantees: loading every key of its state dict into the result gives, bit for bit, what `torch.manual_seed(seed)`, the
-plain constructor and `load_state_dict` give. Where that cannot be known nothing is handed out: when the constructor
-reads left-out values; when torch's random state moved, so that something was drawn past the mode; and when memory
-that was left unset, or that belonged to a parameter, is still alive afterwards: a buffer that is not saved, an
-attribute, a hook's closure or a cache holds it. That memory is not searched for, it is watched by weak references.
+plain constructor and `load_state_dict` give. If that is uncertain, no model is returned: when the constructor reads
+skipped values; when torch's random state changed, so that something was drawn outside the mode; and when memory that
+was left unset, or that belonged to a parameter, is still alive afterwards, held by a buffer that is not saved, an
+attribute, a hook's closure or a cache. That memory is not searched for; weak references watch it.
 
-The mode belongs to the thread that enters it. Nothing global is changed, so nothing can stay changed, and a model that
-another thread builds meanwhile is untouched. One thing cannot be seen: a constructor that builds a parameter from
-*outside* the build into its model (a cached layer, say) has that one emptied too.
+The mode belongs to the thread that enters it and changes nothing global, so a model that another thread builds
+meanwhile is unaffected. One case goes unnoticed: a parameter from *outside* the build (a cached layer, say) that the
+constructor puts into its model is emptied too.
+
+`seeded` restores every random state, whatever happens inside, and neither starts a device nor seeds one that is not
+running.
 """
 
 from __future__ import annotations
@@ -38,11 +41,11 @@ def build_hollow(construct: Callable[[], nn.Module], mode: Skipping | None = Non
 
     Args:
         construct: Makes the model; called once.
-        mode: A fresh mode, for whoever wants to see afterwards which memory is still unset.
+        mode: A fresh mode, if the caller needs to know afterwards which memory is still unset.
 
     Raises:
         InexactError: The result would not be exact.
-        Exception: What the constructor raises for reasons of its own.
+        Exception: Raised by the constructor itself.
     """
     mode = mode or Skipping()
     before = torch_states()
@@ -56,40 +59,40 @@ def build_hollow(construct: Callable[[], nn.Module], mode: Skipping | None = Non
         raise InexactError(mode.reason)
     if not all(map(torch.equal, before, torch_states())):
         raise InexactError(
-            "torch's random state moved meanwhile: its constructor seeds, or something out of reach draws numbers"
+            "torch's random state changed: its constructor seeds it, or draws numbers in a way that cannot be skipped"
         )
     _empty(module, mode)
     return module
 
 
 def holds_unset(module: nn.Module, mode: Skipping) -> bool:
-    """Tells whether a model, or a tensor among its attributes, looks into memory that a hollow build left unset.
+    """Returns whether a tensor of a model, attributes included, uses memory that a hollow build left unset.
 
-    A plain build after a hollow one does if the constructor takes tensors from a cache that the hollow build filled.
+    A plain build after a hollow one does so if its constructor takes tensors from a cache that the hollow build filled.
 
     Args:
         module: The plainly built model.
-        mode: What the hollow build ran in.
+        mode: The mode of the hollow build.
     """
     gc.collect()
     return bool(mode.unset) and any(mode.any_unset(vars(part).values()) for part in module.modules())
 
 
 def _empty(module: nn.Module, mode: Skipping) -> None:
-    """Moves the parameters and the unset persistent buffers to meta, and checks that their memory is gone."""
+    """Moves the parameters and the unset persistent buffers to meta, and checks that their memory is freed."""
     loaded = _loaded(module, mode)
     if not all(mode.watch(tensor) for tensor, _ in loaded.values()):
-        raise InexactError("two of its parameters share memory without being one, or one is of a kind without memory")
+        raise InexactError("two of its parameters share memory without being tied, or one has no memory of its own")
     while loaded:
         _to_meta(*loaded.popitem()[1])
     if mode.unset:
         gc.collect()
     if mode.unset:
-        raise InexactError("it keeps values that depend on its parameters or on chance outside its state dict")
+        raise InexactError("it keeps values that depend on its parameters or on random numbers outside its state dict")
 
 
 def _loaded(module: nn.Module, mode: Skipping) -> dict[int, tuple[Tensor, str]]:
-    """Returns the tensors that a checkpoint overwrites, by identity, each with its name."""
+    """Returns the tensors that a checkpoint overwrites, with their names, by identity."""
     loaded: dict[int, tuple[Tensor, str]] = {}
     for owner in module.modules():
         for name, parameter in owner._parameters.items():
@@ -102,10 +105,10 @@ def _loaded(module: nn.Module, mode: Skipping) -> dict[int, tuple[Tensor, str]]:
 
 
 def _to_meta(tensor: Tensor, name: str) -> None:
-    """Empties a tensor in place, so that whoever holds it (lists, ties, closures, weak references) holds an empty one.
+    """Empties a tensor in place, so that every reference to it (lists, ties, closures) refers to an empty one.
 
-    This is the heart of `torch.utils.swap_tensors`, without its refusals: where something else still looks into the
-    tensor's memory, that memory stays alive and is noticed.
+    This is the core of `torch.utils.swap_tensors` without its refusals: if anything else still uses the tensor's
+    memory, that memory stays alive and is noticed.
     """
     try:
         empty = torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
@@ -116,7 +119,7 @@ def _to_meta(tensor: Tensor, name: str) -> None:
         raise InexactError(f"its {name} cannot be moved to the meta device")
 
 
-if sys.modules.get("numpy") is not None:  # torch brings it along where it is installed, but not this part of it
+if sys.modules.get("numpy") is not None:  # torch imports numpy if it is installed, but not this part of it
     import numpy.random  # noqa: F401
 
 # The states belong to the process: two builds that seed and restore them at once would mix them up.
@@ -125,7 +128,7 @@ _one_at_a_time = threading.RLock()
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds torch, numpy and Python's `random`, and puts back what was found.
+    """Seeds torch, numpy and Python's `random`, and restores their states afterwards.
 
     Args:
         seed: Any integer that `torch.manual_seed` takes.
@@ -140,7 +143,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def torch_states() -> list[torch.Tensor]:
-    """Returns torch's random states, those of running devices included, so that a draw can be noticed."""
+    """Returns torch's random states, running devices included, so that a draw can be detected."""
     states = [torch.get_rng_state()]
     for device in (torch.cuda, torch.xpu):
         if device.is_initialized():

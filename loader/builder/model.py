@@ -1,9 +1,9 @@
 """Builds the model that a config describes.
 
-Guarantees: what is wrong with the config is refused before anything is built; what the constructor makes is an
-`nn.Module`; the random state of torch, numpy and Python is left as it was found, whatever happens; the result is the
-one that `torch.manual_seed(seed)` and the plain constructor give, except that a hollow one waits on the meta device
-for the weights that overwrite it.
+Guarantees: errors in the config are raised before anything is built. The result is an `nn.Module` whose parameters,
+buffers and children are where torch keeps them. It equals what `torch.manual_seed(seed)` and the plain constructor
+give, except that a hollow model waits on the meta device for its weights. The random states of torch, numpy and Python
+are restored, whatever happens.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .skip import InexactError, Skipping
 
 @dataclass
 class Built:
-    """A model, and how it came about."""
+    """A model, and how it was built."""
 
     module: nn.Module
     hollow: bool
     """True: every parameter, and every persistent buffer that depends on one, is on meta and must be assigned."""
     reason: str
-    """Why it was built plainly; empty when it is hollow."""
+    """Why it was not built hollow; empty if it was."""
     complete: bool = False
-    """True: it carries its weights already."""
+    """True: it has its weights already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +64,21 @@ def build_model(
 
     Args:
         config: The node, with its interpolations resolved.
-        trusted: The policy, or patterns of the targets that may be used; None for all but the known-dangerous ones.
+        trusted: The policy, or patterns of allowed targets; None allows all but the known-dangerous ones.
         seed: Seeds torch, numpy and Python's `random` for the constructor.
-        hollow: Leave out the initial values of the weights, where that cannot be told apart afterwards.
-        patient: Call a constructor that fails without them once more, with them.
-        where: The node's place in the config, for messages.
+        hollow: Skip the initial values of the weights, if the loaded model is the same without them.
+        patient: If the constructor fails hollow, call it again with initial values.
+        where: The node's path in the config, for messages.
 
     Raises:
-        ConfigError: The config is wrong, or the constructor fails.
+        ConfigError: The config is invalid, or the constructor fails.
     """
     call = plan_calls(config, trusted if isinstance(trusted, Policy) else Policy(trusted), where)
     _check_class(call)
     if not hollow:
-        return Built(_construct(call, seed), hollow=False, reason="initial values were asked for")
+        return Built(_construct(call, seed), hollow=False, reason="initial values were requested")
     if _hands_over_tensors(call):
-        return Built(_construct(call, seed), hollow=False, reason="the config hands over live tensors")
+        return Built(_construct(call, seed), hollow=False, reason="the config contains live tensors")
     mode = Skipping()
     try:
         with seeded(seed):
@@ -92,7 +92,7 @@ def build_model(
     module = _construct(call, seed)
     if holds_unset(module, mode):
         raise ConfigError(
-            f"{where}: {safe_text(call.name)} takes random tensors, or layers, from a cache that outlives the model; "
+            f"{where}: {safe_text(call.name)} takes random tensors or layers from a cache that outlives the model; "
             "every build must make its own"
         )
     return Built(module, hollow=False, reason=reason)
@@ -109,18 +109,18 @@ def _module(call: Call) -> nn.Module:
         kind = f"{type(made).__module__}.{type(made).__qualname__}".removeprefix("builtins.")
         raise ConfigError(f"{call.where}: {safe_text(call.name)} returned a {safe_text(kind)}, not a torch.nn.Module")
     if fault := unsound(made):
-        raise ConfigError(f"{call.where}: {safe_text(call.name)} made a module that cannot be walked: {fault}")
+        raise ConfigError(f"{call.where}: {safe_text(call.name)} made an invalid module: {fault}")
     return made
 
 
 def _check_class(call: Call) -> None:
-    """Refuses a class that is no module before it is called; what a function returns is known only afterwards."""
+    """Refuses a class that is not a module before it is called; a function's result is checked afterwards."""
     if isinstance(call.target, type) and not issubclass(call.target, nn.Module):
-        raise ConfigError(f"{call.where}._target_: {safe_text(call.name)} is a class, but no torch.nn.Module")
+        raise ConfigError(f"{call.where}._target_: {safe_text(call.name)} is not a subclass of torch.nn.Module")
 
 
 def _hands_over_tensors(value: object) -> bool:
-    """Tells whether something that lives outside the build would be built into the model, and emptied with it."""
+    """Whether tensors or modules from outside would become part of the model, and be emptied with it."""
     if isinstance(value, Call):
         return _hands_over_tensors([value.positional, value.named])
     if isinstance(value, dict):
@@ -137,18 +137,18 @@ _WALKS: Final = frozenset(
         *("_load_from_state_dict", "_save_to_state_dict"),
     )
 )
-"""What torch and the loader call on every module."""
+"""Methods that torch and the loader call on every module."""
 _OF_THE_ROOT: Final = frozenset(("parameters", "named_parameters", "buffers", "named_buffers", "_named_members"))
-"""What is called on the model alone: a module inside it may have a list of its own that is called `buffers`."""
+"""Methods called on the root alone: a module inside may have an attribute of its own called `buffers`."""
 
 
 def unsound(module: nn.Module) -> str:
-    """Says what keeps a module from being walked; an empty string where nothing does."""
+    """Returns why a module cannot be traversed like any other; empty if it can."""
     return next((fault for name, part in _parts(module) if (fault := _fault(name, part))), "")
 
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module inside, each once, by torch's own tables and without a call of its own."""
+    """Yields every module inside, each once, from torch's tables and without calling a method of the module."""
     seen: set[int] = set()
     pending = [("", module)]
     while pending:
@@ -167,14 +167,14 @@ def _fault(name: str, part: nn.Module) -> str:
     where = f"in its {safe_text(name)} " if name else ""
     for table, kind in _TABLES.items():
         if not _is_kept_elsewhere(part, table) and not _holds(own.get(table), kind):
-            return f"{where}{table} is not what nn.Module.__init__ makes of it"
+            return f"{where}{table} is not what nn.Module.__init__ sets"
     called = _WALKS if name else _WALKS | _OF_THE_ROOT
     hidden = sorted(key for key in called & own.keys() if not _is_function(own[key]))
-    return f"{where}a value stands in the place of {listing(hidden)}" if hidden else ""
+    return f"{where}an attribute hides {listing(hidden)}" if hidden else ""
 
 
 def _is_kept_elsewhere(part: nn.Module, table: str) -> bool:
-    """TorchScript's modules, and those that wrap one of C++, have tables of their own kind."""
+    """TorchScript modules, and wrappers of C++ modules, have tables of their own kind."""
     return isinstance(part, torch.jit.ScriptModule) or hasattr(type(part), table)
 
 

@@ -1,10 +1,10 @@
-"""What a config may call.
+"""Decides what a config may call.
 
-Guarantees: a `_target_` is judged by its name before anything is imported, and what the name led to is judged again by
-the name under which it was defined, so that `torch.serialization.os.system` is known for what it is. Without a list of
-trusted patterns everything is admitted but what is known to be dangerous. With one, a pattern admits public classes
-and plain values; functions, methods and whatever is private or dangerous have to be named exactly. A config out of a
-file is held to `OfAFile`. No environment variable changes that.
+Guarantees: a `_target_` is judged by its name before anything is imported, and the object it led to is judged again by
+the name under which it was defined, so that `torch.serialization.os.system` is recognised. Without a list of trusted
+patterns everything is allowed but the known-dangerous names. With one, a pattern allows public classes and plain
+values; functions, methods, and private or dangerous names must be listed exactly. A config from a file is judged by
+`OfAFile`. No environment variable changes that.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _ATOMS = frozenset((bool, int, float, complex, str, bytes, type(None), *_TORCH_A
 
 
 class Policy:
-    """The rule for one config.
+    """The policy for one config.
 
     Args:
-        trusted: Patterns (`my_pkg.*`) and exact names; None for everything that is not known to be dangerous.
+        trusted: Patterns (`my_pkg.*`) and exact names; None allows everything that is not known to be dangerous.
     """
 
     partials = True
-    """Whether `_partial_` may be used."""
+    """Whether `_partial_` is allowed."""
 
     def __init__(self, trusted: Sequence[str] | None) -> None:
         self.trusted = None if trusted is None else tuple(trusted)
         self.patterns: Sequence[str] = self.trusted or ()
-        """What a longer list begins with, where one is proposed."""
+        """The beginning of any longer list that a message proposes."""
 
     def objection(self, name: str) -> str:
-        """Says why a name may not be imported and called; an empty string if it may."""
+        """Returns why a name may not be imported and called; empty if it may."""
         if self._names(name):
             return ""
         if reason := why_dangerous(name):
@@ -57,20 +57,20 @@ class Policy:
             return ""
         if not self._matches(name):
             return _UNNAMED
-        return "it is private, and a pattern in trusted_targets admits public names only" if _is_private(name) else ""
+        return "it is private, and a pattern in trusted_targets allows public names only" if _is_private(name) else ""
 
     def objection_to(self, found: object, name: str) -> str:
-        """Says why what a name led to may not be used; an empty string if it may.
+        """Returns why the object that a name led to may not be used; empty if it may.
 
         Args:
             found: The object.
-            name: The name under which the config asked for it, which `objection` has admitted.
+            name: Its name in the config, to which `objection` has none.
         """
         real, is_value = identity(found, name)
         if _is_plain(name):
             return ""
         if real in LOOKUPS:
-            return f"it is really {real}; write that, so that its path is seen"
+            return f"it is really {real}; write that name, so that its path is checked"
         if is_value and self._names(name):
             return ""
         if is_value and (reason := why_dangerous(home := _by_its_module(name))):
@@ -90,11 +90,11 @@ class Policy:
             elsewhere = f"it is really {safe_text(home)}, which trusted_targets does not name"
             return "" if self._matches(home) else elsewhere
         if not isinstance(found, type):
-            return "it is not a class, and a pattern in trusted_targets admits classes only"
+            return "it is not a class, and a pattern in trusted_targets allows classes only"
         if not self._matches(real):
             return f"it is really {safe_text(real)}, which trusted_targets does not name"
         if _is_private(found.__qualname__):
-            return f"it is really {safe_text(real)}, which is private, and a pattern admits public names only"
+            return f"it is really {safe_text(real)}, which is private, and a pattern allows public names only"
         return ""
 
     def _names(self, name: str) -> bool:
@@ -105,9 +105,9 @@ class Policy:
 
 
 class OfAFile(Policy):
-    """The rule for a config out of a file, unless the user trusts more.
+    """The policy for a config from a file, unless the user trusts more.
 
-    Admits torch's documented modules, the example models and plain values; nothing is imported to find them.
+    Allows torch's documented modules, the example models and plain values; nothing is imported to find them.
     """
 
     partials = False
@@ -117,27 +117,27 @@ class OfAFile(Policy):
         self.patterns = OF_A_FILE
 
     def objection(self, name: str) -> str:
-        """As every policy's; a name that passes has been found, among what is imported already."""
+        """As in `Policy`; a name that passes is already imported."""
         if name in VALUES_OF_A_FILE or name in LOOKUPS or is_torch_constant(name):
             return ""
         if reason := why_dangerous(name):
             return f"it {reason}"
-        return "" if documented_module(name) else "a config out of a file may name torch.nn's public modules alone"
+        return "" if documented_module(name) else "a config from a file may name only torch.nn's public modules"
 
     def objection_to(self, found: object, name: str) -> str:
-        """As every policy's."""
+        """As in `Policy`."""
         if name in VALUES_OF_A_FILE or is_torch_constant(name) or documented_module(name) is found:
             return ""
-        return "it is not what torch has under this name"
+        return "it is not torch's own object of this name"
 
 
 def policy_of(trusted: Sequence[str] | None, *, of_a_file: bool) -> Policy:
-    """Returns the policy for a config of the user's, or for one out of a file where nothing is said to be trusted."""
+    """Returns the policy for the user's own config, or for one from a file if no trusted patterns are given."""
     return OfAFile() if of_a_file and trusted is None else Policy(trusted)
 
 
 def documented_module(name: str) -> type[nn.Module] | None:
-    """The module class of torch or of the examples that a public name stands for, among what is imported already."""
+    """Returns the public module class of torch or of the examples with this name, if it is already imported."""
     home, _, last = name.rpartition(".")
     if _is_private(name):
         return None
@@ -156,7 +156,7 @@ def documented_module(name: str) -> type[nn.Module] | None:
 
 
 def defined_as(name: str) -> str:
-    """The name under which what a name leads to was defined, if that is imported already; else the name itself."""
+    """Returns the name under which a name's object was defined, if it is already imported; else the name itself."""
     first, *rest = name.split(".")
     found: object = sys.modules.get(first)
     for part in rest:
@@ -165,7 +165,7 @@ def defined_as(name: str) -> str:
 
 
 def is_plain_value(found: object, deep: int = 4) -> bool:
-    """Whether an object is data and holds nothing else: numbers, text, dtypes, and containers of these."""
+    """Returns whether an object is pure data: numbers, text, dtypes, and containers of these."""
     if type(found) is dict:
         found = [*found.keys(), *found.values()]
     if isinstance(found, (list, tuple, set, frozenset)) and type(found).__module__ == "builtins":
@@ -176,11 +176,11 @@ def is_plain_value(found: object, deep: int = 4) -> bool:
 
 
 def identity(found: object, name: str) -> tuple[str, bool]:
-    """Returns the dotted name under which an object was defined, and whether it is a mere value of such a class.
+    """Returns the dotted name under which an object, or its class, was defined, and whether it is such an instance.
 
     Args:
-        found: The object; what `functools.partial` and bound methods wrap is looked for inside them.
-        name: What to fall back to for the few builtin functions that do not know their module.
+        found: The object; `functools.partial` and bound methods are unwrapped.
+        name: The fallback for the few builtin functions that do not know their module.
     """
     while isinstance(found, functools.partial):
         found = found.func
@@ -196,13 +196,13 @@ def identity(found: object, name: str) -> tuple[str, bool]:
 
 
 def _home(builtin: object) -> str:
-    """Returns the module of the class that a builtin method belongs to, or nothing."""
+    """Returns the module of the class that a builtin method belongs to; empty if there is none."""
     kind = getattr(builtin, "__objclass__", None) or type(getattr(builtin, "__self__", None))
     return "" if kind is type(None) else str(kind.__module__)
 
 
 def _by_its_module(name: str) -> str:
-    """A name that was found, from the last module on that it goes through: `torch.nn.….sys.path` is `sys.path`."""
+    """The name from the last module that it passes through: `torch.nn.….sys.path` is `sys.path`."""
     parts = name.split(".")
     depth = next((d for d in range(len(parts) - 1, 0, -1) if ".".join(parts[:d]) in sys.modules), 1)
     found: object = sys.modules.get(".".join(parts[:depth]))

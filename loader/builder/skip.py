@@ -1,15 +1,15 @@
-"""Runs a constructor without what only sets initial values, and keeps account of the memory that is unset for it.
+"""The mode in which a constructor runs without computing initial values, and which tracks the memory left unset.
 
-Guarantees: inside the mode no random number is drawn by a torch function and no parameter is written to; whatever is
-computed from unset memory is marked unset as well; a constructor that reads unset values, by whatever name, is given
-a reason in `Skipping.reason` and an error, and the reason stays if it swallows the error. Nothing outside the thread
-that enters the mode is touched.
+Guarantees: inside the mode no torch function draws a random number and no parameter is written to; a result computed
+from unset memory is unset as well. A constructor that reads unset values, in whatever way, gets an error, and
+`Skipping.reason` keeps the reason even if the constructor swallows the error. Other threads are unaffected.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -21,7 +21,7 @@ Function = Callable[..., Any]
 Handler = Callable[[Function, tuple[Any, ...], dict[str, Any]], Any]
 Storages = WeakValueDictionary[int, torch.UntypedStorage]
 
-# In-place functions that leave the values alone, and so must run.
+# In-place functions that do not change values, and so must run.
 _RESHAPING = frozenset(
     (
         *("requires_grad_", "detach_", "t_", "transpose_", "swapaxes_", "swapdims_", "squeeze_", "unsqueeze_"),
@@ -41,7 +41,7 @@ _OPERATOR_WRITES = frozenset(
         *("__ipow__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__"),
     )
 )
-# What may be asked of a tensor without reading its values. Anything else that yields a plain Python value reads them.
+# Functions that do not read a tensor's values. Any other function that returns a plain Python value reads them.
 _DESCRIBING = frozenset(
     (
         *("__get__", "__set__", "__delete__", "__len__", "__hash__", "__iter__", "dim", "ndimension", "size", "stride"),
@@ -52,7 +52,7 @@ _DESCRIBING = frozenset(
         "_has_compatible_shallow_copy_type",
     )
 )
-# What takes no tensor, and what takes one for its shape alone.
+# Factories that take no tensor, and those that take one only for its shape.
 _FRESH = frozenset(("empty", "zeros", "ones", "empty_strided", "eye"))
 _LIKE = frozenset(
     (
@@ -80,11 +80,11 @@ class InexactError(Exception):
 
 
 class Skipping(TorchFunctionMode):
-    """The mode under which a constructor runs hollow.
+    """The mode in which a constructor runs hollow.
 
     Attributes:
-        reason: Why the result cannot be trusted; empty while it can.
-        unset: The living memory that holds no meaningful values, by identity.
+        reason: Why the result would not be exact; empty while it is.
+        unset: The live memory without meaningful values, by identity.
     """
 
     def __init__(self) -> None:
@@ -103,22 +103,21 @@ class Skipping(TorchFunctionMode):
         return handler(func, args, kwargs or {})
 
     def is_unset(self, tensor: Tensor) -> bool:
-        """Tells whether a tensor looks into unset memory."""
+        """Returns whether a tensor uses unset memory."""
         storage = storage_of(tensor)
         return storage is not None and id(storage) in self.unset
 
     def any_unset(self, values: Iterable[Any]) -> bool:
-        """Tells whether a tensor among the values, or in lists and dicts among them, looks into unset memory."""
+        """Returns whether a tensor among the values, or in lists and dicts among them, uses unset memory."""
         return any(self.is_unset(tensor) for tensor in _tensors(values))
 
     def watch(self, tensor: Tensor) -> bool:
-        """Counts a tensor's memory as unset; False if it has none, or shares it with one that was watched before."""
+        """Counts a tensor's memory as unset; False if it has none, or shares it with one watched before."""
         storage = storage_of(tensor)
         if storage is None or id(storage) in self._watched:
             return False
         self._watched.add(id(storage))
-        if id(storage) not in self.unset:
-            self.unset[id(storage)] = storage
+        self.unset.setdefault(id(storage), storage)
         return True
 
     def _handler(self, func: Function, name: str) -> Handler:
@@ -129,7 +128,7 @@ class Skipping(TorchFunctionMode):
         writes = name.endswith("_") and not name.endswith("__") and "foreach" not in name
         for belongs, handler in (
             (name in _DESCRIBING or name in _RESHAPING or name in _FRESH or name.startswith("_set_"), _run),
-            (name in _RANDOM_WRITES, self._random_write),
+            (name in _RANDOM_WRITES, partial(self._write, random=True)),
             (name in _OPERATOR_WRITES or writes, self._write),
             (name in DRAWS, self._draw),
             (name in _LIKE, self._like),
@@ -140,27 +139,24 @@ class Skipping(TorchFunctionMode):
         return self._compute
 
     def _is_meta(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Answers yes to torch's own initialisers, which leave a meta tensor alone, and the truth to all others."""
+        """Returns True to torch's own initialisers, which then skip the tensor, and the truth to all other callers."""
         name = _asking(_INITIALISERS)
         if name and (name != "dirac_" or isinstance(args[0], nn.Parameter) or self.is_unset(args[0])):
             return self._mark(args[0]) or func(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _is_orthogonal(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Lets torch's orthogonal parametrization ask: it only chooses how to compute a buffer that is saved."""
+        """Allows the check of torch's orthogonal parametrization, which only affects a buffer that is saved."""
         if self._any_unset(args, kwargs) and _asking("torch.nn.utils.parametrizations") == "_is_orthogonal":
             return True
         return self._compute(func, args, kwargs)
-
-    def _random_write(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._write(func, args, kwargs, random=True)
 
     def _write(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], *, random: bool = False) -> Any:
         target = args[0] if args else kwargs.get("tensor", kwargs.get("input"))
         if not isinstance(target, Tensor):
             return self._compute(func, args, kwargs)
         if getattr(func, "__module__", None) != _INITIALISERS and torch.is_grad_enabled() and target.requires_grad:
-            return func(*args, **kwargs)  # torch refuses to write into a leaf here, and the user should hear of it
+            return func(*args, **kwargs)  # torch refuses to write to a leaf here, and the user should see that
         if not (random or isinstance(target, nn.Parameter) or self._any_unset(args, kwargs)):
             return func(*args, **kwargs)
         if not self._mark(target):
@@ -181,7 +177,7 @@ class Skipping(TorchFunctionMode):
         return result
 
     def _copy(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Copies, casts and scales unset memory without touching it, so that the result takes up no pages either."""
+        """Copies, casts and scales unset memory without touching it, so that the result takes up no pages."""
         source = args[0] if args else None
         if not isinstance(source, Tensor) or not self.is_unset(source):
             return self._compute(func, args, kwargs)
@@ -199,11 +195,9 @@ class Skipping(TorchFunctionMode):
         try:
             result = func(*args, **kwargs)
         except Exception as error:
-            raise self._inexact(
-                f"its constructor computes with its parameters or with random tensors ({name})"
-            ) from error
+            raise self._inexact(f"its constructor computes with its parameters or random tensors ({name})") from error
         if not isinstance(result, _METADATA) and not self._mark_all((result,)):
-            raise self._inexact(f"its constructor reads the values of its parameters or of random tensors ({name})")
+            raise self._inexact(f"its constructor reads values of its parameters or of random tensors ({name})")
         if "foreach" in name or "batch_norm" in name or "out" in kwargs or kwargs.get("inplace"):
             self._mark_all((*args, *kwargs.values()))
         return result
@@ -217,21 +211,20 @@ class Skipping(TorchFunctionMode):
 
     def _mark(self, tensor: Tensor) -> bool:
         storage = storage_of(tensor)
-        if storage is None:
-            return False
-        self.unset[id(storage)] = storage
-        return True
+        if storage is not None:
+            self.unset[id(storage)] = storage
+        return storage is not None
 
     def _mark_all(self, values: Iterable[Any]) -> bool:
-        """Marks every tensor among the values; False if there is none, or one that cannot be marked."""
+        """Marks every tensor among the values; False if there is none, or if one cannot be marked."""
         marked = [self._mark(tensor) for tensor in _tensors(values)]
         return bool(marked) and all(marked)
 
 
 def _asking(module: str) -> str:
-    """Returns the name of the function that called a torch function, if it belongs to a module; else nothing.
+    """Returns the name of the function that called a torch function, if it belongs to a module; otherwise empty.
 
-    To be called by a handler, which stands two frames above it: the handler, the mode, the function that asks.
+    Must be called by a handler: the frames above it are the handler, the mode, and the function that asks.
     """
     frame = inspect.currentframe()
     for _ in range(3):
@@ -240,7 +233,7 @@ def _asking(module: str) -> str:
 
 
 def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
-    """Returns the memory behind a tensor; None for the kinds that have no single one (sparse, wrapped, lazy)."""
+    """Returns a tensor's storage; None for kinds without a single one (sparse, wrapped, lazy)."""
     try:
         return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError, ValueError):
@@ -283,7 +276,7 @@ def undrawn(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def copies(name: str) -> bool:
-    """Tells whether a function of this name may be one whose result has its first argument's shape and no more."""
+    """Returns whether the result of a function of this name may be a copy of its first argument."""
     return name in {"clone", "to"} or name in _CASTS or name in _SCALINGS
 
 
@@ -294,14 +287,11 @@ def copied_dtype(name: str, source: Tensor, args: tuple[Any, ...], kwargs: dict[
     if name in _SCALINGS:
         plain = len(args) == 1 and not kwargs and isinstance(args[0], (int, float)) and source.is_floating_point()
         return source.dtype if plain else None
-    given = [_CASTS[name]] if name in _CASTS else [v for v in (*args, *kwargs.values()) if not _is_flag(v)]
+    options = (v for v in (*args, *kwargs.values()) if v is not None and not isinstance(v, bool))
+    given = [_CASTS[name]] if name in _CASTS else list(options)
     dtypes = [value for value in given if isinstance(value, torch.dtype)]
     moves = [value for value in given if not isinstance(value, torch.dtype) and not _is_device(value, source.device)]
     return dtypes[0] if len(dtypes) == 1 and not moves and dtypes[0] is not source.dtype else None
-
-
-def _is_flag(value: object) -> bool:
-    return value is None or isinstance(value, bool)
 
 
 def _is_device(value: object, device: torch.device) -> bool:

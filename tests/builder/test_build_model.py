@@ -34,7 +34,7 @@ def test_a_model_is_built_hollow_unless_asked_otherwise() -> None:
 def test_a_plain_model_is_the_one_that_the_seed_gives(seed: int) -> None:
     built = build_model(LINEAR, seed=seed, hollow=False)
     assert not built.hollow
-    assert built.reason == "initial values were asked for"
+    assert built.reason == "initial values were requested"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         expected = nn.Linear(3, 2)
@@ -45,7 +45,7 @@ def test_a_plain_model_is_the_one_that_the_seed_gives(seed: int) -> None:
 def test_a_model_that_looks_at_its_weights_is_built_plainly_and_its_own_error_is_the_one_told() -> None:
     built = build_model({"_target_": "tests.builder.things.FailsHollow"})
     assert not built.hollow
-    assert "reads the values of its parameters" in built.reason
+    assert "reads values of its parameters" in built.reason
     message = refusal({"_target_": "tests.builder.things.Raises"}).message
     assert "raised ValueError: no net is 3 wide" in message
 
@@ -59,7 +59,7 @@ def test_a_second_build_gets_arguments_that_the_first_one_did_not_use_up() -> No
 @pytest.mark.parametrize("handed", [torch.ones(2), nn.Linear(2, 2), nn.Parameter(torch.ones(2))])
 def test_what_lives_outside_the_build_is_not_emptied(handed: Any) -> None:
     built = build_model({"_target_": "tests.builder.things.Keeps", "deep": [{"handed": (handed,)}]})
-    assert (built.hollow, built.reason) == (False, "the config hands over live tensors")
+    assert (built.hollow, built.reason) == (False, "the config contains live tensors")
     tensors = handed.parameters() if isinstance(handed, nn.Module) else [handed]
     assert not any(tensor.is_meta for tensor in tensors)
 
@@ -80,7 +80,7 @@ def test_a_function_that_returns_a_module_will_do() -> None:
 @pytest.mark.parametrize("target", ["tests.builder.things.NoModule", "builtins.dict", "torch.device"])
 def test_a_class_that_is_no_module_is_refused_uncalled(target: str) -> None:
     things.CALLED.clear()
-    assert refusal({"_target_": target}).message == f"model._target_: {target} is a class, but no torch.nn.Module"
+    assert refusal({"_target_": target}).message == f"model._target_: {target} is not a subclass of torch.nn.Module"
     assert things.CALLED == []
 
 
@@ -112,7 +112,7 @@ def test_the_random_states_are_left_as_they_were_whatever_happens(target: str) -
 def test_a_model_that_takes_random_tensors_from_a_cache_is_refused_and_not_built_from_garbage() -> None:
     things.projection.cache_clear()
     assert refusal({"_target_": "tests.builder.things.FromCache"}).message == (
-        "model: tests.builder.things.FromCache takes random tensors, or layers, from a cache that outlives the model; "
+        "model: tests.builder.things.FromCache takes random tensors or layers from a cache that outlives the model; "
         "every build must make its own"
     )
     things.projection.cache_clear()

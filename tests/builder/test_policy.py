@@ -246,7 +246,7 @@ def test_hydras_lookups_must_be_called_by_their_own_name() -> None:
 
     assert Policy(None).objection_to(get_object, "hydra.utils.get_object") == ""
     assert Policy(None).objection_to(get_object, "my_pkg.get_object") == (
-        "it is really hydra.utils.get_object; write that, so that its path is seen"
+        "it is really hydra.utils.get_object; write that name, so that its path is checked"
     )
 
 

@@ -64,7 +64,7 @@ def test_a_function_is_trusted_by_its_exact_name_alone() -> None:
     for policy in POLICIES[1:]:
         error = refusal(layer, policy)
         assert error.message == (
-            f"model.activation.path: {GELU} is refused: it is not a class, and a pattern in trusted_targets admits "
+            f"model.activation.path: {GELU} is refused: it is not a class, and a pattern in trusted_targets allows "
             "classes only"
         )
         assert error.hint == f"'trusted_targets=[{','.join([*(policy.trusted or ()), GELU])}]'"
@@ -75,8 +75,8 @@ def test_a_function_is_trusted_by_its_exact_name_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("torch.nn.Linear.forward", "it is not a class, and a pattern in trusted_targets admits classes only"),
-        ("torch.nn.init.zeros_", "it is not a class, and a pattern in trusted_targets admits classes only"),
+        ("torch.nn.Linear.forward", "it is not a class, and a pattern in trusted_targets allows classes only"),
+        ("torch.nn.init.zeros_", "it is not a class, and a pattern in trusted_targets allows classes only"),
         ("torch.nn.modules.module._IncompatibleKeys", "it is not needed by any model that uses torch"),
         ("torch.nn.utils._named_member_accessor.NamedMemberAccessor", "it is not needed by any model that uses torch"),
         (FA4, "it can run code, read pickles or reach files"),
@@ -87,13 +87,13 @@ def test_a_pattern_stands_for_public_classes(name: str, why: str) -> None:
 
 
 def test_private_names_of_a_package_of_ones_own_are_trusted_exactly() -> None:
-    private = "it is private, and a pattern in trusted_targets admits public names only"
+    private = "it is private, and a pattern in trusted_targets allows public names only"
     assert Policy(["my_pkg.*"]).objection("my_pkg._impl.Net") == private
     assert Policy(["my_pkg.*"]).objection("my_pkg.net._Net") == private
     assert Policy(["my_pkg.*", "my_pkg._impl.Net"]).objection("my_pkg._impl.Net") == ""
     hidden = type("_Net", (nn.Module,), {"__module__": "my_pkg.net"})
     assert Policy(["my_pkg.*"]).objection_to(hidden, "my_pkg.Net") == (
-        "it is really my_pkg.net._Net, which is private, and a pattern admits public names only"
+        "it is really my_pkg.net._Net, which is private, and a pattern allows public names only"
     )
     shown = type("Net", (nn.Module,), {"__module__": "my_pkg._impl"})
     assert Policy(["my_pkg.*"]).objection_to(shown, "my_pkg.Net") == ""
@@ -129,7 +129,7 @@ def test_a_pattern_stands_for_plain_members_of_an_enum() -> None:
     assert Policy(["my_pkg.*"]).objection_to(Colour.RED, "my_pkg.Colour.RED") == ""
 
 
-CALLED = "it is not a class, and a pattern in trusted_targets admits classes only"
+CALLED = "it is not a class, and a pattern in trusted_targets allows classes only"
 
 
 @pytest.mark.parametrize("member", [Runner.SHELL, Wrapped.PRINT])

@@ -33,19 +33,19 @@ class Bare(nn.Module):
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
-        ({"_parameters": 3}, "in its net.0 _parameters is not what nn.Module.__init__ makes of it"),
-        ({"_parameters": {"weight": 3}}, "in its net.0 _parameters is not what nn.Module.__init__ makes of it"),
-        ({"_buffers": None}, "in its net.0 _buffers is not what nn.Module.__init__ makes of it"),
-        ({"_modules": {"a": 1}}, "in its net.0 _modules is not what nn.Module.__init__ makes of it"),
-        ({"eval": 3}, "in its net.0 a value stands in the place of eval"),
-        ({"named_modules": nn.Identity}, "in its net.0 a value stands in the place of named_modules"),
+        ({"_parameters": 3}, "in its net.0 _parameters is not what nn.Module.__init__ sets"),
+        ({"_parameters": {"weight": 3}}, "in its net.0 _parameters is not what nn.Module.__init__ sets"),
+        ({"_buffers": None}, "in its net.0 _buffers is not what nn.Module.__init__ sets"),
+        ({"_modules": {"a": 1}}, "in its net.0 _modules is not what nn.Module.__init__ sets"),
+        ({"eval": 3}, "in its net.0 an attribute hides eval"),
+        ({"named_modules": nn.Identity}, "in its net.0 an attribute hides named_modules"),
     ],
 )
 @pytest.mark.parametrize("hollow", [True, False])
 def test_a_module_that_cannot_be_walked_is_refused(values: dict[str, Any], fault: str, hollow: bool) -> None:
     with pytest.raises(ConfigError) as caught:
         build_model({"_target_": f"{__name__}.Marred", **values}, hollow=hollow)
-    assert caught.value.message == f"model: {__name__}.Marred made a module that cannot be walked: {fault}"
+    assert caught.value.message == f"model: {__name__}.Marred made an invalid module: {fault}"
 
 
 def test_a_constructor_that_leaves_out_torchs_own_is_refused() -> None:

@@ -65,7 +65,7 @@ def test_a_record_sets_nothing_that_a_module_keeps_for_itself(name: str, tmp_pat
 @pytest.mark.parametrize("name", ["named_modules", "eval", "state_dict"])
 def test_a_record_puts_no_value_in_the_place_of_a_method(name: str, tmp_path: Path) -> None:
     refused = refusal(holding(parameters({name: 3}), tmp_path / "a.safetensors"))
-    assert refused.message.endswith(f"made a module that cannot be walked: a value stands in the place of {name}")
+    assert refused.message.endswith(f"made an invalid module: an attribute hides {name}")
 
 
 @pytest.mark.parametrize(
