@@ -83,7 +83,7 @@ def plain_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _argument(value: object) -> str:
     if isinstance(value, str | os.PathLike):
-        return safe_text(repr(os.fspath(value)), _LONGEST)
+        return python_text(os.fspath(value)) or "'FILE'"
     return "state" if isinstance(value, Mapping) else "'FILE'"
 
 

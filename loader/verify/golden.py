@@ -92,7 +92,7 @@ def _inside(path: Path) -> Path:
     if outside is not None:
         raise CheckpointError(
             f"{shown_path(path)} is a link that leads out of its folder, to {shown_path(outside)}",
-            line("verify.golden", str(outside), note="if that record is meant; null does without"),
+            line("verify.golden", str(outside), note="if that record is meant, or null to do without"),
         )
     return path
 
