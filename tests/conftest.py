@@ -1,4 +1,7 @@
-"""State of the process that no test hands on to the next one."""
+"""How tests are run, and the state of the process that no test hands on to the next one.
+
+Property tests try few examples by default (`dev`); `.ci/run` repeats them with many (`--hypothesis-profile=ci`).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,36 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from loader.text import redaction
+from tests.laws import DEFAULT, PROFILES
+
+for _name, _examples in PROFILES.items():
+    settings.register_profile(_name, max_examples=_examples, deadline=None)
+settings.load_profile(DEFAULT)
+
+ONLY_LISTED_SKIPS = "--only-listed-skips"
+
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
+"""All tests of the files that were collected, with those that `-m` and `-k` leave out."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "fail for each skip that tests/skips.py does not list"
+    parser.addoption(ONLY_LISTED_SKIPS, action="store_true", help=text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption(ONLY_LISTED_SKIPS) and not hasattr(config, "workerinput"):
+        from tests.skips import OnlyListed  # imports torch, which the process that distributes tests does without
+
+        config.pluginmanager.register(OnlyListed())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[COLLECTED] = list(items)
 
 
 @pytest.fixture(autouse=True)

@@ -80,7 +80,7 @@ def test_set_up_lines_are_what_ci_runs() -> None:
     main_job, tests = SETUPS
     install = SETUP + ".venv/bin/python -m pip install -q -c constraints.txt -e {} && .venv/bin/python {}"
     assert main_job == install.format(".", "run.py")
-    assert tests == install.format("'.[dev]'", "-m pytest")
+    assert tests == install.format("'.[dev]'", "-m pytest -n auto --dist worksteal")
 
 
 def without_figures(text: str) -> list[str]:

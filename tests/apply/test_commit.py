@@ -19,6 +19,7 @@ import loader
 from loader import CheckpointError, FitError, LoaderError, VerificationError, load_into
 from loader.apply.stage import Stage
 from tests.jobs import assert_same_state, carry_out, same_tensor, save, snapshot
+from tests.laws import examples
 from tests.models import Behaving, Buffers, Extra, Lazy, Normed, Pair, Refusing, Tied, Two, WeightNormed, filled
 
 
@@ -249,7 +250,7 @@ def test_an_interrupted_forward_pass_is_rolled_back() -> None:
 EVERYTHING = complete_state()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_is_wrong_with_a_state_the_model_stays_as_it_was(data: st.DataObject) -> None:
     state = dict(EVERYTHING)

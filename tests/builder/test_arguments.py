@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from loader.builder.arguments import problems, signature_of, written
 from loader.text.lines import together
+from tests.laws import examples
 
 
 def net(width: int, depth: int = 2, *, name: str, **rest: Any) -> None: ...
@@ -123,7 +124,7 @@ def test_a_callable_without_a_known_signature_is_left_alone() -> None:
     assert signature_of(Odd()) is None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.integers(0, 4), st.sets(st.sampled_from(["width", "depth", "name", "zzz", "widht"])), st.booleans())
 @pytest.mark.parametrize("function", [net, strict, positional, many])
 def test_a_call_has_problems_exactly_if_python_refuses_it(

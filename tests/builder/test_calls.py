@@ -16,6 +16,7 @@ from loader.builder.policy import Policy
 from loader.errors import ConfigError, FitError
 from loader.text.lines import Fix
 from tests.builder import things
+from tests.laws import examples
 
 KEEPS = "tests.builder.things.Keeps"
 NET = "tests.builder.things.Net"
@@ -40,13 +41,13 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), values))
 def test_arguments_arrive_as_they_are_written(arguments: dict[str, Any]) -> None:
     assert made({"_target_": KEEPS, **arguments}).kwargs == arguments
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.lists(values, max_size=3), st.dictionaries(st.sampled_from(["a", "b"]), values), st.booleans(), st.booleans())
 def test_what_is_made_is_what_hydra_makes(
     positional: list[Any], named: dict[str, Any], recursive: bool, partial: bool

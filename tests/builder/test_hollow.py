@@ -22,6 +22,7 @@ from loader.builder import Built
 from loader.builder.hollow import build_hollow
 from tests.builder import zoo, zoo_plain
 from tests.builder.exactness import Construct, assert_exact, assert_same_module, built, plain
+from tests.laws import examples
 from tests.libraries import library
 
 
@@ -113,7 +114,7 @@ def compositions(draw: st.DrawFn, depth: int = 2) -> Construct:
     return construct
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(compositions())
 def test_whatever_a_model_is_made_of_the_result_is_exact(construct: Construct) -> None:
     result = assert_exact(construct, None)

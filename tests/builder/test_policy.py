@@ -18,6 +18,7 @@ from torch import nn
 from loader.builder.policy import Policy, identity
 from loader.trust.dangerous import why_dangerous
 from loader.trust.needed import PLAIN_DATA
+from tests.laws import examples
 
 REFUSED = [
     "os.system",
@@ -185,7 +186,7 @@ def test_an_empty_list_admits_plain_data_alone() -> None:
     assert not Policy([]).objection("builtins.tuple")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.lists(st.sampled_from(REFUSED + ADMITTED)), st.sampled_from(REFUSED + ADMITTED))
 def test_a_longer_list_never_admits_less_and_never_a_dangerous_name_it_does_not_hold(
     listed: list[str], name: str

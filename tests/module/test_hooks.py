@@ -21,6 +21,7 @@ from loader.keys.plan import Hooked, Offered, Plan, Taken, make_plan
 from loader.module.hooks import Metadata, customises_loading, rehearse, run_hooks
 from loader.module.slots import slots, wanted
 from loader.schema import AllowConfig
+from tests.laws import examples
 
 State = dict[str, Any]
 
@@ -300,7 +301,7 @@ def we_say(model: nn.Module, state: State, metadata: Metadata | None) -> tuple[s
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.data())
 def test_missing_and_unexpected_keys_are_those_that_torch_names(data: st.DataObject) -> None:
     model = ZOO[data.draw(st.sampled_from(sorted(ZOO)))]()

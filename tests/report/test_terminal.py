@@ -13,6 +13,7 @@ from loader.modes import lines
 from loader.report.data import Check, KeysReport, ModelReport, PartReport, Report, VerificationReport
 from loader.report.terminal import print_error, print_report
 from loader.text.lines import Fix
+from tests.laws import examples
 
 OUTPUT = {"name": "0", "shape": [1, 10], "dtype": "float32", "min": -1.5, "max": 3.0, "mean": 0.25}
 
@@ -217,7 +218,7 @@ def test_a_files_names_are_text_and_never_markup(capsys: pytest.CaptureFixture[s
     assert err == "error  no [bold]key[/bold] [/nothing]\n  try  [red]=1\n"
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_categories=[]), min_size=1))
 def test_no_name_acts_on_the_terminal(capsys: pytest.CaptureFixture[str], text: str) -> None:
     job = report()

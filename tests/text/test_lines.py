@@ -16,6 +16,7 @@ from loader.config.rewrite import rewrite
 from loader.formats.frameworks import FROZEN
 from loader.text.lines import line, override, removal, typed, under, yaml_value
 from loader.text.wording import is_printable
+from tests.laws import examples
 
 ACTING = [
     "$(touch x)",
@@ -57,7 +58,7 @@ def is_carried(value: object) -> bool:
     return all(map(is_carried, value)) if isinstance(value, list) else True
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(VALUES)
 @example({"a b": {"": "$(touch x)", "*": ["`", "'"], "cuda:0": "20GB", "1": 1, "null": None, "é": "${a}"}})
 @example({"_quoted_6162_": "_quoted_6162_", "a\\": '"', '\\"': "\\'"})

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from loader.errors import CheckpointError
 from loader.files.file import CheckpointFile
 from loader.formats.zip import Archive
+from tests.laws import examples
 
 NAMES = {"a/data.pkl": b"pickle", "a/data/0": bytes(range(200)), "a/empty": b""}
 
@@ -43,7 +44,7 @@ def read_all(tmp_path: Path, content: bytes) -> dict[str, bytes]:
     return {name: archive.read(name, 1 << 20) for name in archive.members}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     members=st.dictionaries(st.text("ab/é.0", min_size=1, max_size=8), st.binary(max_size=300), max_size=5),
     method=st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
@@ -174,7 +175,7 @@ def test_large_archives_have_their_own_table_of_contents(tmp_path: Path) -> None
     assert refusal(tmp_path, short).endswith("the two halves of its table of contents contradict each other")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_change_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(packed(NAMES, data.draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))))

@@ -17,13 +17,16 @@ from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
 from tests.formats.distributed.dcp_writer import Writer, grid
 from tests.formats.distributed.zero_writer import Run
+from tests.laws import examples
 
 ODD: list[Any] = [
     None, True, -1, 0, 1, 1 << 40, 1 << 63, 1 << 70, 1.5, float("nan"), "", "..", "x", b"y", [], {}, (), [[]],
     {"x": {}}, (-1,), (1 << 62, 4), torch.Size([2]), torch.Size([3, 0]), torch.Size([1 << 40, 1 << 40]), torch.ones(2),
     torch.ones(2, 3).t(), torch.empty(3, device="meta"), torch.float16, torch.strided, {1: 2}, object,
 ]  # fmt: skip
-RARELY_ENOUGH = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+RARELY_ENOUGH = settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def sites(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:

@@ -19,6 +19,7 @@ from loader.formats.tree import Leaf
 from tests.formats.comparing import assert_read_or_refused, assert_same
 from tests.formats.gguf.gguf_writer import written
 from tests.jobs import carry_out
+from tests.laws import examples
 
 PLAIN = [np.float32, np.float16, np.float64, np.int8, np.int16, np.int32, np.int64]
 ONLY_WRITTEN = {kind for kind in Kind if kind.name in {"Q8_1", "Q8_K", "Q1_0"}}
@@ -187,7 +188,7 @@ def test_headers_that_lie_are_refused(case: str, tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_byte_says_the_file_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     raw = gguf.quants.quantize(np.ones((2, 64), np.float32), Kind.Q4_0)
     path = written(tmp_path / "a.gguf", {"w": raw, "b": np.ones(3, np.float32)}, {"w": Kind.Q4_0})

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from loader.errors import CheckpointError
 from loader.formats.pickle.reader import unpickle
 from loader.formats.pickle.records import Global, PersistentId, PickledDict, PickledSet, Reduced
+from tests.laws import examples
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.integers(-300, 70000) | st.floats(allow_nan=False) | st.text()
@@ -43,7 +44,7 @@ def plain(record: object) -> Any:
     return record
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(value=PLAIN, protocol=st.integers(0, 5))
 def test_plain_data_comes_back_as_pickle_wrote_it(value: Any, protocol: int) -> None:
     data = pickle.dumps(value, protocol)
@@ -52,7 +53,7 @@ def test_plain_data_comes_back_as_pickle_wrote_it(value: Any, protocol: int) -> 
     assert found.end == len(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(value=PLAIN)
 def test_optimized_and_python_made_pickles_are_the_same(value: Any) -> None:
     assert plain(unpickle(pickletools.optimize(pickle.dumps(value, 4))).root) == value
@@ -206,7 +207,7 @@ def test_what_no_pickler_writes_is_refused(case: str) -> None:
     assert refusal.value.hint == "copy or download the file again"
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(data=st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     try:
@@ -216,7 +217,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     assert found.end <= len(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(value=PLAIN, protocol=st.integers(0, 5), data=st.data())
 def test_a_cut_pickle_is_refused_at_every_place(value: Any, protocol: int, data: st.DataObject) -> None:
     whole = pickle.dumps(value, protocol)

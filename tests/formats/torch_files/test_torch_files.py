@@ -17,6 +17,7 @@ from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
 from loader.formats.tree import ITEMSIZE, Container, Leaf
 from tests.formats.comparing import assert_loads_like_torch, assert_same
+from tests.laws import examples
 
 ZIP = {"_use_new_zipfile_serialization": True}
 LEGACY = {"_use_new_zipfile_serialization": False}
@@ -138,7 +139,7 @@ def test_every_container_in_every_protocol(save: Any, container: str, protocol: 
     assert_loads_like_torch(path, None if protocol == 2 else CONTAINERS[container])
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_strided_view_of_any_storage(tmp_path: Path, data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(["float32", "int8", "bfloat16", "complex64", "bool", "int16"]))

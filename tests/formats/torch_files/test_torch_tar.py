@@ -16,6 +16,7 @@ from loader.errors import CheckpointError
 from loader.formats import open_checkpoint
 from tests.formats.comparing import assert_loads_like_torch, assert_read_or_refused, assert_same
 from tests.formats.torch_files.oldest import layout_of, listed, raw_storage, save_tar
+from tests.laws import examples
 
 KINDS = [torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
 FOUR = torch.tensor([1.0, 2.0, 3.0, 4.0])
@@ -173,7 +174,7 @@ def test_members_that_are_no_plain_files_are_refused(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_byte_says_the_file_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     path = save_tar({"a": FOUR, "b": torch.ones(2, 2)}, tmp_path / "a.pt")
     assert_read_or_refused(path, data)

@@ -27,6 +27,7 @@ from tests.builder import zoo, zoo_plain
 from tests.builder.exactness import other_values, plain
 from tests.formats.comparing import knows
 from tests.jobs import MODELS, assert_same_state, carry_out, same_tensor, save, target
+from tests.laws import examples
 from tests.models import Tied, filled, two_models
 
 OURS = [f"{MODELS}*", f"{MODELS}two_models", "torch.nn.*"]
@@ -219,7 +220,7 @@ TENSORS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), TENSORS, max_size=6), st.data())
 def test_the_library_reads_what_is_written(tensors: dict[str, torch.Tensor], data: st.DataObject) -> None:
     notes = data.draw(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.text("aä\n"), max_size=2))
