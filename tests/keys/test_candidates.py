@@ -18,6 +18,7 @@ from loader.errors import FitError
 from loader.formats.tree import Container, Leaf, Node, TensorEntry
 from loader.keys.candidates import LIGHTNING, candidates
 from tests.jobs import carry_out, save
+from tests.laws import examples
 from tests.models import Pair
 
 WEIGHT = TensorEntry("float32", (2, 3))
@@ -139,7 +140,7 @@ NEXT_TO_IT: Mapping[str, Any] = {
 }
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @given(
     st.sampled_from([None, "state_dict", "model", "zz", "trainer.net", "trainer.state_dict"]),
     st.sampled_from(["", "module.", "net.", "_orig_mod."]),
