@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +18,20 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from . import pipeline  # noqa: F401  # every load needs these two; torch is here, so they need not wait for the first
-from .apply.live import refuse_unfit
-from .apply.place import own_random_state, resolve_device, settle
-from .apply.prepare import prepare
+from .apply.place import resolve_device
+from .apply.target import Live
 from .apply.transaction import Transaction, all_or_nothing
 from .config.call_arguments import check_checkpoint, check_module, check_order, overrides_of, plain_names
 from .config.compose import compose
-from .config.parse import parse_job
 from .errors import ConfigError
 from .formats import found  # noqa: F401
-from .formats.memory import MemoryCheckpoint
 from .job import execute, names_model
 from .module.dtype import resolve_dtype
-from .module.slots import slots
 from .module.user_code import own_code_refused
-from .parts.open import Part, open_parts, part_configs, with_root
-from .report import fill
 from .report.data import Report
-from .schema import JobConfig, overlay
+from .schema import overlay
 from .text.lines import Fix
 from .text.wording import phrases, safe_text
-from .verify.verify import check_inputs, check_structure, keep_record, record_of
-from .verify.verify import verify as prove
 
 log = logging.getLogger("loader")
 
@@ -129,21 +121,14 @@ def load_model(
         LoaderError: The load is refused.
     """
     check_order("load_model", model, checkpoint)
+    proves = verify is not None
     settings = _settings(checkpoint, rules, parts, allow, verify)
-    named = plain_names({"device": device, "dtype": dtype})
+    settings |= {"seed": seed, **plain_names({"device": device, "dtype": dtype})}
     if isinstance(model, nn.Module):
-        place, policy = resolve_device(named["device"]), resolve_dtype(named["dtype"])
-        if policy == "checkpoint":
-            raise ConfigError(
-                "dtype=checkpoint needs the model as a config; a module that is built already has its dtypes",
-                Fix("_recursive_: false", "next to _target_: loader.load_model"),
-            )
-        return all_or_nothing(
-            lambda transaction: _settled(model, checkpoint, settings | {"seed": seed}, place, policy, transaction)
-        )
-    settings |= {"model": _plain(model), **named, "seed": seed}
+        return all_or_nothing(partial(_load_moved, model, checkpoint, settings, proves=proves))
+    settings["model"] = _plain(model)
     settings["trusted_targets"] = None if trusted_targets is None else list(trusted_targets)
-    loaded = Loaded(execute(settings, report := Report(config=settings), prove=verify is not None), report)
+    loaded = Loaded(execute(settings, report := Report(config=settings), prove=proves), report)
     _warn_of_integers(report)
     return loaded.model
 
@@ -190,69 +175,45 @@ def load_into(
     check_module(module, checkpoint)
     settings = _settings(checkpoint, rules, parts, allow, verify) | {"seed": seed}
     # Nothing comes after it: its last line is what makes the load final.
-    return all_or_nothing(lambda transaction: _fill(module, checkpoint, settings, None, transaction))
+    return all_or_nothing(partial(_load_live, module, checkpoint, settings, proves=verify is not None))
 
 
-@own_code_refused()
-def _settled(
+def _load_live(
     module: nn.Module,
     checkpoint: str | Path | Node,
     settings: dict[str, Any],
-    device: torch.device,
-    policy: str | None,
     transaction: Transaction,
+    *,
+    proves: bool,
+    moved_to: torch.device | None = None,
+) -> Report:
+    """Fills a live module; it stays where it is unless it is to be moved."""
+    report = Report(config=settings)
+    target = Live(module, transaction, _state_dict(checkpoint), moved_to)
+    execute(settings, report, target=target, prove=proves)
+    return report
+
+
+@own_code_refused()
+def _load_moved(
+    module: nn.Module,
+    checkpoint: str | Path | Node,
+    settings: dict[str, Any],
+    transaction: Transaction,
+    *,
+    proves: bool,
 ) -> nn.Module:
-    """A live module with its weights, in eval mode, where and in what dtype it was asked for."""
-    report = _fill(module, checkpoint, settings, policy, transaction)
-    transaction.snapshot(module)
-    settle(module, device, policy, parse_job(settings).allow)
+    """Fills a live module; returns it in eval mode, on the device and in the dtype that were asked for."""
+    moved_to = resolve_device(settings["device"])
+    if resolve_dtype(settings["dtype"]) == "checkpoint":
+        raise ConfigError(
+            "dtype=checkpoint needs the model as a config; a module that is built already has its dtypes",
+            Fix("_recursive_: false", "next to _target_: loader.load_model"),
+        )
+    report = _load_live(module, checkpoint, settings, transaction, proves=proves, moved_to=moved_to)
     _warn_of_integers(report)
     module.eval()  # what it returns is the model's own affair
     return module
-
-
-@own_code_refused()
-def _fill(
-    module: nn.Module,
-    checkpoint: str | Path | Node,
-    settings: dict[str, Any],
-    policy: str | None,
-    transaction: Transaction,
-) -> Report:
-    refuse_unfit(module)
-    job = parse_job(settings)
-    report = Report(config=settings)
-    clock = fill.Clock(report)
-    device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
-    with own_random_state(device), ExitStack() as files, clock("total"):
-        opened: Sequence[Part] = (
-            _in_memory(job, checkpoint)
-            if _is_state_dict(checkpoint)
-            else with_root(open_parts(job, files), job, slots(module), files)
-        )
-        proves = "verify" in settings
-        record = record_of(job, opened) if proves else None
-        prepared = prepare(module, opened, job.allow, device, policy)
-        prepared.refuse_misfit()
-        if proves:
-            check_inputs(module, job, opened, record)
-        prepared.carry_out(transaction)
-        check_structure(module, device, report.verification)
-        made = None
-        if proves:
-            loaded = transaction.snapshot(module)
-            module.eval()
-            made = prove(module, job, opened, record, device, report.verification, prepared)
-            loaded.restore()
-        for part in opened:
-            part.checkpoint.check_unchanged()
-        if record is not None and made is not None:
-            keep_record(record, made, report.verification)
-        fill.parts(report, opened)
-        fill.live_model(report, module, device)
-        fill.keys(report, module, opened, prepared)
-    fill.environment(report)
-    return report
 
 
 def _settings(
@@ -260,7 +221,7 @@ def _settings(
 ) -> dict[str, Any]:
     check_checkpoint(checkpoint)
     if isinstance(checkpoint, Mapping):
-        node = {} if _is_state_dict(checkpoint) else _plain(checkpoint)
+        node = _plain(checkpoint) if _state_dict(checkpoint) is None else {}
     else:
         node = {"path": str(checkpoint)}
     given = {"checkpoint": node, "rules": rules, "parts": parts, "allow": allow, "verify": verify}
@@ -274,10 +235,8 @@ def _plain(node: Any) -> Any:
     return {key: _plain(value) for key, value in node.items()} if isinstance(node, Mapping) else node
 
 
-def _is_state_dict(checkpoint: object) -> bool:
-    return isinstance(checkpoint, Mapping) and any(isinstance(value, torch.Tensor) for value in checkpoint.values())
-
-
-def _in_memory(job: JobConfig, state: Any) -> list[Part]:
-    memory = MemoryCheckpoint(state)
-    return [Part(name, config, memory) for name, config in part_configs(job).items()]
+def _state_dict(checkpoint: str | Path | Node) -> Node | None:
+    """The checkpoint where it is a state dict in memory."""
+    if isinstance(checkpoint, Mapping) and any(isinstance(value, torch.Tensor) for value in checkpoint.values()):
+        return checkpoint
+    return None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config.parse import parse_job
-from .errors import ConfigError, LoaderError
+from .errors import ConfigError, FitError, LoaderError
 from .modes import lines
 from .module.user_code import own_code_refused
 from .report import fill
@@ -28,6 +28,10 @@ from .text.wording import safe_text, text_of
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from . import pipeline
+    from .apply.target import Target
+    from .parts import Part
 
 log = logging.getLogger("loader")
 
@@ -86,12 +90,20 @@ def names_model(overrides: Sequence[str]) -> bool:
     return any(_MODEL.match(override) for override in overrides)
 
 
-def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True, asked: bool = True) -> nn.Module | None:
+def execute(
+    config: Mapping[str, Any],
+    report: Report,
+    *,
+    target: Target | None = None,
+    prove: bool = True,
+    asked: bool = True,
+) -> nn.Module | None:
     """Parses a config and carries the job out, with the outcome in the report.
 
     Args:
         config: The composed config, resolved and plain.
         report: Filled on the way.
+        target: What to load into; None for a model that is built.
         prove: False leaves verification at the structural checks.
         asked: Whether the user said what the model is; otherwise it is the default's.
 
@@ -105,7 +117,7 @@ def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True, as
         job = parse_job(config)
         report.mode = job.mode
         with own_code_refused():
-            return _carry_out(job, report, prove=prove, asked=asked)
+            return _carry_out(job, report, target, prove=prove, asked=asked)
     except LoaderError as error:
         describe_refusal(report, error)
         raise
@@ -113,7 +125,7 @@ def execute(config: Mapping[str, Any], report: Report, *, prove: bool = True, as
         fill.environment(report)
 
 
-def _carry_out(job: JobConfig, report: Report, *, prove: bool, asked: bool) -> nn.Module | None:
+def _carry_out(job: JobConfig, report: Report, target: Target | None, *, prove: bool, asked: bool) -> nn.Module | None:
     # Each mode imports what it needs: torch alone takes longer than it takes to say what is in a file.
     if job.mode == "inspect":
         from .modes.inspect import run as run_inspect  # noqa: PLC0415  # this mode alone
@@ -127,9 +139,24 @@ def _carry_out(job: JobConfig, report: Report, *, prove: bool, asked: bool) -> n
         write_scaffold(job, report)
         return None
     with importing():
-        from .pipeline import run as run_pipeline  # noqa: PLC0415  # imports torch
+        from . import pipeline  # noqa: PLC0415  # imports torch
+        from .apply.target import Fresh  # noqa: PLC0415  # likewise
 
-    return run_pipeline(job, report, prove=prove, asked=asked)
+    target = Fresh.of(job) if target is None else target
+    ending = _conversion(job) if job.mode == "convert" else None
+    return pipeline.run(job, report, target, prove=prove, ending=ending, unasked=None if asked else _unasked)
+
+
+def _conversion(job: JobConfig) -> pipeline.Ending:
+    from .modes.convert.convert import Conversion  # noqa: PLC0415  # this mode alone
+
+    return Conversion(job)
+
+
+def _unasked(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderError:
+    from .suggest.unnamed import unnamed  # noqa: PLC0415  # such a refusal alone
+
+    return unnamed(job, parts, error)
 
 
 def describe_refusal(report: Report, error: LoaderError) -> None:

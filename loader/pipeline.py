@@ -2,143 +2,185 @@
 
     config ─► open ─► build ─► plan ─► apply ─► place ─► verify (─► convert) ─► report
 
+One runner for every way in: `run.py`, `load` and `load_model` build the model (`apply.target.Fresh`); `load_into`, and
+`load_model` with a module, fill the caller's own (`apply.target.Live`).
+
 Guarantees: nothing of a model is changed before the plan passes; a refused job leaves the report with all that was
 known by then; the global random state is left as it was found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-import torch
 from torch import nn
 
-from .apply.place import own_random_state, resolve_device, settle
-from .apply.prepare import Prepared, prepare
-from .builder import Built, Recipe, build_model
-from .builder.policy import Policy, policy_of
-from .errors import ConfigError, FitError
+from .apply.commit import commit
+from .apply.place import own_random_state
+from .apply.prepare import Adviser, Prepared, prepare, refuse_misfit
+from .apply.stage import Staged, stage
+from .apply.target import Target
+from .builder import Built
+from .errors import FitError, LoaderError
+from .keys.plan import Wanted
 from .module.dtype import resolve_dtype
 from .module.slots import slots, without_data
-from .parts.open import Part, open_parts, with_root
+from .parts import Part
+from .parts.open import rest_is_open, with_root
 from .report import fill
 from .report.data import Report
 from .runtime import collector_paused
 from .schema import EMBEDDED, JobConfig
 from .verify.verify import check_inputs, check_structure, keep_record, record_of, verify
 
-if TYPE_CHECKING:
-    from .modes.convert.convert import Conversion
+Unasked = Callable[[JobConfig, Sequence[Part], FitError], LoaderError]
+"""Rewrites the refusal of a model that nobody asked for."""
 
 
-def run(job: JobConfig, report: Report, *, prove: bool = True, asked: bool = True) -> nn.Module:
+def run(
+    job: JobConfig,
+    report: Report,
+    target: Target,
+    *,
+    prove: bool = True,
+    ending: Ending | None = None,
+    unasked: Unasked | None = None,
+) -> nn.Module:
     """Carries out one job.
 
     Args:
         job: What to do.
         report: Filled on the way.
+        target: What to load into.
         prove: False leaves verification at the structural checks.
-        asked: Whether the user said what the model is; otherwise it is the default's.
+        ending: What the job ends with; None where it ends with the verification.
+        unasked: Given where the user did not say what the model is; it is then the default's.
 
     Returns:
-        The model in eval mode, on its device; in ``mode=plan`` the architecture without its weights.
+        The model, on its device; in ``mode=plan`` the architecture without its weights.
 
     Raises:
         LoaderError: The job is refused.
     """
     clock = fill.Clock(report)
-    device, policy = resolve_device(job.device), resolve_dtype(job.dtype)
-    conversion = _conversion(job) if job.mode == "convert" else None
-    with own_random_state(device), ExitStack() as stack, clock("total"):
+    with own_random_state(target.final), ExitStack() as stack, clock("total"):
         with clock("open"):
-            parts: Sequence[Part] = open_parts(job, stack)
+            parts = target.open(job, stack)
             fill.parts(report, parts)
-            job = _with_model(job, parts)
-            report.config = {**report.config, "model": job.model}
-            policy = resolve_dtype(job.dtype)
-            record = _record(job, parts, conversion, prove=prove)
-
+            job = _with_model(job, parts, report)
+            record = _record(job, parts, ending, prove=prove)
         with clock("build"):
-            built = _built(job, parts) if job.model is not None else _pickled(job, parts)
+            built = target.build(job, parts)
         if job.parts and not built.complete:
             with clock("open"):
                 parts = with_root(parts, job, slots(built.module), stack)
                 fill.parts(report, parts)
-                record = _record(job, parts, conversion, prove=prove)
-        work = _Work(job, parts, device, policy, built)
-        stack.callback(work.describe, report)
-        with clock("plan"):
-            work.plan(asked=asked)
-            if prove:
-                check_inputs(work.built.module, job, parts, record)
-        if job.mode == "plan":
-            return work.built.module
+                record = _record(job, parts, ending, prove=prove)
+        load = Load(target, job, parts, built)
+        try:
+            with clock("plan"):
+                with _asked(unasked, job, parts):
+                    load = load.planned()
+                    load.refuse_misfit()
+                if prove:
+                    check_inputs(load.module, job, load.parts, record)
+            if job.mode == "plan":
+                return load.module
+            with clock("apply"):
+                load = load.staged()
+                load = load.committed()
+            with clock("place"):
+                target.place(load.module, job)
+            with clock("verify"):
+                made = load.verified(record, report, prove=prove)
+            if ending is not None:
+                with clock("convert"):
+                    ending.carry_out(load.module, job, load.parts, record, report, made)
+            elif record is not None and made is not None:
+                keep_record(record, made, report.verification)
+        finally:
+            load.describe(report)
+    return load.module
 
-        with clock("apply"):
-            work.apply()
-        with clock("place"):
-            work.built.module.eval()
-            settle(work.built.module, device, policy, job.allow)
-        with clock("verify"):
-            made = work.verified(record, report, prove=prove)
-        if conversion is not None:
-            with clock("convert"):
-                conversion.carry_out(work.built.module, job, parts, record, report, made)
-        elif record is not None and made is not None:
-            keep_record(record, made, report.verification)
-    return work.built.module
+
+class Ending(Protocol):
+    """What a job ends with after the verification, as the conversion of ``mode=convert``."""
+
+    def check(self, job: JobConfig, parts: Sequence[Part], recorded: Path | None) -> object:
+        """Refuses early what would be refused at the end; takes the golden record of the checkpoint."""
+
+    def carry_out(
+        self,
+        module: nn.Module,
+        job: JobConfig,
+        parts: Sequence[Part],
+        recorded: Path | None,
+        report: Report,
+        renewed: bytes | None,
+    ) -> None:
+        """Ends the job; takes the content of a new golden record, which is not written yet."""
 
 
-@dataclass(slots=True)
-class _Work:
-    """A job's model on its way from an architecture to its weights, and what is known of it."""
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is known of a job at one moment; each step returns the next one."""
 
+    target: Target
     job: JobConfig
-    parts: Sequence[Part]
-    device: torch.device
-    policy: str | None
+    parts: tuple[Part, ...]
     built: Built
     prepared: Prepared | None = None
     """None for a model that came out of the file complete."""
+    values: Staged | None = None
 
-    def plan(self, *, asked: bool) -> None:
-        """Plans the load, and refuses it where the files do not fit the model, or where there is none to fit."""
+    @property
+    def module(self) -> nn.Module:
+        """The model."""
+        return self.built.module
+
+    def planned(self) -> Load:
+        """Plans the load; a model whose own initial values are needed is built with them."""
         if self.built.complete:
-            return
-        try:
-            self._plan()
-        except FitError as error:
-            if asked:
-                raise
-            from .suggest.unnamed import unnamed  # noqa: PLC0415  # such a refusal alone
-
-            raise unnamed(self.job, self.parts, error) from error
-
-    def _plan(self) -> None:
-        prepared = self._prepare()
+            return self
+        prepared = self._prepare(self.built)
         if self.built.hollow and prepared.plan.leaves_to_initialise() and self.job.mode != "plan":
-            prepared = self._start_over("keys that may stay unloaded keep the model's own initialisation")
-        prepared.refuse_misfit()
+            return self._plainly("keys that may stay unloaded keep the model's own initialisation")
+        return self._with(self.built, prepared)
 
-    def apply(self) -> None:
-        """Carries the plan out."""
-        if self.prepared is None or self.device.type == "meta":
-            return
-        self.prepared.carry_out()
-        if self.built.hollow and without_data(self.built.module):
-            self._start_over("the model brings values of its own for keys that the file lacks").carry_out()
+    def refuse_misfit(self) -> None:
+        """Refuses files that do not fit the model."""
+        if self.prepared is not None:
+            refuse_misfit(self.prepared, self._advise)
+
+    def staged(self) -> Load:
+        """Reads the values; nothing of the model is touched."""
+        if self.prepared is None or self.target.device.type == "meta":
+            return self
+        return replace(self, values=stage(self.prepared, live=self.target.transaction is not None))
+
+    def committed(self) -> Load:
+        """Puts the values in place."""
+        if self.prepared is None or self.values is None:
+            return self
+        self.values.refuse_losses(self.job.allow)
+        commit(self.prepared, self.values, self.target.transaction)
+        if self.built.hollow and without_data(self.module):
+            again = self._plainly("the model brings values of its own for keys that the file lacks")
+            return again.staged().committed()
+        return self
 
     def verified(self, record: Path | None, report: Report, *, prove: bool) -> bytes | None:
         """Checks the loaded model and that no file has changed; returns the golden record to keep, if any."""
-        module, verification = self.built.module, report.verification
-        check_structure(module, self.device, verification)
+        device, verification = self.target.final, report.verification
+        check_structure(self.module, device, verification)
         made = None
         if prove:
-            made = verify(module, self.job, self.parts, record, self.device, verification, self.prepared)
+            with self.target.proving(self.module):
+                made = verify(self.module, self.job, self.parts, record, device, verification, self.prepared)
         for part in self.parts:
             part.checkpoint.check_unchanged()
         return made
@@ -146,68 +188,54 @@ class _Work:
     @collector_paused()
     def describe(self, report: Report) -> None:
         """Reports what is known by now."""
-        fill.model(report, self.job, self.built, self.device)
+        fill.model(report, self.job, self.built, self.target.final)
         if self.prepared is not None or self.built.complete:
-            fill.keys(report, self.built.module, self.parts, self.prepared)
+            fill.keys(report, self.module, self.parts, self.prepared, self.values)
 
-    def _prepare(self) -> Prepared:
-        recipe = Recipe(
-            self.job.model or {},
-            lambda model: _build(replace(self.job, model=model), patient=not self.built.hollow).module,
-            _policy(self.job),
-        )
-        self.prepared = prepare(self.built.module, self.parts, self.job.allow, self.device, self.policy, recipe)
-        return self.prepared
+    def _plainly(self, reason: str) -> Load:
+        built = self.target.build_plainly(self.job, reason)
+        return self._with(built, self._prepare(built))
 
-    def _start_over(self, reason: str) -> Prepared:
-        """The same with a model that has the values which its constructor gives it."""
-        self.built = _build(self.job, plainly=reason)
-        return self._prepare()
+    def _with(self, built: Built, prepared: Prepared) -> Load:
+        return replace(self, built=built, prepared=prepared, parts=tuple(prepared.parts.values()), values=None)
 
+    def _prepare(self, built: Built) -> Prepared:
+        policy = resolve_dtype(self.job.dtype)
+        return prepare(built.module, self.parts, self.job.allow, self.target.device, policy, self._advise)
 
-def _with_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
-    """The job with its model's own config, where that stands in the checkpoint."""
-    if job.model is None or job.model.get("_target_") != EMBEDDED:
-        return job
-    from .builder.embedded import with_own_model  # noqa: PLC0415  # such a model alone
+    def _advise(self, model: nn.Module, parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Adviser:
+        # With it comes the search, which a load that fits does without.
+        from .suggest.advice import Advice  # noqa: PLC0415
 
-    return with_own_model(job, parts)
+        recipe = self.target.recipe(self.job, self.built)
+        return Advice(model, parts, wanted, self.job.allow, recipe, open_rest=rest_is_open(self.job, parts))
 
 
-def _record(job: JobConfig, parts: Sequence[Part], conversion: Conversion | None, *, prove: bool) -> Path | None:
-    """The golden record of a job, once nothing that the job writes stands in the place of what it reads."""
-    record = record_of(job, parts) if prove else None
-    if conversion is not None:
-        conversion.check(job, parts, record)
-    return record
-
-
-def _conversion(job: JobConfig) -> Conversion:
-    from .modes.convert.convert import Conversion  # noqa: PLC0415  # this mode alone
-
-    return Conversion(job)
-
-
-def _built(job: JobConfig, parts: Sequence[Part]) -> Built:
+@contextmanager
+def _asked(unasked: Unasked | None, job: JobConfig, parts: Sequence[Part]) -> Iterator[None]:
+    """Rewrites refusals where nobody asked for the model that the files do not fit."""
     try:
-        return _build(job)
-    except ConfigError as error:
-        from .builder.pickled import with_classes  # noqa: PLC0415  # such a refusal alone
-
-        raise with_classes(error, [part.checkpoint.root for part in parts]) from error
-
-
-def _pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
-    from .builder.pickled import take_pickled  # noqa: PLC0415  # such a model alone
-
-    return take_pickled(job, parts)
+        yield
+    except FitError as error:
+        if unasked is None:
+            raise
+        raise unasked(job, parts, error) from error
 
 
-def _policy(job: JobConfig) -> Policy:
-    return policy_of(job.trusted_targets, of_a_file=job.of_a_file)
+def _with_model(job: JobConfig, parts: Sequence[Part], report: Report) -> JobConfig:
+    """The job with its model's own config, where the checkpoint holds that."""
+    if job.model is not None and job.model.get("_target_") == EMBEDDED:
+        from .builder.embedded import with_own_model  # noqa: PLC0415  # such a model alone
+
+        job = with_own_model(job, parts)
+    if job.model is not None:
+        report.config = {**report.config, "model": job.model}
+    return job
 
 
-def _build(job: JobConfig, plainly: str = "", *, patient: bool = True) -> Built:
-    built = build_model(job.model or {}, trusted=_policy(job), seed=job.seed, hollow=not plainly, patient=patient)
-    built.reason = plainly or built.reason
-    return built
+def _record(job: JobConfig, parts: Sequence[Part], ending: Ending | None, *, prove: bool) -> Path | None:
+    """The golden record of a job, once it is known that nothing the job writes replaces what it reads."""
+    record = record_of(job, parts) if prove else None
+    if ending is not None:
+        ending.check(job, parts, record)
+    return record

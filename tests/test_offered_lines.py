@@ -15,8 +15,8 @@ import torch
 
 from loader import LoaderError
 from loader.builder.model import build_model
-from loader.formats import open_checkpoint
 from loader.keys.rules import rewrite
+from loader.parts.open import open_checkpoint
 from loader.schema import RuleConfig
 from loader.text.lines import Fix
 from loader.verify.inputs import make_inputs

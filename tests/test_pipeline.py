@@ -220,7 +220,7 @@ def test_a_part_without_a_file_is_told() -> None:
 
 def test_a_file_that_two_parts_name_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import loader.parts.open
-    from loader.formats import open_checkpoint
+    from loader.parts.open import open_checkpoint
 
     models: Any = filled(two_models())
     path = save({"a": models["a"].state_dict(), "b": models["b"].state_dict()}, tmp_path / "both.pt")

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import loader
 from loader.files.file import CheckpointFile
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 from tests.benchmarks import machine
 from tests.command import run
 from tests.formats.distributed.dcp_writer import write_distributed
@@ -350,7 +350,7 @@ def test_a_load_imports_only_what_it_uses(tmp_path: Path) -> None:
 def test_only_the_reader_of_the_files_format_is_imported(
     folder: Path, tmp_path: Path, name: str, own: str, others: tuple[str, ...]
 ) -> None:
-    code = f"from loader.formats import open_checkpoint; open_checkpoint({str(folder / name)!r}).close()"
+    code = f"from loader.parts.open import open_checkpoint; open_checkpoint({str(folder / name)!r}).close()"
     found = imported("-c", code, cwd=tmp_path)
     assert own in found
     assert not {name for name in found if name.startswith((*others, "loader.formats.gguf", "loader.formats.foreign"))}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,58 +20,53 @@ from torch.utils import swap_tensors
 
 from ..errors import FitError
 from ..keys.plan import Plan
-from ..module.hooks import Metadata, State, customises_loading, run_hooks
+from ..module.hooks import State, customises_loading, run_hooks
 from ..module.slots import Slot, own_slots, storage_id
+from ..runtime import collector_paused
 from ..text.wording import safe_text
 from .live import conflict, holds, is_folded, overlapping, refuse_unwritable, unwritable
+from .prepare import Prepared
+from .stage import Staged
 from .transaction import Transaction
 
 Visit = Callable[[nn.Module, str, State, list[str]], None]
 """What is done at each module of a walk, as `hooks.run_hooks` takes it."""
 
-Fit = Callable[[str, torch.Tensor], torch.Tensor]
-"""Brings a value that a load hook computed to the dtype and device of its model key."""
 
-
-@dataclass(slots=True)
-class Staged:
-    """Values that are ready to be put in place."""
-
-    state: State = field(default_factory=dict)
-    """Offered key → value."""
-    metadata: Metadata = field(default_factory=dict)
-    """Module prefix → version, for load hooks."""
-    release: Callable[[str], None] | None = None
-    """Told of each offered key whose value was copied and is not looked at any more."""
-
-
-def apply(
-    model: nn.Module,
-    places: Mapping[str, Slot],
-    plan: Plan,
-    staged: Staged,
-    fit: Fit,
-    transaction: Transaction | None = None,
-) -> None:
+def commit(prepared: Prepared, staged: Staged, transaction: Transaction | None = None) -> None:
     """Puts staged values in place.
 
     Args:
-        model: What is changed.
-        places: Every key of the model with its slot, as it was planned.
-        plan: What goes where.
-        staged: The values, by offered key.
-        fit: For values that load hooks compute.
+        prepared: The model and what goes where.
+        staged: The values; they are taken out of it.
         transaction: Of a live model: keeps what is overwritten. Values are then copied into the model's own memory
             (device, dtype and memory stay); without one the model takes the staged tensors over, without a copy.
 
     Raises:
         FitError: A key cannot be written to, or the model's own code refuses its value.
     """
-    with torch.no_grad():
+    model = prepared.model
+    with collector_paused(), torch.no_grad():
         if transaction is not None:
-            refuse_unwritable(places, plan, staged.state)
+            refuse_unwritable(prepared.places, prepared.plan, staged.values)
             _keep_modules(model, transaction)
-        _commit(model, places, plan, staged, fit, _Installer(places, plan, transaction))
+        install = _Installer(prepared.places, prepared.plan, transaction)
+        if any(map(customises_loading, model.modules())):
+            visit = _visitor(prepared, install)
+            run_hooks(model, staged.values, prepared.offers.metadata, visit, assign=transaction is None)
+        else:
+            _install_all(prepared, staged, install)
+        install.refuse_conflicts()
+        _run_post_hooks(model, prepared.plan)
+
+
+def _install_all(prepared: Prepared, staged: Staged, install: _Installer) -> None:
+    for match in prepared.plan.matches:
+        # Values leave memory one by one as the transaction takes up the old ones.
+        install(match.key, staged.values.pop(match.taken.key))
+        entry = prepared.tensor(match.taken.key)
+        if install.transaction is not None and entry is not None:
+            prepared.part_of(match.taken.key).checkpoint.release(entry)
 
 
 def _keep_modules(model: nn.Module, transaction: Transaction) -> None:
@@ -108,26 +102,11 @@ def _is_torchs(code: Any) -> bool:
     return str(home).partition(".")[0] == "torch"
 
 
-def _commit(
-    model: nn.Module, places: Mapping[str, Slot], plan: Plan, staged: Staged, fit: Fit, install: _Installer
-) -> None:
-    if any(map(customises_loading, model.modules())):
-        visit = _visitor(places, plan, fit, install)
-        run_hooks(model, staged.state, staged.metadata, visit, assign=install.transaction is None)
-    else:
-        for match in plan.matches:
-            # Values leave memory one by one as the transaction takes up the old ones.
-            install(match.key, staged.state.pop(match.taken.key))
-            if staged.release is not None:
-                staged.release(match.taken.key)
-    install.refuse_conflicts()
-    _run_post_hooks(model, plan)
-
-
-def _visitor(places: Mapping[str, Slot], plan: Plan, fit: Fit, install: _Installer) -> Visit:
-    """What happens to each module of a model whose load hooks run."""
-    sources = {match.key for match in plan.matches}
-    loaded = set(plan.loaded)
+def _visitor(prepared: Prepared, install: _Installer) -> Visit:
+    """Installs the values of each module of a model whose load hooks run."""
+    places, fit = prepared.places, prepared.fit
+    sources = {match.key for match in prepared.plan.matches}
+    loaded = set(prepared.plan.loaded)
     before = {key: slot.tensor for key, slot in places.items() if slot.kind != "extra"}
 
     def visit(module: nn.Module, prefix: str, present: State, _rest: list[str]) -> None:

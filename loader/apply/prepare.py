@@ -1,97 +1,95 @@
-"""From an architecture and opened files to a plan that can be carried out.
+"""From an architecture and opened files to a plan that can be carried out, or to its refusal.
 
-Guarantees: reads no tensor data and changes nothing.
+Guarantees: reads no tensor data and changes nothing; whatever is known to go wrong before any data is read is refused
+here, for a dry run and a load alike. The result is frozen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from ..builder import Recipe
-from ..errors import FitError
+from ..errors import CheckpointError, FitError, VerificationError
+from ..formats.memory import MemoryCheckpoint
 from ..formats.pickle.objects import refuse_withheld
+from ..formats.pickle.revive import refuse_unadmitted
+from ..formats.tensor import dtype_name, torch_dtype
 from ..formats.tree import TensorEntry
-from ..keys.plan import Plan, Wanted, make_plan
+from ..keys.plan import Match, Plan, Wanted, make_plan
 from ..keys.quantized import may_be_quantized, refuse_quantized
+from ..module.dtype import can_cast, cast, final_dtype
 from ..module.hooks import rehearse
 from ..module.slots import Slot, is_own_key, slots, wanted
-from ..parts.open import Part, check_mounts, check_weights, offers
-from ..parts.reading import as_saved
+from ..parts import Part, check_mounts
+from ..parts.offer import Offers, check_weights, offers
+from ..parts.reading import Reader
 from ..runtime import collector_paused
 from ..schema import AllowConfig
-from ..text.lines import Fix
-from ..text.wording import listing
-from .checks import refuse_known
-from .commit import Staged, apply
-from .stage import Stage
-from .transaction import Transaction
-
-if TYPE_CHECKING:
-    from ..suggest.advice import Advice
+from ..text.lines import Fix, line
+from ..text.wording import counted, listing, phrases, safe_text
 
 
-@dataclass(slots=True)
+class Adviser(Protocol):
+    """Searches for settings with which files fit a model; only ``auto`` and refusals need it."""
+
+    def settled(self) -> Sequence[Part]:
+        """The parts with ``auto`` replaced; raises FitError where one clear answer is not found."""
+
+    def improved(self, error: FitError) -> FitError:
+        """The refusal of a nested key or a rule, with the lines that make the files fit."""
+
+    def misfit(self, plan: Plan, file: Mapping[str, tuple[int, ...]], source: str) -> FitError:
+        """The refusal of a plan: takes the files' shapes by model key, and the files' names for the message."""
+
+
+Advise = Callable[[nn.Module, Sequence[Part], Mapping[str, Wanted]], Adviser]
+"""Makes the adviser for a model, opened parts and the model's keys."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
-    """A model, the plan for it, and what it takes to carry the plan out."""
+    """A model, the plan for it, and everything that carrying the plan out needs."""
 
     model: nn.Module
+    parts: Mapping[str, Part]
+    """By name, ``auto`` replaced."""
+    offers: Offers
+    wanted: Mapping[str, Wanted]
+    places: Mapping[str, Slot]
+    """Every key of the model with its slot."""
     plan: Plan
-    stage: Stage
-    allow: AllowConfig
-    advise: Callable[[], Advice]
-    """Brings what finds out what would make the files fit; only a refusal needs it."""
+    device: torch.device
+    """Where loaded tensors go."""
+    policy: str | None
+    """Their dtype, as `dtype.resolve_dtype` returns it."""
 
-    def refuse_misfit(self) -> None:
-        """Refuses files that do not fit the model, or do not hold the values of what does.
+    def tensor(self, source: str) -> TensorEntry | None:
+        """The tensor that is offered under a key; None where it is not a tensor, or nothing is."""
+        offer = self.offers.entries.get(source)
+        return offer.entry if offer is not None and isinstance(offer.entry, TensorEntry) else None
 
-        Raises:
-            FitError: Keys do not fit, or weights are quantized; it carries the plan.
-            CheckpointError: Tensors are shares of larger ones, or of a class that computes their values.
-        """
-        self._refuse_quantized()
-        if self.plan.passes():
-            self._refuse_withheld()
-            refuse_known(self.stage, self.plan)
-            return
-        files = ", ".join(dict.fromkeys(part.label for part in self.stage.parts.values()))
-        entries = {key: offer.entry for key, offer in self.stage.offers.entries.items()}
-        shapes = {key: entry.shape for key, entry in entries.items() if isinstance(entry, TensorEntry)}
-        raise self.advise().misfit(self.plan, shapes, files)
+    def part_of(self, source: str) -> Part:
+        """The part that offers a key."""
+        return self.parts[self.offers.entries[source].part]
 
-    def _refuse_withheld(self) -> None:
-        for name, part in self.stage.parts.items():
-            entries = [(key, offer.entry) for key, offer in self.stage.offers.entries.items() if offer.part == name]
-            unread = self.plan.unread()
-            refuse_withheld(part.label, ((key, entry) for key, entry in entries if key not in unread))
+    def needed(self) -> list[str]:
+        """The offered keys whose data is needed: to load it, or to compare it with a tensor that is tied to it."""
+        unread = self.plan.unread()
+        seconds = (second.taken.key for _, second in self.plan.duplicates if second.taken.key)
+        return [*(source for source in self.offers.entries if source not in unread), *seconds]
 
-    def _refuse_quantized(self) -> None:
-        for name, part in self.stage.parts.items():
-            if not may_be_quantized(part.selected.children):
-                continue
-            names = {offer.source: key for key, offer in self.stage.offers.entries.items() if offer.part == name}
-            try:
-                refuse_quantized(part.label, part.checkpoint.root, part.selected.children, names, self.stage.wanted)
-            except FitError as error:
-                error.plan = self.plan
-                raise
+    def dtype(self, key: str, offered: str) -> torch.dtype:
+        """The dtype in which a model key ends; takes the file's."""
+        return final_dtype(self.wanted[key], offered, self.policy)
 
-    @collector_paused()
-    def carry_out(self, transaction: Transaction | None = None) -> None:
-        """Reads what is planned, then puts it in place.
-
-        Args:
-            transaction: Of a live model, which keeps its own memory; the caller undoes it.
-        """
-        live = transaction is not None
-        values = self.stage.run(self.plan, self.allow, live=live)
-        staged = Staged(values, self.stage.offers.metadata, self.stage.release if live else None)
-        apply(self.model, self.stage.places, self.plan, staged, self.stage.fit, transaction)
+    def fit(self, key: str, value: torch.Tensor) -> torch.Tensor:
+        """Brings a value that a load hook computed to its key's dtype and device."""
+        return cast(value, self.dtype(key, dtype_name(value.dtype)))[0].to(self.device)
 
 
 @collector_paused()
@@ -101,7 +99,7 @@ def prepare(
     allow: AllowConfig,
     device: torch.device,
     policy: str | None,
-    recipe: Recipe | None = None,
+    advise: Advise,
 ) -> Prepared:
     """Matches a model with the files of its parts.
 
@@ -110,8 +108,8 @@ def prepare(
         parts: The opened parts.
         allow: Which keys may stay without a partner.
         device: Where loaded tensors go.
-        policy: Their dtype, as `place.resolve_dtype` returns it.
-        recipe: How the model was made, for suggestions.
+        policy: Their dtype, as `dtype.resolve_dtype` returns it.
+        advise: Makes the adviser that replaces ``auto`` and improves refusals.
 
     Raises:
         ConfigError: A part names a submodule that is not there.
@@ -123,18 +121,37 @@ def prepare(
     places = slots(model)
     _refuse_nested(places)
     wants = wanted(places)
-    advise = partial(_advice, model, parts, wants, allow, recipe)
     if any(part.config.autos for part in parts):
-        advise().settle_auto()
+        parts = advise(model, parts, wants).settled()
     try:
         found = offers(parts, wants)
     except FitError as error:
-        raise advise().improved(error) from error
+        raise advise(model, parts, wants).improved(error) from error
     wants = {k: want for k, want in wants.items() if k in found.entries or not is_own_key(places[k])}
-    stage = Stage({part.name: part for part in parts}, found, wants, places, device, policy)
-    hooked = rehearse(model, found.entries, found.metadata, partial(_value, stage))
+    by_name = {part.name: part for part in parts}
+    hooked = rehearse(model, found.entries, found.metadata, Reader(by_name, found.entries).checked)
     plan = make_plan(wants, found.entries, hooked, allow, found.dropped)
-    return Prepared(model, plan, stage, allow, advise)
+    return Prepared(model, by_name, found, wants, places, plan, device, policy)
+
+
+def refuse_misfit(prepared: Prepared, advise: Advise) -> None:
+    """Refuses files that do not fit the model, or do not hold the values of what does.
+
+    Raises:
+        FitError: Keys do not fit, weights are quantized, or tied names hold different tensors; it carries the plan
+            where the keys are at fault.
+        CheckpointError: Tensors are shares of larger ones, were saved without data, or need what is not available.
+        VerificationError: A part of the model that has no shape yet stays without one.
+    """
+    _refuse_quantized(prepared)
+    if prepared.plan.passes():
+        _refuse_withheld(prepared)
+        _refuse_known(prepared)
+        return
+    parts = list(prepared.parts.values())
+    shapes = {key: entry.shape for key in prepared.offers.entries if (entry := prepared.tensor(key)) is not None}
+    files = ", ".join(dict.fromkeys(part.label for part in parts))
+    raise advise(prepared.model, parts, prepared.wanted).misfit(prepared.plan, shapes, files)
 
 
 def _refuse_nested(places: Mapping[str, Slot]) -> None:
@@ -146,19 +163,135 @@ def _refuse_nested(places: Mapping[str, Slot]) -> None:
         )
 
 
-def _value(stage: Stage, source: str) -> object:
-    """One offered value, its checksums compared, for load hooks that look at it."""
-    offer = stage.offers.entries[source]
-    if not isinstance(offer.entry, TensorEntry):
-        return stage.rebuilt(source)
-    stage.parts[offer.part].checkpoint.verify([offer.entry], mmap=False)
-    return as_saved(offer.entry, stage.read(source))
+def _refuse_withheld(prepared: Prepared) -> None:
+    unread = prepared.plan.unread()
+    for name, part in prepared.parts.items():
+        entries = [(key, offer.entry) for key, offer in prepared.offers.entries.items() if offer.part == name]
+        refuse_withheld(part.label, ((key, entry) for key, entry in entries if key not in unread))
 
 
-def _advice(
-    model: nn.Module, parts: Sequence[Part], wants: Mapping[str, Wanted], allow: AllowConfig, recipe: Recipe | None
-) -> Advice:
-    # With it comes the search, which a load that fits does without.
-    from ..suggest.advice import Advice  # noqa: PLC0415
+def _refuse_quantized(prepared: Prepared) -> None:
+    for name, part in prepared.parts.items():
+        children = prepared.offers.selected[name].children
+        if not may_be_quantized(children):
+            continue
+        names = {offer.source: key for key, offer in prepared.offers.entries.items() if offer.part == name}
+        try:
+            refuse_quantized(part.label, part.checkpoint.root, children, names, prepared.wanted)
+        except FitError as error:
+            error.plan = prepared.plan
+            raise
 
-    return Advice(model, parts, wants, allow, recipe)
+
+def _refuse_known(prepared: Prepared) -> None:
+    """Refuses files that fit by name and shape and cannot be loaded all the same."""
+    if prepared.device.type == "meta":
+        return  # no data is read there
+    plan = prepared.plan
+    needed = [(source, prepared.tensor(source)) for source in prepared.needed()]
+    tensors = [(source, entry) for source, entry in needed if entry is not None]
+    _refuse_empty(prepared, tensors)
+    for example in {entry.dtype: entry for _, entry in tensors}.values():
+        torch_dtype(example)
+    _refuse_forms(prepared)
+    _refuse_extra(prepared, [source for source, entry in needed if entry is None])
+    refuse_untied(pair for pair in plan.duplicates if _are_unlike(prepared, *pair))
+    clashing = (mismatch.key for mismatch in plan.mismatched)
+    refuse_without_data([key for key in (*plan.missing, *clashing) if _stays_lazy(prepared.places[key])])
+
+
+def refuse_untied(pairs: Iterator[tuple[Match, Match]]) -> None:
+    """Raises FitError where tied names are known to hold different values."""
+    differing = list(pairs)
+    if differing:
+        told = [f"{safe_text(first.key)} and {safe_text(second.key)}" for first, second in differing]
+        raise FitError(
+            f"the model ties names that hold different values in the file: {phrases(told)}",
+            line("rules", {"untie": {"drop": differing[0][1].key}}, "+", note="drops the name that is not meant"),
+        )
+
+
+def refuse_without_data(names: Collection[str]) -> None:
+    """Raises VerificationError where tensors of a model are, or will be, left without data."""
+    if names:
+        raise VerificationError(
+            f"{counted(len(names), 'tensor')} of the model {'is' if len(names) == 1 else 'are'} left without data: "
+            f"{listing(names)}",
+        )
+
+
+def _refuse_empty(prepared: Prepared, tensors: Iterable[tuple[str, TensorEntry]]) -> None:
+    """A tensor that was saved on the meta device is a shape without values."""
+    empty = [source for source, entry in tensors if entry.storage is None and _is_empty(prepared, source, entry)]
+    if empty:
+        files = ", ".join(dict.fromkeys(prepared.part_of(source).label for source in empty))
+        raise CheckpointError(
+            f"{files} holds no data for {listing(empty)}: saved on the meta device",
+            Fix(note="save the checkpoint again, from a model that has its weights"),
+        )
+
+
+def _is_empty(prepared: Prepared, source: str, entry: TensorEntry) -> bool:
+    if entry.is_without_data:
+        return (
+            Reader(prepared.parts, prepared.offers.entries).read(source).is_meta
+        )  # a state dict in memory has its data elsewhere
+    pending = [*entry.components.values(), *(piece.entry for piece in entry.pieces)]
+    return any(part.is_without_data for part in pending)
+
+
+def _refuse_forms(prepared: Prepared) -> None:
+    """Casting between forms of a tensor is more than a load should do unasked."""
+    differing = []
+    for match in prepared.plan.matches:
+        slot, entry = prepared.places[match.key], prepared.tensor(match.taken.key)
+        if slot.kind == "extra" or entry is None:
+            continue
+        forms = _forms(prepared, match.key, entry, slot.tensor)
+        if forms is not None:
+            differing.append(f"{safe_text(match.key)} is {forms[0]} in the file and {forms[1]} in the model")
+    if differing:
+        raise FitError(
+            phrases(differing), Fix(note="build the model in the same form, or save the file's tensor in the model's")
+        )
+
+
+def _forms(prepared: Prepared, key: str, theirs: TensorEntry, mine: torch.Tensor) -> tuple[str, str] | None:
+    """The forms of a tensor in the file and in the model; None where one can become the other."""
+    if theirs.layout != (layout := _layout(mine)):
+        return theirs.layout, layout
+    final = prepared.dtype(key, theirs.dtype)
+    if not mine.is_quantized and not can_cast(torch_dtype(theirs), final):
+        return theirs.dtype, dtype_name(final)
+    if not mine.is_quantized and prepared.policy != "checkpoint":
+        return None  # it is cast to what the model declares
+    if mine.is_quantized and dtype_name(final) != theirs.dtype:
+        return theirs.dtype, dtype_name(final)
+    if mine.requires_grad and not (final.is_floating_point or final.is_complex):
+        return theirs.dtype, "a parameter with gradients"
+    return None
+
+
+def _refuse_extra(prepared: Prepared, extra: Iterable[str]) -> None:
+    for source in extra:
+        entry, part = prepared.offers.entries[source].entry, prepared.part_of(source)
+        if not isinstance(entry, TensorEntry) and not isinstance(part.checkpoint, MemoryCheckpoint):
+            refuse_unadmitted(entry.record, part.config.checkpoint.allow_globals)
+
+
+def _are_unlike(prepared: Prepared, first: Match, second: Match) -> bool:
+    """Whether two entries differ whatever they hold: in dtype or form."""
+    one, other = prepared.tensor(first.taken.key), prepared.tensor(second.taken.key)
+    return one is not None and other is not None and (one.dtype, one.layout) != (other.dtype, other.layout)
+
+
+def _stays_lazy(slot: Slot) -> bool:
+    return slot.kind != "extra" and is_lazy(slot.tensor)
+
+
+def _layout(tensor: torch.Tensor) -> str:
+    if tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested:
+        return "strided"
+    if tensor.is_quantized:
+        return "quantized"
+    return "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")

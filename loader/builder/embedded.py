@@ -22,7 +22,7 @@ from ..formats.index import parse_mapping
 from ..formats.limits import LARGEST_CONFIG, MOST_LEVELS, MOST_PROPOSED
 from ..formats.opened import Checkpoint
 from ..module.dtype import DTYPES
-from ..parts.open import Part
+from ..parts import Part
 from ..schema import OF_A_FILE, EmbeddedJob, JobConfig, overlay
 from ..text.lines import Fix, line
 from ..text.wording import listing, phrases, safe_text

@@ -27,7 +27,7 @@ from .policy import Policy
 from .skip import InexactError, Skipping
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Built:
     """A model, and how it was built."""
 
@@ -35,9 +35,14 @@ class Built:
     hollow: bool
     """True: every parameter, and every persistent buffer that depends on one, is on meta and must be assigned."""
     reason: str
-    """Why it was not built hollow; empty if it was."""
+    """Why it was not built hollow; empty if it was, and for the caller's own module."""
     complete: bool = False
     """True: it has its weights already."""
+
+    @property
+    def how(self) -> str:
+        """How it was built, for the report: ``hollow``, ``plain: why``, or ``live`` for the caller's own module."""
+        return "hollow" if self.hollow else f"plain: {self.reason}" if self.reason else "live"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from ..formats.signatures import TORCH_LEGACY, TORCH_TAR, TORCH_ZIP, TORCHSCRIPT
 from ..formats.tree import Container, TensorEntry
 from ..keys.candidates import lightning_weights
 from ..keys.select import find, tree
-from ..parts.open import Part
+from ..parts import Part
 from ..parts.reading import Reading
 from ..schema import CheckpointConfig, JobConfig
 from ..text.lines import NO_FIX, Fix, line, together
@@ -62,10 +62,9 @@ def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
     found = root if settings.key is None else find(root, settings.key)
     if found is None:
         raise _no_key(settings.key or "", part)
-    if isinstance(found, Container):
-        part.selected = found
+    chosen = found if isinstance(found, Container) else Container("dict", "dict")
     trusted = settings.trust and part.checkpoint.format in _WITH_MODELS
-    module = _unpickle(settings, part) if trusted else _rebuild(settings, part)
+    module = _unpickle(settings, part, chosen) if trusted else _rebuild(settings, part, chosen)
     if not isinstance(module, nn.Module):
         raise CheckpointError(
             f"{part.label} holds a {safe_text(type(module).__name__)}, not a whole model, and model is null",
@@ -74,8 +73,8 @@ def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
     return Built(module, hollow=False, reason="the model comes out of the file", complete=True)
 
 
-def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
-    root, found = part.checkpoint.root, part.selected
+def _rebuild(settings: CheckpointConfig, part: Part, found: Container) -> Any:
+    root = part.checkpoint.root
     if part.checkpoint.format == TORCHSCRIPT:
         raise CheckpointError(
             f"model is null, and {part.label} is a TorchScript archive: its model is code in the file, which would run",
@@ -110,21 +109,21 @@ def _rebuild(settings: CheckpointConfig, part: Part) -> Any:
             _WITHOUT,
         )
     with located(part.label):
-        return revive(found.record, settings.allow_globals, _compared(part))
+        return revive(found.record, settings.allow_globals, _compared(part, found))
 
 
-def _compared(part: Part) -> Callable[[TensorEntry], torch.Tensor]:
+def _compared(part: Part, chosen: Container) -> Callable[[TensorEntry], torch.Tensor]:
     """What reads the selected model's tensors, each once; their checksums are compared before any of its code runs."""
-    reading, entries = Reading(part), needed_tensors(part.selected.record)
+    reading, entries = Reading(part), needed_tensors(chosen.record)
     reading.verify(entries, entries, mmap=part.config.checkpoint.mmap)
     values = {id(entry): reading.read(entry) for entry in entries}
     reading.refuse_damage(entries)
     return lambda entry: values.pop(id(entry))
 
 
-def _unpickle(settings: CheckpointConfig, part: Part) -> Any:
+def _unpickle(settings: CheckpointConfig, part: Part, chosen: Container) -> Any:
     """Runs the whole file's code, as the user asked for by name."""
-    entries = [*part.selected.tensors().values(), *needed_tensors(part.checkpoint.root.record)]
+    entries = [*chosen.tensors().values(), *needed_tensors(part.checkpoint.root.record)]
     part.checkpoint.verify(entries, mmap=settings.mmap)
     path = part.checkpoint.path
     try:

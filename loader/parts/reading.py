@@ -1,47 +1,46 @@
-"""Reads a part's tensors, their checksums compared.
+"""Reads the tensors of parts and compares their checksums.
 
-Guarantees: what is not looked at in a mapping is read, or unpacked, once: its checksum is compared on the way into its
-place. What is mapped is compared before the first tensor is handed out; nothing that was read is to be used before
+Guarantees: data that is not mapped is read, or unpacked, once: its checksum is compared on the way into its place. The
+checksums of mapped data are compared before the first tensor is returned; nothing that was read may be used before
 `refuse_damage` has passed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, located
 from ..formats.checksums import ReadOnce
+from ..formats.memory import MemoryCheckpoint
+from ..formats.pickle.needed import needed_tensors
+from ..formats.pickle.revive import revive
 from ..formats.pickle.storages import ARRAY
 from ..formats.tree import TensorEntry
+from ..keys.plan import Offered
 from ..text.lines import Fix
-from .open import Part
-
-
-def as_saved(entry: TensorEntry, value: torch.Tensor) -> object:
-    """A value for the model's own code: an array of NumPy's where it was one."""
-    return value.numpy() if ARRAY in entry.details else value
+from . import Part
 
 
 @dataclass(slots=True)
 class Reading:
-    """The tensors of one part, on their way into memory."""
+    """Reads the tensors of one part."""
 
     part: Part
     _once: ReadOnce | None = None
 
     def verify(self, entries: Sequence[TensorEntry], reads: Sequence[TensorEntry], *, mmap: bool) -> None:
-        """Compares the checksums of what will be mapped, and prepares to compare the others.
+        """Compares the checksums of the entries that will be mapped, and prepares to compare the others.
 
         Args:
-            entries: What will be read.
-            reads: The same, as often as it will be read.
-            mmap: Whether the mapping may be looked at for it.
+            entries: The entries that will be read.
+            reads: The same, as often as each will be read.
+            mmap: Whether their bytes may be mapped for it.
 
         Raises:
-            CheckpointError: Some bytes are not what was written; all that is damaged is named.
+            CheckpointError: Some bytes are not what was written; the message names every damaged tensor.
         """
         checkpoint, settings = self.part.checkpoint, self.part.config.checkpoint
         if settings.check == "crc":
@@ -58,11 +57,11 @@ class Reading:
         try:
             return checkpoint.read(found, mmap=self.part.config.checkpoint.mmap)
         except CheckpointError:
-            self.refuse_damage([entry])  # damaged bytes contradict a layout, too: what they are is to be told first
+            self.refuse_damage([entry])  # damaged bytes contradict a layout, too: the damage is the cause to report
             raise
 
     def refuse_damage(self, entries: Sequence[TensorEntry]) -> None:
-        """Refuses what was found damaged while it was read; it is read again to tell which tensors those are.
+        """Refuses data that was found damaged while it was read; it is read again to name the tensors.
 
         Raises:
             CheckpointError: Some bytes were not what was written.
@@ -74,3 +73,87 @@ class Reading:
                 f"{self.part.label} gave other bytes when it was read a second time",
                 Fix(note="load it again once nothing writes to it; if nothing does, check the disk"),
             )
+
+
+class Reader:
+    """Reads the values that parts offer to a model, by offered key.
+
+    Args:
+        parts: By name.
+        entries: What they offer, by full model key.
+    """
+
+    def __init__(self, parts: Mapping[str, Part], entries: Mapping[str, Offered]) -> None:
+        self._parts = parts
+        self._entries = entries
+        self._readings = {name: Reading(part) for name, part in parts.items()}
+
+    def verify(self, needed: Sequence[str], unmapped: Collection[str], reads: Sequence[str]) -> None:
+        """Reads ahead, and compares the checksums of everything that will be used, at the latest when it is read.
+
+        Args:
+            needed: The keys that will be read.
+            unmapped: Those that will not stay in memory as they are, and so are not mapped to be compared.
+            reads: The same keys, as often as each will be read.
+        """
+        used: dict[tuple[str, bool], list[TensorEntry]] = {}
+        for key in needed:
+            offer = self._entries[key]
+            if isinstance(offer.entry, TensorEntry):
+                mmap = self._parts[offer.part].config.checkpoint.mmap and key not in unmapped
+                used.setdefault((offer.part, mmap), []).append(offer.entry)
+        for (part, _), entries in used.items():
+            self._parts[part].checkpoint.will_need(entries)
+        for (part, mmap), entries in used.items():
+            self._readings[part].verify(entries, self._of(part, reads), mmap=mmap)
+
+    def refuse_damage(self, keys: Sequence[str]) -> None:
+        """Refuses data that was found damaged while it was read; raises CheckpointError, which names the tensors."""
+        for name, reading in self._readings.items():
+            reading.refuse_damage(self._of(name, keys))
+
+    def read(self, key: str) -> torch.Tensor:
+        """Reads one offered tensor as it is in its file, to the CPU."""
+        offer = self._entries[key]
+        if not isinstance(offer.entry, TensorEntry):
+            raise LookupError(key)
+        with located(self._parts[offer.part].label, offer.source):
+            value = self._readings[offer.part].read(offer.entry)
+        # Conjugate and negative views keep that they are in a bit next to their bytes.
+        return value.resolve_conj().resolve_neg()
+
+    def value(self, key: str) -> object:
+        """One offered value for the model's own code; a NumPy array where it was saved as one."""
+        entry = self._entries[key].entry
+        if not isinstance(entry, TensorEntry):
+            return self._rebuilt(self._entries[key])
+        return self.read(key).numpy() if ARRAY in entry.details else self.read(key)
+
+    def checked(self, key: str) -> object:
+        """The same, its checksums compared at once."""
+        offer = self._entries[key]
+        if isinstance(offer.entry, TensorEntry):
+            self._parts[offer.part].checkpoint.verify([offer.entry], mmap=False)
+        return self.value(key)
+
+    def release(self, key: str) -> None:
+        """Drops the cached pages of a tensor that was cast or copied: memory then holds the result alone."""
+        offer = self._entries[key]
+        if isinstance(offer.entry, TensorEntry):
+            self._parts[offer.part].checkpoint.release(offer.entry)
+
+    def _rebuilt(self, offer: Offered) -> object:
+        """An offered entry that is not a tensor, rebuilt from the names that the user admitted."""
+        part = self._parts[offer.part]
+        settings = part.config.checkpoint
+        record = None if isinstance(offer.entry, TensorEntry) else offer.entry.record
+        if isinstance(part.checkpoint, MemoryCheckpoint):
+            return record
+        # Admitted code runs on these values, so they are compared before, even if they are then read again.
+        with located(part.label, offer.source):
+            part.checkpoint.verify(needed_tensors(record), mmap=settings.mmap)
+            return revive(record, settings.allow_globals, lambda entry: part.checkpoint.read(entry, mmap=settings.mmap))
+
+    def _of(self, part: str, keys: Iterable[str]) -> list[TensorEntry]:
+        offers = [offer for key in keys if (offer := self._entries[key]).part == part]
+        return [offer.entry for offer in offers if isinstance(offer.entry, TensorEntry)]

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..files.path import called
 from ..formats.pickle.needed import dangers_among
+from ..formats.tree import Container
+from ..parts.offer import Offers, selected
 from ..runtime import peak_memory
 from ..schema import OF_A_FILE
 from . import planned
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..apply.prepare import Prepared
+    from ..apply.stage import Staged
     from ..builder import Built
-    from ..parts.open import Part
+    from ..parts import Part
     from ..schema import JobConfig
 
 
@@ -59,13 +62,7 @@ def model(report: Report, job: JobConfig, built: Built, device: torch.device) ->
     if job.trusted_targets is not None or job.of_a_file:
         trusted = OF_A_FILE if job.trusted_targets is None else job.trusted_targets
         report.model.trust = {"trusted_targets": list(trusted)}
-    report.model.build = "hollow" if built.hollow else f"plain: {built.reason}"
-
-
-def live_model(report: Report, module: nn.Module, device: torch.device) -> None:
-    """Describes a module that the caller built."""
-    report.model = _model(_name(module), module, device)
-    report.model.build = "live"
+    report.model.build = built.how
 
 
 def parts(report: Report, opened: Sequence[Part]) -> None:
@@ -87,16 +84,20 @@ def parts(report: Report, opened: Sequence[Part]) -> None:
         )
 
 
-def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Prepared | None) -> None:
-    """Describes what became of every key."""
+def keys(
+    report: Report, module: nn.Module, opened: Sequence[Part], prepared: Prepared | None, staged: Staged | None = None
+) -> None:
+    """Describes what became of every key.
+
+    Args:
+        report: What is filled.
+        module: The model.
+        opened: The parts, with ``auto`` replaced.
+        prepared: The plan; None for a model that came out of the file complete.
+        staged: What was read for it; None where nothing was.
+    """
     for part in opened:
-        described = report.parts[part.name]
-        described.key = part.config.checkpoint.key
-        described.applied = list(part.applied)
-        described.tensors = len(part.selected.tensors())
-        described.rules = [{"name": hit.name, "hits": hit.hits} for hit in part.hits]
-        described.other = dict(part.other)
-        described.beside = beside(part.checkpoint.root, part.selected)
+        _offered(report.parts[part.name], part, None if prepared is None else prepared.offers)
     if prepared is None:
         from ..module.slots import slots  # noqa: PLC0415  # imports torch
 
@@ -117,19 +118,32 @@ def keys(report: Report, module: nn.Module, opened: Sequence[Part], prepared: Pr
         if report.mode == "plan"
         else [
             {"key": c.key, "checkpoint": c.checkpoint, "model": c.model, "loss": str(c.loss)}
-            for c in prepared.stage.casts
+            for c in (() if staged is None else staged.casts)
         ],
         tied=[list(group) for group in plan.tied],
     )
+
+
+def _offered(report: PartReport, part: Part, offers: Offers | None) -> None:
+    report.key = part.config.checkpoint.key
+    report.applied = list(part.applied)
+    chosen = selected(part) if offers is None else offers.selected[part.name]
+    chosen = Container("dict", "dict") if chosen is None else chosen
+    report.tensors = len(chosen.tensors())
+    report.beside = beside(part.checkpoint.root, chosen)
+    if offers is not None:
+        report.rules = [{"name": hit.name, "hits": hit.hits} for hit in offers.hits[part.name]]
+        report.other = dict(offers.other[part.name])
 
 
 def _note_doubts(report: Report, opened: Sequence[Part], prepared: Prepared) -> None:
     """Notes square weights that may be transposed as what was left out is."""
     from ..suggest.nature import in_doubt  # noqa: PLC0415  # only where something was left out
 
-    entries = {part.full(key): entry for part in opened for key, entry in part.selected.tensors().items()}
+    selected = prepared.offers.selected
+    entries = {part.full(key): entry for part in opened for key, entry in selected[part.name].tensors().items()}
     dropped = {key: entries[key].shape for key in prepared.plan.dropped if key in entries}
-    doubt = in_doubt(prepared.plan, prepared.stage.wanted, dropped)
+    doubt = in_doubt(prepared.plan, prepared.wanted, dropped)
     if doubt:
         described = report.parts[opened[0].name]
         described.note = "; ".join(filter(None, (described.note, doubt)))

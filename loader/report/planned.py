@@ -23,7 +23,7 @@ _HEADINGS = ("action", "model key", "model", "file key", "file")
 
 def rows(prepared: Prepared) -> list[Row]:
     """Lists what would become of every key."""
-    plan, offers, refused = prepared.plan, prepared.stage.offers.entries, set(prepared.plan.refused)
+    plan, offers, refused = prepared.plan, prepared.offers.entries, set(prepared.plan.refused)
     sources = {match.key: match.taken.key for match in plan.matches}
     clashing = {mismatch.key: mismatch.source for mismatch in plan.mismatched}
     seconds = {second.key: second.taken.key for _, second in plan.duplicates}
@@ -31,7 +31,7 @@ def rows(prepared: Prepared) -> list[Row]:
     def row(action: str, key: str, source: str) -> Row:
         offer = offers.get(source)
         found = offer.entry if offer is not None and isinstance(offer.entry, TensorEntry) else None
-        want = prepared.stage.wanted.get(key)
+        want = prepared.wanted.get(key)
         return {
             "action": action,
             "key": key or None,
@@ -45,7 +45,7 @@ def rows(prepared: Prepared) -> list[Row]:
         return f"{action}, refused" if key in refused else f"{action}, allowed"
 
     found = []
-    for key in prepared.stage.wanted:
+    for key in prepared.wanted:
         if key in sources:
             found.append(row("load" if sources[key] else "computed by a load hook", key, sources[key]))
         elif key in clashing:
@@ -60,17 +60,15 @@ def rows(prepared: Prepared) -> list[Row]:
 
 
 def casts(prepared: Prepared) -> list[dict[str, str]]:
-    """The tensors whose dtype would change; what that would do to their values only the data says."""
-    from ..module.dtype import final_dtype  # noqa: PLC0415  # imports torch
-
-    stage, found = prepared.stage, []
+    """The tensors whose dtype would change; what that does to their values is known once they are read."""
+    found = []
     for match in prepared.plan.matches:
-        offer, want = stage.offers.entries.get(match.taken.key), stage.wanted[match.key]
-        if offer is None or not isinstance(offer.entry, TensorEntry) or want.kind == "extra":
+        entry = prepared.tensor(match.taken.key)
+        if entry is None or prepared.wanted[match.key].kind == "extra":
             continue
-        dtype = str(final_dtype(want, offer.entry.dtype, stage.policy)).removeprefix("torch.")
-        if dtype != offer.entry.dtype:
-            found.append({"key": match.key, "checkpoint": offer.entry.dtype, "model": dtype, "loss": ""})
+        dtype = str(prepared.dtype(match.key, entry.dtype)).removeprefix("torch.")
+        if dtype != entry.dtype:
+            found.append({"key": match.key, "checkpoint": entry.dtype, "model": dtype, "loss": ""})
     return found
 
 

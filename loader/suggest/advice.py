@@ -22,7 +22,7 @@ from ..keys.rules import rewrite
 from ..keys.select import find
 from ..keys.written import written
 from ..module.hooks import rehearse
-from ..parts.open import Part, below, mounted
+from ..parts import Part, below, mounted
 from ..schema import AUTO, AllowConfig
 from ..text.lines import Fix, typed
 from ..text.wording import listing, matches
@@ -37,7 +37,7 @@ from .search import Candidate, Findings, Searched, explain
 _MOST_NATURES = 4
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Advice:
     """Finds out what would make the files of a job fit its model."""
 
@@ -47,33 +47,32 @@ class Advice:
     allow: AllowConfig
     recipe: Recipe | None = None
     """None where the model was not made from a config."""
+    open_rest: bool = False
+    """Whether no file is given for the keys that belong to no part."""
     _searched: dict[str, Searched] = dataclasses.field(default_factory=dict, init=False)
     """By part; of this model alone."""
 
-    def settle_auto(self) -> None:
-        """Replaces ``auto`` in the parts' configs.
+    def settled(self) -> list[Part]:
+        """The parts with ``auto`` replaced.
 
         Raises:
             FitError: Nothing fits, or several explanations are equally good, or an allowance would be needed.
         """
-        for part in self.parts:
-            settings = part.config.checkpoint
-            autos = part.config.autos
-            if not autos:
-                continue
-            problem = self.problem(part)
-            found = self._explain(problem, keys_free="key" in autos, rules_free="rules" in autos).explanations
-            if len(found) != 1 or found[0].excused or found[0].swaps:
-                names = [f"{problem.config(name)}=auto" for name in autos]
-                advised = self._advised([part])
-                raise undecided(names, shown_path(part.checkpoint.path), advised, _diagnosed(problem, advised))
-            chosen = found[0]
-            part.config = dataclasses.replace(
-                part.config,
-                checkpoint=dataclasses.replace(settings, key=chosen.key),
-                rules=dict(chosen.rules),
-            )
-            part.applied = [written(override) for override in chosen.overrides]
+        return [self._settled(part) for part in self.parts]
+
+    def _settled(self, part: Part) -> Part:
+        autos = part.config.autos
+        if not autos:
+            return part
+        problem = self.problem(part)
+        found = self._explain(problem, keys_free="key" in autos, rules_free="rules" in autos).explanations
+        if len(found) != 1 or found[0].excused or found[0].swaps:
+            names = [f"{problem.config(name)}=auto" for name in autos]
+            advised = self._advised([part])
+            raise undecided(names, shown_path(part.checkpoint.path), advised, _diagnosed(problem, advised))
+        settings = dataclasses.replace(part.config.checkpoint, key=found[0].key)
+        config = dataclasses.replace(part.config, checkpoint=settings, rules=dict(found[0].rules))
+        return dataclasses.replace(part, config=config, applied=tuple(map(written, found[0].overrides)))
 
     def improved(self, error: FitError) -> FitError:
         """A refusal of a nested key or a rule, with what would make the files fit instead."""
@@ -99,7 +98,7 @@ class Advice:
 
     def _for_the_rest(self) -> Fix:
         """The line for a file that fills what belongs to no part, where none was given."""
-        rest = self._uncovered() if any(part.rest_is_open for part in self.parts) else {}
+        rest = self._uncovered() if self.open_rest else {}
         modules = dict.fromkeys(key.partition(".")[0] for key in rest)
         return typed("checkpoint.path=FILE", note=f"fills {listing(modules)}, which no part does") if rest else Fix()
 

@@ -19,7 +19,7 @@ from ..formats.pickle.records import PickledDict, Reduced
 from ..formats.tree import Container, Leaf
 from ..keys.candidates import candidates
 from ..keys.written import located
-from ..parts.open import Part
+from ..parts import Part
 from ..schema import JobConfig
 from ..text.lines import Fix, override, typed
 from ..text.wording import counted, safe_text

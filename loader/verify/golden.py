@@ -21,11 +21,11 @@ import torch
 from ..errors import CheckpointError, ConfigError
 from ..files.path import called, is_url, leads_out, shown_path
 from ..files.write import write_whole
-from ..formats import open_checkpoint
 from ..formats.opened import Checkpoint
 from ..formats.safetensors import fault, pieces
 from ..formats.tensor import dtype_name
 from ..formats.tree import TensorEntry
+from ..parts.open import open_checkpoint
 from ..text.lines import Fix, line
 from ..text.wording import counted, listing, phrases, safe_text, shape
 from .inputs import Inputs

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import ConfigError
 from ..files.path import shown_path
-from ..formats import open_checkpoint
+from ..parts.open import open_checkpoint
 from ..text.lines import Fix, line, value_text
 from ..text.wording import closest, counted, did_you_mean, safe_text, shape
 

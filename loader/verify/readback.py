@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..apply.stage import Stage
+from ..apply.prepare import Prepared
 from ..errors import located
 from ..formats.tree import TensorEntry, contiguous
-from ..keys.plan import Match, Plan
-from ..module.dtype import cast, final_dtype
+from ..keys.plan import Match
+from ..module.dtype import cast
 
 WHOLE_BELOW = 64 * 2**20
 """Bytes up to which everything is compared."""
@@ -32,37 +32,28 @@ class Readback:
     detail: str
 
 
-def read_back(stage: Stage, plan: Plan) -> Readback:
+def read_back(prepared: Prepared) -> Readback:
     """Compares the planned tensors with the model's own."""
-    comparable = [match for match in plan.matches if _is_comparable(stage, match)]
-    total = sum(_entry(stage, match).nbytes for match in comparable)
-    sampled = total > WHOLE_BELOW
-    differing = [match.key for match in comparable if not _same(stage, match, sampled=sampled)]
+    matches = prepared.plan.matches
+    comparable = [(match, entry) for match in matches if (entry := _entry(prepared, match)) is not None]
+    sampled = sum(entry.nbytes for _, entry in comparable) > WHOLE_BELOW
+    differing = [match.key for match, entry in comparable if not _same(prepared, match, entry, sampled=sampled)]
     how = "samples of every tensor" if sampled else "all bytes"
-    detail = f"{len(comparable)} of {len(plan.matches)} tensors compared with the file, {how}"
-    computed = len(plan.matches) - len(comparable)
+    detail = f"{len(comparable)} of {len(matches)} tensors compared with the file, {how}"
+    computed = len(matches) - len(comparable)
     return Readback(differing, detail + (f"; {computed} come out of load hooks" if computed else ""))
 
 
-def _entry(stage: Stage, match: Match) -> TensorEntry:
-    entry = stage.offers.entries[match.taken.key].entry
-    if not isinstance(entry, TensorEntry):
-        raise LookupError(match.key)
-    return entry
+def _entry(prepared: Prepared, match: Match) -> TensorEntry | None:
+    """The tensor that a match takes as it is; None for extra state and values that load hooks compute."""
+    return None if prepared.wanted[match.key].kind == "extra" else prepared.tensor(match.taken.key)
 
 
-def _is_comparable(stage: Stage, match: Match) -> bool:
-    if not match.taken.key or stage.wanted[match.key].kind == "extra":
-        return False
-    return isinstance(stage.offers.entries[match.taken.key].entry, TensorEntry)
-
-
-def _same(stage: Stage, match: Match, *, sampled: bool) -> bool:
-    entry, part = _entry(stage, match), stage.parts[stage.offers.entries[match.taken.key].part]
-    mine = stage.places[match.key].tensor.detach()
-    planned = final_dtype(stage.wanted[match.key], entry.dtype, stage.policy)
+def _same(prepared: Prepared, match: Match, entry: TensorEntry, *, sampled: bool) -> bool:
+    part, planned = prepared.part_of(match.taken.key), prepared.dtype(match.key, entry.dtype)
+    mine = prepared.places[match.key].tensor.detach()
     for run, mine_run in _runs(entry, mine) if sampled and _is_compact(entry, mine) else [(entry, mine)]:
-        with located(part.label, stage.offers.entries[match.taken.key].source):
+        with located(part.label, prepared.offers.entries[match.taken.key].source):
             theirs, _ = cast(part.checkpoint.read(run, mmap=False), planned)
         if not same_elements(cast(theirs, mine.dtype)[0], mine_run.cpu()):
             return False

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..apply.checks import refuse_without_data
-from ..apply.prepare import Prepared
+from ..apply.prepare import Prepared, refuse_without_data
 from ..errors import ConfigError, VerificationError
 from ..files.path import is_copy, shown_path
 from ..formats.folder import Sources
@@ -22,7 +21,7 @@ from ..formats.memory import MemoryCheckpoint
 from ..formats.tensor import dtype_name
 from ..module.dtype import floating_dtype
 from ..module.slots import nonfinite, without_data
-from ..parts.open import Part
+from ..parts import Part
 from ..report.data import Check, VerificationReport
 from ..schema import JobConfig
 from ..text.lines import Fix, line, typed
@@ -147,7 +146,7 @@ def verify(
         passes = _verify_forward(model, job, [part.name for part in parts], record, device, report)
     if device.type != "meta" and prepared is not None:
         # Last, so that it sees whatever running the model has done to it.
-        outcome = read_back(prepared.stage, prepared.plan)
+        outcome = read_back(prepared)
         wrong = f"; not what the file holds: {listing(outcome.differing)}" if outcome.differing else ""
         checks.append(Check("read back", not outcome.differing, outcome.detail + wrong))
     failed = [check for check in checks if check.ok is False]

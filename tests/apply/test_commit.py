@@ -17,7 +17,7 @@ from torch import nn
 
 import loader
 from loader import CheckpointError, FitError, LoaderError, VerificationError, load_into
-from loader.apply.stage import Stage
+from loader.parts.reading import Reader
 from tests.jobs import assert_same_state, carry_out, same_tensor, save, snapshot
 from tests.laws import examples
 from tests.models import Behaving, Buffers, Extra, Lazy, Normed, Pair, Refusing, Tied, Two, WeightNormed, filled
@@ -325,7 +325,13 @@ def test_an_interruption_at_any_write_leaves_the_model_as_it_was(monkeypatch: py
         assert snapshot(live) == before, f"write {count}"
 
 
-STEPS = ["_verify", "_compare_tied", "_refuse_losses", "run", "read"]
+STEPS = [
+    "loader.parts.reading.Reader.verify",
+    "loader.parts.reading.Reader.read",
+    "loader.apply.stage._compare_tied",
+    "loader.apply.stage.Staged.refuse_losses",
+    "loader.pipeline.stage",
+]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -335,13 +341,13 @@ def test_a_failure_before_the_commit_leaves_the_model_as_it_was(step: str, monke
 
     live = everything()
     before = snapshot(live)
-    monkeypatch.setattr(Stage, step, fail)
+    monkeypatch.setattr(step, fail)
     with pytest.raises(MemoryError, match=step):
         load_into(live, complete_state())
     assert snapshot(live) == before
 
 
-@pytest.mark.parametrize("step", ["loader.api.check_structure", "loader.api.prove"])
+@pytest.mark.parametrize("step", ["loader.pipeline.check_structure", "loader.pipeline.verify"])
 def test_a_failure_after_the_commit_is_rolled_back(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -392,13 +398,13 @@ def test_a_file_that_changes_during_the_load_is_told(tmp_path: Path, monkeypatch
     path = save(filled(Two()).state_dict(), tmp_path / "two.pt")
     live = Two()
     before = snapshot(live)
-    original = Stage._refuse_losses
+    original = Reader.refuse_damage
 
-    def touch(stage: Stage, allow: Any) -> None:
+    def touch(reader: Reader, keys: Any) -> None:
         os.utime(path, (1, 1))
-        original(stage, allow)
+        original(reader, keys)
 
-    monkeypatch.setattr(Stage, "_refuse_losses", touch)
+    monkeypatch.setattr(Reader, "refuse_damage", touch)
     with pytest.raises(CheckpointError, match="changed") as refusal:
         load_into(live, path)
     assert refusal.value.exit_code == 3
@@ -416,7 +422,6 @@ def test_a_file_that_changes_during_the_verification_is_told(tmp_path: Path, mon
         carry_out("Two", path)
     live = Two()
     before = snapshot(live)
-    monkeypatch.setattr("loader.api.prove", touch)
     os.utime(path, (2, 2))
     with pytest.raises(CheckpointError, match="changed"):
         load_into(live, path, verify={})

@@ -99,11 +99,11 @@ def ours_into(job: Job) -> Load:
 
 def ours_alone(job: Job) -> Load:
     """The reader without any model: every tensor of the file, its checksums compared."""
-    formats: Any = import_module("loader.formats")
+    opening: Any = import_module("loader.parts.open")
     import_module("loader.formats.tensor")
 
     def load() -> None:
-        with formats.open_checkpoint(job.path) as checkpoint:
+        with opening.open_checkpoint(job.path) as checkpoint:
             entries = [entry for _, container in checkpoint.root.walk() for entry in container.tensors().values()]
             checkpoint.verify(entries)
             _kept([checkpoint.read(entry) for entry in entries])

@@ -105,7 +105,7 @@ def test_a_file_that_is_another_when_it_is_opened_again_is_told(how: str, tmp_pa
 LOAD = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 for mmap in (True, False):
     with open_checkpoint(sys.argv[1]) as checkpoint:
         entries = [e for _, c in checkpoint.root.walk() for e in c.tensors().values()]

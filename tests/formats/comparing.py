@@ -12,9 +12,9 @@ import torch
 from hypothesis import strategies as st
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
 from loader.formats.safetensors import pieces
 from loader.formats.tree import Container, TensorEntry
+from loader.parts.open import open_checkpoint
 
 
 def raw(tensor: torch.Tensor) -> list[bytes]:

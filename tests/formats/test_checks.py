@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from loader.errors import CheckpointError
-from loader.formats import checksums, open_checkpoint
+from loader.formats import checksums
 from loader.formats.tree import Container
+from loader.parts.open import open_checkpoint
 
 
 @pytest.fixture

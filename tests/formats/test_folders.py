@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import loader
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 from tests.formats.sharding import shard_name, write_index, write_shards
 
 STATE = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}

@@ -13,9 +13,9 @@ import torch
 
 from loader import load_into
 from loader.errors import CheckpointError, FitError
-from loader.formats import open_checkpoint
 from loader.formats.pickle.storages import NUMPY_DTYPES
 from loader.formats.tree import Container, Leaf
+from loader.parts.open import open_checkpoint
 from tests.formats.comparing import assert_same
 from tests.jobs import carry_out
 

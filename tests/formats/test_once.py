@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from loader.files.file import CheckpointFile
-from loader.formats import open_checkpoint
 from loader.formats.checksums import ReadOnce
 from loader.formats.tree import TensorEntry
+from loader.parts.open import open_checkpoint
 from tests.formats.unpacking import note_unpacked
 
 

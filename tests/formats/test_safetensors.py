@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
 from loader.formats.safetensors import DTYPES
 from loader.formats.tree import Leaf
+from loader.parts.open import open_checkpoint
 from tests.formats.comparing import assert_same, knows
 
 ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

@@ -15,9 +15,9 @@ import loader
 from loader.errors import CheckpointError, FitError
 from loader.files.file import CheckpointFile
 from loader.files.path import natural
-from loader.formats import open_checkpoint
 from loader.formats.several import SeveralFiles
 from loader.formats.tree import TensorEntry
+from loader.parts.open import open_checkpoint
 from tests.formats.comparing import assert_same
 from tests.formats.sharding import shard_name, write_index, write_shards, write_sparse
 from tests.hostile import samples

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch.package.package_exporter import PackageExporter
 
 from loader.errors import CheckpointError, ConfigError
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 
 
 def zipped(**members: bytes) -> bytes:

@@ -27,9 +27,9 @@ import torch
 import loader
 from loader import load_into
 from loader.errors import LoaderError
-from loader.formats import open_checkpoint
 from loader.job import execute
 from loader.modes import lines
+from loader.parts.open import open_checkpoint
 from loader.report.data import Report
 from tests.formats.comparing import entries_below
 from tests.hostile.case import DAMAGED, FITS, MISFIT, MODEL, REFUSED, UNPROVEN, WEIGHT

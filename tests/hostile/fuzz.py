@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from loader.errors import LoaderError
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 from tests.formats.comparing import entries_below, raw
 from tests.hostile.case import WEIGHT
 from tests.hostile.child import improper

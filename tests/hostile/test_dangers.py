@@ -13,11 +13,11 @@ import torch
 
 import loader
 from loader.errors import CheckpointError, FitError
-from loader.formats import open_checkpoint
 from loader.formats.pickle.needed import dangerous_maker, dangers_among
 from loader.formats.pickle.records import Global, Reduced
 from loader.job import execute
 from loader.modes import lines
+from loader.parts.open import open_checkpoint
 from loader.report.data import Report
 from tests.command import REPOSITORY, run
 from tests.formats.hostile import torch_zip

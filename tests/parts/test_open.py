@@ -17,13 +17,15 @@ from loader.config.parse import parse_job
 from loader.errors import CheckpointError, ConfigError, FitError
 from loader.formats.memory import MemoryCheckpoint
 from loader.module.slots import slots, wanted
-from loader.parts.open import Part, offers, open_parts, part_configs
+from loader.parts import Part, part_configs
+from loader.parts.offer import Offers, offers
+from loader.parts.open import open_parts
 from loader.text.lines import value_text
 from tests.jobs import assert_same_state, carry_out, job, save
 from tests.models import Extra, Normed, Pair, Two, filled
 
 
-def offered(module: torch.nn.Module, state: Any, **settings: Any) -> tuple[Any, list[Part]]:
+def offered(module: torch.nn.Module, state: Any, **settings: Any) -> tuple[Offers, list[Part]]:
     """What a state dict in memory offers to a module."""
     settings.setdefault("parts", {})
     config = parse_job(job("Two", "in memory", **settings))
@@ -45,7 +47,7 @@ def test_entries_are_known_under_their_full_keys_after_the_rules() -> None:
     assert list(found.entries) == ["backbone.first.weight", "backbone.second.weight"]
     assert found.entries["backbone.first.weight"].source == "module.first.weight"
     assert found.dropped == ["backbone.first.bias", "backbone.second.bias"]
-    assert [(hit.name, hit.hits) for hit in part.hits] == [("ddp", 4), ("bias", 2)]
+    assert [(hit.name, hit.hits) for hit in found.hits[part.name]] == [("ddp", 4), ("bias", 2)]
 
 
 def test_metadata_moves_with_its_keys() -> None:
@@ -59,7 +61,7 @@ def test_metadata_moves_with_its_keys() -> None:
 def test_what_is_no_tensor_is_named_unless_the_model_has_that_key() -> None:
     state = {**Extra().state_dict(), "epoch": 3, "_extra_state": {"version": 1}}
     found, (part,) = offered(Extra(), state)
-    assert part.other == {"epoch": "int"}
+    assert found.other[part.name] == {"epoch": "int"}
     assert "_extra_state" in found.entries
 
 

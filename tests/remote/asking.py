@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 
 
 def value(url: str, **settings: Any) -> torch.Tensor:

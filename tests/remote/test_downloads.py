@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from loader.errors import ConfigError
 from loader.files.path import called
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 from loader.remote.cache import Cache
 from tests.remote.asking import files_in, refusal, value
 from tests.remote.server import Server

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 from loader.remote import headers
 from tests.remote.asking import files_in
 from tests.remote.server import Server

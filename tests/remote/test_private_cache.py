@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 from loader.remote.cache import Cache, cache_folder
 from loader.remote.transport import Version
 from loader.remote.urls import parse_url

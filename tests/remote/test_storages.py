@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from loader.errors import CheckpointError
 from loader.files.path import called
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 from loader.remote import storage, transport
 from loader.remote.urls import parse_url
 from tests.command import REPOSITORY

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from loader.config.compose import compose
 from loader.errors import CheckpointError
 from loader.files.path import is_url
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 from loader.remote.urls import parse_url
 
 EXPECTED = "https://, http://, s3://, gs://, hf:// or the path of a file was expected"

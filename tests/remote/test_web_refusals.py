@@ -15,7 +15,7 @@ from fsspec.implementations.http import HTTPFileSystem
 from safetensors.torch import save
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 from loader.remote import web
 from loader.remote.transport import Interrupted, Unreachable
 from loader.remote.urls import parse_url

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 import loader
-from loader.formats import open_checkpoint
 from loader.formats.pickle.tree import leaf
 from loader.formats.tree import Container, Leaf, Node, TensorEntry
+from loader.parts.open import open_checkpoint
 from loader.report.beside import beside
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from loader.errors import ConfigError
-from loader.formats import open_checkpoint
 from loader.modes.inspect.contents import list_contents
 from loader.modes.inspect.nested_keys import candidate_rows
+from loader.parts.open import open_checkpoint
 from tests.jobs import assert_same_state, carry_out, save
 from tests.models import Pair
 from tests.suggest.test_refusal import refusal

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-import loader.pipeline
 from loader import CheckpointError, FitError, VerificationError, load_into
 from loader.apply.place import settle
 from tests.jobs import carry_out, checks, detail, save, snapshot, target
@@ -37,7 +36,7 @@ def after_apply(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], ob
             with torch.no_grad():
                 change(model)
 
-        monkeypatch.setattr(loader.pipeline, "settle", spoilt)
+        monkeypatch.setattr("loader.apply.target.settle", spoilt)
 
     return arrange
 
@@ -204,7 +203,7 @@ def test_large_weights_are_read_back_in_samples(monkeypatch: pytest.MonkeyPatch,
         with torch.no_grad():
             model.weight[-1, -1] += 1
 
-    monkeypatch.setattr(loader.pipeline, "settle", spoilt)
+    monkeypatch.setattr("loader.apply.target.settle", spoilt)
     with pytest.raises(VerificationError, match="not what the file holds: weight"):
         carry_out(node, path)
 

@@ -23,7 +23,7 @@ from ...files.write import drafts
 from ...formats.folder import Sources
 from ...formats.safetensors import nbytes, pieces
 from ...module.dtype import resolve_dtype
-from ...parts.open import Part
+from ...parts import Part
 from ...report.data import Report
 from ...schema import OF_A_FILE, JobConfig
 from ...text.lines import Fix, override, typed

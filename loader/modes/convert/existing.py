@@ -15,9 +15,9 @@ from ...builder.embedded import Record, Source, read_record
 from ...errors import CheckpointError, ConfigError
 from ...files.file import CheckpointFile
 from ...files.path import shown_path
-from ...formats import open_checkpoint
 from ...formats.folder import Sources, inode
 from ...formats.index import read_index
+from ...parts.open import open_checkpoint
 from ...schema import AUTO
 from ...text.lines import Fix, typed
 from ...text.wording import listing

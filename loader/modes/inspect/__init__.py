@@ -6,6 +6,7 @@ Guarantees: needs no model, imports no torch and reads no tensor's data, unless 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -18,7 +19,8 @@ from ...formats.tree import Container
 from ...keys.candidates import IN_ARCHIVE, candidates
 from ...keys.select import subtree
 from ...keys.written import key_override, written
-from ...parts.open import Part, open_parts
+from ...parts import Part
+from ...parts.open import open_parts
 from ...report import fill, terminal
 from ...report.data import Report
 from ...report.terminal import Line
@@ -69,8 +71,8 @@ def lines(report: Report) -> list[terminal.Line]:
 def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
     settings, checkpoint, told = part.config.checkpoint, part.checkpoint, report.parts[part.name]
     if settings.key == AUTO:
-        settings.key = told.key = _likeliest(checkpoint.root)
-        told.applied = [key_override("checkpoint.key", settings.key)]
+        settings = dataclasses.replace(settings, key=_likeliest(checkpoint.root))
+        told.key, told.applied = settings.key, [key_override("checkpoint.key", settings.key)]
     root = subtree(
         checkpoint.root,
         settings.key,

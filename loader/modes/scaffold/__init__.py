@@ -23,7 +23,8 @@ from ...errors import CheckpointError, ConfigError, LoaderError
 from ...files.path import is_url
 from ...formats.tree import Container
 from ...keys.select import find
-from ...parts.open import Part, open_parts
+from ...parts import Part
+from ...parts.open import open_parts
 from ...report import fill, terminal
 from ...report.data import Report
 from ...schema import AUTO, EMBEDDED, JobConfig

@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from ...apply.prepare import prepare
+from ...apply.prepare import prepare, refuse_misfit
 from ...errors import ConfigError, FitError
 from ...module.slots import slots, wanted
-from ...parts.open import Part
+from ...parts import Part
 from ...schema import AUTO, AllowConfig, JobConfig, RuleConfig
 from ...suggest.advice import Advice
 from ...suggest.problem import Explanation, fits
@@ -78,9 +79,10 @@ def no_fit(job: JobConfig, part: Part, module: nn.Module, values: Mapping[str, A
     )
     settings = part.config.checkpoint
     settings = dataclasses.replace(settings, key=None if settings.key == AUTO else settings.key)
-    part.config = dataclasses.replace(part.config, checkpoint=settings, rules=part.config.rules or {})
+    config = dataclasses.replace(part.config, checkpoint=settings, rules=part.config.rules or {})
+    part, advise = dataclasses.replace(part, config=config), partial(Advice, allow=job.allow)
     try:
-        prepare(module, [part], job.allow, torch.device("cpu"), None).refuse_misfit()
+        refuse_misfit(prepare(module, [part], job.allow, torch.device("cpu"), None, advise), advise)
     except (FitError, ConfigError) as error:
         own = [Fix("model._target_=my_pkg.Net", "the class of the file's model")] if target == DEFAULT else error.fixes
         return FitError(f"{head}\n{error.message}", *own)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...keys.written import ready_made
-from ...parts.open import Part
+from ...parts import Part
 from ...schema import AUTO, AllowConfig, CheckpointConfig, JobConfig, RuleConfig
 from ...text.lines import typed, yaml_value
 from ...text.wording import safe_text

@@ -16,8 +16,8 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 
 import loader
 from loader.errors import CheckpointError, ConfigError
-from loader.formats import open_checkpoint
 from loader.formats.tree import Container, Leaf, Node, TensorEntry
+from loader.parts.open import open_checkpoint
 from tests.formats.distributed.dcp_writer import Writer, grid, halves, write_distributed
 from tests.formats.distributed.saving import save_alone
 

@@ -10,8 +10,8 @@ import torch
 
 import loader
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
 from loader.formats.tree import Container
+from loader.parts.open import open_checkpoint
 from tests.formats.distributed.zero_writer import Run
 
 WEIGHTS = {"a.weight": torch.randn(3, 5), "b.weight": torch.randn(7), "scale": torch.randn(())}

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 from tests.formats.distributed.dcp_writer import Writer, grid
 from tests.formats.distributed.zero_writer import Run
 from tests.laws import examples

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 from tests.formats.distributed.dcp_writer import write_distributed
 
 

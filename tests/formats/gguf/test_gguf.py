@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
 from loader.formats.tree import Leaf
+from loader.parts.open import open_checkpoint
 from tests.formats.comparing import assert_read_or_refused, assert_same
 from tests.formats.gguf.gguf_writer import written
 from tests.jobs import carry_out

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
 from loader.formats.pickle.records import Global, PickledDict, Reduced
 from loader.formats.pickle.tree import build_tree
 from loader.formats.tree import Container, Leaf, Node
+from loader.parts.open import open_checkpoint
 from tests.formats.comparing import assert_same
 from tests.formats.hostile import Call
 

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
 from loader.formats.pickle.needed import needed_globals
 from loader.formats.pickle.records import PickledDict
 from loader.formats.pickle.revive import revive
+from loader.parts.open import open_checkpoint
 from tests.formats.comparing import assert_same
 from tests.formats.hostile import Call, pickled, torch_zip
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
 from loader.formats.tree import Leaf, TensorEntry
+from loader.parts.open import open_checkpoint
 from tests.formats.archives.rewriting import rewritten
 from tests.formats.comparing import assert_same
 from tests.formats.hostile import Call, StorageOf, torch_zip, view

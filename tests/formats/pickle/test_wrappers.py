@@ -17,8 +17,8 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 from loader import load_into
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
 from loader.formats.tree import Container, TensorEntry
+from loader.parts.open import open_checkpoint
 from tests.formats.comparing import assert_same
 from tests.formats.hostile import Call, torch_zip
 from tests.jobs import carry_out

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
 from loader.formats.torch_files.programs import DTYPES
 from loader.formats.tree import Container, Leaf
+from loader.parts.open import open_checkpoint
 from tests.formats.archives.rewriting import rewritten
 from tests.formats.comparing import assert_same
 from tests.jobs import carry_out

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
 from loader.formats.tree import ITEMSIZE, Container, Leaf
+from loader.parts.open import open_checkpoint
 from tests.formats.comparing import assert_loads_like_torch, assert_same
 from tests.laws import examples
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 from tests.formats.comparing import assert_loads_like_torch, assert_read_or_refused, assert_same
 from tests.formats.torch_files.oldest import layout_of, listed, raw_storage, save_tar
 from tests.laws import examples

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from loader.errors import CheckpointError
-from loader.formats import open_checkpoint
 from loader.formats.tree import Container
+from loader.parts.open import open_checkpoint
 from tests.formats.archives.rewriting import Change, rewritten
 from tests.formats.comparing import assert_same
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from loader import CheckpointError, ConfigError, LoaderError
 from loader.builder.embedded import Record, Source, is_input, read_record, to_text, unwritable
-from loader.formats import open_checkpoint
+from loader.parts.open import open_checkpoint
 from tests.formats.sharding import write_index
 from tests.jobs import carry_out, save
 from tests.models import filled

@@ -1,0 +1,138 @@
+"""What the files of the parts offer to the model: nested keys selected, rules applied, full model keys.
+
+Guarantees: every entry of a file is offered under its full model key, dropped, or listed as not a tensor, before
+anything is planned; the result is frozen. Reads no tensor data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import CheckpointError, FitError
+from ..files.path import shown_path
+from ..formats.pickle.needed import dangerous_maker
+from ..formats.tree import Container, TensorEntry
+from ..keys.plan import Offered, Wanted
+from ..keys.rules import Hits, rewrite, rewrite_metadata
+from ..keys.select import find, only_optimizer, select, tree
+from ..text.lines import Fix
+from ..text.wording import safe_text
+from ..trust.dangerous import HOSTILE
+from . import Part, below, mounted
+
+Metadata = Mapping[str, Mapping[str, object]]
+"""Full module prefix → version and the like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """Everything that the parts offer to the model."""
+
+    entries: Mapping[str, Offered]
+    """By full model key, after the rules."""
+    dropped: Sequence[str]
+    """Full keys that rules dropped."""
+    metadata: Metadata
+    selected: Mapping[str, Container]
+    """Part → the container under its nested key."""
+    hits: Mapping[str, Sequence[Hits]]
+    """Part → how often each of its rules matched."""
+    other: Mapping[str, Mapping[str, str]]
+    """Part → its entries that are not tensors: key → type."""
+
+
+def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
+    """Selects every part's entries, applies its rules, and names the results by full model key.
+
+    Raises:
+        CheckpointError: A selected entry is the result of a call that no model needs.
+        FitError: A nested key is not there, a rule hits nothing, or two keys become one.
+    """
+    offered = {part.name: _offer(part, mounted(part, parts), wanted) for part in parts}
+    entries: dict[str, Offered] = {}
+    for one in offered.values():
+        twice = next((full for full in one.entries if full in entries), None)
+        if twice is not None:
+            raise FitError(
+                f"{safe_text(twice)} is offered by two parts", Fix(note="give each key of the model to one part alone")
+            )
+        entries |= one.entries
+    return Offers(
+        entries,
+        [full for one in offered.values() for full in one.dropped],
+        {prefix: values for one in offered.values() for prefix, values in one.metadata.items()},
+        {name: one.selected for name, one in offered.items()},
+        {name: one.hits for name, one in offered.items()},
+        {name: one.other for name, one in offered.items()},
+    )
+
+
+def selected(part: Part) -> Container | None:
+    """The container under a part's nested key, whatever it holds; None where there is none."""
+    key, root = part.config.checkpoint.key, part.checkpoint.root
+    found = root if key is None else find(root, key)
+    return found if isinstance(found, Container) else None
+
+
+def check_weights(parts: Sequence[Part]) -> None:
+    """Raises CheckpointError where a file holds the state of an optimizer alone, and no nested key says to take it."""
+    for part in parts:
+        root = part.checkpoint.root
+        named = part.config.checkpoint.key is not None and "key" not in part.config.autos
+        if not named and only_optimizer(root):
+            raise CheckpointError(
+                f"{part.checkpoint.path} holds the state of an optimizer and no weights. In the file:\n{tree(root)}",
+                Fix("checkpoint.path=FILE", "the file of the model's weights, often next to it"),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """What one part offers; full keys, as in `Offers`."""
+
+    entries: Mapping[str, Offered]
+    dropped: Sequence[str]
+    metadata: Metadata
+    selected: Container
+    hits: Sequence[Hits]
+    other: Mapping[str, str]
+
+
+def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) -> _Offer:
+    """Offers what a part has under its own keys; those that belong to a part below it are dropped."""
+    _refuse_dangerous(part)
+    own = [key for key, _ in below(part.name, wanted) if not part.full(key).startswith(others)]
+    key = part.config.checkpoint.key
+    container = select(part.checkpoint.root, key, own, shown_path(part.checkpoint.path))
+    rules = part.config.rules or {}
+    rewriting = rewrite(container.children, rules, part.label)
+    entries: dict[str, Offered] = {}
+    other: dict[str, str] = {}
+    dropped = [part.full(name) for name in rewriting.dropped.values()]
+    for source, name in rewriting.names.items():
+        entry, full = container.children[source], part.full(name)
+        if full.startswith(others):
+            dropped.append(full)
+        elif not isinstance(entry, TensorEntry) and full not in wanted:
+            other[source] = entry.type
+        else:
+            entries[full] = Offered(part.name, source, entry)
+    prefixes = rewrite_metadata(container.metadata, rules).items()
+    metadata = {part.full(prefix).removesuffix("."): values for prefix, values in prefixes}
+    metadata = {prefix: values for prefix, values in metadata.items() if not f"{prefix}.".startswith(others)}
+    return _Offer(entries, dropped, metadata, container, rewriting.hits, other)
+
+
+def _refuse_dangerous(part: Part) -> None:
+    """Raises CheckpointError where what is to be loaded would be made by a call that no model needs."""
+    root, names = part.checkpoint.root, (part.config.checkpoint.key or "").split(".")
+    for level in range(len(names) + 1):
+        found = find(root, ".".join(names[:level])) if level else root
+        maker = dangerous_maker(getattr(found, "record", None))
+        if maker:
+            place = f"under '{safe_text('.'.join(names[:level]))}'" if level else "at its top level"
+            raise CheckpointError(
+                f"{shown_path(part.checkpoint.path)} holds {place} the result of calling {safe_text(maker)}, {HOSTILE}",
+                Fix(note="do not load this file; ask whoever made it for a safetensors file"),
+            )
