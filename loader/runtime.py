@@ -1,4 +1,4 @@
-"""The package's own name, the garbage collector, signals to end, and what the system says of this process.
+"""The process: the package's own name, garbage collector, signals to end, limits, and where Python looks for modules.
 
 A load makes many objects at once, none of them garbage: records of a file, modules, parameters, plans. Searching them
 for cycles, again and again as they become more, takes as long as half of the work itself.
@@ -6,20 +6,26 @@ for cycles, again and again as they become more, takes as long as half of the wo
 Guarantees: after `collector_paused` the collector runs if it ran before, whatever happened inside; objects are exempted
 from it only in a process that had not imported torch yet. Inside `terminable` a signal to end (of a scheduler, or of a
 terminal that closes) raises SystemExit, so that every `finally` on the way out runs; afterwards it does what it did
-before. A signal that is ignored (`nohup`) stays ignored.
+before. A signal that is ignored (`nohup`) stays ignored. The Python processes of a sweep find this package and Hydra
+before the user's own `loader.py` and `hydra.py`, and a job's process sees the variables that the user set.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib
+import os
 import signal
 import sys
+import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from hydra_loader import USERS_FOLDER, users_folder
 
 PACKAGE = __name__.partition(".")[0]
 """This package's name in this process: `loader`, or `hydra_loader` where `loader` is the user's own."""
@@ -111,3 +117,44 @@ def _resource() -> Any:
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+_VARIABLES = ("PYTHONPATH", "PYTHONSAFEPATH", USERS_FOLDER)
+
+
+@contextmanager
+def safe_path() -> Iterator[dict[str, str | None]]:
+    """Makes Python processes started in the block search this package first, and never the working folder.
+
+    Yields:
+        The previous values of the variables, for `restored`.
+    """
+    before = {name: os.environ.get(name) for name in _VARIABLES}
+    os.environ.update(_safe(before["PYTHONPATH"]))
+    try:
+        yield before
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
+
+
+def restored(environment: Mapping[str, str], before: Mapping[str, str | None]) -> dict[str, str]:
+    """Returns an environment without the changes of `safe_path`; other changes since then stay."""
+    ours = _safe(before.get("PYTHONPATH"))
+    own = {name: value for name, value in environment.items() if ours.get(name) != value}
+    return own | {name: value for name, value in before.items() if value is not None and name not in own}
+
+
+def find_modules_in(folder: str) -> None:
+    """Makes the user's own modules importable, last in the search, so that none hides an installed package."""
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)
+
+
+def _safe(python_path: str | None) -> dict[str, str]:
+    here = str(Path(__file__).resolve().parents[1])
+    safe = {"PYTHONSAFEPATH": "1", **({USERS_FOLDER: users_folder()} if users_folder() else {})}
+    if here in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        return safe
+    return {**safe, "PYTHONPATH": os.pathsep.join([here, *filter(None, [python_path])])}

@@ -25,9 +25,8 @@ from ..config.messages import translate
 from ..config.rewrite import for_hydra
 from ..errors import ConfigError, LoaderError
 from ..report.streams import printing_failed, unbreakable
-from ..runtime import terminable
-from ..sweep.callback import Abandoned, Sweep, expecting, take_sweep
-from ..sweep.python_path import find_modules_in, safe_path
+from ..runtime import find_modules_in, safe_path, terminable
+from ..sweep.callback import Abandoned, Sweep, every_job_has_its_turn, expecting, take_sweep
 from ..text.lines import Fix, program
 from ..text.redaction import remember
 from .help import completing, fitted, shown
@@ -185,7 +184,7 @@ def _concluded(sweep: Sweep | None, *, broken: bool = False) -> int | None:
     """Writes and shows how a sweep went; None where no job of it was started."""
     if sweep is None:
         return None
-    from ..sweep.ending import conclude  # noqa: PLC0415  # only a sweep has one
+    from ..sweep.summary import conclude  # noqa: PLC0415  # only a sweep has one
 
     return conclude(sweep, broken=broken)
 
@@ -203,7 +202,7 @@ def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:
         raise error
     if os.environ.get(_FULL_ERROR) == "1":
         traceback.print_exception(error)
-    from ..sweep.ending import print_broken_off  # noqa: PLC0415  # only a sweep is broken off
+    from ..sweep.summary import print_broken_off  # noqa: PLC0415  # only a sweep is broken off
 
     print_broken_off(error, sweep)
     return exit_code
@@ -211,7 +210,7 @@ def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:
 
 def _unwritable(error: OSError, sweep: Sweep) -> ConfigError | None:
     """Hydra itself fails at nothing but its folder; another's launcher may at anything, and is no refusal of ours."""
-    from ..sweep.folder import unwritable  # noqa: PLC0415  # only a sweep has one
+    from ..sweep.folders import unwritable  # noqa: PLC0415  # only a sweep has one
 
     return None if sweep.plugins else unwritable(sweep.folder, error)
 
@@ -243,15 +242,13 @@ def _hydra_raises() -> Iterator[None]:
 
 @contextmanager
 def _sweeping(arguments: Arguments, task: Task, refusal: ConfigError | None) -> Iterator[None]:
-    """Lets a sweep that a scheduler ends still write its summary, and end the job that it is at.
+    """Lets a sweep that a scheduler ends write its summary and end its current job.
 
-    A single run just ends: it has nothing to tidy up, and its model's own code might catch what a handler raises.
+    A single run just ends: it has nothing to clean up, and its model's own code might catch what a handler raises.
     """
     with expecting(sweep=arguments.sweep, refusal=refusal):
         if not arguments.sweep:
             yield
             return
-        from ..sweep.basic import every_job_has_its_turn  # noqa: PLC0415  # only a sweep has several
-
         with terminable(), every_job_has_its_turn(), safe_path() as task.environment:
             yield

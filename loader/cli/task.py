@@ -25,8 +25,8 @@ from ..errors import ConfigError
 from ..report.data import ErrorReport, Report
 from ..report.files import REPORT
 from ..report.streams import unbreakable
+from ..runtime import find_modules_in, restored
 from ..sweep.callback import Origin, origin
-from ..sweep.python_path import find_modules_in, restored
 from ..text.redaction import redact_files, remember
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Task:
 
     def _is_swept(self) -> bool:
         """Says whether the sweep is still there; one on another machine ends its jobs by its scheduler's means."""
-        from ..sweep.folder import is_written  # noqa: PLC0415  # what a single run does without
+        from ..sweep.folders import is_written  # noqa: PLC0415  # what a single run does without
 
         started = self.origin
         return started is None or started.host != platform.node() or is_written(started.folder)

@@ -1,6 +1,6 @@
-"""Many jobs, each in a process of its own.
+"""Many jobs, each in its own process.
 
-`callback` notes what a sweep is about to do, `child` runs one job apart, `records` keeps what became of it, `summary`
-says how the sweep went and `table` shows it. Nothing here imports torch; only a job's own process does. Hydra makes the
-callback for every run: it alone is imported where there is no sweep.
+`callback` notes the jobs of a sweep before it starts, `folders` refuses jobs that would overwrite each other, `child`
+runs one job, `records` keeps its outcome, and `summary` writes and shows all of them. Nothing here imports torch; only
+a job's own process does. Hydra makes the callback for every run; it imports the others only for a sweep.
 """

@@ -1,8 +1,11 @@
-"""What a sweep is about to do, noted before its first job starts.
+"""Hydra's callback: notes the jobs of a sweep before the first one starts, and helps Hydra's own launcher.
 
-Guarantees: the jobs that a sweep will have are known even if none of them gets to run; a sweep that would lose results
-is refused before that; `hydra.sweeper.params` of a config mean the same as on the command line. Hydra tells nobody
-which jobs there are and calls nothing when a sweep breaks off, so a callback that `conf/config.yaml` names takes notes.
+Guarantees: the jobs of a sweep are known even if none of them runs; a sweep that would lose results is refused before
+it starts; `hydra.sweeper.params` of a config mean the same as on the command line. Each job's config is composed once.
+A job whose folder cannot be written runs all the same, or is refused alone; the jobs after it still run. Hydra does not
+report the jobs of a sweep, nor that a sweep broke off, so `conf/config.yaml` names this callback to record them. This
+module wraps private parts of Hydra: `BasicSweeper.split_arguments`, the basic launcher's `run_job`, and the config
+loader's `load_sweep_config`.
 """
 
 from __future__ import annotations
@@ -14,41 +17,45 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins import basic_launcher
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config.rewrite import rewrite
 from ..errors import ConfigError
-from .private import refuse_secret_run, refuse_secret_sweep
+from ..text.lines import Fix
+from ..text.redaction import has_secrets, remember
+from ..text.wording import safe_text
 
 if TYPE_CHECKING:
-    from .folder import Claim
+    from .folders import Claim
 
-_BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One sweep: its folder, and the overrides of each job; None where the sweeper decides as it goes."""
+    """One sweep: its folder, and the overrides of each job; None if the sweeper chooses jobs as it goes."""
 
     folder: Path
     jobs: list[list[str]] | None
     plugins: tuple[str, ...] = field(default=(), compare=False)
-    """The sweeper and the launcher that are not Hydra's own."""
+    """The sweeper and the launcher, unless they are Hydra's own."""
     claim: Claim | None = field(default=None, compare=False)
 
 
 class Abandoned(BaseException):
-    """Leaves Hydra before a job runs: of an Exception that a callback raises, Hydra makes a warning.
+    """Leaves Hydra before a job runs; Hydra would turn an Exception of a callback into a warning.
 
     Args:
-        refusal: Why, a bug included; None where a config says that this is a sweep, and the command line was not read
-            as one.
+        refusal: The reason, which may be a bug; None if a config makes this a sweep, and the command line was read as a
+            single run.
     """
 
     def __init__(self, refusal: Exception | None) -> None:
@@ -57,26 +64,34 @@ class Abandoned(BaseException):
 
 
 class SweepCallback(Callback):
-    """Hydra calls it in the process that starts the jobs."""
+    """Called by Hydra in the process that starts the jobs."""
 
     def on_run_start(self, config: DictConfig, **_kwargs: Any) -> None:
-        """Refuses what was refused before it was known that this is a single run, and a secret in its folder's name."""
+        """Raises a pending refusal, as this is a single run after all; refuses a secret in its folder's name."""
         if _expected.refusal is not None:
             raise Abandoned(_expected.refusal)
-        _asked(refuse_secret_run, config)
+        _asked(_refuse_secret, config)
 
     def on_multirun_start(self, config: DictConfig, **_kwargs: Any) -> None:
-        """Notes the sweep, once nothing that it writes will be lost."""
+        """Notes the sweep, after checking that none of its results will be lost."""
         if not _expected.sweep:
             raise Abandoned(None)
         _asked(_begin, config)
+
+
+def _refuse_secret(config: DictConfig) -> None:
+    remember(OmegaConf.to_container(config, resolve=False))
+    if has_secrets():
+        from .folders import refuse_secret_run  # noqa: PLC0415  # hardly any run has a secret
+
+        refuse_secret_run(config)
 
 
 def _asked(check: Callable[[DictConfig], None], config: DictConfig) -> None:
     try:
         check(config)
     except (HydraException, OmegaConfBaseException):
-        return  # Hydra meets the same next, and is heard
+        return  # Hydra will raise the same error next
     except Exception as refusal:
         raise Abandoned(refusal) from refusal
 
@@ -93,11 +108,11 @@ _seen: list[Sweep] = []
 
 @contextmanager
 def expecting(*, sweep: bool, refusal: ConfigError | None = None) -> Iterator[None]:
-    """Says how the command line was read, which only a config can say to be wrong.
+    """Sets how the command line was read, which a config may contradict.
 
     Args:
-        sweep: Whether as a sweep's.
-        refusal: Why it is none of a single run.
+        sweep: Whether it was read as a sweep.
+        refusal: Why it is not valid for a single run.
     """
     before = _expected.sweep, _expected.refusal
     _expected.sweep, _expected.refusal = sweep, refusal
@@ -108,42 +123,41 @@ def expecting(*, sweep: bool, refusal: ConfigError | None = None) -> Iterator[No
 
 
 def take_sweep() -> Sweep | None:
-    """Returns the sweep that was started last, once."""
+    """Returns the last sweep that was started, once."""
     return _seen.pop() if _seen else None
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a sweep was started, for a launcher's process that runs a job of it."""
+    """Where a sweep was started, for a launcher's process that runs one of its jobs."""
 
     folder: Path
     host: str
 
 
 def origin() -> Origin | None:
-    """Returns where the sweep that this process was started for is at home; None in any other process."""
+    """Returns where this process started a sweep; None if it did not."""
     return Origin(_seen[-1].folder, platform.node()) if _seen else None
 
 
 def _begin(config: DictConfig) -> None:
-    from .basic import compose_once  # noqa: PLC0415  # a single run has no sweep
-    from .folder import Claim  # noqa: PLC0415
-    from .shared import refuse_shared  # noqa: PLC0415
+    from .folders import Claim, refuse_secret_sweep, refuse_shared  # noqa: PLC0415  # a single run has no sweep
+    from .records import BASIC_SWEEPER  # noqa: PLC0415
 
     rewrite_params(config)
     jobs, composer = expected_jobs(config), GlobalHydra.instance().config_loader()
     refuse_secret_sweep(config, jobs, composer)
     refuse_shared(config, jobs, composer)
     folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
-    targets = _targets(config)
-    own = tuple(str(target) for target in targets if target not in (_BASIC_SWEEPER, _BASIC_LAUNCHER))
+    targets, basic = _targets(config), (BASIC_SWEEPER, _BASIC_LAUNCHER)
+    own = tuple(str(target) for target in targets if target not in basic)
     _seen.append(Sweep(folder, jobs, own, Claim(folder)))
-    if targets == (_BASIC_SWEEPER, _BASIC_LAUNCHER):
+    if targets == basic:
         compose_once(composer)
 
 
 def rewrite_params(config: DictConfig) -> None:
-    """Makes what a config sweeps over mean what it would mean on the command line."""
+    """Gives the parameters of a config's sweep the meaning that they have on the command line."""
     params = OmegaConf.select(config, "hydra.sweeper.params")
     if not params:
         return
@@ -157,25 +171,86 @@ def _targets(config: DictConfig) -> tuple[Any, ...]:
     return tuple(OmegaConf.select(config, f"hydra.{plugin}._target_") for plugin in ("sweeper", "launcher"))
 
 
-def draws_jobs(hydra: Any) -> bool:
-    """Says whether only the sweeper knows which jobs there are, as it learns from results."""
-    return bool(OmegaConf.select(hydra, "sweeper._target_") != _BASIC_SWEEPER)
-
-
 def expected_jobs(config: DictConfig) -> list[list[str]] | None:
     """Lists the overrides of every job of a sweep, in Hydra's order.
 
-    Only the sweeper itself knows how it splits values into jobs; this asks Hydra's own one the way it asks itself
-    (`BasicSweeper.sweep`). Any other sweeper chooses its jobs as results come in.
+    Only the sweeper itself knows how it splits values into jobs; this asks Hydra's own as `BasicSweeper.sweep` does.
+    Any other sweeper chooses its jobs as results come in.
     """
+    from .records import draws_jobs, typed_overrides  # noqa: PLC0415  # a single run keeps no records
+
     if draws_jobs(config.hydra):
         return None
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: PLC0415  # private: kept to this place
-
-    from .records import typed_overrides  # noqa: PLC0415  # a single run keeps no records
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: PLC0415
 
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides = parser.parse_overrides([*parameters, *typed_overrides(config.hydra)])
     batches = BasicSweeper.split_arguments(overrides, None)
     return [[*job] for batch in batches for job in batch]
+
+
+def compose_once(composer: Any) -> None:
+    """Makes a config loader keep each job's config from the sweeper's check of it until the launcher asks for it.
+
+    Hydra's own sweeper and launcher compose every job twice, and composing takes most of a job's time besides its load.
+    This is right for these two only: other sweepers check nothing and may draw a job several times; other launchers
+    send the config loader to other processes.
+    """
+    compose: Callable[..., DictConfig] = composer.load_sweep_config
+    kept: dict[tuple[str, ...], DictConfig | None] = {}
+
+    def load_sweep_config(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        job = tuple(sweep_overrides)
+        known, first = kept.get(job), job not in kept
+        made = compose(master_config, sweep_overrides) if known is None else known
+        kept[job] = made if first else None  # the run will change it
+        return made
+
+    composer.load_sweep_config = load_sweep_config
+
+
+@contextmanager
+def every_job_has_its_turn() -> Iterator[None]:
+    """Keeps Hydra's launcher from ending a sweep at a job whose folder it cannot write."""
+    Plugins.instance()  # imports the modules of its plugins a second time
+    plugin: Any = basic_launcher
+    run_job = plugin.run_job
+
+    def run_or_refuse(*, config: DictConfig, **others: Any) -> JobReturn:
+        try:
+            return run_job(config=config, **others)  # type: ignore[no-any-return]
+        except (OSError, ValueError) as error:
+            if not isinstance(error, OSError) and not isinstance(error.__cause__, OSError):  # `logging` wraps it
+                raise
+            # No room for the config and log that Hydra keeps of a job; the job itself may need none.
+            with read_write(config.hydra), open_dict(config.hydra):
+                config.hydra.output_subdir = None
+        try:
+            return run_job(config=config, configure_logging=False, **others)  # type: ignore[no-any-return]
+        except OSError as error:
+            return _refused(config.hydra, error)
+
+    plugin.run_job = run_or_refuse
+    try:
+        yield
+    finally:
+        plugin.run_job = run_job
+
+
+def _refused(hydra: Any, error: OSError) -> JobReturn:
+    from ..report.terminal import print_error  # noqa: PLC0415  # only a refusal needs them
+    from .records import keep, new_record  # noqa: PLC0415
+
+    where = f"the job's folder {safe_text(error.filename, 400)}" if error.filename else "the job's folder"
+    fault = f"{where} cannot be used: {error.strerror}"
+    refusal = ConfigError(fault, Fix("hydra.sweep.dir=FOLDER", "one with room"))
+    record = new_record(hydra)
+    record.refuse(refusal)
+    started = origin()
+    if started is not None:
+        keep(record, started.folder)
+    print_error(refusal)
+    done = JobReturn(status=JobStatus.COMPLETED)
+    done.return_value = refusal.exit_code
+    return done

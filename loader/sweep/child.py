@@ -1,9 +1,9 @@
-"""Runs one job of a sweep in a process of its own.
+"""Runs one job of a sweep in its own process.
 
-Guarantees: whatever a job does - raises, exits, is killed - only its own process ends, and its record says how; its
-memory goes with it. A job ends with its sweep, however that ends. Processes are forked from one that has torch and the
-loader imported and ran nothing else, so that only the first job pays for importing them; where there is no such server,
-each starts afresh.
+Guarantees: whether a job raises, exits or is killed, only its own process ends, its memory is released, and its record
+says how it ended. A job ends with its sweep, however that ends. Processes are forked from a server that has imported
+torch and the loader and run nothing else, so that only the first job pays for the imports; without fork servers, each
+process starts afresh.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from ..errors import LoaderError
 from ..report.data import ErrorReport, Report
 from ..report.files import write_report
 from ..report.streams import unbreakable
+from ..runtime import safe_path
 from ..text.lines import Fix
 from ..text.redaction import remember
-from .python_path import safe_path
 from .records import INTERRUPTED, JobRecord
 
 _PATIENCE = 5
-"""Seconds that a job which was told to stop gets for it."""
+"""Seconds that a job has to stop after a request to."""
 
 _PULSE = 1
-"""Seconds after which a launcher's process looks again whether its sweep is still there."""
+"""Seconds between a launcher process's checks that its sweep is still running."""
 
 
 class OrphanedError(SystemExit):
-    """The sweep is gone: a launcher's process would work on, and take the next job."""
+    """The sweep is gone; the launcher's process must not take its next job."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """All that a job's process needs, as plain data: a launcher's plugin may have made classes that do not pickle."""
+    """The input of a job's process, as plain data: a launcher's plugin may have made classes that do not pickle."""
 
     config: dict[str, Any]
     overrides: list[str]
@@ -61,16 +61,16 @@ class _Request:
 def run_apart(
     config: dict[str, Any], record: JobRecord, environment: dict[str, str], swept: Callable[[], bool]
 ) -> None:
-    """Runs the job that Hydra is at in a process of its own, and notes on its record how that ended.
+    """Runs Hydra's current job in its own process, and notes the outcome in its record.
 
     Args:
         config: The job's resolved config.
-        record: Tells the overrides and the folder; gets the outcome.
-        environment: The process's.
-        swept: Says whether the sweep is still there.
+        record: Has the overrides and the folder; receives the outcome.
+        environment: The process's environment variables.
+        swept: Returns whether the sweep is still running.
 
     Raises:
-        OrphanedError: It is not; the job has been ended.
+        OrphanedError: The sweep is gone; the job has been ended.
     """
     output_dir = Path(str(record.output_dir))
     hydra = _plain_hydra(HydraConfig.get())
@@ -80,39 +80,39 @@ def run_apart(
         record.settle(exit_code)
     else:
         record.crash(process_code)
-        _tell_crash(config, record, output_dir)
+        _report_crash(config, record, output_dir)
 
 
 def _plain_hydra(hydra: Any) -> dict[str, Any]:
-    """Hydra's settings as they stand, but for those that another process might resolve to something else."""
+    """Returns Hydra's settings unresolved, except those that another process might resolve differently."""
     settings: Any = OmegaConf.to_container(hydra, resolve=False)
     settings["job_logging"] = OmegaConf.to_container(hydra.job_logging, resolve=True)
     settings["sweep"]["dir"] = str(hydra.sweep.dir)
     return dict(settings)
 
 
-def _tell_crash(config: dict[str, Any], record: JobRecord, output_dir: Path) -> None:
-    """Says what a job could not say any more, and writes the report that it did not come to write."""
+def _report_crash(config: dict[str, Any], record: JobRecord, output_dir: Path) -> None:
+    """Prints the crash of a job, and writes the report that the job could not write."""
     from ..report.terminal import print_error  # noqa: PLC0415  # only a crash needs it
 
-    told = ErrorReport(**(record.error or {}))
-    print_error(LoaderError(f"job {record.job}: {told.message}", *(Fix(**fix) for fix in told.fixes)))
+    crash = ErrorReport(**(record.error or {}))
+    print_error(LoaderError(f"job {record.job}: {crash.message}", *(Fix(**fix) for fix in crash.fixes)))
     if record.report is None:
-        report = Report("error", record.exit_code or 1, told, config=config, overrides=record.overrides)
+        report = Report("error", record.exit_code or 1, crash, config=config, overrides=record.overrides)
         record.report = str(write_report(report, output_dir))
 
 
 def _run(request: _Request, swept: Callable[[], bool]) -> tuple[int | None, int]:
-    """Returns what the job said its exit code is, if it came to say so, and what the system says."""
+    """Returns the exit code that the job reported, if it did, and that of its process."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     processes: Any = multiprocessing.get_context(method)
     reader, writer = processes.Pipe(duplex=False)
-    # Not a daemon: a job may have processes of its own, as a DataLoader does.
+    # Not a daemon: a job may start processes, as a DataLoader does.
     process = processes.Process(target=_child, args=(request, writer), name="job")
     sys.stdout.flush()
     sys.stderr.flush()
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
-        # A worker of joblib's tells its children to start processes by a method that only itself knows.
+        # A joblib worker makes its children start processes by a method that only joblib knows.
         multiprocessing.set_start_method(method, force=True)
     if method == "forkserver":
         _start_server()
@@ -131,15 +131,15 @@ def _await(process: BaseProcess, reader: connection.Connection, swept: Callable[
             raise OrphanedError
     process.join()
     try:
-        told = reader.recv() if reader.poll() else None
+        reported = reader.recv() if reader.poll() else None
     except EOFError:
-        told = None
+        reported = None
     code = process.exitcode
-    return told, 1 if code is None else code
+    return reported, 1 if code is None else code
 
 
 def _stop(process: BaseProcess) -> None:
-    """Ends a process that is still there, which it is only when the waiting for it was interrupted."""
+    """Ends a process that is still running because waiting for it was interrupted."""
     if process.is_alive():
         process.terminate()
         process.join(_PATIENCE)
@@ -149,11 +149,11 @@ def _stop(process: BaseProcess) -> None:
 
 
 def _start_server() -> None:
-    """Starts the process that jobs are forked from, if it is not running.
+    """Starts the server that jobs are forked from, unless it is running.
 
-    It passes in silence over a module that it does not find, and would look into the working folder first, where the
-    user's own `loader.py`, `hydra.py` or `signal.py` lies: it gets a safe path, with this package at its front. A job's
-    process then takes over the path and the environment of the one that it works for.
+    The server silently ignores modules that it does not find, and would search the working folder first, with a user's
+    own `loader.py`, `hydra.py` or `signal.py`: it gets a safe path, with this package first. A job's process then takes
+    over the path and the environment of the process that it works for.
     """
     from multiprocessing import forkserver  # noqa: PLC0415  # not on Windows
 
@@ -164,12 +164,12 @@ def _start_server() -> None:
 
 @functools.cache
 def hydra_schema() -> Any:
-    """Hydra's own settings before anybody sets one; made before the fork, filled in by the one job of a process."""
+    """Returns Hydra's own settings with their defaults; made before the fork, filled in by a process's one job."""
     return OmegaConf.structured(HydraConf)
 
 
 def _child(request: _Request, writer: connection.Connection) -> None:
-    """What a job's process does."""
+    """Runs in a job's process."""
     threading.Thread(target=_end_with_sweep, name="end with the sweep", daemon=True).start()
     try:
         with unbreakable():
@@ -181,11 +181,11 @@ def _child(request: _Request, writer: connection.Connection) -> None:
 
 
 def _end_with_sweep() -> None:
-    """Ends this process with the one that waits for it, even where that was killed and could tell nobody."""
+    """Ends this process with the one that waits for it, even if that one was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(INTERRUPTED)  # at once: whoever would want to tidy up is gone
+        os._exit(INTERRUPTED)  # at once: nothing is left to clean up for
 
 
 def _run_here(request: _Request) -> int:
@@ -194,7 +194,7 @@ def _run_here(request: _Request) -> int:
     os.environ.update(request.environment)
     os.chdir(request.folder)
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)  # what a killed job had printed is seen
+        sys.stdout.reconfigure(line_buffering=True)  # so that the output of a killed job is seen
     setup_globals()
     hydra = hydra_schema()
     with open_dict(hydra):  # Hydra itself adds nodes that its schema does not know
@@ -205,7 +205,7 @@ def _run_here(request: _Request) -> int:
     except ValueError as error:
         if not isinstance(error.__cause__, OSError):
             raise
-        # There is no room for a log; what else cannot be written is told where it happens.
+        # No room for a log; other failures to write are reported where they happen.
     from ..job import run  # noqa: PLC0415  # imports torch, which only this process may
 
     with hydra_aside():

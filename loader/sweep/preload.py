@@ -1,8 +1,8 @@
-"""What a job's process needs, imported by the server that jobs are forked from.
+"""Imports everything that a job's process needs, in the server that jobs are forked from.
 
-Guarantees: after it a job that loads imports nothing of the loader, of Hydra or of torch any more, and makes no schema
-of Hydra's settings; the collector leaves alone what is there by then, so that a job's collections neither look through
-it nor copy the pages it shares.
+Guarantees: afterwards, a job that loads imports nothing more of the loader, Hydra or torch, and makes no schema of
+Hydra's settings. The garbage collector ignores the objects made here, so that a job's collections neither search them
+nor copy the pages that they share.
 """
 
 from __future__ import annotations

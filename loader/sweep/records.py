@@ -1,8 +1,8 @@
-"""What is kept of each job while a sweep runs.
+"""The record of each job while a sweep runs.
 
-Guarantees: a record is on disk before its job starts and after it ended, written at once, so that the summary can be
-made whatever happened to the processes in between. Launchers run jobs in processes of their own, which memory does not
-reach; of this process's own jobs it keeps what a full disk does not.
+Guarantees: a job's record is written atomically before it starts and after it ended, so that the summary can be made
+whatever happened to the processes in between. Launchers run jobs in their own processes, so records are on disk; those
+of this process are also kept in memory, for a full disk.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from ..report.data import ErrorReport
 from ..report.files import REPORT, write_json
 from ..text.lines import Fix
 from ..text.wording import printable
-from .callback import draws_jobs
 
 RUNNING = "running"
-"""The status of a job that has not ended; no summary shows it."""
+"""The status of a job that has not ended; it never appears in a summary."""
 
 INTERRUPTED = 130
-"""The exit code of what the user stopped."""
+"""The exit code after an interruption by the user."""
+
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 _FOLDER = ".jobs"
 _kept: dict[Path, dict[int, JobRecord]] = {}
@@ -41,7 +42,7 @@ _kept: dict[Path, dict[int, JobRecord]] = {}
 
 
 def error_of(kind: str, message: str, *fixes: Fix) -> dict[str, Any]:
-    """How a record holds what went wrong."""
+    """Returns an error as a record stores it."""
     return dataclasses.asdict(ErrorReport.of(kind, message, fixes))
 
 
@@ -59,19 +60,19 @@ class JobRecord:
     seconds: float | None = None
     output_dir: str | None = None
     report: str | None = None
-    """Path of the job's ``report.json``, where it wrote one."""
+    """Path of the job's ``report.json``, if it wrote one."""
 
     @property
     def counts_as(self) -> int:
-        """The exit code as the sweep counts it: whatever did not come to its end is no better than a bug."""
+        """The exit code as the sweep counts it: a job that did not finish counts as a bug."""
         return 1 if self.exit_code is None or self.status not in ("ok", "failed") else self.exit_code
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as ``summary.json`` holds it."""
+        """Returns the record as ``summary.json`` contains it."""
         return dataclasses.asdict(self)
 
     def settle(self, exit_code: int) -> None:
-        """Takes over how a job ended that came to its end, from the report it wrote."""
+        """Takes the outcome of a finished job from its report."""
         self.exit_code = exit_code
         self.status = {0: "ok", 1: "error"}.get(exit_code, "failed")
         path = Path(self.output_dir or "", REPORT)
@@ -82,12 +83,12 @@ class JobRecord:
             self.error = error_of("ConfigError", f"{path} could not be written")
 
     def refuse(self, error: ConfigError) -> None:
-        """Notes that the job was not run, and why."""
+        """Notes that the job was refused before it ran."""
         self.status, self.exit_code = "failed", error.exit_code
         self.error = error_of(type(error).__name__, error.message, *error.fixes)
 
     def crash(self, process_code: int) -> None:
-        """Notes that a job's process ended before the job did.
+        """Notes that the job's process ended before the job was done.
 
         Args:
             process_code: As `multiprocessing` gives it: the exit code, or minus the signal's number.
@@ -101,12 +102,12 @@ class JobRecord:
         self.error = error_of("Crashed", f"the job's process {how} before the job was done", *fixes)
 
     def fail(self, error: Exception) -> None:
-        """Notes that the job could not even be started."""
+        """Notes that the job could not be started."""
         self.status, self.exit_code = "error", 1
         self.error = error_of(type(error).__name__, printable(str(error)))
 
     def interrupt(self) -> None:
-        """Notes that the sweep was stopped, by the user or by a scheduler, while the job ran."""
+        """Notes that the user or a scheduler stopped the sweep while the job ran."""
         self.status, self.exit_code = "crashed", INTERRUPTED
         self.error = error_of("Interrupted", "interrupted before the job was done")
 
@@ -117,20 +118,20 @@ def _signal_name(number: int) -> str:
 
 
 def new_record(hydra: Any) -> JobRecord:
-    """The record of a job that has not begun, from Hydra's settings for it."""
+    """Makes the record of a job that has not begun, from Hydra's settings."""
     overrides = readable(typed_overrides(hydra))
     return JobRecord(int(hydra.job.num), overrides, output_dir=str(hydra.runtime.output_dir))
 
 
 @contextmanager
 def recorded(folder: Path) -> Iterator[JobRecord]:
-    """Keeps the record of the job that Hydra is running: what is set on it inside is on disk afterwards.
+    """Yields the record of the job that Hydra is running, and writes it to disk at the end.
 
     Args:
         folder: The sweep's.
 
     Raises:
-        ConfigError: The job's folder is another job's, or holds what cannot be removed.
+        ConfigError: The job's folder is another job's, or contains a report that cannot be removed.
     """
     record = new_record(HydraConfig.get())
     try:
@@ -153,32 +154,37 @@ def recorded(folder: Path) -> Iterator[JobRecord]:
 
 def _prepare(record: JobRecord, folder: Path) -> None:
     output_dir, record.output_dir = str(record.output_dir), None
-    # Of jobs that are known before the sweep, the folders were compared then.
+    # The folders of jobs known before the sweep were compared then.
     others = read_all(folder).values() if draws_jobs(HydraConfig.get()) else ()
     for other in others:
         if other.output_dir == output_dir and other.job != record.job:
-            told = f"job {record.job} has the folder of job {other.job}, {output_dir}; one for each was expected"
-            raise ConfigError(told, Fix("'hydra.sweep.subdir=${hydra.job.num}'"))
+            fault = f"job {record.job} has the folder of job {other.job}, {output_dir}; expected one folder per job"
+            raise ConfigError(fault, Fix("'hydra.sweep.subdir=${hydra.job.num}'"))
     try:
-        # A report of an earlier run in the same folder must not pass for this job's.
+        # A report of an earlier run in the same folder must not be taken for this job's.
         Path(output_dir, REPORT).unlink(missing_ok=True)
     except OSError as error:
-        told = f"{output_dir}/{REPORT}, of an earlier run, cannot be removed: {error.strerror}"
-        raise ConfigError(told, Fix("hydra.sweep.dir=FOLDER", "one that can be written")) from error
+        fault = f"{output_dir}/{REPORT}, of an earlier run, cannot be removed: {error.strerror}"
+        raise ConfigError(fault, Fix("hydra.sweep.dir=FOLDER", "a folder that can be written")) from error
     record.output_dir = output_dir
 
 
+def draws_jobs(hydra: Any) -> bool:
+    """Returns whether the sweeper chooses jobs as results come in; Hydra's own one knows them all beforehand."""
+    return bool(OmegaConf.select(hydra, "sweeper._target_") != BASIC_SWEEPER)
+
+
 def typed_overrides(hydra: Any) -> list[str]:
-    """Returns a job's overrides as text; OmegaConf would take what they contain for interpolations."""
+    """Returns a job's overrides as text, without resolving interpolations in them."""
     overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     return [str(override) for override in overrides] if isinstance(overrides, list) else []
 
 
 def keep(record: JobRecord, sweep_dir: Path) -> None:
-    """Writes a record, replacing what was known of that job."""
+    """Writes a record, replacing the job's earlier one."""
     _kept.setdefault(sweep_dir, {})[record.job] = record
     folder = records_folder(sweep_dir)
-    with suppress(OSError):  # a full disk; the summary is made from memory, and says that it cannot be written
+    with suppress(OSError):  # a full disk; the summary is made from memory
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / f"{record.job}.json", record.to_dict())
 
@@ -191,11 +197,11 @@ def read_all(sweep_dir: Path) -> dict[int, JobRecord]:
 
 
 def forget(sweep_dir: Path) -> None:
-    """Removes all records, when the summary holds what they said."""
+    """Removes all records; the summary replaces them."""
     _kept.pop(sweep_dir, None)
     shutil.rmtree(records_folder(sweep_dir), ignore_errors=True)
 
 
 def records_folder(sweep_dir: Path) -> Path:
-    """Where the records of a sweep are while it runs."""
+    """Returns the folder of a sweep's records while it runs."""
     return sweep_dir / _FOLDER

@@ -1,27 +1,37 @@
-"""How a sweep went, as files and as an exit code.
+"""The end of a sweep: summary files, a table on the terminal, and an exit code.
 
-Guarantees: every job that was to run is listed once, whatever became of it; the files are there as a whole or not at
-all; a sweep in which any job did not end well never ends with 0.
+Guarantees: every expected job is listed once, whatever its outcome, on the terminal and, if there is room, on disk.
+Writes are atomic. If any job failed, the exit code is not 0. Afterwards the folder is free. The table has colours only
+on a terminal; elsewhere no line is cut or wrapped.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from ..config.rewrite import readable
+from ..errors import ConfigError
 from ..report.files import write_json, write_text
+from ..report.terminal import print_error
+from ..text.lines import Fix
 from ..text.redaction import redacted
+from ..text.wording import counted, safe_text
 from .callback import Sweep
-from .folder import SUMMARY
-from .records import RUNNING, JobRecord, error_of, read_all
+from .folders import SUMMARY
+from .records import RUNNING, JobRecord, error_of, forget, read_all
 
 SCHEMA = 1
-"""Version of the summary's form."""
+"""Version of the summary's format."""
 
 _COLUMNS = ("job", "status", "exit_code", "seconds", "overrides", "error_type", "error", "hint", "output_dir", "report")
 _REFUSALS = range(2, 7)
@@ -36,22 +46,22 @@ class Summary:
 
     @property
     def ok(self) -> int:
-        """How many jobs ended well."""
+        """Number of jobs that succeeded."""
         return sum(job.status == "ok" for job in self.jobs)
 
     @property
     def exit_code(self) -> int:
-        """The worst of the jobs' codes; a job that crashed or never ran counts as a bug does."""
+        """The worst of the jobs' codes; a job that crashed or never ran counts as a bug."""
         return worst(job.counts_as for job in self.jobs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The summary as ``summary.json`` holds it."""
+        """Returns the content of ``summary.json``."""
         total = len(self.jobs)
         jobs = [job.to_dict() for job in self.jobs]
         return {"schema": SCHEMA, "total": total, "ok": self.ok, "failed": total - self.ok, "jobs": jobs}
 
     def to_csv(self) -> str:
-        """The summary as ``summary.csv`` holds it: one line for each job."""
+        """Returns the content of ``summary.csv``: one line per job."""
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -65,13 +75,13 @@ class Summary:
 
 
 def worst(codes: Iterable[int]) -> int:
-    """Returns the worst of exit codes: 1, and whatever no table knows, is the worst; then 6 to 2; 0 is none."""
+    """Returns the worst of exit codes: 1, like any unknown code, is worst; then 6 down to 2; then 0."""
     bad = [code if code in _REFUSALS else 1 for code in codes if code != 0]
     return 1 if 1 in bad else max(bad, default=0)
 
 
 def summarise(sweep: Sweep) -> Summary:
-    """Lists what became of every job of a sweep that is over."""
+    """Lists the outcome of every job of a sweep that is over."""
     records = read_all(sweep.folder)
     expected = sweep.jobs if sweep.jobs is not None else []
     for job, overrides in enumerate(expected):
@@ -88,7 +98,7 @@ def _not_run(job: int, overrides: list[str]) -> JobRecord:
 
 
 def _lost(record: JobRecord) -> None:
-    """A record that was never closed: the process that watched over the job is gone too."""
+    """Closes a record whose job's supervising process is gone too."""
     record.status, record.exit_code = "crashed", None
     message = "the process that ran the job was lost, and its exit code with it"
     record.error = error_of("Crashed", message)
@@ -96,9 +106,103 @@ def _lost(record: JobRecord) -> None:
 
 def _row(job: JobRecord) -> dict[str, Any]:
     error = job.error or {}
-    told = {"error_type": error.get("type"), "error": error.get("message"), "hint": error.get("hint")}
-    # One line for each job also where a message has several.
-    flat = {name: " ".join(text.split()) if text else text for name, text in told.items()}
+    fields = {"error_type": error.get("type"), "error": error.get("message"), "hint": error.get("hint")}
+    # One line per job, even if a message has several.
+    flat = {name: " ".join(text.split()) if text else text for name, text in fields.items()}
     own = {name: value for name, value in job.to_dict().items() if name in _COLUMNS and name != "error"}
     row = {**own, **flat, "overrides": " ".join(job.overrides)}
     return {name: redacted(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+_HEADS = ("job", "status", "exit", "seconds", "overrides", "error")
+_LONGEST = 200
+_STYLES = {"ok": "green", "failed": "red", "error": "bold red", "crashed": "bold red", "not run": "yellow"}
+
+
+def show_summary(summary: Summary, console: Console | None = None, *, written: bool = True) -> None:
+    """Prints the table, the number of jobs that succeeded, and the path of the summary, if written."""
+    out = console or Console(highlight=False)
+    rows = _rows(summary.jobs)
+    if out.is_terminal:
+        out.print(_rich_table(rows))
+    else:
+        out.print(Text("\n".join(_plain_lines(rows))), soft_wrap=True)
+    total = len(summary.jobs)
+    line = f"{summary.ok} of {counted(total, 'job')} ok" + (f": {summary.folder / SUMMARY}" if written else "")
+    out.print(Text(line, style="green" if summary.ok == total else "red"), soft_wrap=True)
+
+
+def _rows(jobs: list[JobRecord]) -> list[tuple[str, ...]]:
+    shared = Counter(override for job in jobs for override in set(job.overrides))
+    rows = []
+    for job in jobs:
+        # Overrides that all jobs share do not distinguish them.
+        own = [override for override in job.overrides if shared[override] < len(jobs) or len(jobs) == 1]
+        error = job.error or {}
+        message = f"{error.get('type')}: {' '.join(str(error.get('message')).split())}" if error else ""
+        seconds = "" if job.seconds is None else f"{job.seconds:.2f}"
+        code = "" if job.exit_code is None else str(job.exit_code)
+        shown = [safe_text(text, _LONGEST) for text in (" ".join(own), message)]
+        rows.append((str(job.job), job.status, code, seconds, *shown))
+    return rows
+
+
+def _rich_table(rows: list[tuple[str, ...]]) -> Table:
+    table = Table()
+    for head in _HEADS:
+        table.add_column(head, overflow="fold", no_wrap=head in _HEADS[:4])
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STYLES[row[1]] if column == 1 else "") for column, cell in enumerate(row)))
+    return table
+
+
+def _plain_lines(rows: list[tuple[str, ...]]) -> list[str]:
+    lines = [_HEADS, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADS))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+_LONGEST = 400
+
+
+def conclude(sweep: Sweep, *, broken: bool = False) -> int | None:
+    """Writes and shows the summary of a sweep.
+
+    Args:
+        sweep: The sweep, as noted when it began.
+        broken: Whether something other than a job ended it; then jobs that did not run are listed even if none ran.
+
+    Returns:
+        The sweep's exit code; None if no job was started and there is nothing to report.
+    """
+    try:
+        summary = summarise(sweep)
+        ran = any(job.status != "not run" for job in summary.jobs)
+        if not summary.jobs or not (ran or broken):
+            return None
+        return worst([summary.exit_code if ran else ConfigError.exit_code, _write(summary)])
+    finally:
+        if sweep.claim is not None:
+            sweep.claim.release()
+
+
+def _write(summary: Summary) -> int:
+    try:
+        summary.write()
+    except OSError as error:
+        show_summary(summary, written=False)
+        fault = f"the summary could not be written to {safe_text(str(summary.folder), _LONGEST)}: {error.strerror}"
+        refusal = ConfigError(fault, Fix("hydra.sweep.dir=FOLDER", "one with room"))
+        print_error(refusal)
+        return refusal.exit_code
+    show_summary(summary)
+    forget(summary.folder)
+    return 0
+
+
+def print_broken_off(error: Exception, sweep: Sweep) -> None:
+    """Reports what ended a sweep early, such as a launcher without its server."""
+    what = " or ".join(sweep.plugins) or "the launcher"
+    fault = f"{what} ended the sweep: {type(error).__name__}: {safe_text(str(error), _LONGEST)}"
+    elsewhere = [Fix("hydra/launcher=basic", "one job after another, on this machine")] if sweep.plugins else []
+    print_error(ConfigError(fault, *elsewhere))

@@ -255,7 +255,7 @@ def test_a_launcher_that_breaks_a_sweep_off(
     out, err = capsys.readouterr()
     assert [line.split()[1] for line in out.splitlines()[1:3]] == ["ok", "not"]
     assert (folder / "summary.json").is_file()
-    assert err.endswith("the launcher broke the sweep off: RuntimeError: the pool broke\n")
+    assert err.endswith("the launcher ended the sweep: RuntimeError: the pool broke\n")
     assert ("Traceback" in err) is asked
 
 

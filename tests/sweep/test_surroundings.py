@@ -111,7 +111,7 @@ def test_a_job_that_finds_no_room_costs_no_other(folder: Path) -> None:
     assert [line for line in done.err.splitlines() if line.startswith("error")] == [
         "error  the job's folder sweep/1 cannot be used: File exists",
         f"error  {sweep_dir}/2/report.json, of an earlier run, cannot be removed: Is a directory",
-        f"error  the summary could not be written into {sweep_dir}: Is a directory",
+        f"error  the summary could not be written to {sweep_dir}: Is a directory",
     ]
     assert done.out.splitlines()[-1] == "2 of 4 jobs ok"
 
@@ -123,7 +123,7 @@ def test_a_folder_that_is_drawn_twice_keeps_what_came_first(folder: Path) -> Non
     done = sweep("checkpoint.path=epoch=2.pth", own, "hydra.sweep.subdir=${seed}", cwd=folder)
     assert done.code == 2
     assert done.statuses == ["ok", "ok", "failed", "failed"]
-    told = f"job 2 has the folder of job 0, {folder}/sweep/1; one for each was expected"
+    told = f"job 2 has the folder of job 0, {folder}/sweep/1; expected one folder per job"
     assert done.summary["jobs"][2]["error"]["message"] == told
     assert f"error  {told}\n  try  'hydra.sweep.subdir=${{hydra.job.num}}'\n" in done.err
     assert '"status": "ok"' in (folder / "sweep" / "1" / "report.json").read_text()
@@ -137,7 +137,7 @@ def test_two_jobs_get_no_folder_between_them(
     typed = ["-m", "seed=1,2", "device=cpu,meta", "hydra.sweep.dir=sweep", f"hydra.sweep.subdir={subdir}"]
     assert run_command(typed) == 2
     assert capsys.readouterr().err == (
-        f"error  hydra.sweep.subdir={subdir} is one folder for the jobs 0 and 1; one for each was expected\n"
+        f"error  hydra.sweep.subdir={subdir} is one folder for jobs 0 and 1; expected one folder per job\n"
         "  try  'hydra.sweep.subdir=${hydra.job.num}'\n"
     )
     assert not (folder / "sweep").exists()
@@ -160,7 +160,7 @@ def test_two_jobs_get_no_file_between_them(
     swept = "" if "," in typed else "device=cpu,meta"
     assert run_command(["-m", "hydra.sweep.dir=sweep", *typed.split(), *swept.split()]) == 2
     key, _, path = hint.strip("'").partition("=")[0], "", typed.rpartition("=")[2].rpartition(",")[2]
-    told = f"error  {key}={path} is one file for the jobs {jobs}; one for each was expected\n  try  {hint}\n"
+    told = f"error  {key}={path} is one file for jobs {jobs}; expected one file per job\n  try  {hint}\n"
     assert capsys.readouterr().err == told
     assert not (folder / "sweep").exists()
 
@@ -268,7 +268,7 @@ def test_a_launcher_that_needs_what_is_not_there_is_a_refusal(folder: Path) -> N
     done = sweep("checkpoint.path=epoch=2.pth", "seed=1,2", own, cwd=folder)
     assert done.code == 2
     assert done.err == (
-        'error  hydra_plugins.absent.Absent broke the sweep off: RuntimeError: Could not detect "srun", are you indeed '
+        'error  hydra_plugins.absent.Absent ended the sweep: RuntimeError: Could not detect "srun", are you indeed '
         "on a slurm cluster?\n  try  hydra/launcher=basic   # one job after another, on this machine\n"
     )
     assert done.statuses == ["not run", "not run"]
@@ -284,5 +284,5 @@ def test_a_sweep_whose_folder_cannot_be_written_is_refused(
         assert run_command(["-m", "seed=1,2", f"hydra.sweep.dir={typed}"]) == 2
         assert capsys.readouterr().err == (
             f"error  the sweep's folder {folder}/{typed} cannot be written: {told}\n"
-            "  try  hydra.sweep.dir=FOLDER   # one that can\n"
+            "  try  hydra.sweep.dir=FOLDER   # a folder that can be written\n"
         )

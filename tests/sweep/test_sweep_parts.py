@@ -20,12 +20,10 @@ from rich.console import Console
 from loader.cli.task import Task
 from loader.errors import ConfigError
 from loader.sweep import child
-from loader.sweep.basic import compose_once
-from loader.sweep.callback import Abandoned, Origin, Sweep, SweepCallback, expected_jobs, take_sweep
-from loader.sweep.folder import is_written
+from loader.sweep.callback import Abandoned, Origin, Sweep, SweepCallback, compose_once, expected_jobs, take_sweep
+from loader.sweep.folders import is_written
 from loader.sweep.records import JobRecord, forget, keep, read_all
-from loader.sweep.summary import Summary, summarise, worst
-from loader.sweep.table import show_summary
+from loader.sweep.summary import Summary, show_summary, summarise, worst
 
 CODES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 137, -9]))
 
@@ -190,7 +188,7 @@ def test_a_folder_that_a_sweep_is_writing_is_no_other_sweeps(tmp_path: Path) -> 
     assert isinstance(first, Sweep)
     refused = started(sweeping(tmp_path))
     assert isinstance(refused, ConfigError)
-    assert refused.message == f"another sweep is writing {tmp_path}/sweep; a folder for each sweep was expected"
+    assert refused.message == f"another sweep is writing to {tmp_path}/sweep; expected one folder per sweep"
     assert refused.hint == f"hydra.sweep.dir={tmp_path}/sweep-2"
     assert first.claim is not None
     first.claim.release()
@@ -227,21 +225,21 @@ def test_a_job_whose_sweep_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyP
 
 
 def left(folder: Path, what: str) -> str:
-    """Leaves in a folder what an earlier sweep may have; returns how that is told."""
+    """Leaves in a folder what an earlier sweep may have; returns its description."""
     jobs = [JobRecord(0, status="ok"), JobRecord(1, status="not run")]
     (folder / "0").mkdir(parents=True)
     if what == "records":
         keep(jobs[0], folder)
-        return "an earlier sweep that was broken off, with 1 job"
+        return "an earlier, interrupted sweep with 1 job"
     (folder / "multirun.yaml").touch()
     if what == "reports":
         (folder / "0" / "report.json").touch()
-        return "an earlier sweep, with 1 job"
+        return "an earlier sweep with 1 job"
     if what == "newer":
         (folder / "summary.json").write_text('{"schema": 9}')
-        return "a summary.json that this version does not read"
+        return "a summary.json that this version cannot read"
     Summary(folder, jobs).write()
-    return "an earlier sweep, with 1 job"
+    return "an earlier sweep with 1 job"
 
 
 @pytest.mark.parametrize("what", ["records", "reports", "newer", "summary"])
@@ -251,7 +249,7 @@ def test_the_results_of_an_earlier_sweep_are_kept(tmp_path: Path, what: str) -> 
     before = sorted(tmp_path.rglob("*"))
     refused = started(sweeping(tmp_path))
     assert isinstance(refused, ConfigError)
-    assert refused.message == f"{tmp_path}/sweep holds {told}; a folder for each sweep was expected"
+    assert refused.message == f"{tmp_path}/sweep contains {told}; expected one folder per sweep"
     assert refused.hint == f"hydra.sweep.dir={tmp_path}/sweep-3"
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -266,7 +264,7 @@ def test_a_folder_in_which_no_job_ran_is_free(tmp_path: Path) -> None:
 def test_one_folder_for_all_jobs_of_any_sweeper_is_refused(tmp_path: Path) -> None:
     refused = started(sweeping(tmp_path, subdir="same"))
     assert isinstance(refused, ConfigError)
-    assert refused.message == ("hydra.sweep.subdir=same is one folder for every job; one for each was expected")
+    assert refused.message == ("hydra.sweep.subdir=same is one folder for every job; expected one folder per job")
     assert refused.hint == "'hydra.sweep.subdir=${hydra.job.num}'"
     assert list(tmp_path.iterdir()) == []
 

@@ -48,9 +48,7 @@ def test_a_sweep_converts_each_file_to_a_path_of_its_own(tmp_path: Path) -> None
         assert all(torch.equal(read[key], state[key]) for key in state)
     clash = run(*command, "convert.path=out/one.safetensors", "hydra.sweep.dir=clash", cwd=tmp_path)
     assert clash.returncode == 2
-    assert (
-        "convert.path=out/one.safetensors is one file for the jobs 0 and 1; one for each was expected" in clash.stderr
-    )
+    assert "convert.path=out/one.safetensors is one file for jobs 0 and 1; expected one file per job" in clash.stderr
     assert "try  'convert.path=out/one-${hydra:job.num}.safetensors'" in clash.stderr
     assert not (tmp_path / "out" / "one.safetensors").exists()
 

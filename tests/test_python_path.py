@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from loader.sweep.python_path import find_modules_in, restored, safe_path
+from loader.runtime import find_modules_in, restored, safe_path
 from tests.command import REPOSITORY
 
 
