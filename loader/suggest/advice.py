@@ -1,7 +1,7 @@
-"""Brings the search for explanations together with a job: its parts, its model's load hooks, and ``auto``.
+"""Applies the search to a job: its parts, its model's load hooks, and ``auto``.
 
 Guarantees: reads no tensor data and changes no model; ``auto`` is replaced by an explicit nested key and explicit rules
-before anything is planned, and only where one explanation fills the part without any allowance of its own.
+before anything is planned, and only if one explanation alone fills the part without further allowances.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .alternatives import in_parts, of_another_size
 from .attempts import Shape
 from .leftovers import Proposal, apart, proposals
 from .nature import Nature, moments_alone, nameless, nature, scaled_elsewhere
-from .problem import Explanation, Problem, fits, judge
+from .problem import Explanation, Problem, judge, plan_as_typed
 from .refusal import NO_WAY, Advised, diagnosis, misfit, undecided, with_proposals
 from .search import Candidate, Findings, Searched, explain
 
@@ -39,21 +39,21 @@ _MOST_NATURES = 4
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Advice:
-    """Finds out what would make the files of a job fit its model."""
+    """Finds the ways to make the files of a job fit its model."""
 
     model: nn.Module
     parts: Sequence[Part]
     wanted: Mapping[str, Wanted]
     allow: AllowConfig
     recipe: Recipe | None = None
-    """None where the model was not made from a config."""
+    """None if the model was not built from a config."""
     open_rest: bool = False
     """Whether no file is given for the keys that belong to no part."""
     _searched: dict[str, Searched] = dataclasses.field(default_factory=dict, init=False)
-    """By part; of this model alone."""
+    """By part; for this model only."""
 
     def settled(self) -> list[Part]:
-        """The parts with ``auto`` replaced.
+        """Returns the parts with ``auto`` replaced.
 
         Raises:
             FitError: Nothing fits, or several explanations are equally good, or an allowance would be needed.
@@ -75,19 +75,19 @@ class Advice:
         return dataclasses.replace(part, config=config, applied=tuple(map(written, found[0].overrides)))
 
     def improved(self, error: FitError) -> FitError:
-        """A refusal of a nested key or a rule, with what would make the files fit instead."""
+        """Adds the ways to make the files fit to the refusal of a nested key or a rule."""
         lost = any(not _holds_tensors(part) for part in self.parts)
         return with_proposals(error, self._advised(self.parts), otherwise=NO_WAY if lost else error.fixes)
 
     def misfit(self, plan: Plan, file: Mapping[str, Shape], source: str) -> FitError:
-        """The refusal of a plan that may not be carried out."""
+        """Returns the refusal of a plan that does not pass."""
         return misfit(plan, self.wanted, file, source, self._advised(self.parts))
 
     def _advised(self, parts: Sequence[Part]) -> Advised:
-        """What to type, what the nested keys fill, and what else there is to say."""
+        """Collects what a refusal shows: lines to type, what the nested keys fill, and remarks."""
         ways, candidates, remarks = self._search(parts)
         natures = [] if ways else list(dict.fromkeys(n for part in parts for n in _natures(part, self.wanted)))
-        averages = [told for part in parts for told in nameless(part.checkpoint.root, self.wanted)]
+        averages = [remark for part in parts for remark in nameless(part.checkpoint.root, self.wanted)]
         remarks = [
             *(nature.remark for nature in natures),
             *averages,
@@ -97,7 +97,7 @@ class Advice:
         return Advised(ways, candidates, remarks, natures[0].instead if natures else (), self._for_the_rest())
 
     def _for_the_rest(self) -> Fix:
-        """The line for a file that fills what belongs to no part, where none was given."""
+        """Returns the line for a file that fills the keys outside all parts, if none was given."""
         rest = self._uncovered() if self.open_rest else {}
         modules = dict.fromkeys(key.partition(".")[0] for key in rest)
         return typed("checkpoint.path=FILE", note=f"fills {listing(modules)}, which no part does") if rest else Fix()
@@ -108,7 +108,7 @@ class Advice:
         loaded = total = 0
         for part in parts:
             problem = self.problem(part)
-            plan = fits(problem)
+            plan = plan_as_typed(problem)
             if plan is not None:
                 loaded, total = loaded + len(plan.loaded), total + len(problem.wanted)
                 continue
@@ -130,12 +130,12 @@ class Advice:
         return ways, candidates, []
 
     def _explain(self, problem: Problem, *, keys_free: bool = True, rules_free: bool = True) -> Findings:
-        """Searches, but for what was searched already."""
+        """Searches, reusing the results of earlier searches."""
         searched = self._searched.setdefault(problem.part, Searched())
         return explain(problem, keys_free=keys_free, rules_free=rules_free, searched=searched)
 
     def _uncovered(self) -> dict[str, bool]:
-        """The model's keys that belong to no part and that nothing excuses yet; whether each is a buffer."""
+        """Returns the model keys outside all parts that nothing excuses yet, and whether each is a buffer."""
         prefixes = tuple(f"{part.name}." if part.name else "" for part in self.parts)
         return {
             key: want.kind == "buffer"
@@ -144,7 +144,7 @@ class Advice:
         }
 
     def problem(self, part: Part) -> Problem:
-        """What the search has to know of a part."""
+        """Describes a part to the search."""
         others = mounted(part, self.parts)
         keys = ((part.full(key), want) for key, want in below(part.name, self.wanted))
         return Problem(
@@ -167,22 +167,22 @@ def _holds_tensors(part: Part) -> bool:
 
 
 def _natures(part: Part, wanted: Mapping[str, Wanted]) -> Iterator[Nature]:
-    """What a part's file holds instead of plain weights: under its nested key, else anywhere."""
+    """Describes what a part's file holds instead of plain weights: under its nested key, else anywhere."""
     key, root = part.config.checkpoint.key, part.checkpoint.root
     places: Iterable[tuple[str, Node]] = root.walk()
     if _holds_tensors(part):
         found = root if key is None else find(root, key)
         places = [(key or "", found)] if found is not None else []
-    told = (
+    found_natures = (
         nature(place or None, container) or scaled_elsewhere(place, container, root, part.full, wanted)
         for place, container in places
         if isinstance(container, Container)
     )
-    yield from itertools.islice(filter(None, (moments_alone(root), *told)), _MOST_NATURES)
+    yield from itertools.islice(filter(None, (moments_alone(root), *found_natures)), _MOST_NATURES)
 
 
 def _diagnosed(problem: Problem, advised: Advised) -> list[str]:
-    """What does not fit as the file stands, where it is clear which of its nested keys is meant."""
+    """Returns the diagnosis of the file as it is, if it is clear which of its nested keys is meant."""
     key = problem.key
     if key == AUTO:
         filling = [candidate.key for candidate in advised.candidates]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from ..keys.rules import describe
 from ..schema import RuleConfig
 from ..text.wording import phrases, safe_text
-from .attempts import Draft, Shape, Step, numbered
+from .attempts import Attempt, Shape, Step, numbered
 from .names import ANY, Path, is_number, likeness, segments, template
 from .steps import pattern_rule
 
@@ -27,37 +27,37 @@ _Families = dict[Path, dict[tuple[int, ...], Shape | None]]
 _Aligned = dict[Path, Path]
 """File template → model template."""
 _Form = Callable[[Path], tuple[Path, tuple[int, ...]]]
-"""Gives a name's template and the numbers in it."""
+"""Returns a name's template and the numbers in it."""
 
 
-def alignment(draft: Draft) -> Iterator[Step]:
-    """Rules that rename every family of the file to the family of the model that it is.
+def alignment(attempt: Attempt) -> Iterator[Step]:
+    """Renames every family of names in the file to its family in the model.
 
-    Numbers are first taken to count alike on both sides, then to be names like any other.
+    Numbers first count alike on both sides, then are names like any other.
     """
-    yield from _alignment(draft, template)
-    yield from _alignment(draft, _literal)
+    yield from _alignment(attempt, template)
+    yield from _alignment(attempt, _literal)
 
 
 def _literal(path: Path) -> tuple[Path, tuple[int, ...]]:
     return path, ()
 
 
-def _alignment(draft: Draft, form_of: _Form) -> Iterator[Step]:
-    names = draft.everything()
-    shaped = {name: draft.source.shapes[key] for key, name in names.items()}
-    fitting = {name for name, shape in shaped.items() if draft.target.filled_by(name, shape) is not None}
-    filled = {draft.target.filled_by(name, shaped[name]) for name in fitting}
+def _alignment(attempt: Attempt, form_of: _Form) -> Iterator[Step]:
+    names = attempt.everything()
+    shaped = {name: attempt.source.shapes[key] for key, name in names.items()}
+    fitting = {name for name, shape in shaped.items() if attempt.model.filled_by(name, shape) is not None}
+    filled = {attempt.model.filled_by(name, shaped[name]) for name in fitting}
     in_file = _families({name: shape for name, shape in shaped.items() if name not in fitting}, form_of)
-    in_model = _families({name: s for name, s in draft.target.shapes.items() if name not in filled}, form_of)
+    in_model = _families({name: s for name, s in attempt.model.shapes.items() if name not in filled}, form_of)
     if not (in_file and in_model) or max(len(in_file), len(in_model)) > _MOST_FAMILIES:
         return
     aligned = _align(in_file, in_model)
     fixed = {form_of(segments(name))[0] for name in fitting}
     rules = _rules({**{path: path for path in fixed}, **aligned}) if aligned else []
     if rules:
-        told = [f"{describe(rule)}" for rule in rules]
-        yield Step(tuple(rules), f"names and shapes can be aligned: {phrases(told, 3)}", 2)
+        reason = f"names and shapes can be aligned: {phrases(map(describe, rules), 3)}"
+        yield Step(tuple(rules), reason, 2)
 
 
 def _families(shapes: Mapping[str, Shape | None], form_of: _Form) -> _Families:
@@ -73,7 +73,7 @@ def _signature(family: Mapping[tuple[int, ...], Shape | None]) -> Hashable:
 
 
 def _align(in_file: _Families, in_model: _Families) -> _Aligned:
-    """Pairs families of equal shapes, those with one candidate first: what is paired helps its neighbours."""
+    """Pairs families of equal shapes, those with one candidate first; each pair helps its neighbours."""
     groups: dict[Hashable, tuple[list[Path], list[Path]]] = {}
     for side, families in enumerate((in_file, in_model)):
         for form, family in families.items():
@@ -92,7 +92,7 @@ def _align(in_file: _Families, in_model: _Families) -> _Aligned:
 
 
 def _unpair_crossed(old: Sequence[Path], new: Sequence[Path], aligned: _Aligned) -> None:
-    """Takes back what was paired within one group against the order of numbers: there names are no evidence."""
+    """Undoes the pairs of a group that contradict the order of numbers: names are no evidence there."""
     places = {form: place for place, form in enumerate(new)}
     found = [(form, places[aligned[form]]) for form in old if form in aligned]
     order = [place for form, place in found if any(map(is_number, (*form, *aligned[form])))]
@@ -120,7 +120,7 @@ def _pair(old: Sequence[Path], new: Sequence[Path], aligned: _Aligned) -> None:
 
 
 def _parents(aligned: _Aligned) -> dict[Path, Path]:
-    """The modules that are paired because something directly in them is."""
+    """Returns the modules that are paired because something directly in them is."""
     return {old[:at]: new[:at2] for old, new in aligned.items() for at, at2 in ((-1, -1), (-2, -2)) if old[:at]}
 
 
@@ -135,7 +135,7 @@ def _score(old: Path, new: Path, parents: Mapping[Path, Path]) -> float:
 
 
 def _rules(aligned: Mapping[Path, Path]) -> list[RuleConfig]:
-    """Turns an alignment into as few rules as say the same, from the shortest prefixes on; none where it takes many."""
+    """Turns an alignment into as few rules as possible, shortest prefixes first; none if it takes too many."""
     changes: list[tuple[Path, Path, bool]] = []
     _descend((), aligned, changes)
     ordered = _in_order(changes) if len(changes) <= _MOST_RULES else None
@@ -170,7 +170,7 @@ def _same_rest(old: Path, new: Path, start: Path) -> bool:
 
 
 def _in_order(changes: list[tuple[Path, Path, bool]]) -> list[tuple[Path, Path, bool]] | None:
-    """Puts every rule behind those whose keys it would hit again; None where they go round in circles."""
+    """Orders the rules so that none hits the result of another; None if they form a circle."""
     left, ordered = list(changes), list[tuple[Path, Path, bool]]()
     while left:
         safe = next((c for c in left if not any(_hits(other, c[1]) for other in left if other is not c)), None)
@@ -198,14 +198,14 @@ _MOST_RENUMBERED = 64
 
 _Children = Mapping[int, Mapping[str, Shape | None]]
 _Pairs = tuple[tuple[int, int], ...]
-"""File number → model number, in an order in which no rule meets what another one made."""
+"""File number → model number, in an order in which no rule hits the result of another."""
 
 
-def renumbering(draft: Draft) -> Iterator[Step]:
-    """Numbering shifted by an offset, or spread by layers without weights in between."""
-    names = draft.everything()
-    in_file = numbered((name, draft.source.shapes[key]) for key, name in names.items())
-    in_model = numbered(draft.target.shapes.items())
+def renumbering(attempt: Attempt) -> Iterator[Step]:
+    """Renumbers modules that are shifted by an offset, or spread out by layers without weights."""
+    names = attempt.everything()
+    in_file = numbered((name, attempt.source.shapes[key]) for key, name in names.items())
+    in_model = numbered(attempt.model.shapes.items())
     pairs = {p: _pairs(in_file[p], in_model[p]) for p in in_file if p in in_model}
     shifted = {prefix: found for prefix, found in pairs.items() if found}
     outermost = {p: found for p, found in shifted.items() if not any(_inside(p, other) for other in shifted)}
@@ -233,7 +233,7 @@ def _pairs(in_file: _Children, in_model: _Children) -> _Pairs:
 
 
 def _renumbered(shifted: Mapping[str, _Pairs], prefixes: list[str]) -> Iterator[tuple[RuleConfig, str]]:
-    """One rule for each number, shared by all prefixes of one form where these are counted alike."""
+    """Yields one rule per number, shared by all prefixes of one form that are numbered alike."""
     forms: dict[Path, list[str]] = {}
     for prefix in prefixes:
         forms.setdefault(template(segments(prefix))[0], []).append(prefix)

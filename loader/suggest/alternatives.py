@@ -1,8 +1,8 @@
-"""What would make a file fit beside nested keys and rules: the model in another size, or in parts.
+"""Ways to make a file fit other than nested keys and rules: the model in another size, or in parts.
 
-Guarantees: reads no tensor data and changes no model; other sizes are built and matched with the file before they are
-proposed, and only where the shapes leave no other; the search for them is short, and says where it was cut off; parts
-are proposed only where together they fill the whole model, each from a place of its own.
+Guarantees: reads no tensor data and changes no model. Another size is built and matched with the file before it is
+proposed, and only if the shapes allow no other; the search is short, and says if it was cut off. Parts are proposed
+only if together they fill the whole model, each from a nested key of its own.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ..module.hooks import rehearse
 from ..module.slots import slots, wanted
 from ..schema import RuleConfig
 from ..text.wording import counted, safe_text
-from .attempts import Draft, Shape, Source, Target
+from .attempts import Attempt, ModelKeys, Shape, Source
 from .leftovers import Proposal
 from .names import segments
-from .problem import Explanation, Problem, asked, fits, swapped
-from .search import drafts, explain, sources
+from .problem import Explanation, Problem, asked, plan_as_typed, swapped
+from .search import attempts, explain, sources
 from .sizes.arguments import Knob, behind, hands_on, knobs_of, reaches_outside
 from .sizes.probe import Goal, Probe, Seen
 from .sizes.solve import TOLD, Solution, at_start, solve, sure
@@ -52,7 +52,7 @@ def of_another_size(problem: Problem, recipe: Recipe | None) -> tuple[list[Propo
         probe = Probe(lambda values: recipe.build(changed(recipe.config, values)), _MOST_BUILDS, _MOST_SECONDS)
         knobs = _knobs(recipe, probe)
         solution = solve(probe, knobs, {}, partial(_goals, root, rules))
-        open_names = _untold(probe, knobs, solution) if solution is not None else []
+        open_names = _undecided(probe, knobs, solution) if solution is not None else []
         if solution is None or not solution.values or open_names:
             return [], _remarks(probe, solution, open_names)
         module = probe.made(solution.values)
@@ -63,13 +63,13 @@ def of_another_size(problem: Problem, recipe: Recipe | None) -> tuple[list[Propo
 
 
 def _goals(root: Container, rules: Mapping[str, RuleConfig], seen: Seen) -> list[Goal]:
-    """What half of the names agree with; a model of another kind is not worth the builds."""
+    """Keeps the goals that share half of the names; a model of another kind is not worth the builds."""
     found = goals_of(root, None, rules, seen)
     return [g for g in found if 2 * sum(key in g.shapes for key in seen.wanted) >= min(len(seen.wanted), len(g.shapes))]
 
 
 def _knobs(recipe: Recipe, probe: Probe) -> list[Knob]:
-    """The arguments as the config gives them, defaults that it does not mention, and numbers further inside it."""
+    """Lists the arguments in the config, the defaults that it does not mention, and the numbers in nested nodes."""
     target = find_targets([("model", recipe.config)], recipe.policy)[id(recipe.config)]
     signature = signature_of(target.found)
     knobs = at_start(knobs_of(signature), recipe.config) if signature is not None else []
@@ -82,8 +82,8 @@ def _knobs(recipe: Recipe, probe: Probe) -> list[Knob]:
     return [*known, *(knob for knob in inside if knob.name not in names)]
 
 
-def _untold(probe: Probe, knobs: Sequence[Knob], solution: Solution) -> list[str]:
-    """The arguments that would have to change and for which the shapes leave other values too, or may."""
+def _undecided(probe: Probe, knobs: Sequence[Knob], solution: Solution) -> list[str]:
+    """Returns the arguments that have to change and may have other values as well, going by the shapes."""
     certain = sure(probe, knobs, solution) if solution.values else {}
     return [name for name in solution.values if certain.get(name) != TOLD]
 
@@ -104,15 +104,15 @@ def _remarks(probe: Probe, solution: Solution | None, open_names: Sequence[str])
 
 
 def _proposed(problem: Problem, values: Mapping[str, Any]) -> Iterator[Proposal]:
-    told = tuple(value_override(f"model.{name}", value) for name, value in values.items())
-    reason = f"the file's sizes are those of {' '.join(told)}"
-    plan = fits(problem)
+    sizes = tuple(value_override(f"model.{name}", value) for name, value in values.items())
+    reason = f"the file's sizes are those of {' '.join(sizes)}"
+    plan = plan_as_typed(problem)
     if plan is not None:
-        yield Proposal(told, (reason,), len(plan.loaded), len(problem.wanted))
+        yield Proposal(sizes, (reason,), len(plan.loaded), len(problem.wanted))
         return
     for explanation in explain(problem).explanations:
         if not explanation.excused:
-            ways = (*explanation.overrides, *told)
+            ways = (*explanation.overrides, *sizes)
             yield Proposal(ways, (*explanation.reasons, reason), explanation.loaded, explanation.wanted)
 
 
@@ -153,7 +153,7 @@ def _is_named(key: str, child: str) -> bool:
 
 
 def changed(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with other values for some arguments, by dotted name."""
+    """Returns the config with other values for some arguments, by dotted name."""
     result = dict(config)
     for name, value in arguments.items():
         head, _, rest = name.partition(".")
@@ -162,7 +162,7 @@ def changed(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str
 
 
 def numbers(node: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, int]]:
-    """The whole numbers of a config, by dotted name."""
+    """Yields the whole numbers in a config, by dotted name."""
     for name, value in node.items():
         if isinstance(value, Mapping):
             yield from numbers(value, f"{where}{name}.")
@@ -172,38 +172,40 @@ def numbers(node: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, int
 
 _MOST = 3
 _LITTLE = 4
-"""A nested key that fills less than one in so many of the names is not looked at."""
+"""A nested key that fills less than one in this many names is ignored."""
 
 
 def goals_of(root: Container, key: str | None, rules: Mapping[str, RuleConfig], seen: Seen) -> list[Goal]:
-    """The file's tensors as an architecture could take them, those that have most of its names first.
+    """Returns the file's tensors under the names that they would have in an architecture, most matching names first.
+
+    Names alone decide: the sizes of the architecture are what is to be found.
 
     Args:
         root: The whole file.
-        key: The nested key; None looks at all.
+        key: The nested key; None for all.
         rules: The user's own rules.
         seen: The architecture at any size.
     """
     bare: dict[str, Shape | None] = {key: None for key, want in seen.wanted.items() if want.kind != "extra"}
-    target = Target.of(bare)
-    found = [draft for source in _sources(root, key, target) for draft in drafts(source, target, rules)[:1]]
-    found = [draft for draft in found if _LITTLE * len(draft.filled) >= min(len(bare), len(draft.names))]
-    found.sort(key=lambda draft: (-len(draft.filled), draft.rank))
+    model = ModelKeys.of(bare)
+    found = [attempt for source in _sources(root, key, model) for attempt in attempts(source, model, rules)[:1]]
+    found = [attempt for attempt in found if _LITTLE * len(attempt.filled) >= min(len(bare), len(attempt.names))]
+    found.sort(key=lambda attempt: (-len(attempt.filled), attempt.rank))
     return _distinct(found)[:_MOST]
 
 
-def _sources(root: Container, key: str | None, target: Target) -> Sequence[Source]:
+def _sources(root: Container, key: str | None, model: ModelKeys) -> Sequence[Source]:
     if key is None:
-        return sources(root, target)
+        return sources(root, model)
     container = find(root, key)
-    return [Source.of(key, container, target)] if isinstance(container, Container) and container.tensors() else []
+    return [Source.of(key, container, model)] if isinstance(container, Container) and container.tensors() else []
 
 
-def _distinct(found: Sequence[Draft]) -> list[Goal]:
-    """The goals without those that are the same: a file may hold averages beside the weights."""
+def _distinct(found: Sequence[Attempt]) -> list[Goal]:
+    """Removes equal goals: a file may hold averages next to the weights."""
     goals: list[Goal] = []
-    for draft in found:
-        shapes = {name: draft.source.shapes[key] for key, name in draft.everything().items()}
+    for attempt in found:
+        shapes = {name: attempt.source.shapes[key] for key, name in attempt.everything().items()}
         if not any(goal.shapes == shapes for goal in goals):
-            goals.append(Goal(shapes, draft.rank))
+            goals.append(Goal(shapes, attempt.rank))
     return goals

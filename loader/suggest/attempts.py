@@ -1,6 +1,6 @@
-"""The model as the search sees it.
+"""An attempt of the search: a nested key and some rules, and the model keys that they fill.
 
-Guarantees: plain data; built once for a search and never changed.
+Guarantees: plain data that never changes; the names are the result of the real rules on the file's keys.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from .names import Path, is_number, segments, template
 Shape = tuple[int, ...]
 
 _ALIASES = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-"""Old names that torch's own load hook of a parametrized weight norm takes."""
+"""Old names that torch's load hook of a parametrized weight norm accepts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """The names and shapes that a part of a model wants, below the part."""
+class ModelKeys:
+    """The names and shapes of a part of a model, relative to the part."""
 
     shapes: Mapping[str, Shape | None]
-    """Key → shape; None takes any."""
+    """Key → shape; None fits any."""
     aliases: Mapping[str, str]
-    """Another name that loads → the key that it fills."""
+    """Alternative name → the key that it fills."""
     _suffixes: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, shapes: Mapping[str, Shape | None]) -> Target:
+    def of(cls, shapes: Mapping[str, Shape | None]) -> ModelKeys:
         """Indexes a model's keys."""
         aliases = {
             key.removesuffix(new) + old: key
@@ -44,16 +44,15 @@ class Target:
         return cls(shapes, aliases)
 
     def filled_by(self, name: str, shape: Shape) -> str | None:
-        """The key that a tensor of this name and shape fills."""
+        """Returns the key that a tensor of this name and shape fills."""
         key = self.aliases.get(name, name)
         if key not in self.shapes:
             return None
         wanted = self.shapes[key]
-        fits = wanted is None or wanted == shape or (wanted == () and shape == (1,))
-        return key if fits else None
+        return key if wanted is None or wanted == shape or (wanted == () and shape == (1,)) else None
 
     def ending_in(self, suffix: str) -> list[str]:
-        """The names, aliases too, that end in these whole segments."""
+        """Returns the names, aliases included, that end in these whole segments."""
         if not self._suffixes:
             for name in (*self.shapes, *self.aliases):
                 for rest in _suffixes(name):
@@ -61,12 +60,12 @@ class Target:
         return self._suffixes.get(suffix, [])
 
     def shape_of(self, name: str) -> Shape | None:
-        """The shape behind a name or an alias."""
+        """Returns the shape for a name or an alias."""
         return self.shapes[self.aliases.get(name, name)]
 
 
 def numbered(names: Iterable[tuple[str, Shape | None]]) -> dict[str, dict[int, dict[str, Shape | None]]]:
-    """The modules that count their children: prefix → number → what stands below, with shapes."""
+    """Finds the modules with numbered children: prefix → number → the names below, with shapes."""
     found: dict[str, dict[int, dict[str, Shape | None]]] = {}
     for name, shape in names:
         path = segments(name)
@@ -88,35 +87,35 @@ _FEW = 4
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Some rules that belong together, and why."""
+    """Rules that belong together, and the reason for them."""
 
     rules: tuple[RuleConfig, ...]
     reason: str
     rank: int = 0
     """How much they assume: 0 wrappers and prefixes, 1 another name or number, 2 an alignment of many names."""
     guess: bool = False
-    """Whether another step has the same right to be taken."""
+    """Whether another step is just as likely."""
     well_known: bool = False
-    """Whether everybody knows these rules; they are preferred to others that do the same."""
+    """Whether the rules are common knowledge; they are preferred to others with the same effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The tensors under one nested key, and those of them that the search looks at."""
+    """The tensors under one nested key, and the sample of them that the search looks at."""
 
     key: str | None
     container: Container
     shapes: Mapping[str, Shape]
     sample: tuple[str, ...]
-    """Keys that may fill the model, a part of them where there are many."""
+    """Keys that may fill the model; a part of them if there are many."""
     weight: float
-    """How many keys each one of the sample stands for."""
+    """Number of keys for each one in the sample."""
 
     @classmethod
-    def of(cls, key: str | None, container: Container, target: Target) -> Source:
+    def of(cls, key: str | None, container: Container, model: ModelKeys) -> Source:
         """Takes a container's tensors."""
         shapes = {name: entry.shape for name, entry in container.tensors().items()}
-        wanted = set(target.shapes.values())
+        wanted = set(model.shapes.values())
         weights = {name: shape for name, shape in shapes.items() if not is_moment(name)}
         useful = [name for name, shape in weights.items() if shape in wanted or None in wanted] or list(weights)
         sample = useful if len(useful) <= _SAMPLE else _sampled(useful)
@@ -124,7 +123,7 @@ class Source:
 
 
 def _sampled(names: Sequence[str]) -> list[str]:
-    """Names evenly taken, and every one of which there are few: a head among a thousand layers."""
+    """Samples names evenly, with all those of a rare form: a head among a thousand layers."""
     forms: dict[Path, list[str]] = {}
     for name in names:
         forms.setdefault(template(segments(name))[0], []).append(name)
@@ -134,11 +133,11 @@ def _sampled(names: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """A nested key and some rules, with what they make of the file's keys."""
+class Attempt:
+    """A nested key and some rules, with the names that they give to the file's keys."""
 
     source: Source
-    target: Target
+    model: ModelKeys
     given: Mapping[str, RuleConfig]
     """The user's own rules; they come first."""
     steps: tuple[Step, ...] = ()
@@ -148,43 +147,43 @@ class Draft:
     """Model key → the file key that fills it, of the sample."""
 
     @classmethod
-    def start(cls, source: Source, target: Target, given: Mapping[str, RuleConfig]) -> Draft | None:
-        """The draft of a nested key and the user's rules; None where these break it."""
-        return _settled(cls(source, target, given))
+    def start(cls, source: Source, model: ModelKeys, given: Mapping[str, RuleConfig]) -> Attempt | None:
+        """Starts with a nested key and the user's rules; None if these collide."""
+        return _settled(cls(source, model, given))
 
-    def then(self, step: Step) -> Draft | None:
-        """This draft with one more step; None where its rules break it."""
+    def then(self, step: Step) -> Attempt | None:
+        """Adds a step; None if its rules collide."""
         return _settled(dataclasses.replace(self, steps=(*self.steps, step)))
 
     @property
     def rank(self) -> int:
-        """What its boldest step assumes."""
+        """How much its boldest step assumes."""
         return max((step.rank for step in self.steps), default=0)
 
     @property
     def guess(self) -> bool:
-        """Whether it rests on a step to which there is an equal."""
+        """Whether one of its steps has an equally likely alternative."""
         return any(step.guess for step in self.steps)
 
     @property
     def rules(self) -> dict[str, RuleConfig]:
-        """All its rules by name, the user's first."""
+        """All rules by name, the user's first."""
         return named(self.given, [rule for step in self.steps for rule in step.rules])
 
     def everything(self) -> Mapping[str, str]:
-        """File key → name, of all tensors and not of the sample alone; empty where the rules collide on them."""
+        """Renames all tensors, not only the sample: file key → name; empty if the rules collide."""
         if len(self.source.sample) == len(self.source.shapes):
             return self.names
         return _renamed(self.source.shapes, self.rules) or {}
 
     def unmatched(self, names: Mapping[str, str]) -> list[tuple[str, Shape]]:
-        """Names that fill no model key, with their shapes."""
+        """Returns the names that fill no model key, with their shapes."""
         shaped = ((name, self.source.shapes[key]) for key, name in names.items())
-        return [(name, shape) for name, shape in shaped if self.target.filled_by(name, shape) is None]
+        return [(name, shape) for name, shape in shaped if self.model.filled_by(name, shape) is None]
 
 
 def named(given: Mapping[str, RuleConfig], added: list[RuleConfig]) -> dict[str, RuleConfig]:
-    """Gives names to rules and puts them behind the user's own."""
+    """Names rules and appends them to the user's own."""
     rules = dict(given)
     for rule in added:
         number = next(n for n in range(1, len(rules) + 2) if _name(n) not in rules)
@@ -196,20 +195,20 @@ def _name(number: int) -> str:
     return f"fit{number}" if number > 1 else "fit"
 
 
-def _settled(draft: Draft) -> Draft | None:
-    names = _renamed(draft.source.sample, draft.rules)
+def _settled(attempt: Attempt) -> Attempt | None:
+    names = _renamed(attempt.source.sample, attempt.rules)
     if names is None:
         return None
     filled: dict[str, str] = {}
     for key, name in names.items():
-        model_key = draft.target.filled_by(name, draft.source.shapes[key])
+        model_key = attempt.model.filled_by(name, attempt.source.shapes[key])
         if model_key is not None:
             filled.setdefault(model_key, key)
-    return dataclasses.replace(draft, names=names, filled=filled)
+    return dataclasses.replace(attempt, names=names, filled=filled)
 
 
 def _renamed(keys: Mapping[str, Shape] | tuple[str, ...], rules: Mapping[str, RuleConfig]) -> dict[str, str] | None:
-    # On a sample a rule may hit nothing although it hits something in the file.
+    # A rule may hit nothing in the sample and something in the file.
     patient = {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
     try:
         return rewrite(keys, patient).names

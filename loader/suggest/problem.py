@@ -1,6 +1,8 @@
-"""What does not fit, and an explanation of it.
+"""A part whose file does not fit, what its user asked for, and the judgement of a way to make it fit.
 
-Guarantees: plain data; the judge is the loader's own: the real rules, the real load hooks and the real plan.
+Guarantees: plain data; a way is judged by the loader's own rules, load hooks and plan. A name that is in the file
+stands for itself, whatever is close to it. A mistyped name of an average asks for the average: no line to type answers
+a typo with the other weights.
 """
 
 from __future__ import annotations
@@ -21,8 +23,11 @@ from ..schema import AUTO, AllowConfig, RuleConfig, config_path
 from ..text.wording import closest
 from .names import segments
 
+_MOST_NAMES = 500
+_PLAIN = re.compile(r"\^?([\w.-]*)")
+
 Hooks = Callable[[Mapping[str, Offered], Mapping[str, Mapping[str, object]]], Hooked]
-"""How the model's own load hooks see the offered keys."""
+"""Runs the model's own load hooks on the offered keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +42,26 @@ class Problem:
     """The part's keys, as keys of the whole model."""
     hooks: Hooks
     key: str | None = None
-    """The nested key that was given; `AUTO` where it is to be found."""
+    """The nested key that was typed; `AUTO`: any."""
     rules: Mapping[str, RuleConfig] | None = None
-    """The rules that were given; None where they are to be found."""
+    """The rules that were typed; None: any."""
     allow: AllowConfig = field(default_factory=AllowConfig)
     listed: bool = False
     """Whether `parts` names it."""
 
     def full(self, name: str) -> str:
-        """A name of the part as a key of the whole model."""
+        """Returns a name of the part as a key of the whole model."""
         return f"{self.part}.{name}" if self.part else name
 
     def config(self, name: str) -> str:
-        """The config path of one of the part's settings."""
+        """Returns the config path of one of the part's settings."""
         plain = name == "rules" and not self.part and not self.listed
         return name if plain else config_path(self.part, name, listed=self.listed)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the loader would make of a nested key and rules."""
+    """The loader's result for a nested key and rules."""
 
     plan: Plan
     rewriting: Rewriting
@@ -76,17 +81,17 @@ class Explanation:
     """Its nested key and rules, to be pasted, not yet quoted for a shell."""
     verdict: Verdict
     wanted: int
-    """How many keys the model has, or the part."""
+    """Number of keys of the model, or of the part."""
     rank: int = 0
     guess: bool = False
     excused: bool = False
-    """Whether it takes allowances beside those that were given."""
+    """Whether it needs allowances in addition to those that were typed."""
     swaps: bool = False
     """Whether it loads an average where the weights were asked for, or the weights where an average was."""
 
     @property
     def loaded(self) -> int:
-        """How many keys of the model are filled."""
+        """Number of model keys that it fills."""
         return len(self.verdict.plan.loaded)
 
 
@@ -94,7 +99,7 @@ def judge(problem: Problem, container: Container, rules: Mapping[str, RuleConfig
     """Runs the loader's own rules, hooks and plan.
 
     Raises:
-        FitError: The rules do not work out, a load hook refuses, or the weights are quantized.
+        FitError: A rule hits nothing or two keys collide, a load hook refuses, or the weights are quantized.
     """
     rewriting = rewrite(container.children, rules)
     names = {key: problem.full(name) for key, name in rewriting.names.items()}
@@ -119,8 +124,8 @@ def _is_float(want: Wanted) -> bool:
     return want.dtype.startswith(("float", "bfloat"))
 
 
-def fits(problem: Problem) -> Plan | None:
-    """The plan of a part as it is configured, where that already loads everything it should."""
+def plan_as_typed(problem: Problem) -> Plan | None:
+    """Returns the plan of a part as it is configured; None unless it passes."""
     found = problem.root if problem.key is None else find(problem.root, problem.key)
     if problem.rules is None or not isinstance(found, Container):
         return None
@@ -131,26 +136,22 @@ def fits(problem: Problem) -> Plan | None:
     return plan if plan.passes() else None
 
 
-_MOST_NAMES = 500
-_PLAIN = re.compile(r"\^?([\w.-]*)")
-
-
 def asked_for(key: str | None, rules: Mapping[str, RuleConfig]) -> bool | None:
-    """Whether a nested key and rules ask for an average: True, or False for the weights; None where they do not say."""
-    told = [rule.keep or rule.strip or rule.rename or rule.regex or "" for rule in rules.values() if rule.enabled]
-    plain = [text.replace("\\", "") for text in told]
+    """Whether a nested key and rules ask for an average: True, or False for the weights; None if they do not say."""
+    about = [rule.keep or rule.strip or rule.rename or rule.regex or "" for rule in rules.values() if rule.enabled]
+    plain = [text.replace("\\", "") for text in about]
     if any(map(is_average, plain)) or (key not in (None, AUTO) and is_average(key or "")):
         return True
     return None if key in (None, AUTO) else False
 
 
 def swapped(asked: bool | None, key: str | None, names: Sequence[str]) -> str:
-    """What to say where something else is loaded than was asked for; nothing where it is the same.
+    """Returns a remark if an average is loaded in place of the weights, or the weights in place of one; else nothing.
 
     Args:
         asked: As `asked_for` returns it.
-        key: The nested key that is taken.
-        names: The names of what is loaded, under that key.
+        key: The nested key that is used.
+        names: The names of the loaded tensors, under that key.
     """
     if asked is None or not names:
         return ""
@@ -161,9 +162,9 @@ def swapped(asked: bool | None, key: str | None, names: Sequence[str]) -> str:
 
 
 def meant_key(problem: Problem) -> str | None:
-    """The nested key that a mistyped one is close to; None where the key is there, or nothing is close.
+    """Returns the nested key that a mistyped one is close to; None if the key is in the file, or nothing is close.
 
-    What is called an average stands for no key that is called otherwise.
+    The name of an average never means a key that is not called one.
     """
     key = problem.key
     if key in (None, AUTO) or find(problem.root, key or "") is not None:
@@ -173,33 +174,33 @@ def meant_key(problem: Problem) -> str | None:
 
 
 def asked(problem: Problem, taken: str | None = AUTO) -> bool | None:
-    """Whether an average was asked for: True, or False for the weights; None where nothing says which.
+    """Whether an average was asked for: True, or False for the weights; None if nothing says which.
 
     Args:
-        problem: What was typed.
-        taken: The nested key that is taken. Under the one that was typed nothing but a rule says which is meant.
+        problem: The part.
+        taken: The nested key that is used. If it is the one that was typed, only a rule says which is meant.
     """
-    told = asked_for(None if taken == problem.key else problem.key, problem.rules or {})
-    if told is not False or find(problem.root, problem.key or "") is not None:
-        return told
+    average = asked_for(None if taken == problem.key else problem.key, problem.rules or {})
+    if average is not False or find(problem.root, problem.key or "") is not None:
+        return average
     near = meant_key(problem)
     return None if near is None else is_average(near)
 
 
 def asks_for_average(problem: Problem) -> bool:
-    """Whether an average may be meant that stands next to the weights, also by a rule that is mistyped."""
+    """Whether the user may mean an average next to the weights, also by a mistyped rule."""
     near = (_meant_prefix(problem, rule) for rule in _idle(problem))
     return asked(problem) is True or any(name is not None and is_average(name) for name in near)
 
 
 def _selected(problem: Problem) -> Container:
-    """What the rules are for; the whole file where the nested key leads nowhere."""
+    """The container that the rules apply to; the whole file if the nested key is not in it."""
     found = None if problem.key in (None, AUTO) else find(problem.root, problem.key or "")
     return found if isinstance(found, Container) else problem.root
 
 
 def _idle(problem: Problem) -> list[RuleConfig]:
-    """The user's own rules that hit nothing."""
+    """Returns the user's own rules that hit nothing."""
     rules = {name: rule for name, rule in (problem.rules or {}).items() if rule.enabled}
     patient = {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
     try:
@@ -210,7 +211,7 @@ def _idle(problem: Problem) -> list[RuleConfig]:
 
 
 def _meant_prefix(problem: Problem, rule: RuleConfig) -> str | None:
-    """What the file has in front of its keys that is close to what a rule is about."""
+    """Returns the prefix in the file that is close to the one in a rule."""
     text = rule.keep or rule.strip or rule.rename or rule.regex or ""
     plain = _PLAIN.match(text.replace("\\", ""))
     typed = plain.group(1).strip(".") if plain else ""

@@ -1,7 +1,8 @@
-"""The search for ways to make a file fit.
+"""Searches for nested keys and rules that make a file fit, and explains them.
 
-Guarantees: bounded, whatever the file: a few nested keys, a few drafts of each, a few rounds, on a sample of the keys
-where there are many. Deterministic: no outcome depends on a hash or on time.
+Guarantees: bounded, whatever the file: a few nested keys, a few attempts with each, a few rounds, on a sample of the
+keys if there are many. Deterministic: no result depends on a hash or on time. Explanations that are equally good are
+all returned; none of them is preferred.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from ..formats.tree import Container, TensorEntry
 from ..keys.candidates import candidates
 from ..schema import AUTO, RuleConfig
 from .alignment import alignment, renumbering
-from .attempts import Draft, Source, Step, Target
-from .confirm import conclude
+from .attempts import Attempt, ModelKeys, Source, Step
+from .confirm import confirm
 from .problem import Explanation, Problem, asks_for_average, meant_key
 from .steps import Generator, averages, norms, prefixes, wrappers
 
-# Those that look at all names, and not at the sample alone, come last, and only where the others leave something.
+# Those that look at all names, not only at the sample, come last, and only if the others leave something.
 _QUICK: Sequence[Generator] = (norms, prefixes)
 _THOROUGH: Sequence[Generator] = (renumbering,)
 _MOST_SOURCES = 8
@@ -26,29 +27,31 @@ _BREADTH = 6
 _ROUNDS = 5
 
 
-def sources(root: Container, target: Target, given: str | None = None) -> list[Source]:
-    """The nested keys whose shapes overlap with the model's, in the order of `candidates`.
+def sources(root: Container, model: ModelKeys, given: str | None = None) -> list[Source]:
+    """Returns the nested keys whose shapes overlap with the model's, in the order of `candidates`.
 
     Args:
         root: The whole file.
-        target: The model.
+        model: The model.
         given: The nested key that was typed.
     """
-    ranked = [found for found in candidates(root, target.shapes.values(), given) if found.fitting]
+    ranked = [found for found in candidates(root, model.shapes.values(), given) if found.fitting]
     enough = [found for found in ranked if 5 * found.fitting >= ranked[0].fitting]
-    return [Source.of(found.key or None, found.container, target) for found in enough[:_MOST_SOURCES]]
+    return [Source.of(found.key or None, found.container, model) for found in enough[:_MOST_SOURCES]]
 
 
-def drafts(source: Source, target: Target, given: Mapping[str, RuleConfig], *, averaged: bool = False) -> list[Draft]:
-    """The drafts of one nested key that fill most of the model, best first.
+def attempts(
+    source: Source, model: ModelKeys, given: Mapping[str, RuleConfig], *, averaged: bool = False
+) -> list[Attempt]:
+    """Returns the attempts with one nested key that fill most of the model, best first.
 
     Args:
         source: The nested key.
-        target: The model.
+        model: The model.
         given: The user's own rules.
-        averaged: Whether an average was asked for, which may stand beside weights that fit as they are.
+        averaged: Whether an average was asked for, which may be next to weights that fit as they are.
     """
-    start = Draft.start(source, target, given)
+    start = Attempt.start(source, model, given)
     if start is None:
         return []
     apart = _followed(start, averages(start)) if averaged else ()
@@ -62,45 +65,45 @@ def drafts(source: Source, target: Target, given: Mapping[str, RuleConfig], *, a
             break
         found = _distinct([*found, *beam])
     aligned = [] if any(map(_finished, found)) else _better(found[:_BREADTH], [alignment])
-    return [draft for draft in _distinct([*found, *aligned]) if draft.filled][: 2 * _BREADTH]
+    return [attempt for attempt in _distinct([*found, *aligned]) if attempt.filled][: 2 * _BREADTH]
 
 
-def _better(beam: Sequence[Draft], generators: Sequence[Generator]) -> list[Draft]:
-    """What generators make of drafts, where it fills more."""
+def _better(beam: Sequence[Attempt], generators: Sequence[Generator]) -> list[Attempt]:
+    """Returns the next attempts that fill more."""
     return [
         after
-        for draft in beam
-        if not _finished(draft)
+        for attempt in beam
+        if not _finished(attempt)
         for generator in generators
-        for after in _followed(draft, generator(draft))
-        if len(after.filled) > len(draft.filled)
+        for after in _followed(attempt, generator(attempt))
+        if len(after.filled) > len(attempt.filled)
     ]
 
 
-def _finished(draft: Draft) -> bool:
-    """Whether there is nothing left that could be filled."""
-    return len(draft.filled) in (len(draft.target.shapes), len(draft.names))
+def _finished(attempt: Attempt) -> bool:
+    """Whether nothing is left to fill."""
+    return len(attempt.filled) in (len(attempt.model.shapes), len(attempt.names))
 
 
-def _followed(draft: Draft, steps: Iterable[Step]) -> Iterator[Draft]:
+def _followed(attempt: Attempt, steps: Iterable[Step]) -> Iterator[Attempt]:
     for step in steps:
-        after = draft.then(step)
+        after = attempt.then(step)
         if after is not None:
             yield after
 
 
-def _distinct(found: Iterable[Draft]) -> list[Draft]:
-    """Sorts drafts, best first, and leaves out those that do the same as a simpler one."""
-    kept: dict[tuple[frozenset[tuple[str, str]], int], Draft] = {}
-    for draft in sorted(found, key=_merit):
-        left = len(draft.names) - len(draft.filled)
-        kept.setdefault((frozenset(draft.names.items()), left), draft)
+def _distinct(found: Iterable[Attempt]) -> list[Attempt]:
+    """Sorts attempts, best first, and drops those with the same effect as a simpler one."""
+    kept: dict[tuple[frozenset[tuple[str, str]], int], Attempt] = {}
+    for attempt in sorted(found, key=_merit):
+        left = len(attempt.names) - len(attempt.filled)
+        kept.setdefault((frozenset(attempt.names.items()), left), attempt)
     return list(kept.values())
 
 
-def _merit(draft: Draft) -> tuple[int, int, int, int]:
-    rules = [rule for step in draft.steps if not step.well_known for rule in step.rules]
-    return (-len(draft.filled), draft.rank, draft.guess, len(rules))
+def _merit(attempt: Attempt) -> tuple[int, int, int, int]:
+    rules = [rule for step in attempt.steps if not step.well_known for rule in step.rules]
+    return (-len(attempt.filled), attempt.rank, attempt.guess, len(rules))
 
 
 _MOST_JUDGED = 5
@@ -108,7 +111,7 @@ _MOST_JUDGED = 5
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A nested key and how much of the model it fills at best."""
+    """A nested key and the number of model keys that it can fill."""
 
     key: str | None
     loaded: int
@@ -116,39 +119,39 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a search found."""
+    """The results of a search."""
 
     explanations: tuple[Explanation, ...] = ()
     """The best ones: one, or several that are equally good, in the order of `loader.keys.candidates`."""
     candidates: tuple[Candidate, ...] = ()
-    """Nested keys that fill something, the fullest first."""
+    """Nested keys that fill something, the best first."""
 
 
 @dataclass(slots=True)
 class Searched:
-    """What was found out of one part already, so that nothing is searched twice."""
+    """Earlier results for one part, so that nothing is searched twice."""
 
     sources: Sequence[Source] | None = None
     found: dict[tuple[str | None, bool], tuple[Candidate | None, list[Explanation]]] = field(default_factory=dict)
-    """Nested key, and whether rules could be added → how far it goes, and its explanations."""
+    """Nested key, and whether rules may be added → what it can fill, and its explanations."""
 
 
 def explain(
     problem: Problem, *, keys_free: bool = True, rules_free: bool = True, searched: Searched | None = None
 ) -> Findings:
-    """Searches for what makes a part's file fit.
+    """Searches for ways to make a part's file fit.
 
     Args:
         problem: The part.
-        keys_free: Whether another nested key than the one given may be taken.
-        rules_free: Whether rules may be added to those given.
-        searched: What an earlier search for the same part found; gets what this one finds.
+        keys_free: Whether a nested key other than the typed one may be used.
+        rules_free: Whether rules may be added to the typed ones.
+        searched: The results of earlier searches for the same part; this search adds its own.
     """
     known = searched or Searched()
     prefix = f"{problem.part}." if problem.part else ""
-    target = Target.of({key.removeprefix(prefix): w.shape for key, w in problem.wanted.items() if w.kind != "extra"})
+    model = ModelKeys.of({key.removeprefix(prefix): w.shape for key, w in problem.wanted.items() if w.kind != "extra"})
     if known.sources is None:
-        known.sources = sources(problem.root, target, problem.key)
+        known.sources = sources(problem.root, model, problem.key)
     found: list[Explanation] = []
     candidates = []
     for source in known.sources:
@@ -156,7 +159,7 @@ def explain(
             continue
         place = (source.key, rules_free)
         if place not in known.found:
-            known.found[place] = _searched(problem, source, target, rules_free=rules_free)
+            known.found[place] = _searched(problem, source, model, rules_free=rules_free)
         candidate, explanations = known.found[place]
         candidates += [candidate] if candidate is not None else []
         found += explanations
@@ -167,27 +170,29 @@ def explain(
 
 
 def _searched(
-    problem: Problem, source: Source, target: Target, *, rules_free: bool
+    problem: Problem, source: Source, model: ModelKeys, *, rules_free: bool
 ) -> tuple[Candidate | None, list[Explanation]]:
-    """How far one nested key goes, and its explanations."""
+    """Returns what one nested key can fill, and its explanations."""
     averaged = rules_free and asks_for_average(problem)
-    possible = _drafts(source, target, problem.rules or {}, rules_free=rules_free, averaged=averaged)
-    judged = [e for draft in possible if (e := conclude(problem, draft)) is not None]
+    possible = _attempts(source, model, problem.rules or {}, rules_free=rules_free, averaged=averaged)
+    judged = [e for attempt in possible if (e := confirm(problem, attempt)) is not None]
     filled = round(len(possible[0].filled) * source.weight) if possible else 0
     return Candidate(source.key, filled) if possible else None, judged
 
 
-def _drafts(
-    source: Source, target: Target, given: Mapping[str, RuleConfig], *, rules_free: bool, averaged: bool
-) -> list[Draft]:
+def _attempts(
+    source: Source, model: ModelKeys, given: Mapping[str, RuleConfig], *, rules_free: bool, averaged: bool
+) -> list[Attempt]:
     if not rules_free:
-        start = Draft.start(source, target, given)
+        start = Attempt.start(source, model, given)
         return [start] if start is not None and start.filled else []
-    found = drafts(source, target, given, averaged=averaged)
+    found = attempts(source, model, given, averaged=averaged)
     if given:
-        found = sorted([*found, *drafts(source, target, {}, averaged=averaged)], key=lambda draft: -len(draft.filled))
-    # One that fills much less than the best does not get better by being judged.
-    return [draft for draft in found if 10 * len(draft.filled) >= 9 * len(found[0].filled)][:_MOST_JUDGED]
+        found = sorted(
+            [*found, *attempts(source, model, {}, averaged=averaged)], key=lambda attempt: -len(attempt.filled)
+        )
+    # An attempt that fills much less than the best cannot catch up.
+    return [attempt for attempt in found if 10 * len(attempt.filled) >= 9 * len(found[0].filled)][:_MOST_JUDGED]
 
 
 def _best(found: list[Explanation], problem: Problem) -> list[Explanation]:
@@ -209,7 +214,7 @@ def _best(found: list[Explanation], problem: Problem) -> list[Explanation]:
 
 
 def _order(explanation: Explanation, problem: Problem) -> tuple[object, ...]:
-    """Best first: what fills most, assumes least, and changes least of what was typed."""
+    """Sorts the best first: fills most, assumes least, and changes least of what was typed."""
     given = problem.rules or {}
     return (
         explanation.excused,
@@ -223,13 +228,13 @@ def _order(explanation: Explanation, problem: Problem) -> tuple[object, ...]:
 
 
 def _equal(one: Explanation, first: Explanation) -> bool:
-    """Whether nothing but taste decides between two; files keep averages beside weights, under keys of any form."""
+    """Whether two are equally good; files keep averages next to weights, under keys of any form."""
     same = (one.excused, one.loaded) == (first.excused, first.loaded)
     return same and (one.rank == first.rank or (one.key != first.key and max(one.rank, first.rank) <= 1))
 
 
 def _same_effect(one: Explanation, other: Explanation) -> bool:
-    """Whether both fill the model with the same tensors, also where a file names them twice."""
+    """Whether both fill the model with the same tensors, even if the file names them twice."""
     mine, theirs = one.verdict.sources, other.verdict.sources
     return mine.keys() == theirs.keys() and all(_same_tensor(mine[key], theirs[key]) for key in mine)
 

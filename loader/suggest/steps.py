@@ -1,7 +1,7 @@
-"""What may stand between the names in a file and the names of a model.
+"""Proposes the next steps of an attempt: wrappers, averages, norms and prefixes between file and model names.
 
-Guarantees: each function proposes steps for one draft and judges none of them; the search tries them. Proposals come
-in a fixed order, the likeliest first, a bounded number of them.
+Guarantees: each function proposes steps and judges none; the search tries them. Proposals come in a fixed order, the
+likeliest first, and are bounded in number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..keys.candidates import AVERAGE, is_average
 from ..keys.rules import READY_MADE
 from ..schema import RuleConfig
 from ..text.wording import safe_text
-from .attempts import Draft, Shape, Step
+from .attempts import Attempt, Shape, Step
 from .names import ANY, WRAPPERS, Path, is_number, segments, template
 
 _MOST_VOTES = 8
@@ -28,36 +28,36 @@ _NORMS = (
 )
 
 
-def wrappers(draft: Draft) -> Iterator[Step]:
-    """Segments of wrappers, at the start or in the middle, all that the file has and the model has not."""
-    in_file = [segments(name) for name, _ in draft.unmatched(draft.names)]
-    in_model = {segment for name in draft.target.shapes for segment in segments(name)}
+def wrappers(attempt: Attempt) -> Iterator[Step]:
+    """Removes all wrapper segments, at the start or in the middle, that the file has and the model does not."""
+    in_file = [segments(name) for name, _ in attempt.unmatched(attempt.names)]
+    in_model = {segment for name in attempt.model.shapes for segment in segments(name)}
     found = [w for w in WRAPPERS if w not in in_model and any(w in path for path in in_file)]
     if not found:
         return
-    averaged = AVERAGE in draft.source.shapes and AVERAGE not in draft.target.shapes
+    averaged = AVERAGE in attempt.source.shapes and AVERAGE not in attempt.model.shapes
     whose = "the file is an AveragedModel's: " if averaged else ""
-    told = f"{whose}the file has {_quoted(f'{wrapper}.' for wrapper in found)} in its keys"
-    yield Step(unwrapping(found, in_file, averaged=averaged), told, well_known=True)
+    reason = f"{whose}the file has {_quoted(f'{wrapper}.' for wrapper in found)} in its keys"
+    yield Step(unwrapping(found, in_file, averaged=averaged), reason, well_known=True)
 
 
-def averages(draft: Draft) -> Iterator[Step]:
-    """The average that stands in front of a name next to the weights, taken alone."""
-    paths = [segments(name) for name in draft.names.values()]
+def averages(attempt: Attempt) -> Iterator[Step]:
+    """Keeps the average alone, where a prefix marks it next to the weights."""
+    paths = [segments(name) for name in attempt.names.values()]
     first = (next((at for at in range(1, len(path)) if is_average(path[at - 1])), 0) for path in paths)
     votes = Counter(_dotted(path[:at]) for path, at in zip(paths, first, strict=True) if at)
     for prefix, _ in votes.most_common(_MOST_TARGETS):
-        if any(not name.startswith(prefix) for name in draft.names.values()):
-            yield Step((RuleConfig(keep=f"{prefix}*"), RuleConfig(strip=prefix)), _told(prefix, ""))
+        if any(not name.startswith(prefix) for name in attempt.names.values()):
+            yield Step((RuleConfig(keep=f"{prefix}*"), RuleConfig(strip=prefix)), _reason(prefix, ""))
 
 
 def unwrapping(found: Sequence[str], paths: Sequence[Path], *, averaged: bool) -> tuple[RuleConfig, ...]:
-    """The rules that take off the segments of wrappers.
+    """Returns the rules that remove wrapper segments.
 
     Args:
         found: The segments.
         paths: The names that have them.
-        averaged: Whether `torch.optim.swa_utils.AveragedModel`'s counter stands beside them.
+        averaged: Whether the counter of `torch.optim.swa_utils.AveragedModel` is next to them.
     """
     rules = tuple(_unwrap(wrapper, paths) for wrapper in found)
     if not averaged:
@@ -76,12 +76,12 @@ def _twice(wrapper: str, paths: Sequence[Path]) -> bool:
     return any(path.count(wrapper) > 1 for path in paths)
 
 
-def norms(draft: Draft) -> Iterator[Step]:
-    """The names of weight norm and spectral norm, parametrized in the file and plain in the model."""
+def norms(attempt: Attempt) -> Iterator[Step]:
+    """Renames weight norm and spectral norm, parametrized in the file and plain in the model."""
     rules = []
     for new, old in _NORMS:
-        old_wanted = any(name.endswith(f".{old}") or name == old for name in draft.target.shapes)
-        if old_wanted and any(name.endswith(new) for name in draft.names.values()):
+        old_wanted = any(name.endswith(f".{old}") or name == old for name in attempt.model.shapes)
+        if old_wanted and any(name.endswith(new) for name in attempt.names.values()):
             rules.append(RuleConfig(rename=new, to=old, anywhere=True))
     if rules:
         yield Step(tuple(rules), "the file's normed weights are parametrized, the model's are not", 1)
@@ -89,18 +89,18 @@ def norms(draft: Draft) -> Iterator[Step]:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What differs between two names that end alike: below `context`, `old` became `new`."""
+    """The difference between two names that end alike: below `context`, `old` became `new`."""
 
     context: Path
     old: Path
     new: Path
 
 
-def prefixes(draft: Draft) -> Iterator[Step]:
-    """Prefixes to strip, to add or to rename, at the start or inside, voted for by names that end alike."""
+def prefixes(attempt: Attempt) -> Iterator[Step]:
+    """Strips, adds or renames prefixes, at the start or inside; names that end alike vote for them."""
     votes: Counter[_Change] = Counter()
-    places = _Open(draft)
-    for name, shape in draft.unmatched(draft.names):
+    places = _Open(attempt)
+    for name, shape in attempt.unmatched(attempt.names):
         ballots, certain = _ballots(places, name, shape)
         for change in ballots:
             votes[change] += 2 if certain else 1
@@ -111,24 +111,24 @@ def prefixes(draft: Draft) -> Iterator[Step]:
 
 
 class _Open:
-    """The model's names that a draft does not fill yet."""
+    """The model names that an attempt does not fill yet."""
 
-    def __init__(self, draft: Draft) -> None:
-        self._draft = draft
-        # What a sample leaves open may be filled by the rest of the file: layers speak for those that look like them.
-        self._forms = {_form(key) for key in draft.filled} if draft.source.weight > 1 else set[Path]()
+    def __init__(self, attempt: Attempt) -> None:
+        self._draft = attempt
+        # The rest of the file may fill what the sample leaves open: a filled layer stands for those that look like it.
+        self._forms = {_form(key) for key in attempt.filled} if attempt.source.weight > 1 else set[Path]()
         self._known: dict[str, dict[Shape | None, list[str]]] = {}
 
     def ending_in(self, suffix: str, shape: Shape) -> list[str]:
-        """Those that end in these whole segments and take this shape."""
+        """Returns those that end in these whole segments and accept this shape."""
         if suffix not in self._known:
             found = self._known[suffix] = {}
-            for name in filter(self._is_open, self._draft.target.ending_in(suffix)):
-                found.setdefault(self._draft.target.shape_of(name), []).append(name)
+            for name in filter(self._is_open, self._draft.model.ending_in(suffix)):
+                found.setdefault(self._draft.model.shape_of(name), []).append(name)
         return [*self._known[suffix].get(None, []), *self._known[suffix].get(shape, [])]
 
     def _is_open(self, name: str) -> bool:
-        key = self._draft.target.aliases.get(name, name)
+        key = self._draft.model.aliases.get(name, name)
         return key not in self._draft.filled and not (self._forms and _form(key) in self._forms)
 
 
@@ -143,7 +143,7 @@ def _ballots(places: _Open, name: str, shape: Shape) -> tuple[list[_Change], boo
         found = places.ending_in(".".join(rest), shape)
         if not found:
             continue
-        bare = all(map(is_number, rest[:-1]))  # `0.weight` says nothing about where it belongs
+        bare = all(map(is_number, rest[:-1]))  # `0.weight` does not say where it belongs
         if len(found) > (1 if bare else _MOST_TARGETS):
             return [], False
         changes = [_change(path[:at], segments(other)[: -len(rest)]) for other in found]
@@ -159,7 +159,7 @@ def _change(old: Path, new: Path) -> _Change | None:
     (before, numbers), (after, numbers_after) = template(old), template(new)
     if numbers == numbers_after:
         return _Change(context, before, after)
-    # A number that only one side has is the name of a module in a list, not a count that both share.
+    # A number on one side only names a module in a list; it is not an index that both share.
     return None if numbers and numbers_after else _Change(context, old, new)
 
 
@@ -167,26 +167,26 @@ def _steps(change: _Change, *, guess: bool) -> Iterator[Step]:
     old, new, context = _dotted(change.old), _dotted(change.new), _dotted(change.context)
     plain = ANY not in (*change.old, *change.new)
     if not change.context and plain:
-        yield Step((_prefix_rule(old, new),), _told(old, new), int(bool(old and new)), guess)
+        yield Step((_prefix_rule(old, new),), _reason(old, new), int(bool(old and new)), guess)
         return
     if change.old and plain:
         rule = RuleConfig(rename=old, to=new, anywhere=True) if new else RuleConfig(strip=old, anywhere=True)
-        yield Step((rule,), _told(old, new, inside=True), 1, guess)
-    told = f"'{_shown(context + old)}' in the file is '{_shown(context + new)}' in the model"
+        yield Step((rule,), _reason(old, new, inside=True), 1, guess)
+    reason = f"'{_shown(context + old)}' in the file is '{_shown(context + new)}' in the model"
     if ANY not in (*change.context, *change.old):
-        yield Step((RuleConfig(rename=context + old, to=context + new),), told, 1, guess)
+        yield Step((RuleConfig(rename=context + old, to=context + new),), reason, 1, guess)
     else:
-        yield Step((pattern_rule(change.context + change.old, change.context + change.new),), told, 1, guess)
+        yield Step((pattern_rule(change.context + change.old, change.context + change.new),), reason, 1, guess)
 
 
 def pattern_rule(old: Path, new: Path, end: str = ".") -> RuleConfig:
-    """A rule from one template of a prefix to another; numbers are carried over."""
+    """Returns a rule from one template of a prefix to another, which keeps the numbers."""
     expression = r"\.".join(r"(\d+)" if segment == ANY else re.escape(segment) for segment in old)
     count = 0
     parts = []
     for segment in new:
         count += segment == ANY
-        # A number that follows a group's would be read as part of its own.
+        # A digit after a group number would be read as part of it.
         parts.append(rf"\{count}" if segment == ANY else segment.replace("\\", r"\\"))
     return RuleConfig(regex=f"^{expression}{re.escape(end) if end else '$'}", to=".".join(parts) + end)
 
@@ -197,7 +197,7 @@ def _prefix_rule(old: str, new: str) -> RuleConfig:
     return RuleConfig(rename=old, to=new) if new else RuleConfig(strip=old)
 
 
-def _told(old: str, new: str, *, inside: bool = False) -> str:
+def _reason(old: str, new: str, *, inside: bool = False) -> str:
     if old and new:
         return f"'{_shown(old)}' in the file is '{_shown(new)}' in the model"
     where = "inside its keys" if inside else "in front of its keys"
@@ -216,5 +216,5 @@ def _quoted(names: Iterator[str]) -> str:
     return ", ".join(f"'{safe_text(name)}'" for name in names)
 
 
-Generator = Callable[[Draft], Iterator[Step]]
-"""Proposes steps for a draft."""
+Generator = Callable[[Attempt], Iterator[Step]]
+"""Proposes steps for an attempt."""

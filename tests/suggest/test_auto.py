@@ -14,8 +14,8 @@ from loader.api import Loaded
 from loader.report.terminal import lines
 from loader.schema import RuleConfig
 from loader.suggest import search
-from loader.suggest.attempts import Draft, Source, Target
-from loader.suggest.search import drafts
+from loader.suggest.attempts import Attempt, ModelKeys, Source
+from loader.suggest.search import attempts
 from tests.jobs import carry_out, save
 from tests.models import Pair
 
@@ -88,12 +88,12 @@ def searched(monkeypatch: pytest.MonkeyPatch, path: Path, **settings: Any) -> in
     """How many nested keys were searched for a job."""
     calls: list[str | None] = []
 
-    def counted(source: Source, target: Target, given: Mapping[str, RuleConfig], **how: Any) -> list[Draft]:
+    def counted(source: Source, model: ModelKeys, given: Mapping[str, RuleConfig], **how: Any) -> list[Attempt]:
         calls.append(source.key)
-        return drafts(source, target, given, **how)
+        return attempts(source, model, given, **how)
 
     with monkeypatch.context() as patched:
-        patched.setattr(search, "drafts", counted)
+        patched.setattr(search, "attempts", counted)
         with contextlib.suppress(loader.FitError):
             carry_out("Pair", path, **settings)
     return len(calls)

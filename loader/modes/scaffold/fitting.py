@@ -21,7 +21,7 @@ from ...module.slots import slots, wanted
 from ...parts import Part
 from ...schema import AUTO, AllowConfig, JobConfig, RuleConfig
 from ...suggest.advice import Advice
-from ...suggest.problem import Explanation, fits
+from ...suggest.problem import Explanation, plan_as_typed
 from ...suggest.search import explain
 from ...suggest.sizes.probe import Probe
 from ...text.lines import Fix
@@ -50,7 +50,7 @@ def fitting_of(job: JobConfig, part: Part, module: nn.Module) -> Fitting | None:
     """How the file fits a model; None where it does not."""
     keys = wanted(slots(module))
     problem = Advice(module, [part], keys, job.allow).problem(part)
-    plan = fits(problem)
+    plan = plan_as_typed(problem)
     if plan is not None:
         return Fitting(problem.key, problem.rules or {}, job.allow, len(plan.loaded))
     found = explain(problem, keys_free=problem.key in (None, AUTO)).explanations

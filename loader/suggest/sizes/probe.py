@@ -133,7 +133,7 @@ class Goal:
 
     shapes: Mapping[str, Shape]
     rank: int = 0
-    """How much the names assume (`Draft.rank`); 0 where the file has them, but for wrappers and prefixes."""
+    """How much the names assume (`Attempt.rank`); 0 where the file has them, but for wrappers and prefixes."""
 
     @cached_property
     def counts(self) -> Counter[str]:
