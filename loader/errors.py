@@ -57,6 +57,37 @@ class ConfigError(LoaderError, ValueError):
     exit_code = 2
 
 
+class Problems:
+    """Collects config errors, to report them in one refusal.
+
+    Args:
+        separator: Separates their messages.
+    """
+
+    def __init__(self, separator: str = "; ") -> None:
+        self._separator = separator
+        self._messages: list[str] = []
+        self._fixes: list[Fix] = []
+
+    def add(self, message: str, *fixes: Fix) -> None:
+        """Adds one problem and what to type for it."""
+        self._messages.append(message)
+        self._fixes += fixes
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Adds a ConfigError that is raised inside, instead of passing it on."""
+        try:
+            yield
+        except ConfigError as error:
+            self.add(error.message, *error.fixes)
+
+    def raise_any(self, *fixes: Fix) -> None:
+        """Raises ConfigError with all problems, if there are any, and with further fixes for all of them."""
+        if self._messages:
+            raise ConfigError(self._separator.join(self._messages), *self._fixes, *fixes)
+
+
 class CheckpointError(LoaderError, ValueError):
     """The checkpoint cannot be read, or is refused."""
 

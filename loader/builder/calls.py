@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeGuard
 
-from ..errors import ConfigError
+from ..errors import ConfigError, Problems
 from ..formats.limits import MOST_CONFIG_NODES, MOST_LEVELS
 from ..module.user_code import in_one_line, is_foreign
 from ..text.lines import Fix, blank, line, together
 from ..text.wording import safe_text
 from . import arguments
 from .policy import Policy
-from .targets import TARGET, Problems, Target, Value, find_targets
+from .targets import TARGET, Target, Value, find_targets
 
 _KEYWORDS = frozenset({TARGET, "_args_", "_partial_", "_recursive_", "_convert_"})
 _UNSET = "???"
@@ -104,7 +104,7 @@ def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
     containers = list(islice(_containers(config, where, 0), MOST_CONFIG_NODES + 1))
     if len(containers) > MOST_CONFIG_NODES:
         raise ConfigError(f"{where} holds more than {MOST_CONFIG_NODES:,} lists and mappings")
-    _check_set(config, where, policy)
+    _check_set(config, where)
     nodes = [(place, node) for place, node in containers if isinstance(node, Mapping) and node.get(TARGET) is not None]
     targets = find_targets(nodes, policy)
     target = targets[id(config)]
@@ -115,7 +115,7 @@ def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
             line(f"{where}.{TARGET}", target.name),
         )
     root = _planned_call(config, where, target, targets)
-    _check_arguments(root, policy)
+    _check_arguments(root)
     return root
 
 
@@ -144,11 +144,11 @@ def _items(value: object) -> Iterator[tuple[object, object]]:
         yield from enumerate(value)
 
 
-def _check_set(config: object, where: str, policy: Policy) -> None:
-    problems = Problems()
+def _check_set(config: object, where: str) -> None:
+    problems = Problems("\n")
     for place in _unset(config, where):
-        problems.errors.append(ConfigError(f"{place} has no value yet ({_UNSET})", blank(place)))
-    problems.tell(policy)
+        problems.add(f"{place} has no value yet ({_UNSET})", blank(place))
+    problems.raise_any()
 
 
 def _unset(value: object, where: str) -> Iterator[str]:
@@ -208,14 +208,14 @@ def _calls(value: object) -> Iterator[Call]:
             yield from _calls(item)
 
 
-def _check_arguments(root: Call, policy: Policy) -> None:
-    """Refuses what Python would; a signature that something stands before is asked only when the call has failed."""
-    problems = Problems()
+def _check_arguments(root: Call) -> None:
+    """Refuses what Python would refuse; a signature that may be inaccurate is used only after the call has failed."""
+    problems = Problems("\n")
     for call in _calls(root):
         wrong = _wrong_arguments(call, is_root=call is root) if arguments.is_binding(call.target) else None
         if wrong is not None:
-            problems.errors.append(wrong)
-    problems.tell(policy)
+            problems.add(wrong.message, *wrong.fixes)
+    problems.raise_any()
 
 
 def _wrong_arguments(call: Call, *, is_root: bool) -> ConfigError | None:

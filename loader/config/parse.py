@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..errors import Problems
 from ..keys.rules import KINDS, READY_MADE
 from ..schema import (
     AUTO,
@@ -29,7 +30,7 @@ from ..schema import (
 from ..text.lines import MISSING, Fix, line
 from ..text.redaction import remember
 from ..text.wording import closest, did_you_mean, safe_text
-from .sections import Problems, Raw, read_section, shown
+from .sections import Raw, add_unknown, read_section, shown
 
 MODES = ("load", "plan", "inspect", "convert", "scaffold")
 """What a job can do."""
@@ -49,7 +50,7 @@ def parse_job(config: Raw) -> JobConfig:
     """
     remember(config)
     problems = Problems()
-    problems.unknown(config, JobConfig, "")
+    add_unknown(problems, config, JobConfig, "")
     raw = {key: value for key, value in config.items() if value is not None}
     parts = raw.get("parts", {})
     checkpoint = read_section(CheckpointConfig, _without_gaps(raw.get("checkpoint", {}), parts), "checkpoint", problems)

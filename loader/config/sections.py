@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import ConfigError
+from ..errors import Problems
 from ..schema import JobConfig
 from ..text.lines import MISSING, Fix, line, typed
 from ..text.wording import closest, did_you_mean, safe_text
@@ -34,30 +34,13 @@ _EXPECTED: Mapping[Any, str] = {
 }
 
 
-class Problems:
-    """Collects the problems of a config, to report them all at once."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.fixes: list[Fix] = []
-
-    def add(self, line: str, *fixes: Fix) -> None:
-        """Adds one problem and what to type for it."""
-        self.lines.append(line)
-        self.fixes += fixes
-
-    def unknown(self, raw: Raw, record: type, where: str) -> None:
-        """Adds the keys for which a record has no field."""
-        known = [field.name for field in dataclasses.fields(record)]
-        for key in raw:
-            if key not in known:
-                place = f"{where}.{key}" if where else str(key)
-                self.add(f"unknown config key '{safe_text(place)}'{did_you_mean(str(key), known)}")
-
-    def raise_any(self) -> None:
-        """Raises ConfigError with all problems, if there are any."""
-        if self.lines:
-            raise ConfigError("; ".join(self.lines), *self.fixes)
+def add_unknown(problems: Problems, raw: Raw, record: type, where: str) -> None:
+    """Adds the keys for which a record has no field."""
+    known = [field.name for field in dataclasses.fields(record)]
+    for key in raw:
+        if key not in known:
+            place = f"{where}.{key}" if where else str(key)
+            problems.add(f"unknown config key '{safe_text(place)}'{did_you_mean(str(key), known)}")
 
 
 def read_section(
@@ -68,7 +51,7 @@ def read_section(
     if not isinstance(raw, Mapping):
         problems.add(f"'{where}' is {safe_text(raw)!r}, expected a mapping", typed(f"{where}={{…}}"))
         return record
-    problems.unknown(raw, kind, where)
+    add_unknown(problems, raw, kind, where)
     hints = _hints(kind)  # type: ignore[arg-type]  # a class is hashable
     for name in (name for name in raw if name in hints):
         place = f"{where}.{name}" if where else str(name)

@@ -221,7 +221,7 @@ def test_a_file_may_name_nothing_else(name: str) -> None:
 
 def test_a_file_may_leave_nothing_for_later() -> None:
     error = refusal(call("torch.nn.Identity", partial("torch.nn.Linear", 2)), OfAFile())
-    assert error.message == "model._args_.0._partial_: a config out of a file has none; no _partial_ was expected"
+    assert error.message == "model._args_.0._partial_: not allowed in a file's config; no _partial_ was expected"
     assert error.hint == "'~model._args_.0._partial_'"
 
 

@@ -102,7 +102,7 @@ def test_nothing_is_imported_before_its_name_has_passed(tmp_path: Path, monkeypa
 def test_a_function_and_a_lookup_have_to_be_named_exactly() -> None:
     assert "not a class" in refusal(["tests.*"], {"_target_": "tests.config.test_judged.config"}).message
     lookup = {"_target_": "hydra.utils.get_object", "path": MARKS}
-    assert "it looks up what cannot be judged before" in refusal(["tests.*"], lookup).message
+    assert "it looks up a path that cannot be judged before" in refusal(["tests.*"], lookup).message
 
 
 @pytest.mark.parametrize("trusted", [None, TRUSTED, ["*"]])
