@@ -45,6 +45,7 @@ def run_installed(installed: Path, cwd: Path, *arguments: str) -> subprocess.Com
     return run(str(installed / "bin" / "hydra-loader"), *arguments, cwd=cwd, PYTHONPATH=str(installed))
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_package_its_configs_and_its_weights(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"loader/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "conf").rglob("*.yaml")}
@@ -63,6 +64,7 @@ def test_wheel_holds_the_package_its_configs_and_its_weights(wheel: Path) -> Non
     }
 
 
+@pytest.mark.slow
 def test_wheel_holds_every_module_of_the_checkout(wheel: Path) -> None:
     modules = {
         str(p.relative_to(REPOSITORY)) for home in ("hydra_loader", "loader") for p in (REPOSITORY / home).rglob("*.py")
@@ -70,12 +72,14 @@ def test_wheel_holds_every_module_of_the_checkout(wheel: Path) -> None:
     assert modules <= set(zipfile.ZipFile(wheel).namelist())
 
 
+@pytest.mark.slow
 def test_installed_copy_is_the_one_that_runs(installed: Path, tmp_path: Path) -> None:
     code = "import loader; print(loader.__file__)"
     out = checked(sys.executable, "-P", "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
     assert Path(out.strip()).is_relative_to(installed)
 
 
+@pytest.mark.slow
 def test_console_script_finds_its_configs_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     done = run_installed(installed, tmp_path, "--cfg", "job")
     assert done.returncode == 0, done.stderr
@@ -83,6 +87,7 @@ def test_console_script_finds_its_configs_from_an_empty_folder(installed: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_console_script_does_the_main_job_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     done = run_installed(installed, tmp_path, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -91,6 +96,7 @@ def test_console_script_does_the_main_job_from_an_empty_folder(installed: Path, 
     assert Path(report["parts"][""]["path"]).is_relative_to(installed)
 
 
+@pytest.mark.slow
 def test_console_script_sweeps_next_to_a_loader_of_the_users_own(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "loader.py").write_text("raise RuntimeError('a file of the user hid the package')\n")
     done = run_installed(installed, tmp_path, "-m", "seed=0,0", "hydra.sweep.dir=sweep")
@@ -98,6 +104,7 @@ def test_console_script_sweeps_next_to_a_loader_of_the_users_own(installed: Path
     assert json.loads((tmp_path / "sweep" / "summary.json").read_text())["ok"] == 2
 
 
+@pytest.mark.slow
 def test_another_hydra_app_finds_the_configs_on_its_search_path(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "app.yaml").write_text("defaults: [{model@net: simple_net}, _self_]\n")

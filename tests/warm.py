@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPT = REPOSITORY / "run.py"
 
 _LOCALE = ("LANG", "LC_")
-_LIBRARIES = ("CUDA", "GOMP", "KMP", "LD_", "MALLOC", "MKL", "OMP", "OPENBLAS", "TORCH")
+_LIBRARIES = ("CUDA", "GOMP", "KMP", "LD_", "MALLOC", "MKL", "OMP", "OPENBLAS", "TORCH_")
 AT_START = ("PYTHON", "TMPDIR", *_LOCALE, *_LIBRARIES)
 """Prefixes of the variables that act when an interpreter or a library starts."""
 

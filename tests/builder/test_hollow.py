@@ -230,6 +230,7 @@ def optional_models() -> Iterator[Any]:
         yield pytest.param("timm", name, {}, id=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("package", "name", "arguments"), [*optional_models()])
 @pytest.mark.filterwarnings("ignore")
 def test_models_of_other_libraries_are_built_hollow_and_exactly(

@@ -58,6 +58,7 @@ def marked(folder: Path, name: str) -> bool:
     return mark.exists() or any(mark.parent.glob("m*")) if name == "tempfile" else mark.exists()
 
 
+@pytest.mark.slow
 def test_every_route_makes_its_marker_when_it_is_unpickled(folder: Path) -> None:
     pairs = []
     for number, (name, route) in enumerate(ROUTES.items()):
@@ -68,6 +69,7 @@ def test_every_route_makes_its_marker_when_it_is_unpickled(folder: Path) -> None
     assert {name for name in ROUTES if not marked(folder, name)} == DEAD
 
 
+@pytest.mark.slow
 def test_every_carrier_makes_its_marker_when_it_is_loaded(folder: Path) -> None:
     pairs = []
     for number, (name, carrier) in enumerate(CARRIERS.items()):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -17,28 +17,39 @@ from tests.hostile.child import LONGEST, fulfilled, improper
 from tests.hostile.harness import Examined, examine
 from tests.hostile.samples import torch_zip
 
-CORPUS = unique(
-    case for module in (running, bombs, archives, headers, tensors, escapes, names) for case in module.cases()
-)
+KINDS = (running, bombs, archives, headers, tensors, escapes, names)
+CORPUS = unique(case for kind in KINDS for case in kind.cases())
+KIND = {case.name: kind.__name__ for kind in KINDS for case in kind.cases()}
 
 
 @pytest.fixture(scope="module")
-def examined(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Mapping[str, Examined]:
-    """The cases that this run selected, in one child."""
+def examined(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[str], Examined]:
+    """Examines the cases of one kind that this run selected in one child, when the first of them is asked for.
+
+    So processes that share the tests between them examine few cases twice.
+    """
     items = (item for item in request.session.items if isinstance(item, pytest.Function))
     wanted = {item.callspec.params["name"] for item in items if item.originalname == test_every_promise_holds.__name__}
-    return examine([CORPUS[name] for name in CORPUS if name in wanted], tmp_path_factory.mktemp("hostile"))
+
+    @cache
+    def of_kind(kind: str) -> Mapping[str, Examined]:
+        cases = [CORPUS[name] for name in CORPUS if name in wanted and KIND[name] == kind]
+        return examine(cases, tmp_path_factory.mktemp("hostile"))
+
+    return lambda name: of_kind(KIND[name])[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*CORPUS])
-def test_every_promise_holds(name: str, examined: Mapping[str, Examined]) -> None:
-    assert not examined[name].broken
+def test_every_promise_holds(name: str, examined: Callable[[str], Examined]) -> None:
+    assert not examined(name).broken
 
 
 HONEST = Case("honest", lambda folder: torch_zip(folder, {"weight": torch.tensor([[1.0, -2.0, 0.5]])}), REFUSED)
 WRONG = Case("wrong", lambda folder: torch_zip(folder, {"weight": torch.tensor([[1.0, -2.0, 0.6]])}), FITS)
 
 
+@pytest.mark.slow
 def test_the_harness_tells_a_wrong_outcome_and_a_wrong_value(tmp_path: Path) -> None:
     found = examine([HONEST, WRONG, content("refused", b"", REFUSED)], tmp_path)
     assert found["honest"].broken == [f"ended with {dict(found['honest'].codes)}; refused was expected"]
@@ -65,6 +76,7 @@ BREACHES: dict[str, tuple[str, list[str]]] = {
 """What a step does in place of reading, and what the harness has to say of it."""
 
 
+@pytest.mark.slow
 def test_the_harness_tells_every_breach(tmp_path: Path) -> None:
     def write(folder: Path, code: str) -> Path:
         (folder / "this_is_hostile.py").touch()

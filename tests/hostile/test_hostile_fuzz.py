@@ -21,6 +21,7 @@ PADDED = frozenset({"torch-tar"})
 """Formats that end in zeros which nobody needs."""
 
 
+@pytest.mark.slow
 def test_the_law_holds(tmp_path: Path) -> None:
     """In a process of its own, which a signal may end."""
     command = [sys.executable, "-m", "tests.hostile.fuzz", "--tries", str(TRIES), "--folder", str(tmp_path / "fuzzed")]

@@ -32,6 +32,7 @@ def test_the_corpus_is_large_enough_and_its_names_are_unique() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
 
 
+@pytest.mark.slow
 def test_the_line_to_type_and_auto_solve_the_corpus(tmp_path: Path) -> None:
     counts: dict[str, Counter[str]] = {}
     failed: list[str] = []

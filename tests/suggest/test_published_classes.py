@@ -39,6 +39,7 @@ def assert_holds(state: dict[str, torch.Tensor], expected: State) -> None:
     assert [key for key, value in expected.items() if not torch.equal(state[key], value)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "efficientnet_b0"])
 def test_networks_of_timm_in_training_checkpoints(name: str, tmp_path: Path) -> None:
     timm = library("timm")
