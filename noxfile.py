@@ -13,6 +13,9 @@ nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "layers", "test"]
 
+IN_PARALLEL = ("-n", "auto", "--dist", "worksteal")
+SLOW = "(slow or hypothesis) and not benchmark"
+"""What the README's command leaves out, or tries with few examples."""
 REMOTE = ("aiohttp", "fsspec[http]")
 WHERE_VERSIONS_MATTER = (
     "tests/config",
@@ -34,13 +37,13 @@ WHERE_VERSIONS_MATTER = (
 @nox.session
 def test(session: nox.Session) -> None:
     """Every test but those marked slow, as the README's command runs them."""
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """The tests marked slow, with every example of the property tests."""
-    session.run("python", "-m", "pytest", "-m", "slow", *session.posargs, env={"HYPOTHESIS_PROFILE": "ci"})
+    """The tests marked slow, and the property tests again with many more examples."""
+    session.run("python", "-m", "pytest", *IN_PARALLEL, "-m", SLOW, "--hypothesis-profile=ci", *session.posargs)
 
 
 @nox.session
@@ -54,6 +57,8 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """The type checker, strict."""
     session.run("python", "-m", "mypy")
+    # Nothing that only POSIX systems have is used without a look.
+    session.run("python", "-m", "mypy", "--platform", "win32", "--cache-dir", ".mypy_cache/win32", "loader")
 
 
 @nox.session
@@ -86,7 +91,7 @@ def lowest(session: nox.Session) -> None:
     pins = ("-c", "constraints-lowest.txt")
     session.install("-q", *pins, "-e", ".", *REMOTE, "gguf", "hypothesis", "pytest", "pytest-xdist")
     session.run("python", "run.py", f"hydra.run.dir={session.create_tmp()}/outputs")
-    session.run("python", "-m", "pytest", "-q", *WHERE_VERSIONS_MATTER, *session.posargs)
+    session.run("python", "-m", "pytest", "-q", *IN_PARALLEL, *WHERE_VERSIONS_MATTER, *session.posargs)
 
 
 @nox.session(venv_backend="venv")
@@ -96,4 +101,4 @@ def newest(session: nox.Session) -> None:
     if "hydra-main" in session.posargs:
         session.install("-q", "--no-deps", "git+https://github.com/facebookresearch/hydra")
     session.run("python", "run.py", f"hydra.run.dir={session.create_tmp()}/outputs")
-    session.run("python", "-m", "pytest", "-q", *WHERE_VERSIONS_MATTER)
+    session.run("python", "-m", "pytest", "-q", *IN_PARALLEL, *WHERE_VERSIONS_MATTER)

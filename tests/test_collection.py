@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import noxfile
 from tests.command import REPOSITORY, run_afresh
 from tests.conftest import COLLECTED, ONLY_LISTED_SKIPS
 from tests.skips import LISTED, Listed, expected
@@ -45,8 +46,7 @@ def takes(expression: str, marks: set[str]) -> bool:
 def test_every_test_is_run_by_ci_and_only_property_tests_twice(pytestconfig: pytest.Config) -> None:
     options = pytestconfig.getini("addopts")
     default = options[options.index("-m") + 1]
-    script = (REPOSITORY / ".ci" / "run").read_text()
-    (second,) = re.findall(r"^slowly=.* -m '(.*?)' .*--hypothesis-profile=ci", script, re.MULTILINE)
+    second = noxfile.SLOW
     (line,) = re.findall(r"-m pytest(.*)$", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
     assert line == " -n auto --dist worksteal"
 

@@ -147,7 +147,7 @@ def test_the_lowest_versions_that_are_tested_are_those_that_are_asked_for() -> N
     wrong = {name for name, floor in asked.items() if not f"{pinned.get(name, floor)}.".startswith(f"{floor}.")}
     assert wrong == {"torch"}  # the oldest one brings gigabytes along
     assert {line.partition(">=")[0].partition("[")[0] for line in PROJECT["dependencies"]} <= set(pinned)
-    assert "constraints-lowest.txt" in (REPOSITORY / ".ci" / "run").read_text()
+    assert "constraints-lowest.txt" in (REPOSITORY / "noxfile.py").read_text()
 
 
 def test_ci_script_is_executable_and_valid_shell() -> None:
