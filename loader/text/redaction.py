@@ -124,11 +124,15 @@ def _urls(text: str) -> Iterator[str]:
         end = begins[number + 1].start() if number + 1 < len(begins) else len(text)
         whole = text[begin.start() : end]
         before = text[begin.start() - 1 : begin.start()]
+        inside = re.match(rf"(?:[^{before}\\]|\\.)*", whole) if before in ("'", '"') else None
+        if inside is not None:
+            yield inside[0]
+            yield inside[0].replace(f"\\{before}", before)
+            if "@" in inside[0] or "@" not in whole:  # else the quote is part of a password
+                continue
         yield text[begin.start() :]
         yield whole
         yield whole.rstrip(" ,'\"[{(" + _PUNCTUATION)
-        if before in ("'", '"'):
-            yield whole.partition(before)[0]
 
 
 def _secrets_of(url: str) -> Iterator[tuple[str, str]]:

@@ -201,3 +201,17 @@ def test_a_folder_may_be_named_after_overrides_without_a_secret(tmp_path: Path) 
         "mode=plan,seed=1",
         "mode=plan,seed=2",
     ]
+
+
+@pytest.mark.parametrize(
+    "typed", ['checkpoint.path="{}"', 'parts={{a: {{path: "{}"}}}}', '["{}", "x"]', "checkpoint.path='{}'"]
+)
+def test_the_quotes_around_a_url_are_no_part_of_its_secrets(typed: str) -> None:
+    """What is written is often JSON, whose own quotes stay."""
+    url = "https://me:hunter2secret@host/a?sig=verysecret"
+    remember(typed.format(url))
+    written = json.dumps({"path": url, "more": [url, "x"]})
+    assert json.loads(redacted(written)) == {
+        "path": "https://***@host/a?sig=***",
+        "more": ["https://***@host/a?sig=***", "x"],
+    }
