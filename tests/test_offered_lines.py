@@ -34,7 +34,7 @@ REVIEWED = {
     ("formats/frameworks.py", "_filled(fix.line, paths)"): "paths typed for a shell, or texts in Python's quotes",
     ("remote/download.py", "digest"): "a digest",
     ("remote/download.py", "known.digest"): "a digest",
-    ("remote/refusals.py", "url.scheme"): "one of the known schemes",
+    ("remote/urls.py", "url.scheme"): "one of the known schemes",
     ("remote/urls.py", "scheme"): "one of the known schemes",
     ("builder/pickled.py", "_OPEN.sub"): "a line of the builder for another one",
 }

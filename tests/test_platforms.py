@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 import loader
-from loader.files import descriptors, mapping
+from loader.files import descriptors
 
 folder, url = Path(sys.argv[1]), sys.argv[2]
 net = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2}
@@ -38,7 +38,7 @@ def check(module, name):
         assert torch.equal(value, want[key]), (name, key)
     print(name)
 
-assert not hasattr(descriptors.os, "pread") and mapping._system_mmap() is None
+assert not hasattr(descriptors.os, "pread") and descriptors._system_mmap() is None
 for name, settings in {
     "a.pt": {"check": "full"},
     "sharded": {},

@@ -7,11 +7,15 @@ wanted, the remote file's header. Nothing that came from elsewhere is run, unpac
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
+from ..errors import CheckpointError
 from ..files.file import CheckpointFile
-from .cache import Cache, cache_folder
+from ..files.path import shown_path
+from ..text.lines import Fix
+from .cache import VARIABLE, Cache
 from .source import RemoteCopy, Source, is_set
 from .urls import parse_url
 
@@ -54,3 +58,27 @@ def local_copy(text: str) -> Path:
     file = open_remote(text, sha256=None, data=True)
     file.close()
     return file.blob if isinstance(file, RemoteCopy) else file.path
+
+
+def cache_folder() -> Path:
+    """``$LOADER_CACHE``, else ``hydra-loader`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises:
+        CheckpointError: It is in the home of a user that is not known, or relative to a folder that is gone.
+    """
+    named = os.environ.get(VARIABLE)
+    folder = Path(named or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        folder = folder.expanduser().absolute()
+    except RuntimeError:
+        raise _nowhere(folder, "there is no home folder of that user") from None
+    except OSError:
+        raise _nowhere(folder, "the working folder is gone") from None
+    return folder if named else folder / "hydra-loader"
+
+
+def _nowhere(folder: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"the cache is to be in {shown_path(folder)}, and {why}",
+        Fix(f"{VARIABLE}=FOLDER", "the whole path of one that this user may write to"),
+    )

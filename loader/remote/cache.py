@@ -21,46 +21,31 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import CheckpointError
+from ..files.descriptors import SAFE_FLAGS
 from ..files.lock import wait_for_lock
 from ..files.path import shown_path
 from ..files.write import write_whole
 from ..text.lines import Fix
 from ..text.wording import size
-from .private import make_folder, make_read_only, make_root, open_regular
 from .transport import Version
 from .urls import Url
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "LOADER_CACHE"
+_FLAGS = SAFE_FLAGS | getattr(os, "O_NOFOLLOW", 0)
+_FOLDER, _FILE, _READ_ONLY = 0o700, 0o600, 0o444
 _LARGEST_NOTE = 1 << 20
 _RESERVE, _SHARE = 1 << 30, 100
 """Bytes of the disk that no download takes: at most so many, and at most one part in so many."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-def cache_folder() -> Path:
-    """``$LOADER_CACHE``, else ``hydra-loader`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
-
-    Raises:
-        CheckpointError: It is in the home of a user that is not known, or relative to a folder that is gone.
-    """
-    named = os.environ.get(VARIABLE)
-    folder = Path(named or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    try:
-        folder = folder.expanduser().absolute()
-    except RuntimeError:
-        raise _nowhere(folder, "there is no home folder of that user") from None
-    except OSError:
-        raise _nowhere(folder, "the working folder is gone") from None
-    return folder if named else folder / "hydra-loader"
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,13 +223,6 @@ class Cache:
         return self.root / "partial" / f"{url.key}.json"
 
 
-def _nowhere(folder: Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"the cache is to be in {shown_path(folder)}, and {why}",
-        Fix(f"{VARIABLE}=FOLDER", "the whole path of one that this user may write to"),
-    )
-
-
 def _is_digest(text: str) -> bool:
     return len(text) == 64 and not set(text) - set("0123456789abcdef")
 
@@ -265,3 +243,50 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def make_root(root: Path) -> None:
+    """Makes a folder, and those above it that are not there; raises OSError where something else stands there."""
+    missing = []
+    path = root
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        with suppress(FileExistsError):
+            folder.mkdir(_FOLDER)
+    if not root.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(root))
+
+
+def make_folder(root: Path, path: Path) -> Path:
+    """Makes a folder below a root, and the root; raises OSError where a link or something else stands on the way."""
+    make_root(root)
+    folder = root
+    for name in path.relative_to(root).parts:
+        folder /= name
+        with suppress(FileExistsError):
+            folder.mkdir(_FOLDER)
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, f"{name} in it is a link, or something else than a folder")
+    return path
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """Opens a regular file; raises OSError where a link or something else stands there.
+
+    One that is opened for writing has no second name either: what is written would change another file.
+    """
+    descriptor = os.open(path, flags | _FLAGS, _FILE)
+    status = os.fstat(descriptor)
+    writing = flags & (os.O_WRONLY | os.O_RDWR)
+    if stat.S_ISREG(status.st_mode) and not (writing and status.st_nlink > 1):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.ELOOP, f"{path.name} in it is a link, or something else than a file")
+
+
+def make_read_only(descriptor: int) -> None:
+    """Takes the right to write to an open file away, where its owner may replace and delete it all the same."""
+    if hasattr(os, "geteuid"):  # Windows neither replaces nor deletes a read-only file
+        os.chmod(descriptor, _READ_ONLY)

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -18,11 +21,8 @@ from ..errors import CheckpointError
 from ..formats.foreign import page_in
 from ..text.lines import Fix
 from ..text.wording import size
-from . import patience
 from .cache import Cache
-from .patience import patiently, wait
-from .progress import Advance, bar
-from .transport import Answer, Interrupted, OutOfRange, Transport, Version
+from .transport import Answer, Interrupted, OutOfRange, Transport, Version, patiently, wait, worth_another
 from .urls import Url
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,9 @@ _CHECKED = 64 << 20
 """Bytes after which the disk is looked at again."""
 _MOST_UNDECLARED = 100 << 30
 """Bytes of a file whose length the server does not say."""
+
+Advance = Callable[[int, int | None], None]
+"""Takes how many bytes are there, and of how many, if that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +137,9 @@ class _Download:
                 self._attempt(file, advance)
             except Interrupted as error:
                 fruitless = 0 if self._there - before >= _FRUITFUL else fruitless + 1
-                if not patience.worth_another(fruitless, self._heard):
+                if not worth_another(fruitless, self._heard):
                     raise self._given_up(error, attempts) from None
-                wait(self._url, error, patience.PAUSES[max(fruitless - 1, 0)])
+                wait(self._url, error, fruitless)
             else:
                 return
 
@@ -220,3 +223,29 @@ def refuse_page(url: Url, head: bytes, said: str) -> None:
     page = page_in(head)
     if page is not None:
         raise CheckpointError(f"{url.shown} is {page.what} ({said})", *page.fixes)
+
+
+@contextmanager
+def bar(label: str) -> Iterator[Advance]:
+    """Shows a bar while the block runs.
+
+    Args:
+        label: What is being downloaded.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich import progress as shown  # noqa: PLC0415  # only a terminal needs it
+    from rich.console import Console  # noqa: PLC0415  # only a terminal needs it
+    from rich.markup import escape  # noqa: PLC0415  # only a terminal needs it
+
+    columns = (
+        shown.TextColumn("{task.description}"),
+        shown.BarColumn(),
+        shown.DownloadColumn(),
+        shown.TransferSpeedColumn(),
+        shown.TimeRemainingColumn(),
+    )
+    with shown.Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task(escape(label), total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -18,10 +18,8 @@ from ..formats.index import is_index_name
 from ..formats.signatures import is_safetensors
 from ..text.lines import Fix
 from .download import refuse_page
-from .patience import patiently
-from .refusals import changed_meanwhile
-from .transport import Answer, Interrupted, Transport, Version
-from .urls import Url
+from .transport import Answer, Interrupted, Transport, Version, patiently
+from .urls import Url, changed_meanwhile
 
 if TYPE_CHECKING:
     import torch

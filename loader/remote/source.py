@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..files.path import natural, stand_for
+from ..formats.folder import PREFERRED, is_shard
 from ..formats.index import is_index_name, read_index
 from ..formats.several import joint_digest
+from ..formats.signatures import ENDINGS
+from ..text.lines import Fix
 from .cache import Cache
 from .download import fetch
-from .folder import choose
 from .headers import try_header
-from .patience import patiently
-from .refusals import changed_meanwhile
-from .transport import Transport, connect
-from .urls import Url
+from .transport import Transport, patiently
+from .urls import WEB, Url, changed_meanwhile, no_checkpoint_in
 
 log = logging.getLogger(__name__)
+
+INSTALL = Fix("pip install 'hydra-loader[remote]'")
 
 
 class Source:
@@ -163,6 +166,26 @@ class RemoteCopy(CheckpointFile):
         self._source.close()
 
 
+def connect(url: Url) -> Transport:
+    """Finds the way to a URL.
+
+    Raises:
+        CheckpointError: The package for it is not installed.
+    """
+    try:
+        if url.scheme in WEB:
+            from .web import WebTransport  # noqa: PLC0415  # only URLs need fsspec and aiohttp
+
+            return WebTransport()
+        from .storage import StorageTransport  # noqa: PLC0415  # only URLs need fsspec
+
+        return StorageTransport(url.scheme)
+    except ImportError as error:
+        raise CheckpointError(
+            f"reading {url.scheme}:// needs a package that is not installed ({error})", INSTALL
+        ) from error
+
+
 def _digests(path: Path) -> dict[str, str]:
     """The digests of an index and its shards, in the order of their joint one; none where not all of them are there."""
     found: dict[str, str] = {}
@@ -176,3 +199,18 @@ def _digests(path: Path) -> dict[str, str]:
 def is_set(url: Url) -> bool:
     """Whether `checkpoint.sha256` is the digest of several files, which only all of them together have."""
     return is_index_name(url.name)
+
+
+def choose(url: Url, names: Sequence[str]) -> str:
+    """Finds the name of the one checkpoint among a folder's files.
+
+    Raises:
+        CheckpointError: There is none, or there are several.
+    """
+    found = next((known for pair in PREFERRED if (known := [name for name in pair if name in names])), None)
+    if found is None:
+        indexes = [name for name in names if is_index_name(name)]
+        found = indexes or [name for name in names if name.endswith(ENDINGS) and not is_shard(name)]
+    if len(found) != 1:
+        raise no_checkpoint_in(url, found)
+    return found[0]

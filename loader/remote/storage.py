@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import cached_property
+from threading import Thread
 from typing import Any, TypeVar
 
 from fsspec.registry import get_filesystem_class
@@ -19,10 +21,8 @@ from fsspec.registry import get_filesystem_class
 from ..errors import CheckpointError
 from ..text.lines import Fix
 from ..text.wording import safe_text
-from .bounded import within
-from .refusals import changed_meanwhile, gone, not_allowed
 from .transport import Interrupted, Unreachable, Version
-from .urls import Url
+from .urls import Url, changed_meanwhile, gone, not_allowed
 
 _FIRST_BLOCK, _BLOCK = 1 << 20, 16 << 20
 """Bytes of the first block, and of the largest: one that came fast is followed by a larger one."""
@@ -161,3 +161,31 @@ def _may_pass(error: Exception) -> bool:
 
 def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {safe_text(error, 160)}"
+
+
+def within(seconds: float, ask: Callable[[], _Result]) -> _Result:
+    """Calls something in a thread of its own, which is left to itself when the time is over.
+
+    Args:
+        seconds: How long it may take.
+        ask: What is called.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
+    answer: Future[_Result] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:  # noqa: BLE001  # raised again where the answer is waited for
+            answer.set_exception(error)
+
+    # No pool: its threads are waited for when the process ends.
+    Thread(target=work, name="remote", daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError:
+        if answer.done():
+            raise
+        raise TimeoutError(f"no answer within {seconds:g} seconds") from None

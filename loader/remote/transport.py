@@ -6,16 +6,25 @@ what a protocol's library raises leaves as a `CheckpointError`, or as `Interrupt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ..errors import CheckpointError
-from ..text.lines import Fix
-from .urls import WEB, Url
+from ..text.lines import NO_FIX, Fix
+from .urls import Url
 
-INSTALL = Fix("pip install 'hydra-loader[remote]'")
+log = logging.getLogger(__name__)
+
+PAUSES = (0.5, 2.0, 4.0, 8.0)
+"""Seconds before each new attempt."""
+SILENCE = 29.0
+"""Seconds that one attempt waits for an answer, and for the next bytes of it."""
+_MINUTE = 60.0
+_Result = TypeVar("_Result")
 
 
 class Interrupted(Exception):  # noqa: N818  # a state of the connection; whether it becomes an error is decided later
@@ -86,21 +95,53 @@ class Transport(Protocol):
         ...
 
 
-def connect(url: Url) -> Transport:
-    """Finds the way to a URL.
+def patiently(url: Url, ask: Callable[[], _Result], fix: Fix = NO_FIX) -> _Result:
+    """Asks a server something small, again where it does not answer.
+
+    Args:
+        url: What is asked for.
+        ask: Asks once.
+        fix: What to do if it stays so; empty takes what the failure suggests.
 
     Raises:
-        CheckpointError: The package for it is not installed.
+        CheckpointError: It never answered.
     """
-    try:
-        if url.scheme in WEB:
-            from .web import WebTransport  # noqa: PLC0415  # only URLs need fsspec and aiohttp
+    begun = time.monotonic()
+    attempts = 0
+    while True:
+        try:
+            return ask()
+        except Unreachable as error:
+            raise given_up(url, error, fix) from None
+        except Interrupted as error:
+            attempts += 1
+            if not worth_another(attempts, begun):
+                raise given_up(url, error, fix) from None
+            wait(url, error, attempts)
 
-            return WebTransport()
-        from .storage import StorageTransport  # noqa: PLC0415  # only URLs need fsspec
 
-        return StorageTransport(url.scheme)
-    except ImportError as error:
-        raise CheckpointError(
-            f"reading {url.scheme}:// needs a package that is not installed ({error})", INSTALL
-        ) from error
+def worth_another(failed: int, since: float) -> bool:
+    """Whether another attempt may be made, which must be over a minute after the last sign of life.
+
+    Args:
+        failed: How many attempts brought nothing.
+        since: When the last sign of life was, or the first question.
+    """
+    if failed > len(PAUSES):
+        return False
+    return time.monotonic() - since + _pause(failed) + SILENCE <= _MINUTE
+
+
+def wait(url: Url, error: Interrupted, failed: int) -> None:
+    """Says that a new attempt will be made, and waits for it; the longer, the more attempts have failed."""
+    log.info("%s %s, trying again", url.shown, error.how)
+    time.sleep(_pause(failed))
+
+
+def _pause(failed: int) -> float:
+    return PAUSES[max(failed - 1, 0)]
+
+
+def given_up(url: Url, error: Interrupted, fix: Fix = NO_FIX) -> CheckpointError:
+    """What to raise where no attempt helped."""
+    return CheckpointError(f"{url.shown} {error.how}", fix or error.fix)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -15,13 +16,28 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from ..errors import CheckpointError
 from ..text.lines import Fix, line
 from ..text.redaction import redacted, remember
-from ..text.wording import did_you_mean, safe_text
+from ..text.wording import did_you_mean, listing, safe_text
 
 SCHEMES = ("https", "http", "s3", "gs", "hf")
 """What checkpoints are read from."""
 
 WEB = ("https", "http")
 
+_HUB = "huggingface.co"
+_SIGN_IN: Mapping[str, Sequence[Fix]] = {
+    "hf": [
+        Fix("hf auth login", "or HF_TOKEN in the environment"),
+        Fix(note="a gated model asks for consent on its page first"),
+    ],
+    "s3": [
+        Fix(note="AWS credentials in the environment"),
+        Fix("export FSSPEC_S3_ANON=true", "for a public bucket"),
+    ],
+    "gs": [
+        Fix("gcloud auth application-default login"),
+        Fix("export FSSPEC_GS_TOKEN=anon", "for a public bucket"),
+    ],
+}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _LONGEST_NAME = 200
 _LONGEST_URL = 400
@@ -144,4 +160,48 @@ def _malformed(text: str, fault: str, scheme: str) -> CheckpointError:
     return CheckpointError(
         f"checkpoint.path is {safe_text(redacted(text), _LONGEST_URL)}, a URL that {fault}",
         Fix(f"checkpoint.path={scheme}://{example}"),
+    )
+
+
+def not_allowed(url: Url, said: str) -> CheckpointError:
+    """The file may not be read without, or with these, credentials."""
+    if url.scheme in WEB:
+        host = url.host
+        hub = host == _HUB or host.endswith(f".{_HUB}")
+        fixes: Sequence[Fix] = (
+            [Fix("checkpoint.path=hf://ORGANISATION/MODEL/FILE", "takes HF_TOKEN along")]
+            if hub
+            else [Fix(note="credentials belong in ~/.netrc"), Fix(note="a signed URL may have expired")]
+        )
+    else:
+        fixes = _SIGN_IN[url.scheme]
+    return CheckpointError(f"{url.shown} may not be read: {said}", *fixes)
+
+
+def gone(url: Url, said: str) -> CheckpointError:
+    """There is no such file."""
+    return CheckpointError(
+        f"{url.shown} is not there: {said}", Fix(f"checkpoint.path={url.scheme}://…", "check the URL")
+    )
+
+
+def no_checkpoint_in(url: Url, names: list[str]) -> CheckpointError:
+    """A remote folder holds none, or several."""
+    if names:
+        lines = [line("checkpoint.path", url.below(name).shown) for name in names[:20]]
+        return CheckpointError(
+            f"{url.shown} is a folder with {len(names):,} checkpoints; one was expected: {listing(names)}",
+            *lines,
+        )
+    return CheckpointError(
+        f"{url.shown} is a folder without a checkpoint; model.safetensors, pytorch_model.bin, the index of either "
+        "(*.index.json), or one checkpoint file was expected",
+        line("checkpoint.path", f"{url.shown.rstrip('/')}/FILE"),
+    )
+
+
+def changed_meanwhile(url: Url) -> CheckpointError:
+    """What was read is of two versions of the file."""
+    return CheckpointError(
+        f"{url.shown} changed while it was being read", Fix(note="run it again once it is fully uploaded")
     )

@@ -25,13 +25,11 @@ from fsspec.implementations.http import HTTPFileSystem
 from ..errors import CheckpointError
 from ..text.lines import Fix, line
 from ..text.wording import safe_text
-from . import patience
-from .refusals import gone, not_allowed
-from .transport import Interrupted, OutOfRange, Unreachable, Version
-from .urls import Url
+from .transport import SILENCE, Interrupted, OutOfRange, Unreachable, Version
+from .urls import Url, gone, not_allowed
 
 _CONNECTING = 15.0
-_SILENCE = patience.SILENCE
+_SILENCE = SILENCE
 """Seconds that are waited for a connection, and for the next bytes."""
 _TRICKLE = 16 << 10
 """Fewer bytes in that time are silence, too."""

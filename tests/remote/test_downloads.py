@@ -109,7 +109,7 @@ def test_another_digest_is_refused_and_nothing_is_kept(server: Server, cache: Pa
         f"{url} is not the file that was meant: its sha256 is {DIGEST}, checkpoint.sha256 says {'0' * 64}; "
         "nothing of it was kept"
     )
-    assert error.hint == f"check where it comes from; if this one is right: checkpoint.sha256={DIGEST}"
+    assert error.hint == f"check where it comes from\ncheckpoint.sha256={DIGEST}   # if this one is right"
     assert files_in(cache) == []
 
 
@@ -321,7 +321,7 @@ def test_without_hard_links_the_file_is_copied(
     ],
 )
 def test_where_the_cache_is(variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from loader.remote.cache import cache_folder
+    from loader.remote import cache_folder
 
     for name in ("LOADER_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

@@ -14,7 +14,7 @@ from torch import arange
 
 from loader.errors import CheckpointError
 from loader.remote import cache as caches
-from loader.remote import download, patience, storage, web
+from loader.remote import download, storage, transport, web
 from loader.remote.transport import Interrupted
 from loader.remote.urls import parse_url
 from loader.text.lines import Fix
@@ -22,7 +22,7 @@ from tests.remote.asking import files_in, refusal
 from tests.remote.server import Server, answering
 
 SMALL = save({"a": arange(4.0)})
-OTHERS_MEANS = "download the file by other means, then give its path: checkpoint.path=FILE"
+OTHERS_MEANS = "checkpoint.path=FILE   # once it is downloaded by other means"
 
 
 class Clock:
@@ -37,20 +37,20 @@ class Clock:
         self.now += seconds
 
 
-@pytest.mark.parametrize("takes", [patience.SILENCE, 15.0, 1.0])
+@pytest.mark.parametrize("takes", [transport.SILENCE, 15.0, 1.0])
 def test_whoever_says_nothing_is_waited_for_no_longer_than_a_minute(
     takes: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(patience, "time", clock)
-    monkeypatch.setattr(patience, "PAUSES", (0.5, 2.0, 4.0, 8.0))
+    monkeypatch.setattr(transport, "time", clock)
+    monkeypatch.setattr(transport, "PAUSES", (0.5, 2.0, 4.0, 8.0))
 
     def ask() -> None:
         clock.sleep(takes)
         raise Interrupted("did not answer", Fix(note="try again later"))
 
     with pytest.raises(CheckpointError, match="https://host/a did not answer"):
-        patience.patiently(parse_url("https://host/a"), ask)
+        transport.patiently(parse_url("https://host/a"), ask)
     assert 15 < clock.now <= 60
 
 

@@ -14,7 +14,8 @@ from safetensors.torch import save
 
 from loader.errors import CheckpointError
 from loader.parts.open import open_checkpoint
-from loader.remote.cache import Cache, cache_folder
+from loader.remote import cache_folder
+from loader.remote.cache import Cache
 from loader.remote.transport import Version
 from loader.remote.urls import parse_url
 from tests.remote.asking import refusal, value

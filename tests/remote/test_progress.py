@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from loader.remote.progress import bar
+from loader.remote.download import bar
 from tests.command import REPOSITORY
 from tests.remote.asking import value
 from tests.remote.server import Server

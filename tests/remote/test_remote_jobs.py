@@ -113,7 +113,7 @@ def test_a_record_is_not_written_beside_what_is_elsewhere(server: Server) -> Non
     assert caught.value.message == (
         f"verify.record=true writes beside the checkpoint, and {url} is not on this machine"
     )
-    assert caught.value.hint == "download it, then: checkpoint.path=FILE verify.record=true"
+    assert caught.value.hint == "checkpoint.path=FILE verify.record=true   # once it is downloaded"
 
 
 def test_a_trusted_remote_file_is_unpickled_from_the_cache(server: Server, tmp_path: Path) -> None:

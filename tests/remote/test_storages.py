@@ -20,7 +20,7 @@ from safetensors.torch import save
 from loader.errors import CheckpointError
 from loader.files.path import called
 from loader.parts.open import open_checkpoint
-from loader.remote import storage, transport
+from loader.remote import source, storage
 from loader.remote.urls import parse_url
 from tests.command import REPOSITORY
 from tests.remote.asking import files_in, refusal, value
@@ -186,7 +186,7 @@ class HubError(OSError):
         ("s3", PermissionError("Access Denied"), "PermissionError: Access Denied", "FSSPEC_S3_ANON=true"),
         ("s3", NoCredentialsError("no keys"), "NoCredentialsError: no keys", "FSSPEC_S3_ANON=true"),
         ("gs", PermissionError("Forbidden"), "PermissionError: Forbidden", "FSSPEC_GS_TOKEN=anon"),
-        ("hf", HubError(), "HubError: 401 Client Error", "HF_TOKEN=…"),
+        ("hf", HubError(), "HubError: 401 Client Error", "hf auth login   # or HF_TOKEN in the environment"),
     ],
 )
 def test_a_file_that_may_not_be_read_is_told(scheme: str, failure: Exception, said: str, hint: str) -> None:
@@ -277,14 +277,14 @@ def test_a_package_that_is_not_installed_is_named_with_its_line(scheme: str, mon
 
     real = builtins.__import__
 
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name in {"loader.remote.web", "loader.remote.storage"}:
+    def without(name: str, importing: Any = None, *rest: Any) -> Any:
+        if name in {"web", "storage"} and importing["__name__"] == source.__name__:
             raise ImportError("No module named 'fsspec'", name="fsspec")
-        return real(name, *rest, **more)
+        return real(name, importing, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(CheckpointError) as caught:
-        transport.connect(parse_url(f"{scheme}://host/a"))
+        source.connect(parse_url(f"{scheme}://host/a"))
     assert caught.value.message == (
         f"reading {scheme}:// needs a package that is not installed (No module named 'fsspec')"
     )

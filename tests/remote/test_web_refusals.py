@@ -41,7 +41,7 @@ def test_a_file_that_may_not_be_read_is_told(status: int, reason: str, data: boo
     url = server.add("/a.safetensors", PAGE, status=status, kind="text/html")
     error = refusal(url, data=data)
     assert error.message == f"{url} may not be read: the server answered {status} {reason}"
-    assert error.hint == "credentials belong into ~/.netrc; a signed URL may have expired"
+    assert error.hint == "credentials belong in ~/.netrc\na signed URL may have expired"
 
 
 @both
@@ -54,14 +54,14 @@ def test_a_part_that_does_not_say_which_it_is_is_refused(told: str, data: bool, 
         f"{url} comes in parts, and the server does not say which: Content-Range is '{shown}', expected "
         "'bytes FIRST-LAST/SIZE'"
     )
-    assert error.hint == "download the file by other means, then give its path: checkpoint.path=FILE"
+    assert error.hint == "checkpoint.path=FILE   # once it is downloaded by other means"
 
 
 def test_on_the_hub_the_hint_names_its_token() -> None:
-    from loader.remote.refusals import not_allowed
+    from loader.remote.urls import not_allowed
 
     error = not_allowed(parse_url("https://huggingface.co/org/model/resolve/main/a.safetensors"), "403")
-    assert error.hint == "checkpoint.path=hf://ORGANISATION/MODEL/FILE takes HF_TOKEN along"
+    assert error.hint == "checkpoint.path=hf://ORGANISATION/MODEL/FILE   # takes HF_TOKEN along"
     assert "HF_TOKEN" in not_allowed(parse_url("hf://org/model/a.safetensors"), "403").hint
 
 
@@ -214,7 +214,9 @@ def test_a_server_whose_certificate_nobody_trusts_is_told() -> None:
         error = refusal(unknown.add("/a.safetensors", SMALL))
         assert error.message.startswith(f"{unknown.url}/a.safetensors cannot be trusted: ")
         assert "CERTIFICATE_VERIFY_FAILED" in error.message
-        assert error.hint == "check the host's name; SSL_CERT_FILE names the certificates of an own authority"
+        assert error.hint == (
+            "check the name of the host\nexport SSL_CERT_FILE=FILE   # the certificates of an authority of your own"
+        )
 
 
 def test_a_certificate_that_is_not_trusted_is_told() -> None:
