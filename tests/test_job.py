@@ -125,7 +125,7 @@ def test_a_bug_is_told_as_one(
     assert "ZeroDivisionError: of ours" in printed
     report = report_of(tmp_path)
     assert (report["status"], report["exit_code"]) == ("error", 1)
-    assert report["error"] == {"type": "ZeroDivisionError", "message": "of ours", "hint": ""}
+    assert report["error"] == {"type": "ZeroDivisionError", "message": "of ours", "hint": "", "fixes": []}
     assert "Traceback" in caplog.text
 
 
@@ -208,5 +208,5 @@ def test_a_report_that_finds_no_room_is_a_refusal(
     assert run({"model": target("Two"), "checkpoint": {"path": str(path.with_name(name))}}, [], full) == code
     assert capsys.readouterr().err.endswith(
         f"error  {full}/report.json could not be written: Not a directory\n"
-        "  try  hydra.run.dir=FOLDER   # one with room; of a sweep it is hydra.sweep.dir\n"
+        "  try  hydra.run.dir=FOLDER   # one with room, for a sweep hydra.sweep.dir\n"
     )

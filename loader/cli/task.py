@@ -22,8 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..config.compose import anchored, hydra_aside, near_misses, plain
 from ..config.layers import replaced
 from ..errors import ConfigError
-from ..report.data import ErrorReport, Report
-from ..report.files import REPORT
+from ..report.data import REPORT, ErrorReport, Report
 from ..report.streams import unbreakable
 from ..runtime import find_modules_in, restored
 from ..sweep.callback import Origin, origin

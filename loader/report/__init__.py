@@ -1,1 +1,1 @@
-"""What a run says: `data` holds it, `terminal` shows it, `files` keeps it."""
+"""The report of a job: `data` holds and writes it, `fill` fills it, `terminal` shows it; `streams` protects prints."""

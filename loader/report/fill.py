@@ -1,7 +1,8 @@
 """Fills a report with what a job knows so far.
 
-Guarantees: reads, never changes what it describes; may be called again when more is known; imports no torch for a job
-that did without.
+Guarantees: never changes the objects it describes; may be called again when more is known; imports no torch for a job
+that did not. Entries of a file other than its weights are described as text, and none of them is rebuilt. The rows of a
+plan list every model key and every file key exactly once, in the model's order, then the file's.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..files.path import called
 from ..formats.pickle.needed import dangers_among
-from ..formats.tree import Container
+from ..formats.pickle.tree import PLAIN
+from ..formats.tree import Container, Leaf, TensorEntry
 from ..parts.offer import Offers, selected
 from ..runtime import peak_memory
 from ..schema import OF_A_FILE
-from . import planned
-from .beside import beside
 from .data import KeysReport, ModelReport, PartReport, Report
 
 if TYPE_CHECKING:
@@ -35,19 +35,20 @@ if TYPE_CHECKING:
     from ..apply.prepare import Prepared
     from ..apply.stage import Staged
     from ..builder import Built
+    from ..keys.plan import Wanted
     from ..parts import Part
     from ..schema import JobConfig
 
 
 class Clock:
-    """Adds up the seconds that each step takes."""
+    """Adds up the seconds of each step."""
 
     def __init__(self, report: Report) -> None:
         self._timings = report.timings
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
-        """Times a block, refused or not."""
+        """Times a block, even if it raises."""
         start = time.perf_counter()
         try:
             yield
@@ -87,14 +88,14 @@ def parts(report: Report, opened: Sequence[Part]) -> None:
 def keys(
     report: Report, module: nn.Module, opened: Sequence[Part], prepared: Prepared | None, staged: Staged | None = None
 ) -> None:
-    """Describes what became of every key.
+    """Describes the outcome of every key.
 
     Args:
-        report: What is filled.
+        report: The report to fill.
         module: The model.
         opened: The parts, with ``auto`` replaced.
-        prepared: The plan; None for a model that came out of the file complete.
-        staged: What was read for it; None where nothing was.
+        prepared: The plan; None for a model that was complete in the file.
+        staged: The values that were read; None if none were.
     """
     for part in opened:
         _offered(report.parts[part.name], part, None if prepared is None else prepared.offers)
@@ -107,19 +108,14 @@ def keys(
     if plan.passes() and (plan.mismatched or plan.dropped):
         _note_doubts(report, opened, prepared)
     if report.mode == "plan":
-        report.plan = planned.rows(prepared)
+        report.plan = rows(prepared)
     report.keys = KeysReport(
         loaded=len(plan.loaded),
         missing=list(plan.missing),
         unexpected=list(plan.unexpected),
         mismatched=[{"key": m.key, "model": list(m.model), "checkpoint": list(m.checkpoint)} for m in plan.mismatched],
         dropped=list(plan.dropped),
-        cast=planned.casts(prepared)
-        if report.mode == "plan"
-        else [
-            {"key": c.key, "checkpoint": c.checkpoint, "model": c.model, "loss": str(c.loss)}
-            for c in (() if staged is None else staged.casts)
-        ],
+        cast=_planned_casts(prepared) if report.mode == "plan" else _casts(staged),
         tied=[list(group) for group in plan.tied],
     )
 
@@ -127,8 +123,7 @@ def keys(
 def _offered(report: PartReport, part: Part, offers: Offers | None) -> None:
     report.key = part.config.checkpoint.key
     report.applied = list(part.applied)
-    chosen = selected(part) if offers is None else offers.selected[part.name]
-    chosen = Container("dict", "dict") if chosen is None else chosen
+    chosen = (selected(part) if offers is None else offers.selected[part.name]) or Container("dict", "dict")
     report.tensors = len(chosen.tensors())
     report.beside = beside(part.checkpoint.root, chosen)
     if offers is not None:
@@ -136,15 +131,19 @@ def _offered(report: PartReport, part: Part, offers: Offers | None) -> None:
         report.other = dict(offers.other[part.name])
 
 
+def _casts(staged: Staged | None) -> list[dict[str, str]]:
+    casts = () if staged is None else staged.casts
+    return [{"key": c.key, "checkpoint": c.checkpoint, "model": c.model, "loss": str(c.loss)} for c in casts]
+
+
 def _note_doubts(report: Report, opened: Sequence[Part], prepared: Prepared) -> None:
-    """Notes square weights that may be transposed as what was left out is."""
+    """Notes square weights that may be transposed like the weights that were left out."""
     from ..suggest.nature import in_doubt  # noqa: PLC0415  # only where something was left out
 
     selected = prepared.offers.selected
     entries = {part.full(key): entry for part in opened for key, entry in selected[part.name].tensors().items()}
     dropped = {key: entries[key].shape for key in prepared.plan.dropped if key in entries}
-    doubt = in_doubt(prepared.plan, prepared.wanted, dropped)
-    if doubt:
+    if doubt := in_doubt(prepared.plan, prepared.wanted, dropped):
         described = report.parts[opened[0].name]
         described.note = "; ".join(filter(None, (described.note, doubt)))
 
@@ -154,10 +153,14 @@ def environment(report: Report) -> None:
     report.environment = {
         "python": platform.python_version(),
         **_versions(),
-        # Not `platform.platform()`, which starts a process to ask for the processor's name and leaves it out.
+        # Not `platform.platform()`, which starts a process for the processor's name.
         "platform": "-".join((platform.system(), platform.release(), platform.machine(), *platform.libc_ver())),
-        **_of_torch(),
     }
+    if "torch" in sys.modules:
+        import torch  # noqa: PLC0415  # a job that did without it has nothing of it to report
+
+        found = {"torch": str(torch.__version__), "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
+        report.environment |= found
     report.memory = {"peak_rss_bytes": peak_memory()}
 
 
@@ -166,7 +169,7 @@ _VERSION = re.compile(r"^__version__ *(?:: *str *)?= *['\"]([^'\"]+)['\"]", re.M
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    """By package, read once; from the module where that is imported, since a package's whole description is parsed."""
+    """Reads the versions once; from imported modules, since `metadata` parses a package's whole description."""
     modules = {"hydra-core": "hydra", "omegaconf": "omegaconf", "safetensors": "safetensors"}
     found = {
         package: getattr(sys.modules.get(module), "__version__", None) or metadata.version(package)
@@ -176,19 +179,11 @@ def _versions() -> dict[str, str]:
 
 
 def _torch_version() -> str:
-    """As torch itself says it, with what it was built for (``2.6.0+cu124``), which its package may leave out."""
+    """Reads torch's own version, with its build (``2.6.0+cu124``), which the package's metadata may lack."""
     spec = importlib.util.find_spec("torch")  # without importing it
-    said = Path(spec.origin).with_name("version.py") if spec is not None and spec.origin else None
-    found = _VERSION.search(said.read_text(encoding="utf-8")) if said is not None and said.is_file() else None
+    file = Path(spec.origin).with_name("version.py") if spec is not None and spec.origin else None
+    found = _VERSION.search(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else None
     return found[1] if found else metadata.version("torch")
-
-
-def _of_torch() -> dict[str, Any]:
-    """What only torch itself knows; nothing in a job that did not import it."""
-    torch: Any = sys.modules.get("torch")
-    if torch is None:
-        return {}
-    return {"torch": str(torch.__version__), "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
 
 
 def _model(target: str, module: nn.Module, device: torch.device) -> ModelReport:
@@ -209,3 +204,97 @@ def _model(target: str, module: nn.Module, device: torch.device) -> ModelReport:
 
 def _name(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+_MOST = 100
+_LEVELS = 2
+"""`epoch` and `hyper_parameters.lr` are listed; deeper entries are a trainer's bookkeeping."""
+
+
+def beside(root: Container, selected: Container) -> dict[str, str]:
+    """Describes the entries of a file that are not tensors and contain none.
+
+    Args:
+        root: The whole file.
+        selected: The container of the weights, which is left out.
+
+    Returns:
+        Dotted key → the value of a plain entry, or the type of any other.
+    """
+    found = {} if root is selected else dict(_entries(root, selected, "", _LEVELS))
+    return dict(list(found.items())[:_MOST])
+
+
+def _entries(container: Container, selected: Container, prefix: str, levels: int) -> Iterator[tuple[str, str]]:
+    for name, child in container.children.items():
+        key = f"{prefix}{name}"
+        if isinstance(child, Leaf):
+            yield key, _entry(child)
+        elif isinstance(child, Container) and child is not selected and levels > 1 and _is_plain(child):
+            yield from _entries(child, selected, f"{key}.", levels - 1)
+
+
+def _entry(leaf: Leaf) -> str:
+    if isinstance(leaf.record, (*PLAIN, list, tuple)):
+        return leaf.text
+    return f"{leaf.type} ({leaf.text})" if leaf.text else leaf.type
+
+
+def _is_plain(container: Container) -> bool:
+    # Entries next to tensors belong to an optimizer or another state dict.
+    return container.kind == "dict" and not any(isinstance(child, TensorEntry) for child in container.children.values())
+
+
+Row = dict[str, Any]
+"""``action``, ``key`` (model), ``source`` (file), ``part``, ``model``, ``checkpoint`` (``{shape, dtype}`` each)."""
+
+
+def rows(prepared: Prepared) -> list[Row]:
+    """Lists the planned outcome of every key."""
+    plan, offers, refused = prepared.plan, prepared.offers.entries, set(prepared.plan.refused)
+    seconds = {second.key: second.taken.key for _, second in plan.duplicates}
+
+    def row(action: str, key: str, source: str) -> Row:
+        offer = offers.get(source)
+        found = offer.entry if offer is not None and isinstance(offer.entry, TensorEntry) else None
+        want = prepared.wanted.get(key)
+        return {
+            "action": action,
+            "key": key or None,
+            "source": offer.source if offer is not None else None,
+            "part": offer.part if offer is not None else None,
+            "model": None if want is None else _form(want),
+            "checkpoint": None if found is None else _form(found),
+        }
+
+    def judged(action: str, key: str) -> str:
+        return f"{action}, {'refused' if key in refused else 'allowed'}"
+
+    sources = {match.key: match.taken.key for match in plan.matches}
+    outcomes = {key: (judged("missing", key), "") for key in plan.missing}
+    outcomes |= {clash.key: (judged("mismatched", clash.key), clash.source) for clash in plan.mismatched}
+    outcomes |= {key: ("load" if source else "computed by a load hook", source) for key, source in sources.items()}
+    found = []
+    for key in prepared.wanted:
+        action, source = outcomes.get(key, ("tied", seconds.get(key, "")))
+        found.append(row(action, key, source))
+    found += [row(judged("unexpected", key), "", key) for key in plan.unexpected]
+    found += [{**row("dropped by a rule", "", ""), "source": key} for key in plan.dropped]
+    return found
+
+
+def _planned_casts(prepared: Prepared) -> list[dict[str, str]]:
+    """Lists tensors whose dtype would change; any loss is known only once their values are read."""
+    found = []
+    for match in prepared.plan.matches:
+        entry = prepared.tensor(match.taken.key)
+        if entry is None or prepared.wanted[match.key].kind == "extra":
+            continue
+        dtype = str(prepared.dtype(match.key, entry.dtype)).removeprefix("torch.")
+        if dtype != entry.dtype:
+            found.append({"key": match.key, "checkpoint": entry.dtype, "model": dtype, "loss": ""})
+    return found
+
+
+def _form(tensor: TensorEntry | Wanted) -> dict[str, Any]:
+    return {"shape": None if tensor.shape is None else list(tensor.shape), "dtype": tensor.dtype}

@@ -1,9 +1,8 @@
-"""What a process prints, however little of it anybody can take.
+"""Standard streams on which no print can fail.
 
-Guarantees: inside `unbreakable` no print fails, neither the loader's own nor one of a model's constructor. A stream
-that was closed swallows everything; a reader that has gone away (`| head -1`) ends the printing and nothing else; a
-full disk is remembered, for the exit code to say so; a character that the encoding lacks is written as its escape.
-What is printed has lost the credentials of URLs.
+Guarantees: inside `unbreakable` no print raises, neither the loader's own nor one in a model's constructor. Output to a
+closed stream is discarded. A reader that goes away (`| head -1`) ends the output and nothing else. A full disk is
+remembered for the exit code. A character that the encoding lacks is escaped. The credentials of URLs are redacted.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from typing import Any, TextIO
 from ..text.redaction import redacted
 
 _GONE = (errno.EPIPE, errno.ECONNRESET)
-"""A reader that has what it wanted."""
+"""Errors of a pipe whose reader has gone away."""
 
 _STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
 
 class _Unbreakable(io.FileIO):
-    """The end of a stream; once it fails, what is written goes nowhere."""
+    """A raw stream that discards all output once a write has failed."""
 
     lost: OSError | None = None
-    """Why, where that is not the reader's own wish."""
+    """The error of the failed write, unless the reader went away."""
 
     def write(self, data: Any, /) -> int:
-        """Writes, or gives writing up."""
+        """Writes, or starts to discard."""
         try:
             return super().write(data)
         except OSError as error:
@@ -43,21 +42,21 @@ class _Unbreakable(io.FileIO):
 
 
 class _Redacting(io.TextIOWrapper):
-    """Text without the secrets of URLs, whoever prints it: Hydra's own pages and tracebacks, too."""
+    """A text stream that redacts secrets, also in Hydra's own pages and tracebacks."""
 
     def write(self, text: str, /) -> int:
-        """Writes a text; returns its length, as any text stream does."""
+        """Writes a text; returns its length, like any text stream."""
         super().write(redacted(text))
         return len(text)
 
 
 @contextmanager
 def unbreakable() -> Iterator[None]:
-    """Keeps every print inside from raising; a standard stream that somebody replaced is theirs and stays as it is."""
+    """Keeps every print in the block from raising; a standard stream that was replaced is not touched."""
     before = sys.stdout, sys.stderr, logging.raiseExceptions
     _open_closed()
     sys.stdout, sys.stderr = _guarded("stdout"), _guarded("stderr")
-    logging.raiseExceptions = False  # a log that cannot be written is no reason for tracebacks among the results
+    logging.raiseExceptions = False  # no tracebacks among the results because a log cannot be written
     try:
         yield
     finally:
@@ -68,14 +67,14 @@ def unbreakable() -> Iterator[None]:
 
 
 def printing_failed() -> OSError | None:
-    """Returns why a part of what was printed on stdout is lost, if it is; that nobody read on is no loss."""
+    """Returns the error that lost part of stdout, if any; a reader that went away does not count."""
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return raw.lost if isinstance(raw, _Unbreakable) else None
 
 
 def _open_closed() -> None:
-    """Opens what was closed (``>&-``): the number would go to the next file opened, and prints into that."""
+    """Opens closed streams (``>&-``): the next opened file would get the descriptor, and the prints."""
     for name, number in _STREAMS.items():
         try:
             os.fstat(number)
@@ -102,7 +101,7 @@ def _guarded(name: str) -> TextIO:
 def _to_nowhere(number: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     if nowhere == number:
-        os.set_inheritable(number, True)  # the processes of a sweep's jobs print as well
+        os.set_inheritable(number, True)  # the processes of a sweep's jobs print too
         return
     os.dup2(nowhere, number)
     os.close(nowhere)

@@ -14,8 +14,9 @@ from typing import Any, TextIO
 from ..errors import LoaderError
 from ..text.wording import counted, listing, phrases, printable, safe_text, shape, size
 from ..trust.dangerous import HOSTILE
-from . import planned
 from .data import PartReport, Report
+
+_HEADINGS = ("action", "model key", "model", "file key", "file")
 
 Line = tuple[str, str, str]
 """Label, text and style."""
@@ -153,8 +154,30 @@ def was_integer(row: Mapping[str, Any]) -> bool:
 
 
 def _plan(report: Report) -> Iterator[Line]:
-    for index, line in enumerate(planned.table(report.plan) if report.plan else ()):
+    for index, line in enumerate(table(report.plan) if report.plan else ()):
         yield "plan" if index == 0 else "", line, "bold" if index == 0 else ""
+
+
+def table(plan: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Draws rows as aligned text, one line per key."""
+    cells = [_HEADINGS, *(_cells(row) for row in plan)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADINGS))]
+    for line in cells:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        row["action"],
+        safe_text(row["key"] or "-", 200),
+        _form(row["model"]),
+        safe_text(row["source"] or "-", 200),
+        _form(row["checkpoint"]),
+    )
+
+
+def _form(side: Mapping[str, Any] | None) -> str:
+    return "-" if side is None else f"{shape(side['shape'])} {side['dtype']}".strip()
 
 
 def checks(report: Report) -> Iterator[Line]:

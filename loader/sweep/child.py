@@ -27,8 +27,7 @@ from omegaconf import OmegaConf, open_dict
 
 from ..config.compose import hydra_aside
 from ..errors import LoaderError
-from ..report.data import ErrorReport, Report
-from ..report.files import write_report
+from ..report.data import ErrorReport, Report, write_report
 from ..report.streams import unbreakable
 from ..runtime import safe_path
 from ..text.lines import Fix

@@ -23,8 +23,7 @@ from omegaconf import OmegaConf
 
 from ..config.rewrite import readable
 from ..errors import ConfigError
-from ..report.data import ErrorReport
-from ..report.files import REPORT, write_json
+from ..report.data import REPORT, ErrorReport, write_json
 from ..text.lines import Fix
 from ..text.wording import printable
 

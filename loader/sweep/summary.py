@@ -21,7 +21,7 @@ from rich.text import Text
 
 from ..config.rewrite import readable
 from ..errors import ConfigError
-from ..report.files import write_json, write_text
+from ..report.data import write_json, write_text
 from ..report.terminal import print_error
 from ..text.lines import Fix
 from ..text.redaction import redacted

@@ -11,7 +11,7 @@ import loader
 from loader.formats.pickle.tree import leaf
 from loader.formats.tree import Container, Leaf, Node, TensorEntry
 from loader.parts.open import open_checkpoint
-from loader.report.beside import beside
+from loader.report.fill import beside
 
 
 def lightning(module: torch.nn.Module) -> dict[str, Any]:

@@ -9,8 +9,7 @@ import torch
 
 from loader.job import execute
 from loader.report.data import Report
-from loader.report.planned import table
-from loader.report.terminal import lines
+from loader.report.terminal import lines, table
 
 
 def _plan(folder: Path, state: dict[str, torch.Tensor], **settings: object) -> Report:

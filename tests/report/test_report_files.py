@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.report.data import Report
-from loader.report.files import write_json, write_report, write_text
+from loader.report.data import Report, write_json, write_report, write_text
 from loader.text.redaction import remember
 
 JSON = st.recursive(

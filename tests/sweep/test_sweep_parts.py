@@ -62,7 +62,7 @@ def test_how_a_crash_is_told(process_code: int, exit_code: int, message: str) ->
     record = JobRecord(0)
     record.crash(process_code)
     assert (record.status, record.exit_code, record.report) == ("crashed", exit_code, None)
-    assert record.error == {"type": "Crashed", "message": message, "hint": ""}
+    assert record.error == {"type": "Crashed", "message": message, "hint": "", "fixes": []}
 
 
 def test_records_survive_the_process_that_wrote_them(tmp_path: Path) -> None:
