@@ -80,7 +80,7 @@ class Mismatch:
     """The offered key; ``""`` where a load hook computed the value."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that a load would do."""
 
@@ -143,32 +143,40 @@ def make_plan(
         allow: Which keys may stay without a partner.
         dropped: File keys that rules dropped, for the record.
     """
-    plan = Plan(dropped=list(dropped), tied=_tied(wanted))
     filled: dict[str, Match] = {}
+    mismatched: list[Mismatch] = []
+    duplicates: list[tuple[Match, Match]] = []
     for key, want in wanted.items():
         taken = hooked.taken.get(key)
         if taken is None:
             continue
-        if not _fits(want, taken):
-            plan.mismatched.append(Mismatch(key, want.shape or (), taken.shape, taken.key))
+        if not fits(want.shape, taken.shape):
+            mismatched.append(Mismatch(key, want.shape or (), taken.shape, taken.key))
         elif want.first not in filled or not filled[want.first].taken.key:
             filled[want.first] = Match(key, taken)
         elif taken.key:
-            plan.duplicates.append((filled[want.first], Match(key, taken)))
+            duplicates.append((filled[want.first], Match(key, taken)))
     if not _feeds(filled.values(), offered, hooked):
         # What load hooks make up without the file is the model's own.
         filled = {}
-    plan.matches = list(filled.values())
-    clashing = {mismatch.key for mismatch in plan.mismatched}
-    plan.loaded = [key for key, want in wanted.items() if want.first in filled and key not in clashing]
-    plan.missing = [key for key, want in wanted.items() if want.first not in filled and key not in clashing]
-    plan.unexpected = [key for key in hooked.left if isinstance(offered[key].entry, TensorEntry) or key in wanted]
-    plan.refused = (
-        _not_allowed(plan.missing, allow.missing)
-        + _not_allowed(plan.unexpected, allow.unexpected)
-        + _not_allowed((mismatch.key for mismatch in plan.mismatched), allow.mismatched)
+    clashing = {mismatch.key for mismatch in mismatched}
+    missing = [key for key, want in wanted.items() if want.first not in filled and key not in clashing]
+    unexpected = [key for key in hooked.left if isinstance(offered[key].entry, TensorEntry) or key in wanted]
+    return Plan(
+        matches=list(filled.values()),
+        loaded=[key for key, want in wanted.items() if want.first in filled and key not in clashing],
+        missing=missing,
+        unexpected=unexpected,
+        mismatched=mismatched,
+        dropped=list(dropped),
+        tied=_tied(wanted),
+        duplicates=duplicates,
+        refused=[
+            *_not_allowed(missing, allow.missing),
+            *_not_allowed(unexpected, allow.unexpected),
+            *_not_allowed((mismatch.key for mismatch in mismatched), allow.mismatched),
+        ],
     )
-    return plan
 
 
 def _feeds(matches: Iterable[Match], offered: Mapping[str, Offered], hooked: Hooked) -> bool:
@@ -177,10 +185,12 @@ def _feeds(matches: Iterable[Match], offered: Mapping[str, Offered], hooked: Hoo
     return any(match.taken.key for match in matches) or not spared.issuperset(offered)
 
 
-def _fits(want: Wanted, taken: Taken) -> bool:
-    # As torch does, a file's one-element vector fills a scalar; never the other way round.
-    scalar = want.shape == () and taken.shape == (1,)
-    return want.shape is None or want.shape == taken.shape or scalar
+def fits(wanted: tuple[int, ...] | None, found: tuple[int, ...]) -> bool:
+    """Whether a tensor of a file has the shape that a model key takes; None takes any.
+
+    As in torch, a one-element vector fills a scalar; never the other way round.
+    """
+    return wanted is None or wanted == found or (wanted == () and found == (1,))
 
 
 def _tied(wanted: Mapping[str, Wanted]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ..errors import LoaderError
 from ..formats.tree import Container
 from ..keys.optimizers import is_moment
+from ..keys.plan import fits
 from ..keys.rules import rewrite
 from ..schema import RuleConfig
 from .names import Path, is_number, segments, template
@@ -46,10 +47,7 @@ class ModelKeys:
     def filled_by(self, name: str, shape: Shape) -> str | None:
         """Returns the key that a tensor of this name and shape fills."""
         key = self.aliases.get(name, name)
-        if key not in self.shapes:
-            return None
-        wanted = self.shapes[key]
-        return key if wanted is None or wanted == shape or (wanted == () and shape == (1,)) else None
+        return key if key in self.shapes and fits(self.shapes[key], shape) else None
 
     def ending_in(self, suffix: str) -> list[str]:
         """Returns the names, aliases included, that end in these whole segments."""

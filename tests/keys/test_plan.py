@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader.formats.tree import Leaf, Node, TensorEntry
-from loader.keys.plan import Hooked, Match, Mismatch, Offered, Plan, Taken, Wanted, make_plan
+from loader.keys.plan import Hooked, Match, Mismatch, Offered, Plan, Taken, Wanted, fits, make_plan
 from loader.schema import AllowConfig
 
 Shape = tuple[int, ...]
@@ -142,6 +142,10 @@ def test_equal_names_and_shapes_match() -> None:
 
 def test_a_vector_of_one_element_fills_a_scalar() -> None:
     assert plan_of(wants(scale=()), offers(scale=(1,))).loaded == ["scale"]
+
+
+def test_a_key_without_a_shape_takes_any() -> None:
+    assert fits(None, (2, 3))
 
 
 @pytest.mark.parametrize(("model", "file"), [((1,), ()), ((), (1, 1)), ((), (2,)), ((2, 3), (3, 2)), ((6,), (2, 3))])

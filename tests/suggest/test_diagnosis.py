@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from loader.keys.plan import Mismatch, Plan, Wanted
 from loader.suggest.refusal import diagnosis, notes
 
@@ -10,8 +12,8 @@ def wants(*keys: str) -> dict[str, Wanted]:
 
 def refused(**left: list[str] | list[Mismatch]) -> Plan:
     plan = Plan(**left)  # type: ignore[arg-type]
-    plan.refused = [*plan.missing, *plan.unexpected, *(mismatch.key for mismatch in plan.mismatched)]
-    return plan
+    keys = [*plan.missing, *plan.unexpected, *(mismatch.key for mismatch in plan.mismatched)]
+    return replace(plan, refused=keys)
 
 
 def test_a_wall_of_keys_is_a_few_lines() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ LOADED = ["body.0.weight", "body.1.weight", "fc1.weight"]
 
 def plan(**left: list[str] | list[Mismatch]) -> Plan:
     made = Plan(**left)  # type: ignore[arg-type]
-    made.loaded = list(LOADED)
-    made.matches = [Match(key, Taken(key, (1,), "float32")) for key in LOADED]
-    made.refused = [*made.missing, *made.unexpected, *(mismatch.key for mismatch in made.mismatched)]
-    return made
+    return replace(
+        made,
+        loaded=list(LOADED),
+        matches=[Match(key, Taken(key, (1,), "float32")) for key in LOADED],
+        refused=[*made.missing, *made.unexpected, *(mismatch.key for mismatch in made.mismatched)],
+    )
 
 
 def excused(left: Plan, kind: str = "parameter", dtype: str = "float32") -> AllowConfig | None:

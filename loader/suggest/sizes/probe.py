@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from ...errors import LoaderError
-from ...keys.plan import Wanted
+from ...keys.plan import Wanted, fits
 from ...module.slots import slots, wanted
 from .arguments import FLOAT, INT, SIZES, Knob
 from .confined import Confined, apart
@@ -151,7 +151,7 @@ class Goal:
     def fits(self, key: str, want: Wanted) -> bool:
         """Whether a key of the model has the file's shape, or no partner in the file."""
         shape = self.shapes.get(key)
-        return shape is None or want.shape in (None, shape) or (want.shape == () and shape == (1,))
+        return shape is None or fits(want.shape, shape)
 
     def _off(self, key: str, seen: Seen) -> float:
         mine, theirs = seen.wanted[key].shape or (), self.shapes[key]
