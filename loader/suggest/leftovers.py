@@ -1,8 +1,9 @@
-"""Keys that stay without a partner, and whether that may be meant.
+"""Allowances for keys without a partner, and the proposals for a whole job.
 
-Guarantees: an allowance is proposed only for whole named modules beside those that fit, for buffers, and for one module
+Guarantees: an allowance is proposed only for whole named modules next to those that fit, for buffers, and for one module
 of another size. Layers of another depth, biases that one side lacks and modules inside repeated layers are never
-excused: they are another architecture.
+excused: they are another architecture. Allowances of several parts are joined, never replaced by one another; few ways
+are proposed.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ from .problem import Explanation
 
 _MOST_GLOBS = 8
 EVERYTHING = "*"
-"""The glob over all that is left."""
+"""The glob for everything that is left."""
 EXTRA_STATE = "_extra_state"
-"""As `loader.module.slots` has it, which imports torch."""
+"""The same as in `loader.module.slots`, which imports torch."""
 BUFFERS = frozenset(
     {
         "num_batches_tracked", "position_ids", "masked_bias", "inv_freq", "relative_position_index", "attn_mask",
         "total_ops", "total_params", EXTRA_STATE,
     }
 )  # fmt: skip
-"""Names that buffers have, in files that say no more of a tensor than its name; profilers count in the last but one."""
+"""Names of buffers, for files that do not say which tensors are buffers; the last two but one are a profiler's."""
 _GLOB_SIGNS = re.compile(r"[\[\]*?]")
 
 
 def excuse(
     plan: Plan, allow: AllowConfig, wanted: Mapping[str, Wanted], offered: Mapping[str, tuple[str, TensorEntry]]
 ) -> AllowConfig | None:
-    """The allowances that would excuse what is left over, beside those that were given; None where none should.
+    """Adds allowances that excuse the leftovers to those that were typed; None if they should not be excused.
 
     Args:
-        plan: What would be done.
-        allow: What was allowed.
+        plan: The plan.
+        allow: The typed allowances.
         wanted: The model's keys.
         offered: The file's tensors by full model key, after the rules, with their keys in the file.
     """
@@ -53,7 +54,7 @@ def excuse(
     missing = {key: wanted[key].kind != "parameter" for key in plan.missing if key in refused}
     unexpected = {key: _is_buffer(key, offered.get(key)) for key in plan.unexpected if key in refused}
     taken = [segments(offered[match.taken.key][0]) for match in plan.matches if match.taken.key in offered]
-    # Rules may have torn a file's module apart: what they left of it is no module of its own.
+    # Rules may have split a module of the file: the rest of it is not a module of its own.
     torn = {offered[key][0]: buffer for key, buffer in unexpected.items() if key in offered}
     torn = {} if _only_unwrapped({key: file for key, (file, _) in offered.items()}) else torn
     mismatched = [mismatch for mismatch in plan.mismatched if mismatch.key in refused]
@@ -65,16 +66,13 @@ def excuse(
     return dataclasses.replace(allow, missing=absent, unexpected=extra, mismatched=resized)
 
 
-def apart(keys: Mapping[str, bool], beside: Sequence[str]) -> list[str] | None:
-    """Globs over whole modules of keys, and over buffers (with: is it one?), that lie apart from other keys.
-
-    None where some of them belong to the other keys' own modules.
-    """
-    return _few(_globs(keys, [segments(key) for key in beside]))
+def apart(keys: Mapping[str, bool], others: Sequence[str]) -> list[str] | None:
+    """Returns globs for keys (key → whether it is a buffer) that share no module with other keys; None if some do."""
+    return _few(_globs(keys, [segments(key) for key in others]))
 
 
 def _only_unwrapped(files: Mapping[str, str]) -> bool:
-    """Whether all that rules did to the names is to take one prefix off every one."""
+    """Whether the rules only removed one prefix from every name."""
     prefixes = {file.removesuffix(name) if file.endswith(name) else None for name, file in files.items()}
     return len(prefixes) == 1 and None not in prefixes
 
@@ -84,12 +82,12 @@ def _lists(allow: AllowConfig) -> tuple[list[str], list[str], list[str]]:
 
 
 def _is_buffer(key: str, offered: tuple[str, TensorEntry] | None) -> bool:
-    whole = offered is not None and not offered[1].dtype.startswith(("float", "bfloat", "complex"))
-    return whole or key.rpartition(".")[2] in BUFFERS
+    integer = offered is not None and not offered[1].dtype.startswith(("float", "bfloat", "complex"))
+    return integer or key.rpartition(".")[2] in BUFFERS
 
 
 def _globs(keys: Mapping[str, bool], loaded: Sequence[Path]) -> list[str] | None:
-    """Globs over keys (with: is it a buffer?); None where some of them must not be excused."""
+    """Returns globs for keys (key → whether it is a buffer); None if some of them must not be excused."""
     known = {path[:at] for path in loaded for at in range(len(path) + 1)}
     found: dict[str, None] = {}
     for key, buffer in keys.items():
@@ -108,13 +106,13 @@ def _few(globs: list[str] | None) -> list[str] | None:
 
 
 def _unexpected(keys: Mapping[str, bool], loaded: Sequence[Path], *, complete: bool) -> list[str] | None:
-    """Globs over what is left of a file; all of it where that is many modules and the model lacks nothing."""
+    """Returns globs for the rest of a file; one for all of it if it is many modules and the model lacks nothing."""
     globs = _globs(keys, loaded)
     return [EVERYTHING] if complete and globs is not None and len(globs) > _MOST_GLOBS else _few(globs)
 
 
 def _own_module(path: Path, known: set[Path]) -> str | None:
-    """The outermost module of a key that nothing loaded belongs to, as a glob; None where that is no module apart."""
+    """Returns the outermost module of a key that holds no loaded key, as a glob; None if it is not a module apart."""
     at = next((at for at in range(1, len(path) + 1) if path[:at] not in known), 0)
     inner = at > 1 and at == len(path)
     if not at or inner or any(map(is_number, path[:at])):
@@ -129,7 +127,7 @@ def _own_module(path: Path, known: set[Path]) -> str | None:
 
 
 def _other_size(mismatched: Sequence[Mismatch]) -> list[str] | None:
-    """The module whose tensors differ in one dimension, as a glob; None where more than that differs."""
+    """Returns the module whose tensors differ in one dimension, as a glob; None if more differs."""
     modules = {mismatch.key.rpartition(".")[0] for mismatch in mismatched}
     if len(modules) > 1 or not all(_one_dimension(mismatch) for mismatch in mismatched):
         return None
@@ -155,7 +153,7 @@ _LISTS = ("missing", "unexpected", "mismatched")
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Overrides for a whole job, and what they lead to."""
+    """Overrides for a whole job, and their result."""
 
     overrides: tuple[str, ...]
     """Not yet quoted for a shell."""
@@ -170,13 +168,13 @@ def proposals(
     others: tuple[int, int] = (0, 0),
     uncovered: Sequence[str] = (),
 ) -> list[Proposal]:
-    """Joins one explanation of each part in every way; none where a part has none, or where there are too many ways.
+    """Combines one explanation of each part in every way; none if a part has none, or there are too many ways.
 
     Args:
         found: The parts that do not fit: name, and explanations that are equally good.
-        allow: The allowances that were given.
-        others: How many keys the rest of the model loads, and how many it wants.
-        uncovered: Globs of what belongs to no part.
+        allow: The typed allowances.
+        others: How many keys the rest of the model loads, and how many it has.
+        uncovered: Globs for the keys outside all parts.
     """
     names = [name for name, _ in found]
     ways = list(itertools.islice(itertools.product(*(e for _, e in found)), _MOST_PROPOSALS + 1))

@@ -15,13 +15,13 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
-"""Segments that wrappers of modules put into keys, at the start or in the middle."""
+"""Segments that module wrappers put into keys, at the start or in the middle."""
 
 Path = tuple[str, ...]
 """Segments of a key, or of a pattern."""
 
 ANY = "{}"
-"""Stands for a number in a template."""
+"""The placeholder for a number in a template."""
 
 _DEEPEST = 24
 _MOST_DIGITS = 6
@@ -58,33 +58,33 @@ _OPPOSED = (
     frozenset({"gate", "up", "down"}),
     frozenset({"encoder", "decoder"}),
 )
-"""Words of which two never mean the same."""
+"""Sets of words with different meanings."""
 
 
 def segments(key: str) -> Path:
-    """A key's segments."""
+    """Splits a key into its segments."""
     return tuple(key.split(".", _DEEPEST))
 
 
 def is_number(segment: str) -> bool:
-    """Whether a segment counts its siblings."""
+    """Whether a segment is an index among siblings."""
     return segment.isdigit() and segment.isascii() and len(segment) <= _MOST_DIGITS
 
 
 def template(path: Sequence[str]) -> tuple[Path, tuple[int, ...]]:
-    """A path with its numbers taken out, and the numbers."""
+    """Replaces the numbers in a path by `ANY`, and returns them as well."""
     numbers = tuple(int(segment) for segment in path if is_number(segment))
     return tuple(ANY if is_number(segment) else segment for segment in path), numbers
 
 
 def stem(segment: str) -> str:
-    """A segment without the number at its end: ``layer1`` → ``layer``."""
+    """Removes the number at the end of a segment: ``layer1`` → ``layer``."""
     return segment.rstrip("0123456789")
 
 
 @functools.lru_cache(maxsize=65536)
 def likeness(left: Path, right: Path) -> float:
-    """How much two templates look like one name, from 0 to 1; 0 where they contradict each other."""
+    """Returns how similar two templates are, from 0 to 1; 0 if they contradict each other."""
     if _contradict(_words(left[-1:]), _words(right[-1:])) or _contradict(_words(left[-2:]), _words(right[-2:])):
         return 0.0
     words = difflib.SequenceMatcher(None, _words(left), _words(right), autojunk=False).ratio()
@@ -106,20 +106,20 @@ def _contradict(left: tuple[str, ...], right: tuple[str, ...]) -> bool:
     return False
 
 
-# What the notation itself is written with: such a segment stands alone.
+# Characters of the notation itself: such a segment is never grouped.
 _SPECIAL = re.compile(r"[{}*,]|\.\.")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Some keys of one side that are told as one."""
+    """Some keys of one side that are written as one."""
 
     path: Path
     """The segments of its pattern."""
     keys: tuple[str, ...]
     detail: Hashable
-    """What its keys have in common; None where it holds several."""
+    """The detail that all its keys share; None if they differ."""
 
     @property
     def pattern(self) -> str:
@@ -131,7 +131,7 @@ class Group:
 class _Piece:
     pattern: Path
     members: tuple[tuple[Path, Hashable], ...]
-    """The keys below the place where the piece stands, with their details."""
+    """The keys below the piece, with their details."""
 
 
 @dataclass(slots=True)
@@ -139,10 +139,10 @@ class _Node:
     listed: bool = False
     detail: Hashable = None
     whole: bool = True
-    """Whether every key of this side below belongs to the list."""
+    """Whether every key of this side below is in the list."""
     below: dict[str, _Node] = field(default_factory=dict)
     looks: int = -1
-    """The same number for nodes below which everything is the same."""
+    """Equal for nodes with equal contents."""
 
 
 def group(
@@ -151,10 +151,10 @@ def group(
     """Groups keys by module.
 
     Args:
-        keys: The keys to be told, with what tells them apart (a shape, a pair of shapes).
+        keys: The keys, each with a detail (a shape, a pair of shapes).
         universe: All keys of that side.
         star: Whether whole modules may be written with ``*``, which hides the details of their keys.
-        deepest: How often a key is split; what is deeper stays one name.
+        deepest: How often a key is split; deeper names stay one.
 
     Returns:
         The groups, in the order of their first keys.
@@ -178,15 +178,15 @@ def group(
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Writes numbers truthfully: ``{0,2..5}``; one number stands alone."""
+    """Writes numbers exactly: ``{0,2..5}``; a single number without braces."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    told = [str(run[0]) if len(run) == 1 else f"{run[0]}{',' if len(run) == 2 else '..'}{run[-1]}" for run in runs]
-    return told[0] if len(numbers) == 1 else "{" + ",".join(told) + "}"
+    written = [str(run[0]) if len(run) == 1 else f"{run[0]}{',' if len(run) == 2 else '..'}{run[-1]}" for run in runs]
+    return written[0] if len(numbers) == 1 else "{" + ",".join(written) + "}"
 
 
 def _mark_partial(root: _Node, key: str, deepest: int) -> None:
@@ -199,7 +199,7 @@ def _mark_partial(root: _Node, key: str, deepest: int) -> None:
 
 
 def _number(node: _Node, known: dict[object, int]) -> int:
-    """Finds out which nodes look alike: by the numbers of what is below them, so that no key is looked at twice."""
+    """Numbers nodes by their contents, so that equal ones have equal numbers; looks at each key once."""
     below = tuple((segment, _number(child, known)) for segment, child in node.below.items())
     node.looks = known.setdefault((node.listed, node.detail, node.whole, below), len(known))
     return node.looks

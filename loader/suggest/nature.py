@@ -1,6 +1,9 @@
-"""Files that hold no model's plain weights, by name: quantized ones, adapters without their base, optimizers' states.
+"""Recognises what a file holds other than plain weights, by names, shapes and dtypes.
 
-Guarantees: pure functions of names, shapes and dtypes; nothing is proposed here, and the search decides nothing by it.
+That is: quantized weights, adapters without their base, optimizers' states, nameless averages, transposed weights, and
+whole models. Guarantees: pure functions; the search decides nothing by them. A square weight is in doubt only if the
+nearest module around it that has weights of two sizes has transposed ones. A whole model is offered as a line to type
+and never built; a name that only an attack needs is not offered.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ _ADAPTERS = (
     ("OFT", re.compile(r"(^|\.)b?oft_(r|s|R|blocks|diag)\b")),
     ("prompt-tuning", re.compile(r"(^|\.)prompt_embeddings$")),
 )
-"""Each kind of adapter, by a name that only it has; what has several of them is the first."""
+"""Each kind of adapter, by a name that only it has; a file with several is of the first kind."""
 _PACKED = "_packed_params._packed_params"
 _FIRST_OF_TWO = re.compile(r"lora_(embedding_)?A\b|lora[._]down\b")
 _MERGED = Fix("model.merge_and_unload().save_pretrained('FOLDER')", "in peft, writes such a one")
@@ -45,15 +48,15 @@ _MERGED = Fix("model.merge_and_unload().save_pretrained('FOLDER')", "in peft, wr
 
 @dataclass(frozen=True, slots=True)
 class Nature:
-    """What a file is instead of a model's plain weights."""
+    """A file or part of it that is not a model's plain weights."""
 
     remark: str
     instead: tuple[Fix, ...]
-    """What to give in its place."""
+    """What to give instead."""
 
 
 def nature(key: str | None, container: Container) -> Nature | None:
-    """Says what the tensors under a nested key are; None where they may be plain weights."""
+    """Describes the tensors under a nested key; None if they may be plain weights."""
     found = described(container)
     return Nature(f"{_place(key)} {found.remark}", found.instead) if found is not None else None
 
@@ -61,7 +64,7 @@ def nature(key: str | None, container: Container) -> Nature | None:
 def scaled_elsewhere(
     key: str, container: Container, root: Container, full: Callable[[str], str], wanted: Mapping[str, Wanted]
 ) -> Nature | None:
-    """Says that the tensors under a nested key are quantized where that takes the whole file and the model to tell."""
+    """Describes quantized tensors under a nested key that take the whole file and the model to recognise."""
     names = {name: full(name) for name in container.children}
     found = by_what_is_left(root, container.children, names, wanted)
     return Nature(f"{_place(key)} quantized: {told(found)}", to_plain(found)) if found else None
@@ -72,14 +75,14 @@ def _place(key: str | None) -> str:
 
 
 def described(container: Container) -> Nature | None:
-    """The same without its place: ``quantized: …``, ``a LoRA adapter for …``."""
+    """Describes the same without the place: ``quantized: …``, ``a LoRA adapter for …``."""
     entries = container.children
     found = [one for one in quantized(entries) if not has_plain_weight(one, entries)] or list(_by_torch(container))
     return Nature(f"quantized: {told(found)}", to_plain(found)) if found else _adapter(container.tensors())
 
 
 def _by_torch(container: Container) -> Iterator[Quantized]:
-    """Layers that torch's own `quantize_dynamic` packed, or that hold quantized tensors."""
+    """Yields layers that torch's own `quantize_dynamic` packed, or that hold quantized tensors."""
     for name, child in container.children.items():
         if name.endswith(_PACKED):
             yield Quantized("torch.ao", name.removesuffix(_PACKED) + "weight", ())
@@ -88,7 +91,7 @@ def _by_torch(container: Container) -> Iterator[Quantized]:
 
 
 def moments_alone(root: Container) -> Nature | None:
-    """Says that a file holds nothing but what an optimizer keeps; None where it holds anything else."""
+    """Describes a file that holds nothing but an optimizer's state; None for any other."""
     names = [f"{key}.{name}" if key else name for key, container in root.walk() for name in container.tensors()]
     if not names or not all(map(is_moment, names)):
         return None
@@ -101,7 +104,7 @@ def moments_alone(root: Container) -> Nature | None:
 
 
 def adapter_of(names: Iterable[str]) -> str | None:
-    """The kind of adapter that some of these names belong to."""
+    """Returns the kind of adapter that some of these names belong to."""
     given = [name[-LONGEST_NAME:] for name in names]
     return next((kind for kind, written in _ADAPTERS if any(map(written.search, given))), None)
 
@@ -123,7 +126,7 @@ def _adapter(tensors: Mapping[str, TensorEntry]) -> Nature | None:
 
 
 def _changed(name: str) -> str:
-    """The module that an adapter's tensor changes."""
+    """Returns the module that an adapter's tensor changes."""
     starts = (found.start() for _, written in _ADAPTERS if (found := written.search(name[-LONGEST_NAME:])) is not None)
     return safe_text(name[: min(starts, default=0)].strip("._")) or "the model itself"
 
@@ -141,7 +144,7 @@ def _transposes(shape: Shape) -> tuple[Shape, ...]:
 
 
 def transposed(plan: Plan, wanted: Mapping[str, Wanted]) -> list[str]:
-    """What a refusal says of weights that lie transposed in the file."""
+    """Returns the remarks on weights that are transposed in the file."""
     keys = [mismatch.key for mismatch in plan.mismatched if turned(mismatch.model, mismatch.checkpoint)]
     if not keys:
         return []
@@ -150,10 +153,10 @@ def transposed(plan: Plan, wanted: Mapping[str, Wanted]) -> list[str]:
 
 
 def in_doubt(plan: Plan, wanted: Mapping[str, Wanted], dropped: Mapping[str, Shape] | None = None) -> str:
-    """Names the square weights that are loaded as they are next to transposed ones; empty where there are none.
+    """Names the square weights that are loaded as they are next to transposed ones; empty if there are none.
 
     Args:
-        plan: What is done.
+        plan: The plan.
         wanted: The model's keys.
         dropped: The shapes of tensors that rules dropped, by full model key.
     """
@@ -181,7 +184,7 @@ def _is_square(shape: Shape) -> bool:
 
 
 def _next_to(squares: Iterable[str], crossed: Iterable[str], straight: Iterable[str]) -> Iterator[str]:
-    """Those whose nearest module with weights of two sizes has transposed ones."""
+    """Yields those whose nearest module with weights of two sizes has transposed ones."""
     around_crossed, around_straight = _modules(crossed), _modules(straight)
     for key in squares:
         path = segments(key)
@@ -200,24 +203,24 @@ _MOST_REMARKS = 3
 
 
 def nameless(root: Container, wanted: Mapping[str, Wanted]) -> list[str]:
-    """Names the averages that no rule can load, since they keep no names of a model, or have lost the dots in them."""
+    """Names the averages that no rule can load: they have no names, or names without their dots."""
     parameters = {key: want.shape for key, want in wanted.items() if want.kind == "parameter" and want.first == key}
     bare = {name.replace(".", ""): shape for name, shape in parameters.items() if "." in name}
     longest = max(bare, key=len, default="")
     shapes = list(parameters.values())
-    told: list[str] = []
+    remarks: list[str] = []
     for key, container in without_optimizers(root):
         if container.kind == "list" and is_average(key):
-            told += _listed(key, container.tensors(), shapes)
+            remarks += _listed(key, container.tensors(), shapes)
         elif longest and container.kind != "list":
-            told += _undotted(key, container.tensors(), bare, longest)
-        if len(told) >= _MOST_REMARKS:
+            remarks += _undotted(key, container.tensors(), bare, longest)
+        if len(remarks) >= _MOST_REMARKS:
             break
-    return told
+    return remarks
 
 
 def _listed(key: str, tensors: Mapping[str, TensorEntry], shapes: Sequence[tuple[int, ...] | None]) -> Iterator[str]:
-    """A list as `torch_ema` keeps it."""
+    """Describes a list as `torch_ema` keeps it."""
     if tensors:
         fits = "in the order" if [entry.shape for entry in tensors.values()] == list(shapes) else "not in the shapes"
         yield (
@@ -229,7 +232,7 @@ def _listed(key: str, tensors: Mapping[str, TensorEntry], shapes: Sequence[tuple
 def _undotted(
     key: str, tensors: Mapping[str, TensorEntry], bare: Mapping[str, tuple[int, ...] | None], longest: str
 ) -> Iterator[str]:
-    """Names as `LitEma` of latent-diffusion writes them: those of the model without their dots."""
+    """Describes names as `LitEma` of latent-diffusion writes them: the model's, without their dots."""
     starts = (name.removesuffix(longest) for name in tensors if name.endswith(longest))
     for start in itertools.islice(starts, _MOST_REMARKS):
         fitting = sum(_has(tensors, start + name, shape) for name, shape in bare.items())
@@ -246,13 +249,13 @@ def _has(tensors: Mapping[str, TensorEntry], name: str, shape: tuple[int, ...] |
 
 
 def globals_of(held: Candidate) -> list[str]:
-    """What rebuilding a pickled model would import; the code of a TorchScript archive is inside it."""
+    """Returns the names that rebuilding a pickled model would import; a TorchScript archive brings its own code."""
     pickled = held.role == "model" and not is_script(held.container)
     return needed_globals(held.container.record) if pickled else []
 
 
 def embedded_line(place: Sequence[str], notes: object) -> Fix:
-    """The line that builds the model whose config `mode=convert` wrote into the file; empty for any other file.
+    """Returns the line that builds the model whose config `mode=convert` wrote into the file; empty for other files.
 
     Args:
         place: As `located` returns it.
@@ -264,11 +267,11 @@ def embedded_line(place: Sequence[str], notes: object) -> Fix:
 
 
 def pickled_line(place: Sequence[str], names: Sequence[str]) -> Fix:
-    """The line that takes a whole pickled model out of the file; empty where it needs a name that only an attack does.
+    """Returns the line that takes a whole pickled model out of the file; empty if it needs a name only an attack does.
 
     Args:
         place: As `located` returns it.
-        names: What rebuilding the model would import.
+        names: The names that rebuilding the model would import.
     """
     if not place or not 0 < len(names) <= _MOST_GLOBALS or not all(map(may_be_suggested, names)):
         return NO_FIX

@@ -1,7 +1,8 @@
-"""The words of a refusal: what does not fit, what would make it fit, and the lines to type.
+"""Writes a refusal: what does not fit, by module and with both shapes, what would make it fit, and the lines to type.
 
-Guarantees: pure text; every line to type was confirmed by a real plan, whose numbers stand beside it. Explanations that
-are equally good are numbered alike in the message and in the lines.
+Guarantees: pure functions of a plan; bounded text that is harmless for a terminal. Every line to type was confirmed by
+a real plan, whose numbers are next to it; equally good explanations are numbered alike in the message and in the lines.
+Every number of keys is exact.
 """
 
 from __future__ import annotations
@@ -35,25 +36,25 @@ _MOST_CANDIDATES = 5
 
 @dataclass(frozen=True, slots=True)
 class Advised:
-    """What was found out for a refusal to say."""
+    """The findings that a refusal shows."""
 
     proposals: Sequence[Proposal] = ()
-    """What would make the files fit."""
+    """The ways to make the files fit."""
     candidates: Sequence[Candidate] = ()
-    """Nested keys, and what they fill at best."""
+    """Nested keys, and how much they can fill."""
     remarks: Sequence[str] = ()
-    """What else there is to say of the files and the search."""
+    """Remarks on the files and the search."""
     instead: Sequence[Fix] = ()
-    """What to give where nothing makes them fit and it is known why."""
+    """What to give instead, if nothing makes them fit for a known reason."""
     first: Fix = NO_FIX
     """The line that comes before all proposals."""
 
     def lines(self) -> list[str]:
-        """What the proposals rest on, and what else there is to say."""
+        """Returns the reasons for the proposals, and the remarks."""
         return [*explained(self.proposals, self.candidates), *self.remarks]
 
     def refusal(self, lines: Sequence[str], otherwise: Sequence[Fix]) -> FitError:
-        """A refusal with the lines to type; `otherwise` where there are none and no reason is known."""
+        """Returns a refusal with the lines to type; with `otherwise` if there are none and no reason is known."""
         fixes = [self.first, *(typed(*proposal.overrides) for proposal in self.proposals)]
         if not any(fixes):
             fixes = [Fix(note=_NOTHING), *self.instead] if self.instead else [*otherwise]
@@ -65,14 +66,14 @@ class Advised:
 def misfit(
     plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape], source: str, found: Advised = Advised()
 ) -> FitError:
-    """The refusal of a plan that may not be carried out; it carries the plan.
+    """Returns the refusal of a plan that does not pass; it carries the plan.
 
     Args:
-        plan: What would be done.
+        plan: The plan.
         wanted: The model's keys.
         file: The files' tensors by full model key, after the rules.
         source: The files, for the message.
-        found: What would make them fit.
+        found: The findings.
     """
     head = f"{source} does not fit the model: {_share(plan.filled(wanted), len(wanted))} would be loaded."
     lines = [head, *diagnosis(plan, wanted, file), *found.lines()]
@@ -82,13 +83,13 @@ def misfit(
 
 
 def undecided(settings: Sequence[str], source: str, found: Advised, diagnosed: Sequence[str] = ()) -> FitError:
-    """The refusal to choose where a config says auto.
+    """Returns the refusal to choose for ``auto``.
 
     Args:
-        settings: What is set to auto: ``rules=auto``.
+        settings: The settings that are auto: ``rules=auto``.
         source: The file, for the message.
-        found: What would make it fit, each of which auto may not take by itself.
-        diagnosed: What does not fit as the file stands.
+        found: The findings; auto may take none of the proposals by itself.
+        diagnosed: The diagnosis of the file as it is.
     """
     what = " ".join(settings)
     if len(found.proposals) > 1:
@@ -103,12 +104,12 @@ def undecided(settings: Sequence[str], source: str, found: Advised, diagnosed: S
 
 
 def with_proposals(error: FitError, found: Advised, *, otherwise: Sequence[Fix] = ()) -> FitError:
-    """A refusal of a nested key or a rule, with the lines that make the file fit; `otherwise` where there are none."""
+    """Adds the lines that make the file fit to the refusal of a nested key or a rule; `otherwise` if there are none."""
     return found.refusal([error.message, *found.lines()], otherwise)
 
 
 def explained(proposals: Sequence[Proposal], candidates: Sequence[Candidate] = ()) -> list[str]:
-    """What the proposals rest on, and how far each of them goes."""
+    """Returns the reasons for the proposals, and how much each would load."""
     lines = []
     if len(candidates) > 1:
         told = [f"{_place(c.key)} {c.loaded:,}" for c in candidates[:_MOST_CANDIDATES]]
@@ -138,10 +139,10 @@ _WIDEST = 60
 
 
 def diagnosis(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape]) -> list[str]:
-    """The lines of a report of what does not fit, and what may be behind it.
+    """Returns the lines on what does not fit, and the likely reasons.
 
     Args:
-        plan: What a load would do.
+        plan: The plan of the load.
         wanted: The model's keys.
         file: The tensors of the files by full model key, after the rules.
     """
@@ -159,7 +160,7 @@ def diagnosis(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape
 
 
 def notes(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape]) -> list[str]:
-    """What no rule can mend, by the looks of the keys that are left."""
+    """Returns remarks on differences that no rule can mend, going by the keys that are left."""
     return [*transposed(plan, wanted), *_normed(plan), *_depth(plan, wanted, file), *_nameless(plan, wanted, file)]
 
 
@@ -195,7 +196,7 @@ _NORMED = (".weight_g", ".weight_v", ".parametrizations.weight.original0", ".par
 
 
 def _normed(plan: Plan) -> list[str]:
-    """Weights that are weight-normed on one side and plain on the other."""
+    """Names weights that are weight-normed on one side and plain on the other."""
     missing, extra = ({f".{key}" for key in keys} for keys in (plan.missing, plan.unexpected))
     in_file = sorted(_owners(extra) & {key.removesuffix(".weight") for key in missing if key.endswith(".weight")})
     in_model = sorted(_owners(missing) & {key.removesuffix(".weight") for key in extra if key.endswith(".weight")})
@@ -214,7 +215,7 @@ def _owners(keys: Iterable[str]) -> set[str]:
 
 
 def _depth(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape]) -> list[str]:
-    """Modules that fit as far as they go, and go further on one side."""
+    """Names lists of modules that fit but are longer on one side."""
     in_model, in_file, common = _counted(wanted), _counted(file), _counted(plan.loaded)
     told = []
     for prefix, numbers in common.items():
@@ -237,7 +238,7 @@ def _counted(keys: Iterable[str]) -> dict[str, set[int]]:
 
 
 def _nameless(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape]) -> list[str]:
-    """A file may hold one array and no name for it."""
+    """Offers a name for the only tensor of a file that names none."""
     if "" not in plan.unexpected:
         return []
     told = "the file's only tensor has no name"

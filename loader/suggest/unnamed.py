@@ -1,7 +1,7 @@
-"""A checkpoint without a model: the refusal, with what the file or its folder says of the architecture.
+"""The refusal of a checkpoint without a model, with the architecture that the file or its folder names.
 
 Guarantees: an architecture that a file names is offered as a line to type and never built; a name that only an attack
-needs is not offered; files are read as data, and bounded.
+needs is not offered; files are read as data, up to a bounded size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..trust.dangerous import is_hostile
 from .nature import embedded_line, globals_of, pickled_line
 
 EXAMPLE = {TARGET: "loader.examples.SimpleNet"}
-"""The model that is built where none is given."""
+"""The model that is built if none is given."""
 _SHIPPED = "pkg://loader.examples/"
 _PLAIN = (int, float, bool, str, type(None))
 _CLASS = re.compile(r"[A-Za-z_]\w{0,60}(\.[A-Za-z_]\w{0,60}){1,10}", re.ASCII)
@@ -37,7 +37,7 @@ _MOST_LINES = 3
 
 
 def unnamed(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderError:
-    """The refusal where nobody gave a model and a file does not fit the example's.
+    """Returns the refusal if no model was given and the file does not fit the example's.
 
     Args:
         job: The job.
@@ -45,7 +45,7 @@ def unnamed(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderErr
         error: Why the file does not fit the example.
 
     Returns:
-        The same refusal where it is about the example's own files, or says how the file fits it.
+        The same refusal if it is about the example's own files, or says how the file fits it.
     """
     path = job.checkpoint.path
     if job.model != EXAMPLE or path.startswith(_SHIPPED):
@@ -69,7 +69,7 @@ def unnamed(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderErr
 
 
 def _named(part: Part) -> list[Fix]:
-    """The lines for an architecture that the file names, or the folder that it lies in."""
+    """Returns the lines for an architecture that the file or its folder names."""
     path, root = part.config.checkpoint.path, part.checkpoint.root
     lines = []
     best = next((found for found in candidates(root) if found.holds_model), None)
@@ -85,7 +85,7 @@ def _named(part: Part) -> list[Fix]:
 
 
 def _entries(root: Container) -> Iterator[tuple[str, object]]:
-    """The plain values next to the weights by dotted key, those of pickled objects such as a Namespace included."""
+    """Yields the plain values next to the weights by dotted key, also those in pickled objects such as a Namespace."""
     for key, container in root.walk():
         prefix = f"{key}." if key else ""
         for name, child in container.children.items():
@@ -98,7 +98,7 @@ def _entries(root: Container) -> Iterator[tuple[str, object]]:
 
 
 def _nodes(entries: Mapping[str, object]) -> Iterator[Mapping[str, Any]]:
-    """Classes and builders that entries next to the weights name, with the plain arguments that are there."""
+    """Yields the classes and builders that entries next to the weights name, with their plain arguments."""
     for key, name in entries.items():
         prefix, _, last = key.rpartition(".")
         if not isinstance(name, str):
@@ -121,7 +121,7 @@ def _arguments(entries: Mapping[str, object], inside: str) -> dict[str, Any]:
 
 
 def _by_folder(part: Part, given: str) -> list[Fix]:
-    """The architecture in the ``config.json`` of a folder, of transformers or timm."""
+    """Returns the line for the architecture in a folder's ``config.json``, of transformers or timm."""
     path = Path(part.checkpoint.path)
     folder = path if path.is_dir() else path.parent
     tensors = sum(len(container.tensors()) for _, container in part.checkpoint.root.walk())
