@@ -169,7 +169,7 @@ def _overlap(wanted: Counter[Shape | None], shapes: Counter[Shape]) -> int:
 
 def _kept(keys: Iterable[str]) -> str:
     kept = sorted({segment for key in keys for segment in key.split(".")} & MOMENTS)
-    return f"an optimizer's state: {', '.join(kept)}" if kept else "called so"
+    return f"an optimizer's state: {', '.join(kept)}" if kept else "named like one"
 
 
 def _role(key: str, container: Container, names: Collection[str]) -> tuple[str, str]:
@@ -179,15 +179,15 @@ def _role(key: str, container: Container, names: Collection[str]) -> tuple[str, 
     if is_average(key):
         return "average", f"called '{name}'"
     if AVERAGE in names:
-        return "average", f"an AveragedModel's: '{AVERAGE}' is in it"
+        return "average", f"an AveragedModel: it has '{AVERAGE}'"
     named = sum(map(_is_parameter, names))
     if container.kind == "list":
         return "tensors", "a list: its tensors have no names"
     if 2 * named >= len(names) or (_KNOWN.fullmatch(name) and any("." in own for own in names)):
         called = f"called '{name}'; " if _KNOWN.fullmatch(name) else ""
         share = "all" if named == len(names) else f"{named:,} of {len(names):,}"
-        return "weights", f"{called}{share} names are parameters'"
-    return "tensors", f"{named or 'none'} of {counted(len(names), 'name')} is a parameter's"
+        return "weights", f"{called}{share} names look like parameters"
+    return "tensors", f"{named or 'none'} of {counted(len(names), 'name')} looks like a parameter"
 
 
 def _is_parameter(name: str) -> bool:

@@ -92,7 +92,7 @@ _OF_ITS_MODULE = (
     "absmax", "weight_absmax",
 )  # fmt: skip
 
-_FROM_PRETRAINED = "in transformers {}, then .save_pretrained(FOLDER), writes such a one"
+_FROM_PRETRAINED = "in transformers {}, then .save_pretrained(FOLDER), writes one"
 _ASK = "from_pretrained(…, quantization_config={}(dequantize=True))"
 _TO_PLAIN = {
     "bitsandbytes": _FROM_PRETRAINED.format("model.dequantize()"),

@@ -214,7 +214,7 @@ def renumbering(attempt: Attempt) -> Iterator[Step]:
         prefix, found = next(iter(outermost.items()))
         old, new = min(found)
         place = safe_text(f"{prefix}." if prefix else "")
-        yield Step(tuple(rules), f"the file counts otherwise: '{place}{old}.' is '{place}{new}.' in the model", 1)
+        yield Step(tuple(rules), f"numbers differ: '{place}{old}.' in the file is '{place}{new}.' in the model", 1)
 
 
 def _pairs(in_file: _Children, in_model: _Children) -> _Pairs:

@@ -93,7 +93,9 @@ def _remarks(probe: Probe, solution: Solution | None, open_names: Sequence[str])
         spent = counted(probe.spent, "build")
         return [f"the search for other sizes of the model was cut off after {spent}; mode=scaffold searches longer"]
     if solution is None and probe.outside:
-        return [f"no other sizes of the model were tried: its constructor {probe.outside}, and a trial build may not"]
+        return [
+            f"no other sizes of the model were tried: its constructor {probe.outside}, which a trial build may not do"
+        ]
     if solution is None or any(solution.distance) or not solution.values:
         return []
     found = " ".join(value_override(f"model.{name}", value) for name, value in solution.values.items())

@@ -211,7 +211,7 @@ def _explained(problem: Problem, attempt: Attempt, found: _Confirmed, allow: All
     for field, reason in (
         ("missing", "{} stays as the model initialises it"),
         ("unexpected", "{} of the file is not loaded"),
-        ("mismatched", "{} is of another size and stays as the model initialises it"),
+        ("mismatched", "{} has another size and stays as the model initialises it"),
     ):
         before, after = getattr(problem.allow, field), getattr(allow, field)
         if after != before:

@@ -1,9 +1,8 @@
 """Allowances for keys without a partner, and the proposals for a whole job.
 
-Guarantees: an allowance is proposed only for whole named modules next to those that fit, for buffers, and for one module
+Guarantees: allowances are proposed only for whole named modules next to those that fit, for buffers, and for one module
 of another size. Layers of another depth, biases that one side lacks and modules inside repeated layers are never
-excused: they are another architecture. Allowances of several parts are joined, never replaced by one another; few ways
-are proposed.
+excused: they are another architecture. Allowances of several parts are joined; few ways are proposed.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ _ADAPTERS = (
 """Each kind of adapter, by a name that only it has; a file with several is of the first kind."""
 _PACKED = "_packed_params._packed_params"
 _FIRST_OF_TWO = re.compile(r"lora_(embedding_)?A\b|lora[._]down\b")
-_MERGED = Fix("model.merge_and_unload().save_pretrained('FOLDER')", "in peft, writes such a one")
+_MERGED = Fix("model.merge_and_unload().save_pretrained('FOLDER')", "in peft, writes one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def transposed(plan: Plan, wanted: Mapping[str, Wanted]) -> list[str]:
     if not keys:
         return []
     doubt = in_doubt(plan, wanted)
-    return [f"transposed in the file, and no rule turns them: {listing(keys)}", *([doubt] if doubt else [])]
+    return [f"transposed in the file, which no rule can undo: {listing(keys)}", *([doubt] if doubt else [])]
 
 
 def in_doubt(plan: Plan, wanted: Mapping[str, Wanted], dropped: Mapping[str, Shape] | None = None) -> str:
@@ -176,7 +176,7 @@ def in_doubt(plan: Plan, wanted: Mapping[str, Wanted], dropped: Mapping[str, Sha
         return ""
     patterns = [safe_text(found.pattern, 100) for found in group(doubted, star=False)]
     named = ", ".join(patterns[:_MOST_NAMED]) + (", …" if len(patterns) > _MOST_NAMED else "")
-    return f"square next to transposed ones, so that nothing says whether they are transposed too: {named}"
+    return f"square and next to transposed ones, so they may be transposed too: {named}"
 
 
 def _is_square(shape: Shape) -> bool:

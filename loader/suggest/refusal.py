@@ -22,7 +22,7 @@ from .names import Group, group, is_number, ranges, segments
 from .nature import transposed
 from .search import Candidate
 
-_NOTHING = "no nested key and no rule was found that makes them fit"
+_NOTHING = "no nested key or rule was found that makes them fit"
 NO_WAY = (
     Fix(note=_NOTHING),
     Fix("checkpoint.path=…", "another file"),
@@ -93,14 +93,14 @@ def undecided(settings: Sequence[str], source: str, found: Advised, diagnosed: S
     """
     what = " ".join(settings)
     if len(found.proposals) > 1:
-        told = (
-            f"{what}: {source} fits the model in {len(found.proposals)} ways that are equally good, so none is taken."
+        head = (
+            f"{what}: {source} fits the model in {len(found.proposals)} ways that are equally good, so none is chosen."
         )
     elif found.proposals:
-        told = f"{what}: what makes {source} fit is more than {what} may decide."
+        head = f"{what}: {source} fits only in a way that {what} may not choose."
     else:
-        told = f"{what}: nothing was found that makes {source} fit the model."
-    return found.refusal([told, *diagnosed, *found.lines()], NO_WAY)
+        head = f"{what}: nothing was found that makes {source} fit the model."
+    return found.refusal([head, *diagnosed, *found.lines()], NO_WAY)
 
 
 def with_proposals(error: FitError, found: Advised, *, otherwise: Sequence[Fix] = ()) -> FitError:
@@ -112,15 +112,15 @@ def explained(proposals: Sequence[Proposal], candidates: Sequence[Candidate] = (
     """Returns the reasons for the proposals, and how much each would load."""
     lines = []
     if len(candidates) > 1:
-        told = [f"{_place(c.key)} {c.loaded:,}" for c in candidates[:_MOST_CANDIDATES]]
-        lines.append(f"keys of the model that each nested key could fill: {', '.join(told)}")
+        filled = [f"{_place(c.key)} {c.loaded:,}" for c in candidates[:_MOST_CANDIDATES]]
+        lines.append(f"keys of the model that each nested key could fill: {', '.join(filled)}")
     if len(proposals) > 1:
         alike = len({(proposal.loaded, proposal.wanted) for proposal in proposals}) == 1
         lines.append(f"{len(proposals)} explanations{' are equally good' if alike else ''}:")
     for number, proposal in enumerate(proposals, 1):
         label = f"  {number}. " if len(proposals) > 1 else ""
         lines.append(
-            f"{label}{_share(proposal.loaded, proposal.wanted)} would be loaded so: {'; '.join(proposal.reasons)}"
+            f"{label}{_share(proposal.loaded, proposal.wanted)} would be loaded this way: {'; '.join(proposal.reasons)}"
         )
     return lines
 
@@ -200,14 +200,14 @@ def _normed(plan: Plan) -> list[str]:
     missing, extra = ({f".{key}" for key in keys} for keys in (plan.missing, plan.unexpected))
     in_file = sorted(_owners(extra) & {key.removesuffix(".weight") for key in missing if key.endswith(".weight")})
     in_model = sorted(_owners(missing) & {key.removesuffix(".weight") for key in extra if key.endswith(".weight")})
-    told = []
+    remarks = []
     if in_file:
         names = listing(name[1:] or "the model itself" for name in in_file)
-        told.append(f"weight-normed in the file and plain in the model, which no rule mends: {names}")
+        remarks.append(f"weight-normed in the file and plain in the model, which no rule can change: {names}")
     if in_model:
         names = listing(name[1:] or "the model itself" for name in in_model)
-        told.append(f"weight-normed in the model and plain in the file, which no rule mends: {names}")
-    return told
+        remarks.append(f"weight-normed in the model and plain in the file, which no rule can change: {names}")
+    return remarks
 
 
 def _owners(keys: Iterable[str]) -> set[str]:
@@ -217,14 +217,14 @@ def _owners(keys: Iterable[str]) -> set[str]:
 def _depth(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape]) -> list[str]:
     """Names lists of modules that fit but are longer on one side."""
     in_model, in_file, common = _counted(wanted), _counted(file), _counted(plan.loaded)
-    told = []
+    remarks = []
     for prefix, numbers in common.items():
         mine, theirs = in_model.get(prefix, set()), in_file.get(prefix, set())
         if mine != theirs and numbers == mine & theirs and (mine < theirs or theirs < mine):
             place = safe_text(f"{prefix}." if prefix else "")
             depths = (f"{place}{ranges(list(depth))}" for depth in (mine, theirs))
-            told.append("another depth: {} in the model, {} in the file".format(*depths))
-    return told[:_MOST_GROUPS]
+            remarks.append("different depth: {} in the model, {} in the file".format(*depths))
+    return remarks[:_MOST_GROUPS]
 
 
 def _counted(keys: Iterable[str]) -> dict[str, set[int]]:
@@ -241,11 +241,11 @@ def _nameless(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape
     """Offers a name for the only tensor of a file that names none."""
     if "" not in plan.unexpected:
         return []
-    told = "the file's only tensor has no name"
+    remark = "the file's only tensor has no name"
     fitting = [key for key in plan.missing if wanted[key].shape == file.get("") and may_be_typed(key)]
     if not fitting:
-        return [told]
+        return [remark]
     line = written(rules_override("+rules", {"named": RuleConfig(add=fitting[0])}))
     if not line:
-        return [told]
-    return [f"{told}; {line} calls it as the model calls what has its shape"]
+        return [remark]
+    return [f"{remark}; {line} gives it the name of the model key with its shape"]

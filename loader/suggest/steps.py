@@ -36,7 +36,7 @@ def wrappers(attempt: Attempt) -> Iterator[Step]:
     if not found:
         return
     averaged = AVERAGE in attempt.source.shapes and AVERAGE not in attempt.model.shapes
-    whose = "the file is an AveragedModel's: " if averaged else ""
+    whose = "the file is an AveragedModel: " if averaged else ""
     reason = f"{whose}the file has {_quoted(f'{wrapper}.' for wrapper in found)} in its keys"
     yield Step(unwrapping(found, in_file, averaged=averaged), reason, well_known=True)
 
@@ -200,7 +200,7 @@ def _prefix_rule(old: str, new: str) -> RuleConfig:
 def _reason(old: str, new: str, *, inside: bool = False) -> str:
     if old and new:
         return f"'{_shown(old)}' in the file is '{_shown(new)}' in the model"
-    where = "inside its keys" if inside else "in front of its keys"
+    where = "inside its keys" if inside else "at the start of its keys"
     return f"the file has '{_shown(old)}' {where}" if old else f"the model has '{_shown(new)}' {where}"
 
 

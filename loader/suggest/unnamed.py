@@ -51,9 +51,9 @@ def unnamed(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderErr
     if job.model != EXAMPLE or path.startswith(_SHIPPED):
         return error
     if error.proposed:
-        told = FitError(f"{error.message}\nno model was given: it is the example's, {EXAMPLE[TARGET]}", *error.fixes)
-        told.plan, told.proposed = error.plan, True
-        return told
+        refusal = FitError(f"{error.message}\nno model was given; the default is {EXAMPLE[TARGET]}", *error.fixes)
+        refusal.plan, refusal.proposed = error.plan, True
+        return refusal
     loaded = len(error.plan.loaded) if error.plan is not None else 0
     given = override("checkpoint.path", path)
     lines = [
@@ -62,8 +62,8 @@ def unnamed(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderErr
         typed("model._target_=my_pkg.Net", given),
     ]
     return ConfigError(
-        f"no model was given, and {shown_path(parts[0].checkpoint.path)} does not fit {EXAMPLE[TARGET]}, the example "
-        f"that is built then ({counted(loaded, 'key')} would be loaded); the class of its model was expected",
+        f"no model was given, and {shown_path(parts[0].checkpoint.path)} does not fit the default example, "
+        f"{EXAMPLE[TARGET]} ({counted(loaded, 'key')} would be loaded); expected the class of its model",
         *lines,
     )
 
@@ -128,7 +128,7 @@ def _by_folder(part: Part, given: str) -> list[Fix]:
     try:
         node = published(folder, tensors)
         content = (config_in(folder) or {}) if node is None else {}
-    except LoaderError:  # it is damaged or says what no config may say: then there is nothing to offer
+    except LoaderError:  # a damaged or forbidden config offers nothing
         return []
     if node is not None:
         place = override("checkpoint.path", str(folder))

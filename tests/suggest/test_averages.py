@@ -67,8 +67,8 @@ def test_weights_in_place_of_an_average_are_said_to_be_that(tmp_path: Path) -> N
 
     assert error.message.splitlines()[-2:] == [
         (
-            "6 of 6 keys would be loaded so: the file has 'model.' in front of its keys; without the rules only, off; "
-            "these are the weights, not the average; only model.* is taken"
+            "6 of 6 keys would be loaded this way: the file has 'model.' at the start of its keys; without the "
+            "rules only, off; these are the weights, not the average; only model.* is taken"
         ),
         (
             "'state_dict.model_ema.*' is an average whose names have lost their dots (as LitEma writes them), of 6 of "
@@ -103,7 +103,7 @@ def test_another_key_than_the_one_that_was_typed_is_said_to_be_one(key: str, tmp
     error = refusal("Pair", file, tmp_path, checkpoint={"key": key})
 
     assert error.message.splitlines()[-1] == (
-        f"6 of 6 keys would be loaded so: the weights are under 'state_dict' and not under '{key}'; {SWAPPED}"
+        f"6 of 6 keys would be loaded this way: the weights are under 'state_dict' and not under '{key}'; {SWAPPED}"
     )
 
 
@@ -156,9 +156,9 @@ def test_a_file_of_moments_is_said_to_hold_no_weights(name: str, tmp_path: Path)
         error = refusal("Pair", MOMENTS[name], tmp_path, **settings)
 
         assert "the file holds the state of an optimizer" in error.message
-        assert "would be loaded so" not in error.message
+        assert "would be loaded this way" not in error.message
         assert error.hint == (
-            "no nested key and no rule was found that makes them fit\n"
+            "no nested key or rule was found that makes them fit\n"
             "checkpoint.path=…   # the file of the model's weights, often next to it"
         )
 
@@ -170,8 +170,8 @@ def test_moments_next_to_other_weights_are_never_offered(name: str, tmp_path: Pa
     for settings in ({}, {"rules": "auto"}, {"checkpoint": {"key": "nope"}}):
         error = refusal("Pair", file, tmp_path, **settings)
 
-        assert error.hint.startswith(("no nested key and no rule was found", "none of these fits the model"))
-        assert "would be loaded so" not in error.message
+        assert error.hint.startswith(("no nested key or rule was found", "none of these fits the model"))
+        assert "would be loaded this way" not in error.message
 
 
 def test_a_moment_that_is_named_by_its_key_is_what_was_asked_for(tmp_path: Path) -> None:

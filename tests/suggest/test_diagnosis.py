@@ -55,7 +55,7 @@ def test_long_and_hostile_keys_are_cut_and_harmless() -> None:
 def test_transposed_weights_are_told() -> None:
     plan = refused(mismatched=[Mismatch("a.w", (2, 3), (3, 2)), Mismatch("b.w", (2, 3), (3, 3))], loaded=["x"])
 
-    assert notes(plan, wants("x"), {}) == ["transposed in the file, and no rule turns them: a.w"]
+    assert notes(plan, wants("x"), {}) == ["transposed in the file, which no rule can undo: a.w"]
 
 
 def test_weight_norm_on_one_side_is_told() -> None:
@@ -65,8 +65,8 @@ def test_weight_norm_on_one_side_is_told() -> None:
     plan = refused(missing=["conv.weight", new], unexpected=[g, v, old], loaded=["x"])
 
     assert notes(plan, wants("x"), {}) == [
-        "weight-normed in the file and plain in the model, which no rule mends: conv",
-        "weight-normed in the model and plain in the file, which no rule mends: out",
+        "weight-normed in the file and plain in the model, which no rule can change: conv",
+        "weight-normed in the model and plain in the file, which no rule can change: out",
     ]
 
 
@@ -75,7 +75,7 @@ def test_another_depth_is_told() -> None:
     plan = refused(missing=model[2:], loaded=model[:2])
 
     assert notes(plan, wants(*model), dict.fromkeys(model[:2], (4,))) == [
-        "another depth: blocks.{0..3} in the model, blocks.{0,1} in the file"
+        "different depth: blocks.{0..3} in the model, blocks.{0,1} in the file"
     ]
 
 
@@ -83,8 +83,8 @@ def test_a_tensor_without_a_name_is_told_and_how_to_name_it() -> None:
     shape = (4,)
     keys = ["a.weight", "b.weight"]
     plan = refused(missing=keys, unexpected=[""], loaded=[])
-    named = """the file's only tensor has no name; '+rules={named: {add: "a.weight"}}' calls it as the model calls \
-what has its shape"""
+    named = """the file's only tensor has no name; '+rules={named: {add: "a.weight"}}' gives it the name of \
+the model key with its shape"""
 
     lines = diagnosis(plan, wants(*keys), {"": shape})
     assert [" ".join(line.split()) for line in lines[-2:]] == ["(no name) 1 unexpected in the file [4]", named]

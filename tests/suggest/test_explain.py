@@ -53,14 +53,14 @@ def test_every_number_is_that_of_a_real_plan() -> None:
     assert (found.loaded, found.wanted, found.excused) == (6, 6, False)
     assert found.verdict.plan.passes()
     assert found.overrides == ('rules={fit: {strip: "net."}}',)
-    assert found.reasons == ("the file has 'net.' in front of its keys",)
+    assert found.reasons == ("the file has 'net.' at the start of its keys",)
 
 
 def test_a_prefix_is_added() -> None:
     found = one(explain(problem(state(NET), prefixed("backbone."))))
 
     assert found.overrides == ('rules={fit: {add: "backbone."}}',)
-    assert found.reasons == ("the model has 'backbone.' in front of its keys",)
+    assert found.reasons == ("the model has 'backbone.' at the start of its keys",)
 
 
 def test_a_module_renamed_throughout_is_told() -> None:
@@ -80,7 +80,7 @@ def test_shifted_numbers_are_told_in_an_order_in_which_no_rule_meets_anothers_wo
 
     assert [rule.rename for rule in down.rules.values()] == ["layers.1.", "layers.2.", "layers.3."]
     assert [rule.rename for rule in back.rules.values()] == ["layers.2.", "layers.1.", "layers.0."]
-    assert down.reasons == ("the file counts otherwise: 'layers.1.' is 'layers.0.' in the model",)
+    assert down.reasons == ("numbers differ: 'layers.1.' in the file is 'layers.0.' in the model",)
 
 
 def test_the_users_nested_key_decides_between_two_that_are_equally_good() -> None:

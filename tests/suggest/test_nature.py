@@ -48,9 +48,9 @@ def test_an_adapter_alone_is_named(name: str, settings: dict[str, Any], tmp_path
         f"the file is a {kind} adapter for 3 modules ({modules}, rank 2), without the weights that it changes"
     )
     assert error.hint == (
-        "no nested key and no rule was found that makes them fit\n"
+        "no nested key or rule was found that makes them fit\n"
         "checkpoint.path=…   # a file with merged weights\n"
-        "model.merge_and_unload().save_pretrained('FOLDER')   # in peft, writes such a one"
+        "model.merge_and_unload().save_pretrained('FOLDER')   # in peft, writes one"
     )
 
 
@@ -66,7 +66,7 @@ def test_weights_that_stand_next_to_their_adapter_are_offered_without_it_and_sai
     for file in (base, BASE):
         error = refusal("Pair", file | ADAPTERS["peft, in memory"][1], tmp_path)
 
-        assert "6 of 6 keys would be loaded so: " in error.message
+        assert "6 of 6 keys would be loaded this way: " in error.message
         assert "the LoRA adapter of the file is not applied" in error.message
 
 

@@ -41,7 +41,7 @@ def test_a_refusal_is_grouped_explained_and_carries_the_plan_and_the_line_to_typ
         "  backbone.*  4 missing from the file\n"
         "  head.*      2 missing from the file\n"
         "  net.*       6 unexpected in the file\n"
-        "6 of 6 keys would be loaded so: the file has 'net.' in front of its keys"
+        "6 of 6 keys would be loaded this way: the file has 'net.' at the start of its keys"
     )
     assert error.hint == """'rules={fit: {strip: "net."}}'"""
     assert error.plan is not None
@@ -58,7 +58,7 @@ def test_shapes_stand_side_by_side_and_the_other_head_may_stay_out(tmp_path: Pat
         "FILE does not fit the model: 4 of 6 keys would be loaded.\n"
         "  head.weight  model [2, 4]  file [7, 4]\n"
         "  head.bias    model [2]  file [7]\n"
-        "4 of 6 keys would be loaded so: head.* is of another size and stays as the model initialises it"
+        "4 of 6 keys would be loaded this way: head.* has another size and stays as the model initialises it"
     )
     assert error.hint == "'allow.mismatched=[head.*]'"
 
@@ -72,8 +72,8 @@ def test_average_and_raw_weights_are_both_shown_and_numbered_alike(tmp_path: Pat
     assert error.message.splitlines()[-4:] == [
         "keys of the model that each nested key could fill: model 6, ema 6",
         "2 explanations are equally good:",
-        "  1. 6 of 6 keys would be loaded so: the weights are under 'model'; the file has 'module.' in its keys",
-        "  2. 6 of 6 keys would be loaded so: the weights are under 'ema'; the file has 'module.' in its keys",
+        "  1. 6 of 6 keys would be loaded this way: the weights are under 'model'; the file has 'module.' in its keys",
+        "  2. 6 of 6 keys would be loaded this way: the weights are under 'ema'; the file has 'module.' in its keys",
     ]
     assert error.hint == "checkpoint.key=model 'rules=[ddp]'\ncheckpoint.key=ema 'rules=[ddp]'"
 
@@ -85,7 +85,7 @@ def test_auto_takes_neither_of_two_and_says_so(tmp_path: Path) -> None:
     error = refusal("Pair", {"model": raw, "ema": average}, tmp_path, checkpoint={"key": "auto"}, rules="auto")
 
     assert error.message.splitlines()[0] == (
-        "checkpoint.key=auto rules=auto: FILE fits the model in 2 ways that are equally good, so none is taken."
+        "checkpoint.key=auto rules=auto: FILE fits the model in 2 ways that are equally good, so none is chosen."
     )
     assert error.hint == "checkpoint.key=model 'rules=[]'\ncheckpoint.key=ema 'rules=[]'"
 
@@ -94,9 +94,9 @@ def test_auto_takes_no_allowance_by_itself(tmp_path: Path) -> None:
     error = refusal("Pair", state(pair()) | {"extra.weight": torch.zeros(3)}, tmp_path, rules="auto")
 
     assert error.message.splitlines() == [
-        "rules=auto: what makes FILE fit is more than rules=auto may decide.",
+        "rules=auto: FILE fits only in a way that rules=auto may not choose.",
         "  extra.*  1 unexpected in the file",
-        "6 of 6 keys would be loaded so: extra.* of the file is not loaded",
+        "6 of 6 keys would be loaded this way: extra.* of the file is not loaded",
     ]
     assert error.hint == "'rules=[]' 'allow.unexpected=[extra.*]'"
 
@@ -104,7 +104,7 @@ def test_auto_takes_no_allowance_by_itself(tmp_path: Path) -> None:
 def test_what_does_not_belong_together_gets_no_line_to_type(tmp_path: Path) -> None:
     other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)).state_dict()
     hint = (
-        "no nested key and no rule was found that makes them fit\n"
+        "no nested key or rule was found that makes them fit\n"
         "checkpoint.path=…   # another file\n"
         "model=…   # another architecture"
     )
@@ -135,10 +135,10 @@ def test_another_depth_is_told_and_not_excused(tmp_path: Path) -> None:
     assert error.message == (
         "FILE does not fit the model: 4 of 6 keys would be loaded.\n"
         "  2.*  2 missing from the file\n"
-        "  another depth: {0..2} in the model, {0,1} in the file"
+        "  different depth: {0..2} in the model, {0,1} in the file"
     )
     assert error.hint == (
-        "no nested key and no rule was found that makes them fit\n"
+        "no nested key or rule was found that makes them fit\n"
         "checkpoint.path=…   # another file\n"
         "model=…   # another architecture\n"
         "allow.missing, allow.unexpected and allow.mismatched excuse the keys that you name"
@@ -148,7 +148,7 @@ def test_another_depth_is_told_and_not_excused(tmp_path: Path) -> None:
 def test_a_rule_that_nothing_needs_is_to_be_left_out(tmp_path: Path) -> None:
     error = refusal("Pair", state(pair()), tmp_path, rules={"ddp": {"strip": "module."}})
 
-    assert error.message.endswith("\n6 of 6 keys would be loaded so: without rules")
+    assert error.message.endswith("\n6 of 6 keys would be loaded this way: without rules")
     assert error.hint == "'rules=[]'"
 
 
@@ -156,7 +156,9 @@ def test_a_rule_that_hits_nothing_is_replaced_by_one_that_does(tmp_path: Path) -
     error = refusal("Pair", state(pair(), "net."), tmp_path, rules={"ddp": {"strip": "module."}})
 
     assert error.message.startswith("1 rule hits none of the 6 keys of FILE: 'ddp' (strip: module.).")
-    assert error.message.endswith("\n6 of 6 keys would be loaded so: the file has 'net.' in front of its keys")
+    assert error.message.endswith(
+        "\n6 of 6 keys would be loaded this way: the file has 'net.' at the start of its keys"
+    )
     assert error.hint == """'rules={fit: {strip: "net."}}'"""
 
 
@@ -176,7 +178,7 @@ def test_parts_get_overrides_of_their_own(tmp_path: Path) -> None:
         "parts.backbone.key=body",
         r'parts.backbone.rules={ddp: {regex: "^((?:_orig_mod\.)*)module\.", to: "\1"}}',
     ]
-    assert "6 of 6 keys would be loaded so: backbone: the weights are under 'body'; " in error.message
+    assert "6 of 6 keys would be loaded this way: backbone: the weights are under 'body'; " in error.message
 
 
 def test_what_belongs_to_no_part_is_excused_by_name(tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_what_belongs_to_no_part_is_excused_by_name(tmp_path: Path) -> None:
         "Pair", {"body": state(pair().get_submodule("backbone"))}, tmp_path, parts={"backbone": {"key": "body"}}
     )
 
-    assert error.message.splitlines()[-1] == "4 of 6 keys would be loaded so: head.* belongs to no part"
+    assert error.message.splitlines()[-1] == "4 of 6 keys would be loaded this way: head.* belongs to no part"
     assert error.hint == "'allow.missing=[head.*]'"
 
 
@@ -196,10 +198,10 @@ def test_transposed_and_weight_normed_weights_are_told_without_a_line_to_type(tm
 
     told = refusal("Pair", file, tmp_path).message
 
-    assert "\n  weight-normed in the file and plain in the model, which no rule mends: head" in told
+    assert "\n  weight-normed in the file and plain in the model, which no rule can change: head" in told
     turned = pair().state_dict() | {"head.weight": torch.zeros(4, 2)}
     assert (
-        "\n  transposed in the file, and no rule turns them: head.weight" in refusal("Pair", turned, tmp_path).message
+        "\n  transposed in the file, which no rule can undo: head.weight" in refusal("Pair", turned, tmp_path).message
     )
 
 
@@ -217,10 +219,10 @@ def test_a_number_of_the_models_config_is_set_where_it_is_the_size_that_differs(
     error = refusal(node, file, tmp_path)
 
     head, changed, kept = error.message.splitlines()[-3:]
-    prefix = "keys would be loaded so: the file has 'module.' in its keys;"
+    prefix = "keys would be loaded this way: the file has 'module.' in its keys;"
     assert head == "2 explanations:"
     assert changed == f"  1. 6 of 6 {prefix} the file's sizes are those of model.classes=37"
-    assert kept == f"  2. 4 of 6 {prefix} out.* is of another size and stays as the model initialises it"
+    assert kept == f"  2. 4 of 6 {prefix} out.* has another size and stays as the model initialises it"
     assert error.hint == "'rules=[ddp]' model.classes=37\n'rules=[ddp]' 'allow.mismatched=[out.*]'"
 
 
@@ -243,7 +245,9 @@ def test_more_modules_than_can_be_named_are_left_out_together(tmp_path: Path) ->
 
     error = refusal(FIVE, file, tmp_path)
 
-    assert error.message.splitlines()[-1] == "10 of 10 keys would be loaded so: the rest of the file is not loaded"
+    assert (
+        error.message.splitlines()[-1] == "10 of 10 keys would be loaded this way: the rest of the file is not loaded"
+    )
     assert error.hint == "'allow.unexpected=[*]'"
     assert carry_out(FIVE, tmp_path / "file.pt", allow={"unexpected": ["*"]}).report.keys.loaded == 10
 
@@ -260,7 +264,7 @@ def test_layers_of_another_depth_are_not_left_out_though_everything_is_there(tmp
     node = {"_target_": "torch.nn.Sequential", "_args_": [LINEAR] * 3}
     file = nn.Sequential(*[nn.Linear(8, 8)] * 20).state_dict()
 
-    assert refusal(node, file, tmp_path).hint.startswith("no nested key and no rule was found")
+    assert refusal(node, file, tmp_path).hint.startswith("no nested key or rule was found")
 
 
 def test_what_a_profiler_counted_may_be_left_out(tmp_path: Path) -> None:
@@ -269,7 +273,7 @@ def test_what_a_profiler_counted_may_be_left_out(tmp_path: Path) -> None:
     error = refusal(FIVE, five(**counters), tmp_path)
 
     assert error.hint == "'allow.unexpected=[total_ops,total_params,*.total_ops,*.total_params]'"
-    assert "10 of 10 keys would be loaded so: " in error.message
+    assert "10 of 10 keys would be loaded this way: " in error.message
 
 
 COUNTED = ("total_ops", "total_params")
@@ -299,9 +303,9 @@ def test_a_sub_network_is_found_among_others(tmp_path: Path) -> None:
         """checkpoint.key=model.state_dict 'rules={fit: {keep: "composition.*"}, fit2: {strip: "composition."}}'"""
     )
     twice = file["model"]["state_dict"] | {"other.fc.weight": torch.zeros(8, 8)}
-    assert refusal(node, twice, tmp_path).hint.startswith("no nested key and no rule was found")
+    assert refusal(node, twice, tmp_path).hint.startswith("no nested key or rule was found")
     part = file["model"]["state_dict"] | {"composition.out.weight": torch.zeros(8, 8)}
-    assert refusal(node, part, tmp_path).hint.startswith("no nested key and no rule was found")
+    assert refusal(node, part, tmp_path).hint.startswith("no nested key or rule was found")
 
 
 def test_a_part_is_found_in_a_file_of_the_whole_model(tmp_path: Path) -> None:
@@ -311,7 +315,7 @@ def test_a_part_is_found_in_a_file_of_the_whole_model(tmp_path: Path) -> None:
     error = refusal("Pair", pair().state_dict(), tmp_path, parts=parts)
 
     assert error.hint == """'parts.head.rules={fit: {keep: "head.*"}, fit2: {strip: "head."}}'"""
-    assert "6 of 6 keys would be loaded so: head: the file has 'head.' in front of its keys" in error.message
+    assert "6 of 6 keys would be loaded this way: head: the file has 'head.' at the start of its keys" in error.message
 
 
 def test_where_no_file_was_given_for_the_rest_it_is_asked_for_first(tmp_path: Path) -> None:

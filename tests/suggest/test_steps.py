@@ -14,7 +14,7 @@ from loader.errors import FitError
 from tests.jobs import carry_out, save
 from tests.models import filled
 
-NO_WAY = "no nested key and no rule was found that makes them fit"
+NO_WAY = "no nested key or rule was found that makes them fit"
 DEPTHS = [2, 17, 40]
 
 

@@ -18,7 +18,7 @@ from loader.suggest.nature import in_doubt, transposed, turned
 from tests.jobs import carry_out, save
 from tests.suggest.architectures import build
 
-DOUBT = "square next to transposed ones, so that nothing says whether they are transposed too: "
+DOUBT = "square and next to transposed ones, so they may be transposed too: "
 GPT = {"_target_": "tests.suggest.architectures.build", "name": "gpt"}
 PROJECTIONS = "transformer.h.{0..2}.attn.c_proj.weight"
 

@@ -44,8 +44,8 @@ def test_a_file_of_another_model_is_answered_with_the_two_lines(more: list[str],
 
     assert isinstance(error, ConfigError)
     assert error.message == (
-        f"no model was given, and {path} does not fit loader.examples.SimpleNet, the example that is built then "
-        "(0 keys would be loaded); the class of its model was expected"
+        f"no model was given, and {path} does not fit the default example, loader.examples.SimpleNet "
+        "(0 keys would be loaded); expected the class of its model"
     )
     assert error.hint.splitlines() == two_lines(path)
 
@@ -85,7 +85,7 @@ def test_the_examples_own_files_need_no_model(tmp_path: Path) -> None:
     error = refused(f"checkpoint.path={wrapped}")
     assert isinstance(error, FitError)
     assert error.hint == "'rules=[ddp]'"
-    assert error.message.endswith("\nno model was given: it is the example's, loader.examples.SimpleNet")
+    assert error.message.endswith("\nno model was given; the default is loader.examples.SimpleNet")
 
 
 def test_bare_rules_are_about_the_shipped_weights() -> None:

@@ -1,7 +1,8 @@
 """`mode=inspect`: reports the contents of a checkpoint.
 
-Guarantees: needs no model, imports no torch and reads no tensor's data, unless `checkpoint.check` or
-`checkpoint.sha256` asks for the whole file; nothing that the file names is imported.
+Guarantees: needs no model, imports no torch and reads no tensor data, unless `checkpoint.check` or `checkpoint.sha256`
+asks for the whole file; imports nothing that the file names. The report's lines are bounded in number and harmless for
+a terminal.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ _GLOB_SIGNS = re.compile(r"[\[\]*?]")
 
 
 def run(job: JobConfig, report: Report) -> None:
-    """Looks into every part's file.
+    """Reports the contents of every part's file.
 
     Args:
-        job: What to look into, and how much of it to show; its model is not looked at.
+        job: The parts, and how much of them to show; its model is ignored.
         report: Gets `inspection`: ``{files: [FileRow]}``.
 
     Raises:
         CheckpointError: A file cannot be read, or is refused.
-        FitError: A nested key is not there, or the filter leaves nothing.
+        FitError: A nested key is not in the file, or the filter leaves nothing.
     """
     clock = fill.Clock(report)
     with ExitStack() as files, clock("total"):
@@ -69,10 +70,10 @@ def lines(report: Report) -> list[terminal.Line]:
 
 
 def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
-    settings, checkpoint, told = part.config.checkpoint, part.checkpoint, report.parts[part.name]
+    settings, checkpoint, described = part.config.checkpoint, part.checkpoint, report.parts[part.name]
     if settings.key == AUTO:
         settings = dataclasses.replace(settings, key=_likeliest(checkpoint.root))
-        told.key, told.applied = settings.key, [key_override("checkpoint.key", settings.key)]
+        described.key, described.applied = settings.key, [key_override("checkpoint.key", settings.key)]
     root = subtree(
         checkpoint.root,
         settings.key,
@@ -80,14 +81,14 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
         config_path(part.name, "key", listed=part.listed),
     )
     found = list_contents(root)
-    told.tensors = len(found.tensors)
+    described.tensors = len(found.tensors)
     ranked = candidate_rows(found)
     row: FileRow = {
         "part": part.name,
-        "path": told.path,
-        "format": told.format,
+        "path": described.path,
+        "format": described.format,
         "key": settings.key,
-        "bytes": told.bytes,
+        "bytes": described.bytes,
         "totals": found.totals(),
         "files": list(found.files.values()) if len(found.files) > 1 else [],
         "candidates": ranked,
@@ -95,7 +96,7 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
         "tensors": [],
         "entries": [],
         "notes": notes_of(root),
-        "globals": _globals(root, told.dangers),
+        "globals": _globals(root, described.dangers),
         "next": [str(fix) for fix in what_to_type(ranked, settings, root.record)] if not job.parts else [],
         "tree": [],
         "depth": job.inspect.depth,
@@ -106,7 +107,7 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
 
 
 def _show(row: FileRow, found: Contents, wanted: InspectConfig) -> None:
-    """Fills in what `inspect.depth` and `inspect.filter` leave to be shown."""
+    """Fills in the rows that `inspect.depth` and `inspect.filter` select."""
     tensors, entries = found.tensors, found.entries
     if len(found.files) < 2:
         for tensor in tensors:
@@ -135,25 +136,25 @@ def _leaves_nothing(row: FileRow, found: Contents, globs: Sequence[str]) -> FitE
     keys = [entry["key"] for entry in (*found.tensors, *found.entries)]
     near = closest(globs[0], keys[:1000], most=1)
     meant = [_GLOB_SIGNS.sub("?", name) for name in near]
-    told = f" (did you mean '{safe_text(meant[0])}'?)" if meant else ""
+    question = f" (did you mean '{safe_text(meant[0])}'?)" if meant else ""
     return FitError(
-        f"inspect.filter={listing(globs)} matches none of the {counted(len(keys), 'key')} of {row['path']}{told}; "
+        f"inspect.filter={listing(globs)} matches none of the {counted(len(keys), 'key')} of {row['path']}{question}; "
         f"they are {listing(key or '(all of it)' for key in keys)}",
         line("inspect.filter", ["*.weight"] if meant == near else meant, note="globs over whole dotted keys"),
     )
 
 
 def _likeliest(root: Container) -> str | None:
-    """The nested key that stands for ``auto``; None is the top level."""
+    """Returns the nested key that ``auto`` means; None is the top level."""
     return next((found.key for found in candidates(root)), None) or None
 
 
 def _globals(root: Container, dangers: Sequence[str]) -> list[GlobalRow]:
-    """What rebuilding everything would import; a checkpoint of several files keeps no record at its root.
+    """Lists the names that rebuilding everything would import.
 
     Args:
-        root: What is looked into.
-        dangers: What an attack would use, wherever the file names it.
+        root: The part of the file; a checkpoint of several files keeps no record at its root.
+        dangers: The names that only an attack needs, anywhere in the file.
     """
     records: list[object] = []
     for _, container in root.walk():
@@ -182,12 +183,12 @@ def _header(file: FileRow) -> Iterator[Line]:
     under = f" under '{safe_text(file['key'])}'" if file["key"] else ""
     part = f" → {safe_text(file['part'])}" if file["part"] else ""
     yield "file", f"{safe_text(file['path'], 300)}: {file['format']}, {size(file['bytes'])}{part}", ""
-    dtypes = ", ".join(f"{told['tensors']:,} {name}" for name, told in totals["dtypes"].items())
+    dtypes = ", ".join(f"{sums['tensors']:,} {name}" for name, sums in totals["dtypes"].items())
     amount = f"{counted(totals['tensors'], 'tensor')}{under}, {counted(totals['elements'], 'element')}"
     yield "", f"{amount}, {size(totals['bytes'])}{f': {dtypes}' if dtypes else ''}", ""
     if any(map(is_view, file["tensors"])) and totals["stored_bytes"] > totals["bytes"]:
         spare = size(totals["stored_bytes"] - totals["bytes"])
-        yield "", f"{spare} of the file are in no tensor: they are views of larger storages", "dim"
+        yield "", f"{spare} of the file belong to no tensor: the tensors are views of larger storages", "dim"
     devices = [f"{safe_text(name, 20)} ({number:,})" for name, number in totals["devices"].items() if name != "cpu"]
     if devices:
         yield "", f"saved from {phrases(devices)}", "dim"
@@ -219,7 +220,7 @@ def _removal(rule: str, row: CandidateRow) -> str:
     """How to remove a prefix."""
     if not rule:
         return "a prefix that cannot be typed"
-    return f"{written(rule)} takes it off{'' if row['rules'] else ', if the model has no such name'}"
+    return f"{written(rule)} removes it{'' if row['rules'] else ', if the model has no such name'}"
 
 
 def _global_lines(file: FileRow) -> Iterator[Line]:
@@ -228,4 +229,4 @@ def _global_lines(file: FileRow) -> Iterator[Line]:
     if hostile:
         yield "DANGER", f"the file names {listing(hostile)}, {HOSTILE}", "bold red"
     if others:
-        yield "names", f"{listing(others, 8)}: to rebuild its objects; its weights load without", "dim"
+        yield "names", f"{listing(others, 8)}: needed to rebuild its objects, not to load its weights", "dim"

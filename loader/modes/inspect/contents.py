@@ -24,18 +24,18 @@ _LONGEST_NAME = 200
 
 @dataclass(slots=True)
 class Contents:
-    """What is in a checkpoint, or in a part of it."""
+    """The contents of a checkpoint, or of a part of it."""
 
     tensors: list[TensorRow] = field(default_factory=list)
     entries: list[EntryRow] = field(default_factory=list)
     containers: dict[str, Container] = field(default_factory=dict)
     """By dotted key, the outermost first; each once."""
     again: dict[str, str] = field(default_factory=dict)
-    """Keys under which a container stands once more → its first key."""
+    """Further keys of a container → its first key."""
     holder: dict[str, str] = field(default_factory=dict)
-    """A tensor's key → the key of the container it stands in."""
+    """A tensor's key → the key of its container."""
     files: dict[int, ShardRow] = field(default_factory=dict)
-    """The files that the tensors stand in."""
+    """The files that hold the tensors."""
     stored_bytes: int = 0
 
     def totals(self) -> TotalsRow:
@@ -43,15 +43,15 @@ class Contents:
         dtypes: dict[str, DtypeRow] = {}
         devices: dict[str, int] = {}
         for row in self.tensors:
-            told = dtypes.setdefault(row["dtype"], {"tensors": 0, "elements": 0, "bytes": 0})
+            sums = dtypes.setdefault(row["dtype"], {"tensors": 0, "elements": 0, "bytes": 0})
             devices[row["device"]] = devices.get(row["device"], 0) + 1
-            told["tensors"] += 1
-            told["elements"] += own_elements(row)
-            told["bytes"] += own_bytes(row)
+            sums["tensors"] += 1
+            sums["elements"] += own_elements(row)
+            sums["bytes"] += own_bytes(row)
         return {
             "tensors": len(self.tensors),
-            "elements": sum(told["elements"] for told in dtypes.values()),
-            "bytes": sum(told["bytes"] for told in dtypes.values()),
+            "elements": sum(sums["elements"] for sums in dtypes.values()),
+            "bytes": sum(sums["bytes"] for sums in dtypes.values()),
             "stored_bytes": self.stored_bytes,
             "entries": len(self.entries),
             "dtypes": dtypes,
@@ -60,23 +60,23 @@ class Contents:
 
 
 def own_elements(row: TensorRow) -> int:
-    """A tensor's elements, none where an earlier one has them already."""
+    """Counts a tensor's elements; 0 if an earlier tensor has the same ones."""
     return 0 if "same_as" in row else math.prod(row["shape"])
 
 
 def own_bytes(row: TensorRow) -> int:
-    """A tensor's bytes, none where an earlier one has them already."""
+    """Counts a tensor's bytes; 0 if an earlier tensor has the same ones."""
     return 0 if "same_as" in row else row["bytes"]
 
 
 def list_contents(root: Container) -> Contents:
-    """Lists what is in a container."""
+    """Lists everything in a container."""
     found, sharing = Contents(), Sharing()
     seen: dict[int, str] = {id(root): ""}
     pending: list[tuple[str, Iterator[tuple[str, Container | TensorEntry | Leaf]]]] = []
 
     def enter(key: str, container: Container) -> None:
-        if len(key) > _LONGEST_KEY:  # names nested on purpose would make every key below a page long
+        if len(key) > _LONGEST_KEY:  # hostile nesting would make every key below a page long
             key = f"{key[:_LONGEST_KEY]}… ({len(found.containers)})"
         found.containers[key] = container
         pending.append((key, iter(container.children.items())))
@@ -94,7 +94,7 @@ def list_contents(root: Container) -> Contents:
             found.tensors.append(_tensor(key, child, sharing, found.files))
         elif isinstance(child, Leaf):
             found.entries.append(_entry(key, child))
-            if id(child.record) not in seen:  # an object that many entries share is opened once
+            if id(child.record) not in seen:  # an object that several entries share is listed once
                 seen[id(child.record)] = key
                 found.entries.extend(_entry(f"{key}.{name}", below) for name, below in _attributes(child))
         elif id(child) in seen:
@@ -113,7 +113,7 @@ def _entry(key: str, leaf: Leaf) -> EntryRow:
 
 
 def _attributes(leaf: Leaf) -> Iterator[tuple[str, Leaf]]:
-    """What a pickled object without tensors holds, such as an `argparse.Namespace`; one level of it."""
+    """Yields the attributes of a pickled object without tensors, such as an `argparse.Namespace`; one level of them."""
     state = leaf.record.state if isinstance(leaf.record, Reduced) else None
     for name, value in state.pairs() if isinstance(state, PickledDict) else ():
         if type(name) is str:
@@ -121,7 +121,7 @@ def _attributes(leaf: Leaf) -> Iterator[tuple[str, Leaf]]:
 
 
 def value_of(leaf: Leaf) -> object:
-    """A plain value as it is, as long as it is short; else what the leaf says of itself."""
+    """Returns a short plain value as it is; for others, the leaf's own text."""
     value = leaf.record
     if value is None and leaf.type == "NoneType":
         return None
@@ -182,19 +182,19 @@ def _note_files(row: TensorRow, entry: TensorEntry, files: dict[int, ShardRow]) 
         if storage.file is None:
             continue
         place = id(storage.file)
-        told = files.get(place)
-        if told is None:
-            told = files[place] = {"name": storage.file.path.name, "tensors": 0, "bytes": 0}
-        told["tensors"] += place not in met
-        told["bytes"] += storage.nbytes if "same_as" not in row and "shares" not in row else 0
+        shard = files.get(place)
+        if shard is None:
+            shard = files[place] = {"name": storage.file.path.name, "tensors": 0, "bytes": 0}
+        shard["tensors"] += place not in met
+        shard["bytes"] += storage.nbytes if "same_as" not in row and "shares" not in row else 0
         met.add(place)
-        row["file"] = told["name"]
+        row["file"] = shard["name"]
     if len(met) > 1:
         del row["file"]
 
 
 def notes_of(root: Container) -> dict[str, str]:
-    """What a header says beside its tensors: texts by name, long ones cut."""
+    """Returns the notes in a header next to its tensors: texts by name, long ones cut."""
     notes = root.record if isinstance(root.record, Mapping) else {}
     return {str(name)[:_LONGEST_VALUE]: _cut(str(note)) for name, note in notes.items()}
 
@@ -204,17 +204,17 @@ def _cut(text: str) -> str:
 
 
 class Sharing:
-    """Numbers the storages of one checkpoint and remembers who looks into them."""
+    """Numbers the storages of one checkpoint and remembers the tensors in them."""
 
     def __init__(self) -> None:
         self.stored_bytes = 0
-        """Of all storages met so far."""
+        """Of all storages so far."""
         self._ids: dict[object, int] = {}
         self._first: dict[int, tuple[str, TensorEntry]] = {}
         self._exact: dict[object, str] = {}
 
     def row(self, entry: TensorEntry) -> StorageRow | None:
-        """Describes where a tensor's own bytes are."""
+        """Describes the place of a tensor's own bytes."""
         storage = entry.storage
         if storage is None:
             return None
@@ -222,7 +222,7 @@ class Sharing:
         return {"id": number, "bytes": storage.nbytes, "offset": entry.offset, "stride": list(entry.stride)}
 
     def earlier(self, key: str, entry: TensorEntry, row: StorageRow | None) -> tuple[str | None, str | None]:
-        """Which earlier tensor has the very same elements, and which was the first in the same storage."""
+        """Returns the earlier tensor with the very same elements, and the first one in the same storage."""
         if row is None:
             return (None if entry.is_without_data else self._same_as(key, entry)), None
         first, owner = self._first.setdefault(row["id"], (key, entry))

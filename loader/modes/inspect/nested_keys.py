@@ -22,7 +22,7 @@ from .contents import Contents, own_bytes, own_elements
 from .rows import CandidateRow, PrefixRow, TensorRow
 
 _IN_FRONT = "module"
-"""Also an ordinary name; a wrapper's only where nearly all names begin so."""
+"""Also an ordinary name; a wrapper's only if nearly all names start with it."""
 _NEARLY_ALL = 0.9
 _LIGHTNING = "model"
 _MOST_SEGMENTS = 3
@@ -32,7 +32,7 @@ _OTHERWISE = {"weights": "these weights", "model": "this model", "average": "thi
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What is said of the names in one container."""
+    """The prefixes in the names of one container."""
 
     prefixes: list[PrefixRow] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
@@ -76,10 +76,10 @@ def what_to_type(ranked: Sequence[CandidateRow], settings: CheckpointConfig, not
     Args:
         ranked: Its nested keys, best first.
         settings: How the file was opened.
-        notes: What its header says next to the tensors, as it is there.
+        notes: The notes in its header, as they are there.
 
     Returns:
-        Whole commands; none where nothing in the file looks like a model's weights.
+        Whole commands; none if nothing in the file looks like a model's weights.
     """
     models = [row for row in ranked if row["role"] in _OTHERWISE]
     if not models:
@@ -136,7 +136,7 @@ def _is_wrapper(wrapper: str, paths: Sequence[Path]) -> bool:
 
 
 def _begins(path: Path) -> bool:
-    """Whether a name begins with DataParallel's segment, other wrappers' aside."""
+    """Whether a name starts with DataParallel's segment, ignoring other wrappers."""
     return next((segment for segment in path if segment == _IN_FRONT or segment not in WRAPPERS), "") == _IN_FRONT
 
 
@@ -147,7 +147,7 @@ def _wrapped(wrapper: str, paths: Sequence[Path]) -> PrefixRow:
 
 
 def _common(paths: Sequence[Path]) -> Path:
-    """The segments that all names begin with; none where they are a list of modules or one of its items."""
+    """Returns the segments that all names start with; none if they are a list of modules or one of its items."""
     if len(paths) < 2:
         return ()
     shared = 0

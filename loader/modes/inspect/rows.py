@@ -1,7 +1,7 @@
-"""The form of an inspection: what `report.json` holds of each file.
+"""The schema of an inspection in `report.json`.
 
-Guarantees: plain numbers, strings, lists and mappings; nothing is folded or cut here but values of entries that are no
-tensors. A field that says nothing (no sharing, no details) is left out of its row.
+Guarantees: plain numbers, strings, lists and mappings; only the values of entries that are not tensors are cut. A field
+without information (no sharing, no details) is left out of its row.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict, final
 
 
 class StorageRow(TypedDict):
-    """The run of bytes that a tensor looks into."""
+    """The run of bytes that a tensor is a view of."""
 
     id: int
     """Counts the storages of one file, or of all its shards."""
@@ -22,7 +22,7 @@ class StorageRow(TypedDict):
 
 
 class ComponentRow(TypedDict):
-    """One of the dense tensors that a sparse or quantized one is made of."""
+    """One of the dense tensors of a sparse or quantized one."""
 
     shape: list[int]
     dtype: str
@@ -34,7 +34,7 @@ class PieceRow(TypedDict):
 
     shape: list[int]
     start: list[int]
-    """Where it begins in the whole: a number per dimension, or one in the flattened tensor."""
+    """Its first element in the whole tensor: a number per dimension, or one in the flattened tensor."""
     file: str
     storage: StorageRow | None
 
@@ -48,62 +48,62 @@ class TensorRow(TypedDict):
     shape: list[int]
     dtype: str
     bytes: int
-    """Of its elements, whatever it shares."""
+    """Of its elements, shared or not."""
     device: str
-    """Where it was when it was saved."""
+    """The device it was saved on."""
     layout: str
     storage: StorageRow | None
-    """None where it is put together from components or pieces, or its data is not in the file."""
+    """None if it is assembled from components or pieces, or its data is not in the file."""
     file: NotRequired[str]
-    """The file it stands in, where the checkpoint has several."""
+    """Its file, if the checkpoint has several."""
     pieces: NotRequired[list[PieceRow]]
     same_as: NotRequired[str]
     """An earlier tensor with the very same elements."""
     shares: NotRequired[str]
-    """The first tensor that looks into the same storage, where it is not all the same."""
+    """The first tensor in the same storage, if the elements are not all the same."""
     components: NotRequired[dict[str, ComponentRow]]
     details: NotRequired[dict[str, Any]]
 
 
 class ModuleRow(TypedDict):
-    """A container, or the common beginning of some keys, with the sum of what is below it."""
+    """A container, or the common prefix of some keys, with the sums of everything below."""
 
     key: str
     kind: str
-    """``dict``, ``list``, ``module`` (a pickled one), ``object``, or ``prefix`` where only the dotted names say it."""
+    """``dict``, ``list``, ``module`` (a pickled one), ``object``, or ``prefix`` if only the dotted names say so."""
     type: str
     """A container's type as the file names it."""
     tensors: int
     elements: int
     bytes: int
     entries: int
-    """How many of those below are no tensors."""
+    """Number of entries below that are not tensors."""
     same_as: NotRequired[str]
-    """Where the same object stands already; what is below it is listed there."""
+    """The first key of the same object; its contents are listed there."""
 
 
 @final
 class EntryRow(TypedDict):
-    """Something that is no tensor and holds none."""
+    """An entry that is not a tensor and holds none."""
 
     key: str
     type: str
     value: Any
-    """Plain numbers and texts as they are, everything else described; long texts are cut."""
+    """A plain number or text as it is, anything else as a description; long texts are cut."""
 
 
 class PrefixRow(TypedDict):
-    """Something in front of, or inside, names of tensors that a model may not have."""
+    """A prefix or segment in the names of tensors that a model may not have."""
 
     prefix: str
     tensors: int
-    """How many names have it."""
+    """Number of names that have it."""
     rule: str
-    """The override that takes it off."""
+    """The override that removes it."""
 
 
 class CandidateRow(TypedDict):
-    """A nested key that may hold what one is looking for, the likeliest first."""
+    """A nested key that may hold the weights."""
 
     key: str
     role: str
@@ -111,22 +111,22 @@ class CandidateRow(TypedDict):
     type: str
     tensors: int
     parameters: int
-    """Number of elements of all its tensors, what is shared once."""
+    """Number of elements of all its tensors; shared ones count once."""
     bytes: int
     why: str
     prefixes: list[PrefixRow]
     rules: list[str]
-    """The overrides for what is certainly a wrapper's."""
+    """The overrides that remove what is certainly a wrapper's."""
     globals: list[str]
-    """What rebuilding a pickled model would import."""
+    """The names that rebuilding a pickled model would import."""
 
 
 class GlobalRow(TypedDict):
-    """A name that rebuilding all objects of the file would import; loading weights needs none of them."""
+    """A name that rebuilding all objects of the file would import; loading weights needs none."""
 
     name: str
     hostile: bool
-    """Whether no model needs it and an attack would."""
+    """Whether only an attack needs it."""
 
 
 class DtypeRow(TypedDict):
@@ -144,7 +144,7 @@ class TotalsRow(TypedDict):
     elements: int
     bytes: int
     stored_bytes: int
-    """Of all storages that they look into."""
+    """Of all their storages."""
     entries: int
     dtypes: dict[str, DtypeRow]
     devices: dict[str, int]
@@ -155,9 +155,9 @@ class ShardRow(TypedDict):
 
     name: str
     tensors: int
-    """Those of which at least a piece is in it."""
+    """Number of tensors with at least a piece in it."""
     bytes: int
-    """Of the storages that they look into there."""
+    """Of their storages in it."""
 
 
 class FileRow(TypedDict):
@@ -171,17 +171,17 @@ class FileRow(TypedDict):
     """Of the file, or all its files."""
     totals: TotalsRow
     files: list[ShardRow]
-    """Empty where it is one file."""
+    """Empty for a single file."""
     candidates: list[CandidateRow]
     modules: list[ModuleRow]
     tensors: list[TensorRow]
     entries: list[EntryRow]
     notes: dict[str, Any]
-    """What a safetensors header says beside its tensors."""
+    """The notes in a safetensors header."""
     globals: list[GlobalRow]
     next: list[str]
-    """What to type next."""
+    """The lines to type next."""
     tree: list[str]
-    """What is in it as text, siblings that are alike folded."""
+    """Its contents as text, with equal siblings folded."""
     depth: int | None
     filter: list[str]

@@ -20,7 +20,7 @@ from .contents import own_bytes, own_elements
 from .rows import EntryRow, ModuleRow, TensorRow
 
 SCREEN = 60
-"""Lines that a tree takes when nobody said how deep it should go."""
+"""Lines of a tree whose depth the user did not choose."""
 MOST_LINES = 1000
 _LONGEST_LABEL = 72
 _WIDEST = 40
@@ -29,16 +29,16 @@ _PLAIN_TYPES = {"int", "float", "bool", "str", "NoneType"}
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of the places in a tree."""
+    """What the tree shows next to some keys."""
 
     containers: Mapping[str, ModuleRow]
     """Dicts, lists, pickled modules and objects, by key."""
     closed: Mapping[str, str]
-    """Places that are told in one line: key → what they are."""
+    """Keys whose contents are one line: key → the reason."""
 
 
 def draw(root: Folded, known: Known, depth: int | None) -> list[str]:
-    """Draws a tree: as deep as was asked for, else as deep as fits on a screen."""
+    """Draws a tree: to the given depth, else as deep as fits on a screen."""
     if depth is not None:
         return _capped(list(_lines(root, known, depth)), MOST_LINES)
     deepest = max((level for level, _ in root.walk()), default=1)
@@ -76,7 +76,7 @@ def _lines(node: Folded, known: Known, depth: int, indent: str = "") -> Iterator
 
 
 def _chained(node: Folded, known: Known, depth: int) -> tuple[str, Folded, int]:
-    """A name with those below it that stand alone there; the levels that are left below the last."""
+    """Joins a name with those below that have no siblings; returns the levels left below the last."""
     labels = [node.label]
     depth -= 1
     while depth and node.row is None and len(node.below) == 1 and node.key not in known.containers:
@@ -88,14 +88,14 @@ def _chained(node: Folded, known: Known, depth: int) -> tuple[str, Folded, int]:
 
 def _about(node: Folded, known: Known) -> str:
     container = known.containers.get(node.key)
-    told = []
+    facts = []
     if container is not None:
-        told.append(_kind(container))
+        facts.append(_kind(container))
     if node.tensors:
-        told.append(f"{counted(node.tensors, 'tensor')}, {size(node.bytes)}")
+        facts.append(f"{counted(node.tensors, 'tensor')}, {size(node.bytes)}")
     if node.entries and not node.tensors:
-        told.append(counted(node.entries, "value"))
-    return f"  ({', '.join(told)})"
+        facts.append(counted(node.entries, "value"))
+    return f"  ({', '.join(facts)})"
 
 
 def _kind(container: ModuleRow) -> str:
@@ -107,11 +107,11 @@ def _kind(container: ModuleRow) -> str:
 def _row(row: TensorRow | EntryRow) -> str:
     if "shape" not in row:
         return f" = {_value(row)}"
-    told = [f"  {shape(row['shape'])} {row['dtype']}"]
-    told += [safe_text(row["details"]["quantised"], 20)] if "quantised" in row.get("details", {}) else []
-    told += [row["layout"]] if row["layout"] != "strided" else []
-    told += [safe_text(row["device"], 20)] if row["device"] != "cpu" else []
-    return " ".join([*told, *_place(row)])
+    facts = [f"  {shape(row['shape'])} {row['dtype']}"]
+    facts += [safe_text(row["details"]["quantised"], 20)] if "quantised" in row.get("details", {}) else []
+    facts += [row["layout"]] if row["layout"] != "strided" else []
+    facts += [safe_text(row["device"], 20)] if row["device"] != "cpu" else []
+    return " ".join([*facts, *_place(row)])
 
 
 def _place(row: TensorRow) -> Iterator[str]:
@@ -134,7 +134,7 @@ def _place(row: TensorRow) -> Iterator[str]:
 
 
 def _is_compact(sizes: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether elements stand in the usual order, without gaps."""
+    """Whether the elements are in the usual order, without gaps."""
     expected = 1
     for dimension, stride in zip(reversed(sizes), reversed(strides), strict=True):
         if dimension != 1 and stride != expected:
@@ -156,7 +156,7 @@ _LARGEST_HEADER = 1024
 
 @dataclass(slots=True)
 class Folded:
-    """A name, or several that are alike, and what is below."""
+    """A name, or several that are alike, and everything below."""
 
     label: str
     """``encoder``, ``{0..11}``."""
@@ -164,14 +164,14 @@ class Folded:
     """The key of the first of them."""
     below: dict[str, Folded] = field(default_factory=dict)
     row: Row | None = None
-    """What stands here itself, the first of several that are alike."""
+    """The row at this name, the first of several that are alike."""
     tensors: int = 0
-    """How many stand here and below."""
+    """Number of tensors here and below."""
     entries: int = 0
     bytes: int = 0
 
     def walk(self) -> Iterator[tuple[int, Folded]]:
-        """Everything below with its level, from 1."""
+        """Yields everything below with its level, from 1."""
         pending = [(1, child) for child in reversed(self.below.values())]
         while pending:
             level, node = pending.pop()
@@ -180,7 +180,7 @@ class Folded:
 
 
 def fold(tensors: Sequence[TensorRow], entries: Sequence[EntryRow]) -> Folded:
-    """Makes the tree."""
+    """Builds the tree."""
     rows: dict[str, Row] = {}
     for row in _merged(tensors, entries):
         key = row["key"]
@@ -194,13 +194,13 @@ def fold(tensors: Sequence[TensorRow], entries: Sequence[EntryRow]) -> Folded:
 
 
 def is_view(row: TensorRow) -> bool:
-    """Whether a tensor looks into a storage that holds more than itself; the header of an array is no more."""
+    """Whether a tensor's storage holds more than the tensor; the header of an array does not count."""
     storage = row["storage"]
     return storage is not None and storage["bytes"] > row["bytes"] + _LARGEST_HEADER
 
 
 def _merged(tensors: Sequence[TensorRow], entries: Sequence[EntryRow]) -> Iterator[Row]:
-    # What is plain comes first: it says what the file is, and it is short.
+    # Plain entries come first: they say what the file is, and are short.
     yield from (entry for entry in entries if "." not in entry["key"])
     yield from tensors
     yield from (entry for entry in entries if "." in entry["key"])
@@ -221,10 +221,10 @@ def _insert(root: Folded, path: Sequence[str], first: Sequence[str], members: Se
 
 
 def _looks(row: Row) -> Hashable:
-    """Everything that is shown of a row, so that rows which fold look alike."""
+    """Returns everything that is shown of a row: rows that fold look alike."""
     name = row["key"].rpartition(".")[2]
     if "shape" not in row:
-        # Entries fold along with what they stand in, and not with their neighbours.
+        # Entries fold together with their containers, not with their neighbours.
         return (row["type"], repr(row["value"]), "" if is_number(name) else name)
     storage = row["storage"]
     seen = storage["bytes"] if storage is not None and is_view(row) else None
@@ -235,14 +235,14 @@ def _looks(row: Row) -> Hashable:
 
 
 DEEPEST = 24
-"""Levels of names; what is deeper stays one name."""
+"""Levels of names; deeper ones stay one name."""
 
 _MUCH_WORK = 3_000_000
 _FEW_LEVELS = 4
 
 
 def levels(keys: Sequence[str]) -> int:
-    """How many levels of these keys to tell apart: all that are in use, fewer where that would be millions of names."""
+    """Returns how many levels of these keys to show: all, or fewer if that would be millions of names."""
     deepest, work = 1, 0
     for key in keys:
         here = min(key.count(".") + 1, DEEPEST)
@@ -251,7 +251,7 @@ def levels(keys: Sequence[str]) -> int:
 
 
 def prefixes(key: str, deepest: int) -> list[str]:
-    """All proper beginnings of a dotted key, the shortest first, but for the empty one."""
+    """Returns all proper prefixes of a dotted key, the shortest first, without the empty one."""
     segments = key.split(".", deepest)[:-1]
     return [".".join(segments[: count + 1]) for count in range(min(len(segments), deepest))]
 
@@ -262,13 +262,13 @@ def module_rows(
     containers: Mapping[str, Container],
     again: Mapping[str, str],
 ) -> list[ModuleRow]:
-    """Sums up what is below every container and every beginning of a name, in the order of their first keys.
+    """Sums up everything below each container and each prefix, in the order of their first keys.
 
     Args:
-        tensors: Those to sum up.
-        entries: The others.
+        tensors: The tensors.
+        entries: The other entries.
         containers: By key, for their kinds and types.
-        again: Keys of containers that stand elsewhere already.
+        again: Further keys of containers → their first key.
     """
     keys = [row["key"] for row in (*tensors, *entries)]
     deepest = levels(keys)

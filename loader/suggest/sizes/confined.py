@@ -102,7 +102,7 @@ def apart(build: Callable[[], _T], asked: Confined) -> _T:
         if not asked.left:
             raise
     if asked.left:  # also where something on the way took it for an error of its own, or for none
-        raise ConfigError(f"model: its constructor {asked.left}, and a trial build may not")
+        raise ConfigError(f"model: its constructor {asked.left}, which a trial build may not do")
     return made
 
 
@@ -157,7 +157,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     what = _REFUSED.get(event) or ("writes a file" if event == "open" and _writes(*arguments) else "")
     if what:
         build.refused = build.refused or f"{what} ({event})"
-        raise PermissionError(errno.EACCES, f"a trial build may not: it {what} ({event})")
+        raise PermissionError(errno.EACCES, f"a trial build {what}, which it may not do ({event})")
 
 
 def _writes(path: object, mode: object, flags: object) -> bool:

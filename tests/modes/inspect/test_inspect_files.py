@@ -202,8 +202,8 @@ def test_a_training_checkpoint_is_told_in_one_screen(tmp_path: Path) -> None:
     assert len(shown) < 45
     plan = "hydra-loader mode=plan model._target_=my_pkg.Net"
     expected = [
-        "weights    state_dict: 8 tensors, 88 parameters, 352 B; called 'state_dict'; all names are parameters'",
-        "           every name has 'model.': 'rules=[lightning]' takes it off",
+        "weights    state_dict: 8 tensors, 88 parameters, 352 B; called 'state_dict'; all names look like parameters",
+        "           every name has 'model.': 'rules=[lightning]' removes it",
         "average    ema_state_dict: 8 tensors, 116 parameters, 464 B; called 'ema_state_dict'",
         "inside     epoch                     = 3",
         "           name                      = 'a\\x1b[31mb'",
@@ -212,7 +212,7 @@ def test_a_training_checkpoint_is_told_in_one_screen(tmp_path: Path) -> None:
         "               layers.{0..2}  (6 tensors, 240 B)",
         "                 weight  [4, 4] float32",
         "               head.weight  [7, 4] float32 = state_dict.model.emb.weight",
-        "names      argparse.Namespace: to rebuild its objects; its weights load without",
+        "names      argparse.Namespace: needed to rebuild its objects, not to load its weights",
         f"next       {plan} checkpoint.path={path} checkpoint.key=state_dict 'rules=[lightning]'",
     ]
     assert [line for line in expected if line not in shown] == []
@@ -258,7 +258,7 @@ def test_shared_storages_and_odd_tensors_are_marked(tmp_path: Path) -> None:
         "nowhere  [2] float32 meta (no data in the file)",
     ):
         assert line in shown
-    assert "of the file are in no tensor: they are views of larger storages" in shown
+    assert "of the file belong to no tensor: the tensors are views of larger storages" in shown
 
 
 def test_a_whole_pickled_model_is_named_and_what_it_needs_is_offered(tmp_path: Path) -> None:

@@ -342,7 +342,7 @@ def test_a_constructor_that_fetches_is_refused_with_the_switch_that_keeps_it_fro
         with pytest.raises(BlockingIOError):
             server.accept()
 
-    told = r"model: its constructor connects to something outside \(socket\.\w+\), and a trial build may not"
+    told = r"model: its constructor connects to something outside \(socket\.\w+\), which a trial build may not do"
     assert re.fullmatch(told, refused.value.message)
     assert refused.value.hint == "model.pretrained=false"
     written, _ = scaffold("Fetching", "f.pt", f"model._target_={BUILDERS}Fetching", refused.value.hint)

@@ -64,7 +64,7 @@ def test_a_trial_build_that_connects_ends_past_whatever_it_catches(
         return "connected"
 
     asked = Confined()
-    with pytest.raises(ConfigError, match=r"its constructor connects to something outside .*, and a trial build may"):
+    with pytest.raises(ConfigError, match=r"its constructor connects to something outside .*, which a trial build may"):
         apart(build, asked)
     assert asked.refused.startswith("connects to something outside (")
     with pytest.raises(BlockingIOError):
@@ -116,7 +116,7 @@ def test_a_build_in_a_build_leaves_the_outer_one_confined(folder: Path) -> None:
         apart(lambda: None, Confined())
         (folder / "new").touch()
 
-    with pytest.raises(PermissionError, match=r"a trial build may not: it changes files \(os.utime\)|writes a file"):
+    with pytest.raises(PermissionError, match=r"a trial build changes files \(os.utime\)|writes a file"):
         apart(build, Confined())
 
 
