@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from loader import errors
 from loader.examples import EXAMPLE_FILES
 from loader.examples.files import write_examples
-from loader.formats.signatures import FORMATS
+from loader.formats.sniff import FORMATS
 from loader.keys.rules import KINDS
 from loader.schema import CheckpointConfig, JobConfig, RuleConfig, VerifyConfig
 from tests.command import REPOSITORY, run

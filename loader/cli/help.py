@@ -29,7 +29,7 @@ from ..config.layers import conf_dir
 from ..config.parse import CHECKS, MODES
 from ..config.rewrite import rewrite
 from ..errors import LoaderError
-from ..formats.signatures import FORMATS
+from ..formats.sniff import FORMATS
 from ..schema import JobConfig
 
 _WIDTH = 80

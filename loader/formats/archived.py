@@ -6,7 +6,7 @@ asked for; a record that is read for the index has the checksum that the archive
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from zlib_ng import zlib_ng
 
@@ -16,11 +16,10 @@ from ..text.lines import Fix
 from ..text.wording import counted, listing, safe_text
 from .limits import LARGEST_DEFLATED_INDEX, LARGEST_SIDE_RECORD, MOST_FOLD
 from .opened import OpenedFile
+from .signatures import INDEX, torch_folder
 from .tree import Container, Storage
 from .zip import DEFLATED, Archive, Member
 
-INDEX = "data.pkl"
-"""The pickle of what `torch.save` was given."""
 _ROOT_STEPS = 2
 """torch puts the index into one folder, which is called like the file was."""
 
@@ -174,13 +173,6 @@ def _refuse_several(archive: Archive) -> None:
             f"{listing(roots)}; which of them is meant is in no file",
             Fix(note="do not load this file; ask whoever made it for one file each"),
         )
-
-
-def torch_folder(names: Collection[str], index: str = INDEX) -> str | None:
-    """The folder inside an archive that holds a file, with its slash; None where there is none."""
-    first = next(iter(names), "")
-    folder = first[: first.find("/") + 1]
-    return folder if f"{folder}{index}" in names else None
 
 
 class ArchivedFile(OpenedFile):

@@ -42,21 +42,22 @@ class OneFile:
         return self.file.sha256()
 
 
-def find(path: Path, stack: ExitStack) -> Found:
+def find(path: Path, stack: ExitStack, format: str = "auto") -> Found:
     """Finds out what a path is.
 
     Args:
         path: Absolute; something is there.
         stack: Closes the files that were opened for it when it unwinds.
+        format: `checkpoint.format`, for `sniff.recognise`.
 
     Raises:
         CheckpointError: It cannot be opened, or is nothing that is read.
     """
     if path.is_dir():
-        return _in_folder(path, stack)
+        return _in_folder(path, stack, format)
     if path.name == folder.DCP_METADATA or path.suffix == folder.DCP_ENDING:
-        return _in_folder(path.parent, stack)  # no checkpoint by itself, and always a part of one
-    return find_in(opened(path, stack), stack)
+        return _in_folder(path.parent, stack, format)  # no checkpoint by itself, and always a part of one
+    return find_in(opened(path, stack), stack, format)
 
 
 def _folders() -> Sequence[FindsFolder]:
@@ -65,15 +66,15 @@ def _folders() -> Sequence[FindsFolder]:
     return dcp.find_dcp, deepspeed.find_zero
 
 
-def _in_folder(path: Path, stack: ExitStack) -> Found:
+def _in_folder(path: Path, stack: ExitStack, format: str) -> Found:
     names = folder.listed(path)
     for kind in _folders():
         found = kind(path, names, stack)
         if found is not None:
             return found
-    return find_in(opened(folder.choose(path), stack), stack)
+    return find_in(opened(folder.choose(path), stack), stack, format)
 
 
-def find_in(file: CheckpointFile, stack: ExitStack) -> Found:
+def find_in(file: CheckpointFile, stack: ExitStack, format: str = "auto") -> Found:
     """Finds out what an opened file is, as `find` does."""
-    return Shards(file, stack) if is_index(file) else OneFile(file, sniff.recognise(file))
+    return Shards(file, stack) if is_index(file) else OneFile(file, sniff.recognise(file, format))

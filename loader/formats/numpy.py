@@ -173,11 +173,6 @@ class Npy(OpenedFile):
         super().__init__(file, NPY, Container("dict", "numpy.ndarray", {"": entry}), check)
 
 
-def is_npz(archive: Archive) -> bool:
-    """Whether an archive holds arrays and nothing else."""
-    return bool(archive.members) and all(name.endswith(_ENDING) for name in archive.members)
-
-
 class Npz(ArchivedFile):
     """An archive of arrays.
 

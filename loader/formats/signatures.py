@@ -7,6 +7,35 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .zip import Member
+
+TORCH_ZIP = "torch-zip"
+TORCH_LEGACY = "torch-legacy"
+TORCH_TAR = "torch-tar"
+TORCHSCRIPT = "torchscript"
+TORCH_EXPORT = "torch-export"
+SAFETENSORS = "safetensors"
+GGUF = "gguf"
+NPZ = "npz"
+NPY = "npy"
+PICKLE = "pickle"
+
+SAFETENSORS_SHARDED = "safetensors-sharded"
+TORCH_SHARDED = "torch-sharded"
+INDEXED = (SAFETENSORS_SHARDED, TORCH_SHARDED)
+"""Several files with an index."""
+
+DCP = "dcp"
+DEEPSPEED = "deepspeed"
+FOLDERS = (DCP, DEEPSPEED)
+"""Folders that are read as a whole, whatever files they hold."""
+
+ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".pt2", ".gguf", ".npz")
+"""How names of checkpoint files end; their content decides what they are."""
 
 ZIP_MEMBER = b"PK\x03\x04"
 """What stands before a member of a zip archive, and so at the start of most."""
@@ -29,6 +58,14 @@ _PLACE = re.compile(rb'"data_offsets":\s*\[\d')
 _NEAR = 64
 _LENGTH = struct.Struct("<Q")
 _IMPLAUSIBLE = 1 << 48
+
+
+INDEX, CONSTANTS_INDEX = "data.pkl", "constants.pkl"
+"""The pickles of `torch.save`, and of `torch.jit.save` as well."""
+POLICY, _BASELINES = "policy.pth", frozenset({"data", "_stable_baselines3_version"})
+"""The weights in an archive of stable-baselines3, and the settings and version next to them."""
+MODELS, OLD_WEIGHTS = "models/", "serialized_state_dict.pt"
+"""The models of an exported program, and its weights in its first versions."""
 
 
 def is_zip(head: bytes) -> bool:
@@ -75,31 +112,46 @@ def is_npy(head: bytes) -> bool:
     return head.startswith(NPY_MAGIC)
 
 
-TORCH_ZIP = "torch-zip"
-TORCH_LEGACY = "torch-legacy"
-TORCH_TAR = "torch-tar"
-TORCHSCRIPT = "torchscript"
-TORCH_EXPORT = "torch-export"
-SAFETENSORS = "safetensors"
-GGUF = "gguf"
-NPZ = "npz"
-NPY = "npy"
-PICKLE = "pickle"
-FILES = (TORCH_ZIP, TORCH_LEGACY, SAFETENSORS, TORCH_TAR, TORCHSCRIPT, TORCH_EXPORT, GGUF, NPZ, NPY, PICKLE)
-"""One file each, told by its content."""
+def torch_folder(names: Collection[str], index: str = INDEX) -> str | None:
+    """The folder inside an archive that holds a file, with its slash; None if there is none."""
+    first = next(iter(names), "")
+    folder = first[: first.find("/") + 1]
+    return folder if f"{folder}{index}" in names else None
 
-SAFETENSORS_SHARDED = "safetensors-sharded"
-TORCH_SHARDED = "torch-sharded"
-INDEXED = (SAFETENSORS_SHARDED, TORCH_SHARDED)
-"""Several files with an index."""
 
-DCP = "dcp"
-DEEPSPEED = "deepspeed"
-FOLDERS = (DCP, DEEPSPEED)
-"""Folders that are read as a whole, whatever files they hold."""
+def is_torch_zip(members: Collection[str]) -> bool:
+    """Whether an archive is one of `torch.save`."""
+    folder = torch_folder(members)
+    return folder is not None and f"{folder}{CONSTANTS_INDEX}" not in members
 
-FORMATS = (*FILES, *INDEXED, *FOLDERS)
-"""Everything that is read."""
 
-ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".pt2", ".gguf", ".npz")
-"""What checkpoint files are called; what they are is for their content to say."""
+def is_policy_zip(members: Mapping[str, Member]) -> bool:
+    """Whether an archive is one of stable-baselines3 whose policy is stored, not deflated."""
+    policy = members.get(POLICY)
+    return policy is not None and not policy.method and not _BASELINES.isdisjoint(members)
+
+
+def is_torchscript(members: Collection[str]) -> bool:
+    """Whether an archive is one of `torch.jit.save`."""
+    folder = torch_folder(members)
+    return folder is not None and f"{folder}{CONSTANTS_INDEX}" in members
+
+
+def export_folder(members: Collection[str]) -> str | None:
+    """The folder of an exported program inside an archive, with its slash; None if there is none."""
+    first = next(iter(members), "")
+    for folder in ("", first[: first.find("/") + 1]):
+        models = any(name.startswith(f"{folder}{MODELS}") for name in members)
+        if f"{folder}{OLD_WEIGHTS}" in members or (models and f"{folder}archive_format" in members):
+            return folder
+    return None
+
+
+def is_export(members: Collection[str]) -> bool:
+    """Whether an archive is one of `torch.export.save`."""
+    return export_folder(members) is not None
+
+
+def is_npz(members: Collection[str]) -> bool:
+    """Whether an archive holds arrays and nothing else."""
+    return bool(members) and all(name.endswith(".npy") for name in members)

@@ -126,6 +126,12 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def stored(file: CheckpointFile, name: str, dtype: str, shape: tuple[int, ...], offset: int) -> TensorEntry:
+    """The entry of a compact tensor whose bytes begin at an offset of a file."""
+    nbytes = math.prod(shape) * ITEMSIZE[dtype]
+    return TensorEntry(dtype, shape, contiguous(shape), storage=Storage(name, offset, nbytes, file=file))
+
+
 def assembled(name: str, dtype: str, shape: tuple[int, ...], pieces: Iterable[Piece]) -> TensorEntry:
     """The entry of a compact tensor that its pieces cover; one without elements needs none."""
     empty = Storage(name, 0, 0, data=b"") if 0 in shape else None

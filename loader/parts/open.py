@@ -17,7 +17,7 @@ from ..files.path import called, is_url, resolve_path, shown_path
 from ..formats.found import find, find_in
 from ..formats.opened import Checkpoint
 from ..formats.pickle.needed import dangers_among
-from ..formats.signatures import FORMATS
+from ..formats.sniff import known_formats
 from ..runtime import collector_paused
 from ..schema import CheckpointConfig, JobConfig, PartConfig, config_path
 from ..text.lines import Fix, line, typed
@@ -61,7 +61,7 @@ def open_checkpoint(
         ConfigError: `format`, `check` or `sha256` is none.
     """
     remember(str(path))
-    _refuse_unknown("checkpoint.format", format, ("auto", *FORMATS))
+    _refuse_unknown("checkpoint.format", format, known_formats(format))
     _refuse_unknown("checkpoint.check", check, CHECKS)
     wanted = _digest(path, sha256)
     with ExitStack() as stack:
@@ -70,10 +70,10 @@ def open_checkpoint(
 
             file = open_remote(str(path), sha256=wanted, data=data or check == "full")
             stack.callback(file.close)
-            named, kind = file.path, find_in(file, stack)
+            named, kind = file.path, find_in(file, stack, format)
         else:
             named = resolve_path(path)
-            kind = find(named, stack)
+            kind = find(named, stack, format)
         if format not in {"auto", kind.format}:
             raise CheckpointError(
                 f"{shown_path(named)} is a {kind.format} {'checkpoint' if named.is_dir() else 'file'}; "

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...text.wording import safe_text
-from ..archived import INDEX, ArchivedFile, Records, torch_records
+from ..archived import ArchivedFile, Records, torch_records
 from ..index import read_mapping
 from ..limits import LONGEST_CODE_LINE, MOST_CODE
 from ..pickle.records import Global, PickledDict, Reduced
 from ..pickle.storages import TypedStorage, viewed
 from ..pickle.tree import build_tree
-from ..signatures import TORCH_EXPORT, TORCHSCRIPT
+from ..signatures import CONSTANTS_INDEX, INDEX, MODELS, OLD_WEIGHTS, TORCH_EXPORT, TORCHSCRIPT, export_folder
 from ..tree import Container, Leaf, Node, TensorEntry
 from ..zip import Archive
 from .torch_zip import PickleInArchive, pickled_in
@@ -30,13 +30,12 @@ CONSTANTS = "CONSTANTS"
 
 A frozen TorchScript module has all its weights there.
 """
-_CONSTANTS_INDEX = "constants.pkl"
 ROOT = "__torch__"
 _TOLD = re.compile(rb"^(?:class (\w+)\(Module\):|(class) |  __(parameters|buffers)__ = \[(.*)\])", re.MULTILINE)
 _NAME = re.compile(rb'"([^"]*)"')
 _WEIGHTS, _CONSTANTS = "data/weights/", "data/constants/"
-_MODELS, _ENDING = "models/", ".json"
-_OLD_WEIGHTS, _OLD_CONSTANTS = "serialized_state_dict.pt", "serialized_constants.pt"
+_ENDING = ".json"
+_OLD_CONSTANTS = "serialized_constants.pt"
 _STRIDED = 7
 
 DTYPES: Mapping[int, str] = {
@@ -111,7 +110,7 @@ def _tensors(state: PickledDict, declared: ScriptClass) -> tuple[PickledDict, Pi
 
 def _constants(records: Records) -> Container:
     """The constants of the code, under the names that the code uses."""
-    found = build_tree(PickleInArchive(records, _CONSTANTS_INDEX, "constants").root)
+    found = build_tree(PickleInArchive(records, CONSTANTS_INDEX, "constants").root)
     found.children = {f"c{safe_text(name)}": child for name, child in found.children.items()}
     return found
 
@@ -183,35 +182,24 @@ def _names(listed: bytes, file: str, records: Records) -> frozenset[str]:
         raise records.file.damaged(f"its code ({safe_text(file)}) lists names that are none") from error
 
 
-def export_folder(archive: Archive) -> str | None:
-    """Returns the folder of an exported program inside an archive, with its slash; None if there is none."""
-    first = next(iter(archive.members), "")
-    for folder in ("", first[: first.find("/") + 1]):
-        models = any(name.startswith(f"{folder}{_MODELS}") for name in archive.members)
-        if f"{folder}{_OLD_WEIGHTS}" in archive.members or (models and f"{folder}archive_format" in archive.members):
-            return folder
-    return None
-
-
 class ExportedProgram(ArchivedFile):
     """An archive written by `torch.export.save`.
 
     Args:
         archive: The archive's table of contents.
-        folder: The folder inside it that holds the program.
         check: `structure` ignores the checksums, `full` compares all of them now, `crc` those of the tensors in use.
 
     Raises:
         CheckpointError: It is damaged, or not what torch writes.
     """
 
-    def __init__(self, archive: Archive, folder: str, check: str) -> None:
-        self._records = records = Records(archive, folder, check)
+    def __init__(self, archive: Archive, check: str) -> None:
+        self._records = records = Records(archive, export_folder(archive.members) or "", check)
         self._check = check
         self._file = records.file
-        names = [name[len(_MODELS) : -len(_ENDING)] for name in records.names(_MODELS) if name.endswith(_ENDING)]
-        if _OLD_WEIGHTS in records:
-            root = self._program(self._pickled(_OLD_WEIGHTS), self._pickled(_OLD_CONSTANTS))
+        names = [name[len(MODELS) : -len(_ENDING)] for name in records.names(MODELS) if name.endswith(_ENDING)]
+        if OLD_WEIGHTS in records:
+            root = self._program(self._pickled(OLD_WEIGHTS), self._pickled(_OLD_CONSTANTS))
         elif len(names) == 1:
             root = self._of_model(names[0])
         else:

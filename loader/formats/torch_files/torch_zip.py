@@ -12,19 +12,17 @@ from ...errors import CheckpointError
 from ...files.file import CheckpointFile
 from ...files.path import shown_path
 from ...text.wording import listing, safe_text
-from ..archived import INDEX, ArchivedFile, Records, torch_records
+from ..archived import ArchivedFile, Records, torch_records
 from ..pickle.reader import unpickle
 from ..pickle.records import MalformedError, PersistentId
 from ..pickle.storages import UNEXPECTED_ID, TypedStorage, storage_dtype
 from ..pickle.tensors import BUILDERS
 from ..pickle.tree import build_tree
+from ..signatures import INDEX, POLICY
 from ..signatures import TORCH_ZIP as FORMAT
 from ..tree import ITEMSIZE
-from ..zip import STORED, Archive
+from ..zip import Archive
 
-POLICY = "policy.pth"
-_BASELINES = frozenset({"data", "_stable_baselines3_version"})
-"""Other members of a stable-baselines3 archive: settings and version."""
 _LOCAL = struct.Struct("<8xH16x2H")
 """Of a member's local header: its compression, and the lengths of its name and extra field."""
 
@@ -63,12 +61,6 @@ class PolicyZip(ArchivedFile):
         self.note = f"read from {POLICY} in the stable-baselines3 archive"
         if others:
             self.note += f"; not from {listing(others)}"
-
-
-def holds_policy(archive: Archive) -> bool:
-    """Returns whether an archive was saved by stable-baselines3, with an uncompressed policy."""
-    policy = archive.members.get(POLICY)
-    return policy is not None and policy.method == STORED and not _BASELINES.isdisjoint(archive.members)
 
 
 class PickleInArchive:
