@@ -172,7 +172,7 @@ def refuse_quantized(
         raise FitError(
             f"{where} is quantized: {told(found)}. Without their scales{scale} these weights would be wrong, and no "
             "allowance makes them right; the model expects plain weights",
-            Fix(note="no nested key and no rule makes them plain"),
+            Fix(note="no nested key or rule makes them plain"),
             *to_plain(found),
         )
 
