@@ -7,11 +7,14 @@ that nothing of a default model drags along.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, ClassVar
 
 from .text.redaction import spare
+from .text.wording import safe_text
 
 AUTO = "auto"
 """In the place of a nested key or of rules: find out which."""
@@ -34,20 +37,47 @@ class CheckpointConfig:
     check: str = "crc"
 
 
-@dataclass(slots=True)
-class RuleConfig:
-    """One key rule; exactly one of strip, add, rename, regex, drop and keep is set."""
+class Fate(Enum):
+    """What a rule decides of a name that it does not change."""
 
-    strip: str | None = None
-    add: str | None = None
-    rename: str | None = None
-    regex: str | None = None
-    drop: str | None = None
-    keep: str | None = None
-    to: str | None = None
-    anywhere: bool = False
+    DROPPED = "dropped"
+    KEPT = "kept"
+
+
+Step = Callable[[str], str | Fate | None]
+"""What a rule does with one name: its next name, or its fate; None where the rule does not hit it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule(ABC):
+    """One rule for the names in a file, of one of the kinds in `loader.keys.rules`.
+
+    A kind is a subclass: its fields are the rule's settings in a config, and the first one names the kind.
+    """
+
     enabled: bool = True
     optional: bool = False
+    exclusive: ClassVar[bool] = False
+    """Whether names that no exclusive rule keeps are left out."""
+    example: ClassVar[Mapping[str, object]] = {"rename": "encoder.", "to": "backbone."}
+    """A rule to offer where one of this kind is invalid."""
+
+    @abstractmethod
+    def step(self) -> Step:
+        """Returns what the rule does with each name; raises ValueError, which says why, where it cannot work."""
+
+    def settings(self) -> dict[str, Any]:
+        """The rule as a config has it: its own settings first, none that is as by default."""
+        own = [one for one in fields(self) if not one.kw_only]
+        values = {one.name: getattr(self, one.name) for one in own if getattr(self, one.name) != one.default}
+        flags = {"optional": True} if self.optional else {}
+        return {**values, **flags} if self.enabled else {**values, **flags, "enabled": False}
+
+    def __str__(self) -> str:
+        """Writes the rule as in a config, without its flags: ``strip: module.``."""
+        own = [(one.name, getattr(self, one.name)) for one in fields(self) if not one.kw_only]
+        texts = ((name, str(value).lower() if isinstance(value, bool) else safe_text(value)) for name, value in own)
+        return ", ".join(f"{name}: {text}" for name, text in texts if text != "false")
 
 
 @dataclass(slots=True)
@@ -55,7 +85,7 @@ class PartConfig:
     """One part: its checkpoint settings (what it leaves unset comes from `checkpoint`) and its own rules."""
 
     checkpoint: CheckpointConfig
-    rules: dict[str, RuleConfig] | None
+    rules: dict[str, Rule] | None
     """None where they are to be found (``rules: auto``)."""
 
     @property
@@ -148,7 +178,7 @@ class JobConfig:
     mode: str = "load"
     model: Mapping[str, Any] | None = None
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    rules: dict[str, RuleConfig] | None = field(default_factory=dict)
+    rules: dict[str, Rule] | None = field(default_factory=dict)
     """None where they are to be found (``rules: auto``)."""
     parts: dict[str, PartConfig] = field(default_factory=dict)
     allow: AllowConfig = field(default_factory=AllowConfig)

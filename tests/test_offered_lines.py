@@ -16,8 +16,8 @@ import torch
 from loader import LoaderError
 from loader.builder.model import build_model
 from loader.keys.rules import rewrite
+from loader.keys.rules.key import Regex, Strip
 from loader.parts.open import open_checkpoint
-from loader.schema import RuleConfig
 from loader.text.lines import Fix
 from loader.verify.inputs import make_inputs
 from tests.command import REPOSITORY
@@ -54,8 +54,8 @@ def strange(text: ast.expr, function: ast.AST) -> Iterator[ast.expr]:
             return
         case ast.Call() if called(text) in WRITERS:
             return
-        case ast.Call(func=ast.Attribute(attr="format" | "removeprefix")):
-            yield from (one for part in (text.func.value, *text.args) for one in strange(part, function))
+        case ast.Call(func=ast.Attribute(attr="format" | "removeprefix", value=owner)):
+            yield from (one for part in (owner, *text.args) for one in strange(part, function))
         case ast.JoinedStr():
             parts = [part.value for part in text.values if isinstance(part, ast.FormattedValue)]
             yield from (one for part in parts for one in strange(part, function))
@@ -171,8 +171,8 @@ def of_configs(bad: str) -> Iterator[str]:
 
 
 def of_rules(bad: str) -> Iterator[str]:
-    yield refused(lambda: rewrite(["a.b"], {bad: RuleConfig(regex="(", to=bad)}))
-    yield refused(lambda: rewrite(["a.b"], {bad: RuleConfig(strip="z.")}))
+    yield refused(lambda: rewrite(["a.b"], {bad: Regex("(", to=bad)}))
+    yield refused(lambda: rewrite(["a.b"], {bad: Strip("z.")}))
 
 
 CONTENTS = {

@@ -17,8 +17,8 @@ from loader import errors
 from loader.examples import EXAMPLE_FILES
 from loader.examples.files import write_examples
 from loader.formats.sniff import FORMATS
-from loader.keys.rules import KINDS
-from loader.schema import CheckpointConfig, JobConfig, RuleConfig, VerifyConfig
+from loader.keys.rules import kinds as rule_kinds
+from loader.schema import CheckpointConfig, JobConfig, VerifyConfig
 from tests.command import REPOSITORY, run
 
 README = (REPOSITORY / "README.md").read_text()
@@ -144,8 +144,9 @@ def test_config_reference_shows_the_defaults() -> None:
 
 def test_every_kind_of_rule_and_every_ready_made_one_is_told() -> None:
     kinds = re.findall(r"^\| `\{(\w+): ", README, re.MULTILINE)
-    assert kinds == list(KINDS)
-    assert {field.name for field in fields(RuleConfig)} >= {"optional", "enabled", "anywhere", *kinds}
+    assert kinds == list(rule_kinds())
+    settings = {field.name for kind in rule_kinds().values() for field in fields(kind)}
+    assert settings == {"optional", "enabled", "anywhere", "to", *kinds}
     for path in (REPOSITORY / "conf" / "rules").glob("*.yaml"):
         assert f"`{path.stem}`" in README or f"`rules={path.stem}`" in README
 

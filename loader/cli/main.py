@@ -20,10 +20,11 @@ from hydra.errors import HydraException
 from ..config.argv import Arguments, parse_arguments
 from ..config.compose import VERSION_BASE
 from ..config.judged import judged
-from ..config.layers import CONFIG_NAME, conf_dir
+from ..config.layers import CONFIG_NAME
 from ..config.messages import translate
 from ..config.rewrite import for_hydra
 from ..errors import ConfigError, LoaderError
+from ..files.path import conf_dir
 from ..report.streams import printing_failed, unbreakable
 from ..runtime import find_modules_in, safe_path, terminable
 from ..sweep.callback import Abandoned, Sweep, every_job_has_its_turn, expecting, take_sweep

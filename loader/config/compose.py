@@ -27,13 +27,14 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..files.path import conf_dir
 from ..schema import JobConfig, overlay
 from ..text.lines import MISSING
 from ..text.redaction import remember
 from ..text.wording import did_you_mean, safe_text
 from .grammar import real_key
 from .judged import unimported
-from .layers import CONFIG_NAME, conf_dir
+from .layers import CONFIG_NAME
 from .messages import translate
 from .rewrite import rewrite
 

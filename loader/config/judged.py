@@ -28,12 +28,11 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import ConfigError
-from ..files.path import package_folders
+from ..files.path import conf_dir, package_folders
 from ..runtime import OWN_NAMES
 from ..text.lines import NO_FIX, line
 from ..text.wording import safe_text
 from ..trust.dangerous import why_dangerous
-from .layers import conf_dir
 
 _TARGET = "_target_"
 _CORE = "hydra._internal.core_plugins"

@@ -30,8 +30,9 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError
+from ..files.path import conf_dir
 from ..schema import AUTO, JobConfig
-from ..text.lines import Fix, override, typed
+from ..text.lines import override, typed
 from ..text.wording import closest, did_you_mean, listing, safe_text
 from .rewrite import CLEARED
 
@@ -57,19 +58,6 @@ _USERS = ("command-line", "hydra.searchpath")
 
 _folders: list[Path] = []
 """The user's folders of the last search, for refusals."""
-
-
-def conf_dir() -> Path:
-    """Returns the folder of configs: next to the package in a checkout, inside it in an installed copy."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / f"{CONFIG_NAME}.yaml").is_file():
-            return folder
-    raise ConfigError(
-        f"the folder conf with {CONFIG_NAME}.yaml is neither in {package} nor next to it; this copy of the package is "
-        "incomplete",
-        Fix("pip install --force-reinstall hydra-loader"),
-    )
 
 
 def replaced(choices: Iterable[tuple[str, Any]], sources: Iterable[tuple[str, str]], primary: str) -> Iterator[str]:

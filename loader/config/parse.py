@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import Problems
-from ..keys.rules import KINDS, READY_MADE
+from ..keys.rules import kinds
+from ..keys.rules.ready import ready_made
 from ..schema import (
     AUTO,
     EMBEDDED,
@@ -23,23 +24,20 @@ from ..schema import (
     InspectConfig,
     JobConfig,
     PartConfig,
-    RuleConfig,
+    Rule,
     ScaffoldConfig,
     VerifyConfig,
 )
-from ..text.lines import MISSING, Fix, line
+from ..text.lines import MISSING, Fix, line, typed
 from ..text.redaction import remember
 from ..text.wording import closest, did_you_mean, safe_text
-from .sections import Raw, add_unknown, read_section, shown
+from .sections import Raw, add_unknown, names_of, read_section, read_values, shown
 
 MODES = ("load", "plan", "inspect", "convert", "scaffold")
 """What a job can do."""
 
 CHECKS = ("crc", "structure", "full")
 """How much of a file's integrity is verified."""
-
-
-_RULE_FIELDS = frozenset(field.name for field in dataclasses.fields(RuleConfig))
 
 
 def parse_job(config: Raw) -> JobConfig:
@@ -50,7 +48,7 @@ def parse_job(config: Raw) -> JobConfig:
     """
     remember(config)
     problems = Problems()
-    add_unknown(problems, config, JobConfig, "")
+    add_unknown(problems, config, names_of(JobConfig), "")
     raw = {key: value for key, value in config.items() if value is not None}
     parts = raw.get("parts", {})
     checkpoint = read_section(CheckpointConfig, _without_gaps(raw.get("checkpoint", {}), parts), "checkpoint", problems)
@@ -72,7 +70,7 @@ def parse_job(config: Raw) -> JobConfig:
     return job
 
 
-def parse_rules(rules: Raw | None) -> dict[str, RuleConfig]:
+def parse_rules(rules: Raw | None) -> dict[str, Rule]:
     """Turns named rules, as in YAML, into records; raises ConfigError."""
     problems = Problems()
     parsed = _rules(rules or {}, "rules", problems)
@@ -124,10 +122,10 @@ def _without_gaps(checkpoint: Any, parts: Any) -> Any:
     return {key: value for key, value in checkpoint.items() if not (isinstance(value, str) and value == MISSING)}
 
 
-def _rules(raw: Any, where: str, problems: Problems) -> dict[str, RuleConfig] | None:
+def _rules(raw: Any, where: str, problems: Problems) -> dict[str, Rule] | None:
     if raw == AUTO:
         return None
-    if isinstance(raw, str) and raw in READY_MADE:
+    if isinstance(raw, str) and raw in ready_made():
         raw = [raw]
     if isinstance(raw, Sequence) and not isinstance(raw, str):
         return None if list(raw) == [AUTO] else _ready_made(raw, where, problems)
@@ -136,7 +134,8 @@ def _rules(raw: Any, where: str, problems: Problems) -> dict[str, RuleConfig] | 
             f"'{where}' is {safe_text(raw)!r}, expected named rules", line(where, {"ddp": {"strip": "module."}})
         )
         return {}
-    nameless = {key: value for key, value in raw.items() if key in _RULE_FIELDS and not isinstance(value, Mapping)}
+    settings = _rule_settings()
+    nameless = {key: value for key, value in raw.items() if key in settings and not isinstance(value, Mapping)}
     if nameless:
         key, value = next(iter(nameless.items()))
         plus = "+" if where == "rules" else ""
@@ -145,47 +144,66 @@ def _rules(raw: Any, where: str, problems: Problems) -> dict[str, RuleConfig] | 
             line(where, {"mine": nameless}, plus),
         )
     named = {name: rule for name, rule in raw.items() if name not in nameless}
-    return {str(name): _rule(rule, f"{where}.{name}", problems) for name, rule in named.items()}
+    rules = {str(name): _rule(rule, f"{where}.{name}", problems) for name, rule in named.items()}
+    return {name: rule for name, rule in rules.items() if rule is not None}
 
 
-def _ready_made(names: Sequence[Any], where: str, problems: Problems) -> dict[str, RuleConfig]:
+def _ready_made(names: Sequence[Any], where: str, problems: Problems) -> dict[str, Rule]:
     """The rules that a list names, in its order; the same as ``rules=[ddp,compile]`` on the command line."""
-    unknown = [name for name in names if not (isinstance(name, str) and name in READY_MADE)]
+    known = ready_made()
+    unknown = [name for name in names if not (isinstance(name, str) and name in known)]
     if unknown:
-        near = {str(name): closest(str(name), READY_MADE, most=1) for name in unknown}
-        told = " and ".join(f"'{safe_text(name)}'{did_you_mean(str(name), READY_MADE)}" for name in unknown)
-        meant = [known for name in names for known in near.get(str(name), [name])] or ["ddp"]
-        expected = f"expected ready-made rules ({', '.join(READY_MADE)}), '{AUTO}' alone, or a mapping of your own"
+        near = {str(name): closest(str(name), known, most=1) for name in unknown}
+        told = " and ".join(f"'{safe_text(name)}'{did_you_mean(str(name), known)}" for name in unknown)
+        meant = [one for name in names for one in near.get(str(name), [name])] or ["ddp"]
+        expected = f"expected ready-made rules ({', '.join(known)}), '{AUTO}' alone, or a mapping of your own"
         own = next((name for name in unknown if isinstance(name, Mapping)), None)
         plus = "+" if where == "rules" else ""
         fix = line(where, meant) if own is None else line(where, {"mine": own}, plus)
         problems.add(f"'{where}' lists {told}, {expected}", fix)
         return {}
-    return {key: rule for name in names for key, rule in READY_MADE[name].items()}
+    return {key: rule for name in names for key, rule in known[name].items()}
 
 
-def _rule(raw: Any, where: str, problems: Problems) -> RuleConfig:
-    rule = read_section(RuleConfig, raw, where, problems)
+def _rule_settings() -> dict[str, list[type[Rule]]]:
+    """Every setting that a rule may have, and the kinds that have it."""
+    found: dict[str, list[type[Rule]]] = {}
+    for kind in kinds().values():
+        for name in names_of(kind):
+            found.setdefault(name, []).append(kind)
+    return found
+
+
+def _rule(raw: Any, where: str, problems: Problems) -> Rule | None:
     if not isinstance(raw, Mapping):
-        return rule
-    # A kind whose value is wrong has been told already.
-    kinds = [kind for kind in KINDS if raw.get(kind) is not None]
-    empty = [kind for kind in kinds if raw[kind] == ""]
-    if len(kinds) != 1:
-        told = f"exactly one of {', '.join(KINDS)}"
-        problems.add(f"rule '{safe_text(where)}' has {' and '.join(kinds) or 'no kind'}, expected {told}")
-    elif empty:
-        problems.add(f"rule '{safe_text(where)}' has an empty '{empty[0]}', expected a part of a key")
-    elif (raw.get("to") is None) == (kinds[0] in ("rename", "regex")):
-        fault = "has no 'to'" if raw.get("to") is None else f"has a 'to', which {kinds[0]} does not take"
-        problems.add(f"rule '{safe_text(where)}' {fault}", line(where, {"rename": "encoder.", "to": "backbone."}))
-    if rule.anywhere and kinds not in (["strip"], ["rename"]):
-        problems.add(f"rule '{safe_text(where)}' has 'anywhere', which only strip and rename take")
-    return rule
+        problems.add(f"'{where}' is {safe_text(raw)!r}, expected a mapping", typed(f"{where}={{…}}"))
+        return None
+    settings = _rule_settings()
+    add_unknown(problems, raw, settings, where)
+    named = [name for name in kinds() if raw.get(name) is not None]
+    shown_place = safe_text(where)
+    if len(named) != 1:
+        told = f"exactly one of {', '.join(kinds())}"
+        problems.add(f"rule '{shown_place}' has {' and '.join(named) or 'no kind'}, expected {told}")
+        return None
+    kind = kinds()[named[0]]
+    values = read_values(kind, raw, where, problems)
+    required = [one.name for one in dataclasses.fields(kind) if one.default is dataclasses.MISSING]
+    absent = [name for name in required if raw.get(name) is None]
+    if values.get(named[0]) == "":
+        problems.add(f"rule '{shown_place}' has an empty '{named[0]}', expected a part of a key")
+    for name in absent:
+        problems.add(f"rule '{shown_place}' has no '{name}'", line(where, kind.example))
+    for name in raw:
+        owners = settings.get(name, [kind])
+        if kind not in owners and raw[name] not in (None, False):
+            only = " and ".join(one for one, other in kinds().items() if other in owners)
+            problems.add(f"rule '{shown_place}' has '{name}', which only {only} take", line(where, kind.example))
+    return kind(**values) if all(name in values for name in required) else None
 
 
 def _parts(
-    raw: Any, root: CheckpointConfig, rules: dict[str, RuleConfig] | None, problems: Problems
+    raw: Any, root: CheckpointConfig, rules: dict[str, Rule] | None, problems: Problems
 ) -> dict[str, PartConfig]:
     if not isinstance(raw, Mapping):
         problems.add(

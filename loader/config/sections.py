@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import Problems
 from ..schema import JobConfig
-from ..text.lines import MISSING, Fix, line, typed
+from ..text.lines import MISSING, NO_FIX, line, typed
 from ..text.wording import closest, did_you_mean, safe_text
 
 _Record = TypeVar("_Record")
@@ -34,9 +34,8 @@ _EXPECTED: Mapping[Any, str] = {
 }
 
 
-def add_unknown(problems: Problems, raw: Raw, record: type, where: str) -> None:
-    """Adds the keys for which a record has no field."""
-    known = [field.name for field in dataclasses.fields(record)]
+def add_unknown(problems: Problems, raw: Raw, known: Collection[str], where: str) -> None:
+    """Adds the keys that are not among the known ones."""
     for key in raw:
         if key not in known:
             place = f"{where}.{key}" if where else str(key)
@@ -51,32 +50,39 @@ def read_section(
     if not isinstance(raw, Mapping):
         problems.add(f"'{where}' is {safe_text(raw)!r}, expected a mapping", typed(f"{where}={{…}}"))
         return record
-    add_unknown(problems, raw, kind, where)
-    hints = _hints(kind)  # type: ignore[arg-type]  # a class is hashable
-    for name in (name for name in raw if name in hints):
-        place = f"{where}.{name}" if where else str(name)
-        if isinstance(raw[name], str) and raw[name] == MISSING:
-            problems.add(f"'{place}' is required", line(place, "FILE" if name == "path" else "VALUE"))
-        elif raw[name] is not None or type(None) in _alternatives(hints[name]):
-            _assign(record, name, hints[name], raw[name], place, problems)
+    add_unknown(problems, raw, names_of(kind), where)
+    for name, value in read_values(kind, raw, where, problems).items():
+        setattr(record, name, value)
     return record
+
+
+def read_values(kind: type, raw: Raw, where: str, problems: Problems) -> dict[str, Any]:
+    """Returns the values that a mapping has for a record's fields, in their types; invalid ones are problems."""
+    hints, values = _hints(kind), dict[str, Any]()
+    for field in dataclasses.fields(kind):
+        name, hint = field.name, hints[field.name]
+        place = f"{where}.{name}" if where else name
+        if isinstance(raw.get(name), str) and raw[name] == MISSING:
+            problems.add(f"'{place}' is required", line(place, "FILE" if name == "path" else "VALUE"))
+        elif name in raw and (raw[name] is not None or type(None) in _alternatives(hint)):
+            value = [raw[name]] if hint == list[str] and isinstance(raw[name], str) else raw[name]
+            try:
+                values[name] = _converted(value, hint)
+            except (OmegaConfBaseException, TypeError):
+                kinds = [_EXPECTED.get(kind, "null") for kind in _alternatives(hint)]
+                fix = NO_FIX if field.default in (dataclasses.MISSING, "") else line(place, field.default)
+                problems.add(f"'{place}' is {shown(value)}, expected {' or '.join(kinds)}", fix)
+    return values
+
+
+def names_of(record: type) -> list[str]:
+    """The names of a record's fields."""
+    return [field.name for field in dataclasses.fields(record)]
 
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
-
-
-def _assign(record: Any, name: str, hint: Any, value: Any, place: str, problems: Problems) -> None:
-    if hint == list[str] and isinstance(value, str):
-        value = [value]
-    try:
-        setattr(record, name, _converted(value, hint))
-    except (OmegaConfBaseException, TypeError):
-        kinds = [_EXPECTED.get(kind, "null") for kind in _alternatives(hint)]
-        default = getattr(type(record)(), name)
-        fix = Fix() if default == "" or isinstance(default, list) else line(place, default)
-        problems.add(f"'{place}' is {shown(value)}, expected {' or '.join(kinds)}", fix)
 
 
 def _converted(value: Any, hint: Any) -> Any:

@@ -13,7 +13,7 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..runtime import own_name
 from ..text import lines
 from ..text.lines import Fix
@@ -207,3 +207,16 @@ def natural(name: str) -> list[tuple[int, str]]:
     keys = [(0, piece) for piece in pieces]
     keys[1::2] = [(len(number), number) for number in (piece.lstrip("0") for piece in pieces[1::2])]
     return [*keys, (0, name)]
+
+
+def conf_dir() -> Path:
+    """Returns the folder of configs: next to the package in a checkout, inside it in an installed copy."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise ConfigError(
+        f"the folder conf with config.yaml is neither in {package} nor next to it; this copy of the package is "
+        "incomplete",
+        Fix("pip install --force-reinstall hydra-loader"),
+    )

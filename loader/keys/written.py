@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..schema import RuleConfig
+from ..schema import Rule
 from ..text.lines import Quoted, override, typed, value_text
 from ..text.wording import is_printable
-from .rules import KINDS, READY_MADE
+from .rules.ready import ready_names
 
 
 def written(override: str) -> str:
@@ -24,9 +24,9 @@ def key_override(path: str, key: str | None) -> str:
     return override(path, key)
 
 
-def rules_override(path: str, rules: Mapping[str, RuleConfig], *, named: bool = True) -> str:
+def rules_override(path: str, rules: Mapping[str, Rule], *, named: bool = True) -> str:
     """``rules=[ddp,compile]`` where ready-made rules do it and may be named, else ``rules={fit: {strip: net.}}``."""
-    names = ready_made(rules) if path == "rules" and named else None
+    names = ready_names(rules) if path == "rules" and named else None
     sign = "+" if path.startswith("+") else ""
     return override(path.removeprefix("+"), rule_settings(rules) if names is None else names, sign)
 
@@ -47,7 +47,7 @@ def located(path: str, key: str = "") -> list[str]:
     return place if all(place) else []
 
 
-def parts_override(parts: Mapping[str, tuple[str | None, Mapping[str, RuleConfig]]]) -> str:
+def parts_override(parts: Mapping[str, tuple[str | None, Mapping[str, Rule]]]) -> str:
     """``parts={encoder: {key: encoder_state}}``."""
     settings = {
         name: {"key": key, **({"rules": rule_settings(rules)} if rules else {})} for name, (key, rules) in parts.items()
@@ -55,48 +55,9 @@ def parts_override(parts: Mapping[str, tuple[str | None, Mapping[str, RuleConfig
     return override("parts", settings)
 
 
-def rule_settings(rules: Mapping[str, RuleConfig]) -> dict[str, dict[str, object]]:
+def rule_settings(rules: Mapping[str, Rule]) -> dict[str, dict[str, object]]:
     """Returns rules as the plain mappings of a config."""
-    return {name: _settings(rule) for name, rule in rules.items()}
-
-
-def ready_made(rules: Mapping[str, RuleConfig]) -> list[str] | None:
-    """The options of the group that together are exactly these rules, in order; None where some are not."""
-    rest, names = list(rules.items()), list[str]()
-    while rest:
-        fitting = [name for name, ready in READY_MADE.items() if rest[: len(ready)] == list(ready.items())]
-        if not fitting:
-            return None
-        names.append(fitting[0])
-        rest = rest[len(READY_MADE[fitting[0]]) :]
-    return names
-
-
-def under_ready_names(
-    rules: Mapping[str, RuleConfig], given: Mapping[str, RuleConfig], *, lightning: bool
-) -> dict[str, RuleConfig]:
-    """Gives rules that are ready-made the names under which they are shipped; the user's own keep theirs."""
-    rest, named = list(rules.items()), dict[str, RuleConfig]()
-    while rest:
-        ready = next((found for name, found in READY_MADE.items() if _starts(rest, found, named, given)), None)
-        if ready is not None and (lightning or "lightning" not in ready):
-            named |= ready
-            rest = rest[len(ready) :]
-        else:
-            name, rule = rest.pop(0)
-            named[name] = rule
-    return named
-
-
-def _starts(
-    rest: Sequence[tuple[str, RuleConfig]],
-    ready: Mapping[str, RuleConfig],
-    named: Mapping[str, RuleConfig],
-    given: Mapping[str, RuleConfig],
-) -> bool:
-    head = rest[: len(ready)]
-    own = any(name in given for name, _ in head) or any(name in named or name in given for name in ready)
-    return not own and [rule for _, rule in head] == list(ready.values())
+    return {name: _quoted(rule) for name, rule in rules.items()}
 
 
 def may_be_typed(text: str) -> bool:
@@ -104,9 +65,5 @@ def may_be_typed(text: str) -> bool:
     return is_printable(text) and value_text(text) != ""
 
 
-def _settings(rule: RuleConfig) -> dict[str, object]:
-    kind = next(kind for kind in KINDS if getattr(rule, kind) is not None)
-    fields: dict[str, object] = {kind: Quoted(getattr(rule, kind))}
-    fields |= {"to": Quoted(rule.to)} if rule.to is not None else {}
-    fields |= {flag: True for flag in ("anywhere", "optional") if getattr(rule, flag)}
-    return fields if rule.enabled else {**fields, "enabled": False}
+def _quoted(rule: Rule) -> dict[str, object]:
+    return {name: Quoted(value) if isinstance(value, str) else value for name, value in rule.settings().items()}

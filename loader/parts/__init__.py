@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..files.path import shown_path
 from ..formats.opened import Checkpoint
 from ..keys.plan import Wanted
-from ..schema import AUTO, CheckpointConfig, JobConfig, PartConfig, RuleConfig
+from ..schema import AUTO, CheckpointConfig, JobConfig, PartConfig
 from ..text.lines import Fix, line
 from ..text.wording import closest, did_you_mean, listing, safe_text
 
@@ -95,11 +95,11 @@ def _renamed(parts: Sequence[Part], names: Mapping[str, str]) -> Fix:
 
 def _settings(part: PartConfig) -> dict[str, object]:
     """A part's settings that differ from the defaults; those inherited from the job may be repeated."""
-    rules = AUTO if part.rules is None else {name: _changed(rule) for name, rule in part.rules.items()}
+    rules = AUTO if part.rules is None else {name: rule.settings() for name, rule in part.rules.items()}
     return {**_changed(part.checkpoint), **({"rules": rules} if rules else {})}
 
 
-def _changed(record: CheckpointConfig | RuleConfig) -> dict[str, object]:
+def _changed(record: CheckpointConfig) -> dict[str, object]:
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     default = type(record)()
     return {name: value for name, value in values.items() if value != getattr(default, name)}

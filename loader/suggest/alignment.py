@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
-from ..keys.rules import describe
-from ..schema import RuleConfig
+from ..keys.rules.key import Rename
+from ..schema import Rule
 from ..text.wording import phrases, safe_text
 from .attempts import Attempt, Shape, Step, numbered
 from .names import ANY, Path, is_number, likeness, segments, template
@@ -56,7 +56,7 @@ def _alignment(attempt: Attempt, form_of: _Form) -> Iterator[Step]:
     fixed = {form_of(segments(name))[0] for name in fitting}
     rules = _rules({**{path: path for path in fixed}, **aligned}) if aligned else []
     if rules:
-        reason = f"names and shapes can be aligned: {phrases(map(describe, rules), 3)}"
+        reason = f"names and shapes can be aligned: {phrases(map(str, rules), 3)}"
         yield Step(tuple(rules), reason, 2)
 
 
@@ -134,7 +134,7 @@ def _score(old: Path, new: Path, parents: Mapping[Path, Path]) -> float:
     return alike
 
 
-def _rules(aligned: Mapping[Path, Path]) -> list[RuleConfig]:
+def _rules(aligned: Mapping[Path, Path]) -> list[Rule]:
     """Turns an alignment into as few rules as possible, shortest prefixes first; none if it takes too many."""
     changes: list[tuple[Path, Path, bool]] = []
     _descend((), aligned, changes)
@@ -186,12 +186,12 @@ def _hits(change: tuple[Path, Path, bool], made: Path) -> bool:
     return made[: len(old)] == old if not change[2] else made == old
 
 
-def _rule(old: Path, new: Path, *, leaf: bool) -> RuleConfig:
+def _rule(old: Path, new: Path, *, leaf: bool) -> Rule:
     if leaf:
         return pattern_rule(old, new, end="")
     if ANY in old:
         return pattern_rule(old, new)
-    return RuleConfig(rename=".".join(old) + ".", to=".".join(new) + ".")
+    return Rename(".".join(old) + ".", to=".".join(new) + ".")
 
 
 _MOST_RENUMBERED = 64
@@ -232,7 +232,7 @@ def _pairs(in_file: _Children, in_model: _Children) -> _Pairs:
     return (*down, *reversed(up))
 
 
-def _renumbered(shifted: Mapping[str, _Pairs], prefixes: list[str]) -> Iterator[tuple[RuleConfig, str]]:
+def _renumbered(shifted: Mapping[str, _Pairs], prefixes: list[str]) -> Iterator[tuple[Rule, str]]:
     """Yields one rule per number, shared by all prefixes of one form that are numbered alike."""
     forms: dict[Path, list[str]] = {}
     for prefix in prefixes:
@@ -248,7 +248,7 @@ def _renumbered(shifted: Mapping[str, _Pairs], prefixes: list[str]) -> Iterator[
                     yield pattern_rule((*form, str(old)), (*form, str(new))), prefix
                 else:
                     start = f"{prefix}." if prefix else ""
-                    yield RuleConfig(rename=f"{start}{old}.", to=f"{start}{new}."), prefix
+                    yield Rename(f"{start}{old}.", to=f"{start}{new}."), prefix
 
 
 def _inside(prefix: str, other: str) -> bool:

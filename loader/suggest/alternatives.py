@@ -23,7 +23,7 @@ from ..keys.select import find
 from ..keys.written import parts_override, value_override
 from ..module.hooks import rehearse
 from ..module.slots import slots, wanted
-from ..schema import RuleConfig
+from ..schema import Rule
 from ..text.wording import counted, safe_text
 from .attempts import Attempt, ModelKeys, Shape, Source
 from .leftovers import Proposal
@@ -62,7 +62,7 @@ def of_another_size(problem: Problem, recipe: Recipe | None) -> tuple[list[Propo
     return list(_proposed(other, solution.values)), []
 
 
-def _goals(root: Container, rules: Mapping[str, RuleConfig], seen: Seen) -> list[Goal]:
+def _goals(root: Container, rules: Mapping[str, Rule], seen: Seen) -> list[Goal]:
     """Keeps the goals that share half of the names; a model of another kind is not worth the builds."""
     found = goals_of(root, None, rules, seen)
     return [g for g in found if 2 * sum(key in g.shapes for key in seen.wanted) >= min(len(seen.wanted), len(g.shapes))]
@@ -177,7 +177,7 @@ _LITTLE = 4
 """A nested key that fills less than one in this many names is ignored."""
 
 
-def goals_of(root: Container, key: str | None, rules: Mapping[str, RuleConfig], seen: Seen) -> list[Goal]:
+def goals_of(root: Container, key: str | None, rules: Mapping[str, Rule], seen: Seen) -> list[Goal]:
     """Returns the file's tensors under the names that they would have in an architecture, most matching names first.
 
     Names alone decide: the sizes of the architecture are what is to be found.

@@ -14,7 +14,7 @@ from ..formats.tree import Container
 from ..keys.optimizers import is_moment
 from ..keys.plan import fits
 from ..keys.rules import rewrite
-from ..schema import RuleConfig
+from ..schema import Rule
 from .names import Path, is_number, segments, template
 
 Shape = tuple[int, ...]
@@ -87,7 +87,7 @@ _FEW = 4
 class Step:
     """Rules that belong together, and the reason for them."""
 
-    rules: tuple[RuleConfig, ...]
+    rules: tuple[Rule, ...]
     reason: str
     rank: int = 0
     """How much they assume: 0 wrappers and prefixes, 1 another name or number, 2 an alignment of many names."""
@@ -136,7 +136,7 @@ class Attempt:
 
     source: Source
     model: ModelKeys
-    given: Mapping[str, RuleConfig]
+    given: Mapping[str, Rule]
     """The user's own rules; they come first."""
     steps: tuple[Step, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
@@ -145,7 +145,7 @@ class Attempt:
     """Model key → the file key that fills it, of the sample."""
 
     @classmethod
-    def start(cls, source: Source, model: ModelKeys, given: Mapping[str, RuleConfig]) -> Attempt | None:
+    def start(cls, source: Source, model: ModelKeys, given: Mapping[str, Rule]) -> Attempt | None:
         """Starts with a nested key and the user's rules; None if these collide."""
         return _settled(cls(source, model, given))
 
@@ -164,7 +164,7 @@ class Attempt:
         return any(step.guess for step in self.steps)
 
     @property
-    def rules(self) -> dict[str, RuleConfig]:
+    def rules(self) -> dict[str, Rule]:
         """All rules by name, the user's first."""
         return named(self.given, [rule for step in self.steps for rule in step.rules])
 
@@ -180,7 +180,7 @@ class Attempt:
         return [(name, shape) for name, shape in shaped if self.model.filled_by(name, shape) is None]
 
 
-def named(given: Mapping[str, RuleConfig], added: list[RuleConfig]) -> dict[str, RuleConfig]:
+def named(given: Mapping[str, Rule], added: list[Rule]) -> dict[str, Rule]:
     """Names rules and appends them to the user's own."""
     rules = dict(given)
     for rule in added:
@@ -205,7 +205,7 @@ def _settled(attempt: Attempt) -> Attempt | None:
     return dataclasses.replace(attempt, names=names, filled=filled)
 
 
-def _renamed(keys: Mapping[str, Shape] | tuple[str, ...], rules: Mapping[str, RuleConfig]) -> dict[str, str] | None:
+def _renamed(keys: Mapping[str, Shape] | tuple[str, ...], rules: Mapping[str, Rule]) -> dict[str, str] | None:
     # A rule may hit nothing in the sample and something in the file.
     patient = {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
     try:

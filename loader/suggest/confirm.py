@@ -15,15 +15,16 @@ from ..formats.tree import Container, TensorEntry
 from ..keys.candidates import LIGHTNING
 from ..keys.optimizers import is_moment
 from ..keys.plan import Plan
-from ..keys.rules import READY_MADE, rewrite
+from ..keys.rules import rewrite
+from ..keys.rules.key import Keep, Rename, Strip
+from ..keys.rules.ready import ready_made, under_ready_names
 from ..keys.select import find
 from ..keys.written import (
     globs_override,
     key_override,
     rules_override,
-    under_ready_names,
 )
-from ..schema import AUTO, AllowConfig, RuleConfig
+from ..schema import AUTO, AllowConfig, Rule
 from ..text.wording import listing, safe_text
 from .attempts import Attempt, Shape, named
 from .leftovers import BUFFERS, EVERYTHING, excuse
@@ -66,12 +67,12 @@ def _offered(problem: Problem, found: _Confirmed) -> dict[str, tuple[str, Tensor
 
 @dataclass(frozen=True, slots=True)
 class _Confirmed:
-    rules: Mapping[str, RuleConfig]
+    rules: Mapping[str, Rule]
     verdict: Verdict
     entries: Mapping[str, TensorEntry]
 
 
-def _confirmed(problem: Problem, attempt: Attempt, rules: Mapping[str, RuleConfig]) -> _Confirmed | None:
+def _confirmed(problem: Problem, attempt: Attempt, rules: Mapping[str, Rule]) -> _Confirmed | None:
     """Judges the attempt without the rules that hit nothing in the whole file."""
     patient = {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
     try:
@@ -82,9 +83,7 @@ def _confirmed(problem: Problem, attempt: Attempt, rules: Mapping[str, RuleConfi
     return _judged(problem, attempt, kept, problem.allow)
 
 
-def _judged(
-    problem: Problem, attempt: Attempt, rules: Mapping[str, RuleConfig], allow: AllowConfig
-) -> _Confirmed | None:
+def _judged(problem: Problem, attempt: Attempt, rules: Mapping[str, Rule], allow: AllowConfig) -> _Confirmed | None:
     try:
         verdict = judge(problem, attempt.source.container, rules, allow)
     except LoaderError:
@@ -98,14 +97,22 @@ def _narrowed(problem: Problem, attempt: Attempt, found: _Confirmed) -> list[_Co
     added = [rule for name, rule in found.rules.items() if name not in attempt.given]
     narrowed = []
     for at, rule in enumerate(added):
-        prefix = "module." if rule == READY_MADE["ddp"]["ddp"] else rule.strip or rule.rename
-        if prefix is None or rule.anywhere or any(sign in prefix for sign in _GLOB_SIGNS):
+        prefix = _prefix(rule)
+        if not prefix or any(sign in prefix for sign in _GLOB_SIGNS):
             continue
-        rules = named(given, [*added[:at], RuleConfig(keep=f"{prefix}*"), *added[at:]])
+        rules = named(given, [*added[:at], Keep(f"{prefix}*"), *added[at:]])
         after = _judged(problem, attempt, rules, problem.allow)
         if after is not None and len(after.verdict.plan.loaded) == len(found.verdict.plan.loaded):
             narrowed.append(after)
     return narrowed
+
+
+def _prefix(rule: Rule) -> str:
+    """What the names begin with that a rule is about; empty where it is about others too."""
+    match rule:
+        case Strip(prefix, False) | Rename(prefix, _, False):
+            return prefix
+    return "module." if rule == ready_made()["ddp"]["ddp"] else ""
 
 
 def _plausible(problem: Problem, attempt: Attempt, found: _Confirmed) -> bool:
@@ -221,7 +228,7 @@ def _explained(problem: Problem, attempt: Attempt, found: _Confirmed, allow: All
     reasons += [
         f"only {safe_text(rule.keep)} is taken"
         for name, rule in found.rules.items()
-        if rule.keep is not None and name not in attempt.given
+        if isinstance(rule, Keep) and name not in attempt.given
     ]
     if not reasons and not rules:
         reasons.append("without rules")
@@ -267,7 +274,7 @@ def _at_work(problem: Problem) -> list[str]:
         return list(patient)
 
 
-def _changes(problem: Problem, rules: Mapping[str, RuleConfig], swap: str) -> Iterator[str]:
+def _changes(problem: Problem, rules: Mapping[str, Rule], swap: str) -> Iterator[str]:
     """Says which of the user's rules are dropped, and whether other weights are loaded than those asked for."""
     left = [name for name in _at_work(problem) if rules.get(name) != (problem.rules or {})[name]]
     if left:

@@ -18,8 +18,9 @@ from ..keys.candidates import is_average
 from ..keys.plan import Hooked, Offered, Plan, Wanted, make_plan
 from ..keys.quantized import refuse_quantized
 from ..keys.rules import Rewriting, rewrite, rewrite_metadata
+from ..keys.rules.key import Keep, Regex, Rename, Strip
 from ..keys.select import find, near_key
-from ..schema import AUTO, AllowConfig, RuleConfig, config_path
+from ..schema import AUTO, AllowConfig, Rule, config_path
 from ..text.wording import closest
 from .names import segments
 
@@ -43,7 +44,7 @@ class Problem:
     hooks: Hooks
     key: str | None = None
     """The nested key that was typed; `AUTO`: any."""
-    rules: Mapping[str, RuleConfig] | None = None
+    rules: Mapping[str, Rule] | None = None
     """The rules that were typed; None: any."""
     allow: AllowConfig = field(default_factory=AllowConfig)
     listed: bool = False
@@ -74,7 +75,7 @@ class Explanation:
     """One way to make a file fit, as the real plan confirmed it."""
 
     key: str | None
-    rules: Mapping[str, RuleConfig]
+    rules: Mapping[str, Rule]
     allow: AllowConfig
     reasons: tuple[str, ...]
     overrides: tuple[str, ...]
@@ -95,7 +96,7 @@ class Explanation:
         return len(self.verdict.plan.loaded)
 
 
-def judge(problem: Problem, container: Container, rules: Mapping[str, RuleConfig], allow: AllowConfig) -> Verdict:
+def judge(problem: Problem, container: Container, rules: Mapping[str, Rule], allow: AllowConfig) -> Verdict:
     """Runs the loader's own rules, hooks and plan.
 
     Raises:
@@ -136,13 +137,21 @@ def plan_as_typed(problem: Problem) -> Plan | None:
     return plan if plan.passes() else None
 
 
-def asked_for(key: str | None, rules: Mapping[str, RuleConfig]) -> bool | None:
+def asked_for(key: str | None, rules: Mapping[str, Rule]) -> bool | None:
     """Whether a nested key and rules ask for an average: True, or False for the weights; None if they do not say."""
-    about = [rule.keep or rule.strip or rule.rename or rule.regex or "" for rule in rules.values() if rule.enabled]
+    about = [_sought(rule) for rule in rules.values() if rule.enabled]
     plain = [text.replace("\\", "") for text in about]
     if any(map(is_average, plain)) or (key not in (None, AUTO) and is_average(key or "")):
         return True
     return None if key in (None, AUTO) else False
+
+
+def _sought(rule: Rule) -> str:
+    """What a rule looks for in names that are to be loaded; empty where it looks for nothing."""
+    match rule:
+        case Keep(text) | Strip(text) | Rename(text) | Regex(text):
+            return text
+    return ""
 
 
 def swapped(asked: bool | None, key: str | None, names: Sequence[str]) -> str:
@@ -199,7 +208,7 @@ def _selected(problem: Problem) -> Container:
     return found if isinstance(found, Container) else problem.root
 
 
-def _idle(problem: Problem) -> list[RuleConfig]:
+def _idle(problem: Problem) -> list[Rule]:
     """Returns the user's own rules that hit nothing."""
     rules = {name: rule for name, rule in (problem.rules or {}).items() if rule.enabled}
     patient = {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
@@ -210,10 +219,9 @@ def _idle(problem: Problem) -> list[RuleConfig]:
     return [rules[hit.name] for hit in hits if not hit.hits and hit.name in rules]
 
 
-def _meant_prefix(problem: Problem, rule: RuleConfig) -> str | None:
+def _meant_prefix(problem: Problem, rule: Rule) -> str | None:
     """Returns the prefix in the file that is close to the one in a rule."""
-    text = rule.keep or rule.strip or rule.rename or rule.regex or ""
-    plain = _PLAIN.match(text.replace("\\", ""))
+    plain = _PLAIN.match(_sought(rule).replace("\\", ""))
     typed = plain.group(1).strip(".") if plain else ""
     paths = [segments(name) for name in _selected(problem).tensors()]
     firsts = dict.fromkeys(path[0] for path in paths if len(path) > 1)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from ..errors import FitError
 from ..keys.plan import Plan, Wanted
+from ..keys.rules.key import Add
 from ..keys.written import may_be_typed, rules_override, written
-from ..schema import RuleConfig
 from ..text.lines import NO_FIX, Fix, typed
 from ..text.wording import counted, listing, safe_text, shape
 from .attempts import Shape
@@ -245,7 +245,7 @@ def _nameless(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape
     fitting = [key for key in plan.missing if wanted[key].shape == file.get("") and may_be_typed(key)]
     if not fitting:
         return [remark]
-    line = written(rules_override("+rules", {"named": RuleConfig(add=fitting[0])}))
+    line = written(rules_override("+rules", {"named": Add(fitting[0])}))
     if not line:
         return [remark]
     return [f"{remark}; {line} gives it the name of the model key with its shape"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ..formats.tree import Container, TensorEntry
 from ..keys.candidates import candidates
-from ..schema import AUTO, RuleConfig
+from ..schema import AUTO, Rule
 from .alignment import alignment, renumbering
 from .attempts import Attempt, ModelKeys, Source, Step
 from .confirm import confirm
@@ -40,9 +40,7 @@ def sources(root: Container, model: ModelKeys, given: str | None = None) -> list
     return [Source.of(found.key or None, found.container, model) for found in enough[:_MOST_SOURCES]]
 
 
-def attempts(
-    source: Source, model: ModelKeys, given: Mapping[str, RuleConfig], *, averaged: bool = False
-) -> list[Attempt]:
+def attempts(source: Source, model: ModelKeys, given: Mapping[str, Rule], *, averaged: bool = False) -> list[Attempt]:
     """Returns the attempts with one nested key that fill most of the model, best first.
 
     Args:
@@ -181,7 +179,7 @@ def _searched(
 
 
 def _attempts(
-    source: Source, model: ModelKeys, given: Mapping[str, RuleConfig], *, rules_free: bool, averaged: bool
+    source: Source, model: ModelKeys, given: Mapping[str, Rule], *, rules_free: bool, averaged: bool
 ) -> list[Attempt]:
     if not rules_free:
         start = Attempt.start(source, model, given)

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..keys.candidates import AVERAGE, is_average
-from ..keys.rules import READY_MADE
-from ..schema import RuleConfig
+from ..keys.rules.key import Add, Drop, Keep, Regex, Rename, Strip
+from ..keys.rules.ready import ready_made
+from ..schema import Rule
 from ..text.wording import safe_text
 from .attempts import Attempt, Shape, Step
 from .names import ANY, WRAPPERS, Path, is_number, segments, template
 
 _MOST_VOTES = 8
 _MOST_TARGETS = 4
-_DDP = tuple(READY_MADE["ddp"].values())
 _NORMS = (
     ("parametrizations.weight.original0", "weight_g"),
     ("parametrizations.weight.original1", "weight_v"),
@@ -48,10 +48,10 @@ def averages(attempt: Attempt) -> Iterator[Step]:
     votes = Counter(_dotted(path[:at]) for path, at in zip(paths, first, strict=True) if at)
     for prefix, _ in votes.most_common(_MOST_TARGETS):
         if any(not name.startswith(prefix) for name in attempt.names.values()):
-            yield Step((RuleConfig(keep=f"{prefix}*"), RuleConfig(strip=prefix)), _reason(prefix, ""))
+            yield Step((Keep(f"{prefix}*"), Strip(prefix)), _reason(prefix, ""))
 
 
-def unwrapping(found: Sequence[str], paths: Sequence[Path], *, averaged: bool) -> tuple[RuleConfig, ...]:
+def unwrapping(found: Sequence[str], paths: Sequence[Path], *, averaged: bool) -> tuple[Rule, ...]:
     """Returns the rules that remove wrapper segments.
 
     Args:
@@ -62,14 +62,18 @@ def unwrapping(found: Sequence[str], paths: Sequence[Path], *, averaged: bool) -
     rules = tuple(_unwrap(wrapper, paths) for wrapper in found)
     if not averaged:
         return rules
-    return tuple(READY_MADE["ema"].values()) if rules == _DDP else (RuleConfig(drop=AVERAGE), *rules)
+    return tuple(ready_made()["ema"].values()) if rules == (_ddp(),) else (Drop(AVERAGE), *rules)
 
 
-def _unwrap(wrapper: str, paths: Sequence[Path]) -> RuleConfig:
+def _unwrap(wrapper: str, paths: Sequence[Path]) -> Rule:
     in_front = (path[: path.index(wrapper)] for path in paths if wrapper in path)
     if wrapper == "module" and all(set(path) <= {"_orig_mod"} for path in in_front) and not _twice(wrapper, paths):
-        return _DDP[0]
-    return RuleConfig(strip=f"{wrapper}.", anywhere=True)
+        return _ddp()
+    return Strip(f"{wrapper}.", anywhere=True)
+
+
+def _ddp() -> Rule:
+    return ready_made()["ddp"]["ddp"]
 
 
 def _twice(wrapper: str, paths: Sequence[Path]) -> bool:
@@ -82,7 +86,7 @@ def norms(attempt: Attempt) -> Iterator[Step]:
     for new, old in _NORMS:
         old_wanted = any(name.endswith(f".{old}") or name == old for name in attempt.model.shapes)
         if old_wanted and any(name.endswith(new) for name in attempt.names.values()):
-            rules.append(RuleConfig(rename=new, to=old, anywhere=True))
+            rules.append(Rename(new, to=old, anywhere=True))
     if rules:
         yield Step(tuple(rules), "the file's normed weights are parametrized, the model's are not", 1)
 
@@ -170,16 +174,16 @@ def _steps(change: _Change, *, guess: bool) -> Iterator[Step]:
         yield Step((_prefix_rule(old, new),), _reason(old, new), int(bool(old and new)), guess)
         return
     if change.old and plain:
-        rule = RuleConfig(rename=old, to=new, anywhere=True) if new else RuleConfig(strip=old, anywhere=True)
+        rule = Rename(old, to=new, anywhere=True) if new else Strip(old, anywhere=True)
         yield Step((rule,), _reason(old, new, inside=True), 1, guess)
     reason = f"'{_shown(context + old)}' in the file is '{_shown(context + new)}' in the model"
     if ANY not in (*change.context, *change.old):
-        yield Step((RuleConfig(rename=context + old, to=context + new),), reason, 1, guess)
+        yield Step((Rename(context + old, to=context + new),), reason, 1, guess)
     else:
         yield Step((pattern_rule(change.context + change.old, change.context + change.new),), reason, 1, guess)
 
 
-def pattern_rule(old: Path, new: Path, end: str = ".") -> RuleConfig:
+def pattern_rule(old: Path, new: Path, end: str = ".") -> Rule:
     """Returns a rule from one template of a prefix to another, which keeps the numbers."""
     expression = r"\.".join(r"(\d+)" if segment == ANY else re.escape(segment) for segment in old)
     count = 0
@@ -188,13 +192,13 @@ def pattern_rule(old: Path, new: Path, end: str = ".") -> RuleConfig:
         count += segment == ANY
         # A digit after a group number would be read as part of it.
         parts.append(rf"\{count}" if segment == ANY else segment.replace("\\", r"\\"))
-    return RuleConfig(regex=f"^{expression}{re.escape(end) if end else '$'}", to=".".join(parts) + end)
+    return Regex(f"^{expression}{re.escape(end) if end else '$'}", to=".".join(parts) + end)
 
 
-def _prefix_rule(old: str, new: str) -> RuleConfig:
+def _prefix_rule(old: str, new: str) -> Rule:
     if not old:
-        return RuleConfig(add=new)
-    return RuleConfig(rename=old, to=new) if new else RuleConfig(strip=old)
+        return Add(new)
+    return Rename(old, to=new) if new else Strip(old)
 
 
 def _reason(old: str, new: str, *, inside: bool = False) -> str:

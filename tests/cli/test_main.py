@@ -17,7 +17,7 @@ from hydra._internal.utils import get_args_parser
 
 import loader.cli.main
 from loader.cli.main import run_command
-from loader.config.layers import conf_dir
+from loader.files.path import conf_dir
 from loader.sweep.callback import Sweep, _seen
 from loader.sweep.records import JobRecord, keep
 from tests.command import REPOSITORY, in_own_session, run, run_loader

@@ -14,11 +14,11 @@ from hydra.core.utils import JobRuntime
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 
-from loader.config import layers
 from loader.config.compose import anchored, compose, hydra_aside, plain
-from loader.config.layers import conf_dir
 from loader.config.parse import parse_job
 from loader.errors import ConfigError
+from loader.files import path as files_path
+from loader.files.path import conf_dir
 from loader.schema import JobConfig
 from tests.command import run_loader
 
@@ -183,7 +183,7 @@ def test_an_interpolation_that_leads_nowhere() -> None:
 
 
 def test_an_incomplete_copy_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "__file__", str(tmp_path / "loader" / "config" / "compose.py"))
+    monkeypatch.setattr(files_path, "__file__", str(tmp_path / "loader" / "files" / "path.py"))
     with pytest.raises(ConfigError, match="incomplete") as caught:
         conf_dir()
     assert caught.value.message.startswith(
@@ -193,7 +193,7 @@ def test_an_incomplete_copy_of_the_package(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_configs_of_an_installed_copy_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, beside = tmp_path / "loader" / "conf", tmp_path / "conf"
-    monkeypatch.setattr(layers, "__file__", str(tmp_path / "loader" / "config" / "compose.py"))
+    monkeypatch.setattr(files_path, "__file__", str(tmp_path / "loader" / "files" / "path.py"))
     for folder in (beside, inside):
         folder.mkdir(parents=True)
         (folder / "config.yaml").touch()

@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 
 from loader.config.compose import compose
 from loader.config.judged import check_log, judged, unimported
-from loader.config.layers import conf_dir
 from loader.errors import ConfigError
+from loader.files.path import conf_dir
 from tests.command import REPOSITORY, run, run_loader
 
 MADE: list[str] = []

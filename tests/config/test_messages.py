@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from loader.config.compose import compose
-from loader.config.layers import conf_dir
 from loader.config.messages import translate
 from loader.config.sections import known_keys, suggestion
 from loader.errors import ConfigError
+from loader.files.path import conf_dir
 
 MODELS = ", ".join(sorted(file.stem for file in (conf_dir() / "model").iterdir()))
 GRAMMAR = (

@@ -11,18 +11,19 @@ from hypothesis import strategies as st
 from loader.config.compose import compose
 from loader.config.parse import parse_job, parse_rules
 from loader.errors import ConfigError
+from loader.keys.rules.key import Add, Drop, Keep, Regex, Rename, Strip
 from loader.schema import (
     AllowConfig,
     CheckpointConfig,
     ExpectConfig,
     JobConfig,
     PartConfig,
-    RuleConfig,
+    Rule,
     VerifyConfig,
 )
 
 READY_MADE_RULES = (
-    "expected ready-made rules (ddp, compile, fsdp, dataparallel, ema, lightning), 'auto' alone, "
+    "expected ready-made rules (ddp, ema, fsdp, compile, lightning, dataparallel), 'auto' alone, "
     "or a mapping of your own"
 )
 TARGET = {"_target_": "my_pkg.Net"}
@@ -88,7 +89,7 @@ def test_a_whole_config_becomes_typed_data() -> None:
         checkpoint=CheckpointConfig(
             "a.pt", "state_dict", "torch-zip", "ab", ["argparse.Namespace"], trust=True, mmap=False, check="full"
         ),
-        rules={"ddp": RuleConfig(strip="module.", optional=True)},
+        rules={"ddp": Strip("module.", optional=True)},
         allow=AllowConfig(missing=["a.*"]),
         device="cuda:1",
         dtype="float16",
@@ -221,7 +222,8 @@ def test_all_problems_are_told_at_once() -> None:
         "checkpoint.path=FILE",
         "checkpoint.mmap=true",
         "seed=0",
-        "model._target_=my_pkg.Net, or model=null to take what is in the file",
+        "model._target_=my_pkg.Net",
+        "model=null   # takes the model in the file",
         "'allow={…}'",
         "mode=load",
         "checkpoint.check=crc",
@@ -344,18 +346,18 @@ def test_a_path_that_must_be_given_is_asked_for_as_a_file() -> None:
 @pytest.mark.parametrize(
     ("given_", "rule"),
     [
-        ({"strip": "module."}, RuleConfig(strip="module.")),
-        ({"strip": "_orig_mod.", "anywhere": True}, RuleConfig(strip="_orig_mod.", anywhere=True)),
-        ({"add": "backbone."}, RuleConfig(add="backbone.")),
-        ({"rename": "a.", "to": "b."}, RuleConfig(rename="a.", to="b.")),
-        ({"rename": "a.", "to": ""}, RuleConfig(rename="a.", to="")),
-        ({"regex": "^a", "to": "b", "optional": True}, RuleConfig(regex="^a", to="b", optional=True)),
-        ({"drop": "head.*", "enabled": False}, RuleConfig(drop="head.*", enabled=False)),
-        ({"keep": 0}, RuleConfig(keep="0")),
-        ({"strip": "a.", "add": None, "to": None}, RuleConfig(strip="a.")),
+        ({"strip": "module."}, Strip("module.")),
+        ({"strip": "_orig_mod.", "anywhere": True}, Strip("_orig_mod.", anywhere=True)),
+        ({"add": "backbone."}, Add("backbone.")),
+        ({"rename": "a.", "to": "b."}, Rename("a.", to="b.")),
+        ({"rename": "a.", "to": ""}, Rename("a.", to="")),
+        ({"regex": "^a", "to": "b", "optional": True}, Regex("^a", to="b", optional=True)),
+        ({"drop": "head.*", "enabled": False}, Drop("head.*", enabled=False)),
+        ({"keep": 0}, Keep("0")),
+        ({"strip": "a.", "add": None, "to": None}, Strip("a.")),
     ],
 )
-def test_every_kind_of_rule_is_read(given_: dict[str, Any], rule: RuleConfig) -> None:
+def test_every_kind_of_rule_is_read(given_: dict[str, Any], rule: Rule) -> None:
     assert parse_rules({"name": given_}) == {"name": rule}
 
 
@@ -372,12 +374,12 @@ def test_rules_keep_their_order() -> None:
         ({"strip": "a", "drop": "b"}, f"rule 'rules.r' has strip and drop, expected {KINDS}"),
         ({"rename": "a."}, "rule 'rules.r' has no 'to'"),
         ({"regex": "a."}, "rule 'rules.r' has no 'to'"),
-        ({"strip": "a.", "to": "b."}, "rule 'rules.r' has a 'to', which strip does not take"),
+        ({"strip": "a.", "to": "b."}, "rule 'rules.r' has 'to', which only rename and regex take"),
         ({"add": "a.", "anywhere": True}, "rule 'rules.r' has 'anywhere', which only strip and rename take"),
         ({"regex": "a", "to": "", "anywhere": True}, "rule 'rules.r' has 'anywhere', which only strip and rename take"),
         ({"strip": ""}, "rule 'rules.r' has an empty 'strip', expected a part of a key"),
         ({"rename": "", "to": "x."}, "rule 'rules.r' has an empty 'rename', expected a part of a key"),
-        ({"strip": ["a"]}, "'rules.r.strip' is \"['a']\", expected text or null"),
+        ({"strip": ["a"]}, "'rules.r.strip' is \"['a']\", expected text"),
         ({"strip": "a", "anywhere": "here"}, "'rules.r.anywhere' is 'here', expected true or false"),
         ("module.", "'rules.r' is 'module.', expected a mapping"),
         (None, "'rules.r' is 'None', expected a mapping"),
@@ -407,7 +409,7 @@ def test_a_target_without_underlines_is_told_with_them() -> None:
 
 def test_all_wrong_rules_are_told_at_once() -> None:
     assert rule_refusal({"one": {}, "two": {"strip": "a", "to": "b"}}).message == (
-        f"rule 'rules.one' has no kind, expected {KINDS}; rule 'rules.two' has a 'to', which strip does not take"
+        f"rule 'rules.one' has no kind, expected {KINDS}; rule 'rules.two' has 'to', which only rename and regex take"
     )
 
 
@@ -424,7 +426,7 @@ def part(own: dict[str, Any], checkpoint: dict[str, Any] = ROOT) -> PartConfig:
 def test_a_part_takes_what_it_leaves_unset_from_the_checkpoint() -> None:
     assert part({"key": "modelA"}) == PartConfig(
         CheckpointConfig("both.pt", "modelA", sha256="ab", mmap=False, allow_globals=["a.B"]),
-        {"ddp": RuleConfig(strip="module.")},
+        {"ddp": Strip("module.")},
     )
     assert part({}).checkpoint.key == "state"
 
@@ -443,9 +445,9 @@ def test_null_in_a_part_is_a_value_for_its_key_and_unset_for_what_has_no_null() 
 
 
 def test_a_parts_own_rules_replace_the_common_ones() -> None:
-    assert part({"rules": {"own": {"add": "x."}}}).rules == {"own": RuleConfig(add="x.")}
+    assert part({"rules": {"own": {"add": "x."}}}).rules == {"own": Add("x.")}
     assert part({"rules": {}}).rules == {}
-    assert part({"rules": None}).rules == {"ddp": RuleConfig(strip="module.")}
+    assert part({"rules": None}).rules == {"ddp": Strip("module.")}
 
 
 def test_parts_do_not_share_what_they_may_change() -> None:

@@ -12,7 +12,7 @@ import torch
 import loader
 from loader.api import Loaded
 from loader.report.terminal import lines
-from loader.schema import RuleConfig
+from loader.schema import Rule
 from loader.suggest import search
 from loader.suggest.attempts import Attempt, ModelKeys, Source
 from loader.suggest.search import attempts
@@ -88,7 +88,7 @@ def searched(monkeypatch: pytest.MonkeyPatch, path: Path, **settings: Any) -> in
     """How many nested keys were searched for a job."""
     calls: list[str | None] = []
 
-    def counted(source: Source, model: ModelKeys, given: Mapping[str, RuleConfig], **how: Any) -> list[Attempt]:
+    def counted(source: Source, model: ModelKeys, given: Mapping[str, Rule], **how: Any) -> list[Attempt]:
         calls.append(source.key)
         return attempts(source, model, given, **how)
 

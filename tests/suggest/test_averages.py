@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from loader.keys.candidates import is_average
-from loader.schema import RuleConfig
+from loader.keys.rules.key import Keep, Regex, Strip
 from loader.suggest.problem import asked_for, swapped
 from tests.jobs import carry_out, same_tensor, save
 from tests.models import Pair
@@ -43,9 +43,9 @@ def test_what_was_asked_for_is_told_by_the_key_and_the_rules() -> None:
     assert asked_for("auto", {}) is None
     assert asked_for("state_dict", {}) is False
     assert asked_for("ema", {}) is True
-    assert asked_for("state_dict", {"a": RuleConfig(keep="model_ema.*")}) is True
-    assert asked_for(None, {"a": RuleConfig(regex=r"^model_ema\.(.*)", to=r"\1")}) is True
-    assert asked_for(None, {"a": RuleConfig(strip="ema.", enabled=False)}) is None
+    assert asked_for("state_dict", {"a": Keep("model_ema.*")}) is True
+    assert asked_for(None, {"a": Regex(r"^model_ema\.(.*)", to=r"\1")}) is True
+    assert asked_for(None, {"a": Strip("ema.", enabled=False)}) is None
 
 
 def test_only_the_other_of_the_two_is_a_swap() -> None:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from loader.formats.tree import Container, Storage, TensorEntry
 from loader.keys.plan import Hooked, Offered, Taken, Wanted
-from loader.schema import AUTO, AllowConfig, RuleConfig
+from loader.keys.rules.key import Strip
+from loader.schema import AUTO, AllowConfig
 from loader.suggest.problem import Explanation, Problem
 from loader.suggest.search import Findings, explain
 
@@ -78,8 +79,8 @@ def test_shifted_numbers_are_told_in_an_order_in_which_no_rule_meets_anothers_wo
     down = one(explain(problem(state(up), alike)))
     back = one(explain(problem(state(alike), up)))
 
-    assert [rule.rename for rule in down.rules.values()] == ["layers.1.", "layers.2.", "layers.3."]
-    assert [rule.rename for rule in back.rules.values()] == ["layers.2.", "layers.1.", "layers.0."]
+    assert [rule.settings()["rename"] for rule in down.rules.values()] == ["layers.1.", "layers.2.", "layers.3."]
+    assert [rule.settings()["rename"] for rule in back.rules.values()] == ["layers.2.", "layers.1.", "layers.0."]
     assert down.reasons == ("numbers differ: 'layers.1.' in the file is 'layers.0.' in the model",)
 
 
@@ -110,9 +111,9 @@ def test_what_is_fixed_stays_fixed() -> None:
 
     assert explain(problem(root), keys_free=False).explanations == ()
     assert explain(problem(root, key=AUTO), rules_free=False).explanations == ()
-    assert one(
-        explain(problem(root, key=AUTO, rules={"own": RuleConfig(strip="net.")}), rules_free=False)
-    ).overrides == ("checkpoint.key=state_dict",)
+    assert one(explain(problem(root, key=AUTO, rules={"own": Strip("net.")}), rules_free=False)).overrides == (
+        "checkpoint.key=state_dict",
+    )
 
 
 def test_allowances_that_were_given_are_kept_and_need_no_others() -> None:

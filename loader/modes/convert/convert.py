@@ -8,7 +8,6 @@ that write to one place at once, the second one judges what the first one wrote.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -161,20 +160,13 @@ def _copied(job: JobConfig, recorded: Path | None) -> Path | None:
 
 def _source(part: Part) -> Source:
     ruled = part.config.rules
-    rules = None if ruled is None else {name: _said(rule) for name, rule in ruled.items() if rule.enabled}
+    rules = None if ruled is None else {name: rule.settings() for name, rule in ruled.items() if rule.enabled}
     return Source(_name(part.checkpoint.path), part.checkpoint.sha256(), part.config.checkpoint.key, rules)
 
 
 def _name(path: Path) -> str:
     """A file's name where it is from, without what else its URL holds."""
     return redacted(called(path).partition("?")[0]).rpartition("/")[2] if is_copy(path) else path.name
-
-
-def _said(rule: Any) -> dict[str, Any]:
-    """A rule as it is written in a config: what differs from the defaults."""
-    defaults = type(rule)()
-    values = dataclasses.asdict(rule)
-    return {name: value for name, value in values.items() if value != getattr(defaults, name)}
 
 
 def _writable(model: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ...keys.candidates import AVERAGE, LIGHTNING, Candidate, candidates
-from ...keys.rules import READY_MADE
-from ...keys.written import located, may_be_typed, rules_override, under_ready_names
-from ...schema import CheckpointConfig, RuleConfig
+from ...keys.rules.key import Strip
+from ...keys.rules.ready import ready_made, under_ready_names
+from ...keys.written import located, may_be_typed, rules_override
+from ...schema import CheckpointConfig, Rule
 from ...suggest.names import WRAPPERS, Path, segments
 from ...suggest.nature import described, embedded_line, globals_of, pickled_line
 from ...suggest.steps import unwrapping
@@ -122,7 +123,7 @@ def describe_names(names: Sequence[str], *, averaged: bool, lightning: bool) -> 
     bare = [bare for path in paths if (bare := tuple(segment for segment in path if segment not in found))]
     common = _common(bare)
     if lightning and 2 * sum(path[0] == _LIGHTNING for path in bare) > len(bare):
-        rules.append(READY_MADE["lightning"]["lightning"])
+        rules.append(ready_made()["lightning"]["lightning"])
         prefixes.append(_prefix((_LIGHTNING,), bare))
     elif common:
         prefixes.append(_prefix(common, bare))
@@ -163,10 +164,10 @@ def _common(paths: Sequence[Path]) -> Path:
 def _prefix(path: Path, paths: Sequence[Path]) -> PrefixRow:
     prefix = "".join(f"{segment}." for segment in path)
     having = sum(other[: len(path)] == path for other in paths)
-    rule = _override([RuleConfig(strip=prefix)]) if may_be_typed(prefix) else ""
+    rule = _override([Strip(prefix)]) if may_be_typed(prefix) else ""
     return {"prefix": prefix, "tensors": having, "rule": rule}
 
 
-def _override(rules: Sequence[RuleConfig]) -> str:
+def _override(rules: Sequence[Rule]) -> str:
     named = {("fit" if number == 0 else f"fit{number + 1}"): rule for number, rule in enumerate(rules)}
     return rules_override("rules", under_ready_names(named, {}, lightning=True))

@@ -19,7 +19,7 @@ from ...apply.prepare import prepare, refuse_misfit
 from ...errors import ConfigError, FitError
 from ...module.slots import slots, wanted
 from ...parts import Part
-from ...schema import AUTO, AllowConfig, JobConfig, RuleConfig
+from ...schema import AUTO, AllowConfig, JobConfig, Rule
 from ...suggest.advice import Advice
 from ...suggest.problem import Explanation, plan_as_typed
 from ...suggest.search import explain
@@ -38,7 +38,7 @@ class Fitting:
     """What to write into a config."""
 
     key: str | None
-    rules: Mapping[str, RuleConfig]
+    rules: Mapping[str, Rule]
     allow: AllowConfig
     loaded: int
     reasons: tuple[str, ...] = ()

@@ -10,9 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...config.layers import conf_dir
 from ...errors import ConfigError
-from ...files.path import is_url
+from ...files.path import conf_dir, is_url
 from ...text.lines import is_plain_key, line, override, program, typed
 from ...text.wording import safe_text
 

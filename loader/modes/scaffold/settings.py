@@ -10,9 +10,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...keys.written import ready_made
+from ...keys.rules.ready import ready_names
 from ...parts import Part
-from ...schema import AUTO, AllowConfig, CheckpointConfig, JobConfig, RuleConfig
+from ...schema import AUTO, AllowConfig, CheckpointConfig, JobConfig, Rule
 from ...text.lines import typed, yaml_value
 from ...text.wording import safe_text
 from .fitting import Fitting
@@ -52,7 +52,7 @@ def config_text(
 def _ready(fitting: Fitting | None) -> list[str]:
     if fitting is None or any(way.rules != fitting.rules for way in fitting.ways):
         return [AUTO]
-    return ready_made(fitting.rules) or []
+    return ready_names(fitting.rules) or []
 
 
 def _told(fitting: Fitting | None) -> list[str]:
@@ -72,9 +72,8 @@ def _checkpoint(settings: CheckpointConfig, typed: CheckpointConfig, fitting: Fi
     return [Line("path", typed.path), *([Line("key", key)] if key is not None else []), *changed]
 
 
-def _rules(rules: Mapping[str, RuleConfig]) -> list[Line]:
-    default = RuleConfig()
-    return [Line(name, {line.key: line.value for line in _differing(rule, default)}) for name, rule in rules.items()]
+def _rules(rules: Mapping[str, Rule]) -> list[Line]:
+    return [Line(name, rule.settings()) for name, rule in rules.items()]
 
 
 def _verify(job: JobConfig) -> list[Line]:

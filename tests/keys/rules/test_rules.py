@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Mapping
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from loader.config.parse import parse_rules
 from loader.errors import ConfigError, FitError
-from loader.keys.rules import Hits, Rewriting, describe, rewrite, rewrite_metadata
-from loader.schema import RuleConfig
+from loader.keys.rules import Hits, Rewriting, rewrite, rewrite_metadata, rule_of
+from loader.keys.rules.key import Drop, Keep
+from loader.schema import Rule
 
 SEGMENT = st.sampled_from(["module", "my_module", "_orig_mod", "encoder", "head", "weight", "bias", "0", "11"])
 KEY = st.lists(SEGMENT, min_size=1, max_size=4).map(".".join)
@@ -21,8 +23,8 @@ PREFIX = st.lists(SEGMENT, min_size=1, max_size=2).map(lambda segments: ".".join
 GLOB = st.sampled_from(["*", "encoder.*", "*.weight", "module.*", "head.?ias", "[a-e]*", "nothing"])
 
 
-def optional(**rule: object) -> RuleConfig:
-    return RuleConfig(**rule, optional=True)  # type: ignore[arg-type]
+def optional(**rule: Any) -> Rule:
+    return rule_of({**rule, "optional": True})
 
 
 RULE = st.one_of(
@@ -36,7 +38,7 @@ RULE = st.one_of(
 RULES = st.lists(RULE, max_size=4).map(lambda rules: {f"rule{n}": rule for n, rule in enumerate(rules)})
 
 
-def rules(**given: Mapping[str, object]) -> dict[str, RuleConfig]:
+def rules(**given: Mapping[str, object]) -> dict[str, Rule]:
     return parse_rules(given)
 
 
@@ -44,7 +46,7 @@ def names(keys: list[str], **given: Mapping[str, object]) -> dict[str, str]:
     return rewrite(keys, rules(**given)).names
 
 
-def outcome(keys: list[str], active: dict[str, RuleConfig]) -> Rewriting | str:
+def outcome(keys: list[str], active: dict[str, Rule]) -> Rewriting | str:
     try:
         return rewrite(keys, active)
     except FitError as error:
@@ -71,7 +73,7 @@ def test_renaming_there_and_back_gives_the_keys_back(keys: list[str], prefix: st
 
 
 @given(KEYS, RULES, st.randoms())
-def test_the_order_of_the_keys_never_matters(keys: list[str], active: dict[str, RuleConfig], random: Random) -> None:
+def test_the_order_of_the_keys_never_matters(keys: list[str], active: dict[str, Rule], random: Random) -> None:
     shuffled = list(keys)
     random.shuffle(shuffled)
 
@@ -82,7 +84,7 @@ def test_the_order_of_the_keys_never_matters(keys: list[str], active: dict[str, 
 
 
 @given(KEYS, RULES)
-def test_every_key_is_either_renamed_or_dropped(keys: list[str], active: dict[str, RuleConfig]) -> None:
+def test_every_key_is_either_renamed_or_dropped(keys: list[str], active: dict[str, Rule]) -> None:
     result = outcome(keys, active)
     assume(isinstance(result, Rewriting))
     assert isinstance(result, Rewriting)
@@ -102,7 +104,7 @@ def test_drop_and_keep_of_one_glob_part_the_keys_between_them(keys: list[str], g
 
 
 @given(KEYS, RULES)
-def test_rewriting_changes_none_of_its_inputs(keys: list[str], active: dict[str, RuleConfig]) -> None:
+def test_rewriting_changes_none_of_its_inputs(keys: list[str], active: dict[str, Rule]) -> None:
     before = copy.deepcopy((keys, active))
 
     outcome(keys, active)
@@ -428,7 +430,7 @@ def test_versions_of_dropped_keys_stay_and_disabled_rules_move_none() -> None:
 
 
 @given(KEYS, RULES)
-def test_the_callers_metadata_is_never_touched(prefixes: list[str], active: dict[str, RuleConfig]) -> None:
+def test_the_callers_metadata_is_never_touched(prefixes: list[str], active: dict[str, Rule]) -> None:
     metadata: dict[str, dict[str, object]] = {prefix: {"version": n} for n, prefix in enumerate(prefixes)}
     before = copy.deepcopy(metadata)
 
@@ -439,8 +441,8 @@ def test_the_callers_metadata_is_never_touched(prefixes: list[str], active: dict
 
 
 @given(KEY, RULES)
-def test_a_module_is_renamed_as_its_keys_are(module: str, active: dict[str, RuleConfig]) -> None:
-    renaming = {name: rule for name, rule in active.items() if rule.drop is None and rule.keep is None}
+def test_a_module_is_renamed_as_its_keys_are(module: str, active: dict[str, Rule]) -> None:
+    renaming = {name: rule for name, rule in active.items() if not isinstance(rule, Drop | Keep)}
 
     (name,) = rewrite([f"{module}.value"], renaming).names.values()
     (moved,) = rewrite_metadata({module: {}}, renaming)
@@ -461,4 +463,4 @@ def test_a_module_is_renamed_as_its_keys_are(module: str, active: dict[str, Rule
     ],
 )
 def test_a_rule_is_described_as_a_config_writes_it(rule: dict[str, object], told: str) -> None:
-    assert describe(rules(r=rule)["r"]) == told
+    assert str(rules(r=rule)["r"]) == told
