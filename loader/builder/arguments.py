@@ -1,7 +1,7 @@
-"""Compares a call with the signature it is to meet, before it is made.
+"""Compares a call with its callable's signature, before it is made.
 
-Guarantees: all that is wrong with a call is told at once, beside the signature as its author wrote it; a callable whose
-signature Python does not know is left to complain for itself.
+Guarantees: all errors of a call are reported at once, with the signature as its author wrote it; a callable without a
+known signature is not checked.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Called(Protocol):
 
     @property
     def target(self) -> Any:
-        """What it calls."""
+        """The callable."""
 
     @property
     def named(self) -> Mapping[str, Any]:
@@ -42,7 +42,7 @@ class Called(Protocol):
 
 
 def signature_of(target: Any) -> inspect.Signature | None:
-    """Returns what a callable takes, or None where Python cannot tell."""
+    """Returns a callable's signature, or None if Python does not know it."""
     try:
         return inspect.signature(target)
     except (ValueError, TypeError):
@@ -50,9 +50,9 @@ def signature_of(target: Any) -> inspect.Signature | None:
 
 
 def is_binding(target: Any) -> bool:
-    """Whether Python itself holds a call to the signature.
+    """Returns whether Python itself enforces the signature.
 
-    A metaclass, a `__new__`, a decorator or a `__signature__` may take other arguments than the signature says.
+    A metaclass, a `__new__`, a decorator or a `__signature__` may accept other arguments than the signature says.
     """
     if isinstance(target, type):
         kind: Any = target
@@ -69,7 +69,7 @@ def _function(target: Any) -> Any:
 
 
 def refused(target: Any, error: TypeError) -> bool:
-    """Whether a call was turned away for its arguments, rather than raised inside what it called."""
+    """Returns whether a call failed because of its arguments, and not inside the callable."""
     steps = list(traceback.walk_tb(error.__traceback__))
     if len(steps) == 1:
         return True
@@ -80,14 +80,14 @@ def refused(target: Any, error: TypeError) -> bool:
 
 
 def mends(call: Called, error: BaseException) -> Fix:
-    """Writes what to type after a callable has raised: a package to install, or the arguments that its text names."""
+    """Returns the fix for a callable that raised: a package to install, or the arguments that its message names."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return typed("pip", "install", error.name.partition(".")[0])
     signature = signature_of(call.target)
     names = [*call.named, *(signature.parameters if signature is not None else ())]
-    said = set(re.findall(r"[^\W\d]\w*", text_of(error)))
-    told = [name for name in dict.fromkeys(names) if name in said and len(name) > 1][:_MOST_NAMED]
-    return together(_given(call.where, name, sign="" if name in call.named else "+") for name in told)
+    words = set(re.findall(r"[^\W\d]\w*", text_of(error)))
+    named = [name for name in dict.fromkeys(names) if name in words and len(name) > 1][:_MOST_NAMED]
+    return together(_given(call.where, name, sign="" if name in call.named else "+") for name in named)
 
 
 def written(name: str, signature: inspect.Signature) -> str:
@@ -98,7 +98,7 @@ def written(name: str, signature: inspect.Signature) -> str:
 
 
 class _Bare(str):
-    """An annotation that is text, as it is with postponed evaluation; shown without quotes."""
+    """An annotation that is text, because its evaluation is postponed; shown without quotes."""
 
     __slots__ = ()
 
@@ -113,13 +113,13 @@ def _is_text(parameter: Parameter) -> bool:
 def problems(
     signature: inspect.Signature, positional: int, named: Mapping[str, object], partial: bool, where: str
 ) -> tuple[list[str], list[Fix]]:
-    """Lists what is wrong with a call, and the overrides that would mend it.
+    """Returns the errors of a call, and the overrides that fix them.
 
     Args:
-        signature: What the callable takes.
+        signature: The callable's signature.
         positional: How many positional arguments the config gives.
-        named: The keyword arguments the config gives.
-        partial: Whether the rest may come later.
+        named: The keyword arguments that the config gives.
+        partial: Whether arguments may be missing.
         where: The call's place in the config.
     """
     parameters = list(signature.parameters.values())
@@ -158,7 +158,7 @@ def _missing(parameters: list[Parameter], unfilled: list[Parameter], named: Mapp
 
 
 def _given(where: str, name: str, value: object = _OPEN, sign: str = "+") -> Fix:
-    """Writes the override that gives an argument; … stands for a value that is not known or cannot be typed."""
+    """Returns the override that gives an argument; … in place of a value that is unknown or cannot be typed."""
     path = under(where, name)
     known = Fix() if value is _OPEN else line(path, value, sign)
     return known if 0 < len(known.line) <= _LONGEST_LINE else blank(path, sign)

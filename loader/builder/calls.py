@@ -1,12 +1,12 @@
-"""Turns a config into the calls that it stands for, and makes them.
+"""Turns a config into calls, and makes them.
 
-Guarantees: what Python would not call is refused before the first call is made, and all of it is told at once; where
-a signature need not be the truth, the call decides. Arguments arrive as plain lists, dicts and values, made anew for
-every build. Strings stay strings.
+Guarantees: calls that Python would refuse are refused before the first call is made, all at once; if a signature may be
+inaccurate, the call itself decides. Arguments are plain lists, dicts and values, made anew for every build. Strings
+stay strings.
 
-The calls are made here and not by `hydra.utils.instantiate`: that one resolves interpolations a second time, so that
-the target it calls need not be the one that was checked, and it stops at the first problem and hides its cause. The
-semantics are its own: `_args_`, `_partial_`, `_recursive_`, and `_convert_` as `all`.
+`hydra.utils.instantiate` is not used: it resolves interpolations a second time, so that the target it calls need not be
+the one that was checked, and it stops at the first error and hides its cause. The semantics are the same: `_args_`,
+`_partial_`, `_recursive_`, and `_convert_` as `all`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .targets import TARGET, Target, Value, find_targets
 
 _KEYWORDS = frozenset({TARGET, "_args_", "_partial_", "_recursive_", "_convert_"})
 _UNSET = "???"
-_INFER = Fix("mode=scaffold", "finds out what the file's shapes tell")
+_INFER = Fix("mode=scaffold", "infers arguments from the file's shapes")
 
 
 @dataclass(frozen=True)
 class Call:
-    """A node with a target: what to call, with which arguments, and where it stands in the config."""
+    """A node with a target: the callable, its arguments, and its place in the config."""
 
     where: str
     name: str
@@ -73,7 +73,7 @@ def make(value: Any) -> Any:
 
 
 def _explained(call: Call, error: BaseException) -> ConfigError | None:
-    """The refusal of a call whose arguments were not taken, by the signature of what was called."""
+    """The refusal of a call whose arguments were not accepted, in terms of the callable's signature."""
     if not (isinstance(error, TypeError) and arguments.refused(call.target, error)):
         return None
     return _wrong_arguments(call, is_root="." not in call.where)
@@ -94,7 +94,7 @@ def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
         where: The node's place in the config, for messages.
 
     Raises:
-        ConfigError: With everything of one kind that is wrong.
+        ConfigError: With all errors of one kind.
     """
     if config.get(TARGET) is None:
         raise ConfigError(
@@ -103,15 +103,15 @@ def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
         )
     containers = list(islice(_containers(config, where, 0), MOST_CONFIG_NODES + 1))
     if len(containers) > MOST_CONFIG_NODES:
-        raise ConfigError(f"{where} holds more than {MOST_CONFIG_NODES:,} lists and mappings")
+        raise ConfigError(f"{where} contains more than {MOST_CONFIG_NODES:,} lists and mappings")
     _check_set(config, where)
     nodes = [(place, node) for place, node in containers if isinstance(node, Mapping) and node.get(TARGET) is not None]
     targets = find_targets(nodes, policy)
     target = targets[id(config)]
     if isinstance(target, Value):
         raise ConfigError(
-            f"{where}.{TARGET} looks {safe_text(target.name)} up and makes nothing; a class or function that makes the "
-            "model was expected",
+            f"{where}.{TARGET} looks up {safe_text(target.name)} and makes no model; expected a class or function that "
+            "makes one",
             line(f"{where}.{TARGET}", target.name),
         )
     root = _planned_call(config, where, target, targets)
@@ -120,9 +120,9 @@ def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
 
 
 def _containers(value: object, where: str, depth: int) -> Iterator[tuple[str, object]]:
-    """Yields every list and mapping with its place, also those that `_recursive_` leaves to whom they are handed."""
+    """Yields every list and mapping with its place, including those that `_recursive_` leaves to the callee."""
     if depth > MOST_LEVELS:
-        raise ConfigError(f"{safe_text(where)} is nested more than {MOST_LEVELS} deep")
+        raise ConfigError(f"{safe_text(where)} is nested deeper than {MOST_LEVELS} levels")
     if isinstance(value, Mapping) or _is_list(value):
         yield where, value
     for key, item in _items(value):
@@ -159,7 +159,7 @@ def _unset(value: object, where: str) -> Iterator[str]:
 
 
 def _planned(value: Any, where: str, targets: Mapping[int, Target | Value], recursive: bool) -> Any:
-    """Copies a value into plain containers, with the nodes that are to be called as calls."""
+    """Copies a value into plain containers, with calls in place of the nodes that have targets."""
     if isinstance(value, Mapping):
         target = targets.get(id(value)) if recursive else None
         if target is not None:
@@ -176,7 +176,7 @@ def _planned_call(node: Mapping[str, Any], where: str, target: Target, targets: 
     recursive, partial = (_flag(node, key, where) for key in ("_recursive_", "_partial_"))
     positional = node.get("_args_")
     if positional is not None and not _is_list(positional):
-        raise ConfigError(f"{where}._args_ is {safe_text(repr(positional))}, and must be a list")
+        raise ConfigError(f"{where}._args_ is {safe_text(repr(positional))}, expected a list")
     return Call(
         where,
         target.name,
@@ -194,7 +194,7 @@ def _planned_call(node: Mapping[str, Any], where: str, target: Target, targets: 
 def _flag(node: Mapping[str, Any], key: str, where: str) -> bool:
     value = node.get(key, key == "_recursive_")
     if not isinstance(value, bool):
-        raise ConfigError(f"{where}.{key} is {safe_text(repr(value))}, and must be true or false")
+        raise ConfigError(f"{where}.{key} is {safe_text(repr(value))}, expected true or false")
     return value
 
 
@@ -219,7 +219,7 @@ def _check_arguments(root: Call) -> None:
 
 
 def _wrong_arguments(call: Call, *, is_root: bool) -> ConfigError | None:
-    """What of a call does not fit the signature of what it calls; None where nothing is known to be wrong."""
+    """The refusal of a call that does not fit its callable's signature; None if nothing is known to be wrong."""
     signature = arguments.signature_of(call.target)
     if signature is None:
         return None

@@ -1,7 +1,9 @@
-"""``model=embedded``: the model's config comes out of the checkpoint.
+"""``model=embedded``: the model's config comes from the checkpoint, out of a JSON record in a converted file's header.
 
-Guarantees: what the file says is data until the policy of targets has judged every name in it, and that policy is
-narrow unless the user says otherwise; nothing in it is interpolated. From there on it is a job like any other.
+Guarantees: the record is read as hostile text: limited in size, every field of the type that a conversion writes, no
+interpolation resolved, no path opened. Its model is data until the policy, which is narrow unless the user trusts more,
+has judged every name in it; from then on it is a job like any other. A config that could not be read back unchanged is
+not written.
 """
 
 from __future__ import annotations
@@ -9,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any, TypeGuard
 
 from torch import nn
 
+from .. import __version__
 from ..errors import CheckpointError, ConfigError
 from ..files.path import shown_path
 from ..formats.index import parse_mapping
@@ -29,76 +31,108 @@ from ..text.wording import listing, phrases, safe_text
 from ..trust.dangerous import LOOKUPS, why_dangerous
 from .policy import defined_as, policy_of
 
+KEY = "hydra_loader"
+"""The record's name in the header."""
+SCHEMA = 1
+WITHOUT = Fix("convert.embed=false", "writes the weights alone")
+"""The fix for a config that cannot be embedded."""
+_SPEC: Mapping[str, tuple[type, ...]] = {"shape": (list,), "dtype": (str,), "kind": (str,), "high": (int,)}
+_DECLARED = Fix("model._target_=my_pkg.Net")
+_WITHOUT_IT = Fix("model._target_=my_pkg.Net", "the weights load into a declared model without it")
 _TARGET = "_target_"
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file or folder that weights came from."""
+
+    file: str
+    """Its name, without its folder."""
+    sha256: str
+    key: str | None = None
+    rules: Mapping[str, Mapping[str, Any]] | None = field(default_factory=dict)
+    """None if they are not found yet; never in a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The sources of a converted file, and the settings that rebuild its model."""
+
+    sources: Mapping[str, Source]
+    """By part; the root is ``""``."""
+    model: Mapping[str, Any] | None = None
+    """The model's config; None if it was not embedded."""
+    input: Any = None
+    """The input of the dummy forward pass, as in `verify.input`."""
+    dtype: str | None = None
+    """The `dtype` of the conversion."""
+
+
 def with_own_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
-    """Returns a job with the config that its checkpoint holds.
+    """Returns a job with the model config of its checkpoint.
 
     Args:
-        job: Its model is ``{_target_: embedded, …}``; the other keys there are laid over the file's.
+        job: Its model is ``{_target_: embedded, …}``; its other keys override the file's.
         parts: Its opened parts.
 
     Raises:
-        CheckpointError: The file's record of its conversion is refused.
-        ConfigError: There is no such config.
+        CheckpointError: The file's conversion record is invalid.
+        ConfigError: The file has no model config, or one that is not trusted.
     """
     record = _record(parts)
     shown = shown_path(parts[0].checkpoint.path)
     if record.model is None:
-        raise ConfigError(
-            f"{shown} holds no model config: it was converted with convert.embed=false",
-            Fix("model._target_=my_pkg.Net"),
-        )
+        raise ConfigError(f"{shown} holds no model config: it was converted with convert.embed=false", _DECLARED)
     _refuse_reserved(record.model, shown)
     _refuse_untrusted(record.model, job.trusted_targets, shown)
     typed = {key: value for key, value in (job.model or {}).items() if key != _TARGET}
-    given = job.verify.input
     own = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
     own["model"] = overlay(record.model, typed)
-    own["verify"] = dataclasses.replace(job.verify, input=record.input if given is None else given)
+    if job.verify.input is None:
+        own["verify"] = dataclasses.replace(job.verify, input=record.input)
     own["dtype"] = record.dtype if job.dtype is None else job.dtype
     return EmbeddedJob(**own)
 
 
 def untrusted(model: Mapping[str, Any], trusted: Sequence[str] | None) -> list[str]:
-    """The names in a model's config that a list of trusted patterns does not admit; None is what a file may name."""
+    """Returns the names in a file's model config that are not trusted; None trusts what any file may name."""
     policy = policy_of(trusted, of_a_file=True)
-    return list(
-        dict.fromkeys(
-            name for name, partial in _names(model) if policy.objection(name) or (partial and not policy.partials)
-        )
-    )
+    barred = (name for name, partial in _names(model) if policy.objection(name) or (partial and not policy.partials))
+    return list(dict.fromkeys(barred))
+
+
+def _children(node: Any) -> Iterable[Any]:
+    return node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
 
 
 def _names(node: Any) -> Iterator[tuple[str, bool]]:
-    """Every name that building a config calls or looks up, and whether the rest of the call is left for later."""
+    """Yields every name that building a config calls or looks up, and whether it is for a `_partial_` call."""
     if isinstance(node, Mapping):
         called, positional = node.get(_TARGET), node.get("_args_")
         paths = [node.get("path"), *(positional if isinstance(positional, list) else ())] if called in LOOKUPS else []
         yield from ((name, bool(node.get("_partial_"))) for name in (called, *paths) if isinstance(name, str))
-    for item in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
+    for item in _children(node):
         yield from _names(item)
 
 
 def _refuse_reserved(model: Mapping[str, Any], shown: str) -> None:
-    """Refuses names that would end up as attributes of a module, and that are not for a file to set."""
+    """Refuses names that would become attributes of a module and that a file must not set."""
     reserved = list(dict.fromkeys(filter(_is_reserved, _labels(model))))
     if reserved:
         raise ConfigError(
-            f"the model config in {shown} sets {listing(reserved)}, which Python or nn.Module keep for themselves: do "
-            "not build a model from this file",
-            Fix("model._target_=my_pkg.Net", "the weights load into a declared model without it"),
+            f"the model config in {shown} sets {listing(reserved)}, reserved by Python or nn.Module: do not build a "
+            "model from this file",
+            _WITHOUT_IT,
         )
 
 
 def _labels(node: Any) -> Iterator[str]:
-    """Every key, and every text of a list: a list of pairs makes a mapping as well."""
+    """Yields every key, and every text in a list: a list of pairs makes a mapping as well."""
     if isinstance(node, Mapping):
         yield from map(str, node)
     elif isinstance(node, list):
         yield from (item for item in node if isinstance(item, str))
-    for item in node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ():
+    for item in _children(node):
         yield from _labels(item)
 
 
@@ -108,28 +142,28 @@ def _is_reserved(name: str) -> bool:
 
 
 def _refuse_untrusted(model: Mapping[str, Any], trusted: Sequence[str] | None, shown: str) -> None:
-    """Says what a file wants to call before the build refuses it: it is not the user who wrote these names."""
+    """Refuses untrusted names before the build does: the user has not written them."""
     names = untrusted(model, trusted)
     hostile = list(filter(None, map(_hostile, names)))
     if hostile:
         raise ConfigError(
             f"the model config in {shown} names {phrases(hostile)}, which no model needs and an attack would use: do "
             "not build a model from this file",
-            Fix("model._target_=my_pkg.Net", "the weights load into a declared model without it"),
+            _WITHOUT_IT,
         )
     if names:
         known = OF_A_FILE if trusted is None else trusted
         own = trusted is None and all(name.startswith(("torch.nn.", "loader.")) for name in names)
         only = f"{' and '.join(known) or 'nothing'} may be called"
         raise ConfigError(
-            f"the model config in {shown} names {listing(names, 50)}; for a config out of a file only "
+            f"the model config in {shown} names {listing(names, 50)}; for a config from a file only "
             f"{f'the public modules of {only}, and none by _partial_' if own else only}",
             line("trusted_targets", [*known, *names], note="if you trust them"),
         )
 
 
 def _hostile(name: str) -> str:
-    """How to call a name that only an attack needs; empty for the others."""
+    """Describes a name that only an attack would use; empty for others."""
     real = defined_as(name)
     if why_dangerous(name) or not all(map(str.isidentifier, name.split("."))):
         return safe_text(name)
@@ -140,8 +174,7 @@ def _record(parts: Sequence[Part]) -> Record:
     files = {id(part.checkpoint): part.checkpoint for part in parts}
     if len(files) > 1:
         raise ConfigError(
-            f"model=embedded takes the config out of a job's one checkpoint, and this job has {len(files)}",
-            Fix("model._target_=my_pkg.Net"),
+            f"model=embedded takes the config from the job's only checkpoint, but this job has {len(files)}", _DECLARED
         )
     (checkpoint,) = files.values()
     record = read_record(checkpoint)
@@ -153,64 +186,28 @@ def _record(parts: Sequence[Part]) -> Record:
     return record
 
 
-KEY = "hydra_loader"
-"""The note's name."""
-SCHEMA = 1
-
-WITHOUT = Fix("convert.embed=false", "writes the weights alone")
-"""What to type where the config cannot go into the file."""
-
-_SPEC: Mapping[str, tuple[type, ...]] = {"shape": (list,), "dtype": (str,), "kind": (str,), "high": (int,)}
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A file or folder that weights were taken from."""
-
-    file: str
-    """Its name, without where it stands."""
-    sha256: str
-    key: str | None = None
-    rules: Mapping[str, Mapping[str, Any]] | None = field(default_factory=dict)
-    """None where they are not found yet; never in a file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Where a converted file comes from, and what it takes to rebuild its model."""
-
-    sources: Mapping[str, Source]
-    """By part; the root is ``""``."""
-    model: Mapping[str, Any] | None = None
-    """The model's config; None where it was not to go into the file."""
-    input: Any = None
-    """The input of the dummy forward pass, as in `verify.input`."""
-    dtype: str | None = None
-    """The `dtype` that was asked for."""
-
-
 def to_text(record: Record) -> str:
-    """Writes a record; `unwritable` must have nothing against its model.
+    """Returns a record as JSON; `unwritable` must find nothing in its model.
 
     Raises:
         ConfigError: It is too long to be read again.
     """
-    content = {"schema": SCHEMA, "version": _version(), **dataclasses.asdict(record)}
+    content = {"schema": SCHEMA, "version": __version__, **dataclasses.asdict(record)}
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     if len(text) > LARGEST_CONFIG:
         raise ConfigError(
-            f"the model's config and what belongs to it take {len(text):,} characters in the converted file, at most "
-            f"{LARGEST_CONFIG:,} are allowed",
+            f"the model's config would take {len(text):,} characters in the converted file, more than the "
+            f"{LARGEST_CONFIG:,} allowed",
             WITHOUT,
         )
     return text
 
 
 def read_record(checkpoint: Checkpoint) -> Record | None:
-    """Reads the record of an opened checkpoint; None where it has none.
+    """Reads the record of an opened checkpoint; None if it has none.
 
     Raises:
-        CheckpointError: There is one, and it is not what a conversion writes.
+        CheckpointError: The record is not what a conversion writes.
     """
     notes = checkpoint.root.record
     text = notes.get(KEY) if isinstance(notes, dict) else None
@@ -220,13 +217,12 @@ def read_record(checkpoint: Checkpoint) -> Record | None:
         return _parsed(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"the record of the conversion in {shown_path(checkpoint.path)} is refused: {safe_text(error, 200)}",
-            Fix("model._target_=my_pkg.Net", "the weights load into a declared model without it"),
+            f"invalid conversion record in {shown_path(checkpoint.path)}: {safe_text(error, 200)}", _WITHOUT_IT
         ) from error
 
 
 def unwritable(node: Any, where: str, depth: int = 0) -> Iterator[str]:
-    """Says which places of a config JSON cannot hold so that they come back as they were."""
+    """Yields the places of a config that JSON cannot hold without changing them."""
     if depth > MOST_LEVELS:
         yield f"{safe_text(where)} is nested too deep"
     elif isinstance(node, Mapping):
@@ -234,7 +230,7 @@ def unwritable(node: Any, where: str, depth: int = 0) -> Iterator[str]:
             if isinstance(key, str):
                 yield from unwritable(value, f"{where}.{key}", depth + 1)
             else:
-                yield f"{safe_text(where)} has the key {safe_text(repr(key))}, which is no text"
+                yield f"{safe_text(where)} has the key {safe_text(repr(key))}, which is not text"
     elif isinstance(node, list):
         for index, value in enumerate(node):
             yield from unwritable(value, f"{where}.{index}", depth + 1)
@@ -245,7 +241,7 @@ def unwritable(node: Any, where: str, depth: int = 0) -> Iterator[str]:
 
 
 def is_input(node: Any) -> bool:
-    """Whether an input's spec may stand in a record: made from a shape of bounded size, not read from a path."""
+    """Returns whether a record may hold an input spec: made from a shape of limited size, not read from a path."""
     specs = list(_specs(node))
     return bool(specs) and all(map(_is_spec, specs)) and sum(math.prod(s["shape"]) for s in specs) <= MOST_PROPOSED
 
@@ -253,7 +249,7 @@ def is_input(node: Any) -> bool:
 def _specs(node: Any) -> Iterator[Any]:
     """The specs of a node: itself, or those of a list (by position) or a mapping (by keyword or part)."""
     if isinstance(node, list) or (isinstance(node, Mapping) and "shape" not in node):
-        for item in node if isinstance(node, list) else node.values():
+        for item in _children(node):
             yield from _specs(item)
     else:
         yield node
@@ -270,27 +266,27 @@ def _is_shape(shape: Any) -> TypeGuard[Sequence[int]]:
 
 def _parsed(text: str) -> Record:
     if len(text) > LARGEST_CONFIG:
-        raise ValueError(f"it has {len(text):,} characters, at most {LARGEST_CONFIG:,} are allowed")
+        raise ValueError(f"{len(text):,} characters, more than the {LARGEST_CONFIG:,} allowed")
     try:
         content = parse_mapping(text.encode())
     except ValueError as error:
         raise ValueError(f"it {error}") from error
     if type(content.get("schema")) is not int:
-        raise ValueError("it says no schema")
+        raise ValueError("'schema' is not an integer")
     if content["schema"] != SCHEMA:
-        raise ValueError(f"its schema is {content['schema']}, this loader reads {SCHEMA}")
+        raise ValueError(f"unsupported schema {content['schema']} (expected {SCHEMA})")
     known = {"schema", "version", *(f.name for f in dataclasses.fields(Record))}
     if unknown := sorted(content.keys() - known):
-        raise ValueError(f"it has the unknown field {unknown[0]!r}")
+        raise ValueError(f"unknown field {unknown[0]!r}")
     sources, model, asked = content.get("sources"), content.get("model"), content.get("input")
     if not isinstance(sources, dict):
-        raise ValueError("'sources' is no mapping")
+        raise ValueError("'sources' is not a mapping")
     if model is not None and (not isinstance(model, dict) or next(unwritable(model, "model"), "")):
-        raise ValueError("'model' is no config")
+        raise ValueError("'model' is not a config")
     if asked is not None and not is_input(asked):
-        raise ValueError("'input' is no spec of an input, or one of too many elements")
+        raise ValueError("'input' is not an input spec, or has too many elements")
     if content.get("dtype") not in (None, "checkpoint", *DTYPES):
-        raise ValueError("'dtype' is none")
+        raise ValueError("invalid 'dtype'")
     return Record({name: _source(source) for name, source in sources.items()}, model, asked, content.get("dtype"))
 
 
@@ -298,12 +294,5 @@ def _source(raw: Any) -> Source:
     fits = isinstance(raw, dict) and raw.keys() == {f.name for f in dataclasses.fields(Source)}
     texts = fits and type(raw["file"]) is str and type(raw["sha256"]) is str and type(raw["key"]) in (str, type(None))
     if not texts or not isinstance(raw["rules"], dict) or not all(isinstance(r, dict) for r in raw["rules"].values()):
-        raise ValueError("'sources' holds what is no source")
+        raise ValueError("'sources' has an invalid entry")
     return Source(**raw)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("hydra-loader")
-    except metadata.PackageNotFoundError:  # on the path without being installed
-        return "unknown"

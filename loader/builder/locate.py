@@ -1,8 +1,7 @@
-"""Finds the object that a dotted name stands for.
+"""Finds the object of a dotted name.
 
-Guarantees: a name that leads nowhere is refused with how far it led and what is there instead; a module that breaks
-while it is imported is blamed by file and line, and not taken for a missing one. Nothing is judged here: `policy` is
-asked before.
+Guarantees: a name that cannot be found is refused with the part that was found and similar names; a module that fails
+to import is reported with file and line, and not as missing. Nothing is judged here: `targets` asks the policy first.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def check_name(name: object, where: str) -> str:
     """Returns a target's name if it is written as one.
 
     Raises:
-        ConfigError: It is not text, not dotted, or goes through a name that Python keeps for itself.
+        ConfigError: It is not text, not dotted, or contains a name reserved by Python.
     """
     if not isinstance(name, str) or not _DOTTED_NAME.fullmatch(name):
         raise ConfigError(
@@ -40,7 +39,7 @@ def check_name(name: object, where: str) -> str:
             line(where, _guess(name)),
         )
     if any(part.startswith("__") and part.endswith("__") and part != "__main__" for part in name.split(".")):
-        raise ConfigError(f"{where}: {safe_text(name)} goes through a name that Python keeps for itself")
+        raise ConfigError(f"{where}: {safe_text(name)} contains a name reserved by Python")
     return name
 
 
@@ -53,7 +52,7 @@ def _guess(name: object) -> str:
 
 @bare_arguments()
 def locate(name: str, where: str) -> object:
-    """Imports what a dotted name needs and returns the object.
+    """Imports the module of a dotted name and returns the object.
 
     Raises:
         ConfigError: There is no such module, it has no such name, or importing it fails.
@@ -89,8 +88,8 @@ def _no_such_module(parts: list[str], where: str) -> ConfigError:
     folder = Path.cwd()
     searched = folder.resolve() in {Path(entry or ".").resolve() for entry in sys.path}
     message = (
-        f"{where}: {safe_text('.'.join(parts))} leads nowhere: there is no module '{safe_text(top)}' on Python's path, "
-        f"which {'includes' if searched else 'does not include'} the current folder"
+        f"{where}: {safe_text('.'.join(parts))} cannot be found: there is no module '{safe_text(top)}' on Python's "
+        f"path, which {'includes' if searched else 'does not include'} the current folder"
     )
     near = _close_module(top)
     if near:
@@ -101,7 +100,7 @@ def _no_such_module(parts: list[str], where: str) -> ConfigError:
 
 
 def _close_module(name: str) -> str:
-    """Returns the installed module whose name differs by a slip of the finger, if there is one."""
+    """Returns the installed module whose name differs by a typo, if there is one."""
     installed = (info.name for info in pkgutil.iter_modules() if info.name not in sys.stdlib_module_names)
     near = difflib.get_close_matches(name, installed, n=1, cutoff=0.75)
     return near[0] if near else ""
@@ -120,7 +119,7 @@ def _no_such_name(found: object, parts: list[str], position: int, where: str) ->
     kind = "module" if isinstance(found, ModuleType) else "class" if inspect.isclass(found) else "object"
     known = [name for name in dir(found) if not name.startswith("_")]
     message = (
-        f"{where}: {safe_text('.'.join(parts))} leads nowhere: {kind} '{safe_text(home)}' has no "
+        f"{where}: {safe_text('.'.join(parts))} cannot be found: {kind} '{safe_text(home)}' has no "
         f"'{safe_text(missing)}'{did_you_mean(missing, known)}{_defined_in(found)}"
     )
     near = closest(missing, known, most=1)
@@ -133,9 +132,7 @@ def _defined_in(found: object) -> str:
 
 
 def _broken(module: str, error: BaseException, where: str) -> ConfigError:
-    message = (
-        f"{where}: the module '{safe_text(module)}' is there, but importing it fails: {in_one_line(error, module)}"
-    )
+    message = f"{where}: the module '{safe_text(module)}' exists, but importing it fails: {in_one_line(error, module)}"
     if isinstance(error, ImportError) and str(error.name).partition(".")[0] == PACKAGE == "loader":
         return ConfigError(
             f"{message}. In this process `loader` is hydra-loader's own package, and hides a `loader` of yours",

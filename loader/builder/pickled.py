@@ -1,7 +1,7 @@
-"""A whole pickled model as the architecture: ``model: null``.
+"""``model: null``: a whole pickled model is the architecture.
 
-Guarantees: refused unless the user admits exactly the globals that the model needs, told all at once, or trusts the
-whole file; nothing outside the selected part of the file is touched, unless the whole file is trusted.
+Guarantees: refused unless the user admits exactly the globals that the model needs, which are reported all at once, or
+trusts the whole file; nothing outside the selected part of the file is touched, unless the whole file is trusted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ..trust.dangerous import HOSTILE, is_hostile, may_be_suggested
 from . import Built
 
 _WITH_MODELS = frozenset((TORCH_ZIP, TORCH_LEGACY, TORCH_TAR, TORCHSCRIPT))
-"""The formats that can hold a whole model; trusting another changes nothing."""
+"""The formats that can hold a whole model; trust does not matter for others."""
 _DECLARED = Fix("model._target_=my_pkg.Net")
 _WITHOUT = Fix("model._target_=my_pkg.Net", "declares the architecture, which needs no permission")
 
@@ -49,8 +49,8 @@ def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
 
     Raises:
         ConfigError: The job's settings need a declared model.
-        FitError: The nested key is not there.
-        CheckpointError: The file holds no model, or needs permissions that were not given.
+        FitError: The nested key is absent.
+        CheckpointError: The file holds no model, or needs globals that were not admitted.
     """
     ruled = job.rules is None or job.rules
     if job.mode == "plan" or ruled or job.parts:
@@ -70,7 +70,7 @@ def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
             f"{part.label} holds a {safe_text(type(module).__name__)}, not a whole model, and model is null",
             _DECLARED,
         )
-    return Built(module, hollow=False, reason="the model comes out of the file", complete=True)
+    return Built(module, hollow=False, reason="the model comes from the file", complete=True)
 
 
 def _rebuild(settings: CheckpointConfig, part: Part, found: Container) -> Any:
@@ -103,7 +103,7 @@ def _rebuild(settings: CheckpointConfig, part: Part, found: Container) -> Any:
     if missing:
         admitted = line("checkpoint.allow_globals", [*settings.allow_globals, *missing], note="if you trust them")
         raise CheckpointError(
-            f"model is null, so the model would be built by code that {part.label} names; "
+            f"model is null, so code that {part.label} names would build the model; "
             f"{counted(len(missing), 'name')} would have to be admitted: {listing(missing, 50)}",
             admitted if all(map(may_be_suggested, missing)) else NO_FIX,
             _WITHOUT,
@@ -113,7 +113,7 @@ def _rebuild(settings: CheckpointConfig, part: Part, found: Container) -> Any:
 
 
 def _compared(part: Part, chosen: Container) -> Callable[[TensorEntry], torch.Tensor]:
-    """What reads the selected model's tensors, each once; their checksums are compared before any of its code runs."""
+    """Returns a reader of the selected model's tensors; their checksums are compared before any of its code runs."""
     reading, entries = Reading(part), needed_tensors(chosen.record)
     reading.verify(entries, entries, mmap=part.config.checkpoint.mmap)
     values = {id(entry): reading.read(entry) for entry in entries}
@@ -122,7 +122,7 @@ def _compared(part: Part, chosen: Container) -> Callable[[TensorEntry], torch.Te
 
 
 def _unpickle(settings: CheckpointConfig, part: Part, chosen: Container) -> Any:
-    """Runs the whole file's code, as the user asked for by name."""
+    """Runs the whole file's code, as the user requested by `trust`."""
     entries = [*chosen.tensors().values(), *needed_tensors(part.checkpoint.root.record)]
     part.checkpoint.verify(entries, mmap=settings.mmap)
     path = part.checkpoint.path
@@ -131,9 +131,9 @@ def _unpickle(settings: CheckpointConfig, part: Part, chosen: Container) -> Any:
     except (ImportError, AttributeError) as error:
         absent = f"{error.name}." if isinstance(error, ImportError) and error.name else ""
         classes = [name for name in needed_globals(part.checkpoint.root.record) if absent and name.startswith(absent)]
-        told = f" ({listing(classes)})" if classes else ""
+        named = f" ({listing(classes)})" if classes else ""
         raise CheckpointError(
-            f"{shown_path(path)} needs a class that cannot be imported{told}: {safe_text(error, 200)}",
+            f"{shown_path(path)} needs a class that cannot be imported{named}: {safe_text(error, 200)}",
             Fix("export PYTHONPATH=/path/to/its/folder", "the folder that holds its module"),
             _WITHOUT,
         ) from error
@@ -154,10 +154,10 @@ def _run_code(part: Part) -> Any:
     if not isinstance(part.checkpoint, OpenedFile):
         raise TypeError(f"a {part.checkpoint.format} checkpoint holds no code")
     with part.checkpoint.file.stream() as stream:
-        part.checkpoint.check_unchanged()  # not only afterwards: by then its code has run
+        part.checkpoint.check_unchanged()  # before its code runs, not only afterwards
         if part.checkpoint.format == TORCHSCRIPT:
             with warnings.catch_warnings():
-                # That TorchScript has no future is true, and nothing that whoever loads this file can change.
+                # That TorchScript is deprecated is nothing that the user who loads this file can change.
                 warnings.filterwarnings("ignore", message=r".torch\.jit\.\w+. is deprecated")
                 return torch.jit.load(stream, map_location="cpu")  # type: ignore[no-untyped-call]
         return torch.load(stream, map_location="cpu", weights_only=False)
@@ -177,7 +177,10 @@ _PLACES = ("hyper_parameters", "hparams", "model_args", "args", "config", "cfg")
 
 
 def with_classes(error: ConfigError, roots: Iterable[Container]) -> ConfigError:
-    """A refusal of missing arguments, with the classes of the modules that a file keeps under their names."""
+    """Completes a refusal of missing arguments with the classes of the modules that the file has under their names.
+
+    Only text of the file is read; nothing that it names is imported or built.
+    """
     named = dict(_modules(roots))
     fixes = [
         Fix(_OPEN.sub(lambda found: named.get(found.group(1), found.group()), fix.line), fix.note)
@@ -192,5 +195,5 @@ def _modules(roots: Iterable[Container]) -> Iterator[tuple[str, str]]:
             held = root.children.get(place)
             for name, child in held.children.items() if isinstance(held, Container) else ():
                 if isinstance(child, Container) and child.kind == "module":
-                    told = line(f"model.{name}._target_", child.type, "+")
-                    yield from [(name, told.line)] if told else []
+                    fix = line(f"model.{name}._target_", child.type, "+")
+                    yield from [(name, fix.line)] if fix else []

@@ -162,7 +162,7 @@ def test_wrong_arguments_of_all_targets_are_told_at_once_before_anything_is_call
 def test_missing_arguments_of_the_model() -> None:
     error = refusal({"_target_": NET})
     assert error.message == "model: wrong arguments for Net(width: int, depth: int = 2): missing width"
-    assert error.hint == "+model.width=…\nmode=scaffold   # finds out what the file's shapes tell"
+    assert error.hint == "+model.width=…\nmode=scaffold   # infers arguments from the file's shapes"
 
 
 def test_values_that_are_still_missing_are_told_together() -> None:
@@ -179,10 +179,10 @@ def test_a_partial_call_may_leave_values_missing() -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"_recursive_": "no"}, "model._recursive_ is 'no', and must be true or false"),
-        ({"_partial_": 1}, "model._partial_ is 1, and must be true or false"),
-        ({"_args_": "ab"}, "model._args_ is 'ab', and must be a list"),
-        ({"_args_": {"a": 1}}, "model._args_ is {'a': 1}, and must be a list"),
+        ({"_recursive_": "no"}, "model._recursive_ is 'no', expected true or false"),
+        ({"_partial_": 1}, "model._partial_ is 1, expected true or false"),
+        ({"_args_": "ab"}, "model._args_ is 'ab', expected a list"),
+        ({"_args_": {"a": 1}}, "model._args_ is {'a': 1}, expected a list"),
     ],
 )
 def test_keywords_of_the_wrong_type(extra: dict[str, Any], message: str) -> None:
@@ -238,14 +238,14 @@ def test_a_config_that_is_nested_too_deep_is_refused() -> None:
     config: dict[str, Any] = {"_target_": KEEPS}
     for _ in range(150):
         config = {"_target_": KEEPS, "a": config}
-    assert refusal(config).message.endswith(" is nested more than 100 deep")
+    assert refusal(config).message.endswith("is nested deeper than 100 levels")
 
 
 def test_a_config_that_repeats_itself_without_end_is_refused_in_no_time() -> None:
     bomb: Any = ["x"]
     for _ in range(60):
         bomb = [bomb, bomb]
-    assert refusal({"_target_": KEEPS, "a": bomb}).message == "model holds more than 100,000 lists and mappings"
+    assert refusal({"_target_": KEEPS, "a": bomb}).message == "model contains more than 100,000 lists and mappings"
 
 
 def test_a_thousand_layers_are_fine() -> None:

@@ -79,7 +79,7 @@ def test_what_is_no_dotted_name_is_refused_with_what_may_be_meant(name: object, 
 
 @pytest.mark.parametrize("name", ["a.__globals__.b", "torch.nn.Linear.__init__", "a.b.__class__", "__import__.x"])
 def test_names_that_python_keeps_for_itself_are_refused(name: str) -> None:
-    assert refusal(name).message == f"model._target_: {name} goes through a name that Python keeps for itself"
+    assert refusal(name).message == f"model._target_: {name} contains a name reserved by Python"
 
 
 def test_the_main_module_may_be_named() -> None:
@@ -90,7 +90,7 @@ def test_a_missing_module_is_told_with_where_it_was_looked_for(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     error = refusal("zz_nowhere.net.Net")
     assert error.message == (
-        "model._target_: zz_nowhere.net.Net leads nowhere: there is no module 'zz_nowhere' on Python's path, which "
+        "model._target_: zz_nowhere.net.Net cannot be found: there is no module 'zz_nowhere' on Python's path, which "
         "does not include the current folder"
     )
     assert error.hint == "export PYTHONPATH=/the/folder/of/it   # adds its folder"
@@ -115,7 +115,7 @@ def test_a_mistyped_module_is_recognised() -> None:
 def test_a_mistyped_name_is_recognised() -> None:
     error = refusal("torch.nn.Linaer")
     assert error.message.startswith(
-        "model._target_: torch.nn.Linaer leads nowhere: module 'torch.nn' has no 'Linaer' (did you mean 'Linear'?). "
+        "model._target_: torch.nn.Linaer cannot be found: module 'torch.nn' has no 'Linaer' (did you mean 'Linear'?). "
         "It was read from "
     )
     assert error.hint == "model._target_=torch.nn.Linear"
@@ -136,7 +136,7 @@ def test_a_module_that_breaks_while_imported_is_blamed_by_file_and_line(write: W
     path = write("zz_d/net.py", "import math\n\nmath.sqrt(-1)\n\nclass Net: pass\n")
     error = refusal("zz_d.net.Net")
     assert error.message == (
-        "model._target_: the module 'zz_d.net' is there, but importing it fails: "
+        "model._target_: the module 'zz_d.net' exists, but importing it fails: "
         f"ValueError: math domain error ({path}:3)"
     )
     assert error.hint == "python -c 'import zz_d.net'"
@@ -145,7 +145,7 @@ def test_a_module_that_breaks_while_imported_is_blamed_by_file_and_line(write: W
 def test_a_dependency_that_is_not_installed_is_not_taken_for_the_module_itself(write: Write) -> None:
     path = write("zz_e.py", "import zz_not_installed\n\nclass Net: pass\n")
     assert refusal("zz_e.Net").message == (
-        "model._target_: the module 'zz_e' is there, but importing it fails: "
+        "model._target_: the module 'zz_e' exists, but importing it fails: "
         f"ModuleNotFoundError: No module named 'zz_not_installed' ({path}:1)"
     )
 
@@ -163,7 +163,7 @@ def test_a_dependency_that_is_not_installed_is_not_taken_for_the_module_itself(w
 def test_every_way_in_which_an_import_breaks_is_told(text: str, told: str, write: Write) -> None:
     path = write("zz_f.py", text)
     message = refusal("zz_f.Net").message
-    assert message.startswith(f"model._target_: the module 'zz_f' is there, but importing it fails: {told}")
+    assert message.startswith(f"model._target_: the module 'zz_f' exists, but importing it fails: {told}")
     assert f"{path}:" in message
 
 

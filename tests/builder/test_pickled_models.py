@@ -50,7 +50,7 @@ def test_a_whole_model_is_refused_and_all_its_names_are_told(whole: Path) -> Non
     with pytest.raises(CheckpointError) as refusal:
         carry_out(None, whole)
     message = refusal.value.message
-    assert message.startswith(f"model is null, so the model would be built by code that {whole} names; ")
+    assert message.startswith(f"model is null, so code that {whole} names would build the model; ")
     assert STANDARD in message
     assert "torch.nn.modules.linear.Linear" in message
     assert "torch.nn.modules.activation.ReLU" in message
@@ -66,7 +66,7 @@ def test_what_is_admitted_is_enough(whole: Path) -> None:
     assert checks(loaded.report)["forward pass"]
     assert loaded.report.keys.loaded == 4
     assert loaded.report.model is not None
-    assert loaded.report.model.build == "plain: the model comes out of the file"
+    assert loaded.report.model.build == "plain: the model comes from the file"
     assert loaded.report.parts[""].trust == {"allow_globals": needed(whole)}
 
 

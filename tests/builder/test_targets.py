@@ -106,8 +106,8 @@ def test_targets_that_are_not_there_are_told_together() -> None:
     error = refusal({"_target_": "torch.nn.Linaer", "a": {"_target_": "torch.nn.ReLUU"}, "b": {"_target_": "relu"}})
     assert error.message == "model.b._target_: 'relu' is not the dotted name of a class or function"
     error = refusal({"_target_": "torch.nn.Linaer", "a": {"_target_": "torch.nn.ReLUU"}})
-    assert "model._target_: torch.nn.Linaer leads nowhere" in error.message
-    assert "model.a._target_: torch.nn.ReLUU leads nowhere" in error.message
+    assert "model._target_: torch.nn.Linaer cannot be found" in error.message
+    assert "model.a._target_: torch.nn.ReLUU cannot be found" in error.message
     assert error.hint == "model._target_=torch.nn.Linear\nmodel.a._target_=torch.nn.ReLU"
 
 

@@ -56,7 +56,7 @@ def test_a_record_sets_nothing_that_a_module_keeps_for_itself(name: str, tmp_pat
         path = holding(parameters(content), tmp_path / "a.safetensors")
         refused = refusal(path)
         assert refused.message == (
-            f"the model config in {path} sets {name}, which Python or nn.Module keep for themselves: do not build a "
+            f"the model config in {path} sets {name}, reserved by Python or nn.Module: do not build a "
             "model from this file"
         )
         assert refused.hint.startswith("model._target_=my_pkg.Net   # ")
@@ -73,29 +73,35 @@ def test_a_record_puts_no_value_in_the_place_of_a_method(name: str, tmp_path: Pa
     [
         ("no JSON", "it is no JSON (Expecting value"),
         ("[" * 100_000, "it is no JSON (maximum recursion depth exceeded"),
-        ("x" * 1_000_001, "it has 1,000,001 characters, at most 1,000,000 are allowed"),
+        ("x" * 1_000_001, "1,000,001 characters, more than the 1,000,000 allowed"),
         ('{"schema": 1, "schema": 1}', "it names 'schema' twice"),
         ('{"schema": NaN}', "it is no JSON (NaN is no JSON"),
         ([], "it is no mapping of names"),
-        ({}, "it says no schema"),
-        ({**GOOD, "schema": True}, "it says no schema"),
-        ({**GOOD, "schema": 2}, "its schema is 2, this loader reads 1"),
-        ({**GOOD, "code": "import os"}, "it has the unknown field 'code'"),
-        ({**GOOD, "sources": []}, "'sources' is no mapping"),
-        ({**GOOD, "sources": {"": {"file": 1, "sha256": "", "key": None, "rules": {}}}}, "'sources' holds what is no"),
-        ({**GOOD, "sources": {"": {"file": "", "sha256": "", "key": None, "rules": 1}}}, "'sources' holds what is no"),
-        ({**GOOD, "sources": {"": {"file": "", "sha256": ""}}}, "'sources' holds what is no source"),
-        ({**GOOD, "model": "torch.nn.Linear"}, "'model' is no config"),
-        ({**GOOD, "input": {"path": "/etc/passwd"}}, "'input' is no spec of an input, or one of too many elements"),
-        ({**GOOD, "input": {"shape": [(1 << 24) + 1]}}, "'input' is no spec of an input, or one of too many elements"),
-        ({**GOOD, "dtype": "float128"}, "'dtype' is none"),
-        ({**GOOD, "dtype": ["float16"]}, "'dtype' is none"),
+        ({}, "'schema' is not an integer"),
+        ({**GOOD, "schema": True}, "'schema' is not an integer"),
+        ({**GOOD, "schema": 2}, "unsupported schema 2 (expected 1)"),
+        ({**GOOD, "code": "import os"}, "unknown field 'code'"),
+        ({**GOOD, "sources": []}, "'sources' is not a mapping"),
+        (
+            {**GOOD, "sources": {"": {"file": 1, "sha256": "", "key": None, "rules": {}}}},
+            "'sources' has an invalid entry",
+        ),
+        (
+            {**GOOD, "sources": {"": {"file": "", "sha256": "", "key": None, "rules": 1}}},
+            "'sources' has an invalid entry",
+        ),
+        ({**GOOD, "sources": {"": {"file": "", "sha256": ""}}}, "'sources' has an invalid entry"),
+        ({**GOOD, "model": "torch.nn.Linear"}, "'model' is not a config"),
+        ({**GOOD, "input": {"path": "/etc/passwd"}}, "'input' is not an input spec, or has too many elements"),
+        ({**GOOD, "input": {"shape": [(1 << 24) + 1]}}, "'input' is not an input spec, or has too many elements"),
+        ({**GOOD, "dtype": "float128"}, "invalid 'dtype'"),
+        ({**GOOD, "dtype": ["float16"]}, "invalid 'dtype'"),
     ],
 )
 def test_a_record_that_no_conversion_wrote_is_refused(record: object, told: str, tmp_path: Path) -> None:
     path = holding(record, tmp_path / "a.safetensors")
     refused = refusal(path, CheckpointError)
-    assert refused.message.startswith(f"the record of the conversion in {path} is refused: {told}")
+    assert refused.message.startswith(f"invalid conversion record in {path}: {told}")
     assert refused.hint == "model._target_=my_pkg.Net   # the weights load into a declared model without it"
     assert carry_out(LINEAR, path).report.keys.loaded == 2
 
@@ -138,7 +144,7 @@ def test_only_torchs_and_the_loaders_own_may_be_called_unless_the_user_says_so(t
     path = holding({**GOOD, "model": {"_target_": "tests.models.Two"}}, tmp_path / "a.safetensors")
     refused = refusal(path)
     assert refused.message == (
-        f"the model config in {path} names tests.models.Two; for a config out of a file only torch.nn.* and loader.* "
+        f"the model config in {path} names tests.models.Two; for a config from a file only torch.nn.* and loader.* "
         "may be called"
     )
     line = "'trusted_targets=[torch.nn.*,loader.*,tests.models.Two]'"
@@ -183,7 +189,7 @@ def test_a_file_converted_without_its_config_says_so(tmp_path: Path) -> None:
 def test_several_files_have_no_one_config(tmp_path: Path) -> None:
     parts = {name: {"path": str(holding(GOOD, tmp_path / name))} for name in "ab"}
     refused = refusal(tmp_path / "a", parts=parts)
-    assert refused.message == "model=embedded takes the config out of a job's one checkpoint, and this job has 2"
+    assert refused.message == "model=embedded takes the config from the job's only checkpoint, but this job has 2"
 
 
 def test_shards_that_disagree_have_no_config(tmp_path: Path) -> None:

@@ -166,14 +166,12 @@ def test_a_config_that_json_cannot_hold_is_refused_by_place(tmp_path: Path) -> N
         carry_out(node, tmp_path / "missing.pt", mode="convert", convert={"path": str(tmp_path)})
     assert refused.value.message == (
         "the model's config cannot go into the converted file: model.sizes is a tuple, model.options has the key 1, "
-        "which is no text, model.options.b.0 is nan, model.dtype is a dtype; text, numbers, true, false, null, lists "
+        "which is not text, model.options.b.0 is nan, model.dtype is a dtype; text, numbers, true, false, null, lists "
         "and mappings of these were expected"
     )
 
 
 def test_a_config_that_is_too_long_is_refused(tmp_path: Path) -> None:
     node = {"_target_": "tests.models.Arguments", "sizes": [3, 2], "options": {"a": "x" * 1_000_001}}
-    with pytest.raises(
-        ConfigError, match=r"take 1,000,\d+ characters in the converted file, at most 1,000,000 are allowed"
-    ):
+    with pytest.raises(ConfigError, match=r"would take 1,000,\d+ characters in the converted file, more than the "):
         carry_out(node, tmp_path / "missing.pt", mode="convert", convert={"path": str(tmp_path)})
