@@ -24,7 +24,7 @@ from .apply.transaction import Transaction, all_or_nothing
 from .config.call_arguments import check_checkpoint, check_module, check_order, overrides_of, plain_names
 from .config.compose import compose
 from .errors import ConfigError
-from .formats import found  # noqa: F401
+from .formats import find  # noqa: F401
 from .job import execute, names_model
 from .module.dtype import resolve_dtype
 from .module.user_code import own_code_refused

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError, located
 from ..files.path import called, is_url, resolve_path, shown_path
-from ..formats.found import find, find_in
+from ..formats.find import find, find_in
 from ..formats.opened import Checkpoint
 from ..formats.pickle.needed import dangers_among
 from ..formats.sniff import known_formats

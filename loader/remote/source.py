@@ -16,10 +16,9 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
 from ..files.path import natural, stand_for
-from ..formats.folder import PREFERRED, is_shard
+from ..formats.find import candidates
 from ..formats.index import is_index_name, read_index
 from ..formats.several import joint_digest
-from ..formats.signatures import ENDINGS
 from ..text.lines import Fix
 from .cache import Cache
 from .download import fetch
@@ -207,10 +206,7 @@ def choose(url: Url, names: Sequence[str]) -> str:
     Raises:
         CheckpointError: There is none, or there are several.
     """
-    found = next((known for pair in PREFERRED if (known := [name for name in pair if name in names])), None)
-    if found is None:
-        indexes = [name for name in names if is_index_name(name)]
-        found = indexes or [name for name in names if name.endswith(ENDINGS) and not is_shard(name)]
+    found = candidates(names, lambda _: names)  # what an index lists is known once it is downloaded
     if len(found) != 1:
         raise no_checkpoint_in(url, found)
     return found[0]

@@ -16,7 +16,7 @@ from torch import nn
 from ..apply.prepare import Prepared, refuse_without_data
 from ..errors import ConfigError, VerificationError
 from ..files.path import is_copy, shown_path
-from ..formats.folder import Sources
+from ..formats.find import Sources
 from ..formats.memory import MemoryCheckpoint
 from ..formats.tensor import dtype_name
 from ..module.dtype import floating_dtype

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from loader.formats.folder import Sources
+from loader.formats.find import Sources
 from loader.parts.open import open_checkpoint
 from tests.formats.sharding import write_shards
 from tests.hostile.samples import distributed

@@ -19,8 +19,8 @@ from ...files.file import CheckpointFile
 from ...files.path import leads_out, natural, shown_path
 from ...text.lines import Fix
 from ...text.wording import safe_text
-from ..folder import DCP_ENDING as ENDING
-from ..folder import DCP_METADATA as METADATA
+from ..find import DCP_ENDING as ENDING
+from ..find import DCP_METADATA as METADATA
 from ..limits import LARGEST_OBJECT, MOST_OBJECTS
 from ..opened import OpenedFile
 from ..several import SeveralFiles, digest_of, each, opened, refuse_links, refuse_missing

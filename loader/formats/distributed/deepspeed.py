@@ -19,7 +19,7 @@ from ...files.path import leads_out, natural, path_override, shown_path
 from ...text.lines import Fix
 from ...text.wording import counted, listing, safe_text
 from .. import sniff
-from ..folder import has_preferred, listed
+from ..find import has_preferred, listed
 from ..index import fault_of_name
 from ..limits import LONGEST_NAME
 from ..several import SeveralFiles, digest_of, each, opened, refuse_links

@@ -19,7 +19,7 @@ from ...builder.embedded import KEY, WITHOUT, Record, Source, is_input, to_text,
 from ...errors import ConfigError
 from ...files.path import called, is_copy
 from ...files.write import drafts
-from ...formats.folder import Sources
+from ...formats.find import Sources
 from ...formats.safetensors import nbytes, pieces
 from ...module.dtype import resolve_dtype
 from ...parts import Part

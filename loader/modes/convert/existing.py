@@ -15,7 +15,7 @@ from ...builder.embedded import Record, Source, read_record
 from ...errors import CheckpointError, ConfigError
 from ...files.file import CheckpointFile
 from ...files.path import shown_path
-from ...formats.folder import Sources, inode
+from ...formats.find import Sources, inode
 from ...formats.index import read_index
 from ...parts.open import open_checkpoint
 from ...schema import AUTO

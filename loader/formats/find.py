@@ -1,8 +1,9 @@
-"""Which files belong to a checkpoint: the one of a folder, and all that a job reads.
+"""What a path is, and which file of a folder is the checkpoint.
 
-Guarantees: the names that Hugging Face's libraries write are known, safetensors before pickles; otherwise the folder
-must hold exactly one checkpoint. Where it holds several, nothing is guessed: they are listed, each with the line to
-type. Nothing outside the folder is taken from it. `Sources` recognises a file by any name or link that leads to it.
+Guarantees: content decides for files, and the names that a tool always writes for folders. Of a folder that holds one
+checkpoint among other files, the names that Hugging Face's libraries write come first, safetensors before pickles;
+otherwise there must be exactly one: several are listed, each with the line to type. Nothing outside the folder is
+taken from it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,70 @@ from ..files.file import CheckpointFile
 from ..files.path import called, is_url, leads_out, path_override, shown_path
 from ..text.lines import Fix, typed
 from ..text.wording import counted, listing
+from . import sniff
 from .index import is_index, is_index_name, read_index
-from .opened import Checkpoint
+from .opened import Checkpoint, Found, OpenedFile
+from .several import Shards, opened
 from .signatures import ENDINGS
 from .tree import TensorEntry
+
+_FOLDERS = ("distributed.dcp:find_dcp", "distributed.deepspeed:find_zero")
+"""Formats that are a folder: what finds them, given the folder, the names in it and a stack that closes files; imported
+only for folders."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneFile:
+    """A checkpoint that is one file, recognised."""
+
+    file: CheckpointFile
+    recognised: sniff.Recognised
+
+    @property
+    def format(self) -> str:
+        """What was recognised in its content."""
+        return self.recognised.format
+
+    def open(self, check: str) -> OpenedFile:
+        """Reads its index; takes `checkpoint.check`."""
+        return self.recognised.open(check)
+
+    def sha256(self) -> str:
+        """The file's digest."""
+        return self.file.sha256()
+
+
+def find(path: Path, stack: ExitStack, format: str = "auto") -> Found:
+    """Finds out what a path is.
+
+    Args:
+        path: Absolute; something is there.
+        stack: Closes the files that were opened for it when it unwinds.
+        format: `checkpoint.format`, for `sniff.recognise`.
+
+    Raises:
+        CheckpointError: It cannot be opened, or is nothing that is read.
+    """
+    if path.is_dir():
+        return _in_folder(path, stack, format)
+    if path.name == DCP_METADATA or path.suffix == DCP_ENDING:
+        return _in_folder(path.parent, stack, format)  # no checkpoint by itself, and always a part of one
+    return find_in(opened(path, stack), stack, format)
+
+
+def _in_folder(path: Path, stack: ExitStack, format: str) -> Found:
+    names = listed(path)
+    for module, _, name in (kind.partition(":") for kind in _FOLDERS):
+        found: Found | None = getattr(import_module(f".{module}", __package__), name)(path, names, stack)
+        if found is not None:
+            return found
+    return find_in(opened(choose(path), stack), stack, format)
+
+
+def find_in(file: CheckpointFile, stack: ExitStack, format: str = "auto") -> Found:
+    """Finds out what an opened file is, as `find` does."""
+    return Shards(file, stack) if is_index(file) else OneFile(file, sniff.recognise(file, format))
+
 
 log = logging.getLogger(__name__)
 
@@ -55,22 +119,36 @@ def choose(folder: Path) -> Path:
         CheckpointError: There is none, there are several, or it leads out of the folder.
     """
     names = _files(folder)
-    candidates = next((found for pair in PREFERRED if (found := [name for name in pair if name in names])), None)
-    if candidates is None:
-        candidates = _others(folder, names)
-    if not candidates:
+    found = candidates(names, lambda index: _shards(folder / index))
+    if not found:
         raise _none(folder, names)
-    if len(candidates) > 1:
-        raise _several(folder, candidates)
-    chosen = folder / candidates[0]
+    if len(found) > 1:
+        raise _several(folder, found)
+    chosen = folder / found[0]
     outside = leads_out(chosen, folder)
     if outside is not None:
         raise CheckpointError(
             f"{shown_path(chosen)} is a link that leads out of its folder, to {shown_path(outside)}",
             path_override(outside, note="if that file is meant"),
         )
-    log.info("%s: %s is the checkpoint in it", shown_path(folder), candidates[0])
+    log.info("%s: %s is the checkpoint in it", shown_path(folder), found[0])
     return chosen
+
+
+def candidates(names: Sequence[str], shards: Callable[[str], Collection[str]]) -> list[str]:
+    """The files of a folder that may be its one checkpoint.
+
+    Args:
+        names: The files in it.
+        shards: The files that an index lists.
+    """
+    known = next((found for pair in PREFERRED if (found := [name for name in pair if name in names])), None)
+    if known is not None:
+        return known
+    indexes = [name for name in names if is_index_name(name)]
+    left_out = {*indexes, *(shard for index in indexes for shard in shards(index))}
+    others = [name for name in names if name.endswith(ENDINGS) and not name.endswith(_GOLDEN) and not is_shard(name)]
+    return [*indexes, *(name for name in others if name not in left_out)]
 
 
 def has_preferred(names: Sequence[str]) -> bool:
@@ -105,18 +183,6 @@ def _files(folder: Path) -> list[str]:
         for name in listed(folder)
         if (is_index_name(name) or name.endswith(ENDINGS)) and name[0] != "." and not (folder / name).is_dir()
     ]
-
-
-def _others(folder: Path, names: Sequence[str]) -> list[str]:
-    """Indexes, and files that no index names and that are not called like one of several shards."""
-    indexes = [name for name in names if is_index_name(name)]
-    named = {shard for name in indexes for shard in _shards(folder / name)}
-    files = [
-        name
-        for name in names
-        if name not in indexes and name not in named and not name.endswith(_GOLDEN) and not is_shard(name)
-    ]
-    return [*indexes, *files]
 
 
 def _shards(index: Path) -> set[str]:
