@@ -1,8 +1,7 @@
 """The command line.
 
 Guarantees: one process, one exit code (0 to 6, or 130 when interrupted); every refusal is one block on stderr without
-a traceback, Hydra's own refusals too (HYDRA_FULL_ERROR=1 shows the traceback as well); torch is imported by nothing
-but a job.
+a traceback, including Hydra's own refusals (HYDRA_FULL_ERROR=1 also shows the traceback); only a job imports torch.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _INTERRUPTED = 130
 
 
 def main() -> None:
-    """Runs the command that ``sys.argv`` holds, and ends the process with its exit code."""
+    """Runs the command in ``sys.argv``, and ends the process with its exit code."""
     sys.exit(run_command(sys.argv[1:]))
 
 
@@ -46,13 +45,13 @@ def run_command(arguments: Sequence[str]) -> int:
     """Runs one command.
 
     Args:
-        arguments: What stands after the program's name.
+        arguments: The words after the program's name.
 
     Returns:
         The exit code.
 
     Raises:
-        SystemExit: What only shows something, such as ``--help``, ends as argparse and Hydra end it.
+        SystemExit: Commands that only show something, such as ``--help``, end as in argparse and Hydra.
     """
     _let_argparse_be()
     with unbreakable():
@@ -71,18 +70,18 @@ def _answer(arguments: Sequence[str]) -> int:
 
 
 def _printed(exit_code: int) -> int:
-    """Refuses to call a command done whose output is not there to be read."""
+    """Refuses success to a command whose output was lost."""
     failed = printing_failed()
     if failed is None or exit_code != 0:
         return exit_code
     raise ConfigError(
-        f"what was printed is lost in part: stdout could not be written ({failed.strerror})",
-        Fix("df -h", "says which disk is full"),
+        f"part of the output is lost: stdout could not be written ({failed.strerror})",
+        Fix("df -h", "shows which disk is full"),
     )
 
 
 def _guarded(command: Callable[[], int]) -> int:
-    """Runs a command; a refusal is printed, and gives its exit code."""
+    """Runs a command; prints a refusal and returns its exit code."""
     try:
         return command()
     except LoaderError as error:
@@ -101,18 +100,18 @@ def _find_modules_here() -> None:
     try:
         find_modules_in(os.getcwd())  # noqa: PTH109  # sys.path holds strings
     except OSError as error:
-        told = f"the working folder cannot be used: {error.strerror}"
-        raise ConfigError(told, Fix("cd FOLDER", "one that exists")) from error
+        fault = f"the working folder cannot be used: {error.strerror}"
+        raise ConfigError(fault, Fix("cd FOLDER", "one that exists")) from error
 
 
 def _let_argparse_be() -> None:
-    """Keeps Hydra 1.3 working on Python 3.14, whose argparse looks into help texts that Hydra makes when asked."""
+    """Keeps Hydra 1.3 working on Python 3.14, whose argparse checks help texts that Hydra makes lazily."""
     if sys.version_info >= (3, 14):
         argparse.ArgumentParser._check_help = lambda _self, _action: None  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _run(arguments: Arguments) -> int:
-    """Runs a job or a sweep; a config may say that it is a sweep as well as the command line."""
+    """Runs a job or a sweep; a config can make it a sweep, as the command line can."""
     refusal = None
     try:
         overrides = for_hydra(arguments)
@@ -126,7 +125,7 @@ def _run(arguments: Arguments) -> int:
 
 
 def _overrides_of_a_sweep(arguments: Arguments, refusal: ConfigError) -> list[str]:
-    """Returns what is left to try of arguments that a single run does not take; raises the refusal where nothing is."""
+    """Returns the overrides of a sweep for arguments that a single run refuses, or raises the refusal."""
     if arguments.sweep or arguments.shows:
         raise refusal
     try:
@@ -136,15 +135,15 @@ def _overrides_of_a_sweep(arguments: Arguments, refusal: ConfigError) -> list[st
 
 
 def _run_hydra(arguments: Arguments, overrides: list[str], refusal: ConfigError | None = None) -> int | None:
-    """Runs what was typed.
+    """Runs Hydra.
 
     Args:
         arguments: The command line.
         overrides: Its overrides for Hydra.
-        refusal: Why it is none of a single run, where that is so: nothing runs then.
+        refusal: Why it is not valid for a single run, if so; then nothing runs unless a config makes it a sweep.
 
     Returns:
-        The exit code; None where a config says that this is a sweep, and it was read as a single run.
+        The exit code; None if a config makes this a sweep, and it was read as a single run.
     """
     task = Task(arguments.typed, as_json=arguments.json)
     runs = _nothing if refusal else task
@@ -156,7 +155,7 @@ def _run_hydra(arguments: Arguments, overrides: list[str], refusal: ConfigError 
         if abandoned.refusal is not None:
             raise abandoned.refusal from None
         return None
-    except Exception as error:  # noqa: BLE001  # whatever Hydra and its plugins raise is told, or raised again
+    except Exception as error:  # noqa: BLE001  # anything that Hydra and its plugins raise is translated, or raised again
         if refusal is not None:
             raise refusal from None
         return _failed(error, take_sweep(), arguments.typed)
@@ -178,11 +177,11 @@ def _run_hydra(arguments: Arguments, overrides: list[str], refusal: ConfigError 
 
 
 def _nothing(_config: object) -> None:
-    """What is run where nothing may run."""
+    """Replaces the task when nothing may run."""
 
 
 def _concluded(sweep: Sweep | None, *, broken: bool = False) -> int | None:
-    """Writes and shows how a sweep went; None where no job of it was started."""
+    """Writes and shows the summary of a sweep; returns None if no job was started."""
     if sweep is None:
         return None
     from ..sweep.summary import conclude  # noqa: PLC0415  # only a sweep has one
@@ -191,10 +190,10 @@ def _concluded(sweep: Sweep | None, *, broken: bool = False) -> int | None:
 
 
 def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:
-    """Reports why Hydra broke off; a launcher that broke a sweep off may raise anything."""
+    """Reports why Hydra stopped; a launcher that ends a sweep may raise anything."""
     if sweep is not None and isinstance(error, OSError) and not isinstance(error, HydraException):
         refusal = _unwritable(error, sweep)
-    else:  # Hydra's word on a missing option is an OSError, too
+    else:  # Hydra's error for a missing option is an OSError too
         refusal = translate(error, typed)
     exit_code = _concluded(sweep, broken=refusal is None and sweep is not None and bool(sweep.plugins))
     if refusal is not None:
@@ -210,7 +209,7 @@ def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:
 
 
 def _unwritable(error: OSError, sweep: Sweep) -> ConfigError | None:
-    """Hydra itself fails at nothing but its folder; another's launcher may at anything, and is no refusal of ours."""
+    """Refuses an unwritable folder, Hydra's only OSError; other launchers may raise one for any reason."""
     from ..sweep.folders import unwritable  # noqa: PLC0415  # only a sweep has one
 
     return None if sweep.plugins else unwritable(sweep.folder, error)
@@ -218,7 +217,7 @@ def _unwritable(error: OSError, sweep: Sweep) -> ConfigError | None:
 
 @contextmanager
 def _command_line(arguments: list[str]) -> Iterator[None]:
-    """Hands Hydra its arguments, which it takes from ``sys.argv``."""
+    """Passes arguments to Hydra, which reads ``sys.argv``."""
     before = sys.argv
     sys.argv = [before[0], *arguments]
     try:
@@ -229,7 +228,7 @@ def _command_line(arguments: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _hydra_raises() -> Iterator[None]:
-    """Makes Hydra raise what it would print: this variable is the switch that it offers for that."""
+    """Makes Hydra raise errors instead of printing them, by the variable that it has for this."""
     before = os.environ.get(_FULL_ERROR)
     os.environ[_FULL_ERROR] = "1"
     try:

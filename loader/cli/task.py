@@ -1,8 +1,8 @@
-"""What Hydra calls for each job.
+"""The function that Hydra calls for each job.
 
-Guarantees: it never raises for anything about a job, so that no launcher stops a sweep for one; a single run stays in
-this process, a job of a sweep gets one of its own; a config that does not resolve is refused like any other; what Hydra
-keeps of a job has lost the credentials of its URLs before the job runs.
+Guarantees: it never raises because of a job, so that no launcher stops a sweep for one. A single run stays in this
+process; each job of a sweep gets its own. A config that does not resolve is refused like any other. The files that
+Hydra keeps of a job are redacted before the job runs.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ log = logging.getLogger(__name__)
 
 
 class Task:
-    """One command's jobs.
+    """The jobs of one command.
 
     Args:
         typed: The overrides as the user typed them.
-        as_json: Whether a single run prints its report as JSON, whatever became of it, and no text.
+        as_json: Whether a single run prints its report as JSON instead of text, even after a refusal.
     """
 
     def __init__(self, typed: list[str], *, as_json: bool = False) -> None:
         self.typed = typed
         self.as_json = as_json
         self.exit_code: int | None = None
-        """How the run ended, or the worst job that was run from this process; None where none was."""
+        """The exit code of the run, or of the worst job run from this process; None if none was."""
         self.environment: dict[str, str | None] = {}
-        """What a sweep changed of the user's environment, as it was; it goes with the task into other processes."""
+        """The user's values of variables that a sweep changed, for the processes of its jobs."""
         self.origin: Origin | None = None
         """Where the sweep was started, in a launcher's process."""
         self._noted: set[str] = set()
 
     def __call__(self, config: DictConfig) -> int:
-        """Runs a job; returns its exit code, which a sweeper that looks for the least number can take as a result."""
+        """Runs a job; returns its exit code, which a sweeper that minimises can use as a result."""
         hydra = HydraConfig.get()
         remember(OmegaConf.to_container(config, resolve=False))
         redact_files(self._kept_by(hydra))
         sources = [(source.path, source.provider) for source in hydra.runtime.config_sources]
         choices = dict(OmegaConf.to_container(hydra.runtime.choices, resolve=False))  # type: ignore[arg-type]
-        for told in replaced(choices.items(), sources, str(hydra.job.config_name)):
-            log.info("%s", told)
+        for note in replaced(choices.items(), sources, str(hydra.job.config_name)):
+            log.info("%s", note)
         self._note(near_misses(config, _typed(hydra)))
         if hydra.mode == RunMode.MULTIRUN:
             return self._run_in_sweep(config)
@@ -69,7 +69,7 @@ class Task:
         return self.exit_code
 
     def _note(self, notes: Sequence[str]) -> None:
-        """Says on the terminal what holds for all jobs of a sweep, once."""
+        """Prints notes, each once for all jobs of a sweep."""
         for text in notes:
             if text not in self._noted:
                 from ..report.terminal import print_note  # noqa: PLC0415  # few runs have one
@@ -97,7 +97,7 @@ class Task:
             return run(resolved, self.typed, output_dir, quiet=self.as_json)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes to a launcher's process, which has no other way to know the sweep."""
+        """Pickles the task with the sweep's origin, for a launcher's process."""
         return {**self.__dict__, "origin": origin()}
 
     def _run_in_sweep(self, config: DictConfig) -> int:
@@ -128,24 +128,24 @@ class Task:
         except ConfigError as error:
             record.settle(refuse(error, config, record.overrides, Path(str(record.output_dir))))
         except Exception as error:
-            # No process could be had, or a bug: the jobs after this one are no worse for it.
+            # No process could be started, or a bug: the next jobs still run.
             log.exception("the job could not be run")
             record.fail(error)
 
     def _kept_by(self, hydra: HydraConf) -> Iterator[Path]:
-        """Where Hydra has kept a job's config, and a sweep's, by the time that the job begins."""
+        """Yields the files in which Hydra has kept the configs of a job and its sweep before the job begins."""
         if hydra.output_subdir is not None:
             yield from (Path(hydra.runtime.output_dir) / hydra.output_subdir).glob("*.yaml")
         if hydra.mode == RunMode.MULTIRUN:
             yield self._folder() / "multirun.yaml"
 
     def _folder(self) -> Path:
-        """The sweep's folder; a job's own settings may say another."""
+        """Returns the sweep's folder, which a job's own settings may contradict."""
         known, hydra = self.origin or origin(), HydraConfig.get()
         return known.folder if known is not None else Path(hydra.runtime.cwd, str(hydra.sweep.dir))
 
     def _is_swept(self) -> bool:
-        """Says whether the sweep is still there; one on another machine ends its jobs by its scheduler's means."""
+        """Returns whether the sweep is still running; on another machine, a scheduler ends its jobs."""
         from ..sweep.folders import is_written  # noqa: PLC0415  # what a single run does without
 
         started = self.origin
@@ -153,7 +153,7 @@ class Task:
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """The config as plain data, its paths as they were typed whatever folder a run has."""
+    """Returns the config as plain data, with paths relative to the folder in which they were typed."""
     hydra = HydraConfig.get()
     resolved = plain(config, _typed(hydra))
     scaffold = resolved.get("scaffold")
@@ -167,14 +167,14 @@ def _typed(hydra: HydraConf) -> list[str]:
 
 
 def _own_configs(hydra: HydraConf) -> str:
-    """Where a config goes that is to be written: among the user's own, if a folder of them is named."""
+    """Returns the folder for a scaffolded config: the user's own config folder, if there is one."""
     own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     folder = f"{os.path.relpath(own[0], hydra.runtime.cwd)}/" if own else "conf/"
     return f"{folder}experiment/"
 
 
 def refuse(error: ConfigError, config: DictConfig, overrides: list[str], output_dir: Path) -> int:
-    """Tells and reports a refusal that came before the job could start; returns its exit code."""
+    """Prints and reports a refusal before the job could start; returns its exit code."""
     from ..job import reported  # noqa: PLC0415  # only a refusal needs it
     from ..report.terminal import print_error  # noqa: PLC0415
 

@@ -1,8 +1,8 @@
-"""Hydra's and OmegaConf's refusals, in the loader's words.
+"""Translates the refusals of Hydra and OmegaConf.
 
-Guarantees: whatever Hydra refuses becomes one `ConfigError` that says what was found, what was expected and which line
-to type; an exception that is not about the config comes back as None, so that no bug is dressed up as a user's error.
-The patterns below are what Hydra 1.3 writes; a text that none of them knows is passed on as it stands.
+Guarantees: every refusal of Hydra's becomes one `ConfigError` that says what was found, what was expected and what to
+type. For an exception that is not about the config the result is None, so that no bug is reported as a user's error.
+The patterns below match the texts of Hydra 1.3; a text without a pattern is passed on unchanged.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from .sections import known_keys, suggestion
 _LONGEST = 400
 _MOST_OPTIONS = 30
 
-_Told = tuple[str, *tuple[Fix, ...]]
+_Translation = tuple[str, *tuple[Fix, ...]]
 """A message and its fixes."""
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-"""A class by its module."""
+"""A class with its module."""
 
 
 def translate(error: Exception, overrides: Sequence[str] = ()) -> ConfigError | None:
     """Turns an exception into a refusal.
 
     Args:
-        error: What Hydra, OmegaConf or the YAML reader raised.
-        overrides: What was to be composed, for refusals that do not say what they are about.
+        error: An exception of Hydra, OmegaConf or the YAML reader.
+        overrides: The overrides to compose, for refusals that do not name theirs.
 
     Returns:
-        The refusal; None where the exception is about no config.
+        The refusal; None if the exception is not about a config.
     """
     if isinstance(error, ConfigError):
         return error
@@ -67,44 +67,44 @@ def translate(error: Exception, overrides: Sequence[str] = ()) -> ConfigError | 
 
 
 def _is_hydras(error: Exception) -> bool:
-    """Says whether Hydra or OmegaConf raised what anybody may raise, rather than a job that runs under them."""
+    """Returns whether Hydra or OmegaConf itself raised a built-in exception, rather than a job that they run."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith(("hydra.", "omegaconf."))
 
 
 def _refused_list(overrides: Sequence[str]) -> ConfigError | None:
-    """Tells a list with more than names in it, where a group is meant: one of the loader's or of the user's own."""
+    """Refuses a list of anything but names for a config group, the loader's or the user's own."""
     no_groups = set(known_keys()).difference(GROUPS)
     return refused_list([one for one in overrides if one.lstrip("+").partition("=")[0] not in no_groups])
 
 
 def _names_file(text: str) -> bool:
-    """Whether a text in the wrong place is the path of a checkpoint."""
+    """Returns whether a misplaced text is the path of a checkpoint."""
     return bool(text) and (os.path.lexists(text) or text.endswith(ENDINGS) or "://" in text)
 
 
-def _unparsable(error: OverrideParseException) -> _Told:
+def _unparsable(error: OverrideParseException) -> _Translation:
     shown = safe_text(error.override, _LONGEST)
     key, equals, value = error.override.partition("=")
     if not equals:
         hint = path_override(key) if _names_file(key) else _show_keys() if _is_unknown(key) else line(key, "VALUE")
-        return f"'{shown}' is no override; key=value was expected", hint
+        return f"'{shown}' is not an override (expected key=value)", hint
     if _is_unknown(key):
         return _no_such_key(key, value)
     lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
     reasons = [line for line in lines if not line.startswith(("Error parsing override", "See https", "^"))]
     reason = f": {safe_text(reasons[0], _LONGEST)}" if reasons else ""
-    told = f"the value of '{shown}' is not in Hydra's grammar{reason}"
+    fault = f"the value of '{shown}' is not valid in Hydra's grammar{reason}"
     closed = value + _closing(value)
     if closed != value and parse_value(closed) is not Refused:
-        return f"{told}; the brackets in it have to be closed", typed(f"{key.lstrip('+')}={closed}")
-    return f"{told}; it has to stand in quotes, inside those of the shell", line(
+        return f"{fault}; close its brackets", typed(f"{key.lstrip('+')}={closed}")
+    return f"{fault}; quote it, inside the quotes of the shell", line(
         key.lstrip("+"), value, "+" * (len(key) - len(key.lstrip("+")))
     )
 
 
 def _closing(value: str) -> str:
-    """The brackets that are open at the end of a text."""
+    """Returns the closing brackets that a text lacks."""
     still: list[str] = []
     for sign in value:
         if sign in "{[":
@@ -114,22 +114,22 @@ def _closing(value: str) -> str:
     return "".join(reversed(still))
 
 
-def _missing_config(error: MissingConfigException) -> _Told:
+def _missing_config(error: MissingConfigException) -> _Translation:
     text, name = str(error), str(error.missing_cfg_file or "")
     group, _, option = name.rpartition("/")
     section, _, file = name.partition("/")
-    # Of a folder in a group Hydra lists the options of the group.
+    # For a folder in a group, Hydra lists the options of the group.
     options = _options(group, text, None if section in GROUPS and section != group else error.options)
     if section == "checkpoint" and (_names_file(file) or not options):
-        told = f"'checkpoint' takes an option of its config group, not a file: '{safe_text(file, _LONGEST)}'"
-        return told, path_override(file)
+        fault = f"'checkpoint' takes an option of its config group, not a file: '{safe_text(file, _LONGEST)}'"
+        return fault, path_override(file)
     if "primary config" in text or not group:
         near = closest(name, options, most=1)
-        told = f"there is no config '{safe_text(name)}'{did_you_mean(name, options)}"
+        fault = f"there is no config '{safe_text(name)}'{did_you_mean(name, options)}"
         hint = typed("--config-name", near[0]) if near else Fix("--config-name NAME --config-dir FOLDER")
-        return f"{told}; there are: {listing(options, _MOST_OPTIONS) or 'none'}", hint
+        return f"{fault}; there are: {listing(options, _MOST_OPTIONS) or 'none'}", hint
     by = re.match(r"In '(.+?)'", text)
-    asked = f", which '{safe_text(by[1])}' asks for" if by and by[1] not in ("config", "hydra/config") else ""
+    asked = f", which '{safe_text(by[1])}' requires" if by and by[1] not in ("config", "hydra/config") else ""
     message = (
         f"the config group '{safe_text(group)}' has no option '{safe_text(option)}'{asked}"
         f"{did_you_mean(option, options)}; there are: {listing(options, _MOST_OPTIONS) or 'none'}"
@@ -145,28 +145,28 @@ def _missing_config(error: MissingConfigException) -> _Told:
 
 
 def _options(group: str, text: str, options: Any) -> list[str]:
-    """Lists the options of a group: Hydra's own list, or what is in the folders that it searched."""
+    """Lists the options of a group: Hydra's own list, or the files in the folders that it searched."""
     if options:
         return sorted(options)
     folders = [Path(found) / group for found in re.findall(r"path=file://(.+?)(?:['\n]|$)", text)]
     return sorted({file.stem for folder in folders if folder.is_dir() for file in folder.glob("*.yaml")})
 
 
-def _omegaconf(error: OmegaConfBaseException) -> _Told:
+def _omegaconf(error: OmegaConfBaseException) -> _Translation:
     first = safe_text(next(iter(str(error).splitlines()), type(error).__name__), _LONGEST)
-    # A resolver's own exception comes wrapped, its text as Python shows a KeyError's.
+    # A resolver's own exception is wrapped, with its text quoted like a KeyError's.
     first = re.sub(r"^\w+ raised while resolving interpolation: \"?(.+?)\"?$", r"\1", first)
     where = error.full_key or ""
     place = f" (at '{safe_text(where)}')" if where else ""
     return f"the config cannot be resolved{place}: {first}", line(where, "VALUE") if where else _show_keys()
 
 
-def _unknown_key(found: re.Match[str]) -> _Told:
+def _unknown_key(found: re.Match[str]) -> _Translation:
     return _no_such_key(found["key"], found["value"])
 
 
-def _own_key(found: re.Match[str], cause: BaseException | None) -> _Told:
-    """Tells an unknown key; where none of the loader's keys was meant, one of a user's own config may be."""
+def _own_key(found: re.Match[str], cause: BaseException | None) -> _Translation:
+    """Refuses an unknown key; a user's own config may have the one that was meant."""
     key, value = found["key"], found["value"]
     node = getattr(cause, "parent_node", None)
     if suggestion(key) is None and isinstance(node, DictConfig):
@@ -175,8 +175,8 @@ def _own_key(found: re.Match[str], cause: BaseException | None) -> _Told:
         near = closest(name, [str(own) for own in node if own != "hydra"], most=1)
         if near:
             meant = ".".join(filter(None, (above, near[0], below)))
-            told = f"unknown config key '{safe_text(key)}' (did you mean '{safe_text(meant)}'?)"
-            return told, typed(f"{meant}={value}")
+            fault = f"unknown config key '{safe_text(key)}' (did you mean '{safe_text(meant)}'?)"
+            return fault, typed(f"{meant}={value}")
     return _no_such_key(key, value)
 
 
@@ -185,17 +185,17 @@ def _is_unknown(key: str) -> bool:
     return bare not in known_keys() and not bare.startswith((*(f"{node}." for node in FREE), "hydra"))
 
 
-def _no_such_key(key: str, value: str) -> _Told:
+def _no_such_key(key: str, value: str) -> _Translation:
     if os.path.lexists(f"{key}={value}"):
         shown = safe_text(f"{key}={value}", _LONGEST)
-        return f"'{shown}' is a file and no override; key=value was expected", path_override(f"{key}={value}")
+        return f"'{shown}' is a file, not an override (expected key=value)", path_override(f"{key}={value}")
     meant = suggestion(key)
-    told = f" (did you mean '{safe_text(meant)}'?)" if meant else ""
+    near = f" (did you mean '{safe_text(meant)}'?)" if meant else ""
     hint = typed(f"{meant}={value}") if meant else _show_keys()
-    return f"unknown config key '{safe_text(key)}'{told}", hint
+    return f"unknown config key '{safe_text(key)}'{near}", hint
 
 
-def _several_values(found: re.Match[str]) -> _Told:
+def _several_values(found: re.Match[str]) -> _Translation:
     override = found["override"]
     key, _, value = override.partition("=")
     hints = [typed("-m", override, note="one job for each")]
@@ -206,51 +206,51 @@ def _several_values(found: re.Match[str]) -> _Told:
     return f"'{safe_text(override, _LONGEST)}' gives several values to a single run", *hints
 
 
-def _already_there(found: re.Match[str]) -> _Told:
-    return f"'{safe_text(found['key'])}' is there already, and + only adds", typed(found["override"])
+def _already_there(found: re.Match[str]) -> _Translation:
+    return f"'{safe_text(found['key'])}' exists already, and + only adds keys", typed(found["override"])
 
 
-def _not_to_delete(found: re.Match[str]) -> _Told:
+def _not_to_delete(found: re.Match[str]) -> _Translation:
     key = found["key"]
-    hint = Fix("'rules=[]'", "takes all rules away") if key == "rules" else _show_keys()
-    return f"'~{safe_text(key)}' takes away what is not there", hint
+    hint = Fix("'rules=[]'", "removes all rules") if key == "rules" else _show_keys()
+    return f"'~{safe_text(key)}' removes a key that does not exist", hint
 
 
-def _not_in_defaults(found: re.Match[str]) -> _Told:
-    # Hydra writes a list as Python does, which its own grammar takes with fewer signs.
-    return f"'{safe_text(found['key'])}' is no group of the defaults list", typed(found["line"].replace("'", ""))
+def _not_in_defaults(found: re.Match[str]) -> _Translation:
+    # Hydra writes a list as Python does; in its own grammar the quotes are not needed.
+    return f"'{safe_text(found['key'])}' is not a group of the defaults list", typed(found["line"].replace("'", ""))
 
 
-def _not_to_override(found: re.Match[str]) -> _Told:
+def _not_to_override(found: re.Match[str]) -> _Translation:
     group = found["key"]
     if "@experiment." in group:
         refused = without_package(users_file(found["file"]), f"chooses '{safe_text(group)}', which has no effect")
         return refused.message, *refused.fixes
-    told = f"'{safe_text(found['file'])}' overrides '{safe_text(group)}', which no defaults list before it chooses"
+    fault = f"'{safe_text(found['file'])}' overrides '{safe_text(group)}', which no earlier defaults list chooses"
     own = primaries(group)
     note = "" if own else f"a config of yours whose defaults list has '- {safe_text(group)}: OPTION'"
-    return told, typed("--config-name", own[0] if own else "NAME", note=note)
+    return fault, typed("--config-name", own[0] if own else "NAME", note=note)
 
 
-def _no_name(found: re.Match[str]) -> _Told:
-    told = "a config group takes the name of an option or a list of names"
+def _not_a_name(found: re.Match[str]) -> _Translation:
+    expected = "a config group takes the name of an option or a list of names"
     return (
-        f"{told}; a value of the type {found['kind']} was given",
+        f"{expected}, not a value of type {found['kind']}",
         _help("lists the groups and their options"),
     )
 
 
-def _merge(found: re.Match[str]) -> _Told:
+def _merge(found: re.Match[str]) -> _Translation:
     return f"'{safe_text(found['override'], _LONGEST)}' does not fit into the config", _show_keys()
 
 
-def _no_group(found: re.Match[str]) -> _Told:
+def _no_group(found: re.Match[str]) -> _Translation:
     return f"there is no config group '{safe_text(found['key'])}'", _help("lists the groups")
 
 
 _OVERRIDE = r"Could not override '(?P<key>.+?)'\."
 
-_KNOWN: tuple[tuple[str, Callable[[re.Match[str]], _Told]], ...] = (
+_KNOWN: tuple[tuple[str, Callable[[re.Match[str]], _Translation]], ...] = (
     (_OVERRIDE + r"\nTo append to your config use \+[^=]*=(?P<value>.*)", _unknown_key),
     (_OVERRIDE + r"(?s:.*)\nTo append to your default list use (?P<line>\+.*)", _not_in_defaults),
     (r"In '(?P<file>.+?)': Could not override '(?P<key>.+?)'", _not_to_override),
@@ -259,26 +259,26 @@ _KNOWN: tuple[tuple[str, Callable[[re.Match[str]], _Told]], ...] = (
     (r"An item is already at '(?P<key>.+?)'(?s:.*)Either remove \+ prefix: '(?P<override>.+)'", _already_there),
     (r"Could not delete (?:from config\. )?'(?P<key>.+?)'(?: does not exist|\. No match)", _not_to_delete),
     (r"looks like a config group override, but config group '(?P<key>.+?)' does not exist", _no_group),
-    (r"Config group override must be a string or a list\. Got (?P<kind>\w+)", _no_name),
+    (r"Config group override must be a string or a list\. Got (?P<kind>\w+)", _not_a_name),
     (r"Error merging override (?P<override>.+)", _merge),
 )
-"""What Hydra writes, and what is told instead; the first that matches."""
+"""Patterns of Hydra's texts, with their translations; the first match counts."""
 
 
-def _composition(error: Exception, overrides: Sequence[str]) -> _Told:
+def _composition(error: Exception, overrides: Sequence[str]) -> _Translation:
     text = str(error)
-    for pattern, told in _KNOWN:
+    for pattern, translation in _KNOWN:
         found = re.search(pattern, text)
         if found:
             cause = error.__cause__
-            message, *fixes = _own_key(found, cause) if told is _unknown_key else told(found)
-            detail = f": {_one_line(str(cause), 1)}" if told is _merge and cause else ""
+            message, *fixes = _own_key(found, cause) if translation is _unknown_key else translation(found)
+            detail = f": {_one_line(str(cause), 1)}" if translation is _merge and cause else ""
             return f"{message}{detail}", *fixes
     if not text.strip() and isinstance(error.__cause__, OmegaConfBaseException):
         return _omegaconf(error.__cause__)
     if isinstance(error, OSError) and error.strerror:
-        place = safe_text(error.filename, _LONGEST) if error.filename else "the run's folder could not be written"
-        return f"{place}: {error.strerror}", Fix("hydra.run.dir=FOLDER", "somewhere outputs can be written")
+        place = safe_text(error.filename, _LONGEST) if error.filename else "the run's folder cannot be written"
+        return f"{place}: {error.strerror}", Fix("hydra.run.dir=FOLDER", "a folder that can be written")
     for key, _, value in (override.partition("=") for override in overrides):
         if not isinstance(error, HydraException) and value and _is_unknown(key):
             return _no_such_key(key, value)

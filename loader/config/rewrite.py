@@ -273,10 +273,10 @@ def _listed(element: str) -> Iterator[tuple[str, Any]]:
 def _refusal(key: str, elements: Sequence[str], element: str, others: Sequence[tuple[str, Any]]) -> ConfigError:
     first, data = others[0]
     kind = "a mapping" if isinstance(data, Mapping) else "a list" if isinstance(data, list) else "not a name"
-    told = f"'{safe_text(f'{key}={element}', _LONGEST)}' lists {safe_text(first, _LONGEST)}, which is {kind}"
+    fault = f"'{safe_text(f'{key}={element}', _LONGEST)}' lists {safe_text(first, _LONGEST)}, which is {kind}"
     own = "; your own rules are a mapping from names to rules" if key == "rules" else ""
     expected = f"the group '{safe_text(key)}' takes the names of its options{own}"
-    return ConfigError(f"{told}; {expected}", _line(key, elements, element, others))
+    return ConfigError(f"{fault}; {expected}", _line(key, elements, element, others))
 
 
 def _line(key: str, elements: Sequence[str], element: str, others: Sequence[tuple[str, Any]]) -> Fix:

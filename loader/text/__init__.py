@@ -1,1 +1,1 @@
-"""Text that people read or type: wording, redaction, lines to paste; without torch and Hydra."""
+"""Text that people read or type: wording, redaction and lines to paste, without torch and Hydra."""

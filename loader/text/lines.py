@@ -104,8 +104,8 @@ def removal(path: str) -> str:
 def under(path: str, *names: object) -> str:
     """Returns the path of a key below another one; empty if a name cannot be a segment of a dotted path."""
     parts = [path, *map(str, names)] if path else list(map(str, names))
-    whole = ".".join(parts)
-    return whole if _PATH.fullmatch(whole) and not any("." in name for name in map(str, names)) else ""
+    dotted = ".".join(parts)
+    return dotted if _PATH.fullmatch(dotted) and not any("." in name for name in map(str, names)) else ""
 
 
 def typed(*words: str, note: str = "") -> Fix:

@@ -1,8 +1,7 @@
-"""How names, lists and sizes are written in messages.
+"""Names, lists and sizes in messages.
 
-Guarantees: text that comes from a file or a command line is made harmless for a terminal before it is shown (no
-control, bidirectional or surrogate characters) and is cut to a bounded length; lists name at most a few entries and
-count the rest.
+Guarantees: text from a file or a command line is escaped for a terminal (no control, bidirectional or surrogate
+characters) and cut to a bounded length; lists name a few entries and count the rest.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def safe_text(text: object, longest: int = _LONGEST_NAME) -> str:
-    """Writes a name that may come from a hostile file so that it cannot act on a terminal."""
+    """Escapes and cuts a name, which may come from a hostile file."""
     head = text_of(text)[: longest + 1]
     shown = head if head.isascii() and head.isprintable() else "".join(map(_escape, head))
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
 def text_of(value: object) -> str:
-    """Writes a value; the classes of others may refuse that, an exception's as well."""
+    """Converts a value to text, even if its class cannot."""
     try:
         return str(value)
     except Exception as error:  # noqa: BLE001  # somebody else's `__str__` may raise anything
-        return f"no text, as its __str__ raised {type(error).__name__}"
+        return f"no text: its __str__ raised {type(error).__name__}"
 
 
 def printable(text: str) -> str:
-    """Makes a text of several lines harmless for a terminal; the lines stay, and nothing is cut."""
+    """Escapes a text of several lines for a terminal; line breaks stay, and nothing is cut."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(character if character == "\n" else _escape(character) for character in text)
 
 
 def is_printable(text: str) -> bool:
-    """Says whether a text is one line that a terminal shows as it is."""
+    """Returns whether a text is one line that a terminal shows unchanged."""
     if text.isascii():
         return text.isprintable()
     return not any(unicodedata.category(character) in _UNPRINTABLE for character in text)
@@ -60,13 +59,13 @@ def listing(names: Iterable[object], most: int = _MOST_NAMES, longest: int = _LO
     return shown if len(given) <= most else f"{shown} and {len(given) - most:,} more"
 
 
-def phrases(told: Iterable[str], most: int = _MOST_NAMES) -> str:
-    """Lists phrases that hold several names each: bounded, but not to the length of one name."""
-    return listing(told, most, longest=_LONGEST_PHRASE)
+def phrases(texts: Iterable[str], most: int = _MOST_NAMES) -> str:
+    """Lists phrases of several names each, with a larger bound than that of a name."""
+    return listing(texts, most, longest=_LONGEST_PHRASE)
 
 
 def matches(name: str, globs: Iterable[str]) -> bool:
-    """Whether one of these patterns matches a whole name, case included."""
+    """Returns whether a pattern matches a whole name, case-sensitively."""
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
@@ -76,7 +75,7 @@ def closest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns `` (did you mean 'x'?)``, or nothing where no known name is close."""
+    """Returns `` (did you mean 'x'?)``, or an empty text if no known name is close."""
     near = closest(name, known, most=1)
     return f" (did you mean '{safe_text(near[0])}'?)" if near else ""
 
@@ -89,12 +88,12 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 def size(nbytes: float) -> str:
     """Writes a number of bytes in decimal units: ``1.5 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(nbytes) < (1000 if unit == "B" else 999.95):  # what would be rounded to 1000.0 is one of the next unit
+        if abs(nbytes) < (1000 if unit == "B" else 999.95):  # what rounds to 1000.0 gets the next unit
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
         nbytes /= 1000
     return f"{nbytes:.1f} TB"
 
 
 def shape(dimensions: Sequence[int] | None) -> str:
-    """Writes a shape as torch users do: ``[10, 784]``; None is a shape not fixed yet."""
+    """Writes a shape as torch users do: ``[10, 784]``; None is a shape that is not fixed yet."""
     return "[not fixed yet]" if dimensions is None else f"[{', '.join(map(str, dimensions))}]"

@@ -159,7 +159,7 @@ def test_a_refusal_is_one_block_on_stderr(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["device=a=b"], "error  the value of 'device=a=b' is not in Hydra's grammar"),
+        (["device=a=b"], "error  the value of 'device=a=b' is not valid in Hydra's grammar"),
         (["checkpoint.path=glob(*.nope)"], "error  no file matches '*.nope' for checkpoint.path (searched "),
         (["--config-name", "confg"], "error  there is no config 'confg' (did you mean 'config'?); there are: config\n"),
         (["--config-dir", "nowhere"], "error  Additional config directory '"),
@@ -203,7 +203,7 @@ def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> 
     Path("file").touch()
     assert run_command(["hydra.run.dir=file/run"]) == 2
     err = capsys.readouterr().err
-    assert err == "error  file/run: Not a directory\n  try  hydra.run.dir=FOLDER   # somewhere outputs can be written\n"
+    assert err == "error  file/run: Not a directory\n  try  hydra.run.dir=FOLDER   # a folder that can be written\n"
 
 
 @pytest.mark.usefixtures("folder")

@@ -152,7 +152,7 @@ def test_a_key_of_a_file_that_is_close_to_one_of_the_loaders_is_said_on_the_term
 
 def test_an_option_that_no_defaults_list_chooses_is_told_with_the_config_that_does(mine: Path) -> None:
     write(mine / "experiment" / "example.yaml", "# @package _global_\ndefaults:\n  - override /data: small\n")
-    told = "'experiment/example' overrides 'data', which no defaults list before it chooses"
+    told = "'experiment/example' overrides 'data', which no earlier defaults list chooses"
 
     with pytest.raises(ConfigError) as refusal:
         compose(["experiment=example"])

@@ -13,8 +13,8 @@ from loader.files.path import conf_dir
 
 MODELS = ", ".join(sorted(file.stem for file in (conf_dir() / "model").iterdir()))
 GRAMMAR = (
-    "the value of 'device=a=b' is not in Hydra's grammar: mismatched input '=' expecting <EOF>; "
-    "it has to stand in quotes, inside those of the shell"
+    "the value of 'device=a=b' is not valid in Hydra's grammar: mismatched input '=' expecting <EOF>; "
+    "quote it, inside the quotes of the shell"
 )
 RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir()))
 
@@ -61,8 +61,8 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
             GRAMMAR,
             "'device=\"a=b\"'",
         ),
-        (["foo"], "'foo' is no override; key=value was expected", "hydra-loader --cfg job   # shows every key"),
-        (["dtype"], "'dtype' is no override; key=value was expected", "dtype=VALUE"),
+        (["foo"], "'foo' is not an override (expected key=value)", "hydra-loader --cfg job   # shows every key"),
+        (["dtype"], "'dtype' is not an override (expected key=value)", "dtype=VALUE"),
         (
             ["device=cpu,cuda"],
             "'device=cpu,cuda' gives several values to a single run",
@@ -84,7 +84,7 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
             "-m model=linear,custom   # one job for each",
         ),
         (["path=a.pt"], "unknown config key 'path' (did you mean 'checkpoint.path'?)", "checkpoint.path=a.pt"),
-        (["ck/a.pt"], "'ck/a.pt' is no override; key=value was expected", "checkpoint.path=ck/a.pt"),
+        (["ck/a.pt"], "'ck/a.pt' is not an override (expected key=value)", "checkpoint.path=ck/a.pt"),
         (
             ["checkpoint=ck/a.pt"],
             "'checkpoint' takes an option of its config group, not a file: 'ck/a.pt'",
@@ -100,12 +100,12 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
             f"the config group 'model' has no option 'my_pkg.Net'; there are: {MODELS}",
             "model._target_=my_pkg.Net",
         ),
-        (["+device=cpu"], "'device' is there already, and + only adds", "device=cpu"),
-        (["~nope"], "'~nope' takes away what is not there", "hydra-loader --cfg job   # shows every key"),
-        (["~rules"], "'~rules' takes away what is not there", "'rules=[]'   # takes all rules away"),
+        (["+device=cpu"], "'device' exists already, and + only adds keys", "device=cpu"),
+        (["~nope"], "'~nope' removes a key that does not exist", "hydra-loader --cfg job   # shows every key"),
+        (["~rules"], "'~rules' removes a key that does not exist", "'rules=[]'   # removes all rules"),
         (
             ["rules@parts.a.rules=[ddp]"],
-            "'rules@parts.a.rules' is no group of the defaults list",
+            "'rules@parts.a.rules' is not a group of the defaults list",
             "'+rules@parts.a.rules=[ddp]'",
         ),
         (["nope@x=y"], "there is no config group 'nope'", "hydra-loader --help   # lists the groups"),
@@ -131,7 +131,7 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
         ),
         (
             ["experiment=null"],
-            "a config group takes the name of an option or a list of names; a value of the type NoneType was given",
+            "a config group takes the name of an option or a list of names, not a value of type NoneType",
             "hydra-loader --help   # lists the groups and their options",
         ),
     ],
@@ -149,11 +149,11 @@ def test_a_file_in_the_place_of_an_override_is_the_checkpoint(tmp_path: Path, mo
     Path("weights").write_bytes(b"")
     with pytest.raises(ConfigError) as caught:
         compose(["weights"])
-    assert caught.value.message == "'weights' is no override; key=value was expected"
+    assert caught.value.message == "'weights' is not an override (expected key=value)"
     assert caught.value.hint == "checkpoint.path=weights"
     with pytest.raises(ConfigError) as caught:
         compose(["epoch=3"])
-    assert caught.value.message == "'epoch=3' is a file and no override; key=value was expected"
+    assert caught.value.message == "'epoch=3' is a file, not an override (expected key=value)"
     assert caught.value.hint == "'checkpoint.path=\"epoch=3\"'"
     assert compose(shlex.split(caught.value.hint))["checkpoint"]["path"] == "epoch=3"
 
@@ -237,17 +237,17 @@ def test_a_folder_that_cannot_be_written() -> None:
     told = translate(PermissionError(13, "Permission denied", "/outputs"))
     assert told is not None
     assert told.message == "/outputs: Permission denied"
-    assert told.hint == "hydra.run.dir=FOLDER   # somewhere outputs can be written"
+    assert told.hint == "hydra.run.dir=FOLDER   # a folder that can be written"
     full = translate(OSError(28, "No space left on device"))
     assert full is not None
-    assert full.message == "the run's folder could not be written: No space left on device"
+    assert full.message == "the run's folder cannot be written: No space left on device"
     assert full.hint == told.hint
 
 
 def test_brackets_that_are_not_closed_are_closed_in_the_line_to_type() -> None:
     with pytest.raises(ConfigError) as refusal:
         compose(["rules={a: {strip: x."])
-    assert refusal.value.message.endswith("; the brackets in it have to be closed")
+    assert refusal.value.message.endswith("; close its brackets")
     assert refusal.value.hint == "'rules={a: {strip: x.}}'"
     assert compose(shlex.split(refusal.value.hint))["rules"] == {"a": {"strip": "x."}}
 

@@ -77,6 +77,6 @@ def test_a_command_whose_output_found_no_room_is_not_called_done(tmp_path: Path)
         done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
-        "error  what was printed is lost in part: stdout could not be written (No space left on device)\n"
-        "  try  df -h   # says which disk is full\n"
+        "error  part of the output is lost: stdout could not be written (No space left on device)\n"
+        "  try  df -h   # shows which disk is full\n"
     )
