@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import sys
 from pathlib import Path, PurePosixPath
 
 from ..errors import CheckpointError, ConfigError
@@ -19,13 +20,17 @@ from ..text import lines
 from ..text.lines import Fix
 from ..text.wording import closest, listing, safe_text
 
+if sys.platform == "win32":
+    from pathlib import WindowsPath as _SystemPath
+else:
+    from pathlib import PosixPath as _SystemPath
+
 _DIGITS = re.compile(r"([0-9]+)")
 _PACKAGE = "pkg://"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SLASH_LOST = re.compile(r"(https?|s3|gs|hf):/?(?!/)", re.IGNORECASE)
 """How a URL begins that lost one of its slashes, or both."""
 _LONGEST_PATH = 400
-_NAMES: dict[Path, str] = {}
 _MOST_ENTRIES = 10_000
 """A folder with more entries than this is not searched for close names."""
 
@@ -63,19 +68,27 @@ def shown_path(path: str | Path) -> str:
     return safe_text(called(path), longest=_LONGEST_PATH)
 
 
-def stand_for(path: Path, name: str) -> None:
-    """Has a local copy called by the name of what it is a copy of: a user knows a URL, not its place in a cache."""
-    _NAMES[path] = name
+class CopyPath(_SystemPath):
+    """The path of a local copy: messages name its origin, since a user knows a URL and not its place in a cache."""
+
+    origin: str = ""
+
+    @classmethod
+    def of(cls, path: Path, origin: str) -> CopyPath:
+        """The path of a copy of `origin`; paths derived from it are ordinary ones."""
+        made = cls(path)
+        made.origin = origin
+        return made
 
 
 def called(path: str | Path) -> str:
     """What messages and reports call a file: its path, or the URL that it was downloaded from."""
-    return _NAMES.get(Path(path), str(path)) if _NAMES else str(path)
+    return (path.origin if isinstance(path, CopyPath) else "") or str(path)
 
 
 def is_copy(path: Path) -> bool:
     """Whether a file is a local copy of something that lies elsewhere."""
-    return path in _NAMES
+    return isinstance(path, CopyPath) and bool(path.origin)
 
 
 def path_override(path: str | Path, *, note: str = "") -> lines.Fix:

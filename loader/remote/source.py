@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
-from ..files.path import natural, stand_for
+from ..files.path import CopyPath, natural
 from ..formats.find import candidates
 from ..formats.index import is_index_name, read_index
 from ..formats.several import joint_digest
@@ -95,9 +95,8 @@ class Source:
 
     def _copy(self, url: Url, path: Path, digest: str, *, seen: bool) -> RemoteCopy:
         blob = self._cache.blob(digest)
-        for name in (path, blob):
-            stand_for(name, url.shown)
         self._cache.put(path, digest)
+        blob, path = CopyPath.of(blob, url.shown), CopyPath.of(path, url.shown)
         return RemoteCopy(blob, path, url, self, digest if seen else None)
 
     def pin(self, url: Url, sha256: str) -> None:
@@ -110,7 +109,7 @@ class Source:
 
     def header(self, url: Url, path: Path) -> CheckpointFile:
         """Opens a file for its header alone where that can be, else as `whole` does."""
-        stand_for(path, url.shown)
+        path = CopyPath.of(path, url.shown)
         opened = try_header(url, path, self.transport, partial(self._header_beside, url, path))
         if opened is not None:
             return opened

@@ -63,13 +63,14 @@ def test_what_is_no_path_is_refused(text: str) -> None:
     assert "the path of a file was expected" in refusal(text).message
 
 
-def test_a_copy_is_called_by_what_it_is_a_copy_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path, "_NAMES", {})
-    copy = tmp_path / "a.pt"
-    assert (path.called(copy), path.is_copy(copy)) == (str(copy), False)
-    path.stand_for(copy, "https://host/a.pt")
+def test_a_copy_is_called_by_its_origin(tmp_path: Path) -> None:
+    plain = tmp_path / "a.pt"
+    copy = path.CopyPath.of(plain, "https://host/a.pt")
+    assert (path.called(plain), path.is_copy(plain)) == (str(plain), False)
     assert (path.called(copy), path.shown_path(copy), path.is_copy(copy)) == (*["https://host/a.pt"] * 2, True)
-    assert path.called(tmp_path / "b.pt") == str(tmp_path / "b.pt")
+    assert copy == plain
+    beside = copy.with_name("b.pt")
+    assert (path.called(beside), path.is_copy(beside)) == (str(tmp_path / "b.pt"), False)
 
 
 @pytest.mark.parametrize(

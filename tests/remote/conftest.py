@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from loader.files import path as paths
 from loader.remote import transport
 from tests.remote.server import Server
 
@@ -22,7 +21,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("LOADER_CACHE", str(folder))
     monkeypatch.setattr(transport, "PAUSES", (0.0, 0.0, 0.0, 0.0))
-    monkeypatch.setattr(paths, "_NAMES", {})
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     return folder
