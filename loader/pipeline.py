@@ -35,7 +35,8 @@ from .report import fill
 from .report.data import Report
 from .runtime import collector_paused
 from .schema import EMBEDDED, JobConfig
-from .verify.verify import check_inputs, check_structure, keep_record, record_of, verify
+from .verify import check_inputs, check_structure, keep_record, record_of, verify
+from .verify.checks import Subject
 
 Unasked = Callable[[JobConfig, Sequence[Part], FitError], LoaderError]
 """Rewrites the refusal of a model that nobody asked for."""
@@ -179,8 +180,9 @@ class Load:
         check_structure(self.module, device, verification)
         made = None
         if prove:
+            subject = Subject(self.module, self.job, self.parts, device, self.prepared, record)
             with self.target.proving(self.module):
-                made = verify(self.module, self.job, self.parts, record, device, verification, self.prepared)
+                made = verify(subject, verification)
         for part in self.parts:
             part.checkpoint.check_unchanged()
         return made

@@ -336,7 +336,7 @@ NOT_FOR_A_LOAD = (
 def test_a_load_imports_only_what_it_uses(tmp_path: Path) -> None:
     baseline = imported("-c", "import torch, hydra", cwd=tmp_path)
     found = imported(str(REPOSITORY / "run.py"), cwd=tmp_path)
-    assert {"loader.pipeline", "loader.verify.verify"} <= found
+    assert {"loader.pipeline", "loader.verify.checks"} <= found
     assert not {name for name in found - baseline if name.startswith(NOT_FOR_A_LOAD)}
 
 

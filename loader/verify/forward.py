@@ -8,7 +8,7 @@ kept; whatever the model's code does, raising and exiting included, comes back a
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from .proposal import Proposal, no_proposal, other_sizes, propose
 from .untouched import Untouched
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Pass:
     """One forward pass of one model or part."""
 
@@ -48,7 +48,7 @@ def plan_passes(
     model: nn.Module,
     parts: list[str],
     config: VerifyConfig,
-    records: dict[str, Record],
+    records: Mapping[str, Record],
     device: torch.device,
     seed: int,
 ) -> list[Pass]:
@@ -110,8 +110,8 @@ def _at(model: nn.Module, name: str) -> nn.Module:
     return model.get_submodule(name) if name else model  # scripted modules do not have the method
 
 
-def run(item: Pass, seed: int, arguments: Mapping[str, Any] | None = None) -> None:
-    """Runs one pass and keeps its outputs.
+def run(item: Pass, seed: int, arguments: Mapping[str, Any] | None = None) -> Pass:
+    """Runs one pass; returns it with its outputs.
 
     A proposed input that fails is tried again at other sizes; where none of them goes through, the pass is not done.
 
@@ -124,19 +124,19 @@ def run(item: Pass, seed: int, arguments: Mapping[str, Any] | None = None) -> No
         VerificationError: The forward pass fails on an input that was given, or gives no tensor.
     """
     try:
-        item.outputs = forward(item.module, item.inputs, item.name, seed)
+        done = replace(item, outputs=forward(item.module, item.inputs, item.name, seed))
     except ForwardError as error:
         if not item.proposed:
             raise error.told from error.__cause__
-        _try_others(item, seed, arguments or {}, error)
-    if item.undone:
-        return
-    if not item.outputs and item.proposed:
-        item.undone = f"the forward pass{_of(item.name)} gives no tensor. Its input was {_shown(item.inputs)}"
-    elif not item.outputs:
-        raise VerificationError(
-            f"the forward pass{_of(item.name)} gives no tensor", Fix("verify.forward=false", "leaves it out")
-        )
+        done = _with_others(item, seed, arguments or {}, error)
+    if done.undone or done.outputs:
+        return done
+    if done.proposed:
+        undone = f"the forward pass{_of(item.name)} gives no tensor. Its input was {_shown(done.inputs)}"
+        return replace(done, undone=undone)
+    raise VerificationError(
+        f"the forward pass{_of(item.name)} gives no tensor", Fix("verify.forward=false", "leaves it out")
+    )
 
 
 def run_on_record(item: Pass, device: torch.device, seed: int) -> dict[str, torch.Tensor]:
@@ -204,17 +204,16 @@ def _outputs(module: nn.Module, inputs: Inputs, name: str, seed: int, before: Sn
         raise ForwardError(reason, _raised(reason, inputs, name)) from error
 
 
-def _try_others(item: Pass, seed: int, arguments: Mapping[str, Any], error: ForwardError) -> None:
+def _with_others(item: Pass, seed: int, arguments: Mapping[str, Any], error: ForwardError) -> Pass:
+    """The pass with the first other input that goes through, or with the reason why it is not done."""
     device = next(iter(item.inputs.named().values())).device
     for proposal in other_sizes(item.module, arguments, error.reason):
         inputs = _proposed(proposal, item.module, device, seed, item.proposed)
         try:
-            item.outputs = forward(item.module, inputs, item.name, seed)
+            return replace(item, inputs=inputs, outputs=forward(item.module, inputs, item.name, seed))
         except ForwardError:
             continue
-        item.inputs = inputs
-        return
-    item.undone = error.told.message
+    return replace(item, undone=error.told.message)
 
 
 def _raised(reason: str, inputs: Inputs, name: str) -> VerificationError:
@@ -254,8 +253,7 @@ def _first_proposed(module: nn.Module, device: torch.device, seed: int, where: s
 
 def _proposed(proposal: Proposal, module: nn.Module, device: torch.device, seed: int, where: str) -> Inputs:
     inputs = make_inputs(proposal.spec, floating_dtype(module), device, seed, where)
-    inputs.origin = f"proposed from {proposal.source}; {where} sets another"
-    return inputs
+    return replace(inputs, origin=f"proposed from {proposal.source}; {where} sets another")
 
 
 def _shown(inputs: Inputs) -> str:

@@ -7,7 +7,7 @@ them up to a size, evenly spread samples of every tensor above it, and the outco
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -16,6 +16,10 @@ from ..errors import located
 from ..formats.tree import TensorEntry, contiguous
 from ..keys.plan import Match
 from ..module.dtype import cast
+from ..report.data import Check
+from ..text.lines import Fix
+from ..text.wording import listing
+from .checks import Subject, register
 
 WHOLE_BELOW = 64 * 2**20
 """Bytes up to which everything is compared."""
@@ -24,16 +28,17 @@ _RUN = 1024
 """Elements per sample; three samples are taken of a tensor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Readback:
-    """The outcome of a comparison."""
-
-    differing: list[str]
-    detail: str
-
-
-def read_back(prepared: Prepared) -> Readback:
+@register(
+    "read back",
+    moment="end",  # so that it sees whatever running the model has done to it
+    applies=lambda subject: subject.has_values and subject.prepared is not None,
+    fixes=[Fix(note="the file was rewritten, or a hook of the model changes the values")],
+)
+def _read_back(subject: Subject) -> Iterator[Check]:
     """Compares the planned tensors with the model's own."""
+    prepared = subject.prepared
+    if prepared is None:
+        return
     matches = prepared.plan.matches
     comparable = [(match, entry) for match in matches if (entry := _entry(prepared, match)) is not None]
     sampled = sum(entry.nbytes for _, entry in comparable) > WHOLE_BELOW
@@ -41,7 +46,9 @@ def read_back(prepared: Prepared) -> Readback:
     how = "samples of every tensor" if sampled else "all bytes"
     detail = f"{len(comparable)} of {len(matches)} tensors compared with the file, {how}"
     computed = len(matches) - len(comparable)
-    return Readback(differing, detail + (f"; {computed} come out of load hooks" if computed else ""))
+    detail += f"; {computed} come out of load hooks" if computed else ""
+    detail += f"; not what the file holds: {listing(differing)}" if differing else ""
+    yield Check("read back", not differing, detail)
 
 
 def _entry(prepared: Prepared, match: Match) -> TensorEntry | None:

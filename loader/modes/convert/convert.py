@@ -28,8 +28,7 @@ from ...schema import OF_A_FILE, JobConfig
 from ...text.lines import Fix, override, typed
 from ...text.redaction import redacted
 from ...text.wording import phrases
-from ...verify import golden
-from ...verify.verify import say_kept
+from ...verify import golden, say_kept
 from .contents import Contents, contents, shards
 from .destination import Destination, destination
 from .existing import refuse_to_replace
