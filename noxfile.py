@@ -70,7 +70,15 @@ def layers(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Every command and every generated page of README and docs."""
-    session.run("python", "-m", "pytest", "tests/test_readme.py", "tests/test_public_surface.py", *session.posargs)
+    session.run(
+        "python",
+        "-m",
+        "pytest",
+        "tests/test_readme.py",
+        "tests/test_docs.py",
+        "tests/test_public_surface.py",
+        *session.posargs,
+    )
 
 
 @nox.session

@@ -52,7 +52,7 @@ def _one_line(text: str) -> str:
 
 
 class ConfigError(LoaderError, ValueError):
-    """The config or the command line is wrong."""
+    """The config or the command line is invalid."""
 
     exit_code = 2
 
@@ -133,12 +133,12 @@ class FitError(LoaderError, ValueError):
 
 
 class VerificationError(LoaderError, RuntimeError):
-    """The model was loaded, and is not right."""
+    """The model was loaded, but its verification failed."""
 
     exit_code = 5
 
 
 class DeviceError(LoaderError, RuntimeError):
-    """The device is not there."""
+    """The device is unknown or absent."""
 
     exit_code = 6

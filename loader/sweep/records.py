@@ -50,14 +50,19 @@ class JobRecord:
     """One job of a sweep, as ``summary.json`` lists it."""
 
     job: int
+    """The job's number in the sweep."""
     overrides: list[str] = field(default_factory=list)
+    """The job's overrides, as typed."""
     status: str = RUNNING
     """``ok``, ``failed`` (refused), ``error`` (a bug of the loader), ``crashed`` or ``not run``."""
     exit_code: int | None = None
+    """The job's exit code; null if it is lost, or if the job did not run."""
     error: dict[str, Any] | None = None
-    """``{type, message, hint, fixes}``."""
+    """``{type, message, hint, fixes}``, as in ``report.json``; null if the job succeeded."""
     seconds: float | None = None
+    """How long the job took."""
     output_dir: str | None = None
+    """The job's folder."""
     report: str | None = None
     """Path of the job's ``report.json``, if it wrote one."""
 

@@ -104,7 +104,7 @@ class Unhashable(Base):
         raise OddError
 
 
-ODD = "OddError: no text, as its __str__ raised RuntimeError"
+ODD = "OddError: no text: its __str__ raised RuntimeError"
 CASES: list[tuple[type[Base], int, str]] = [
     (OddConstructor, 2, f"model: the constructor of tests.module.test_user_code.OddConstructor raised {ODD} ("),
     (

@@ -1,0 +1,31 @@
+"""The pages that are generated from the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from docs import generate
+from loader.schema import JobConfig
+from loader.sweep.summary import Summary
+
+
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_a_generated_page_is_up_to_date(name: str) -> None:
+    written = (generate.HERE / name).read_text(encoding="utf-8")
+
+    assert written == generate.PAGES[name](), "run: python docs/generate.py"
+
+
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_every_key_and_field_has_a_meaning(name: str) -> None:
+    rows = [line for line in generate.PAGES[name]().splitlines() if line.startswith("| `")]
+
+    assert len(rows) > len(JobConfig.__annotations__)
+    assert [row for row in rows if re.search(r"\| +\|$", row)] == []
+
+
+def test_the_summary_has_the_documented_fields() -> None:
+    assert generate.SUMMARY.keys() == Summary(Path(), []).to_dict().keys()
