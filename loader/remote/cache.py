@@ -29,9 +29,8 @@ from typing import IO, Any
 
 from ..errors import CheckpointError
 from ..files.descriptors import SAFE_FLAGS
-from ..files.lock import wait_for_lock
 from ..files.path import shown_path
-from ..files.write import write_whole
+from ..files.write import wait_for_lock, write_whole
 from ..text.lines import Fix
 from ..text.wording import size
 from .transport import Version

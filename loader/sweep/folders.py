@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
 from ..files.descriptors import SAFE_FLAGS
-from ..files.lock import release_lock, try_lock
+from ..files.write import release_lock, try_lock
 from ..text.lines import Fix, line, typed
 from ..text.redaction import has_secrets, redacted, remember
 from ..text.wording import counted, safe_text

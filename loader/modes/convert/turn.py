@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ...errors import ConfigError
 from ...files.descriptors import SAFE_FLAGS
-from ...files.lock import release_lock, wait_for_lock
 from ...files.path import shown_path
+from ...files.write import release_lock, wait_for_lock
 from ...text.lines import Fix
 from .destination import Destination
 

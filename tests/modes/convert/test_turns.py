@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from loader import ConfigError, LoaderError
-from loader.files import lock
+from loader.files import write as lock
 from loader.files.write import Drafts
 from loader.modes.convert import turn as turns
 from loader.modes.convert.destination import destination
