@@ -17,6 +17,7 @@ from ..builder import Recipe
 from ..errors import FitError
 from ..files.path import shown_path
 from ..formats.tree import Container, Node
+from ..keys.candidates import Shape
 from ..keys.plan import Plan, Wanted
 from ..keys.rules import rewrite
 from ..keys.select import find
@@ -27,7 +28,6 @@ from ..schema import AUTO, AllowConfig
 from ..text.lines import Fix, typed
 from ..text.wording import listing, matches
 from .alternatives import in_parts, of_another_size
-from .attempts import Shape
 from .leftovers import Proposal, apart, proposals
 from .nature import Nature, moments_alone, nameless, nature, scaled_elsewhere
 from .problem import Explanation, Problem, judge, plan_as_typed

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
+from ..keys.candidates import Shape
 from ..keys.rules.key import Rename
 from ..schema import Rule
 from ..text.wording import phrases, safe_text
-from .attempts import Attempt, Shape, Step, numbered
+from .attempts import Attempt, Step, numbered
 from .names import ANY, Path, is_number, likeness, segments, template
 from .steps import pattern_rule
 

@@ -19,20 +19,21 @@ from ..builder.arguments import signature_of
 from ..builder.targets import TARGET, find_targets
 from ..errors import LoaderError
 from ..formats.tree import Container
+from ..keys.candidates import Shape
 from ..keys.select import find
 from ..keys.written import parts_override, value_override
 from ..module.hooks import rehearse
 from ..module.slots import slots, wanted
 from ..schema import Rule
 from ..text.wording import counted, safe_text
-from .attempts import Attempt, ModelKeys, Shape, Source
+from .attempts import Attempt, ModelKeys, Source
 from .leftovers import Proposal
 from .names import segments
 from .problem import Explanation, Problem, asked, plan_as_typed, swapped
 from .search import attempts, explain, sources
 from .sizes.arguments import Knob, behind, hands_on, knobs_of, reaches_outside
 from .sizes.probe import Goal, Probe, Seen
-from .sizes.solve import TOLD, Solution, at_start, solve, sure
+from .sizes.solve import CERTAIN, Solution, at_start, solve, sure
 
 _MOST_BUILDS = 120
 _MOST_SECONDS = 3
@@ -85,7 +86,7 @@ def _knobs(recipe: Recipe, probe: Probe) -> list[Knob]:
 def _undecided(probe: Probe, knobs: Sequence[Knob], solution: Solution) -> list[str]:
     """Returns the arguments that have to change and may have other values as well, going by the shapes."""
     certain = sure(probe, knobs, solution) if solution.values else {}
-    return [name for name in solution.values if certain.get(name) != TOLD]
+    return [name for name in solution.values if certain.get(name) != CERTAIN]
 
 
 def _remarks(probe: Probe, solution: Solution | None, open_names: Sequence[str]) -> list[str]:

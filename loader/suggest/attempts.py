@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 from ..errors import LoaderError
 from ..formats.tree import Container
+from ..keys.candidates import Shape
 from ..keys.optimizers import is_moment
 from ..keys.plan import fits
 from ..keys.rules import rewrite
 from ..schema import Rule
 from .names import Path, is_number, segments, template
-
-Shape = tuple[int, ...]
 
 _ALIASES = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 """Old names that torch's load hook of a parametrized weight norm accepts."""

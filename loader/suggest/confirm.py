@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..errors import LoaderError
 from ..formats.tree import Container, TensorEntry
-from ..keys.candidates import LIGHTNING
+from ..keys.candidates import LIGHTNING, Shape
 from ..keys.optimizers import is_moment
 from ..keys.plan import Plan
 from ..keys.rules import rewrite
@@ -26,7 +26,7 @@ from ..keys.written import (
 )
 from ..schema import AUTO, AllowConfig, Rule
 from ..text.wording import listing, safe_text
-from .attempts import Attempt, Shape, named
+from .attempts import Attempt, named
 from .leftovers import BUFFERS, EVERYTHING, excuse
 from .names import is_number, segments
 from .nature import adapter_of

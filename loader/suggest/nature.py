@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from ..formats.limits import LONGEST_NAME
 from ..formats.pickle.needed import needed_globals
 from ..formats.tree import Container, TensorEntry
-from ..keys.candidates import Candidate, is_average, is_script
+from ..keys.candidates import Candidate, Shape, is_average, is_script
 from ..keys.optimizers import MOMENTS, is_moment, without_optimizers
 from ..keys.plan import Plan, Wanted
 from ..keys.quantized import Quantized, by_what_is_left, has_plain_weight, quantized, to_plain, told
 from ..text.lines import NO_FIX, Fix, override, typed
 from ..text.wording import counted, listing, safe_text
 from ..trust.dangerous import may_be_suggested
-from .attempts import Shape
 from .names import group, segments
 
 RECORD = "hydra_loader"

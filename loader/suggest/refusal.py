@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import FitError
+from ..keys.candidates import Shape
 from ..keys.plan import Plan, Wanted
 from ..keys.rules.key import Add
 from ..keys.written import may_be_typed, rules_override, written
 from ..text.lines import NO_FIX, Fix, typed
 from ..text.wording import counted, listing, safe_text, shape
-from .attempts import Shape
 from .leftovers import Proposal
 from .names import Group, group, is_number, ranges, segments
 from .nature import transposed

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..keys.candidates import AVERAGE, is_average
+from ..keys.candidates import AVERAGE, Shape, is_average
 from ..keys.rules.key import Add, Drop, Keep, Regex, Rename, Strip
 from ..keys.rules.ready import ready_made
 from ..schema import Rule
 from ..text.wording import safe_text
-from .attempts import Attempt, Shape, Step
+from .attempts import Attempt, Step
 from .names import ANY, WRAPPERS, Path, is_number, segments, template
 
 _MOST_VOTES = 8

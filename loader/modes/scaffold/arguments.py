@@ -21,7 +21,7 @@ from ...builder.targets import TARGET, find_targets
 from ...schema import JobConfig
 from ...suggest.sizes.arguments import Knob, behind, hands_on, kind_of, knobs_of, reaches_outside, same
 from ...suggest.sizes.probe import Goal, Probe, Seen
-from ...suggest.sizes.solve import FREE, OPEN, SHARED, TOLD, Solution, begin, partners, solve, sure
+from ...suggest.sizes.solve import CERTAIN, FREE, OPEN, SHARED, Solution, begin, partners, solve, sure
 from ...text.lines import MISSING
 from ...text.wording import counted
 from .hints import Hint, Hints
@@ -174,7 +174,7 @@ def _line(knob: Knob, solution: Solution, certain: Mapping[str, str], search: _S
     value, how = solution.values.get(knob.name, knob.default), certain.get(knob.name, FREE)
     if knob.name in hints and same(hints[knob.name].value, value):
         return Line(knob.name, value, f"from {hints[knob.name].origin}{_agreeing(how)}")
-    if how == TOLD:
+    if how == CERTAIN:
         return Line(knob.name, value, "the default, as the shapes say" if knob.is_default(value) else "from the shapes")
     if knob.name in search.disputed:
         return Line(knob.name, MISSING, f"{search.disputed[knob.name]}; no shape tells which")
@@ -190,7 +190,7 @@ def _line(knob: Knob, solution: Solution, certain: Mapping[str, str], search: _S
 
 
 def _agreeing(how: str) -> str:
-    return ", as the shapes say" if how == TOLD else ""
+    return ", as the shapes say" if how == CERTAIN else ""
 
 
 def _default(knob: Knob, how: str, probe: Probe) -> Line | None:

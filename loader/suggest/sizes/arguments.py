@@ -1,7 +1,8 @@
-"""The arguments of a constructor that can be varied.
+"""The arguments of a constructor that can be varied, also those behind a builder's ``**kwargs``.
 
-Guarantees: pure; an argument whose values cannot be told from its default, its annotation or a hint is no knob, and
-stays as it is; neither is one that reaches outside the process.
+Guarantees: an argument is never varied if its default, its annotation and hints leave its kind of value unknown, or if
+its name says that it fetches, reads, writes or sends something. The arguments behind ``**kwargs`` come from one build,
+with the values that the builder passes on; the next build shows whether the builder takes them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from torch import nn
 from ...errors import LoaderError
 
 REQUIRED = Parameter.empty
-"""The default of an argument that has none."""
+"""The default of a required argument."""
 
 INT, FLOAT, CHOICE, SIZES = "int", "float", "choice", "sizes"
-"""What a knob's values are: whole numbers, numbers, one of a few, and lists of whole numbers."""
+"""Kinds of values: whole numbers, numbers, a choice of a few, and lists of whole numbers."""
 
 _PLAIN = (int, float, str, types.NoneType)
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -37,27 +38,26 @@ _WORDS: Mapping[str, str] = {"int": INT, "float": FLOAT, "bool": CHOICE, "torch.
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """One argument."""
+    """One argument of a constructor."""
 
     name: str
     kind: str
-    """`INT`, `FLOAT`, `CHOICE` or `SIZES`; empty where nothing is known of its values, or where they are not to be
-    tried."""
+    """`INT`, `FLOAT`, `CHOICE` or `SIZES`; empty if its values are unknown, or must not be tried."""
     default: Any = field(default=REQUIRED, hash=False)
     choices: tuple[Any, ...] = field(default=(), hash=False)
 
     @property
     def required(self) -> bool:
-        """Whether it has to be given."""
+        """Whether the argument is required."""
         return self.default is REQUIRED
 
     def is_default(self, value: object) -> bool:
-        """Whether a value is the argument's default, which may be a tensor or anything else."""
+        """Whether a value is the default, which may be a tensor or anything else."""
         return value is self.default or same(value, self.default)
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two plain values are equal; other objects are compared with nothing, as they may not even answer."""
+    """Whether two plain values are equal; other objects are never compared, as their `__eq__` may do anything."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(a is b or same(a, b) for a, b in zip(one, other, strict=True))
     plain = isinstance(one, _PLAIN) and isinstance(other, _PLAIN)
@@ -65,12 +65,12 @@ def same(one: object, other: object) -> bool:
 
 
 def knobs_of(signature: inspect.Signature) -> list[Knob]:
-    """The named arguments of a callable, in its order."""
+    """Returns the named arguments of a callable, in its order."""
     return [_knob(parameter) for parameter in signature.parameters.values() if parameter.kind in _NAMED]
 
 
 def kind_of(value: object) -> str:
-    """The kind of knob that a value belongs to."""
+    """Returns the kind of a value; empty if it has none."""
     if isinstance(value, bool):
         return CHOICE
     if isinstance(value, int):
@@ -82,7 +82,7 @@ def kind_of(value: object) -> str:
 
 
 def taking(knob: Knob, value: Any) -> Knob:
-    """The argument with another default, whose kind it has where it says nothing of its own."""
+    """Returns the argument with another default, and that default's kind if it has none of its own."""
     kind = kind_of(value)
     if not kind or knob.choices or reaches_outside(knob.name) or (knob.kind, kind) == (FLOAT, INT):
         kind = knob.kind
@@ -116,7 +116,7 @@ def _annotated(annotation: Any) -> tuple[str, tuple[Any, ...]]:
 
 
 def _written(annotation: str) -> str:
-    """The kind behind an annotation that is text, as postponed evaluation leaves it."""
+    """Returns the kind for an annotation in text form, as postponed evaluation leaves it."""
     options = [word.strip() for word in re.sub(r"^(typing\.)?Optional\[(.*)\]$", r"\2", annotation).split("|")]
     for option in options:
         if option in _WORDS:
@@ -140,13 +140,13 @@ _REACHING = frozenset(
     )
 )  # fmt: skip
 _STRUCTURAL = frozenset(("tie", "tied", "untie", "share", "shared", "drop", "dropout", "skip"))
-"""With one of these a name means a part of the network: tied weights, paths that are dropped."""
+"""Words that make a name mean a part of the network: tied weights, dropped paths."""
 _TOKEN = frozenset(("use", "auth", "hf", "hub", "access", "api", "bearer"))
-"""What stands in front of a token that is a secret; networks have tokens of another kind."""
+"""Words before a token that is a secret; networks have tokens of another kind."""
 
 
 def reaches_outside(name: str) -> bool:
-    """Whether an argument, by its dotted name, is one that reaches outside."""
+    """Whether an argument's dotted name says that it fetches, reads, writes or sends something."""
     return any(_reaches([word.lower() for word in _WORD.findall(part)]) for part in name.split("."))
 
 
@@ -160,24 +160,23 @@ def _reaches(words: list[str]) -> bool:
 
 _MOST_CLASSES = 3
 _Calls = dict[tuple[int, CodeType], dict[str, Any]]
-"""Module and code of its constructor → the arguments that it got."""
+"""Module and code of its constructor → the arguments of the call."""
 
 
 def hands_on(signature: inspect.Signature | None) -> bool:
-    """Whether a callable takes arguments that its signature does not name."""
+    """Whether a callable has ``**kwargs``."""
     return signature is not None and any(p.kind is Parameter.VAR_KEYWORD for p in signature.parameters.values())
 
 
 def behind(build: Callable[[], nn.Module], own: Container[str], takes: Callable[[Knob], bool]) -> list[Knob]:
-    """The arguments with defaults that the constructors of what is built have beside the builder's own.
+    """Returns the arguments with defaults that the built modules' constructors have in addition to the builder's.
 
-    They are those of the model's own class; where that has none, of the first module inside it whose arguments the
-    builder takes.
+    They are those of the model's own class, or else of the first module inside it whose arguments the builder takes.
 
     Args:
-        build: The builder's call.
-        own: The names that it has already.
-        takes: Whether it can be called with an argument of the value that it gives anyway.
+        build: Calls the builder.
+        own: The names of the builder's arguments.
+        takes: Whether the builder can be called with an argument and the value that it passes on anyway.
     """
     calls: _Calls = {}
     before = sys.getprofile()
@@ -209,7 +208,7 @@ def _note(calls: _Calls, frame: FrameType) -> None:
 
 
 def _distinct(module: nn.Module, calls: _Calls) -> list[nn.Module]:
-    """The modules inside a model, one of each class that is not torch's own, in the order in which they were made."""
+    """Returns the modules inside a model, one of each class that is not torch's own, in order of construction."""
     inside = {id(part): part for part in module.modules() if part is not module}
     made = [inside[identity] for identity, _ in calls if identity in inside]
     classes = {type(part): part for part in reversed(made) if not type(part).__module__.startswith("torch.")}

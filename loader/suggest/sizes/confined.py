@@ -1,11 +1,10 @@
-"""Trial builds reach nothing outside the process.
+"""Confines trial builds to the process.
 
-Guarantees: while a build is confined, its thread connects to nothing, starts no process and no thread, writes no file
-and changes none, as far as Python sees it (what compiled code does by itself raises no audit event). Other threads are
-not touched. What is refused is named, so that it can be reported.
+Guarantees: during a confined build, its thread opens no connection, starts no process and no thread, and writes or
+changes no file, as far as Python sees it (compiled code by itself raises no audit event). Other threads are unaffected.
+Refused actions are named, so that they can be reported.
 
-An audit hook cannot be taken out again, so there is one, put in by the first confined build; outside of them it does
-nothing.
+An audit hook cannot be removed, so the first confined build adds a single one, which does nothing outside such builds.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _CONNECTS = frozenset(
         "builtins.input",
     )
 )  # fmt: skip
-"""What fetches something. It may decide what is built, so that a build without it is another one: the build ends."""
+"""Events that fetch something. The result may decide what is built, so the build ends."""
 
 _CHANGES = frozenset(
     (
@@ -55,28 +54,28 @@ _REFUSED = {
     **dict.fromkeys(_THREADS, "starts a thread"),
     **dict.fromkeys(_LISTENS, "opens a socket"),
 }
-"""What is refused as a system refuses it, which a constructor may do without: a cache that cannot be written."""
+"""Events refused with an error of the system, which a constructor may survive: a cache that cannot be written."""
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _OWN = "loader.confined"
 
 
 class LeftError(BaseException):
-    """Ends a build that asked for something outside; no `except Exception` on the way holds it up."""
+    """Ends a build that asked for something outside; no `except Exception` on the way catches it."""
 
 
 @dataclass(slots=True)
 class Confined:
-    """What a confined build asked for."""
+    """The actions that a confined build asked for."""
 
     refused: str = ""
-    """The first thing that was refused, as in "connects to something (socket.connect)"."""
+    """The first refused action: "connects to something outside (socket.connect)"."""
     left: str = ""
-    """What ended it, where anything did."""
+    """The action that ended it, if any."""
 
 
 class _Threads(threading.local):
-    """The build that each thread is confined to."""
+    """Each thread's confined build."""
 
     build: Confined | None = None
     answered: bool = False
@@ -86,14 +85,14 @@ _threads = _Threads()
 
 
 def apart(build: Callable[[], _T], asked: Confined) -> _T:
-    """Runs a build whose thread can reach nothing outside.
+    """Runs a build whose thread can reach nothing outside the process.
 
     Args:
-        build: What makes a model.
-        asked: Gets what the build asks for.
+        build: Builds a model.
+        asked: Records the actions that the build asks for.
 
     Raises:
-        ConfigError: The build asked for something that may decide what is built, or fails by itself.
+        ConfigError: The build asked for something that may decide what is built, or failed by itself.
     """
     try:
         with _confined(asked):
@@ -101,7 +100,7 @@ def apart(build: Callable[[], _T], asked: Confined) -> _T:
     except (LoaderError, LeftError):
         if not asked.left:
             raise
-    if asked.left:  # also where something on the way took it for an error of its own, or for none
+    if asked.left:  # even if something on the way caught the exception
         raise ConfigError(f"model: its constructor {asked.left}, which a trial build may not do")
     return made
 
@@ -117,21 +116,21 @@ def _confined(asked: Confined) -> Iterator[None]:
 
 
 def _install(asked: Confined) -> None:
-    """Puts the hook in, where it does not answer yet."""
+    """Adds the hook if it does not answer yet."""
     for _ in range(2):
         _threads.answered = False
         sys.audit(_OWN)
         if _threads.answered:
             return
-        tempfile.gettempdir()  # found out by writing, once in a process; torch asks for it where it imports its parts
+        tempfile.gettempdir()  # writes a file, once per process; torch calls it while importing
         sys.addaudithook(_hook)
         _announce_threads()
-    asked.left = "cannot be confined, since an audit hook of this process lets no other in"
+    asked.left = "cannot be confined, because an audit hook of this process blocks others"
     raise LeftError(asked.left)
 
 
 def _announce_threads() -> None:
-    """Lets Python 3.11 raise the event that later ones raise by themselves when a thread is about to start."""
+    """Makes Python 3.11 raise the event that later versions raise when a thread is about to start."""
     if sys.version_info >= (3, 12):
         return
     start = threading._start_new_thread  # type: ignore[attr-defined]  # noqa: SLF001

@@ -1,7 +1,8 @@
-"""Architectures as the search sees them, and the builds that show them.
+"""Trial builds of an architecture: its keys and shapes, and how these move with the arguments.
 
-Guarantees: a bounded number of builds within a bounded time, each value once, and it is kept whether a bound was met; a
-constructor that refuses values is an answer and no error, and so is one that needs anything outside the process.
+Guarantees: a bounded number of builds within a bounded time, each set of values once; it is known whether a bound was
+met. A constructor that refuses values, or needs anything outside the process, is an answer and not an error. What moves
+with an argument is asked of the constructor and never guessed from names.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from typing import Any
 from torch import nn
 
 from ...errors import LoaderError
+from ...keys.candidates import Shape
 from ...keys.plan import Wanted, fits
 from ...module.slots import slots, wanted
 from .arguments import FLOAT, INT, SIZES, Knob
 from .confined import Confined, apart
 
 Values = Mapping[str, Any]
-"""Argument → value; what is not in it has the constructor's default."""
-Shape = tuple[int, ...]
+"""Argument → value; all others have the constructor's defaults."""
+
 Distance = tuple[int, int, float]
-"""Keys without a partner, keys of another shape, and how much the sizes of these are off."""
+"""Number of keys without a partner, of keys with another shape, and how far off the sizes of these are."""
 
 _NUMBERS = re.compile(r"(\d+)")
 _ANY = "#"
@@ -43,18 +45,18 @@ class Seen:
 
     @cached_property
     def sizes(self) -> dict[tuple[str, int], int]:
-        """Every dimension of every key."""
+        """The size of every dimension of every key."""
         shaped = ((key, want.shape) for key, want in self.wanted.items() if want.shape is not None)
         return {(key, axis): size for key, shape in shaped for axis, size in enumerate(shape)}
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """How many keys there are of each name, by `counts`."""
+        """The number of keys of each name, by `counts`."""
         return counts(self.wanted)
 
 
 def counts(keys: Mapping[str, object]) -> Counter[str]:
-    """How many keys there are of each name: whatever the numbers in it, and whatever one of its numbers."""
+    """Counts the keys of each name: with any numbers in it, and with any value of one of its numbers."""
     found: Counter[str] = Counter()
     for key in keys:
         pieces = _NUMBERS.split(key)
@@ -66,26 +68,26 @@ def counts(keys: Mapping[str, object]) -> Counter[str]:
 
 @dataclass
 class Probe:
-    """Builds architectures."""
+    """Builds an architecture with trial values of its arguments."""
 
     build: Callable[[Values], nn.Module]
     most: int
-    """How many builds there may be."""
+    """The largest number of builds."""
     seconds: float
-    """How long after the first build another may begin."""
+    """The time after the first build in which another may begin."""
     clock: Callable[[], float] = time.monotonic
     spent: int = 0
     refusal: LoaderError | None = None
-    """What the last constructor that failed said."""
+    """The refusal of the last constructor that failed."""
     outside: str = ""
-    """What that constructor asked for outside the process; empty where it asked for nothing."""
+    """What that constructor asked for outside the process; empty if nothing."""
     cut_off: bool = False
-    """Whether a build was asked for that a bound did not allow."""
+    """Whether a bound prevented a build."""
     _until: float | None = None
     _known: dict[str, Seen | None] = field(default_factory=dict)
 
     def see(self, values: Values) -> Seen | None:
-        """The keys that a build with these values has; None where it fails, or where a bound was met."""
+        """Builds with these values and returns its keys; None if it fails, or a bound was met."""
         name = repr(sorted(values.items()))
         if name not in self._known:
             if self._is_over():
@@ -98,7 +100,7 @@ class Probe:
         return self._known[name]
 
     def takes(self, values: Values, name: str, value: object) -> bool:
-        """Whether it can be built with one argument more."""
+        """Whether it can be built with one more argument."""
         return self.see({**values, name: value}) is not None
 
     def _is_over(self) -> bool:
@@ -107,14 +109,14 @@ class Probe:
     def _built(self, values: Values) -> Seen | None:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a constructor's word on values that nobody asked for
+                warnings.simplefilter("ignore")  # about values that the user did not choose
                 return Seen(wanted(slots(self.made(values))))
         except LoaderError as refusal:
             self.refusal = refusal
             return None
 
     def made(self, values: Values) -> nn.Module:
-        """The model itself, built apart from everything outside the process.
+        """Builds the model itself, confined to the process.
 
         Raises:
             ConfigError: The constructor fails, or asks for something outside.
@@ -129,19 +131,19 @@ class Probe:
 
 @dataclass(frozen=True)
 class Goal:
-    """The tensors of a file, under the names that they would have in the model."""
+    """A file's tensors, under the names that they would have in the model."""
 
     shapes: Mapping[str, Shape]
     rank: int = 0
-    """How much the names assume (`Attempt.rank`); 0 where the file has them, but for wrappers and prefixes."""
+    """How much the names assume (`Attempt.rank`); 0 if only wrappers and prefixes differ from the file."""
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """How many keys there are of each name, by `counts`."""
+        """The number of keys of each name, by `counts`."""
         return counts(self.shapes)
 
     def distance(self, seen: Seen) -> Distance:
-        """How far a build is from the file."""
+        """Returns how far a build is from the file."""
         filled = {want.first for key, want in seen.wanted.items() if key in self.shapes}
         missing = sum(want.first not in filled for want in seen.wanted.values())
         extra = sum(key not in seen.wanted for key in self.shapes)
@@ -149,7 +151,7 @@ class Goal:
         return missing + extra, len(wrong), sum(self._off(key, seen) for key in wrong)
 
     def fits(self, key: str, want: Wanted) -> bool:
-        """Whether a key of the model has the file's shape, or no partner in the file."""
+        """Whether a model key has the file's shape, or no partner in the file."""
         shape = self.shapes.get(key)
         return shape is None or fits(want.shape, shape)
 
@@ -161,13 +163,13 @@ class Goal:
         return sum(1 - small / large for small, large in pairs)
 
     def size(self, key: str, axis: int, like: Seen) -> int | None:
-        """The file's size of one dimension, where its tensor has as many dimensions as the model's."""
+        """Returns the file's size of one dimension; None unless its tensor has as many dimensions as the model's."""
         shape, mine = self.shapes.get(key), like.wanted[key].shape
         return shape[axis] if shape is not None and mine is not None and len(shape) == len(mine) else None
 
 
 _LARGEST = 2**53
-"""Beyond it, and where it is no number at all, a value cannot be reckoned with."""
+"""Larger values, infinities and NaN are left alone."""
 
 Place = tuple[str, int]
 """A key and one of its dimensions."""
@@ -175,18 +177,18 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A number among the arguments: a whole one, or one of a list."""
+    """A number among the arguments: an argument, or an item of a list."""
 
     knob: Knob
     index: int | None = None
 
     def value(self, values: Values) -> Any:
-        """What it is now."""
+        """Returns its present value."""
         found = current(self.knob, values)
         return found if self.index is None else found[self.index]
 
     def at(self, values: Values, value: Any) -> dict[str, Any]:
-        """The arguments with another number here."""
+        """Returns the arguments with another number here."""
         if self.index is None:
             return {**values, self.knob.name: value}
         items = list(current(self.knob, values))
@@ -196,24 +198,24 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a build answers when one number is moved."""
+    """The changes in a build when one number is moved."""
 
     step: Fraction
     sizes: Mapping[Place, int]
-    """By how much the dimensions change that do."""
+    """The dimensions that change, and by how much."""
     structure: bool
-    """Whether there are other keys."""
+    """Whether the keys differ."""
     counts: Mapping[str, int]
-    """By how much the numbers of keys of one name change that do."""
+    """The names whose number of keys changes, and by how much."""
 
 
 def current(knob: Knob, values: Values) -> Any:
-    """An argument's value."""
+    """Returns an argument's value."""
     return values.get(knob.name, knob.default)
 
 
 def axes(knobs: Sequence[Knob], values: Values) -> list[Axis]:
-    """The numbers among the arguments."""
+    """Returns the numbers among the arguments."""
     found = []
     for knob in knobs:
         value = current(knob, values)
@@ -229,7 +231,7 @@ def _is_number(value: object) -> bool:
 
 
 def respond(probe: Probe, values: Values, axis: Axis, seen: Seen) -> Response | None:
-    """What moves with a number; None where no other value of it can be built."""
+    """Returns what moves with a number; None if no other value of it can be built."""
     value = axis.value(values)
     quiet = None
     for other in _others(axis, value):
@@ -246,7 +248,7 @@ def respond(probe: Probe, values: Values, axis: Axis, seen: Seen) -> Response | 
 
 
 def _others(axis: Axis, value: Any) -> list[Any]:
-    """Values to compare with, one that divides well first."""
+    """Returns values to compare with, first one that divides well."""
     if axis.knob.kind == FLOAT:
         return [other for other in (value * 2, value / 2) if abs(other) < _LARGEST] if value else [0.5]
     tried = dict.fromkeys((value * 2, value * 3, value + 1, value + 2, value + 8, value - 1, value // 2, 1))

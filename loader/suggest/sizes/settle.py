@@ -21,15 +21,15 @@ from .probe import Axis, Goal, Place, Probe, Response, Seen, Values, axes, curre
 _ROUNDS = 16
 _LARGEST = 2**31
 _DIGITS = 10
-"""To how many digits behind the point a ratio is told."""
+"""Decimal places of a ratio."""
 _GUESS = 8
-"""A number to begin with where the constructor names none."""
+"""A number to start with if the constructor has none."""
 
 _Votes = dict[Axis, Counter[int | float]]
 
 
 def settle_sizes(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Values) -> dict[str, Any]:
-    """The arguments under which the shapes are as close to the file's as they get."""
+    """Returns the arguments that bring the shapes as close to the file's as possible."""
     best = dict(values)
     for _ in range(_ROUNDS):
         seen = probe.see(best)
@@ -43,7 +43,7 @@ def settle_sizes(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Values
 
 
 def _closer(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Values, seen: Seen) -> Iterator[dict[str, Any]]:
-    """Arguments under which more fits."""
+    """Yields arguments with which more fits."""
     moves = _Moves(goal, seen, values, _responses(probe, knobs, values, seen))
     for attempt in itertools.chain(_attempts(knobs, moves, moves.found()), _apart(probe, knobs, moves)):
         tried = probe.see(attempt)
@@ -57,7 +57,7 @@ def _responses(probe: Probe, knobs: Sequence[Knob], values: Values, seen: Seen) 
 
 
 def _attempts(knobs: Sequence[Knob], situation: _Moves, moves: Mapping[Axis, int | float]) -> Iterator[dict[str, Any]]:
-    """All moves at once, since sizes often have to divide each other; what moves nothing may be such a divisor."""
+    """Yields all moves at once, as sizes often must divide each other; a number that moves nothing may be a divisor."""
     values = situation.values
     together = dict(values)
     for axis, value in moves.items():
@@ -66,7 +66,7 @@ def _attempts(knobs: Sequence[Knob], situation: _Moves, moves: Mapping[Axis, int
     still = [a for a in axes(knobs, values) if a.knob.kind == INT and a not in situation.moving]
     yield from (axis.at(together, 1) for axis in still if axis.value(values) != 1)
     yield from (axis.at(values, value) for axis, value in moves.items() if len(moves) > 1)
-    # Where a size grows with a power of a number, or in steps, the first move falls short.
+    # If a size grows with a power of a number, or in steps, the first move falls short.
     further = [(axis, value, value - axis.value(values)) for axis, value in moves.items() if axis.knob.kind == INT]
     beyond = [(axis, value + n * step) for axis, value, step in further for n in (1, 2)]
     yield from (axis.at(values, value) for axis, value in beyond if value > 0)
@@ -75,7 +75,7 @@ def _attempts(knobs: Sequence[Knob], situation: _Moves, moves: Mapping[Axis, int
 
 
 def _apart(probe: Probe, knobs: Sequence[Knob], situation: _Moves) -> Iterator[dict[str, Any]]:
-    """One of the numbers that share a dimension goes out of the way, so that the others can be told."""
+    """Sets one of the numbers that share a dimension to 1, so that the others can be found."""
     whole = (axis for axis in situation.responses if axis in situation.moving and axis.knob.kind == INT)
     for axis in whole:
         if axis.value(situation.values) == 1:
@@ -89,7 +89,7 @@ def _apart(probe: Probe, knobs: Sequence[Knob], situation: _Moves) -> Iterator[d
 
 @dataclass(frozen=True)
 class _Moves:
-    """Where numbers have to go so that the dimensions that depend on them have the file's sizes."""
+    """The values of numbers with which the dimensions that depend on them have the file's sizes."""
 
     goal: Goal
     seen: Seen
@@ -98,7 +98,7 @@ class _Moves:
 
     @cached_property
     def movers(self) -> dict[Place, list[Axis]]:
-        """What each dimension depends on."""
+        """The numbers that each dimension depends on."""
         movers: dict[Place, list[Axis]] = {}
         for axis, response in self.responses.items():
             for place in response.sizes:
@@ -107,14 +107,14 @@ class _Moves:
 
     @property
     def moving(self) -> set[Axis]:
-        """The numbers that any dimension depends on."""
+        """The numbers that some dimension depends on."""
         return {axis for axis, response in self.responses.items() if response.sizes}
 
     def found(self, *pinned: Axis) -> dict[Axis, int | float]:
-        """The moves of the numbers that can be told now, beside those that stay; after them others may be."""
+        """Returns the moves that can be found now; others may follow from them. The pinned numbers stay."""
         settled = set(pinned)
         while True:
-            votes = self._alone(settled) or self._beside_defaults(settled) or self._first(settled)
+            votes = self._alone(settled) or self._with_defaults(settled) or self._first(settled)
             chosen = {axis: tally.most_common(1)[0][0] for axis, tally in votes.items()}
             moves = {axis: value for axis, value in chosen.items() if value != axis.value(self.values)}
             if moves or not chosen:
@@ -122,7 +122,7 @@ class _Moves:
             settled |= chosen.keys()
 
     def _alone(self, settled: set[Axis]) -> _Votes:
-        """The votes of the dimensions that depend on one number, beside those that are settled."""
+        """Lets the dimensions vote that depend on only one number that is not settled."""
         votes: _Votes = {}
         for place, moving in self.movers.items():
             free = [axis for axis in moving if axis not in settled]
@@ -130,12 +130,12 @@ class _Moves:
                 self._vote(votes, free[0], place)
         return votes
 
-    def _beside_defaults(self, settled: set[Axis]) -> _Votes:
-        """The same, with every argument that has a default keeping it."""
+    def _with_defaults(self, settled: set[Axis]) -> _Votes:
+        """Does the same, with every argument that has a default keeping it."""
         return self._alone({*settled, *(axis for axis in self.responses if not axis.knob.required)})
 
     def _first(self, settled: set[Axis]) -> _Votes:
-        """A vote for one number, where several share every dimension that is not right."""
+        """Votes for one number, if several share every dimension that is wrong."""
         for place, moving in self.movers.items():
             for axis in (axis for axis in moving if axis not in settled):
                 exact = self._exact(axis, place)
@@ -152,7 +152,7 @@ class _Moves:
             votes.setdefault(axis, Counter())[found] += 1
 
     def _exact(self, axis: Axis, place: Place) -> Fraction | None:
-        """The value with which a dimension has the file's size, as far as the response goes."""
+        """Returns the value with which a dimension has the file's size, by linear extrapolation."""
         wanted = self.goal.size(*place, self.seen)
         if wanted is None:
             return None
@@ -166,7 +166,7 @@ _PASSES = 4
 
 
 def settle_structure(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Values) -> dict[str, Any]:
-    """The arguments under which the keys are as close to the file's as they get, one argument after the other."""
+    """Returns the arguments that bring the keys as close to the file's as possible, one argument after another."""
     best, seen = dict(values), probe.see(values)
     for _ in range(_PASSES):
         before = best
@@ -181,7 +181,7 @@ def settle_structure(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Va
 
 
 def _nearer(probe: Probe, goal: Goal, knob: Knob, values: Values, seen: Seen) -> tuple[dict[str, Any], Seen] | None:
-    """The best of the candidates, where it is better than what there is."""
+    """Returns the best candidate; None unless it is better than the present values."""
     tried = [(other, found) for other in _candidates(probe, goal, knob, values, seen) if (found := probe.see(other))]
     best = min(tried, key=lambda pair: goal.distance(pair[1])[0], default=None)
     return best if best is not None and goal.distance(best[1])[0] < goal.distance(seen)[0] else None
@@ -202,11 +202,11 @@ def _candidates(probe: Probe, goal: Goal, knob: Knob, values: Values, seen: Seen
             depths = _depths(respond(probe, values, axis, seen), axis.value(values), goal, seen)
             yield from (axis.at(values, depth) for depth in depths)
         if knob.kind == INT and value and any(count > goal.counts[name] for name, count in seen.counts.items()):
-            yield {**values, knob.name: 0}  # builders leave a part out so: num_classes=0 is a network without its head
+            yield {**values, knob.name: 0}  # how builders leave a part out: num_classes=0 is a network without its head
 
 
 def _lengths(probe: Probe, goal: Goal, knob: Knob, values: Values, seen: Seen) -> list[int]:
-    """The lengths of a list under which there are as many keys as in the file."""
+    """Returns the lengths of a list with which there are as many keys as in the file."""
     length = len(current(knob, values))
     longer = probe.see({**values, knob.name: stretched(current(knob, values), length + 1, 1)})
     if longer is None:
@@ -216,7 +216,7 @@ def _lengths(probe: Probe, goal: Goal, knob: Knob, values: Values, seen: Seen) -
 
 
 def _depths(response: Response | None, value: int, goal: Goal, seen: Seen) -> list[int]:
-    """The values under which there are as many keys of some name as in the file, most names first."""
+    """Returns the values with which there are as many keys of some name as in the file, most names first."""
     if response is None or not response.structure:
         return []
     votes: dict[int, int] = {}
@@ -228,5 +228,5 @@ def _depths(response: Response | None, value: int, goal: Goal, seen: Seen) -> li
 
 
 def stretched(items: Sequence[int], length: int, fill: int) -> list[int]:
-    """A list of another length."""
+    """Returns the list with another length."""
     return [*items, *[fill] * (length - len(items))][:length]

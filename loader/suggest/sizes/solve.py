@@ -1,7 +1,8 @@
-"""The search for constructor arguments under which an architecture has the keys and shapes of a file.
+"""Searches for constructor arguments with which an architecture has a file's keys and shapes, and judges them.
 
-Guarantees: bounded by its probe, and deterministic where that does not cut it off; given arguments are never varied;
-what is returned was built.
+Guarantees: bounded by its probe, and deterministic unless that cuts it off; given arguments are never varied; every
+solution was built. An argument is certain only if no other value of it, and no trade with another argument, gives the
+same shapes in the neighbourhood that was tried; none is if the search was cut off.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ _FEW = re.compile(r"head|group|layer|depth|block|stage|num_|n_|level|expan|ratio
 _KERNEL = re.compile(r"kernel|patch|stride|pool", re.IGNORECASE)
 
 Goals = Callable[[Seen], Sequence[Goal]]
-"""What a file looks like to an architecture: its tensors under the names that they would have there, best first."""
+"""Returns a file's tensors under the names that they would have in an architecture, best first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """Arguments that were built."""
+    """Arguments of a successful build."""
 
     values: Mapping[str, Any]
     """Those that differ from the constructor's defaults, or have none."""
@@ -38,17 +39,17 @@ class Solution:
 
     @property
     def merit(self) -> tuple[Distance, int]:
-        """Less is better: how far it is from the file, then how much the names assume."""
+        """The distance from the file, then how much the names assume; less is better."""
         return self.distance, self.goal.rank
 
     @property
     def exact(self) -> bool:
-        """Whether it has the file's shapes, under the file's own names."""
+        """Whether it has the file's shapes under the file's own names."""
         return self.merit == ((0, 0, 0), 0)
 
 
 def begin(probe: Probe, knobs: Sequence[Knob], hints: Values) -> dict[str, Any] | None:
-    """Arguments with which the architecture can be built at all: hints, defaults, and numbers for what has neither."""
+    """Returns arguments with which the architecture can be built: hints, defaults, and made-up values for the rest."""
     for kept in _fewer(hints):
         for made in _made_up([knob for knob in knobs if knob.required and knob.name not in kept]):
             values = {**made, **kept}
@@ -58,10 +59,10 @@ def begin(probe: Probe, knobs: Sequence[Knob], hints: Values) -> dict[str, Any] 
 
 
 def solve(probe: Probe, knobs: Sequence[Knob], start: Values, goals: Goals) -> Solution | None:
-    """The arguments that bring an architecture closest to a file; None where nothing of the file is like it.
+    """Returns the arguments that bring an architecture closest to a file; None if nothing in the file is like it.
 
-    A switch may change what everything else depends on, the names too: where nothing fits, each is turned, and the
-    search begins again from there.
+    A switch may change everything else, names included: if nothing fits, each switch is turned, and the search starts
+    again from there.
     """
     best = alike = _closest(probe, knobs, start, goals)
     for _ in range(_MOST_SWITCHES):
@@ -87,7 +88,7 @@ def _closest(probe: Probe, knobs: Sequence[Knob], start: Values, goals: Goals) -
 def _turned(
     probe: Probe, knobs: Sequence[Knob], start: Values, goals: Goals, before: Solution | None
 ) -> Solution | None:
-    """The best of what is found with one switch turned."""
+    """Returns the best solution with one switch turned."""
     values = before.values if before is not None else start
     fits = before is not None and not any(before.distance)
     best: Solution | None = None
@@ -98,7 +99,7 @@ def _turned(
             turned = {**values, knob.name: choice}
             seen = probe.see(turned) if fits else None
             if fits and (seen is None or not any(goal.rank == 0 for goal in goals(seen))):
-                continue  # other names are all that could be better
+                continue  # only other names could be better
             found = _closest(probe, knobs, turned, goals)
             if found is not None and (best is None or found.merit < best.merit):
                 best = found
@@ -106,7 +107,7 @@ def _turned(
 
 
 def sure(probe: Probe, knobs: Sequence[Knob], solution: Solution) -> dict[str, str]:
-    """How sure each argument of a solution is, by name (`certainty`)."""
+    """Returns how certain each argument of a solution is, by name (`certainty`)."""
     return certainty(probe, solution.goal, knobs, solution.values, solution.seen)
 
 
@@ -125,7 +126,7 @@ def _approach(probe: Probe, knobs: Sequence[Knob], start: Values, goal: Goal) ->
 
 
 def _fewer(hints: Values) -> Iterator[Mapping[str, Any]]:
-    """All hints, all but one, and none."""
+    """Yields all hints, all but one, and none."""
     yield hints
     if len(hints) > 1:
         yield from ({key: value for key, value in hints.items() if key != name} for name in hints)
@@ -134,7 +135,7 @@ def _fewer(hints: Values) -> Iterator[Mapping[str, Any]]:
 
 
 def _made_up(knobs: Sequence[Knob]) -> Iterator[dict[str, Any]]:
-    """Values for arguments that have none; sizes often have to divide each other, and counts to be small."""
+    """Yields values for required arguments; sizes often must divide each other, and counts be small."""
     for size, few, kernel, length in ((16, 2, 3, 2), (64, 4, 1, 3), (8, 8, 8, 2), (1, 1, 1, 1), (12, 3, 3, 4)):
         yield {knob.name: _made(knob, size, few, kernel, length) for knob in knobs if knob.kind}
 
@@ -154,27 +155,27 @@ def _made(knob: Knob, size: int, few: int, kernel: int, length: int) -> Any:
 
 
 def fixed(knobs: Sequence[Knob], given: Mapping[str, Any]) -> list[Knob]:
-    """The knobs that may be varied: those that were not given."""
+    """Returns the arguments that may be varied: those that were not given."""
     return [knob for knob in knobs if knob.kind and knob.name not in given]
 
 
 def at_start(knobs: Sequence[Knob], values: Values) -> list[Knob]:
-    """The knobs with other defaults: those that a config gives already."""
+    """Returns the arguments with the values in a config as their defaults."""
     return [taking(knob, values[knob.name]) if knob.name in values else knob for knob in knobs]
 
 
-TOLD, FREE, LOOSE, SHARED, OPEN = "told", "free", "loose", "shared", "open"
-"""The shapes tell it, they say nothing of it, numbers beside it do as well, other arguments can stand in for it, or the
-search was cut off before other values were tried."""
+CERTAIN, FREE, LOOSE, SHARED, OPEN = "certain", "free", "loose", "shared", "open"
+"""The shapes determine it, do not depend on it, allow the next number as well, or allow other arguments in its place;
+or the search was cut off before other values were tried."""
 
 _LITTLE = 1e-6
 _Row = tuple[str, int]
 _Name = tuple[Knob, object]
-"""What moves: a number by its place in an argument, a switch by what it is turned to."""
+"""What moves: a number by its place in an argument, a switch by its new value."""
 
 
 def certainty(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Values, seen: Seen) -> dict[str, str]:
-    """How sure each argument is, by name."""
+    """Returns how certain each argument is, by name."""
     numbers = axes(knobs, values)
     columns = _columns(probe, goal, knobs, values, seen)
     independent = _independent(columns)
@@ -184,18 +185,18 @@ def certainty(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Values, s
         moves = [name for name in columns if name[0] == knob]
         if knob.kind == CHOICE:
             fits = _fits_otherwise(probe, goal, knob, values, seen)
-            found[knob.name] = FREE if fits else SHARED if moves else TOLD
+            found[knob.name] = FREE if fits else SHARED if moves else CERTAIN
         elif own and not any(columns[name] for name in moves) and knob.kind != SIZES:
             found[knob.name] = FREE
         elif own and any(_slack(probe, goal, values, axis, seen) for axis in own):
             found[knob.name] = LOOSE
         elif own:
-            found[knob.name] = TOLD if independent.issuperset(moves) else SHARED
+            found[knob.name] = CERTAIN if independent.issuperset(moves) else SHARED
     return dict.fromkeys(found, OPEN) if probe.cut_off else found
 
 
 def partners(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Values, seen: Seen, name: str) -> list[str]:
-    """The other arguments that decide a dimension together with this one."""
+    """Returns the other arguments that decide a dimension together with this one."""
     columns = _columns(probe, goal, knobs, values, seen).items()
     own = {row for (knob, _), column in columns if knob.name == name for row in column}
     others = (knob.name for (knob, _), column in columns if own & column.keys())
@@ -205,13 +206,13 @@ def partners(probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Values, se
 def _columns(
     probe: Probe, goal: Goal, knobs: Sequence[Knob], values: Values, seen: Seen
 ) -> dict[_Name, dict[_Row, float]]:
-    """How dimensions move with each number, and with each switch that numbers can make up for."""
+    """Returns how dimensions move with each number, and with each switch that numbers can replace."""
     columns: dict[_Name, dict[_Row, float]] = {
         (axis.knob, axis.index): _column(probe, values, axis, seen) for axis in axes(knobs, values)
     }
     traded = dict(columns)
     for name, choice, column in _switches(probe, knobs, values, seen):
-        numbers = _standing_in(column, columns)
+        numbers = _replacing(column, columns)
         if not numbers:
             continue
         made_up = settle_sizes(probe, goal, numbers, {**values, name[0].name: choice})
@@ -221,8 +222,8 @@ def _columns(
     return traded
 
 
-def _standing_in(column: Mapping[_Row, float], columns: Mapping[_Name, Mapping[_Row, float]]) -> list[Knob]:
-    """The numbers that together move as a switch does; none where they cannot."""
+def _replacing(column: Mapping[_Row, float], columns: Mapping[_Name, Mapping[_Row, float]]) -> list[Knob]:
+    """Returns the numbers that together move like a switch; none if they cannot."""
     names = [name for name, other in columns.items() if other]
     rows = sorted({*column, *(row for name in names for row in columns[name])})
     if not names:
@@ -237,7 +238,7 @@ def _standing_in(column: Mapping[_Row, float], columns: Mapping[_Name, Mapping[_
 
 
 def _fits_otherwise(probe: Probe, goal: Goal, knob: Knob, values: Values, seen: Seen) -> bool:
-    """Whether a switch may as well be turned."""
+    """Whether another value of a switch fits as well."""
     others = (choice for choice in knob.choices if choice != current(knob, values))
     built = (probe.see({**values, knob.name: choice}) for choice in others)
     return any(other is not None and goal.distance(other) <= goal.distance(seen) for other in built)
@@ -246,7 +247,7 @@ def _fits_otherwise(probe: Probe, goal: Goal, knob: Knob, values: Values, seen: 
 def _switches(
     probe: Probe, knobs: Sequence[Knob], values: Values, seen: Seen
 ) -> Iterator[tuple[_Name, Any, dict[_Row, float]]]:
-    """How dimensions change where a switch is turned that leaves the keys as they are."""
+    """Yields how dimensions change with each switch that leaves the keys as they are."""
     for knob in (knob for knob in knobs if knob.kind == CHOICE):
         for choice in knob.choices:
             turned = probe.see({**values, knob.name: choice}) if choice != current(knob, values) else None
@@ -259,7 +260,7 @@ def _switches(
 
 
 def _column(probe: Probe, values: Values, axis: Axis, seen: Seen) -> dict[_Row, float]:
-    """How dimensions and numbers of keys move with a number."""
+    """Returns how dimensions and numbers of keys move with a number."""
     response = respond(probe, values, axis, seen)
     if response is None:
         return {}
@@ -269,7 +270,7 @@ def _column(probe: Probe, values: Values, axis: Axis, seen: Seen) -> dict[_Row, 
 
 
 def _independent(columns: Mapping[_Name, Mapping[_Row, float]]) -> set[_Name]:
-    """What no combination of the others can stand in for."""
+    """Returns the columns that no combination of the others can replace."""
     moving = [name for name, column in columns.items() if column]
     rows = sorted({row for name in moving for row in columns[name]})
     if not rows:
@@ -282,7 +283,7 @@ def _independent(columns: Mapping[_Name, Mapping[_Row, float]]) -> set[_Name]:
 
 
 def _slack(probe: Probe, goal: Goal, values: Values, axis: Axis, seen: Seen) -> bool:
-    """Whether the number next to this one does as well."""
+    """Whether the next number fits as well."""
     if axis.knob.kind == FLOAT:
         return False
     near = (probe.see(axis.at(values, axis.value(values) + step)) for step in (1, -1) if axis.value(values) + step > 0)

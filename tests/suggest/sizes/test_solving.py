@@ -16,7 +16,7 @@ from loader.formats.tree import Container, TensorEntry
 from loader.suggest.alternatives import goals_of
 from loader.suggest.sizes.arguments import Knob, knobs_of
 from loader.suggest.sizes.probe import Probe
-from loader.suggest.sizes.solve import FREE, LOOSE, OPEN, SHARED, TOLD, Solution, begin, solve, sure
+from loader.suggest.sizes.solve import CERTAIN, FREE, LOOSE, OPEN, SHARED, Solution, begin, solve, sure
 from tests.modes.scaffold import nets
 
 SMALL = st.integers(1, 40)
@@ -60,7 +60,7 @@ def test_an_mlp_is_recovered(inside: int, hidden: int, out: int, depth: int, bia
         inside, hidden, out, depth, bias,
     ]  # fmt: skip
     assert how["dropout"] == FREE
-    assert set(how.values()) <= {TOLD, FREE}
+    assert set(how.values()) <= {CERTAIN, FREE}
 
 
 @settings(max_examples=10, deadline=None)
@@ -70,7 +70,7 @@ def test_a_list_of_widths_is_recovered(sizes: list[int], norm: bool) -> None:
 
     assert solution.values["sizes"] == sizes
     assert values(solution, nets.Widths)["norm"] is norm
-    assert how == {"sizes": TOLD, "norm": TOLD}
+    assert how == {"sizes": CERTAIN, "norm": CERTAIN}
 
 
 @settings(max_examples=8, deadline=None)
@@ -84,7 +84,7 @@ def test_a_conv_net_is_recovered(channels: int, width: int, blocks: list[int], k
     found = values(solution, nets.ConvNet)
     assert [found[n] for n in ("in_channels", "width", "kernel", "classes")] == [channels, width, kernel, classes]
     assert list(found["blocks"]) == blocks
-    assert set(how.values()) == {TOLD}
+    assert set(how.values()) == {CERTAIN}
 
 
 @settings(max_examples=8, deadline=None)
@@ -113,14 +113,14 @@ def test_what_only_a_product_tells_is_never_called_sure(dim: int, heads: int, he
     found = values(solution, nets.Attention)
     assert solution.distance == (0, 0, 0)
     assert found["heads"] * found["head_dim"] == heads * head_dim
-    assert how == {"dim": TOLD, "heads": SHARED, "head_dim": SHARED}
+    assert how == {"dim": CERTAIN, "heads": SHARED, "head_dim": SHARED}
 
 
 def test_a_product_of_which_one_factor_is_given_is_sure() -> None:
     solution, how = inferred(nets.Attention(12, 6, 16), head_dim=16)
 
     assert solution.values["heads"] == 6
-    assert how["heads"] == TOLD
+    assert how["heads"] == CERTAIN
 
 
 def test_a_size_that_neighbours_share_is_found_and_not_called_sure() -> None:
@@ -128,7 +128,7 @@ def test_a_size_that_neighbours_share_is_found_and_not_called_sure() -> None:
 
     assert solution.distance == (0, 0, 0)
     assert solution.values["image"] // 8 == 12
-    assert how == {"image": LOOSE, "patch": TOLD, "dim": TOLD}
+    assert how == {"image": LOOSE, "patch": CERTAIN, "dim": CERTAIN}
 
 
 def test_defaults_that_fit_are_left_alone() -> None:
@@ -149,7 +149,7 @@ def test_a_value_that_the_shapes_contradict_gives_way() -> None:
 
     assert solution.distance == (0, 0, 0)
     assert (solution.values["hidden"], solution.values["depth"]) == (9, 4)
-    assert how["hidden"] == TOLD
+    assert how["hidden"] == CERTAIN
 
 
 def test_a_value_with_which_nothing_can_be_built_is_passed_over() -> None:
