@@ -1,1 +1,1 @@
-"""Checkpoints that many processes wrote together."""
+"""Readers of checkpoints that several processes wrote together."""

@@ -1,9 +1,8 @@
-"""Folders of `torch.distributed.checkpoint`: one `.metadata`, and files that each process wrote its items into.
+"""Folders of `torch.distributed.checkpoint`: one `.metadata`, and files into which each process wrote its items.
 
-Guarantees: opening one reads the metadata and no tensor; every item lies inside its file and none overlaps another, so
-that what is declared cannot be larger than what is there; an item is one stream of `torch.save`, read with that
-format's own promises, and refused where it is not what the metadata says. A tensor that was split is put together on
-demand, from the pieces it needs alone.
+Guarantees: opening one reads the metadata and no tensor. Every item lies inside its file and none overlaps another, so
+that no more can be declared than is there. An item is one `torch.save` stream, read with that format's guarantees, and
+refused if it is not what the metadata says. A split tensor is assembled on demand, from the pieces it needs.
 """
 
 from __future__ import annotations
@@ -35,20 +34,20 @@ _AGAIN = Fix(note="copy or download the whole folder again; it may also be a sav
 
 
 def find_dcp(path: Path, names: Sequence[str], stack: ExitStack) -> DistributedFolder | None:
-    """Reads the metadata of a folder with these names in it; None where it is not of this format."""
+    """Reads the metadata of a folder with these files; None if it is not of this format."""
     ours = METADATA in names or any(name.endswith(ENDING) for name in names)
     return DistributedFolder(path, stack) if ours else None
 
 
 class DistributedFolder:
-    """A folder of this format; its metadata is read, its files are opened.
+    """A folder of this format, its metadata read and its files opened.
 
     Args:
         path: The folder.
         stack: Closes the files when it unwinds.
 
     Raises:
-        CheckpointError: The metadata is refused, or a file is missing, leads out of the folder or is too short.
+        CheckpointError: The metadata is invalid, or a file is missing, outside the folder or too short.
     """
 
     format = FORMAT
@@ -57,7 +56,7 @@ class DistributedFolder:
         index = path / METADATA
         if not index.exists():
             raise CheckpointError(
-                f"{shown_path(path)} holds pieces of a torch.distributed.checkpoint folder (*{ENDING}) and no "
+                f"{shown_path(path)} holds files of a torch.distributed.checkpoint folder (*{ENDING}), but no "
                 f"{METADATA}, which is written last",
                 _AGAIN,
             )
@@ -73,11 +72,11 @@ class DistributedFolder:
         _check_places(self.files, places)
 
     def sha256(self) -> str:
-        """Digest of the metadata and, in natural order, the files that it names."""
+        """Returns the digest of the metadata and, in natural order, of the files that it names."""
         return digest_of({METADATA: self.index, **self.files})
 
     def open(self, check: str) -> SeveralFiles:
-        """Builds the tree, and reads the small objects; with `full`, all items."""
+        """Builds the tree and reads the small objects; with `full`, checks all items."""
         return DistributedCheckpoint(self, check)
 
 
@@ -100,7 +99,7 @@ class DistributedCheckpoint(SeveralFiles):
                 _stream(found.files[place.path], place, check)
 
     def located(self, entry: TensorEntry) -> TensorEntry:
-        """The entry with the places of its elements inside the items, which are looked into only now."""
+        """Returns the entry with the positions of its elements inside the items, which are opened only now."""
         if not entry.pieces:
             return entry
         return dataclasses.replace(
@@ -122,10 +121,10 @@ class DistributedCheckpoint(SeveralFiles):
         found = stream.root.children.get("")
         alike = isinstance(found, TensorEntry) and (found.dtype, found.shape) == (declared.dtype, declared.shape)
         if not alike or not isinstance(found, TensorEntry) or found.layout != "strided" or found.storage is None:
-            what = f"{found.dtype} {list(found.shape)}" if isinstance(found, TensorEntry) else "no tensor"
+            what = f"{found.dtype} {list(found.shape)}" if isinstance(found, TensorEntry) else "not a tensor"
             raise file.damaged(
-                f"the item at byte {item.offset:,} is {safe_text(what)}; the metadata says that it is "
-                f"'{safe_text(item.key)}', {declared.dtype} {safe_text(list(declared.shape))}"
+                f"the item at byte {item.offset:,} is {safe_text(what)}, but '{safe_text(item.key)}', "
+                f"{declared.dtype} {safe_text(list(declared.shape))}, in the metadata"
             )
         if found.storage.packed is not None or found.storage.data is not None:
             raise file.damaged(f"'{safe_text(item.key)}' is compressed, which torch.save never does")
@@ -140,13 +139,13 @@ class DistributedCheckpoint(SeveralFiles):
 
 
 class _Items(OpenedFile):
-    """A file of items; their checksums are compared as those of any other file's."""
+    """A file of items, whose checksums are compared like those of any other file."""
 
     def __init__(self, file: CheckpointFile, check: str) -> None:
         super().__init__(file, FORMAT, Container("dict", FORMAT), check)
 
     def tensors_in(self, damaged: Sequence[Storage]) -> list[str]:
-        """The items are called as their tensors."""
+        """Returns the names of the items, which are those of their tensors."""
         return list(dict.fromkeys(storage.key for storage in damaged))
 
 
@@ -155,7 +154,7 @@ def _stream(file: CheckpointFile, place: Place, check: str) -> TorchZip:
 
 
 def _object(file: CheckpointFile, place: Place, check: str) -> Node:
-    """What a pickled object is; one that torch.save did not write is only counted."""
+    """The content of a pickled object; for one that torch.save did not write, only its size."""
     if file.pread(place.offset, min(place.length, len(ZIP_MEMBER))) != ZIP_MEMBER:
         return _unread(place)
     root = _stream(file, place, check).root
@@ -177,7 +176,7 @@ def _tree(found: DistributedFolder, objects: Mapping[str, Node]) -> Container:
 
 
 def _put(root: Container, metadata: Metadata, name: str, node: Node, index: CheckpointFile) -> None:
-    """Hangs an entry where it was before its state dict was flattened."""
+    """Puts an entry where it was before its state dict was flattened."""
     steps: Sequence[str | int] = metadata.paths.get(name, (name,))
     at = root
     for step, following in itertools.pairwise(steps):
@@ -187,7 +186,7 @@ def _put(root: Container, metadata: Metadata, name: str, node: Node, index: Chec
             raise index.damaged(f"'{safe_text(name)}' lies below '{safe_text(step)}', which is an entry itself")
         at = below
     if str(steps[-1]) in at.children:
-        raise index.damaged(f"two of its entries stand under the nested key of '{safe_text(name)}'")
+        raise index.damaged(f"two entries under the nested key of '{safe_text(name)}'")
     at.children[str(steps[-1])] = node
 
 
@@ -201,7 +200,7 @@ def _piece(name: str, whole: Whole, chunk: Chunk, file: CheckpointFile) -> Piece
     item = Storage(label, chunk.place.offset, chunk.place.length, file=file)
     entry = TensorEntry(whole.dtype, chunk.shape, contiguous(chunk.shape), storage=item)
     if entry.nbytes > item.nbytes:
-        raise file.damaged(f"'{safe_text(label)}' needs {safe_text(entry.nbytes)} bytes; its item has {item.nbytes:,}")
+        raise file.damaged(f"'{safe_text(label)}' needs {safe_text(entry.nbytes)} bytes, its item has {item.nbytes:,}")
     return Piece(entry, chunk.start)
 
 
@@ -211,7 +210,7 @@ def _refuse_outside(folder: Path, paths: Mapping[str, Path]) -> None:
 
 
 def _check_places(files: Mapping[str, CheckpointFile], places: Sequence[Place]) -> None:
-    """Items lie inside their files, and none overlaps another."""
+    """Refuses items that overlap, or that end after their file."""
     by_file: dict[str, list[tuple[int, int]]] = {name: [] for name in files}
     for place in places:
         by_file[place.path].append((place.offset, place.offset + place.length))
@@ -220,7 +219,7 @@ def _check_places(files: Mapping[str, CheckpointFile], places: Sequence[Place]) 
         end = 0
         for start, stop in sorted(by_file[name]):
             if start < end:
-                raise files[name].damaged(f"two of its items overlap at byte {start:,}")
+                raise files[name].damaged(f"two items overlap at byte {start:,}")
             end = stop
         if end > files[name].size:
             raise files[name].ends_early(end)

@@ -1,8 +1,9 @@
-"""The `.metadata` of a `torch.distributed.checkpoint` folder: which tensors there are, in which pieces, and where.
+"""The `.metadata` of a `torch.distributed.checkpoint` folder: its tensors, their pieces, and where the pieces are.
 
-Guarantees: it is a pickle and is read as inert records: nothing it names is imported. The pieces of every tensor cover
-it exactly once, none is without a place, and every place is a plain path below the folder. What the places hold is a
-claim; `dcp` checks it against the files.
+Guarantees: the pickle is read as inert records; nothing it names is imported. The pieces of every tensor cover it
+exactly once, each has a place, and every place is a plain path below the folder. That is checked by arithmetic on the
+corners of the pieces, in time proportional to their number for the layouts of parallel training; other layouts are
+refused. Whether the places hold what the metadata says is checked by `dcp`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _UNSAFE = Fix(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an item stands."""
+    """The position of an item."""
 
     path: str
     """Relative to the folder."""
@@ -60,18 +61,18 @@ class Whole:
 
 @dataclass(slots=True)
 class Metadata:
-    """What a folder is said to hold."""
+    """The content of a folder, according to its metadata."""
 
     tensors: dict[str, Whole] = field(default_factory=dict)
     objects: dict[str, Place] = field(default_factory=dict)
-    """What is no tensor, pickled each for itself."""
+    """Objects that are not tensors, each pickled by itself."""
     strange: dict[str, str] = field(default_factory=dict)
-    """Tensors of a type that is not read: name → type."""
+    """Tensors of an unsupported type: name → type."""
     paths: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
-    """The nested keys that a flattened name stands for, where they were kept."""
+    """Flattened name → nested keys, if they were recorded."""
 
     def places(self) -> Iterator[Place]:
-        """Where all items stand."""
+        """Yields the positions of all items."""
         for tensor in self.tensors.values():
             for chunk in tensor.chunks:
                 yield chunk.place
@@ -86,10 +87,10 @@ def read_metadata(file: CheckpointFile) -> Metadata:
         file: The opened `.metadata`.
 
     Raises:
-        CheckpointError: It is damaged, no such metadata, or contradicts itself.
+        CheckpointError: It is damaged, something else, or contradicts itself.
     """
     if not 0 < file.size <= LARGEST_METADATA:
-        raise file.damaged(f"it has {file.size:,} bytes; 1 to {LARGEST_METADATA:,} were expected")
+        raise file.damaged(f"{file.size:,} bytes (expected 1 to {LARGEST_METADATA:,})")
     found = unpickle(file.pread(0, file.size), builders=BUILDERS, where=shown_path(file.path))
     file.note(found.globals)
     return _Reader(file).read(found.root)
@@ -105,7 +106,7 @@ class _Reader:
         fields = self.fields(root, "Metadata")
         declared, stored = fields.get("state_dict_metadata"), fields.get("storage_data")
         if not isinstance(declared, PickledDict) or not isinstance(stored, PickledDict):
-            raise self.file.damaged("it does not say which tensors there are, or where they stand")
+            raise self.file.damaged("state_dict_metadata or storage_data is missing")
         self.read_places(stored)
         metadata = Metadata()
         for name, entry in declared.pairs():
@@ -120,7 +121,7 @@ class _Reader:
 
     def add(self, metadata: Metadata, name: str, entry: object) -> None:
         if name in metadata.tensors or name in metadata.objects or name in metadata.strange:
-            raise self.file.damaged(f"it names '{safe_text(name)}' twice")
+            raise self.file.damaged(f"duplicate name '{safe_text(name)}'")
         kind = entry.type.rpartition(".")[2] if isinstance(entry, Reduced) else ""
         if kind == "BytesStorageMetadata":
             place = self.places.get((name, None))
@@ -142,7 +143,7 @@ class _Reader:
             box = self.fields(chunk, "ChunkStorageMetadata")
             start, size = shape_of(box.get("offsets")), shape_of(box.get("sizes"))
             if 0 in size:
-                continue  # a process that got nothing of the tensor
+                continue  # a process without a part of the tensor
             place = self.places.get((name, start))
             if place is None:
                 self.faults.append(f"the piece of {safe_text(name)} at {list(start)} has no place")
@@ -167,22 +168,22 @@ class _Reader:
             offset, length = (self.number(info.get(what)) for what in ("offset", "length"))
             where = (name, None if offsets is None else shape_of(offsets))
             if where in self.places:
-                raise self.file.damaged(f"it gives '{safe_text(name)}' two places at {safe_text(where[1])}")
+                raise self.file.damaged(f"two places for '{safe_text(name)}' at {safe_text(where[1])}")
             self.places[where] = Place(path, offset, length)
         self.refuse(unsafe, extended)
 
     def refuse(self, unsafe: dict[str, str], extended: set[str]) -> None:
         if unsafe:
-            told = phrases(f"'{safe_text(path)}' {fault}" for path, fault in unsafe.items())
+            found = phrases(f"'{safe_text(path)}' {fault}" for path, fault in unsafe.items())
             raise CheckpointError(
-                f"{shown_path(self.file.path)} names {counted(len(unsafe), 'file')} that may not be opened: {told}; "
-                "names of files below its own folder were expected",
+                f"{shown_path(self.file.path)} names {counted(len(unsafe), 'file')} that may not be opened: {found}; "
+                "expected names of files below its own folder",
                 _UNSAFE,
             )
         if extended:
             raise CheckpointError(
-                f"{shown_path(self.file.path)} says that its tensors were written through an extension "
-                f"({listing(sorted(extended))}); plain ones are read",
+                f"{shown_path(self.file.path)}: its tensors were written through an unsupported extension "
+                f"({listing(sorted(extended))})",
                 Fix(note="save it again without extensions, where torch can read it"),
             )
 
@@ -194,20 +195,20 @@ class _Reader:
             steps = path if isinstance(path, tuple) else ()
             plain = all(type(step) is str or (type(step) is int and 0 <= step < LARGEST_NUMBER) for step in steps)
             if type(name) is not str or not steps or not plain or len(steps) > MOST_LEVELS:
-                raise self.file.damaged("the nested keys that it keeps are none")
+                raise self.file.damaged("invalid nested keys in planner_data")
             paths[name] = steps
         return {
             name: paths[name] for name in (*metadata.tensors, *metadata.objects, *metadata.strange) if name in paths
         }
 
     def fields(self, record: object, kind: str) -> PickledDict:
-        """The attributes of an object of one of torch's classes; where it was defined has changed over the years."""
+        """The attributes of an object of one of torch's classes, whose modules have changed over the years."""
         known = isinstance(record, Reduced) and record.type.startswith(_PACKAGE)
         if not known or not isinstance(record, Reduced) or record.type.rpartition(".")[2] != kind:
             found = record.type if isinstance(record, Reduced | PickledDict) else type(record).__name__
             raise CheckpointError(
-                f"{shown_path(self.file.path)} is not what torch.distributed.checkpoint writes: {safe_text(found)} "
-                f"stands where a {kind} was expected",
+                f"{shown_path(self.file.path)} is not what torch.distributed.checkpoint writes: found "
+                f"{safe_text(found)}, expected a {kind}",
                 Fix("checkpoint.path=FILE", "the checkpoint itself"),
             )
         return record.state if isinstance(record.state, PickledDict) else PickledDict()
@@ -220,40 +221,40 @@ class _Reader:
 
     def text(self, value: object, what: str) -> str:
         if type(value) is not str:
-            raise self.file.damaged(f"{what} in it is no text")
+            raise self.file.damaged(f"{what} is not text")
         return value
 
     def number(self, value: object) -> int:
         if type(value) is not int or not 0 <= value < LARGEST_NUMBER:
-            raise self.file.damaged("it gives an item a place that is none")
+            raise self.file.damaged("invalid offset or length of an item")
         return value
 
     def listed(self, value: object, what: str) -> list[object]:
         if not isinstance(value, list | tuple):
-            raise self.file.damaged(f"{what} in it are no list")
+            raise self.file.damaged(f"{what} are not a list")
         return list(value)
 
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
-"""Where its first element stands, and its shape."""
+"""The position of its first element, and its shape."""
 _STEPS_PER_BOX = 64
-"""A grid takes one per dimension; the rest is for grids whose lines do not meet."""
+"""A grid takes one per dimension; the rest is for grids whose lines are not aligned."""
 
 
 def fault_of_cover(shape: tuple[int, ...], boxes: Sequence[Box]) -> str:
-    """Says what is wrong with the pieces of a tensor; empty where they cover it exactly once.
+    """Returns what is wrong with the pieces of a tensor; empty if they cover it exactly once.
 
     Args:
-        shape: The tensor's.
-        boxes: None of them empty.
+        shape: The tensor's shape.
+        boxes: The pieces, none of them empty.
     """
     if 0 in shape:
-        return "are more than the tensor, which is empty" if boxes else ""
+        return "exceed the tensor, which is empty" if boxes else ""
     for start, size in boxes:
         if len(start) != len(shape) or len(size) != len(shape):
-            return "have another number of dimensions than the tensor"
+            return "differ from the tensor in the number of dimensions"
         if any(first + length > whole for first, length, whole in zip(start, size, shape, strict=True)):
-            return f"lie outside of its shape {list(shape)}"
+            return f"exceed its shape {list(shape)}"
     if len(boxes) == 1 and boxes[0][1] == shape:
         return ""
     return _Sweep(shape, _STEPS_PER_BOX * (len(boxes) + len(shape))).fault(list(boxes), 0)
@@ -267,7 +268,7 @@ class _Sweep:
         self.steps = steps
 
     def fault(self, boxes: list[Box], dimension: int) -> str:
-        """What is wrong with the boxes of one slice, from a dimension on."""
+        """Returns what is wrong with the boxes of one slice, from a dimension on."""
         if len(boxes) != 1 and (not boxes or dimension == len(self.shape)):
             return "overlap" if boxes else "leave a gap"
         if dimension == len(self.shape):
@@ -283,7 +284,7 @@ class _Sweep:
                 following = next(waiting, None)
             self.steps -= max(1, len(active))
             if self.steps < 0:
-                return "lie in more layers than any way of splitting tensors makes"
+                return "are laid out in a more complex way than parallel training splits tensors"
             fault = self.fault(list(active), dimension + 1)
             if fault:
                 return fault

@@ -1,8 +1,8 @@
-"""Folders of DeepSpeed: the model's states, and with ZeRO one file of optimizer states per process.
+"""Folders of DeepSpeed: the model's states and, with ZeRO, one file of optimizer states per process.
 
-Guarantees: where the processes kept float32 master weights, `module` is those, put together on demand from the
-partitions as DeepSpeed's own converter does; where they did not, it is the weights as they were trained. Which of the
-two is logged. The files are read as any other of `torch.save`: nothing in them is imported, DeepSpeed included.
+Guarantees: if the processes kept float32 master weights, `module` is those, assembled on demand from the partitions
+like in DeepSpeed's own converter; otherwise it is the weights as trained. The log says which. The files are read like
+any other `torch.save` file: nothing in them is imported, DeepSpeed included.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ..limits import LONGEST_NAME
 from ..several import SeveralFiles, digest_of, each, opened, refuse_links
 from ..signatures import DEEPSPEED as FORMAT
 from ..tree import Container, Node, TensorEntry
-from .zero import ModelStates, OptimizerStates, cut_by_group, cut_by_parameter, put_together
+from .zero import ModelStates, OptimizerStates, assemble, cut_by_group, cut_by_parameter
 
 log = logging.getLogger(__name__)
 
 _MODEL = "mp_rank_00_model_states.pt"
-"""The model as one process has it whole."""
+"""The states of the first process."""
 _MODEL_STATES = re.compile(r"(zero_pp_rank_\d+_)?mp_rank_\d+_model_states\.pt")
 _OPTIMIZER_STATES = re.compile(r"(bf16_|fp16_)?zero_pp_rank_\d+_mp_rank_\d+_optim_states\.pt")
 _OTHER_RANK = re.compile(r".*mp_rank_(?!00_)\d+_\w+_states\.pt")
@@ -43,10 +43,10 @@ _CONVERT = Fix("python -m deepspeed.checkpoint.ds_to_universal", "puts it togeth
 
 
 def find_zero(path: Path, names: Sequence[str], stack: ExitStack) -> ZeroFolder | None:
-    """Finds the states in a folder with these names in it, or in the one that its `latest` names.
+    """Finds the states in a folder with these files, or in the one that its `latest` names.
 
     Returns:
-        None where it is no folder of DeepSpeed, or holds a checkpoint for everyone beside DeepSpeed's.
+        None if it is not a DeepSpeed folder, or also holds a checkpoint in a common format.
     """
     own = [name for name in names if _MODEL_STATES.fullmatch(name) or _PIPELINE.fullmatch(name)]
     if own:
@@ -54,7 +54,7 @@ def find_zero(path: Path, names: Sequence[str], stack: ExitStack) -> ZeroFolder 
     inside = _tagged(path, names)
     if inside is None:
         return None
-    log.info("%s: %s is the checkpoint in it", shown_path(path), safe_text(inside.name))
+    log.info("%s: its checkpoint is %s", shown_path(path), safe_text(inside.name))
     return ZeroFolder(inside, listed(inside), stack)
 
 
@@ -63,11 +63,11 @@ class ZeroFolder:
 
     Args:
         path: The folder that holds the states.
-        names: What is in it.
+        names: Its files.
         stack: Closes the files when it unwinds.
 
     Raises:
-        CheckpointError: It is split in a way that is not put together here, or a file is missing or refused.
+        CheckpointError: It is split in an unsupported way, or a file is missing or refused.
     """
 
     format = FORMAT
@@ -83,11 +83,11 @@ class ZeroFolder:
         self.recognised = each(self.files, sniff.recognise)
 
     def sha256(self) -> str:
-        """Digest of the model's states and the optimizer's, each in natural order."""
+        """Returns the digest of the model's states and the optimizer's, each in natural order."""
         return digest_of(self.files)
 
     def open(self, check: str) -> SeveralFiles:
-        """Reads the indexes of all files and puts the parameters together by name."""
+        """Reads the indexes of all files and assembles the parameters by name."""
         members = each(self.recognised, lambda found: found.open(check))
         models = [ModelStates(members[name]) for name in self.models]
         optimizers = [OptimizerStates(members[name]) for name in self.optimizers]
@@ -104,7 +104,7 @@ class ZeroFolder:
         if _MODEL not in self.models:
             raise CheckpointError(
                 f"{shown_path(self.path)} holds the model states of {_processes(self.models)}, each "
-                "with a part of every parameter, and no optimizer states (*_optim_states.pt), which keep the weights",
+                "with a part of every parameter, but no optimizer states (*_optim_states.pt), which hold the weights",
                 _AGAIN,
             )
         return states.module, "'module' is the weights as trained; there are no master weights"
@@ -114,7 +114,7 @@ class ZeroFolder:
         if stage == 3 and len(models) != len(optimizers):
             raise CheckpointError(
                 f"{where} holds {counted(len(models), 'file')} of model states and {len(optimizers):,} of optimizer "
-                "states; one of each per process were expected",
+                "states (expected one of each per process)",
                 _AGAIN,
             )
         first, flat = models[0], [states.flat(stage) for states in optimizers]
@@ -125,24 +125,23 @@ class ZeroFolder:
             trained = cut_by_group(first.shapes(), flat, optimizers[0].paddings(), where)
         frozen = _frozen(models if stage == 3 else models[:1], where)
         found: dict[str, Node] = {
-            **first.beside_parameters(),
+            **first.other_entries(),
             **frozen,
             **trained,
         }
         found |= {name: found[source] for name, source in first.shared().items() if source in found}
         kind = f"master weights of ZeRO stage {stage}"
-        note = f"'module' is the float32 {kind}, put together from {_processes(optimizers)}"
-        beside = f"; {_MODEL} holds them as trained" if stage < 3 else ""
-        return Container("dict", kind, found, metadata=first.module.metadata, record=first.module.record), note + beside
+        note = f"'module' is the float32 {kind}, assembled from {_processes(optimizers)}"
+        note += f"; {_MODEL} holds them as trained" if stage < 3 else ""
+        return Container("dict", kind, found, metadata=first.module.metadata, record=first.module.record), note
 
     def _stage(self, optimizers: Sequence[OptimizerStates]) -> int:
         stages = {states.stage() for states in optimizers}
         expected = {states.processes() for states in optimizers}
         if len(stages) > 1 or expected != {len(optimizers)}:
             raise CheckpointError(
-                f"{shown_path(self.path)} holds the optimizer states of {_processes(optimizers)}; "
-                f"{listing(sorted(expected))} are declared"
-                + (f", of stages {listing(sorted(stages))}" if len(stages) > 1 else ""),
+                f"{shown_path(self.path)} holds the optimizer states of {_processes(optimizers)}, but declares "
+                f"{listing(sorted(expected))}" + (f", of stages {listing(sorted(stages))}" if len(stages) > 1 else ""),
                 _AGAIN,
             )
         return stages.pop()
@@ -152,7 +151,7 @@ class ZeroFolder:
         if groups != {len(first.shapes())}:
             raise CheckpointError(
                 f"{shown_path(self.path)} contradicts itself: it declares {counted(len(first.shapes()), 'group')} of "
-                f"parameters, and its processes hold {listing(sorted(groups))}",
+                f"parameters, but its processes hold {listing(sorted(groups))}",
                 _AGAIN,
             )
 
@@ -162,27 +161,27 @@ def _processes(files: Sequence[object]) -> str:
 
 
 def _frozen(models: Sequence[ModelStates], where: str) -> dict[str, Node]:
-    """Parameters that were not trained: whole in the first file, or a share of each in every file."""
+    """Parameters that were not trained: complete in the first file, or a part of each in every file."""
     kept = [states.frozen() for states in models]
     found: dict[str, Node] = {}
     for name, shape in models[0].frozen_shapes().items():
         lacking = sum(name not in fragments for fragments in kept)
         if lacking:
             raise CheckpointError(f"{where} lacks {counted(lacking, 'fragment')} of '{safe_text(name)}'", _AGAIN)
-        found[name] = put_together(name, shape, [fragments[name] for fragments in kept])
+        found[name] = assemble(name, shape, [fragments[name] for fragments in kept])
     return found
 
 
 def _tagged(path: Path, names: Sequence[str]) -> Path | None:
-    """The folder of the newest states, where a run keeps those of several steps."""
+    """The folder of the latest states, if a run keeps those of several steps."""
     if has_preferred(names):
         return None
     steps = sorted((name for name in names if _STEP.fullmatch(name) and (path / name).is_dir()), key=natural)
     if _LATEST not in names:
         if len(steps) > 1:
             raise CheckpointError(
-                f"{shown_path(path)} holds {counted(len(steps), 'checkpoint')} of DeepSpeed and no '{_LATEST}' that "
-                f"says which is meant: {listing(steps)}",
+                f"{shown_path(path)} holds {counted(len(steps), 'checkpoint')} of DeepSpeed, but no '{_LATEST}' that "
+                f"selects one: {listing(steps)}",
                 *(path_override(path / step) for step in steps[-5:]),
             )
         return path / steps[0] if steps else None
@@ -197,7 +196,7 @@ def _tagged(path: Path, names: Sequence[str]) -> Path | None:
 
 
 def _tag(latest: Path) -> str:
-    """The name in a `latest`; empty where it is none that lies in its folder."""
+    """The name in a `latest` file; empty if it is not the name of an entry of its folder."""
     if leads_out(latest, latest.parent) is not None or not latest.is_file():
         return ""
     file = CheckpointFile(latest)
@@ -210,14 +209,13 @@ def _tag(latest: Path) -> str:
 
 def _refuse_split(path: Path, names: Sequence[str]) -> None:
     for pattern, what in (
-        (_PIPELINE, "the layers of a pipeline, each in a file of its own"),
-        (_EXPERTS, "experts, each in a file of its own"),
-        (_OTHER_RANK, "a model that was split for tensor parallelism"),
+        (_PIPELINE, "pipeline layers in separate files"),
+        (_EXPERTS, "experts in separate files"),
+        (_OTHER_RANK, "a model split for tensor parallelism"),
     ):
         split = sorted((name for name in names if pattern.match(name)), key=natural)
         if split:
             raise CheckpointError(
-                f"{shown_path(path)} is a DeepSpeed checkpoint of {what} ({listing(split)}), which is not put together "
-                "here",
+                f"{shown_path(path)} is a DeepSpeed checkpoint of {what} ({listing(split)}), which is not supported",
                 _CONVERT,
             )

@@ -1,10 +1,10 @@
-"""Where DeepSpeed's ZeRO leaves each parameter: the arithmetic of its partitions.
+"""Where DeepSpeed's ZeRO stores each parameter: the arithmetic of its partitions, and the states that describe them.
 
-Guarantees: pure functions of names, shapes and flat tensors. Every element of a parameter comes from exactly one place;
-a layout whose numbers do not add up is refused before anything is read.
+Guarantees: every element of a parameter comes from exactly one place; a layout whose numbers do not add up is refused
+before anything is read. The states are inert records, each checked before use; a file's name proves nothing.
 
-Stages 1 and 2 flatten a group of parameters into one vector and cut that among the processes. Stage 3 cuts every
-parameter by itself, the last process's share padded, and each process flattens its shares into vectors of its own.
+Stages 1 and 2 flatten a group of parameters into one vector and divide that among the processes. Stage 3 divides every
+parameter by itself, pads the last process's part, and each process flattens its parts into vectors of its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AGAIN = Fix(note="copy or download the whole folder again; files of two saves m
 
 
 class Vector:
-    """Flat tensors one after the other, as one."""
+    """The concatenation of flat tensors."""
 
     def __init__(self, parts: Sequence[TensorEntry]) -> None:
         self.parts = parts
@@ -36,7 +36,7 @@ class Vector:
         self.length = self.ends[-1] if parts else 0
 
     def run(self, start: int, length: int) -> Iterator[TensorEntry]:
-        """The elements from `start` on, from as many of the parts as they lie in."""
+        """Yields the elements from `start` on, as one tensor for each part that holds some."""
         at = bisect_right(self.ends, start)
         while length > 0:
             part, begin = self.parts[at], start - (self.ends[at - 1] if at else 0)
@@ -46,8 +46,8 @@ class Vector:
             start, length, at = start + taken, length - taken, at + 1
 
 
-def put_together(name: str, shape: tuple[int, ...], runs: Sequence[TensorEntry]) -> TensorEntry:
-    """A parameter whose flattened elements are these runs in a row; more than it needs is padding."""
+def assemble(name: str, shape: tuple[int, ...], runs: Sequence[TensorEntry]) -> TensorEntry:
+    """Returns the parameter whose flattened elements are these runs in a row; any excess is padding."""
     wanted, at, pieces = count(shape), 0, []
     for run in runs:
         taken = min(run.numel, wanted - at)
@@ -70,12 +70,12 @@ def cut_by_group(
     paddings: Sequence[Sequence[int]] | None,
     where: str,
 ) -> dict[str, TensorEntry]:
-    """Parameters of stages 1 and 2.
+    """Returns the parameters of stages 1 and 2.
 
     Args:
         groups: Name → shape, by parameter group.
         ranks: Each process's partition of every group.
-        paddings: Elements of padding after each parameter, by group, where the parameters were aligned.
+        paddings: Elements of padding after each parameter, by group, if the parameters were aligned.
         where: The folder, for messages.
     """
     found: dict[str, TensorEntry] = {}
@@ -88,9 +88,9 @@ def cut_by_group(
             length = count(shape)
             if at + length > vector.length:
                 raise _too_short(where, at + length, vector.length)
-            _add(found, name, put_together(name, shape, list(vector.run(at, length))), where)
+            _add(found, name, assemble(name, shape, list(vector.run(at, length))), where)
             at += length + gap
-        # The vector is padded for the processes' communication, by how much is not written down.
+        # The vector is padded for the processes' communication, by an amount that is not recorded.
         step = 2 * len(ranks)
         if -(-at // step) != -(-vector.length // step):
             raise _too_short(where, at, vector.length)
@@ -98,7 +98,7 @@ def cut_by_group(
 
 
 def cut_by_parameter(shapes: Shapes, ranks: Sequence[Sequence[TensorEntry]], where: str) -> dict[str, TensorEntry]:
-    """Parameters of stage 3.
+    """Returns the parameters of stage 3.
 
     Args:
         shapes: Name → shape, in the order in which they were flattened.
@@ -114,7 +114,7 @@ def cut_by_parameter(shapes: Shapes, ranks: Sequence[Sequence[TensorEntry]], whe
         if at + share > shortest:
             raise _too_short(where, at + share, shortest)
         runs = [run for vector in vectors for run in vector.run(at, share)]
-        _add(found, name, put_together(name, shape, runs), where)
+        _add(found, name, assemble(name, shape, runs), where)
         at += share
     if at != longest:
         raise _too_short(where, at, longest)
@@ -122,7 +122,7 @@ def cut_by_parameter(shapes: Shapes, ranks: Sequence[Sequence[TensorEntry]], whe
 
 
 def count(shape: Sequence[int]) -> int:
-    """Elements of a shape."""
+    """Returns the number of elements of a shape."""
     product = 1
     for dimension in shape:
         product *= dimension
@@ -131,7 +131,7 @@ def count(shape: Sequence[int]) -> int:
 
 def _add(found: dict[str, TensorEntry], name: str, entry: TensorEntry, where: str) -> None:
     if name in found:
-        raise CheckpointError(f"{where} names the parameter '{safe_text(name)}' twice", _AGAIN)
+        raise CheckpointError(f"{where} has the parameter '{safe_text(name)}' twice", _AGAIN)
     found[name] = entry
 
 
@@ -140,7 +140,7 @@ def _too_short(where: str, needed: int, there: int) -> CheckpointError:
 
 
 def _contradiction(where: str, declared: str, there: str) -> CheckpointError:
-    return CheckpointError(f"{where} contradicts itself: it declares {declared} and holds {there}", _AGAIN)
+    return CheckpointError(f"{where} contradicts itself: it declares {declared}, but holds {there}", _AGAIN)
 
 
 _FLAT = {1: "single_partition_of_fp32_groups", 2: "single_partition_of_fp32_groups", 3: "fp32_flat_groups"}
@@ -149,7 +149,7 @@ _OPTIMIZER = "optimizer_state_dict"
 
 
 class _States:
-    """A file of states, and the dict that it is about."""
+    """A file of states, and the dict in it."""
 
     def __init__(self, file: OpenedFile) -> None:
         self.file = file
@@ -158,55 +158,55 @@ class _States:
 
     def _dict(self, value: object, what: str) -> PickledDict:
         if not isinstance(value, PickledDict):
-            raise self._strange(what)
+            raise self._unexpected(what)
         return value
 
     def _list(self, value: object, what: str) -> list[object]:
         if not isinstance(value, list | tuple):
-            raise self._strange(what)
+            raise self._unexpected(what)
         return list(value)
 
     def _flat(self, entry: object, what: str) -> TensorEntry:
-        """A compact tensor with data, flattened."""
+        """A contiguous tensor with data, flattened."""
         if not isinstance(entry, TensorEntry) or entry.layout != "strided" or entry.storage is None:
-            raise self._strange(what)
+            raise self._unexpected(what)
         if entry.stride != contiguous(entry.shape):
-            raise self._strange(f"{what} in one run")
+            raise self._unexpected(f"contiguous {what}")
         return dataclasses.replace(entry, shape=(entry.numel,), stride=(1,), details={})
 
-    def _strange(self, what: str) -> CheckpointError:
+    def _unexpected(self, what: str) -> CheckpointError:
         return CheckpointError(
-            f"{shown_path(self.file.path)} is not what DeepSpeed writes: it holds no {what}",
+            f"{shown_path(self.file.path)} is not what DeepSpeed writes: it has no {what}",
             path_override(self.file.path, note="the weights in it, if there are any"),
         )
 
 
 class ModelStates(_States):
-    """What a process knows of the model."""
+    """One process's states of the model."""
 
     @property
     def module(self) -> Container:
-        """The state dict as it was trained; of stage 3, what was not split."""
+        """The state dict as trained; in stage 3, the parts of it that were not split."""
         found = self.root.children.get("module")
         if not isinstance(found, Container):
-            raise self._strange("module")
+            raise self._unexpected("module")
         return found
 
     def shapes(self) -> list[dict[str, tuple[int, ...]]]:
-        """Name → shape of the trained parameters, by group."""
+        """Returns name → shape of the trained parameters, by group."""
         return [self._shapes(group) for group in self._list(self.record.get("param_shapes"), "param_shapes")]
 
     def all_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The same without the groups."""
+        """Returns name → shape of the trained parameters of all groups."""
         return {name: shape for group in self.shapes() for name, shape in group.items()}
 
     def frozen_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name → shape of the parameters that were not trained."""
+        """Returns name → shape of the parameters that were not trained."""
         shapes = self.record.get("frozen_param_shapes")
         return {} if shapes is None else self._shapes(shapes)
 
     def frozen(self) -> dict[str, TensorEntry]:
-        """What this process keeps of the parameters that were not trained, flattened."""
+        """Returns this process's parts of the parameters that were not trained, flattened."""
         if not self.frozen_shapes():
             return {}
         fragments = self._dict(self.record.get("frozen_param_fragments"), "frozen_param_fragments")
@@ -216,14 +216,14 @@ class ModelStates(_States):
             if type(name) is str
         }
 
-    def beside_parameters(self) -> dict[str, Node]:
-        """What of the state dict is no parameter: buffers, and what is no tensor."""
+    def other_entries(self) -> dict[str, Node]:
+        """Returns the entries of the state dict that are not parameters: buffers, and entries that are not tensors."""
         names = {name for name in self._list(self.record.get("buffer_names"), "buffer_names") if type(name) is str}
         children = self.module.children
         return {key: child for key, child in children.items() if key in names or not isinstance(child, TensorEntry)}
 
     def shared(self) -> dict[str, str]:
-        """Second names of parameters: name → the name it stands for."""
+        """Returns the second names of shared parameters: name → first name."""
         pairs = self.record.get("shared_params")
         if pairs is None:
             return {}
@@ -233,48 +233,48 @@ class ModelStates(_States):
         found = {}
         for name, shape in self._dict(shapes, "shapes of parameters").pairs():
             if type(name) is not str or name in found:
-                raise self._strange("names of parameters, once each")
+                raise self._unexpected("names of parameters, once each")
             found[name] = shape_of(shape)
         return found
 
 
 class OptimizerStates(_States):
-    """A process's part of the optimizer."""
+    """One process's states of the optimizer."""
 
     def __init__(self, file: OpenedFile) -> None:
         super().__init__(file)
         self.optimizer = self._dict(self.record.get(_OPTIMIZER), _OPTIMIZER)
 
     def stage(self) -> int:
-        """1, 2 or 3; it is a number, or an enumeration made of one."""
+        """Returns 1, 2 or 3, which the file has as a number or an enumeration."""
         value = self.optimizer.get("zero_stage")
         if isinstance(value, Reduced) and isinstance(value.args, tuple) and len(value.args) == 1:
             value = value.args[0]
         if type(value) is not int or value not in _FLAT:
-            raise self._strange("zero_stage of 1, 2 or 3")
+            raise self._unexpected("zero_stage of 1, 2 or 3")
         return value
 
     def processes(self) -> int:
-        """How many processes there were; groups may have been cut among fewer."""
+        """Returns the number of processes; groups may have been divided among fewer."""
         value = self.optimizer.get("partition_count")
         counts = value if isinstance(value, list) else [value]
         whole = [count for count in counts if type(count) is int]
         if not whole or len(whole) != len(counts):
-            raise self._strange("partition_count")
+            raise self._unexpected("partition_count")
         return max(whole)
 
     def flat(self, stage: int) -> list[TensorEntry]:
-        """This process's flat float32 vectors."""
+        """Returns this process's flat float32 vectors."""
         parts = self._list(self.optimizer.get(_FLAT[stage]), _FLAT[stage])
         return [self._flat(part, f"flat tensors in {_FLAT[stage]}") for part in parts]
 
     def paddings(self) -> list[list[int]] | None:
-        """Elements after each parameter that belong to none, by group; None where parameters were not aligned."""
+        """Returns the padding after each parameter, in elements, by group; None if parameters were not aligned."""
         value = self.optimizer.get(_PADDINGS)
         if value is None:
             return None
         groups = [self._list(group, _PADDINGS) for group in self._list(value, _PADDINGS)]
         whole = [[gap for gap in group if type(gap) is int and gap >= 0] for group in groups]
         if whole != groups:
-            raise self._strange(f"numbers in {_PADDINGS}")
+            raise self._unexpected(f"numbers in {_PADDINGS}")
         return whole

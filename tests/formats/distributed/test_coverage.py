@@ -45,8 +45,8 @@ def test_a_grid_without_one_box_leaves_a_gap_and_with_one_twice_overlaps(
     ("boxes", "fault"),
     [
         ([], "leave a gap"),
-        ([((0,), (2,)), ((2,), (2,))], "have another number of dimensions than the tensor"),
-        ([((0, 0), (3, 2))], "lie outside of its shape [2, 2]"),
+        ([((0,), (2,)), ((2,), (2,))], "differ from the tensor in the number of dimensions"),
+        ([((0, 0), (3, 2))], "exceed its shape [2, 2]"),
         ([((0, 0), (2, 1))], "leave a gap"),
         ([((0, 0), (2, 2)), ((1, 1), (1, 1))], "overlap"),
         ([((0, 0), (1, 2)), ((1, 0), (1, 1)), ((1, 1), (1, 1))], ""),
@@ -58,7 +58,7 @@ def test_boxes_are_told_apart(boxes: list[Box], fault: str) -> None:
 
 def test_an_empty_tensor_has_no_pieces() -> None:
     assert fault_of_cover((0, 3), []) == ""
-    assert fault_of_cover((0, 3), [((0, 0), (0, 3))]) == "are more than the tensor, which is empty"
+    assert fault_of_cover((0, 3), [((0, 0), (0, 3))]) == "exceed the tensor, which is empty"
 
 
 def test_very_many_pieces_take_a_bounded_time() -> None:
@@ -67,5 +67,5 @@ def test_very_many_pieces_take_a_bounded_time() -> None:
     assert fault_of_cover((20_000, 2), stairs) in {
         "overlap",
         "leave a gap",
-        "lie in more layers than any way of splitting tensors makes",
+        "are laid out in a more complex way than parallel training splits tensors",
     }

@@ -77,7 +77,7 @@ def test_a_parameter_in_one_partition_looks_into_the_file(tmp_path: Path) -> Non
 
 def test_which_weights_are_taken_is_told(tmp_path: Path) -> None:
     three, two = (Run([WEIGHTS], stage, 2).write(tmp_path / f"global_step{stage}") for stage in (3, 2))
-    told = "'module' is the float32 master weights of ZeRO stage {}, put together from 2 processes"
+    told = "'module' is the float32 master weights of ZeRO stage {}, assembled from 2 processes"
     with open_checkpoint(three) as checkpoint:
         assert checkpoint.note == f"global_step3: {told.format(3)}"
     with open_checkpoint(two) as checkpoint:
@@ -104,8 +104,7 @@ def test_the_one_step_of_a_run_needs_no_latest_and_several_do(tmp_path: Path) ->
     Run([WEIGHTS], 2, 2).write(tmp_path / "global_step10")
     told = refusal(tmp_path)
     assert told.message == (
-        f"{tmp_path} holds 2 checkpoints of DeepSpeed and no 'latest' that says which is meant: global_step4, "
-        "global_step10"
+        f"{tmp_path} holds 2 checkpoints of DeepSpeed, but no 'latest' that selects one: global_step4, global_step10"
     )
     assert told.hint == "\n".join(f"checkpoint.path={tmp_path / f'global_step{step}'}" for step in (4, 10))
 
@@ -177,7 +176,7 @@ def test_states_of_a_missing_process_are_told(tmp_path: Path) -> None:
     folder = Run([WEIGHTS], 2, 3).write(tmp_path)
     (folder / "zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
     told = refusal(folder)
-    assert told.message == f"{folder} holds the optimizer states of 2 processes; 3 are declared"
+    assert told.message == f"{folder} holds the optimizer states of 2 processes, but declares 3"
     assert told.hint == "copy or download the whole folder again; a process may also not have finished its save"
 
 
@@ -185,7 +184,7 @@ def test_model_states_of_a_missing_process_are_told(tmp_path: Path) -> None:
     folder = Run([WEIGHTS], 3, 2).write(tmp_path)
     (folder / "zero_pp_rank_1_mp_rank_00_model_states.pt").unlink()
     assert refusal(folder).message == (
-        f"{folder} holds 1 file of model states and 2 of optimizer states; one of each per process were expected"
+        f"{folder} holds 1 file of model states and 2 of optimizer states (expected one of each per process)"
     )
 
 
@@ -194,24 +193,24 @@ def test_stage_3_without_optimizer_states_holds_no_weights(tmp_path: Path) -> No
     for path in folder.glob("*_optim_states.pt"):
         path.unlink()
     assert refusal(folder).message == (
-        f"{folder} holds the model states of 2 processes, each with a part of every parameter, and no optimizer states "
-        "(*_optim_states.pt), which keep the weights"
+        f"{folder} holds the model states of 2 processes, each with a part of every parameter, but no optimizer states "
+        "(*_optim_states.pt), which hold the weights"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("mp_rank_01_model_states.pt", "a model that was split for tensor parallelism"),
-        ("layer_03-model_00-model_states.pt", "the layers of a pipeline, each in a file of its own"),
-        ("layer_0_expert_1_mp_rank_00_model_states.pt", "experts, each in a file of its own"),
+        ("mp_rank_01_model_states.pt", "a model split for tensor parallelism"),
+        ("layer_03-model_00-model_states.pt", "pipeline layers in separate files"),
+        ("layer_0_expert_1_mp_rank_00_model_states.pt", "experts in separate files"),
     ],
 )
 def test_other_ways_to_split_are_named(name: str, told: str, tmp_path: Path) -> None:
     folder = Run([WEIGHTS], 2, 2).write(tmp_path)
     (folder / name).touch()
     refused = refusal(folder)
-    assert refused.message == f"{folder} is a DeepSpeed checkpoint of {told} ({name}), which is not put together here"
+    assert refused.message == f"{folder} is a DeepSpeed checkpoint of {told} ({name}), which is not supported"
     assert "ds_to_universal" in refused.hint
 
 
@@ -233,21 +232,21 @@ def test_shapes_that_lie_are_refused(stage: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "told"),
     [
-        (lambda state: state.pop("module"), "holds no module"),
-        (lambda state: state.update(param_shapes=3), "holds no param_shapes"),
-        (lambda state: state.update(buffer_names=None), "holds no buffer_names"),
-        (lambda state: state.update(shared_params=[1]), "holds no shared_params"),
-        (lambda state: state.update(frozen_param_fragments=None), "holds no frozen_param_fragments"),
+        (lambda state: state.pop("module"), "it has no module"),
+        (lambda state: state.update(param_shapes=3), "it has no param_shapes"),
+        (lambda state: state.update(buffer_names=None), "it has no buffer_names"),
+        (lambda state: state.update(shared_params=[1]), "it has no shared_params"),
+        (lambda state: state.update(frozen_param_fragments=None), "it has no frozen_param_fragments"),
         (lambda state: state["frozen_param_fragments"].clear(), "lacks 1 fragment of 'frozen.weight'"),
         (
             lambda state: state["frozen_param_fragments"].update({"frozen.weight": torch.ones(2, 3).t()}),
-            "holds no fragment of 'frozen.weight' in one run",
+            "it has no contiguous fragment of 'frozen.weight'",
         ),
         (
             lambda state: state["frozen_param_fragments"].update({"frozen.weight": torch.ones(2)}),
             "the pieces of 'frozen.weight' hold 2 of its 9 elements, as float32",
         ),
-        (lambda state: state["param_shapes"].append({}), "declares 2 groups of parameters, and its processes hold 1"),
+        (lambda state: state["param_shapes"].append({}), "declares 2 groups of parameters, but its processes hold 1"),
         (lambda state: state["param_shapes"][0].update({"b.weight": "x"}), "its shape is not a list of sizes"),
     ],
 )
@@ -260,19 +259,22 @@ def test_model_states_that_are_not_deepspeeds_are_refused(edit: Any, told: str, 
 @pytest.mark.parametrize(
     ("edit", "told"),
     [
-        (lambda state: state.update(zero_stage=7), "holds no zero_stage of 1, 2 or 3"),
+        (lambda state: state.update(zero_stage=7), "it has no zero_stage of 1, 2 or 3"),
         (
             lambda state: state.update(zero_stage=1),
-            "of 2 processes; 2 are declared, of stages 1, 2",
+            "of 2 processes, but declares 2, of stages 1, 2",
         ),
-        (lambda state: state.update(partition_count="2"), "holds no partition_count"),
-        (lambda state: state.pop("single_partition_of_fp32_groups"), "holds no single_partition_of_fp32_groups"),
+        (lambda state: state.update(partition_count="2"), "it has no partition_count"),
+        (lambda state: state.pop("single_partition_of_fp32_groups"), "it has no single_partition_of_fp32_groups"),
         (
             lambda state: state.update(single_partition_of_fp32_groups=[3]),
-            "holds no flat tensors in single_partition_of_fp32_groups",
+            "it has no flat tensors in single_partition_of_fp32_groups",
         ),
-        (lambda state: state.update(param_alignment_paddings=[[-1]]), "holds no numbers in param_alignment_paddings"),
-        (lambda state: state.update(param_alignment_paddings=[[0]]), "it declares 3 parameters in group 0 and holds 1"),
+        (lambda state: state.update(param_alignment_paddings=[[-1]]), "it has no numbers in param_alignment_paddings"),
+        (
+            lambda state: state.update(param_alignment_paddings=[[0]]),
+            "it declares 3 parameters in group 0, but holds 1",
+        ),
     ],
 )
 def test_optimizer_states_that_are_not_deepspeeds_are_refused(edit: Any, told: str, tmp_path: Path) -> None:
