@@ -16,7 +16,7 @@ from ..files.file import CheckpointFile
 from ..files.path import shown_path
 from ..text.lines import Fix
 from .cache import VARIABLE, Cache
-from .source import RemoteCopy, Source, is_set
+from .source import INSTALL, RemoteCopy, Source, is_set
 from .urls import parse_url
 
 __all__ = ["local_copy", "open_remote"]
@@ -61,13 +61,13 @@ def local_copy(text: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """``$LOADER_CACHE``, else ``hydra-loader`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    """``$LOADER_CACHE``, else ``hydra-loader`` in ``$XDG_CACHE_HOME`` or in the system's folder for caches.
 
     Raises:
         CheckpointError: It is in the home of a user that is not known, or relative to a folder that is gone.
     """
     named = os.environ.get(VARIABLE)
-    folder = Path(named or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    folder = Path(named or os.environ.get("XDG_CACHE_HOME") or _folder_for_caches())
     try:
         folder = folder.expanduser().absolute()
     except RuntimeError:
@@ -75,6 +75,18 @@ def cache_folder() -> Path:
     except OSError:
         raise _nowhere(folder, "the working folder is gone") from None
     return folder if named else folder / "hydra-loader"
+
+
+def _folder_for_caches() -> str:
+    """``~/.cache`` on Linux, ``~/Library/Caches`` on macOS, ``%LOCALAPPDATA%`` on Windows."""
+    try:
+        from platformdirs import user_cache_dir  # noqa: PLC0415  # only URLs need it
+    except ImportError as error:
+        raise CheckpointError(f"reading URLs needs a package that is not installed ({error})", INSTALL) from error
+    try:
+        return user_cache_dir()
+    except RuntimeError:  # there is no home folder, which is refused where it is looked for
+        return "~/.cache"
 
 
 def _nowhere(folder: Path, why: str) -> CheckpointError:

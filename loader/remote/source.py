@@ -23,7 +23,7 @@ from ..text.lines import Fix
 from .cache import Cache
 from .download import fetch
 from .headers import try_header
-from .transport import Transport, patiently
+from .transport import Transport, Unreachable, patiently
 from .urls import WEB, Url, changed_meanwhile, no_checkpoint_in
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ class Source:
 
     def find(self) -> Url:
         """The URL itself, or where it is that of a folder, of the one checkpoint in it."""
+        if self.transport.last_held(self._url) is not None:
+            return self._url
         names = patiently(self._url, lambda: self.transport.names(self._url))
         if names is None:
             return self._url
@@ -70,9 +72,12 @@ class Source:
         """
         expected = self._pinned.get(path, sha256)
         if expected is None:
+            held = self._held(url, path)
+            if held is not None:
+                return held
             found = fetch(url, self.transport, self._cache, None)
             return self._copy(url, path, found.digest, seen=found.seen)
-        copy = self._intact(url, path, expected)
+        copy = self._intact(url, path, expected) or self._held_with(url, path, expected)
         if copy is not None:
             log.info("%s: taken from the cache by its sha256, without the network", url.shown)
             return copy
@@ -93,24 +98,55 @@ class Source:
         self._cache.drop(digest)
         return None
 
+    def _held(self, url: Url, path: Path) -> RemoteCopy | None:
+        """Opens the copy that another program keeps of the current version; without the network, of the last one."""
+        last = self.transport.last_held(url)
+        if last is None:
+            return None
+        try:
+            version = self.transport.look(url)
+            found = self.transport.held(url, version.tag)
+        except Unreachable as error:
+            log.warning("%s %s; its latest copy on this machine is used", url.shown, error.how)
+            found = last
+        else:
+            if found is None or found.stat().st_size != version.size:
+                return None
+        log.info("%s: taken from %s", url.shown, found)
+        return self._named(found, path, url, None)
+
+    def _held_with(self, url: Url, path: Path, digest: str) -> RemoteCopy | None:
+        """Opens the copy with a digest that another program keeps."""
+        for found in (self.transport.held(url, digest), self.transport.last_held(url)):
+            if found is not None:
+                copy = self._named(found, path, url, None)
+                if copy.sha256() == digest:
+                    return copy
+                copy.close()
+        return None
+
     def _copy(self, url: Url, path: Path, digest: str, *, seen: bool) -> RemoteCopy:
-        blob = self._cache.blob(digest)
         self._cache.put(path, digest)
+        return self._named(self._cache.blob(digest), path, url, digest if seen else None)
+
+    def _named(self, blob: Path, path: Path, url: Url, digest: str | None) -> RemoteCopy:
         blob, path = CopyPath.of(blob, url.shown), CopyPath.of(path, url.shown)
-        return RemoteCopy(blob, path, url, self, digest if seen else None)
+        return RemoteCopy(blob, path, url, self, digest)
 
     def pin(self, url: Url, sha256: str) -> None:
         """Takes the index of a URL and its shards from the cache alone, if all of them together have this digest."""
-        digests = _digests(self.place(url))
-        if joint_digest(digests) == sha256:
-            log.info("%s: taken from the cache by the sha256 of all its files, without the network", url.shown)
-            folder = self.place(url).parent
-            self._pinned = {folder / name: digest for name, digest in digests.items()}
+        for place in (self.place(url), self.transport.last_held(url)):
+            digests = {} if place is None else _digests(place)
+            if joint_digest(digests) == sha256:
+                log.info("%s: taken from the cache by the sha256 of all its files, without the network", url.shown)
+                folder = self.place(url).parent
+                self._pinned = {folder / name: digest for name, digest in digests.items()}
+                return
 
     def header(self, url: Url, path: Path) -> CheckpointFile:
         """Opens a file for its header alone where that can be, else as `whole` does."""
         path = CopyPath.of(path, url.shown)
-        opened = try_header(url, path, self.transport, partial(self._header_beside, url, path))
+        opened = self._held(url, path) or try_header(url, path, self.transport, partial(self._header_beside, url, path))
         if opened is not None:
             return opened
         log.info("%s: its header cannot be read alone, so all of it is downloaded", url.shown)
@@ -175,6 +211,10 @@ def connect(url: Url) -> Transport:
             from .web import WebTransport  # noqa: PLC0415  # only URLs need fsspec and aiohttp
 
             return WebTransport()
+        if url.scheme == "hf":
+            from .storage import HubTransport  # noqa: PLC0415  # only URLs need fsspec
+
+            return HubTransport(url.scheme)
         from .storage import StorageTransport  # noqa: PLC0415  # only URLs need fsspec
 
         return StorageTransport(url.scheme)

@@ -7,18 +7,22 @@ however long a library would ask again.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from fsspec.registry import get_filesystem_class
 
 from ..errors import CheckpointError
+from ..formats.folder import PREFERRED
 from ..text.lines import Fix
 from ..text.wording import safe_text
 from .transport import Interrupted, Unreachable, Version
@@ -33,7 +37,13 @@ _TAGS = ("ETag", "etag", "generation", "blob_id", "LastModified", "updated", "mt
 """Where file systems say which version of a file is there, the surest first."""
 _PASSING = re.compile("Timeout|Connect|Network|Transport|Protocol|Incomplete|Payload")
 _AGAIN = Fix(note="try again later, and check the network")
+_HUB_FILE = re.compile(
+    r"hf://(?:(?P<type>model|dataset|space)s/)?(?P<repository>[^/@]+/[^/@]+)"
+    r"(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?/(?P<name>.+)"
+)
 _Result = TypeVar("_Result")
+
+log = logging.getLogger(__name__)
 
 
 class StorageAnswer:
@@ -107,6 +117,14 @@ class StorageTransport:
             path = self._path(url)
             return bytes(within(_WHOLE_BLOCK, lambda: self._files.cat_file(path, start=start, end=end)))
 
+    def held(self, url: Url, tag: str) -> Path | None:  # noqa: ARG002  # as transports take it
+        """No other program keeps copies."""
+        return None
+
+    def last_held(self, url: Url) -> Path | None:  # noqa: ARG002  # as transports take it
+        """No other program keeps copies."""
+        return None
+
     def close(self) -> None:
         """The file systems close their own sessions."""
 
@@ -120,6 +138,48 @@ class StorageTransport:
 
     def _path(self, url: Url) -> str:
         return str(self._kind._strip_protocol(url.text))  # noqa: SLF001  # fsspec's own way from a URL to a path
+
+
+class HubTransport(StorageTransport):
+    """The Hugging Face Hub, with what its own library keeps on this machine (``$HF_HOME``)."""
+
+    def names(self, url: Url) -> Sequence[str] | None:
+        """The names of the files in a folder; without the network, of the checkpoints that the Hub's cache holds."""
+        try:
+            return super().names(url)
+        except Unreachable as error:
+            held = [name for pair in PREFERRED for name in pair if self.last_held(url.below(name)) is not None]
+            if not held:
+                raise
+            log.warning("%s %s; its latest copy on this machine is used", url.shown, error.how)
+            return held
+
+    def held(self, url: Url, tag: str) -> Path | None:
+        """The file that has this tag: the cache calls each file by the digest that the Hub gives it."""
+        found = _HUB_FILE.fullmatch(url.text)
+        if found is None or not tag.isalnum():
+            return None
+        from huggingface_hub import constants, file_download  # noqa: PLC0415  # slow, and only hf:// needs it
+
+        folder = file_download.repo_folder_name(repo_id=found["repository"], repo_type=found["type"] or "model")
+        blob = Path(constants.HF_HUB_CACHE, folder, "blobs", tag)
+        return blob if blob.is_file() else None
+
+    def last_held(self, url: Url) -> Path | None:
+        """The file in the snapshot that the cache has of the revision."""
+        found = _HUB_FILE.fullmatch(url.text)
+        if found is None:
+            return None
+        from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415  # slow, and only hf:// needs it
+
+        revision = unquote(found["revision"]) if found["revision"] else None
+        try:
+            path = try_to_load_from_cache(
+                found["repository"], found["name"], revision=revision, repo_type=found["type"] or "model"
+            )
+        except ValueError:  # names that the Hub does not have
+            return None
+        return Path(path) if isinstance(path, str) else None
 
 
 def _tag(info: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ..errors import CheckpointError
@@ -88,6 +89,14 @@ class Transport(Protocol):
 
     def names(self, url: Url) -> Sequence[str] | None:
         """The names of the files in a folder; None where the URL is no folder."""
+        ...
+
+    def held(self, url: Url, tag: str) -> Path | None:
+        """The file of this version or sha256, if another program keeps a copy on this machine."""
+        ...
+
+    def last_held(self, url: Url) -> Path | None:
+        """The file as another program downloaded it last, if it did."""
         ...
 
     def close(self) -> None:

@@ -100,6 +100,12 @@ class WebTransport:
     def names(self, url: Url) -> None:
         """Web servers have no folders."""
 
+    def held(self, url: Url, tag: str) -> None:
+        """No other program keeps copies."""
+
+    def last_held(self, url: Url) -> None:
+        """No other program keeps copies."""
+
     def close(self) -> None:
         """Closes the session; the next question opens a new one."""
         if self._session is not None:

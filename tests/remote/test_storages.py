@@ -59,8 +59,9 @@ class Fake(MemoryFileSystem):  # type: ignore[misc]  # fsspec ships no types
 
 
 @pytest.fixture(autouse=True)
-def fake() -> Iterator[type[Fake]]:
-    """Stands in for s3, gs and hf."""
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
+    """Stands in for s3, gs and hf, with nothing in the Hub's cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     before = {scheme: _registry.get(scheme) for scheme in ("s3", "gs", "hf")}
     for scheme in before:
         register_implementation(scheme, Fake, clobber=True)
