@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
 
@@ -159,6 +159,8 @@ def _fields(record: type, prefix: str) -> Iterator[tuple[str, ...]]:
 def _type(hint: Any) -> str:
     if hint in TYPES:
         return TYPES[hint]
+    if get_origin(hint) is Literal:
+        return TYPES[str]
     if isinstance(hint, UnionType):
         return " or ".join(map(_type, get_args(hint)))
     origin = get_origin(hint)

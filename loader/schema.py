@@ -11,10 +11,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from .text.redaction import spare
 from .text.wording import safe_text
+
+Mode = Literal["load", "plan", "inspect", "convert", "scaffold"]
+"""What a job does."""
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+Check = Literal["crc", "structure", "full"]
+"""How much of a file's integrity is verified."""
+CHECKS: tuple[Check, ...] = get_args(Check)
 
 AUTO = "auto"
 """Instead of a nested key or of rules: find the right ones."""
@@ -41,7 +49,7 @@ class CheckpointConfig:
     """Unpickles everything, which runs code from the file; never a fallback."""
     mmap: bool = True
     """Maps the file; false reads it into private memory, for a file that may change while in use."""
-    check: str = "crc"
+    check: Check = "crc"
     """How much of the file is verified: ``crc``, ``structure``, or ``full`` (the whole file, and its sha256)."""
 
 
@@ -201,7 +209,7 @@ OF_A_FILE = ("torch.nn.*", "loader.*")
 class JobConfig:
     """One job, fully resolved."""
 
-    mode: str = "load"
+    mode: Mode = "load"
     """``load``, ``plan`` (a dry run without tensor data), ``inspect``, ``convert`` or ``scaffold``."""
     model: Mapping[str, Any] | None = None
     """The architecture: a ``_target_`` and its arguments; null takes a pickled model from the file, ``embedded`` the

@@ -25,12 +25,11 @@ from hydra.plugins.completion_plugin import CompletionPlugin
 
 from .. import __version__
 from ..config.argv import Arguments, parse_arguments
-from ..config.parse import CHECKS, MODES
 from ..config.rewrite import rewrite
 from ..errors import LoaderError
 from ..files.path import conf_dir
 from ..formats.sniff import FORMATS
-from ..schema import JobConfig
+from ..schema import CHECKS, MODES, JobConfig
 
 _WIDTH = 80
 _HELP = ("--help", "-h")

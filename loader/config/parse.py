@@ -1,7 +1,7 @@
 """From a composed config to typed data.
 
-Guarantees: a key that does not exist is refused wherever it stands, also one that was added with ``+``; every problem
-of the config is told in one refusal; what comes out are plain Python values of the types in `loader.schema`.
+Guarantees: an unknown key is refused anywhere, even if it was added with ``+``; one refusal reports every problem of
+the config; the result has plain Python values of the types in `loader.schema`.
 """
 
 from __future__ import annotations
@@ -33,18 +33,12 @@ from ..text.redaction import remember
 from ..text.wording import closest, did_you_mean, safe_text
 from .sections import Raw, add_unknown, names_of, read_section, read_values, shown
 
-MODES = ("load", "plan", "inspect", "convert", "scaffold")
-"""What a job can do."""
-
-CHECKS = ("crc", "structure", "full")
-"""How much of a file's integrity is verified."""
-
 
 def parse_job(config: Raw) -> JobConfig:
     """Turns a resolved, plain config into a `JobConfig`.
 
     Raises:
-        ConfigError: Unknown keys, missing values and wrong types, all of them at once.
+        ConfigError: With all unknown keys, missing values and wrong types.
     """
     remember(config)
     problems = Problems()
@@ -65,7 +59,9 @@ def parse_job(config: Raw) -> JobConfig:
     job.convert = read_section(ConvertConfig, raw.get("convert", {}), "convert", problems)
     job.scaffold = read_section(ScaffoldConfig, raw.get("scaffold", {}), "scaffold", problems)
     job.trusted_targets = _names(raw.get("trusted_targets"), "trusted_targets", problems)
-    _choices(job, problems)
+    if job.inspect.depth is not None and job.inspect.depth < 1:
+        expected = "expected a whole number from 1, or null for as many levels as fit"
+        problems.add(f"'inspect.depth' is '{job.inspect.depth}', {expected}", Fix("inspect.depth=1"))
     problems.raise_any()
     return job
 
@@ -103,7 +99,7 @@ def _model(raw: Any, problems: Problems) -> Raw | None:
 
 
 def _gaps(node: Any, where: str) -> Iterator[str]:
-    """Where a free-form node still holds the mark of a value that must be given."""
+    """Yields the places in a free-form node whose required value is not set."""
     if isinstance(node, str):
         if node == MISSING:
             yield where
@@ -116,7 +112,7 @@ def _gaps(node: Any, where: str) -> Iterator[str]:
 
 
 def _without_gaps(checkpoint: Any, parts: Any) -> Any:
-    """What `checkpoint` leaves open is no gap where parts are named: each of them may fill it."""
+    """Removes required values that are not set, if there are parts: each of them may set its own."""
     if not (parts and isinstance(checkpoint, Mapping)):
         return checkpoint
     return {key: value for key, value in checkpoint.items() if not (isinstance(value, str) and value == MISSING)}
@@ -140,7 +136,7 @@ def _rules(raw: Any, where: str, problems: Problems) -> dict[str, Rule] | None:
         key, value = next(iter(nameless.items()))
         plus = "+" if where == "rules" else ""
         problems.add(
-            f"'{where}.{key}' is {shown(value)}, expected a rule: each rule stands under a name of its own",
+            f"'{where}.{key}' is {shown(value)}, expected a rule: each rule needs a name",
             line(where, {"mine": nameless}, plus),
         )
     named = {name: rule for name, rule in raw.items() if name not in nameless}
@@ -149,24 +145,24 @@ def _rules(raw: Any, where: str, problems: Problems) -> dict[str, Rule] | None:
 
 
 def _ready_made(names: Sequence[Any], where: str, problems: Problems) -> dict[str, Rule]:
-    """The rules that a list names, in its order; the same as ``rules=[ddp,compile]`` on the command line."""
+    """Returns the rules that a list names, in order, like ``rules=[ddp,compile]`` on the command line."""
     known = ready_made()
     unknown = [name for name in names if not (isinstance(name, str) and name in known)]
     if unknown:
         near = {str(name): closest(str(name), known, most=1) for name in unknown}
-        told = " and ".join(f"'{safe_text(name)}'{did_you_mean(str(name), known)}" for name in unknown)
+        shown_names = " and ".join(f"'{safe_text(name)}'{did_you_mean(str(name), known)}" for name in unknown)
         meant = [one for name in names for one in near.get(str(name), [name])] or ["ddp"]
         expected = f"expected ready-made rules ({', '.join(known)}), '{AUTO}' alone, or a mapping of your own"
         own = next((name for name in unknown if isinstance(name, Mapping)), None)
         plus = "+" if where == "rules" else ""
         fix = line(where, meant) if own is None else line(where, {"mine": own}, plus)
-        problems.add(f"'{where}' lists {told}, {expected}", fix)
+        problems.add(f"'{where}' lists {shown_names}, {expected}", fix)
         return {}
     return {key: rule for name in names for key, rule in known[name].items()}
 
 
 def _rule_settings() -> dict[str, list[type[Rule]]]:
-    """Every setting that a rule may have, and the kinds that have it."""
+    """Returns every setting that a rule may have, with the kinds that have it."""
     found: dict[str, list[type[Rule]]] = {}
     for kind in kinds().values():
         for name in names_of(kind):
@@ -183,8 +179,8 @@ def _rule(raw: Any, where: str, problems: Problems) -> Rule | None:
     named = [name for name in kinds() if raw.get(name) is not None]
     shown_place = safe_text(where)
     if len(named) != 1:
-        told = f"exactly one of {', '.join(kinds())}"
-        problems.add(f"rule '{shown_place}' has {' and '.join(named) or 'no kind'}, expected {told}")
+        expected = f"exactly one of {', '.join(kinds())}"
+        problems.add(f"rule '{shown_place}' has {' and '.join(named) or 'no kind'}, expected {expected}")
         return None
     kind = kinds()[named[0]]
     values = read_values(kind, raw, where, problems)
@@ -219,7 +215,7 @@ def _parts(
             )
             continue
         settings = {key: value for key, value in own.items() if key != "rules"}
-        # A digest belongs to a file, and is not handed on to another one.
+        # A digest belongs to one file.
         inherited = root if own.get("path") is None else dataclasses.replace(root, sha256=None)
         checkpoint = read_section(CheckpointConfig, settings, where, problems, inherited)
         own_rules = _rules(own["rules"], f"{where}.rules", problems) if own.get("rules") is not None else rules
@@ -228,12 +224,12 @@ def _parts(
 
 
 def _with_root(raw: Raw) -> Raw:
-    """The parts with the root called by its own name; what is set for it under both is set for one part."""
+    """Returns the parts with the root under its own name, with the settings of both of its names."""
     if ROOT not in raw:
         return raw
     plain, root = raw.get("", {}), raw[ROOT]
-    whole = {**plain, **root} if isinstance(plain, Mapping) and isinstance(root, Mapping) else root
-    return {"" if name == ROOT else name: whole if name in ("", ROOT) else own for name, own in raw.items()}
+    merged = {**plain, **root} if isinstance(plain, Mapping) and isinstance(root, Mapping) else root
+    return {"" if name == ROOT else name: merged if name in ("", ROOT) else own for name, own in raw.items()}
 
 
 def _verify(raw: Any, problems: Problems) -> VerifyConfig:
@@ -255,18 +251,3 @@ def _names(raw: Any, where: str, problems: Problems) -> list[str] | None:
         problems.add(f"'{where}' is {safe_text(raw)!r}, expected a list of names", line(where, ["my_pkg.*"]))
         return None
     return list(raw)
-
-
-def _choices(job: JobConfig, problems: Problems) -> None:
-    if job.inspect.depth is not None and job.inspect.depth < 1:
-        expected = "expected a whole number from 1, or null for as many levels as fit"
-        problems.add(f"'inspect.depth' is '{job.inspect.depth}', {expected}", Fix("inspect.depth=1"))
-    checks = {"checkpoint": job.checkpoint} | {
-        f"parts.{name or ROOT}": part.checkpoint for name, part in job.parts.items()
-    }
-    chosen = [("mode", job.mode, MODES)] + [(f"{at}.check", c.check, CHECKS) for at, c in checks.items()]
-    for where, value, choices in chosen:
-        if value not in choices:
-            meant = (*closest(value, choices, most=1), choices[0])[0]
-            expected = f"expected one of {', '.join(choices)}{did_you_mean(value, choices)}"
-            problems.add(f"'{where}' is '{safe_text(value)}', {expected}", line(where, meant))

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -66,17 +66,22 @@ def read_values(kind: type, raw: Raw, where: str, problems: Problems) -> dict[st
             problems.add(f"'{place}' is required", line(place, "FILE" if name == "path" else "VALUE"))
         elif name in raw and (raw[name] is not None or type(None) in _alternatives(hint)):
             value = [raw[name]] if hint == list[str] and isinstance(raw[name], str) else raw[name]
+            choices = get_args(hint) if get_origin(hint) is Literal else ()
             try:
-                values[name] = _converted(value, hint)
+                values[name] = _converted(value, str if choices else hint)
             except (OmegaConfBaseException, TypeError):
-                kinds = [_EXPECTED.get(kind, "null") for kind in _alternatives(hint)]
+                kinds = [_EXPECTED.get(kind, "null") for kind in _alternatives(str if choices else hint)]
                 fix = NO_FIX if field.default in (dataclasses.MISSING, "") else line(place, field.default)
                 problems.add(f"'{place}' is {shown(value)}, expected {' or '.join(kinds)}", fix)
+            if choices and values.get(name, choices[0]) not in choices:
+                near, meant = did_you_mean(values[name], choices), closest(values[name], choices, most=1) or choices
+                expected = f"expected one of {', '.join(choices)}{near}"
+                problems.add(f"'{place}' is {shown(values[name])}, {expected}", line(place, meant[0]))
     return values
 
 
 def names_of(record: type) -> list[str]:
-    """The names of a record's fields."""
+    """Returns the names of a record's fields."""
     return [field.name for field in dataclasses.fields(record)]
 
 

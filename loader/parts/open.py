@@ -19,7 +19,7 @@ from ..formats.opened import Checkpoint
 from ..formats.pickle.needed import dangers_among
 from ..formats.sniff import known_formats
 from ..runtime import collector_paused
-from ..schema import CheckpointConfig, JobConfig, PartConfig, config_path
+from ..schema import CHECKS, CheckpointConfig, JobConfig, PartConfig, config_path
 from ..text.lines import Fix, line, typed
 from ..text.redaction import remember
 from ..text.wording import did_you_mean, listing, matches, safe_text
@@ -28,7 +28,6 @@ from . import Part, part_configs
 
 log = logging.getLogger(__name__)
 
-CHECKS = ("crc", "structure", "full")
 _SHIPPED = "pkg://loader.examples/"
 """The shipped checkpoint, which is used where no path is set."""
 _WITHOUT_DATA = ("plan", "inspect")

@@ -211,22 +211,22 @@ def test_all_problems_are_told_at_once() -> None:
         "unknown config key 'chekpoint' (did you mean 'checkpoint'?); "
         "'checkpoint.path' is required; "
         "'checkpoint.mmap' is 'maybe', expected true or false; "
+        "'checkpoint.check' is 'crcs', expected one of crc, structure, full (did you mean 'crc'?); "
+        "'mode' is 'laod', expected one of load, plan, inspect, convert, scaffold (did you mean 'load'?); "
         "'seed' is 'many', expected a whole number; "
         "'model' has no _target_; "
         f"rule 'rules.r' has no kind, expected {KINDS}; "
-        "'allow' is '5', expected a mapping; "
-        "'mode' is 'laod', expected one of load, plan, inspect, convert, scaffold (did you mean 'load'?); "
-        "'checkpoint.check' is 'crcs', expected one of crc, structure, full (did you mean 'crc'?)"
+        "'allow' is '5', expected a mapping"
     )
     assert error.hint.splitlines() == [
         "checkpoint.path=FILE",
         "checkpoint.mmap=true",
+        "checkpoint.check=crc",
+        "mode=load",
         "seed=0",
         "model._target_=my_pkg.Net",
         "model=null   # takes the model in the file",
         "'allow={…}'",
-        "mode=load",
-        "checkpoint.check=crc",
     ]
     assert error.exit_code == 2
 
@@ -395,7 +395,7 @@ def test_a_rule_without_its_replacement_is_told_how_to_write_it() -> None:
 
 def test_a_rule_without_a_name_is_told_with_one() -> None:
     error = rule_refusal({"ddp": {"strip": "module."}, "strip": "_orig_mod.", "anywhere": True})
-    assert error.message == ("'rules.strip' is '_orig_mod.', expected a rule: each rule stands under a name of its own")
+    assert error.message == ("'rules.strip' is '_orig_mod.', expected a rule: each rule needs a name")
     assert error.hint == "'+rules={mine: {strip: _orig_mod., anywhere: true}}'"
     error = refusal({"parts": {"a": {"rules": {"drop": "a, b"}}}})
     assert error.hint == "'parts.a.rules={mine: {drop: \"a, b\"}}'"
