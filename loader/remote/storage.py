@@ -22,7 +22,7 @@ from urllib.parse import unquote
 from fsspec.registry import get_filesystem_class
 
 from ..errors import CheckpointError
-from ..formats.folder import PREFERRED
+from ..formats.find import PREFERRED
 from ..text.lines import Fix
 from ..text.wording import safe_text
 from .transport import Interrupted, Unreachable, Version
