@@ -254,7 +254,7 @@ def test_a_built_module_cannot_take_the_files_dtypes(path: Path) -> None:
     assert refusal.value.message == (
         "dtype=checkpoint needs the model as a config; a module that is built already has its dtypes"
     )
-    assert refusal.value.hint == "_recursive_: false beside _target_: loader.load_model"
+    assert refusal.value.hint == "_recursive_: false   # next to _target_: loader.load_model"
     with pytest.raises(ConfigError, match="'dtype' is 'floaty'"):
         load_model(Two(), path, dtype="floaty")
 
@@ -369,7 +369,7 @@ def test_load_into_needs_memory_to_load_into() -> None:
         "4 tensors of the module have no memory to load into: first.weight, first.bias, second.weight, second.bias"
     )
     assert refusal.value.hint == (
-        "module.to_empty(device='cpu') gives it some; loader.load_model builds and loads in one go"
+        "module.to_empty(device='cpu')   # gives it some\nloader.load_model(…)   # builds and loads in one go"
     )
     mixed = nn.ModuleDict({"lazy": Lazy(), "empty": nn.Linear(2, 2, bias=False, device="meta")})
     with pytest.raises(ConfigError, match=r"^1 tensor of the module has no memory to load into: empty\.weight"):

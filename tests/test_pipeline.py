@@ -87,7 +87,7 @@ def test_a_device_that_is_not_there_is_told_before_the_file_is_opened(tmp_path: 
     with pytest.raises(DeviceError) as refusal:
         carry_out("Two", tmp_path / "no.pt", device="cuda:1")
     assert refusal.value.message == "device 'cuda:1' is not on this machine; here there is cpu, meta"
-    assert refusal.value.hint == "device=auto takes the first accelerator there is, or the CPU"
+    assert refusal.value.hint == "device=auto   # takes the first available accelerator, or the CPU"
     assert refusal.value.exit_code == 6
 
 

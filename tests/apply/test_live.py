@@ -98,8 +98,7 @@ def test_a_replicated_module_is_refused_where_processes_could_disagree(
         "its file, the replicas would differ"
     )
     assert refusal.value.hint == (
-        "loader.load_into(net, …) before the module is wrapped or split: DistributedDataParallel then gives every "
-        "process the weights of the first"
+        "loader.load_into(net, …)   # before it is wrapped: every process is then given the weights of the first"
     )
 
 
@@ -116,9 +115,7 @@ def test_a_module_that_is_split_between_processes_is_refused() -> None:
         "1 tensor of the module is split between processes, and a split model cannot be loaded into yet: "
         "second.weight (DTensor)"
     )
-    assert refusal.value.hint == (
-        "loader.load_into(net, …) before the module is wrapped or split: load first, split after"
-    )
+    assert refusal.value.hint == "loader.load_into(net, …)   # load first, split after"
 
 
 def test_shares_of_other_libraries_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,4 +142,4 @@ def test_memory_is_not_offered_where_it_would_cost_values_that_no_file_holds() -
     with pytest.raises(ConfigError) as refusal:
         load_into(Positions(), {"layer.weight": torch.ones(2, 2), "layer.bias": torch.ones(2)})
     assert refusal.value.message == "2 tensors of the module have no memory to load into: layer.weight, layer.bias"
-    assert refusal.value.hint == "loader.load_model builds and loads in one go"
+    assert refusal.value.hint == "loader.load_model(…)   # builds and loads in one go"

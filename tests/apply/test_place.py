@@ -72,7 +72,7 @@ def test_an_absent_device_is_refused_with_what_there_is(name: str, monkeypatch: 
     error = refusal(name)
 
     assert error.message == f"device '{name}' is not on this machine; here there is cpu, meta"
-    assert error.hint == "device=auto takes the first accelerator there is, or the CPU"
+    assert error.hint == "device=auto   # takes the first available accelerator, or the CPU"
     assert error.exit_code == 6
 
 
@@ -235,7 +235,9 @@ def test_values_that_stay_unloaded_do_not_become_infinite(way: str, tmp_path: Pa
     assert refusal.value.message == (
         "a cast would change values: wide (float32 → float16: 1 element becomes inf or nan)"
     )
-    assert refusal.value.hint == ("dtype=null keeps the model's own dtypes; 'allow.mismatched=[wide]' takes the loss")
+    assert refusal.value.hint == (
+        "dtype=null   # keeps the model's own dtypes\n'allow.mismatched=[wide]'   # takes the loss"
+    )
     assert snapshot(live) == before
     model = ways[way]({"missing": ["wide"], "mismatched": ["wide"]})
     assert model.get_parameter("wide").tolist() == [1.0, float("inf")]

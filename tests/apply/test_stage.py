@@ -150,13 +150,13 @@ def test_all_lossy_casts_are_told_at_once() -> None:
         load_into(live, state)
     assert refusal.value.message.count("1 element becomes inf or nan") == 5
     assert refusal.value.message.endswith(" and 2 more")
-    assert refusal.value.hint.endswith("'allow.mismatched=[*]' takes the loss")
+    assert refusal.value.hint.endswith("'allow.mismatched=[*]'   # takes the loss")
 
 
 def test_the_advice_for_a_lossy_cast_can_be_pasted() -> None:
     live = nn.ModuleDict({name: nn.Linear(1, 1, bias=False, dtype=torch.float16) for name in "ab"})
     state = {f"{name}.weight": torch.full((1, 1), 1e6) for name in "ab"}
-    with pytest.raises(FitError, match=r"'allow\.mismatched=\[a\.weight,b\.weight\]' takes the loss"):
+    with pytest.raises(FitError, match=r"'allow\.mismatched=\[a\.weight,b\.weight\]'   # takes the loss"):
         load_into(live, state)
     load_into(live, state, allow={"mismatched": ["a.weight", "b.weight"]})
 

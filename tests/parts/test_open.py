@@ -113,7 +113,7 @@ def test_a_file_of_an_optimizer_alone_is_told_by_its_name(case: str, key: str | 
     assert refusal.value.message.startswith(
         f"{path} holds the state of an optimizer and no weights. In the file:\n  (top"
     )
-    assert refusal.value.hint == "give the file of the model's weights, which is often beside it: checkpoint.path=FILE"
+    assert refusal.value.hint == "checkpoint.path=FILE   # the file of the model's weights, often next to it"
 
 
 def test_weights_in_one_dict_with_an_optimizers_tables_are_weights(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_an_input_can_come_out_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         made({"path": str(two)})
     assert refusal.value.message == f"'verify.input.path': {two} holds 2 tensors, expected one"
-    assert refusal.value.hint == "torch.save(tensor, 'input.pt') writes such a file"
+    assert refusal.value.hint == "torch.save(tensor, 'input.pt')   # writes such a file"
     with pytest.raises(CheckpointError, match=r"no\.pt"):
         made({"path": str(tmp_path / "no.pt")})
 
@@ -234,7 +234,8 @@ def test_no_proposal_says_which_override_to_give(tmp_path: Path) -> None:
         "the dummy forward pass needs an input, and the model's first layer does not tell its shape"
     )
     assert refusal.value.hint == (
-        "'verify.input={shape: [1, 3, 224, 224]}' (the shape your model takes), or verify.forward=false"
+        "'verify.input={shape: [1, 3, 224, 224]}'   # the shape your model takes\n"
+        "verify.forward=false   # leaves it out"
     )
     assert refusal.value.exit_code == 5
 

@@ -42,8 +42,8 @@ def test_a_forward_pass_that_fails_is_told_with_its_input(how: str, told: str, l
     assert refusal.value.message == told
     assert "\n" not in refusal.value.message
     assert refusal.value.hint == (
-        "'verify.input={shape: [1, 3, 224, 224]}' (the shape your model takes; a list for several inputs, names for "
-        "keyword arguments), or verify.forward=false"
+        "'verify.input={shape: [1, 3, 224, 224]}'   # the shape your model takes, a list for several inputs, names for "
+        "keyword arguments\nverify.forward=false   # leaves it out"
     )
     assert refusal.value.exit_code == 5
 
@@ -57,7 +57,7 @@ def test_a_forward_pass_that_gives_no_tensor_is_told(linear: Path) -> None:
     with pytest.raises(VerificationError) as refusal:
         carry_out(target("Behaving", how="nothing"), linear, verify={"input": {"shape": [1, 2]}})
     assert refusal.value.message == "the forward pass gives no tensor"
-    assert refusal.value.hint == "verify.forward=false leaves it out"
+    assert refusal.value.hint == "verify.forward=false   # leaves it out"
 
 
 def test_an_interruption_is_no_failure_of_the_model(linear: Path) -> None:

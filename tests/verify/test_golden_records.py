@@ -88,7 +88,7 @@ def test_a_record_that_is_not_there_is_a_wrong_config(path: Path, tmp_path: Path
         carry_out("Two", path, verify={"golden": str(tmp_path / "no.safetensors")})
     assert refusal.value.message == f"the golden record {tmp_path / 'no.safetensors'} is not there"
     assert refusal.value.hint == (
-        "verify.golden=auto takes the one beside the checkpoint; verify.record=true writes it"
+        "verify.golden=auto   # takes the one next to the checkpoint\nverify.record=true   # writes it"
     )
 
 
@@ -106,7 +106,7 @@ def test_another_file_is_no_record(path: Path, tmp_path: Path) -> None:
         f"{tmp_path / 'weights.safetensors'} is not a golden record: its tensors should be called input.… and "
         "output.…, it has first.weight"
     )
-    assert refusal.value.hint == "verify.record=true writes one, verify.golden=null does without"
+    assert refusal.value.hint == "verify.record=true   # writes one\nverify.golden=null   # does without"
 
 
 @pytest.mark.parametrize(

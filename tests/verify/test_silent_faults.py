@@ -61,9 +61,10 @@ def test_another_activation_is_caught_by_the_record(path: Path) -> None:
     assert refusal.value.message.startswith("golden record: output 0 differs by up to ")
     assert "(rtol 0.0001, atol 1e-05)" in refusal.value.message
     assert refusal.value.hint == (
-        "the model computes something else than when it was recorded: compare its code and arguments; "
-        "verify.record=true replaces the record, verify.rtol and verify.atol widen the tolerance, verify.golden=null "
-        "leaves it out"
+        "the model computes something else than when it was recorded: compare its code and arguments\n"
+        "verify.record=true   # replaces the record\n"
+        "verify.rtol=… verify.atol=…   # widens the tolerance\n"
+        "verify.golden=null   # leaves it out"
     )
     assert refusal.value.exit_code == 5
 
@@ -81,7 +82,7 @@ def test_weights_that_changed_places_after_the_load_are_caught_by_reading_back(
         "read back: 4 of 4 tensors compared with the file, all bytes; not what the file holds: first.weight, "
         "second.weight"
     )
-    assert "was the file rewritten" in refusal.value.hint
+    assert "the file was rewritten" in refusal.value.hint
 
 
 def test_weights_that_changed_places_in_the_file_are_caught_by_the_record(path: Path) -> None:
@@ -151,7 +152,7 @@ def test_weights_that_are_no_numbers_are_caught(value: float, path: Path) -> Non
     with pytest.raises(VerificationError) as refusal:
         carry_out("Two", path)
     assert refusal.value.message == "finite weights: inf or nan in second.weight"
-    assert refusal.value.hint == "verify.expect.finite=false accepts inf and nan"
+    assert refusal.value.hint == "verify.expect.finite=false   # accepts inf and nan"
     carry_out("Two", path, verify={"forward": False, "expect": {"finite": False}})
 
 
@@ -169,7 +170,7 @@ def test_another_output_shape_is_caught(path: Path) -> None:
     with pytest.raises(VerificationError) as refusal:
         carry_out("Two", path, verify={**INPUT, "expect": {"shape": [2, 5]}})
     assert refusal.value.message == "output shape: [2, 4], expected [2, 5]"
-    assert refusal.value.hint == "'verify.expect.shape=[…]' says what is right"
+    assert refusal.value.hint == "'verify.expect.shape=[…]'   # says what is right"
     assert checks(carry_out("Two", path, verify={**INPUT, "expect": {"shape": [2, 4]}}).report)["output shape"]
 
 

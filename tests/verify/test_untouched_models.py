@@ -200,7 +200,7 @@ def test_large_parameters_that_a_forward_pass_writes_to_are_named(
     assert refusal.value.message == (
         "the forward pass writes to weight, parameters that it should only read, and that are too large to be kept"
     )
-    assert refusal.value.hint == "verify.forward=false leaves it out"
+    assert refusal.value.hint == "verify.forward=false   # leaves it out"
     live = Masked()
     before = snapshot(live)
     with pytest.raises(VerificationError, match="writes to weight"):
