@@ -147,7 +147,7 @@ def _carry_out(job: JobConfig, report: Report, target: Target | None, *, prove: 
 
 
 def _conversion(job: JobConfig) -> pipeline.Ending:
-    from .modes.convert.convert import Conversion  # noqa: PLC0415  # this mode alone
+    from .modes.convert import Conversion  # noqa: PLC0415  # this mode alone
 
     return Conversion(job)
 

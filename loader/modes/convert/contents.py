@@ -1,7 +1,7 @@
-"""What of a model goes into a file.
+"""The tensors of a model that go into a file.
 
-Guarantees: the tensors are those of the model's state dict, each stored one once, under its first name; what the format
-cannot hold is refused by name, all of it at once; nothing is copied.
+Guarantees: they are those of the model's state dict, each stored once, under its first name; entries that the format
+cannot hold are refused by name, all at once; nothing is copied.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Contents:
     aliases: dict[str, str] = field(default_factory=dict)
     """Second name of a tied tensor → the name under which it is stored."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Extra state that is no tensor: key → type."""
+    """Extra state that is not a tensor: key → type."""
 
 
 def contents(module: nn.Module) -> Contents:

@@ -1,22 +1,30 @@
-"""Where a conversion writes.
+"""Where a conversion writes, and what is there already.
 
-Guarantees: everything that is wrong with the place is told at once, before a checkpoint is opened; nothing is made or
-changed here.
+Guarantees: all problems of the place are reported at once, before a checkpoint is opened; of existing files only those
+with the destination's own names are read, and only their headers; nothing is created or changed here.
 """
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import ConfigError
+from ...builder.embedded import Record, Source, read_record
+from ...errors import CheckpointError, ConfigError
+from ...files.file import CheckpointFile
 from ...files.path import shown_path
-from ...schema import ConvertConfig
+from ...formats.find import Sources, inode
+from ...formats.index import read_index
+from ...parts.open import open_checkpoint
+from ...schema import AUTO, ConvertConfig
 from ...text import lines
-from ...text.lines import Fix
-from ...text.wording import safe_text
+from ...text.lines import Fix, typed
+from ...text.wording import listing, safe_text
 from ...verify import golden
 
 ENDING = ".safetensors"
@@ -74,14 +82,14 @@ def destination(settings: ConvertConfig) -> Destination:
         settings: The `convert` section. A path that ends in a slash, or that is a folder, takes `model.safetensors`.
 
     Raises:
-        ConfigError: The place or the size of a shard is none; all that is wrong is told.
+        ConfigError: The path or the shard size is invalid; all problems are reported.
     """
     problems: list[tuple[str, Fix]] = []
     size = _bytes(settings.shard_size, problems)
     typed = settings.path or ""
     if not typed or "\0" in typed or "://" in typed:
-        told = f"is {shown_path(typed)}, expected a file on this machine" if typed else "is required in mode=convert"
-        problems.append((f"'convert.path' {told}", Fix("convert.path=model.safetensors")))
+        problem = f"is {shown_path(typed)}, expected a file on this machine" if typed else "is required in mode=convert"
+        problems.append((f"'convert.path' {problem}", Fix("convert.path=model.safetensors")))
         raise _refusal(problems)
     path = Path(os.path.abspath(os.path.expanduser(typed)))  # noqa: PTH100, PTH111  # pathlib raises on an unknown user
     inside = typed.endswith(("/", os.sep)) or os.path.isdir(path)  # noqa: PTH112  # False for a name that is too long
@@ -89,12 +97,12 @@ def destination(settings: ConvertConfig) -> Destination:
     stem = _IN_A_FOLDER if inside else path.name.removesuffix(ENDING)
     if not inside and (stem == path.name or not stem):
         fixed = f"{path.name.partition('.')[0] or _IN_A_FOLDER}{ENDING}"
-        told = f"'convert.path' is {shown_path(typed)}, expected a file called *{ENDING}, or a folder"
-        problems.append((told, lines.line("convert.path", str(Path(typed).parent / fixed))))
+        problem = f"'convert.path' is {shown_path(typed)}, expected a file called *{ENDING}, or a folder"
+        problems.append((problem, lines.line("convert.path", str(Path(typed).parent / fixed))))
     elif path.name.lower().endswith(golden.SUFFIX):
-        told = f"'convert.path' is {shown_path(typed)}, a name that the golden record of another file has"
+        problem = f"'convert.path' is {shown_path(typed)}, a name that the golden record of another file has"
         better = f"{path.name[: -len(golden.SUFFIX)] or _IN_A_FOLDER}-converted{ENDING}"
-        problems.append((told, lines.line("convert.path", str(Path(typed).parent / better))))
+        problems.append((problem, lines.line("convert.path", str(Path(typed).parent / better))))
     problems += _unusable(folder)
     if problems:
         raise _refusal(problems)
@@ -107,8 +115,10 @@ def _bytes(text: str, problems: list[tuple[str, Fix]]) -> int:
     unit = found[2].upper() if found else ""
     size = int(float(found[1]) * _UNITS[unit if unit in _UNITS else f"{unit}B"]) if found else 0
     if size < 1:
-        told = f"'convert.shard_size' is '{safe_text(text)}', expected a size such as 5GB, 500MB or a number of bytes"
-        problems.append((told, Fix("convert.shard_size=5GB")))
+        problem = (
+            f"'convert.shard_size' is '{safe_text(text)}', expected a size such as 5GB, 500MB or a number of bytes"
+        )
+        problems.append((problem, Fix("convert.shard_size=5GB")))
     return size
 
 
@@ -117,7 +127,7 @@ def _unusable(folder: Path) -> list[tuple[str, Fix]]:
     if not os.path.exists(folder):  # noqa: PTH110  # False for a name that is too long
         return [(f"the folder to write to, {shown}, does not exist", lines.typed("mkdir", "-p", str(folder)))]
     if not folder.is_dir():
-        return [(f"convert.path leads through {shown}, which is no folder", Fix("convert.path=model.safetensors"))]
+        return [(f"convert.path leads through {shown}, which is not a folder", Fix("convert.path=model.safetensors"))]
     if not os.access(folder, os.W_OK | os.X_OK):
         return [
             (
@@ -129,4 +139,126 @@ def _unusable(folder: Path) -> list[tuple[str, Fix]]:
 
 
 def _refusal(problems: list[tuple[str, Fix]]) -> ConfigError:
-    return ConfigError("; ".join(told for told, _ in problems), *(fix for _, fix in problems))
+    return ConfigError("; ".join(problem for problem, _ in problems), *(fix for _, fix in problems))
+
+
+def standing(place: Destination) -> list[Path]:
+    """The files that are there already: the index first, so that taking them away in this order misleads nobody."""
+    named = (place.index, place.single, *place.shards(), *map(golden.beside, (place.index, place.single)))
+    return [path for path in named if os.path.lexists(path)]
+
+
+def refuse_to_replace(
+    place: Destination,
+    record: Callable[[], Record],
+    sources: Sources,
+    inputs: Sources,
+    recorded: Path | None,
+) -> list[Path]:
+    """Refuses a destination that holds anything but an earlier result of the same conversion.
+
+    Args:
+        place: Where to write.
+        record: Makes what would be written; asked for only where something stands there.
+        sources: The files that are to be converted.
+        inputs: The files that the model's inputs are read from.
+        recorded: The golden record that an earlier copy would be of; None where no copy would be written.
+
+    Returns:
+        The files of the earlier result.
+
+    Raises:
+        ConfigError: A file there is read in this job, was not written by a conversion, or comes from other weights.
+    """
+    there = standing(place)
+    _refuse_to_lose(place, there, sources, inputs, recorded)
+    if not there:
+        return []
+    now = record()
+    judged = {path: _judged(path, place, there, now, recorded) for path in there}
+    others = {path: problem for path, problem in judged.items() if problem}
+    if others:
+        first = next(iter(others))
+        raise ConfigError(
+            f"{shown_path(first)} is there already, and {others[first]}; only the result of the same conversion is "
+            "replaced",
+            typed("rm", *map(str, there), note="if it is not needed any more, or another convert.path"),
+        )
+    return there
+
+
+def _refuse_to_lose(
+    place: Destination, there: Sequence[Path], sources: Sources, inputs: Sources, recorded: Path | None
+) -> None:
+    """Refuses a destination whose files, or their golden record, are what is being read."""
+    weights = (place.index, place.single, *place.shards())
+    for mine, what in (
+        (sources.among(there), "what is being converted"),
+        (inputs.among(there), "an input of its verification"),
+        (
+            [path for path in weights if recorded is not None and inode(path) == inode(recorded)],
+            "the golden record of what is being converted",
+        ),
+    ):
+        if mine:
+            raise ConfigError(
+                f"convert.path would replace {listing(mine, longest=400)}, which is {what}",
+                Fix("convert.path=OTHER.safetensors"),
+            )
+
+
+def _judged(path: Path, place: Destination, there: Sequence[Path], record: Record, recorded: Path | None) -> str:
+    """Says why a file is not of an earlier result of this conversion; empty where it is."""
+    if path == place.index:
+        return _other_index(path, there)
+    for weights in (place.index, place.single):
+        if path == golden.beside(weights):
+            return _other_golden(path, weights in there, recorded)
+    return _other(path, record)
+
+
+def _other_golden(path: Path, weights_too: bool, recorded: Path | None) -> str:
+    """Says why a golden record is not the one that belongs to the result; empty where it is."""
+    if recorded is None:
+        return "" if weights_too else "is the golden record of other weights"
+    try:
+        same = path.samefile(recorded) or filecmp.cmp(path, recorded, shallow=False)
+    except OSError:
+        same = False
+    if same:
+        return ""
+    gone = "" if recorded.exists() else ", which is not there"
+    return f"is another golden record than {shown_path(recorded)}{gone}"
+
+
+def _other(path: Path, record: Record) -> str:
+    """Says why a file is not what this conversion wrote before; empty where it is."""
+    try:
+        with open_checkpoint(path) as found:
+            earlier = read_record(found)
+    except CheckpointError:
+        return "was not written by a conversion"
+    if earlier is None:
+        return "was not written by a conversion"
+    if earlier.dtype != record.dtype:
+        return f"was converted with dtype={earlier.dtype or 'null'}"
+    was = {part: source.file for part, source in earlier.sources.items()}
+    if was != {part: source.file for part, source in record.sources.items()}:
+        return f"was converted from {listing(was.values())}"
+    same = all(_is_same(earlier.sources[part], source) for part, source in record.sources.items())
+    return "" if same else f"was converted from another state, or another part, of {listing(was.values())}"
+
+
+def _other_index(index: Path, there: Sequence[Path]) -> str:
+    """Says why an index is not that of the shards beside it, which are judged by themselves; empty where it is."""
+    try:
+        with closing(CheckpointFile(index)) as file:
+            named = {index.with_name(name) for name in read_index(file).values()}
+    except CheckpointError:
+        return "is not an index that a conversion wrote"
+    return "" if named <= {*there} else "names files that a conversion did not write"
+
+
+def _is_same(earlier: Source, now: Source) -> bool:
+    keys = now.key in (AUTO, earlier.key)
+    return earlier.sha256 == now.sha256 and keys and (now.rules is None or earlier.rules == now.rules)

@@ -35,12 +35,9 @@ from ...text.lines import MISSING, Fix, blank, line, together, typed, under
 from ...text.redaction import redacted
 from ...text.wording import listing, safe_text, size
 from .arguments import Inference, given_lines, infer
-from .fitting import DEFAULT, Fitting, fitting_of, no_fit
-from .forward import forward_lines
+from .config_file import Line, Place, choose_place, config_text
+from .fitting import DEFAULT, Fitting, fitting_of, forward_note, no_fit
 from .hints import hints_of
-from .page import Line
-from .place import Place, choose_place
-from .settings import config_text
 
 _TYPED = "as typed"
 
@@ -155,7 +152,8 @@ def _tried(job: JobConfig, part: Part, found: Inference, report: Report) -> tupl
         raise no_fit(job, part, built.module, found.values, found.probe)
     _describe(report, part, fitting)
     fill.model(report, dataclasses.replace(job, model=node), built, torch.device("cpu"))
-    return fitting, forward_lines(built.module) if job.verify.input is None and job.verify.forward else []
+    note = forward_note(built.module) if job.verify.input is None and job.verify.forward else ""
+    return fitting, [Line("forward", False, note)] if note else []
 
 
 def _untried(found: Inference) -> LoaderError:

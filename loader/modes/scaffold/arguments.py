@@ -24,8 +24,8 @@ from ...suggest.sizes.probe import Goal, Probe, Seen
 from ...suggest.sizes.solve import CERTAIN, FREE, OPEN, SHARED, Solution, begin, partners, solve, sure
 from ...text.lines import MISSING
 from ...text.wording import counted
+from .config_file import Line
 from .hints import Hint, Hints
-from .page import Line
 
 _MOST_BUILDS = 600
 _MOST_SECONDS = 20
@@ -88,8 +88,8 @@ def infer(
         return Inference([*lines, *_unsolved(search.knobs, search.fitting)], start, probe, fetching)
     certain = sure(probe, search.knobs, solution)
     silent = {knob.name for knob in handed if knob.is_default(solution.values.get(knob.name, knob.default))}
-    told = (_line(knob, solution, certain, search) for knob in search.knobs if knob.name not in silent)
-    return Inference([*lines, *(line for line in told if line is not None)], solution.values, probe)
+    known = (_line(knob, solution, certain, search) for knob in search.knobs if knob.name not in silent)
+    return Inference([*lines, *(line for line in known if line is not None)], solution.values, probe)
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _line(knob: Knob, solution: Solution, certain: Mapping[str, str], search: _S
     if how == CERTAIN:
         return Line(knob.name, value, "the default, as the shapes say" if knob.is_default(value) else "from the shapes")
     if knob.name in search.disputed:
-        return Line(knob.name, MISSING, f"{search.disputed[knob.name]}; no shape tells which")
+        return Line(knob.name, MISSING, f"{search.disputed[knob.name]}; no shape decides")
     if not knob.required and knob.is_default(value):
         return _default(knob, how, probe)
     if how == FREE:
@@ -196,8 +196,8 @@ def _agreeing(how: str) -> str:
 def _default(knob: Knob, how: str, probe: Probe) -> Line | None:
     if not knob.kind or knob.default is None:
         return None
-    told = {FREE: "no shape depends on it", OPEN: _cut_off(probe)}.get(how, "it fits, and so do others")
-    return Line(knob.name, knob.default, f"the default; {told}")
+    reason = {FREE: "no shape depends on it", OPEN: _cut_off(probe)}.get(how, "it fits, and so do others")
+    return Line(knob.name, knob.default, f"the default; {reason}")
 
 
 def _cut_off(probe: Probe) -> str:
@@ -210,5 +210,5 @@ def _unsolved(knobs: Sequence[Knob], hints: Mapping[str, Hint]) -> list[Line]:
         if knob.name in hints:
             lines.append(Line(knob.name, hints[knob.name].value, f"from {hints[knob.name].origin}"))
         elif knob.required:
-            lines.append(Line(knob.name, MISSING, "it has no default, and nothing tells it"))
+            lines.append(Line(knob.name, MISSING, "it has no default, and nothing determines it"))
     return lines

@@ -1,7 +1,7 @@
-"""How a checkpoint goes into a model that was found: nested key, rules, allowances.
+"""How a checkpoint goes into a model that was found: nested key, rules, allowances, and the forward pass.
 
-Guarantees: confirmed by the loader's own plan; every key of the model is filled, but for those that the user allowed to
-stay without a partner.
+Guarantees: confirmed by the loader's own plan; every key of the model is filled, except those that the user allowed to
+stay without a partner. The forward pass is tried with shapes alone; only an error that a shape decides is a failure.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from ...suggest.search import explain
 from ...suggest.sizes.probe import Probe
 from ...text.lines import Fix
 from ...text.wording import counted, safe_text
+from ...verify.forward import Pass, run
+from ...verify.inputs import make_inputs
+from ...verify.proposal import propose
 
 _TARGET = "_target_"
 DEFAULT = "loader.examples.SimpleNet"
@@ -87,3 +90,27 @@ def no_fit(job: JobConfig, part: Part, module: nn.Module, values: Mapping[str, A
         own = [Fix("model._target_=my_pkg.Net", "the class of the file's model")] if target == DEFAULT else error.fixes
         return FitError(f"{head}\n{error.message}", *own)
     raise LookupError(part.label)
+
+
+_GIVE = "then give verify.input={shape: …} and take this out"
+
+
+def forward_note(module: nn.Module) -> str:
+    """Returns why the forward pass has to be switched off: no input can be proposed, or the proposed one fails.
+
+    Args:
+        module: The model, which is moved to the meta device.
+    """
+    proposal = propose(module)
+    if proposal is None:
+        return f"the first layer does not show the input's shape; {_GIVE}"
+    trouble = _trouble(module, proposal[0])
+    return f"proposed from {proposal[1]}: {trouble}; {_GIVE}" if trouble else ""
+
+
+def _trouble(module: nn.Module, spec: dict[str, object]) -> str:
+    """What a forward pass without data says; empty where it goes through, or cannot be tried without data."""
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    inputs = make_inputs(spec, dtype, torch.device("meta"), 0)
+    item = run(Pass("", module.to("meta").eval(), inputs, proposed="verify.input"), 0)
+    return "" if "meta" in item.undone else item.undone.partition(". Its input was")[0]

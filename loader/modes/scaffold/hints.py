@@ -1,8 +1,8 @@
 """Constructor arguments that a file carries next to its weights, and its folder's ``config.json``.
 
-Guarantees: plain numbers, flags, texts and lists of them, bounded in number and length; objects are looked into as the
-inert records that they are, and nothing that the file names is imported or called. What a trainer keeps for itself (an
-optimizer's settings, a scheduler's) is no source.
+Guarantees: plain numbers, flags, texts and lists of them, bounded in number and length; objects are read
+as the inert records that they are, and nothing that the file names is imported or called. A trainer's own settings (of
+an optimizer, of a scheduler) are not a source.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _entries(node: object) -> Iterator[tuple[str, Any]]:
 
 
 def _is_machinery(node: object) -> bool:
-    """Whether it is a module or another object of torch's: the sizes of its layers are no arguments of the whole."""
+    """Whether it is a module or another object of torch's: its layers' sizes are not arguments of the whole."""
     record = _record(node)
     if isinstance(node, Container) and node.kind == "module":
         return True

@@ -112,7 +112,7 @@ def test_a_folder_that_is_not_there_is_refused_with_the_line_that_makes_it(tmp_p
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    told = f"convert.path leads through {tmp_path}/file, which is no folder"
+    told = f"convert.path leads through {tmp_path}/file, which is not a folder"
     assert refusal(path=f"{tmp_path}/file/net.safetensors").message == told
 
 

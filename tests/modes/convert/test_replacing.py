@@ -52,23 +52,23 @@ def test_what_no_conversion_wrote_stays(source: Path, out: Path) -> None:
     before = (out / "model.safetensors").read_bytes()
     refusal = refused(source, out)
     assert refusal.message == (
-        f"{out}/model.safetensors is there already, and is no file that a conversion wrote; only the result of the "
+        f"{out}/model.safetensors is there already, and was not written by a conversion; only the result of the "
         "same conversion is replaced"
     )
     assert refusal.hint == f"rm {out}/model.safetensors   # if it is not needed any more, or another convert.path"
     assert (out / "model.safetensors").read_bytes() == before
     (out / "model.safetensors").write_text("no checkpoint")
-    assert "is no file that a conversion wrote" in refused(source, out).message
+    assert "was not written by a conversion" in refused(source, out).message
 
 
 def test_an_index_and_shards_of_somebody_else_stay(source: Path, out: Path) -> None:
     (out / INDEX).write_text('{"weight_map": {"a": "elsewhere.safetensors"}}')
     assert f"{INDEX} is there already, and names files that a conversion did not write" in refused(source, out).message
     (out / INDEX).write_text("{}")
-    assert f"{INDEX} is there already, and is no index that a conversion wrote" in refused(source, out).message
+    assert f"{INDEX} is there already, and is not an index that a conversion wrote" in refused(source, out).message
     (out / INDEX).unlink()
     save_file({"a": torch.zeros(1)}, out / SHARDS[0])
-    assert f"{SHARDS[0]} is there already, and is no file that a conversion wrote" in refused(source, out).message
+    assert f"{SHARDS[0]} is there already, and was not written by a conversion" in refused(source, out).message
 
 
 def test_what_came_from_elsewhere_or_otherwise_stays(source: Path, out: Path) -> None:

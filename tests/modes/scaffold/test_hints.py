@@ -123,7 +123,7 @@ def test_what_two_places_dispute_is_left_open() -> None:
     node, text = scaffold({"state_dict": weights(), "a": TOLD, "b": {**TOLD, "act_scale": 3.0}})
 
     assert (node["act_scale"], node["width"]) == ("???", 6)
-    assert "act_scale: ???  # 2.5 in the file's a and 3.0 in the file's b; no shape tells which\n" in text
+    assert "act_scale: ???  # 2.5 in the file's a and 3.0 in the file's b; no shape decides\n" in text
 
 
 def test_a_value_that_the_shapes_contradict_is_not_written() -> None:

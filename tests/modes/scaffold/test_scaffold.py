@@ -253,7 +253,7 @@ def test_the_default_model_that_does_not_fit_asks_for_a_class(tmp_path: Path) ->
         (["model=embedded"], "model=embedded needs no config"),
         (["parts={a: {path: a.pt}}"], "mode=scaffold writes the config of one checkpoint"),
         (["scaffold.path=my.yaml"], "where the command line would not find it"),
-        (["scaffold.path=conf/experiment/a b.yaml"], "is no name that experiment=NAME takes"),
+        (["scaffold.path=conf/experiment/a b.yaml"], "is not a name that experiment=NAME accepts"),
         (["scaffold.path=conf/experiment/linear.yaml"], "experiment=linear is an experiment that is shipped"),
         (["model._target_=no_such_pkg.Net"], "there is no module 'no_such_pkg'"),
     ],
