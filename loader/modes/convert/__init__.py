@@ -209,8 +209,8 @@ def _writable(model: Mapping[str, Any] | None) -> Mapping[str, Any]:
     faults = list(unwritable(model, "model"))
     if faults:
         raise ConfigError(
-            f"the model's config cannot go into the converted file: {phrases(faults)}; text, numbers, true, false, null, "
-            "lists and mappings of these were expected",
+            f"the model's config cannot go into the converted file: {phrases(faults)}; text, numbers, true, false, "
+            "null, lists and mappings of these were expected",
             WITHOUT,
         )
     return model
