@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 
 def report_of(folder: Path) -> dict[str, Any]:
     def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     loaded: dict[str, Any] = json.loads((folder / "report.json").read_text(), parse_constant=refuse)
     return loaded

@@ -197,7 +197,7 @@ def _open_regular(path: Path) -> tuple[int, os.stat_result]:
 
 def _refuse_irregular(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file")
         raise CheckpointError(
             f"{shown_path(path)} is {kind}; a checkpoint file was expected", Fix("checkpoint.path=FILE")
         )

@@ -98,13 +98,13 @@ class Drafts:
             try:
                 _undo(path, kept)
             except OSError as error:
-                fault = f"{shown_path(path)} could not be {'taken away' if kept is None else 'put back'}"
+                fault = f"{shown_path(path)} could not be {'removed' if kept is None else 'restored'}"
                 told.append(f"{fault} ({_reason(error)})" + (f", it is kept as {shown_path(kept)}" if kept else ""))
                 log.error("%s", told[-1])
         self._tidy()
         if told:
             return phrases(told)
-        return "nothing of it was left behind" + (", and what stood there is in its place again" if restored else "")
+        return "nothing was left behind" + (", and the previous files are restored" if restored else "")
 
     def _keep(self, path: Path) -> None:
         """Gives what stands at a place a second name."""
@@ -187,7 +187,7 @@ def _remove(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"{shown_path(path)}, of an earlier conversion, cannot be removed: {_reason(error)}",
+                f"{shown_path(path)}, from an earlier conversion, cannot be removed: {_reason(error)}",
                 typed("rm", str(path)),
             ) from error
 

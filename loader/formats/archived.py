@@ -61,7 +61,7 @@ class Records:
             raise self.file.damaged(f"the file of torch.save inside it ({safe_text(name)}) is deflated")
         folder = torch_folder(archive.members)
         if folder is None:
-            raise self.file.damaged(f"the record '{safe_text(name)}' holds no {INDEX}")
+            raise self.file.damaged(f"the record '{safe_text(name)}' has no {INDEX}")
         _refuse_several(archive)
         return Records(archive, folder, check)
 
@@ -158,7 +158,7 @@ def torch_records(archive: Archive, check: str) -> Records:
     """
     folder = torch_folder(archive.members)
     if folder is None:
-        raise archive.file.damaged(f"it holds no {INDEX}")
+        raise archive.file.damaged(f"it has no {INDEX}")
     _refuse_several(archive)
     return Records(archive, folder, check)
 
@@ -170,7 +170,7 @@ def _refuse_several(archive: Archive) -> None:
     if len(roots) > 1:
         raise CheckpointError(
             f"{shown_path(archive.file.path)} holds {counted(len(roots), 'file')} of torch.save in one archive: "
-            f"{listing(roots)}; which of them is meant is in no file",
+            f"{listing(roots)}; the file does not say which one is meant",
             Fix(note="do not load this file; ask whoever made it for one file each"),
         )
 

@@ -201,7 +201,7 @@ def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
         return CheckpointError(
             f"{shown_path(folder)} holds {counted(len(shards), 'shard')} ({listing(shards)}) and no index of them "
             "(*.index.json)",
-            Fix(note="download the index too; it lies beside the shards where they are from"),
+            Fix(note="download the index too; it is next to the shards at their source"),
         )
     from .foreign import name_folder  # noqa: PLC0415  # only what is refused needs it
 

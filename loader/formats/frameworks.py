@@ -62,11 +62,11 @@ TENSORFLOW = Foreign(
     ),
 )
 TENSORFLOW_DATA = Foreign(
-    f"the data of a TensorFlow checkpoint, to go by its name, which its content does not contradict; {READ}",
+    f"the data of a TensorFlow checkpoint, judging by its name; {READ}",
     *TENSORFLOW.fixes,
 )
 TENSORFLOW_NOTE = Foreign(
-    "the note in which TensorFlow says which checkpoint of the folder is the newest",
+    "TensorFlow's note of the newest checkpoint in the folder",
     Fix(note="load that checkpoint with tensorflow.train.load_checkpoint, and save its variables as safetensors"),
 )
 SAVED_MODEL = Foreign(
@@ -121,7 +121,7 @@ PICKLE = Foreign(
     Fix("torch.save(state_dict, 'new.pt')", "saves the weights, where you trust the file and load it"),
 )
 OLD_TORCHSCRIPT = Foreign(
-    "a TorchScript archive of before torch 1.4",
+    "a TorchScript archive from before torch 1.4",
     Fix("torch.save(torch.jit.load('{file}').state_dict(), 'new.pt')", "saves its weights, where you trust it"),
 )
 PACKAGE = Foreign(
@@ -137,7 +137,7 @@ LUA = Foreign(
     Fix("torchfile.load('{file}')", "loads it with the package torchfile, to save its weights"),
 )
 OLD_PICKLE = Foreign(
-    "a pickle of protocol 0, as Python 2 wrote them, and not by torch.save",
+    "a pickle of protocol 0, as Python 2 wrote it, not written by torch.save",
     *PICKLE.fixes,
 )
 
@@ -155,9 +155,11 @@ MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
     (0, b"4\n1\n3\nV 1\n", LUA),
     (0, b"\x0c\xdb\x3a\x2a", ORBAX),
     (0, b"tjgg", Foreign(
-        f"a GGML file of before GGUF; {READ}", Fix(note="convert it with llama.cpp's convert_llama_ggml_to_gguf.py"))),
+        f"a GGML file from before GGUF; {READ}",
+        Fix(note="convert it with llama.cpp's convert_llama_ggml_to_gguf.py"))),
     (0, b"lmgg", Foreign(
-        f"a GGML file of before GGUF; {READ}", Fix(note="convert it with llama.cpp's convert_llama_ggml_to_gguf.py"))),
+        f"a GGML file from before GGUF; {READ}",
+        Fix(note="convert it with llama.cpp's convert_llama_ggml_to_gguf.py"))),
 )  # fmt: skip
 """Offset, bytes, and what a file with these bytes there is."""
 

@@ -76,7 +76,7 @@ class Gguf(OpenedFile):
         shape = tuple(reversed(listed.dimensions))
         count = math.prod(shape)
         if any(size >= LARGEST_NUMBER for size in shape):
-            raise self._file.damaged(f"its tensor '{safe_text(listed.name)}' has a shape that is none")
+            raise self._file.damaged(f"invalid shape of tensor '{safe_text(listed.name)}'")
         plain = _PLAIN.get(listed.type)
         if plain is not None:
             return TensorEntry(plain, shape, contiguous(shape), 0, self._storage(listed, count * ITEMSIZE[plain]))
@@ -86,7 +86,7 @@ class Gguf(OpenedFile):
         name, elements, nbytes = kind
         if not shape or shape[-1] % elements:
             raise self._file.damaged(
-                f"its tensor '{safe_text(listed.name)}' has rows that are no multiple of {name}'s {elements} elements"
+                f"the rows of tensor '{safe_text(listed.name)}' are not a multiple of {name}'s {elements} elements"
             )
         storage = self._storage(listed, count // elements * nbytes)
         blocks = TensorEntry("uint8", (storage.nbytes,), (1,), 0, storage)
@@ -104,7 +104,7 @@ class Gguf(OpenedFile):
         end = self._start
         for storage in sorted(storages, key=lambda storage: (storage.offset, storage.nbytes)):
             if storage.offset < end:
-                raise self._file.damaged(f"its tensor '{safe_text(storage.key)}' overlaps what stands before it")
+                raise self._file.damaged(f"tensor '{safe_text(storage.key)}' overlaps the tensor before it")
             end = storage.offset + storage.nbytes
 
 
@@ -179,7 +179,7 @@ class Header:
         name = self._name()
         dimensions = self._number(_U4)
         if dimensions > MOST_GGUF_DIMENSIONS:
-            raise self._file.damaged(f"its tensor '{safe_text(name)}' declares {dimensions:,} dimensions")
+            raise self._file.damaged(f"tensor '{safe_text(name)}' declares {dimensions:,} dimensions")
         sizes = struct.unpack(f"<{dimensions}Q", self._taken(8 * dimensions))
         kind, offset = _INFO.unpack(self._taken(_INFO.size))
         self.listed[name] = Listed(name, sizes, kind, offset)
@@ -190,7 +190,7 @@ class Header:
         if kind == _TEXT:
             return self._text(self._number(_U8))
         if kind != _LIST or level > MOST_GGUF_LEVELS:
-            raise self._file.damaged(f"a note in its header is of a type that is none ({kind:,})")
+            raise self._file.damaged(f"invalid type of a value in its header: {kind:,}")
         item, count = self._number(_U4), self._number(_U8)
         self._pass_over(item, count, level)
         return Values(count)
@@ -227,7 +227,7 @@ class Header:
         try:
             return str(self._taken(length), "utf-8")
         except UnicodeDecodeError as error:
-            raise self._file.damaged("a text in its header is no UTF-8") from error
+            raise self._file.damaged("a text in its header is not UTF-8") from error
 
     def _number(self, form: struct.Struct) -> int:
         number: int = form.unpack(self._taken(form.size))[0]

@@ -55,15 +55,15 @@ def read_index(file: CheckpointFile) -> dict[str, str]:
     index = _parsed(file, file.pread(0, file.size))
     places = index.get(_MAP)
     if not isinstance(places, dict) or not places:
-        what = "is empty" if places == {} else "is missing, or no mapping of tensors to shards"
+        what = "is empty" if places == {} else "is missing or not a mapping of tensors to shards"
         raise CheckpointError(
-            f"{shown_path(file.path)} is no index of shards: its '{_MAP}' {what}",
+            f"{shown_path(file.path)} is not an index of shards: its '{_MAP}' {what}",
             Fix(note="download it again"),
             Fix("checkpoint.path=FILE", "the checkpoint itself"),
         )
     strange = [key for key, name in places.items() if type(name) is not str]
     if strange:
-        raise file.damaged(f"its '{_MAP}' gives '{safe_text(strange[0])}' a shard that is no text")
+        raise file.damaged(f"the shard of '{safe_text(strange[0])}' in its '{_MAP}' is not text")
     _refuse_unsafe(file, dict.fromkeys(places.values()))
     return places
 
@@ -95,16 +95,16 @@ def fault_of_name(name: str) -> str:
     if len(name) > LONGEST_NAME:
         return f"is {len(name):,} characters long"
     if safe_text(name, len(name)) != name:
-        return "holds characters that cannot be shown"
+        return "contains unprintable characters"
     if "\\" in name:
-        return "holds a backslash"
+        return "contains a backslash"
     windows = PureWindowsPath(name)
     if name.startswith("/") or windows.drive or windows.root:
         return "is absolute"
     parts = name.split("/")
     if ".." in parts:
         return "leads out of the folder"
-    return "is written with empty steps" if "" in parts or "." in parts else ""
+    return "has empty path segments" if "" in parts or "." in parts else ""
 
 
 def read_mapping(file: CheckpointFile, raw: bytes, what: str) -> dict[str, Any]:
@@ -135,9 +135,9 @@ def parse_mapping(raw: bytes) -> dict[str, Any]:
     except _TwiceError:
         raise
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"is no JSON ({safe_text(error, 120)})") from error
+        raise ValueError(f"is not JSON ({safe_text(error, 120)})") from error
     if not isinstance(found, dict):
-        raise ValueError("is no mapping of names")
+        raise ValueError("is not a mapping")
     return found
 
 
@@ -155,4 +155,4 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -87,14 +87,14 @@ def read_header(file: CheckpointFile, head: bytes, name: str) -> Header:
     listed = text[fielded.end() : text.rfind("]") + 1] if fielded else ""
     found = _HEADER.fullmatch(text.replace(listed, _FIELDS, 1) if listed else text)
     if not head.startswith(NPY_MAGIC) or len(head) < start + length or found is None:
-        raise file.damaged(f"the header of its array '{safe_text(name)}' is none")
+        raise file.damaged(f"invalid header of array '{safe_text(name)}'")
     fields = dict(zip(found.groups()[::2], found.groups()[1::2], strict=True))
     shown, order, sizes = fields.get("descr", ""), fields.get("fortran_order", ""), fields.get("shape", "")
     dimensions = [size.strip().rstrip("L") for size in sizes[1:-1].split(",") if size.strip()]
     if shown[:1] != "'" or order not in {"True", "False"} or sizes[:1] != "(" or len(dimensions) > MOST_DIMENSIONS:
-        raise file.damaged(f"the header of its array '{safe_text(name)}' is none")
+        raise file.damaged(f"invalid header of array '{safe_text(name)}'")
     if not all(size.isdigit() and len(size) <= MOST_DIGITS for size in dimensions):
-        raise file.damaged(f"the shape of its array '{safe_text(name)}' is none")
+        raise file.damaged(f"invalid shape of array '{safe_text(name)}'")
     descr = listed if shown == _FIELDS else shown[1:-1]
     return Header(descr, order == "True", tuple(map(int, dimensions)), start + length)
 
@@ -111,11 +111,11 @@ def entry_of(file: CheckpointFile, header: Header, storage: Storage, name: str) 
     count, width = math.prod(header.shape), ITEMSIZE[dtype]
     if header.start + count * width != storage.nbytes:
         raise file.damaged(
-            f"its array '{safe_text(name)}' holds {storage.nbytes - header.start:,} bytes; {dtype} "
+            f"array '{safe_text(name)}' has {storage.nbytes - header.start:,} bytes; {dtype} "
             f"{safe_text(list(header.shape))} needs {safe_text(count * width)}"
         )
     if header.start % width:
-        raise file.damaged(f"its array '{safe_text(name)}' does not begin where an element of {dtype} can")
+        raise file.damaged(f"array '{safe_text(name)}' is not aligned for {dtype}")
     return TensorEntry(dtype, header.shape, header.stride(), header.start // width, storage)
 
 
@@ -125,14 +125,14 @@ def refuse_unreadable(file: CheckpointFile, headers: dict[str, Header]) -> None:
     raw = [f"{name} ({header.descr})" for name, header in headers.items() if header.of_raw_bytes]
     if raw:
         raise CheckpointError(
-            f"{path} holds {counted(len(raw), 'array')} of a type that NumPy does not have, as so many bytes each: "
-            f"{listing(raw)}; of which type (bfloat16, float8 …) is not in the file",
+            f"{path} holds {counted(len(raw), 'array')} of a type that NumPy does not have, as raw bytes: "
+            f"{listing(raw)}; the file does not say which type (bfloat16, float8 …)",
             Fix("numpy.savez('new.npz', name=array.astype('float32'))", "writes it again with NumPy's own types"),
         )
     pickled = [name for name, header in headers.items() if header.of_objects]
     if pickled and len(pickled) == len(headers):
         raise CheckpointError(
-            f"{path} holds arrays of Python objects, which are pickles, and no other: {listing(pickled)}",
+            f"{path} holds only arrays of Python objects, which are pickles: {listing(pickled)}",
             Fix("numpy.savez('new.npz', **arrays)", "saves the arrays by name, where you trust the file"),
         )
 

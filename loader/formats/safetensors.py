@@ -67,7 +67,7 @@ class SafeTensors(OpenedFile):
     def _notes(self, notes: Any) -> dict[str, str]:
         texts = isinstance(notes, dict) and all(type(note) is str for note in notes.values())
         if not texts:
-            raise self._file.damaged("the metadata in its header is no mapping of text to text")
+            raise self._file.damaged("invalid __metadata__ in its header: expected a mapping of text to text")
         return dict(notes)
 
     def _children(self, header: dict[str, Any], start: int) -> dict[str, Node]:
@@ -78,9 +78,13 @@ class SafeTensors(OpenedFile):
                 kind, shape = declared["dtype"], tuple(declared["shape"])
                 begin, end = declared["data_offsets"]
             except (TypeError, KeyError, ValueError) as error:
-                raise self._file.damaged(f"its header does not say where '{safe_text(name)}' is, or what") from error
+                raise self._file.damaged(
+                    f"invalid header entry for tensor '{safe_text(name)}': expected dtype, shape and data_offsets"
+                ) from error
             if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
-                raise self._file.damaged(f"its header gives '{safe_text(name)}' a place that is none")
+                raise self._file.damaged(
+                    f"invalid data_offsets for tensor '{safe_text(name)}': {safe_text([begin, end])}"
+                )
             places.append((begin, end, name))
             storage = Storage(name, start + begin, end - begin, None, None, self._file)
             children[name] = self._entry(name, kind, shape, storage)
@@ -90,16 +94,16 @@ class SafeTensors(OpenedFile):
     def _entry(self, name: str, kind: Any, shape: tuple[Any, ...], storage: Storage) -> TensorEntry | Leaf:
         for dimension in shape:
             if type(dimension) is not int or not 0 <= dimension < LARGEST_NUMBER:
-                raise self._file.damaged(f"its header gives '{safe_text(name)}' a shape that is none")
+                raise self._file.damaged(f"invalid shape for tensor '{safe_text(name)}': {safe_text(list(shape))}")
         dtype = DTYPES.get(kind) if type(kind) is str else None
         if len(shape) > MOST_DIMENSIONS or type(kind) is not str:
-            raise self._file.damaged(f"its header gives '{safe_text(name)}' a shape or type that is none")
+            raise self._file.damaged(f"invalid shape or dtype for tensor '{safe_text(name)}'")
         if dtype is None:
             return Leaf(f"safetensors {safe_text(kind, 20)}", safe_text(list(shape)))
         size = math.prod(shape) * ITEMSIZE[dtype]
         if size != storage.nbytes:
             raise self._file.damaged(
-                f"its header gives '{safe_text(name)}' {storage.nbytes:,} bytes; {kind} {safe_text(list(shape))} needs "
+                f"tensor '{safe_text(name)}' has {storage.nbytes:,} bytes; {kind} {safe_text(list(shape))} needs "
                 f"{safe_text(size)}"
             )
         return TensorEntry(dtype, shape, contiguous(shape), 0, storage, "cpu", "strided", _EMPTY, _EMPTY)
@@ -109,7 +113,7 @@ class SafeTensors(OpenedFile):
         at = 0
         for begin, end, name in sorted(places):
             if begin != at:
-                what = "overlaps what stands before it" if begin < at else "leaves a gap before it"
+                what = "overlaps the tensor before it" if begin < at else "leaves a gap before it"
                 raise self._file.damaged(f"'{safe_text(name)}' {what} (bytes {begin:,} to {end:,})")
             at = end
         if start + at > self._file.size:
@@ -123,7 +127,7 @@ def fault(key: str, value: torch.Tensor) -> str:
     from .tensor import dtype_name, is_plain  # noqa: PLC0415  # reading a header needs no torch
 
     if key == METADATA or any("\ud800" <= character <= "\udfff" for character in key):
-        return "its name is one that the format cannot hold"
+        return "the format cannot store its name"
     if value.is_meta:
         return "it has no data"
     if value.is_quantized or value.is_nested:

@@ -164,7 +164,7 @@ def refuse_missing(index: Path, paths: Mapping[str, Path], fix: Callable[[list[s
     if missing:
         raise CheckpointError(
             f"{len(missing):,} of the {counted(len(paths), 'shard')} of {shown_path(index)} "
-            f"{'is' if len(missing) == 1 else 'are'} not there: {listing(missing)}",
+            f"{'is' if len(missing) == 1 else 'are'} missing: {listing(missing)}",
             fix(missing),
         )
 
@@ -298,7 +298,7 @@ def _twice(holders: Mapping[str, list[str]]) -> list[str]:
     if not doubled:
         return []
     told = phrases(f"{safe_text(key)} (in {listing(holders[key])})" for key in doubled)
-    return [f"{counted(len(doubled), 'name stands', 'names stand')} in more than one shard: {told}"]
+    return [f"{counted(len(doubled), 'name appears', 'names appear')} in more than one shard: {told}"]
 
 
 def _unlisted(places: Mapping[str, str], holders: Mapping[str, list[str]]) -> list[str]:

@@ -64,7 +64,9 @@ def tar_members(file: CheckpointFile) -> dict[str, TarMember]:
         if kind in _EXTENSIONS:
             _check_extension(file, member)
         elif kind not in _FILES or name in members or len(members) >= MOST_TAR_MEMBERS:
-            raise file.damaged(f"'{safe_text(name)}' in it is no plain file, stands there twice, or is one too many")
+            raise file.damaged(
+                f"its member '{safe_text(name)}' is not a plain file, is a duplicate, or is one too many"
+            )
         else:
             members[name] = member
         position = member.start + -(-member.size // _BLOCK) * _BLOCK
@@ -76,7 +78,7 @@ def _read_header(file: CheckpointFile, header: bytes, start: int) -> tuple[str, 
     declared, size = _octal(header[_CHECKSUM]), _octal(header[124:136])
     total = sum(header) - sum(header[_CHECKSUM]) + 8 * ord(" ")
     if declared != total or size is None:
-        raise file.damaged(f"the header of '{safe_text(name)}' in it differs from what was written")
+        raise file.damaged(f"the header of its member '{safe_text(name)}' differs from what was written")
     return name, header[156:157], TarMember(start, size)
 
 
@@ -87,10 +89,12 @@ def _octal(field: bytes) -> int | None:
 
 def _check_extension(file: CheckpointFile, member: TarMember) -> None:
     if member.size > LARGEST_TAR_EXTENSION:
-        raise file.damaged(f"an extension in it declares {member.size:,} bytes; {LARGEST_TAR_EXTENSION:,} are allowed")
+        raise file.damaged(
+            f"an extended header declares {member.size:,} bytes; at most {LARGEST_TAR_EXTENSION:,} are allowed"
+        )
     notes = file.pread(member.start, member.size)
     if any(override in notes for override in _OVERRIDES):
-        raise file.damaged("an extension in it gives a member another name or size than its header")
+        raise file.damaged("an extended header changes the name or size of a member")
 
 
 _BLOCK = 512

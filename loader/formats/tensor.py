@@ -49,7 +49,7 @@ def tensor_of(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"a {entry.layout} tensor of this file contradicts itself: {safe_text(reason, 200)}",
+            f"invalid {entry.layout} tensor: {safe_text(reason, 200)}",
             Fix(note="do not load this file; save it again"),
         ) from error
 
@@ -95,7 +95,7 @@ def torch_dtype(entry: TensorEntry) -> torch.dtype:
     dtype = DTYPES.get(entry.dtype)
     if dtype is None:
         raise CheckpointError(
-            f"a tensor of this file is {entry.dtype}, which torch {torch.__version__} does not have",
+            f"unsupported dtype {entry.dtype}: torch {torch.__version__} does not have it",
             Fix("pip install --upgrade torch"),
         )
     return dtype
@@ -118,7 +118,7 @@ def _flat(storage: Storage, start: int, count: int, dtype: torch.dtype, unpack: 
         whole = storage.data if storage.data is not None else unpack(storage)
         flat = torch.frombuffer(bytearray(whole), dtype=dtype, count=count, offset=start)
     elif storage.file is None:
-        raise CheckpointError(f"the storage '{safe_text(storage.key)}' is in no file", Fix(note="load it again"))
+        raise CheckpointError(f"the storage '{safe_text(storage.key)}' has no file", Fix(note="load it again"))
     elif mmap:
         flat = _mapped(storage.file.mapping, storage.offset + start, count, dtype)
     else:
@@ -205,12 +205,12 @@ def _nested(_entry: TensorEntry, parts: dict[str, torch.Tensor]) -> torch.Tensor
 def _check_nested(buffer: torch.Tensor, sizes: torch.Tensor, strides: torch.Tensor, offsets: torch.Tensor) -> None:
     """Refuses parts that reach outside the buffer: torch checks none of this."""
     if any(part.dtype != torch.int64 for part in (sizes, strides, offsets)):
-        raise ValueError("its sizes, strides and offsets are no integers")
+        raise ValueError("sizes, strides and offsets must be integers")
     if sizes.dim() != 2 or sizes.shape != strides.shape or offsets.shape != sizes.shape[:1] or buffer.dim() != 1:
-        raise ValueError("its sizes, strides and offsets do not belong together")
+        raise ValueError("sizes, strides and offsets have incompatible shapes")
     for size, stride, offset in zip(sizes.tolist(), strides.tolist(), offsets.tolist(), strict=True):
         if min([offset, *size, *stride]) < 0 or offset + _extent(tuple(size), tuple(stride)) > buffer.numel():
-            raise ValueError("a part of it lies outside its buffer")
+            raise ValueError("a part lies outside the buffer")
 
 
 _ASSEMBLERS: dict[str, Callable[[TensorEntry, dict[str, torch.Tensor]], torch.Tensor]] = {

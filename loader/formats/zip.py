@@ -99,7 +99,7 @@ class Archive:
                 f"the header of '{safe_text(member.name)}' contradicts the archive's table of contents"
             )
         if start + member.packed > member.limit:
-            raise self.file.damaged(f"'{safe_text(member.name)}' overlaps what follows it")
+            raise self.file.damaged(f"'{safe_text(member.name)}' overlaps the member after it")
         return start
 
     def _header(self, offset: int, length: int) -> bytes:
@@ -175,7 +175,7 @@ class Archive:
         place = self._last_record(tail)
         _, disk, _, _, count, size, start, _ = _END.unpack_from(tail, place)
         if disk not in {0, 0xFFFF}:
-            raise self.file.damaged("it is one of several disks of a zip archive")
+            raise self.file.damaged("it is one part of a zip archive on several disks")
         end = tail_start + place
         wide = self._find_directory64(end)
         if wide is not None:
@@ -200,7 +200,7 @@ class Archive:
                 return place
             place = tail.rfind(b"PK\x05\x06", 0, place + 3)
         if first >= 0 and first + _END.size <= len(tail):
-            raise self.file.damaged("something follows the end of the zip archive")
+            raise self.file.damaged("data follows the end of the zip archive")
         zeros = tail and not tail.strip(b"\0")
         there = "it ends in zero bytes" if zeros else f"{self._end - self._start:,} bytes are there"
         raise UnfinishedError(
@@ -258,7 +258,7 @@ class Archive:
         for member, following in zip_longest(by_place, by_place[1:]):
             member.limit = limit = end if following is None else following.header
             if member.header + _LOCAL.size + member.packed > limit:
-                raise self.file.damaged(f"'{safe_text(member.name)}' overlaps what follows it")
+                raise self.file.damaged(f"'{safe_text(member.name)}' overlaps the member after it")
             if member.flags & _ENCRYPTED or member.method not in {STORED, DEFLATED}:
                 raise CheckpointError(
                     f"{self._path} holds '{safe_text(member.name)}' encrypted or packed by method {member.method}; "

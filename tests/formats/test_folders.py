@@ -118,7 +118,7 @@ def test_shards_without_their_index_are_told(tmp_path: Path) -> None:
     write_shards(tmp_path, STATE).unlink()
     told = refusal(tmp_path)
     assert told.message == f"{tmp_path} holds 1 shard ({shard_name(1, 1)}) and no index of them (*.index.json)"
-    assert told.hint == "download the index too; it lies beside the shards where they are from"
+    assert told.hint == "download the index too; it is next to the shards at their source"
 
 
 def test_a_link_out_of_the_folder_is_told(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_everything_that_an_index_gets_wrong_is_told_at_once(tmp_path: Path) -> 
         f"{index} and its shards contradict each other: "
         f"2 tensors are not where the index says: b (said to be in {TWO}; it is in {ONE}), "
         f"e (said to be in {TWO}; no shard has it); "
-        f"1 name stands in more than one shard: d (in {ONE}, {TWO}); "
+        f"1 name appears in more than one shard: d (in {ONE}, {TWO}); "
         f"the index does not list 1 name that the shards hold: c (in {TWO})"
     )
     assert told.hint == AGAIN
@@ -202,7 +202,7 @@ def test_all_missing_shards_are_named(tmp_path: Path) -> None:
     (tmp_path / shard_name(2, 3)).touch()
     told = refusal(index)
     names = shard_name(1, 3), shard_name(3, 3)
-    assert told.message == f"2 of the 3 shards of {index} are not there: {names[0]}, {names[1]}"
+    assert told.message == f"2 of the 3 shards of {index} are missing: {names[0]}, {names[1]}"
     assert told.hint == (
         f"hf download ORGANISATION/MODEL {names[0]} {names[1]} --local-dir {tmp_path}   # or copy them"
     )
@@ -258,18 +258,18 @@ def test_another_format_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('{"error": "Unauthorized"}', "is no index of shards: its 'weight_map' is missing"),
-        ('{"weight_map": ["a"]}', "is no index of shards: its 'weight_map' is missing, or no mapping"),
-        ('{"weight_map": {}}', "is no index of shards: its 'weight_map' is empty"),
-        ('{"weight_map": {"a": 3}}', "its 'weight_map' gives 'a' a shard that is no text"),
+        ('{"error": "Unauthorized"}', "is not an index of shards: its 'weight_map' is missing"),
+        ('{"weight_map": ["a"]}', "is not an index of shards: its 'weight_map' is missing or not a mapping"),
+        ('{"weight_map": {}}', "is not an index of shards: its 'weight_map' is empty"),
+        ('{"weight_map": {"a": 3}}', "the shard of 'a' in its 'weight_map' is not text"),
         ('{"weight_map": {"a": "x", "a": "y"}}', "it names 'a' twice"),
         ('{"weight_map": {}, "weight_map": {}}', "it names 'weight_map' twice"),
-        ('{"weight_map": {"a": "x"', "it is no JSON"),
-        ('{"metadata": NaN, "weight_map": {"a": "x"}}', "it is no JSON (NaN is no JSON)"),
+        ('{"weight_map": {"a": "x"', "it is not JSON"),
+        ('{"metadata": NaN, "weight_map": {"a": "x"}}', "it is not JSON (NaN is not JSON)"),
         ('{"weight_map": ' + "[" * 1001, "an index with more than 1,000 lists and mappings; two were expected"),
-        ('{"weight_map": ' + "[" * 990, "it is no JSON"),
-        ('{"weight_map": {"a": ' + "9" * 5000 + "}}", "it is no JSON"),
-        ("{\udcff", "it is no JSON"),
+        ('{"weight_map": ' + "[" * 990, "it is not JSON"),
+        ('{"weight_map": {"a": ' + "9" * 5000 + "}}", "it is not JSON"),
+        ("{\udcff", "it is not JSON"),
     ],
 )
 def test_what_is_no_index_is_told(text: str, expected: str, tmp_path: Path) -> None:
@@ -312,16 +312,16 @@ def test_an_index_is_known_by_its_content(tmp_path: Path) -> None:
         ("/etc/passwd", "is absolute"),
         ("C:outside.safetensors", "is absolute"),
         ("c:/outside.safetensors", "is absolute"),
-        ("..\\outside.safetensors", "holds a backslash"),
-        ("\\\\server\\share", "holds a backslash"),
-        ("a\0b", "holds characters that cannot be shown"),
-        ("a\nb", "holds characters that cannot be shown"),
-        ("a\u202eb", "holds characters that cannot be shown"),
-        ("a\ud800b", "holds characters that cannot be shown"),
-        (".", "is written with empty steps"),
-        ("./a", "is written with empty steps"),
-        ("a//b", "is written with empty steps"),
-        ("a/", "is written with empty steps"),
+        ("..\\outside.safetensors", "contains a backslash"),
+        ("\\\\server\\share", "contains a backslash"),
+        ("a\0b", "contains unprintable characters"),
+        ("a\nb", "contains unprintable characters"),
+        ("a\u202eb", "contains unprintable characters"),
+        ("a\ud800b", "contains unprintable characters"),
+        (".", "has empty path segments"),
+        ("./a", "has empty path segments"),
+        ("a//b", "has empty path segments"),
+        ("a/", "has empty path segments"),
     ],
 )
 def test_names_that_are_no_plain_paths_are_refused(name: str, fault: str, tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_a_shard_that_the_cache_lost_is_missing(tmp_path: Path) -> None:
     snapshot, blobs = cached(tmp_path)
     (blobs / "0").unlink()
     told = refusal(snapshot)
-    assert told.message.endswith(f"is not there: {ONE}")
+    assert told.message.endswith(f"is missing: {ONE}")
     assert told.hint == "hf download org/name"
 
 

@@ -56,16 +56,16 @@ FOREIGN = {
     "xml": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "is a web page", "from its raw link"),
     "json": (b'{"error": "Repository not found"}', "is a JSON text", "from its raw link"),
     "text": (b"Entry not found, sorry", 'is text that begins with "Entry not found, sorry"', "from its raw link"),
-    "gzip": (gzip.compress(b"x"), "is a gzip archive", "unpack it"),
-    "bzip2": (bz2.compress(b"x"), "is a bzip2 archive", "unpack it"),
-    "xz": (lzma.compress(b"x"), "is an xz archive", "unpack it"),
-    "zstd": (b"\x28\xb5\x2f\xfd" + b"\x01" * 20, "is a Zstandard archive", "unpack it"),
-    "7z": (b"7z\xbc\xaf\x27\x1c" + b"\x01" * 20, "is a 7-Zip archive", "unpack it"),
-    "tar": (tarred("readme"), "is a tar archive", "unpack it"),
-    "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(8), "is an HDF5 file, as Keras writes them", "load it with Keras"),
+    "gzip": (gzip.compress(b"x"), "is a gzip archive", "once it is unpacked"),
+    "bzip2": (bz2.compress(b"x"), "is a bzip2 archive", "once it is unpacked"),
+    "xz": (lzma.compress(b"x"), "is an xz archive", "once it is unpacked"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + b"\x01" * 20, "is a Zstandard archive", "once it is unpacked"),
+    "7z": (b"7z\xbc\xaf\x27\x1c" + b"\x01" * 20, "is a 7-Zip archive", "once it is unpacked"),
+    "tar": (tarred("readme"), "is a tar archive", "once it is unpacked"),
+    "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(8), "is an HDF5 file, as Keras writes them", "loaded with Keras"),
     "onnx": (b"\x08\x08\x12\x07pytorch\x1a\x05", "is an ONNX model", "initializers"),
     "tflite": (b"\x1c\x00\x00\x00TFL3" + bytes(20), "is a TensorFlow Lite model", "made from"),
-    "keras": (zipped(**{"config.json": b"{}", "model.weights.h5": b"1"}), "is a Keras model", "load it with Keras"),
+    "keras": (zipped(**{"config.json": b"{}", "model.weights.h5": b"1"}), "is a Keras model", "loaded with Keras"),
     "pt2": (zipped(m__archive_format=b"pt2"), "is a package of compiled code (.pt2", "it was compiled from"),
     "onnx without a name": (b"\x08\x07" + field(7, b"x" * 300), "is an ONNX model", "initializers"),
     "saved model": (
@@ -80,7 +80,7 @@ FOREIGN = {
         "is the index of a TensorFlow checkpoint", "tensorflow.train.load_checkpoint('{path}')",
     ),
     "tensorflow note": (
-        b'model_checkpoint_path: "model-7"\n', "is the note in which TensorFlow says",
+        b'model_checkpoint_path: "model-7"\n', "is TensorFlow's note of the newest checkpoint",
         "tensorflow.train.load_checkpoint"
     ),
     "core ml": (b"\x08\x05" + field(2, field(1, b"x" * 200)), "is a Core ML model", "it was made from"),
@@ -94,19 +94,19 @@ FOREIGN = {
     ),
     "joblib": (
         b"\x80\x04\x95\x10\0\0\0\0\0\0\0\x8c\x13joblib.numpy_pickle\x94",
-        "is a file of joblib or scikit-learn", "with joblib where you trust it",
+        "is a file of joblib or scikit-learn", "loaded with joblib where you trust the file",
     ),
     "mxnet": (b"\x12\x01" + bytes(30), "is a file of MXNet", "mxnet.nd.load('{path}')"),
     "executorch": (b"\x20\0\0\0ET12" + bytes(9), "is an ExecuTorch program", "it was made from"),
     "tensorrt": (b"ftrt" + bytes(9), "is a TensorRT engine", "it was made from"),
-    "ggml": (b"tjgg\x03\0\0\0", "is a GGML file of before GGUF", "convert_llama_ggml_to_gguf.py"),
+    "ggml": (b"tjgg\x03\0\0\0", "is a GGML file from before GGUF", "convert_llama_ggml_to_gguf.py"),
     "old torchscript": (
         zipped(**{"net/model.json": b"{}"}),
-        "is a TorchScript archive of before torch 1.4", "torch.jit.load('{path}')",
+        "is a TorchScript archive from before torch 1.4", "torch.jit.load('{path}')",
     ),
-    "zip": (zipped(**{"notes.txt": b"1"}), "is a zip archive that torch.save did not write", "unpack it"),
+    "zip": (zipped(**{"notes.txt": b"1"}), "is a zip archive that torch.save did not write", "once it is unpacked"),
     "zipped": (zipped(**{"net/a.pth": b"1"}), "did not write; it holds net/a.pth", "unpack it"),
-    "no members": (zipped(), "is a zip archive that torch.save did not write", "unpack it"),
+    "no members": (zipped(), "is a zip archive that torch.save did not write", "once it is unpacked"),
     "pickle": (pickle.dumps({"a": 1}), "is a pickle that torch.save did not write", "torch.save(state_dict"),
     "old pickle": (pickle.dumps({"a": [1]}, 0), "is a pickle of protocol 0", "torch.save(state_dict"),
     "old pickle of an object": (pickle.dumps(Path("a"), 0), "is a pickle of protocol 0", "torch.save(state_dict"),
@@ -117,7 +117,7 @@ FOREIGN = {
         "is compressed by zlib; inside is a pickle that torch.save did not write",
         "zlib.decompress(open('{path}', 'rb').read())",
     ),
-    "zlib of something": (zlib.compress(b"x" * 99, 1), "is compressed by zlib", "unpack it"),
+    "zlib of something": (zlib.compress(b"x" * 99, 1), "is compressed by zlib", "unpacks it"),
     "text like zlib": (b"x^2 + y^2", 'is text that begins with "x^2 + y^2"', "from its raw link"),
     "lua": (
         b"\4\0\0\0\1\0\0\0\3\0\0\0V 1\x0d\0\0\0nn.Sequential", "is a file of Lua Torch (.t7)",
@@ -221,7 +221,7 @@ def test_a_member_that_could_lead_elsewhere_is_not_offered(name: str, tmp_path: 
     with pytest.raises(CheckpointError) as refusal:
         open_checkpoint(path)
     assert refusal.value.message == f"{path} is a tar archive"
-    assert refusal.value.hint == "unpack it, then give the path of the checkpoint inside: checkpoint.path=FILE"
+    assert refusal.value.hint == "checkpoint.path=FILE   # the checkpoint inside, once it is unpacked"
 
 
 def test_an_archive_of_torch_package_is_named(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_the_data_of_a_tensorflow_checkpoint_are_told_by_their_name(tmp_path: Pa
     path.write_bytes(bytes(range(3, 200)))
     with pytest.raises(CheckpointError) as refusal:
         open_checkpoint(path)
-    assert refusal.value.message.startswith(f"{path} is the data of a TensorFlow checkpoint, to go by its name")
+    assert refusal.value.message.startswith(f"{path} is the data of a TensorFlow checkpoint, judging by its name")
     assert f"tensorflow.train.load_checkpoint('{tmp_path / 'model.ckpt-7'}')" in refusal.value.hint
 
 

@@ -374,7 +374,7 @@ def test_a_missing_piece_is_told(tmp_path: Path) -> None:
     folder = write_distributed(tmp_path / "d", {"a": torch.ones(4)})
     (folder / "__1_0.distcp").unlink()
     told = refusal(folder)
-    assert told.message == f"1 of the 2 shards of {folder / '.metadata'} is not there: __1_0.distcp"
+    assert told.message == f"1 of the 2 shards of {folder / '.metadata'} is missing: __1_0.distcp"
     assert told.hint == "copy or download the whole folder again; it may also be a save that never finished"
 
 

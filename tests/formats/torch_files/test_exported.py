@@ -200,8 +200,8 @@ def test_descriptions_that_lie_are_refused(case: str, path: Path) -> None:
 
 TEXTS = {
     "twice": (b'{"config": {"a": 1, "a": 2}}', "the list of its weights names 'a' twice"),
-    "deep": (b'{"config": ' + b"[" * 200_000, "the list of its weights is no JSON"),
-    "nothing": (b"[]", "the list of its weights is no mapping of names"),
+    "deep": (b'{"config": ' + b"[" * 200_000, "the list of its weights is not JSON"),
+    "nothing": (b"[]", "the list of its weights is not a mapping"),
     "empty": (b"{}", "the list of its weights has no 'config'"),
     "none": (None, "the record 'data/weights/model_weights_config.json' is missing"),
 }  # fmt: skip
@@ -231,5 +231,5 @@ def test_what_was_packed_twice_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"\(serialized_state_dict.pt\) is deflated"):
             open_checkpoint(path)
     empty = archive(tmp_path / "inner", {"archive/x": b"1"}).read_bytes()
-    with pytest.raises(CheckpointError, match=r"the record .serialized_state_dict.pt. holds no data.pkl"):
+    with pytest.raises(CheckpointError, match=r"the record .serialized_state_dict.pt. has no data.pkl"):
         open_checkpoint(archive(tmp_path / "c.pt2", {"serialized_state_dict.pt": empty}))

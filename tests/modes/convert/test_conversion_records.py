@@ -71,12 +71,12 @@ def test_a_record_puts_no_value_in_the_place_of_a_method(name: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("record", "told"),
     [
-        ("no JSON", "it is no JSON (Expecting value"),
-        ("[" * 100_000, "it is no JSON (maximum recursion depth exceeded"),
+        ("no JSON", "it is not JSON (Expecting value"),
+        ("[" * 100_000, "it is not JSON (maximum recursion depth exceeded"),
         ("x" * 1_000_001, "1,000,001 characters, more than the 1,000,000 allowed"),
         ('{"schema": 1, "schema": 1}', "it names 'schema' twice"),
-        ('{"schema": NaN}', "it is no JSON (NaN is no JSON"),
-        ([], "it is no mapping of names"),
+        ('{"schema": NaN}', "it is not JSON (NaN is not JSON"),
+        ([], "it is not a mapping"),
         ({}, "'schema' is not an integer"),
         ({**GOOD, "schema": True}, "'schema' is not an integer"),
         ({**GOOD, "schema": 2}, "unsupported schema 2 (expected 1)"),

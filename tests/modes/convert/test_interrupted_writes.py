@@ -48,7 +48,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     monkeypatch.undo()
     name = [*(f"model-0000{n}-of-00004.safetensors" for n in range(1, 5)), "model.safetensors.index.json"][after // 2]
     assert refused.value.message == (
-        f"{out}/{name} cannot be written: No space left on device; nothing of it was left behind"
+        f"{out}/{name} cannot be written: No space left on device; nothing was left behind"
     )
     assert refused.value.hint == "convert.path=FILE   # on a disk with room for it, in a folder that takes it"
     assert list(out.iterdir()) == []
@@ -144,7 +144,7 @@ def test_what_stood_there_is_back_where_a_new_file_does_not_take_its_place(
     assert kept(out) == before
     if isinstance(caught.value, ConfigError):
         assert caught.value.message.startswith(
-            f"{replaced[after]} cannot be written: Operation not permitted; nothing of it was left behind, and what"
+            f"{replaced[after]} cannot be written: Operation not permitted; nothing was left behind, and what"
         )
 
 
@@ -159,8 +159,8 @@ def test_what_stood_there_is_said_to_be_in_its_place_again(
         convert(source, out)
     monkeypatch.undo()
     assert refused.value.message == (
-        f"{out}/model-00003-of-00004.safetensors cannot be written: Permission denied; nothing of it was left behind, "
-        "and what stood there is in its place again"
+        f"{out}/model-00003-of-00004.safetensors cannot be written: Permission denied; nothing was left behind, "
+        "and the previous files are restored"
     )
     assert kept(out) == before
 
@@ -197,7 +197,7 @@ def test_an_old_file_that_cannot_be_removed_is_told(source: Path, out: Path, mon
         convert(source, out, "5GB")
     monkeypatch.undo()
     assert refused.value.message == (
-        f"{out}/model-00001-of-00004.safetensors, of an earlier conversion, cannot be removed: Permission denied"
+        f"{out}/model-00001-of-00004.safetensors, from an earlier conversion, cannot be removed: Permission denied"
     )
     assert refused.value.hint == f"rm {out}/model-00001-of-00004.safetensors"
     assert_same_state(carry_out("Two", out / "model.safetensors").model, filled(Two()).state_dict())
