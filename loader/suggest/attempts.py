@@ -135,7 +135,7 @@ class Attempt:
 
     source: Source
     model: ModelKeys
-    given: Mapping[str, Rule]
+    own: Mapping[str, Rule]
     """The user's own rules; they come first."""
     steps: tuple[Step, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
@@ -144,9 +144,9 @@ class Attempt:
     """Model key → the file key that fills it, of the sample."""
 
     @classmethod
-    def start(cls, source: Source, model: ModelKeys, given: Mapping[str, Rule]) -> Attempt | None:
+    def start(cls, source: Source, model: ModelKeys, own: Mapping[str, Rule]) -> Attempt | None:
         """Starts with a nested key and the user's rules; None if these collide."""
-        return _settled(cls(source, model, given))
+        return _settled(cls(source, model, own))
 
     def then(self, step: Step) -> Attempt | None:
         """Adds a step; None if its rules collide."""
@@ -165,7 +165,7 @@ class Attempt:
     @property
     def rules(self) -> dict[str, Rule]:
         """All rules by name, the user's first."""
-        return named(self.given, [rule for step in self.steps for rule in step.rules])
+        return named(self.own, [rule for step in self.steps for rule in step.rules])
 
     def everything(self) -> Mapping[str, str]:
         """Renames all tensors, not only the sample: file key → name; empty if the rules collide."""
@@ -179,9 +179,9 @@ class Attempt:
         return [(name, shape) for name, shape in shaped if self.model.filled_by(name, shape) is None]
 
 
-def named(given: Mapping[str, Rule], added: list[Rule]) -> dict[str, Rule]:
+def named(own: Mapping[str, Rule], added: list[Rule]) -> dict[str, Rule]:
     """Names rules and appends them to the user's own."""
-    rules = dict(given)
+    rules = dict(own)
     for rule in added:
         number = next(n for n in range(1, len(rules) + 2) if _name(n) not in rules)
         rules[_name(number)] = rule

@@ -6,16 +6,15 @@ model, or uses a small part of a large file on the evidence of common shapes alo
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..errors import LoaderError
 from ..formats.tree import Container, TensorEntry
 from ..keys.candidates import LIGHTNING, Shape
 from ..keys.optimizers import is_moment
 from ..keys.plan import Plan
-from ..keys.rules import rewrite
 from ..keys.rules.key import Keep, Rename, Strip
 from ..keys.rules.ready import ready_made, under_ready_names
 from ..keys.select import find
@@ -30,7 +29,7 @@ from .attempts import Attempt, named
 from .leftovers import BUFFERS, EVERYTHING, excuse
 from .names import is_number, segments
 from .nature import adapter_of
-from .problem import Explanation, Problem, Verdict, asked, judge, swapped
+from .problem import Explanation, Problem, Verdict, asked, hits_of, judge, swapped
 
 _HALF = 0.5
 _NEARLY_ALL = 0.9
@@ -42,67 +41,76 @@ _GLOB_SIGNS = "*?["
 
 def confirm(problem: Problem, attempt: Attempt) -> Explanation | None:
     """Confirms an attempt and adds the allowances for its leftovers; None if it explains too little."""
-    best = _confirmed(problem, attempt, attempt.rules)
-    if best is None or not best.verdict.plan.loaded:
+    # Without the rules that hit nothing in the whole file.
+    hits = hits_of(attempt.source.container, attempt.rules)
+    rules = {name: rule for name, rule in attempt.rules.items() if (hits or {}).get(name, 1) or rule.optional}
+    best = _judged(problem, attempt, rules, problem.allow) if hits is not None else None
+    if best is None or not best.plan.loaded:
         return None
-    if best.verdict.plan.refused:
-        best = min((best, *_narrowed(problem, attempt, best)), key=lambda found: len(found.verdict.plan.refused))
-    allow = problem.allow
-    if best.verdict.plan.refused:
-        excused = excuse(best.verdict.plan, problem.allow, problem.wanted, _offered(problem, best))
-        if excused is None or _may_be_named_otherwise(problem, best):
+    if best.plan.refused:
+        best = min((best, *_narrowed(best)), key=lambda found: len(found.plan.refused))
+    if best.plan.refused:
+        allow = excuse(best.plan, problem.allow, problem.wanted, best.offered)
+        if allow is None or _may_be_named_otherwise(best):
             return None
-        allow = excused
         best = _judged(problem, attempt, best.rules, allow)
-    if best is None or best.verdict.plan.refused or not _plausible(problem, attempt, best):
+    if best is None or best.plan.refused or not _is_plausible(best):
         return None
-    return _explained(problem, attempt, best, allow)
+    return _explained(best)
 
 
-def _offered(problem: Problem, found: _Confirmed) -> dict[str, tuple[str, TensorEntry]]:
-    """Returns the file's tensors by full model key, after the rules, with their keys in the file."""
-    names, entries = found.verdict.rewriting.names, found.entries
-    return {problem.full(name): (key, entries[key]) for key, name in names.items() if key in entries}
+@dataclass(frozen=True)
+class _Judged:
+    """An attempt with the loader's verdict."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Confirmed:
+    problem: Problem
+    attempt: Attempt
     rules: Mapping[str, Rule]
+    allow: AllowConfig
     verdict: Verdict
-    entries: Mapping[str, TensorEntry]
+
+    @property
+    def plan(self) -> Plan:
+        return self.verdict.plan
+
+    @cached_property
+    def entries(self) -> Mapping[str, TensorEntry]:
+        return self.attempt.source.container.tensors()
+
+    @cached_property
+    def offered(self) -> dict[str, tuple[str, TensorEntry]]:
+        """The file's tensors by full model key, after the rules, with their keys in the file."""
+        names = self.verdict.rewriting.names
+        return {self.problem.full(name): (key, self.entries[key]) for key, name in names.items() if key in self.entries}
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """The loaded tensors' names in the file."""
+        names = {self.problem.full(name): key for key, name in self.verdict.rewriting.names.items()}
+        return [names[match.taken.key] for match in self.plan.matches if match.taken.key in names]
 
 
-def _confirmed(problem: Problem, attempt: Attempt, rules: Mapping[str, Rule]) -> _Confirmed | None:
-    """Judges the attempt without the rules that hit nothing in the whole file."""
-    patient = {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
-    try:
-        hits = {hit.name: hit.hits for hit in rewrite(attempt.source.container.children, patient).hits}
-    except LoaderError:
-        return None
-    kept = {name: rule for name, rule in rules.items() if hits.get(name, 1) or rule.optional}
-    return _judged(problem, attempt, kept, problem.allow)
-
-
-def _judged(problem: Problem, attempt: Attempt, rules: Mapping[str, Rule], allow: AllowConfig) -> _Confirmed | None:
+def _judged(problem: Problem, attempt: Attempt, rules: Mapping[str, Rule], allow: AllowConfig) -> _Judged | None:
     try:
         verdict = judge(problem, attempt.source.container, rules, allow)
     except LoaderError:
         return None
-    return _Confirmed(rules, verdict, attempt.source.container.tensors())
+    return _Judged(problem, attempt, rules, allow, verdict)
 
 
-def _narrowed(problem: Problem, attempt: Attempt, found: _Confirmed) -> list[_Confirmed]:
+def _narrowed(found: _Judged) -> list[_Judged]:
     """Judges the same rules after one that keeps only the keys that they change."""
-    given = {name: rule for name, rule in found.rules.items() if name in attempt.given}
-    added = [rule for name, rule in found.rules.items() if name not in attempt.given]
+    typed = found.attempt.own
+    own = {name: rule for name, rule in found.rules.items() if name in typed}
+    added = [rule for name, rule in found.rules.items() if name not in typed]
     narrowed = []
     for at, rule in enumerate(added):
         prefix = _prefix(rule)
         if not prefix or any(sign in prefix for sign in _GLOB_SIGNS):
             continue
-        rules = named(given, [*added[:at], Keep(f"{prefix}*"), *added[at:]])
-        after = _judged(problem, attempt, rules, problem.allow)
-        if after is not None and len(after.verdict.plan.loaded) == len(found.verdict.plan.loaded):
+        rules = named(own, [*added[:at], Keep(f"{prefix}*"), *added[at:]])
+        after = _judged(found.problem, found.attempt, rules, found.allow)
+        if after is not None and len(after.plan.loaded) == len(found.plan.loaded):
             narrowed.append(after)
     return narrowed
 
@@ -115,14 +123,14 @@ def _prefix(rule: Rule) -> str:
     return "module." if rule == ready_made()["ddp"]["ddp"] else ""
 
 
-def _plausible(problem: Problem, attempt: Attempt, found: _Confirmed) -> bool:
+def _is_plausible(found: _Judged) -> bool:
     """Whether the loaded tensors are weights, and fit by more than a coincidence of common shapes."""
-    if any(map(is_moment, _sources(problem, found))):
+    if any(map(is_moment, found.sources)):
         return False
-    plan, loaded = found.verdict.plan, len(found.verdict.plan.loaded)
+    problem, attempt, plan, loaded = found.problem, found.attempt, found.plan, len(found.plan.loaded)
     filled = loaded / max(sum(want.kind != "extra" for want in problem.wanted.values()), loaded)
     used = len(plan.matches) / len(found.entries) if found.entries else 0.0
-    telling = _telling(problem, found)
+    telling = _telling(found)
     if attempt.rank >= _ALIGNED and (min(filled, used) < _NEARLY_ALL or _leaves_modules_out(problem, plan)):
         return False
     if filled <= _HALF and not (used >= _NEARLY_ALL and loaded >= _SEVERAL and (filled == _HALF or telling >= 2)):
@@ -130,15 +138,15 @@ def _plausible(problem: Problem, attempt: Attempt, found: _Confirmed) -> bool:
     one_layer = not any("." in name for name in attempt.model.shapes)
     if used > _HALF or telling >= 3 or (attempt.rank == 0 and loaded >= _SEVERAL and not one_layer):
         return True
-    if filled == 1 and problem.part and _is_named_in_full(problem, found):
+    if filled == 1 and problem.part and _is_named_in_full(found):
         return True
-    return filled == 1 and not one_layer and (_is_as_typed(problem, attempt) or _is_a_module(problem, attempt, found))
+    return filled == 1 and not one_layer and (_is_as_typed(problem, attempt) or _is_a_module(found))
 
 
-def _is_named_in_full(problem: Problem, found: _Confirmed) -> bool:
+def _is_named_in_full(found: _Judged) -> bool:
     """Whether the file names the tensors of a part as the whole model does: it is a file of the whole model."""
-    keys = [match.key for match in found.verdict.plan.matches if match.taken.key]
-    return all(f".{name}".endswith(f".{key}") for name, key in zip(_sources(problem, found), keys, strict=True))
+    keys = [match.key for match in found.plan.matches if match.taken.key]
+    return all(f".{name}".endswith(f".{key}") for name, key in zip(found.sources, keys, strict=True))
 
 
 def _is_as_typed(problem: Problem, attempt: Attempt) -> bool:
@@ -146,9 +154,9 @@ def _is_as_typed(problem: Problem, attempt: Attempt) -> bool:
     return not attempt.steps and attempt.source.key == problem.key
 
 
-def _is_a_module(problem: Problem, attempt: Attempt, found: _Confirmed) -> bool:
+def _is_a_module(found: _Judged) -> bool:
     """Whether the loaded tensors are one whole module of the file, of which there is no second one."""
-    sources = [segments(name) for name in _sources(problem, found)]
+    sources, attempt = [segments(name) for name in found.sources], found.attempt
     shared = next((at for at, column in enumerate(zip(*sources, strict=False)) if len(set(column)) > 1), None)
     place = sources[0][:shared] if shared is not None else sources[0][:-2]
     tails = {
@@ -161,22 +169,16 @@ def _is_a_module(problem: Problem, attempt: Attempt, found: _Confirmed) -> bool:
     return not any(all(start + end in found.entries for end in tails.values()) for start in elsewhere)
 
 
-def _sources(problem: Problem, found: _Confirmed) -> list[str]:
-    """Returns the loaded tensors' names in the file."""
-    names = {problem.full(name): key for key, name in found.verdict.rewriting.names.items()}
-    return [names[match.taken.key] for match in found.verdict.plan.matches if match.taken.key in names]
-
-
 def _leaves_modules_out(problem: Problem, plan: Plan) -> bool:
     """Whether anything but buffers has no partner on either side, allowed by the user or not."""
     extra = [key for key in plan.unexpected if key.rpartition(".")[2] not in BUFFERS]
     return bool(extra) or any(problem.wanted[key].kind == "parameter" for key in plan.missing)
 
 
-def _may_be_named_otherwise(problem: Problem, found: _Confirmed) -> bool:
+def _may_be_named_otherwise(found: _Judged) -> bool:
     """Whether missing keys look like unexpected ones, by name and shape: they must not stay random."""
-    plan, offered, refused = found.verdict.plan, _offered(problem, found), set(found.verdict.plan.refused)
-    missing = {key: problem.wanted[key].shape for key in plan.missing if key in refused}
+    plan, offered, refused = found.plan, found.offered, set(found.plan.refused)
+    missing = {key: found.problem.wanted[key].shape for key in plan.missing if key in refused}
     extra = {key: offered[key][1].shape for key in plan.unexpected if key in refused and key in offered}
     return not _modules(missing).isdisjoint(_modules(extra))
 
@@ -191,54 +193,42 @@ def _modules(shapes: Mapping[str, Shape | None]) -> set[frozenset[tuple[str, Sha
     return {frozenset(looks) for looks in found.values()}
 
 
-def _telling(problem: Problem, found: _Confirmed) -> int:
+def _telling(found: _Judged) -> int:
     """Counts the module names that file and model share where they are matched."""
-    sources = {problem.full(name): key for key, name in found.verdict.rewriting.names.items()}
+    sources = {found.problem.full(name): key for key, name in found.verdict.rewriting.names.items()}
     common: set[str] = set()
-    for match in found.verdict.plan.matches:
+    for match in found.plan.matches:
         mine, theirs = segments(match.key)[:-1], segments(sources.get(match.taken.key, ""))[:-1]
         common.update(segment for segment in mine if segment in theirs and not is_number(segment))
     return len(common)
 
 
-def _explained(problem: Problem, attempt: Attempt, found: _Confirmed, allow: AllowConfig) -> Explanation | None:
-    overrides, excused = list[str](), list[str]()
+def _explained(found: _Judged) -> Explanation | None:
+    problem, attempt = found.problem, found.attempt
+    overrides = []
     reasons = [step.reason for step in attempt.steps]
     if attempt.source.key != problem.key:
         overrides.append(key_override(problem.config("key"), attempt.source.key))
         reasons.insert(0, f"the weights are {_at(attempt.source.key)}{_not_at(problem)}")
-    lightning = LIGHTNING in problem.root.children
-    rules = under_ready_names(found.rules, attempt.given, lightning=lightning)
+    rules = under_ready_names(found.rules, attempt.own, lightning=LIGHTNING in problem.root.children)
     if problem.rules is None or list(rules.values()) != list(problem.rules.values()):
         overrides.append(rules_override(problem.config("rules"), rules))
-    kind = adapter_of(_left_over(problem, found))
+    kind = adapter_of(found.entries.keys() - set(found.sources))
     reasons += [f"the {kind} adapter of the file is not applied"] if kind is not None else []
-    swap = swapped(asked(problem, attempt.source.key), attempt.source.key, _sources(problem, found))
-    reasons += _changes(problem, rules, swap)
-    for field, reason in (
-        ("missing", "{} stays as the model initialises it"),
-        ("unexpected", "{} of the file is not loaded"),
-        ("mismatched", "{} has another size and stays as the model initialises it"),
-    ):
-        before, after = getattr(problem.allow, field), getattr(allow, field)
-        if after != before:
-            excused.append(globs_override(f"allow.{field}", after))
-            globs = ", ".join(safe_text(glob) for glob in after[len(before) :])
-            reasons.append(reason.format("the rest" if globs == EVERYTHING else globs))
-    reasons += [
-        f"only {safe_text(rule.keep)} is taken"
-        for name, rule in found.rules.items()
-        if isinstance(rule, Keep) and name not in attempt.given
-    ]
-    if not reasons and not rules:
-        reasons.append("without rules")
+    swap = swapped(asked(problem, attempt.source.key), attempt.source.key, found.sources)
+    reasons += [*_dropped(problem, rules), *([swap] if swap else [])]
+    allowances = list(_allowances(problem.allow, found.allow))
+    added = (rule for name, rule in found.rules.items() if name not in attempt.own)
+    reasons += [reason for _, reason in allowances]
+    reasons += [f"only {safe_text(rule.keep)} is taken" for rule in added if isinstance(rule, Keep)]
+    excused = [override for override, _ in allowances]
     if not (overrides or excused) or not all((*overrides, *excused)):
         return None
     return Explanation(
         key=attempt.source.key,
         rules=rules,
-        allow=allow,
-        reasons=tuple(reasons),
+        allow=found.allow,
+        reasons=tuple(reasons if reasons or rules else ["without rules"]),
         overrides=tuple(overrides),
         verdict=found.verdict,
         wanted=len(problem.wanted),
@@ -249,9 +239,17 @@ def _explained(problem: Problem, attempt: Attempt, found: _Confirmed, allow: All
     )
 
 
-def _left_over(problem: Problem, found: _Confirmed) -> list[str]:
-    """Returns the names in the file of the tensors that are not loaded."""
-    return list(found.entries.keys() - set(_sources(problem, found)))
+def _allowances(typed: AllowConfig, allow: AllowConfig) -> Iterator[tuple[str, str]]:
+    """Yields the override and the reason of each list of globs that grew."""
+    for field, reason in (
+        ("missing", "{} stays as the model initialises it"),
+        ("unexpected", "{} of the file is not loaded"),
+        ("mismatched", "{} has another size and stays as the model initialises it"),
+    ):
+        before, after = getattr(typed, field), getattr(allow, field)
+        if after != before:
+            globs = ", ".join(safe_text(glob) for glob in after[len(before) :])
+            yield globs_override(f"allow.{field}", after), reason.format("the rest" if globs == EVERYTHING else globs)
 
 
 def _at(key: str | None) -> str:
@@ -262,22 +260,11 @@ def _not_at(problem: Problem) -> str:
     return "" if problem.key in (None, AUTO) else f" and not {_at(problem.key)}"
 
 
-def _at_work(problem: Problem) -> list[str]:
-    """Returns the user's own rules that hit something under their nested key."""
+def _dropped(problem: Problem, rules: Mapping[str, Rule]) -> Iterator[str]:
+    """Names the user's rules that hit something under their nested key and are dropped or changed."""
+    typed = problem.rules or {}
     selected = problem.root if problem.key is None else find(problem.root, problem.key)
-    if not isinstance(selected, Container):
-        return list(problem.rules or {})
-    patient = {name: dataclasses.replace(rule, optional=True) for name, rule in (problem.rules or {}).items()}
-    try:
-        return [hit.name for hit in rewrite(selected.children, patient).hits if hit.hits]
-    except LoaderError:
-        return list(patient)
-
-
-def _changes(problem: Problem, rules: Mapping[str, Rule], swap: str) -> Iterator[str]:
-    """Says which of the user's rules are dropped, and whether other weights are loaded than those asked for."""
-    left = [name for name in _at_work(problem) if rules.get(name) != (problem.rules or {})[name]]
-    if left:
-        yield f"without the {'rule' if len(left) == 1 else 'rules'} {listing(left)}"
-    if swap:
-        yield swap
+    hits = hits_of(selected, typed) if isinstance(selected, Container) else None
+    dropped = [name for name, rule in typed.items() if (hits is None or hits.get(name)) and rules.get(name) != rule]
+    if dropped:
+        yield f"without the {'rule' if len(dropped) == 1 else 'rules'} {listing(dropped)}"

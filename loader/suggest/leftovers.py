@@ -61,7 +61,7 @@ def excuse(
     globs = (_few(_globs(missing, loaded)), _unexpected(unexpected, loaded, complete=complete), _other_size(mismatched))
     if any(found is None for found in (*globs, _globs(torn, taken))):
         return None
-    absent, extra, resized = ([*given, *(found or [])] for given, found in zip(_lists(allow), globs, strict=True))
+    absent, extra, resized = ([*typed, *(found or [])] for typed, found in zip(_lists(allow), globs, strict=True))
     return dataclasses.replace(allow, missing=absent, unexpected=extra, mismatched=resized)
 
 
@@ -191,11 +191,11 @@ def proposals(
 
 def _allowances(way: Sequence[Explanation], allow: AllowConfig, uncovered: Sequence[str]) -> Iterator[str]:
     for name in _LISTS:
-        given = getattr(allow, name)
-        added = dict.fromkeys(glob for e in way for glob in getattr(e.allow, name) if glob not in given)
+        typed = getattr(allow, name)
+        added = dict.fromkeys(glob for e in way for glob in getattr(e.allow, name) if glob not in typed)
         added |= dict.fromkeys(uncovered if name == "missing" else ())
         if added:
-            yield globs_override(f"allow.{name}", [*given, *added])
+            yield globs_override(f"allow.{name}", [*typed, *added])
 
 
 def _reasons(names: Sequence[str], way: Sequence[Explanation]) -> Iterator[str]:

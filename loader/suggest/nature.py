@@ -104,8 +104,8 @@ def moments_alone(root: Container) -> Nature | None:
 
 def adapter_of(names: Iterable[str]) -> str | None:
     """Returns the kind of adapter that some of these names belong to."""
-    given = [name[-LONGEST_NAME:] for name in names]
-    return next((kind for kind, written in _ADAPTERS if any(map(written.search, given))), None)
+    ends = [name[-LONGEST_NAME:] for name in names]
+    return next((kind for kind, written in _ADAPTERS if any(map(written.search, ends))), None)
 
 
 def _adapter(tensors: Mapping[str, TensorEntry]) -> Nature | None:

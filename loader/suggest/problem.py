@@ -121,6 +121,15 @@ def judge(problem: Problem, container: Container, rules: Mapping[str, Rule], all
     return Verdict(plan, rewriting, sources)
 
 
+def hits_of(container: Container, rules: Mapping[str, Rule]) -> dict[str, int] | None:
+    """Counts the keys that each rule hits, by its name; None if the rules collide."""
+    patient = {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
+    try:
+        return {hit.name: hit.hits for hit in rewrite(container.children, patient).hits}
+    except LoaderError:
+        return None
+
+
 def _is_float(want: Wanted) -> bool:
     return want.dtype.startswith(("float", "bfloat"))
 
@@ -211,12 +220,8 @@ def _selected(problem: Problem) -> Container:
 def _idle(problem: Problem) -> list[Rule]:
     """Returns the user's own rules that hit nothing."""
     rules = {name: rule for name, rule in (problem.rules or {}).items() if rule.enabled}
-    patient = {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
-    try:
-        hits = rewrite(_selected(problem).children, patient).hits if rules else []
-    except LoaderError:
-        return []
-    return [rules[hit.name] for hit in hits if not hit.hits and hit.name in rules]
+    hits = hits_of(_selected(problem), rules)
+    return [rules[name] for name, count in (hits or {}).items() if not count and name in rules]
 
 
 def _meant_prefix(problem: Problem, rule: Rule) -> str | None:

@@ -27,29 +27,29 @@ _BREADTH = 6
 _ROUNDS = 5
 
 
-def sources(root: Container, model: ModelKeys, given: str | None = None) -> list[Source]:
+def sources(root: Container, model: ModelKeys, typed: str | None = None) -> list[Source]:
     """Returns the nested keys whose shapes overlap with the model's, in the order of `candidates`.
 
     Args:
         root: The whole file.
         model: The model.
-        given: The nested key that was typed.
+        typed: The nested key that was typed.
     """
-    ranked = [found for found in candidates(root, model.shapes.values(), given) if found.fitting]
+    ranked = [found for found in candidates(root, model.shapes.values(), typed) if found.fitting]
     enough = [found for found in ranked if 5 * found.fitting >= ranked[0].fitting]
     return [Source.of(found.key or None, found.container, model) for found in enough[:_MOST_SOURCES]]
 
 
-def attempts(source: Source, model: ModelKeys, given: Mapping[str, Rule], *, averaged: bool = False) -> list[Attempt]:
+def attempts(source: Source, model: ModelKeys, own: Mapping[str, Rule], *, averaged: bool = False) -> list[Attempt]:
     """Returns the attempts with one nested key that fill most of the model, best first.
 
     Args:
         source: The nested key.
         model: The model.
-        given: The user's own rules.
+        own: The user's own rules.
         averaged: Whether an average was asked for, which may be next to weights that fit as they are.
     """
-    start = Attempt.start(source, model, given)
+    start = Attempt.start(source, model, own)
     if start is None:
         return []
     apart = _followed(start, averages(start)) if averaged else ()
@@ -179,13 +179,13 @@ def _searched(
 
 
 def _attempts(
-    source: Source, model: ModelKeys, given: Mapping[str, Rule], *, rules_free: bool, averaged: bool
+    source: Source, model: ModelKeys, own: Mapping[str, Rule], *, rules_free: bool, averaged: bool
 ) -> list[Attempt]:
     if not rules_free:
-        start = Attempt.start(source, model, given)
+        start = Attempt.start(source, model, own)
         return [start] if start is not None and start.filled else []
-    found = attempts(source, model, given, averaged=averaged)
-    if given:
+    found = attempts(source, model, own, averaged=averaged)
+    if own:
         found = sorted(
             [*found, *attempts(source, model, {}, averaged=averaged)], key=lambda attempt: -len(attempt.filled)
         )
@@ -213,12 +213,12 @@ def _best(found: list[Explanation], problem: Problem) -> list[Explanation]:
 
 def _order(explanation: Explanation, problem: Problem) -> tuple[object, ...]:
     """Sorts the best first: fills most, assumes least, and changes least of what was typed."""
-    given = problem.rules or {}
+    own = problem.rules or {}
     return (
         explanation.excused,
         -explanation.loaded,
         explanation.rank,
-        not given.items() <= explanation.rules.items(),
+        not own.items() <= explanation.rules.items(),
         len(explanation.rules),
         len(" ".join(explanation.overrides)),
         explanation.overrides,

@@ -55,11 +55,11 @@ def unnamed(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderErr
         refusal.plan, refusal.proposed = error.plan, True
         return refusal
     loaded = len(error.plan.loaded) if error.plan is not None else 0
-    given = override("checkpoint.path", path)
+    place = override("checkpoint.path", path)
     lines = [
         *_named(parts[0]),
-        typed("mode=scaffold", "model._target_=my_pkg.Net", given, note="writes the config for your class"),
-        typed("model._target_=my_pkg.Net", given),
+        typed("mode=scaffold", "model._target_=my_pkg.Net", place, note="writes the config for your class"),
+        typed("model._target_=my_pkg.Net", place),
     ]
     return ConfigError(
         f"no model was given, and {shown_path(parts[0].checkpoint.path)} does not fit the default example, "
@@ -74,13 +74,13 @@ def _named(part: Part) -> list[Fix]:
     lines = []
     best = next((found for found in candidates(root) if found.holds_model), None)
     if best is not None:
-        place = located(path, best.key)
-        lines = [embedded_line(place, root.record), pickled_line(place, globals_of(best))]
-    given = override("checkpoint.path", path)
+        words = located(path, best.key)
+        lines = [embedded_line(words, root.record), pickled_line(words, globals_of(best))]
+    place = override("checkpoint.path", path)
     for node in _nodes(dict(_entries(root))):
-        lines.append(typed(*(override(f"model.{name}", value) for name, value in node.items()), given))
+        lines.append(typed(*(override(f"model.{name}", value) for name, value in node.items()), place))
     if not is_url(path):
-        lines += _by_folder(part, given)
+        lines += _by_folder(part, place)
     return [line for line in lines if line][:_MOST_LINES]
 
 
@@ -120,7 +120,7 @@ def _arguments(entries: Mapping[str, object], inside: str) -> dict[str, Any]:
     }
 
 
-def _by_folder(part: Part, given: str) -> list[Fix]:
+def _by_folder(part: Part, place: str) -> list[Fix]:
     """Returns the line for the architecture in a folder's ``config.json``, of transformers or timm."""
     path = Path(part.checkpoint.path)
     folder = path if path.is_dir() else path.parent
@@ -138,4 +138,4 @@ def _by_folder(part: Part, given: str) -> list[Fix]:
         return []
     classes = content.get("num_classes")
     sized = [override("model.num_classes", classes)] if type(classes) is int else []
-    return [typed("model._target_=timm.create_model", override("model.model_name", name), *sized, given)]
+    return [typed("model._target_=timm.create_model", override("model.model_name", name), *sized, place)]
