@@ -1,13 +1,14 @@
-"""The loader from Python, and from other people's Hydra apps.
+"""The Python API, also for other Hydra apps.
 
-Guarantees: no run folder is written and the global random state is left as it was found; whatever goes wrong with a
-job, its verification included, is raised as a `LoaderError`.
+Guarantees: no run folder is written and the global random state is left as it was found; any failure of a job, its
+verification included, is raised as a `LoaderError`; arguments that cannot be meant are refused with the right call.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,6 @@ from . import pipeline  # noqa: F401  # every load needs these two; torch is her
 from .apply.place import resolve_device
 from .apply.target import Live
 from .apply.transaction import Transaction, all_or_nothing
-from .config.call_arguments import check_checkpoint, check_module, check_order, overrides_of, plain_names
 from .config.compose import compose
 from .errors import ConfigError
 from .formats import find  # noqa: F401
@@ -30,7 +30,7 @@ from .module.dtype import resolve_dtype
 from .module.user_code import own_code_refused
 from .report.data import Report
 from .schema import overlay
-from .text.lines import Fix
+from .text.lines import Fix, python_text
 from .text.wording import phrases, safe_text
 
 log = logging.getLogger("loader")
@@ -63,7 +63,7 @@ class Loaded:
 
 
 def load(config: Sequence[str] | Node = ()) -> Loaded:
-    """Does the same job as the command line.
+    """Runs the same job as the command line.
 
     Args:
         config: Overrides as on the command line, or a partial or complete config laid over the defaults: `model`,
@@ -73,10 +73,11 @@ def load(config: Sequence[str] | Node = ()) -> Loaded:
     Raises:
         LoaderError: The job is refused, or the model fails its verification.
     """
-    overrides = [] if isinstance(config, Mapping) else overrides_of(config)
+    overrides = [] if isinstance(config, Mapping) else _overrides_of(config)
     composed = compose(overrides)
     if isinstance(config, Mapping):
-        composed = overlay(composed, plain_names(_plain(config)))
+        given = _plain(config)
+        composed = overlay(composed, {**given, **{k: _named(given[k]) for k in ("device", "dtype") if k in given}})
     report = Report(config=composed, overrides=overrides)
     asked = "model" in config if isinstance(config, Mapping) else names_model(overrides)
     return Loaded(execute(composed, report, asked=asked), report)
@@ -95,11 +96,10 @@ def load_model(
     verify: Node | None = None,
     trusted_targets: Sequence[str] | None = None,
 ) -> nn.Module:
-    """Builds a model and loads its weights; meant as a `_target_` in anybody's Hydra config.
+    """Builds a model and loads its weights; usable as a `_target_` in any Hydra config.
 
-    In a config, write ``_recursive_: false`` beside ``_target_: loader.load_model``: Hydra then hands `model` over as a
-    config, and the architecture is built without its random initialisation. A module that is built already is loaded
-    into, in place.
+    In a config, write ``_recursive_: false`` next to ``_target_: loader.load_model``: Hydra then passes `model` as a
+    config, and the architecture is built without its random initialisation. A built module is loaded into, in place.
 
     Args:
         model: A node with a `_target_`, a built module, ``embedded`` to take the config out of a converted file, or
@@ -111,7 +111,7 @@ def load_model(
         device: As in the config, or a `torch.device`.
         dtype: As in the config, or a `torch.dtype`.
         seed: As in the config.
-        verify: The `verify` node; without it no forward pass is run, the structural checks are.
+        verify: The `verify` node; without it only the structural checks are run, no forward pass.
         trusted_targets: As in the config.
 
     Returns:
@@ -120,27 +120,26 @@ def load_model(
     Raises:
         LoaderError: The load is refused.
     """
-    check_order("load_model", model, checkpoint)
-    proves = verify is not None
+    _check_order("load_model", model, checkpoint)
     settings = _settings(checkpoint, rules, parts, allow, verify)
-    settings |= {"seed": seed, **plain_names({"device": device, "dtype": dtype})}
+    settings |= {"seed": seed, "device": _named(device), "dtype": _named(dtype)}
     if isinstance(model, nn.Module):
-        return all_or_nothing(partial(_load_moved, model, checkpoint, settings, proves=proves))
+        return all_or_nothing(partial(_load_moved, model, checkpoint, settings))
     settings["model"] = _plain(model)
     settings["trusted_targets"] = None if trusted_targets is None else list(trusted_targets)
-    loaded = Loaded(execute(settings, report := Report(config=settings), prove=proves), report)
+    loaded = Loaded(execute(settings, report := Report(config=settings), prove=verify is not None), report)
     _warn_of_integers(report)
     return loaded.model
 
 
 def _warn_of_integers(report: Report) -> None:
-    """Logs what nobody who gets a model alone would see."""
+    """Logs a warning for a caller who gets no report."""
     if report.keys.cast:
         from .report.terminal import was_integer  # noqa: PLC0415  # only a cast needs it
 
-        told = [f"{safe_text(c['key'])} {c['checkpoint']} → {c['model']}" for c in report.keys.cast if was_integer(c)]
-        if told:
-            log.warning("integers of the file became floats of the model: %s", phrases(told))
+        casts = [f"{safe_text(c['key'])} {c['checkpoint']} → {c['model']}" for c in report.keys.cast if was_integer(c)]
+        if casts:
+            log.warning("integers of the file became floats of the model: %s", phrases(casts))
 
 
 def load_into(
@@ -158,7 +157,7 @@ def load_into(
     Parameters and buffers keep their identity, memory, dtype and device; the module's training mode is left alone.
 
     Args:
-        module: What is filled.
+        module: The module to fill.
         checkpoint: A path, a `checkpoint` node, or a state dict (a mapping whose values are tensors).
         rules: Named key rules, or the names of ready-made ones: ``["ddp", "compile"]``; ``auto`` finds them.
         parts: Parts by submodule.
@@ -172,10 +171,13 @@ def load_into(
     Raises:
         LoaderError: The load is refused, or the verification fails; the module is as it was.
     """
-    check_module(module, checkpoint)
+    _check_order("load_into", module, checkpoint)
+    if not isinstance(module, nn.Module):
+        given = f"{_shown(module)} as its module; a torch.nn.Module was expected"
+        raise ConfigError(f"loader.load_into was given {given}", _call("load_into", "net", checkpoint))
     settings = _settings(checkpoint, rules, parts, allow, verify) | {"seed": seed}
-    # Nothing comes after it: its last line is what makes the load final.
-    return all_or_nothing(partial(_load_live, module, checkpoint, settings, proves=verify is not None))
+    # Nothing may come after it: a load is final once `all_or_nothing` returns.
+    return all_or_nothing(partial(_load_live, module, checkpoint, settings))
 
 
 def _load_live(
@@ -183,43 +185,36 @@ def _load_live(
     checkpoint: str | Path | Node,
     settings: dict[str, Any],
     transaction: Transaction,
-    *,
-    proves: bool,
     moved_to: torch.device | None = None,
 ) -> Report:
-    """Fills a live module; it stays where it is unless it is to be moved."""
+    """Loads into a live module; it stays on its device unless it is moved."""
     report = Report(config=settings)
     target = Live(module, transaction, _state_dict(checkpoint), moved_to)
-    execute(settings, report, target=target, prove=proves)
+    execute(settings, report, target=target, prove="verify" in settings)
     return report
 
 
 @own_code_refused()
 def _load_moved(
-    module: nn.Module,
-    checkpoint: str | Path | Node,
-    settings: dict[str, Any],
-    transaction: Transaction,
-    *,
-    proves: bool,
+    module: nn.Module, checkpoint: str | Path | Node, settings: dict[str, Any], transaction: Transaction
 ) -> nn.Module:
-    """Fills a live module; returns it in eval mode, on the device and in the dtype that were asked for."""
+    """Loads into a live module; returns it in eval mode, on the device and in the dtype of the settings."""
     moved_to = resolve_device(settings["device"])
     if resolve_dtype(settings["dtype"]) == "checkpoint":
         raise ConfigError(
             "dtype=checkpoint needs the model as a config; a module that is built already has its dtypes",
             Fix("_recursive_: false", "next to _target_: loader.load_model"),
         )
-    report = _load_live(module, checkpoint, settings, transaction, proves=proves, moved_to=moved_to)
+    report = _load_live(module, checkpoint, settings, transaction, moved_to)
     _warn_of_integers(report)
-    module.eval()  # what it returns is the model's own affair
+    module.eval()  # it may return anything
     return module
 
 
 def _settings(
     checkpoint: str | Path | Node, rules: Rules | None, parts: Node | None, allow: Node | None, verify: Node | None
 ) -> dict[str, Any]:
-    check_checkpoint(checkpoint)
+    _check_checkpoint(checkpoint)
     if isinstance(checkpoint, Mapping):
         node = _plain(checkpoint) if _state_dict(checkpoint) is None else {}
     else:
@@ -229,7 +224,7 @@ def _settings(
 
 
 def _plain(node: Any) -> Any:
-    """An OmegaConf node, or a mapping that holds some, as plain Python."""
+    """Converts OmegaConf nodes to plain Python."""
     if OmegaConf.is_config(node):
         return OmegaConf.to_container(node, resolve=True)
     return {key: _plain(value) for key, value in node.items()} if isinstance(node, Mapping) else node
@@ -240,3 +235,59 @@ def _state_dict(checkpoint: str | Path | Node) -> Node | None:
     if isinstance(checkpoint, Mapping) and any(isinstance(value, torch.Tensor) for value in checkpoint.values()):
         return checkpoint
     return None
+
+
+def _overrides_of(config: object) -> list[str]:
+    """The overrides in a list; raises ConfigError for anything else."""
+    if isinstance(config, str):
+        raise ConfigError(
+            f"loader.load takes a list of overrides, not the text {config!r}",
+            Fix(f"loader.load([{python_text(config)}])"),
+        )
+    if isinstance(config, os.PathLike) or not isinstance(config, Iterable):
+        named = Fix(f"loader.load([{python_text(f'checkpoint.path={config}')}])")
+        hint = named if isinstance(config, os.PathLike) else Fix("loader.load()", "the shipped example")
+        raise ConfigError(f"loader.load takes a list of overrides or a mapping, not {_shown(config)}", hint)
+    overrides = list(config)
+    for override in overrides:
+        if not isinstance(override, str):
+            found = f"each a text; there is {_shown(override)} among them"
+            raise ConfigError(f"loader.load takes a list of overrides, {found}", Fix("loader.load(['device=cpu'])"))
+    return overrides
+
+
+def _check_order(call: str, model: object, checkpoint: object) -> None:
+    """Refuses a class instead of a module, and a model and a checkpoint in the wrong order."""
+    if isinstance(model, type):
+        given = f"the class {model.__name__}; a module that is built was expected"
+        raise ConfigError(f"loader.{call} was given {given}", _call(call, f"{model.__name__}()", checkpoint))
+    if isinstance(checkpoint, nn.Module) and not isinstance(model, nn.Module):
+        given = "the module and the checkpoint in the wrong order; the module comes first"
+        raise ConfigError(f"loader.{call} was given {given}", _call(call, "net", model))
+
+
+def _call(name: str, model: str, checkpoint: object) -> Fix:
+    path = python_text(os.fspath(checkpoint)) if isinstance(checkpoint, str | os.PathLike) else ""
+    given = path or ("state" if isinstance(checkpoint, Mapping) else "'FILE'")
+    return Fix(f"loader.{name}({model}, {given})")
+
+
+def _check_checkpoint(checkpoint: object) -> None:
+    """Refuses anything but a path, a node or a state dict."""
+    if isinstance(checkpoint, str | os.PathLike | Mapping):
+        return
+    hint = Fix("checkpoint=net.state_dict()") if isinstance(checkpoint, nn.Module) else Fix("checkpoint='FILE'")
+    raise ConfigError(
+        f"the checkpoint is {_shown(checkpoint)}; a path, a mapping with a path or a state dict was expected", hint
+    )
+
+
+def _named(value: Any) -> Any:
+    """A device or dtype by its name, as a config has it; other values as they are."""
+    return str(value).removeprefix("torch.") if isinstance(value, torch.device | torch.dtype) else value
+
+
+def _shown(value: object) -> str:
+    if value is None or isinstance(value, bool | int | float | str):
+        return safe_text(repr(value), 400)
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a value of the type {type(value).__name__}"

@@ -26,9 +26,8 @@ WRITERS = {"value_text", "python_text", "program"}
 """The functions whose texts may be a part of a line; whole lines are `Fix.line` of what the builder returns."""
 
 REVIEWED = {
-    ("config/call_arguments.py", "_argument(checkpoint)"): "a literal of Python",
-    ("config/call_arguments.py", "model"): "the name of a class",
-    ("config/call_arguments.py", "name"): "a function of this package",
+    ("api.py", "model"): "the name of a class",
+    ("api.py", "name"): "a function of this package",
     ("apply/live.py", "slot.kind"): "parameter or buffer",
     ("formats/__init__.py", "digest()"): "a digest",
     ("formats/frameworks.py", "_filled(fix.line, paths)"): "paths typed for a shell, or texts in Python's quotes",

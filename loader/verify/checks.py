@@ -1,8 +1,8 @@
-"""The registry of verification checks, and the checks of a model's weights.
+"""The registry of verification checks, and the checks of weights and of forward passes.
 
 A check is a function that takes a `Subject` and yields the report's `Check`s, registered with `register`: one new file
 with one decorated function is a new check, from inside or outside this package. `verify` runs all checks that apply,
-in the order of their moments, and one refusal names every check that failed.
+in the order of their moments, and one refusal names every check that failed. An input that nobody gave fails no load.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import torch
 from torch import nn
 
 from ..apply.prepare import Prepared
+from ..module.dtype import floating_dtype
 from ..module.slots import nonfinite
 from ..parts import Part
 from ..report.data import Check
 from ..schema import JobConfig
-from ..text.lines import Fix
-from ..text.wording import listing
-from .forward import Pass
-from .golden import Record
+from ..text.lines import Fix, line
+from ..text.wording import listing, shape
+from . import golden
+from .forward import Pass, run_on_record
+from .inputs import uniform_instead
 
 Moment = Literal["loaded", "run", "end"]
 """When a check runs: once on the loaded model, after each forward pass, or at the end, when the model has been run."""
@@ -43,7 +45,7 @@ class Subject:
     """The plan that was carried out; None for a model that came out of the file complete."""
     record: Path | None = None
     """The golden record that the job compares with, or is going to write."""
-    records: Mapping[str, Record] = field(default_factory=dict)
+    records: Mapping[str, golden.Record] = field(default_factory=dict)
     """The content of the record that the job compares with, by part."""
     run: Pass | None = None
     """The forward pass; None but at the moment ``run``."""
@@ -142,3 +144,95 @@ def _eval_mode(subject: Subject) -> Iterator[Check]:
 def _finite_weights(subject: Subject) -> Iterator[Check]:
     bad = nonfinite(subject.module)
     yield Check("finite weights", not bad, f"inf or nan in {listing(bad)}" if bad else "all of them")
+
+
+def _done(subject: Subject) -> Pass:
+    """The forward pass of a subject."""
+    if subject.run is None:
+        raise LookupError("no forward pass")
+    return subject.run
+
+
+def _if_done(also: Callable[[Subject], bool]) -> Callable[[Subject], bool]:
+    return lambda subject: not _done(subject).undone and also(subject)
+
+
+def _named(name: str, item: Pass) -> str:
+    return f"{name} of {item.name}" if item.name else name
+
+
+@register(
+    "forward pass",
+    moment="run",
+    fixes=[line("verify.input", {"shape": [1, 3, 224, 224]}, note="the shape your model takes")],
+)
+def _forward_pass(subject: Subject) -> Iterator[Check]:
+    """Reports a pass; one that no proposed input went through fails where something was expected of it."""
+    item, verify = _done(subject), subject.job.verify
+    if item.undone:
+        asked = "verify.record" if verify.record else "verify.expect.shape" if verify.expect.shape else ""
+        needs = f", and {asked} needs it" if asked else ""
+        yield Check(_named("forward pass", item), False if asked else None, f"not done{needs}: {item.undone}")
+        return
+    shapes = ", ".join(shape(output.shape) for output in list(item.outputs.values())[:3])
+    yield Check(_named("forward pass", item), True, f"gives {shapes} ({item.inputs.origin})")
+
+
+@register(
+    "output shape",
+    moment="run",
+    applies=_if_done(lambda subject: subject.job.verify.expect.shape is not None),
+    fixes=[Fix("'verify.expect.shape=[…]'", "says what is right")],
+)
+def _output_shape(subject: Subject) -> Iterator[Check]:
+    item, expected = _done(subject), list(subject.job.verify.expect.shape or ())
+    found = list(next(iter(item.outputs.values())).shape)
+    yield Check(_named("output shape", item), found == expected, f"{shape(found)}, expected {shape(expected)}")
+
+
+def _finite_fixes(subject: Subject, failed: Sequence[str]) -> Sequence[Fix]:
+    asked = subject.job.verify.input
+    uniform = uniform_instead(asked)
+    if failed == ["finite outputs"] and uniform != asked and (typed := line("verify.input", uniform)):
+        return [Fix(typed.line, "pictures are numbers from 0 to 1"), ANY_NUMBER]
+    return [ANY_NUMBER]
+
+
+@register(
+    "finite outputs",
+    moment="run",
+    applies=_if_done(lambda subject: subject.has_values and subject.job.verify.expect.finite),
+    fixes=_finite_fixes,
+)
+def _finite_outputs(subject: Subject) -> Iterator[Check]:
+    item = _done(subject)
+    bad = [name for name, output in item.outputs.items() if not bool(torch.isfinite(output).all())]
+    # An input that nobody gave may be one that the model is not made for: it fails no load.
+    on_proposed = ", on an input that was proposed" if bad and item.proposed else ""
+    detail = f"inf or nan in output {listing(bad)}{on_proposed}" if bad else "all of them"
+    yield Check(_named("finite outputs", item), None if on_proposed else not bad, detail)
+
+
+@register(
+    "golden record",
+    moment="run",
+    applies=_if_done(lambda subject: subject.has_values and bool(subject.records)),
+    fixes=[
+        Fix(note="the model computes something else than when it was recorded: compare its code and arguments"),
+        Fix("verify.record=true", "replaces the record"),
+        Fix("verify.rtol=… verify.atol=…", "widens the tolerance"),
+        Fix("verify.golden=null", "leaves it out"),
+    ],
+)
+def _golden_record(subject: Subject) -> Iterator[Check]:
+    item, verify = _done(subject), subject.job.verify
+    name = _named("golden record", item)
+    if item.golden is None:
+        whose = ", ".join(name or "the whole model" for name in subject.records)
+        lacking = f"{subject.record} has nothing for {item.name or 'the whole model'}, only for {whose}"
+        yield Check(name, False, lacking)
+        return
+    got = run_on_record(item, subject.device, subject.job.seed)
+    computed_in = floating_dtype(item.module)
+    differing, closeness = golden.differences(item.golden.outputs, got, computed_in, verify.rtol, verify.atol)
+    yield Check(name, not differing, f"{listing(differing)}; {closeness}" if differing else f"as recorded: {closeness}")

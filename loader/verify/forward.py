@@ -23,9 +23,8 @@ from ..text.lines import Fix, line, under
 from ..text.wording import listing, safe_text
 from .golden import Record
 from .inputs import Inputs, describe, is_spec, make_inputs, smallest
-from .outputs import flatten
+from .outputs import Untouched, flatten
 from .proposal import Proposal, no_proposal, other_sizes, propose
-from .untouched import Untouched
 
 
 @dataclass(frozen=True, slots=True)

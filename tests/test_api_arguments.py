@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from loader import ConfigError, load, load_into, load_model
-from loader.config.call_arguments import plain_names
 from tests.jobs import assert_same_state, save, target
 from tests.models import Two, filled
 
@@ -51,7 +50,7 @@ def test_load_says_what_it_takes(config: Any, message: str, hint: str) -> None:
         (
             "a.pt",
             Two(),
-            "the module and the checkpoint in each other's place; the module comes first",
+            "the module and the checkpoint in the wrong order; the module comes first",
             "loader.load_model(net, 'a.pt')",
         ),
     ],
@@ -67,7 +66,7 @@ def test_load_model_names_the_mistake(model: Any, checkpoint: Any, message: str,
     [
         (
             ("a.pt", Two()),
-            "loader.load_into was given the module and the checkpoint in each other's place; the module comes first",
+            "loader.load_into was given the module and the checkpoint in the wrong order; the module comes first",
             "loader.load_into(net, 'a.pt')",
         ),
         (
@@ -126,4 +125,3 @@ def test_names_in_a_mapping_are_those_of_the_config(tmp_path: Path) -> None:
 
     assert loaded.report.config["dtype"] == "float64"
     assert loaded.report.config["device"] == "cpu"
-    assert plain_names({"device": torch.device("cuda", 1), "seed": 1}) == {"device": "cuda:1", "seed": 1}
