@@ -27,6 +27,12 @@ CHECKS: tuple[Check, ...] = get_args(Check)
 AUTO = "auto"
 """Instead of a nested key or of rules: find the right ones."""
 
+Floating = Literal["float16", "bfloat16", "float32", "float64"]
+"""The dtypes that a whole model can be put into."""
+
+InputKind = Literal["randn", "uniform", "zeros", "ones", "randint"]
+"""How an input's values are made; ``uniform`` is from 0 to 1."""
+
 EMBEDDED = "embedded"
 """The `_target_` of a model whose config is in its checkpoint; without a dot, it cannot be an importable name."""
 

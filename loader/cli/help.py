@@ -19,7 +19,7 @@ from dataclasses import fields, is_dataclass
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hydra.plugins.completion_plugin import CompletionPlugin
 
@@ -29,7 +29,7 @@ from ..config.rewrite import rewrite
 from ..errors import LoaderError
 from ..files.path import conf_dir
 from ..formats.sniff import FORMATS
-from ..schema import CHECKS, MODES, JobConfig
+from ..schema import CHECKS, MODES, Floating, JobConfig
 
 _WIDTH = 80
 _HELP = ("--help", "-h")
@@ -129,7 +129,7 @@ _AFTER = {
     "-i": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
 _DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu", "meta")
-_DTYPES = ("null", "checkpoint", "float32", "float16", "bfloat16", "float64")
+_DTYPES = ("null", "checkpoint", *get_args(Floating))
 _FILE = re.compile(r"(checkpoint|parts\.[^.]+|convert|scaffold|verify\.input(\..+)?)\.path|verify\.golden")
 _SAFE = re.compile(r"[\w./=+@%,:~\[\]-]+")
 """Text that no shell expands: bash expands completions, so a file's name could be a command."""

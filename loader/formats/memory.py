@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,7 +16,7 @@ from ..errors import CheckpointError
 from ..text.lines import Fix
 from ..text.wording import counted, phrases, safe_text
 from .opened import Checkpoint
-from .tree import Container, Leaf, Node, TensorEntry
+from .tree import Container, Layout, Leaf, Node, TensorEntry
 
 _NOT_FOR_FILES = "assign_to_params_buffers"
 """What torch leaves in a dict's `_metadata` after it was assigned from; it would switch loading over to assigning."""
@@ -94,7 +94,7 @@ def _oddity(value: object) -> str:
 def _node(key: str, value: Any) -> Node:
     if isinstance(value, torch.Tensor):
         stride = tuple(value.stride()) if value.layout == torch.strided else ()
-        layout = "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.")
+        name = "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.")
         dtype = str(value.dtype).removeprefix("torch.")
-        return TensorEntry(dtype, tuple(value.shape), stride, layout=layout, details={"key": key})
+        return TensorEntry(dtype, tuple(value.shape), stride, layout=cast("Layout", name), details={"key": key})
     return Leaf(type(value).__name__, record=value)

@@ -10,12 +10,18 @@ import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
 
     from ..files.file import CheckpointFile
+
+Layout = Literal["strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "quantized", "nested"]
+"""How a tensor's elements are kept."""
+
+Kind = Literal["dict", "list", "module", "object"]
+"""What holds entries: a pickled module holds its whole flat state dict."""
 
 ITEMSIZE: Mapping[str, int] = {
     "bool": 1, "uint8": 1, "int8": 1, "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1,
@@ -67,8 +73,7 @@ class TensorEntry:
     """None for a tensor whose data is not in the file (saved on the meta device), and for an assembled one."""
     location: str = "cpu"
     """The device it was saved on; text only, never acted on."""
-    layout: str = "strided"
-    """``strided``, ``sparse_coo``, ``sparse_csr`` (and csc, bsr, bsc), ``quantized`` or ``nested``."""
+    layout: Layout = "strided"
     components: Mapping[str, TensorEntry] = field(default_factory=dict)
     """The dense tensors an assembled one is made of, by role (``indices``, ``values``, ``scales`` …).
 
@@ -154,8 +159,7 @@ class Leaf:
 class Container:
     """An entry that holds others: a dict, a list, or a pickled module's state dict."""
 
-    kind: str
-    """``dict``, ``list``, ``module`` or ``object``."""
+    kind: Kind
     type: str
     """Its type as the file names it, e.g. ``collections.OrderedDict``, ``my_pkg.Net``."""
     children: dict[str, Node] = field(default_factory=dict)

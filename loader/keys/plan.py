@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ..formats.tree import Node, TensorEntry
 from ..schema import AllowConfig
 from ..text.wording import matches
+
+SlotKind = Literal["parameter", "buffer", "extra"]
+"""What takes a key: ``extra`` is state of a module's own code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +26,7 @@ class Wanted:
     """None where a lazy module takes its shape from the file, and for extra state."""
     dtype: str
     """torch's name; empty for extra state."""
-    kind: str
-    """``parameter``, ``buffer`` or ``extra``."""
+    kind: SlotKind
     first: str
     """The first name of the same tensor; its own key where it is not tied."""
 

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from torch import nn
 from ..errors import ConfigError, FitError
 from ..formats.tensor import dtype_name
 from ..keys.plan import Wanted
-from ..schema import AllowConfig
+from ..schema import AllowConfig, Floating
 from ..text.lines import Fix, line
 from ..text.wording import closest, counted, did_you_mean, matches, phrases, safe_text
 
@@ -29,7 +30,7 @@ ALIASES = {
 }  # fmt: skip
 """Short names that people use for dtypes."""
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
+DTYPES = get_args(Floating)
 """The dtypes that a whole model can be put into."""
 
 

@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from ..errors import FitError
 from ..formats.tensor import dtype_name, is_plain
 from ..formats.tree import TensorEntry
-from ..keys.plan import Wanted
+from ..keys.plan import SlotKind, Wanted
 from ..text.wording import phrases, safe_text, shape
 from .dtype import all_finite, can_cast
 
@@ -38,8 +38,7 @@ class Slot:
 
     module: nn.Module
     name: str
-    kind: str
-    """``parameter``, ``buffer`` or ``extra``."""
+    kind: SlotKind
 
     @property
     def tensor(self) -> torch.Tensor:

@@ -13,10 +13,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..files.write import write_whole
 from ..runtime import collector_paused
+from ..schema import Mode
 from ..text.lines import Fix
 from ..text.redaction import redacted, spare
 
@@ -146,13 +147,13 @@ class VerificationReport:
 class Report:
     """The outcome of one job."""
 
-    status: str = "ok"
-    """``ok``, ``failed`` (refused) or ``error`` (a bug of the loader)."""
+    status: Literal["ok", "failed", "error"] = "ok"
+    """``failed`` is refused, ``error`` a bug of the loader."""
     exit_code: int = 0
     """The exit code of the job."""
     error: ErrorReport | None = None
     """Why the job was refused or failed; null if it succeeded."""
-    mode: str = "load"
+    mode: Mode = "load"
     """The job's ``mode``."""
     model: ModelReport | None = None
     """The model; null if there is none, or none yet."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from ..errors import ConfigError
 from ..files.path import shown_path
 from ..parts.open import open_checkpoint
+from ..schema import InputKind
 from ..text.lines import Fix, line, value_text
 from ..text.wording import closest, counted, did_you_mean, safe_text, shape
 
@@ -22,8 +23,7 @@ SPEC_KEYS = ("shape", "dtype", "kind", "high", "value", "path")
 
 _TAKES = Fix(note=f"an input's spec takes {', '.join(SPEC_KEYS)}")
 
-KINDS = ("randn", "uniform", "zeros", "ones", "randint")
-"""How an input's values are made; ``uniform`` is from 0 to 1."""
+KINDS = get_args(InputKind)
 
 
 @dataclass(slots=True)

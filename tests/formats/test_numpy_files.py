@@ -16,6 +16,7 @@ from loader.errors import CheckpointError, FitError
 from loader.formats.pickle.storages import NUMPY_DTYPES
 from loader.formats.tree import Container, Leaf
 from loader.parts.open import open_checkpoint
+from loader.schema import Check
 from tests.formats.comparing import assert_same
 from tests.jobs import carry_out
 
@@ -47,7 +48,7 @@ def saved(array: Any, version: tuple[int, int] | None = None) -> bytes:
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("check", ["crc", "full", "structure"])
-def test_arrays_are_those_that_numpy_gives(save: Any, check: str, tmp_path: Path) -> None:
+def test_arrays_are_those_that_numpy_gives(save: Any, check: Check, tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     save(path, **ARRAYS)
     with np.load(path) as theirs, open_checkpoint(path, check=check) as checkpoint:

@@ -18,6 +18,7 @@ from loader.files.path import natural
 from loader.formats.several import SeveralFiles
 from loader.formats.tree import TensorEntry
 from loader.parts.open import open_checkpoint
+from loader.schema import Check
 from tests.formats.comparing import assert_same
 from tests.formats.sharding import shard_name, write_index, write_shards, write_sparse
 from tests.hostile import samples
@@ -163,7 +164,7 @@ def test_a_shard_that_changes_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("check", ["crc", "full"])
-def test_all_damaged_shards_are_named(check: str, tmp_path: Path) -> None:
+def test_all_damaged_shards_are_named(check: Check, tmp_path: Path) -> None:
     index = write_shards(tmp_path, A, B, ending="bin")
     for number, state in enumerate((A, B), 1):
         path = tmp_path / shard_name(number, 2, "bin")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import loader
 from loader.errors import FitError
-from loader.formats.tree import Container, Leaf, Node, TensorEntry
+from loader.formats.tree import Container, Kind, Leaf, Node, TensorEntry
 from loader.keys.candidates import LIGHTNING, candidates
 from tests.jobs import carry_out, save
 from tests.laws import examples
@@ -26,7 +26,7 @@ BIAS = TensorEntry("float32", (2,))
 WANTED = [(2, 3), (2,)]
 
 
-def folder(kind: str = "dict", /, **children: Node) -> Container:
+def folder(kind: Kind = "dict", /, **children: Node) -> Container:
     return Container(kind, kind, dict(children))
 
 

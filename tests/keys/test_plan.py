@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader.formats.tree import Leaf, Node, TensorEntry
-from loader.keys.plan import Hooked, Match, Mismatch, Offered, Plan, Taken, Wanted, fits, make_plan
+from loader.keys.plan import Hooked, Match, Mismatch, Offered, Plan, SlotKind, Taken, Wanted, fits, make_plan
 from loader.schema import AllowConfig
 
 Shape = tuple[int, ...]
@@ -19,7 +19,7 @@ GLOBS = st.lists(st.sampled_from(["*", "a.*", "*.bias", "counter", "head"]), max
 ALLOW = st.builds(AllowConfig, missing=GLOBS, unexpected=GLOBS, mismatched=GLOBS)
 
 
-def want(key: str, shape: Shape | None, first: str = "", kind: str = "parameter") -> tuple[str, Wanted]:
+def want(key: str, shape: Shape | None, first: str = "", kind: SlotKind = "parameter") -> tuple[str, Wanted]:
     return key, Wanted(shape, "" if kind == "extra" else "float32", kind, first or key)
 
 

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader.errors import FitError
-from loader.formats.tree import Container, Leaf, Node, TensorEntry
+from loader.formats.tree import Container, Kind, Leaf, Node, TensorEntry
 from loader.keys.select import find, select, tree
 
 WEIGHT = TensorEntry("float32", (2, 3))
 BIAS = TensorEntry("float32", (2,))
 
 
-def folder(kind: str = "dict", name: str = "dict", /, **children: Node) -> Container:
+def folder(kind: Kind = "dict", name: str = "dict", /, **children: Node) -> Container:
     return Container(kind, name, dict(children))
 
 

@@ -38,7 +38,7 @@ def test_shapes_stand_side_by_side_and_are_merged_only_where_they_are_equal() ->
 def test_many_groups_are_counted() -> None:
     missing = [f"{a}{b}" for a in "abcd" for b in "efgh"]
     lines = diagnosis(
-        refused(missing=missing, loaded=["x"]), {k: Wanted((i,), "", "", k) for i, k in enumerate(missing)}, {}
+        refused(missing=missing, loaded=["x"]), {k: Wanted((i,), "", "parameter", k) for i, k in enumerate(missing)}, {}
     )
 
     assert len(lines) == 9

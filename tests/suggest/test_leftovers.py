@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from loader.formats.tree import TensorEntry
-from loader.keys.plan import Match, Mismatch, Plan, Taken, Wanted
+from loader.keys.plan import Match, Mismatch, Plan, SlotKind, Taken, Wanted
 from loader.schema import AllowConfig
 from loader.suggest.leftovers import apart, excuse
 from tests.models import Pair
@@ -26,7 +26,7 @@ def plan(**left: list[str] | list[Mismatch]) -> Plan:
     )
 
 
-def excused(left: Plan, kind: str = "parameter", dtype: str = "float32") -> AllowConfig | None:
+def excused(left: Plan, kind: SlotKind = "parameter", dtype: str = "float32") -> AllowConfig | None:
     wanted = {key: Wanted((1,), "float32", kind, key) for key in left.missing}
     return excuse(left, AllowConfig(), wanted, {key: (key, TensorEntry(dtype, (1,))) for key in left.unexpected})
 

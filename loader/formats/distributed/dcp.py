@@ -26,7 +26,7 @@ from ..several import SeveralFiles, digest_of, each, opened, refuse_links, refus
 from ..signatures import DCP as FORMAT
 from ..signatures import ZIP_MEMBER
 from ..torch_files.torch_zip import TorchZip
-from ..tree import Container, Leaf, Node, Piece, Storage, TensorEntry, assembled, contiguous
+from ..tree import Container, Kind, Leaf, Node, Piece, Storage, TensorEntry, assembled, contiguous
 from ..zip import Archive
 from .dcp_metadata import Chunk, Metadata, Place, Whole, read_metadata
 
@@ -180,7 +180,7 @@ def _put(root: Container, metadata: Metadata, name: str, node: Node, index: Chec
     steps: Sequence[str | int] = metadata.paths.get(name, (name,))
     at = root
     for step, following in itertools.pairwise(steps):
-        kind = "list" if type(following) is int else "dict"
+        kind: Kind = "list" if type(following) is int else "dict"
         below = at.children.setdefault(str(step), Container(kind, kind))
         if not isinstance(below, Container):
             raise index.damaged(f"'{safe_text(name)}' lies below '{safe_text(step)}', which is an entry itself")

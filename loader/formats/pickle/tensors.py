@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from ..tree import TensorEntry
+from ..tree import Layout, TensorEntry
 from .records import Builder, Global, PickledDict, PickledSet, Reduced
 from .storages import (
     NO_DETAILS,
@@ -128,10 +128,10 @@ def _scalar(value: object) -> int | float:
 
 def _sparse(function: Global, args: tuple[object, ...]) -> object:
     """``_rebuild_sparse_tensor``: layout, (indices …, values, size, maybe is_coalesced)."""
-    layout = _layout(args[0]) if len(args) == 2 else ""
+    layout = _layout(args[0]) if len(args) == 2 else None
     data = args[1] if len(args) == 2 else None
     roles = ("indices", "values") if layout == "sparse_coo" else ("compressed_indices", "plain_indices", "values")
-    if not layout or not isinstance(data, tuple) or not len(roles) < len(data) <= len(roles) + 2:
+    if layout is None or not isinstance(data, tuple) or not len(roles) < len(data) <= len(roles) + 2:
         return _not_known(function, args)
     components = {role: part for role, part in zip(roles, data, strict=False) if isinstance(part, TensorEntry)}
     if len(components) != len(roles):
@@ -142,10 +142,18 @@ def _sparse(function: Global, args: tuple[object, ...]) -> object:
     return TensorEntry(values.dtype, size, (), 0, None, values.location, layout, components, details)
 
 
-def _layout(layout: object) -> str:
+_SPARSE: Mapping[str, Layout] = {
+    "torch.sparse_coo": "sparse_coo",
+    "torch.sparse_csr": "sparse_csr",
+    "torch.sparse_csc": "sparse_csc",
+    "torch.sparse_bsr": "sparse_bsr",
+    "torch.sparse_bsc": "sparse_bsc",
+}
+
+
+def _layout(layout: object) -> Layout | None:
     name = layout.args[0] if isinstance(layout, Reduced) and isinstance(layout.args, tuple) and layout.args else ""
-    known = {f"torch.sparse_{form}": f"sparse_{form}" for form in ("coo", "csr", "csc", "bsr", "bsc")}
-    return known.get(name, "") if isinstance(name, str) else ""
+    return _SPARSE.get(name) if isinstance(name, str) else None
 
 
 def _nested(function: Global, args: tuple[object, ...]) -> object:

@@ -14,7 +14,7 @@ from ...errors import CheckpointError
 from ...text.lines import Fix
 from ...text.wording import counted, safe_text, shape
 from ..limits import LONGEST_KEY, MOST_BITS, MOST_LEVELS
-from ..tree import Container, Leaf, Node, TensorEntry
+from ..tree import Container, Kind, Leaf, Node, TensorEntry
 from .objects import ModuleReader, module_tables, wrapped_tensor
 from .records import Global, PersistentId, PickledDict, PickledSet, Reduced
 from .storages import is_array, objects_of, pickled_array
@@ -64,7 +64,7 @@ class _Tree:
         if entry is not None:
             return self.tensors.setdefault(id(record), entry)
         kind = _kind(record)
-        if not kind or (kind == "list" and _is_plain(record)):
+        if kind is None or (kind == "list" and _is_plain(record)):
             return leaf(record)
         if level > MOST_LEVELS:
             return Leaf(type_of(record), f"nested deeper than {MOST_LEVELS} levels", record)
@@ -139,13 +139,13 @@ def _is_tensor(node: Node) -> bool:
     return isinstance(node, TensorEntry)
 
 
-def _kind(record: object) -> str:
+def _kind(record: object) -> Kind | None:
     if isinstance(record, PickledDict):
         return "dict"
     if isinstance(record, list | tuple):
         return "list"
     if not isinstance(record, Reduced):
-        return ""
+        return None
     if objects_of(record) is not None:
         return "list"
     if module_tables(record) is not None:

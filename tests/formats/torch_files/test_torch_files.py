@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from loader.errors import CheckpointError
 from loader.formats.tree import ITEMSIZE, Container, Leaf
 from loader.parts.open import open_checkpoint
+from loader.schema import Check
 from tests.formats.comparing import assert_loads_like_torch, assert_same
 from tests.laws import examples
 
@@ -343,7 +344,7 @@ def baselines(path: Path, *names: str, method: int = zipfile.ZIP_STORED) -> Path
 
 
 @pytest.mark.parametrize("check", ["crc", "structure", "full"])
-def test_the_policy_of_an_archive_of_stable_baselines3_is_read(check: str, tmp_path: Path) -> None:
+def test_the_policy_of_an_archive_of_stable_baselines3_is_read(check: Check, tmp_path: Path) -> None:
     names = ["data", "pytorch_variables.pth", "policy.pth", "policy.optimizer.pth", "_stable_baselines3_version"]
     with open_checkpoint(baselines(tmp_path / "agent.zip", *names), check=check) as checkpoint:
         assert checkpoint.format == "torch-zip"

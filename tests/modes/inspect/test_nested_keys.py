@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loader.formats.tree import Container, Storage, TensorEntry
+from loader.formats.tree import Container, Kind, Storage, TensorEntry
 from loader.modes.inspect.contents import list_contents
 from loader.modes.inspect.nested_keys import candidate_rows, describe_names
 
@@ -17,7 +17,7 @@ def tensor(*shape: int) -> TensorEntry:
     return TensorEntry("float32", shape, tuple(1 for _ in shape), 0, Storage("s", 0, 4))
 
 
-def container(content: dict[str, Any], kind: str = "dict") -> Container:
+def container(content: dict[str, Any], kind: Kind = "dict") -> Container:
     children = {k: container(v) if isinstance(v, dict) else v for k, v in content.items()}
     return Container(kind, kind, children)
 
