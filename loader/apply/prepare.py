@@ -16,8 +16,8 @@ from torch.nn.parameter import is_lazy
 
 from ..errors import CheckpointError, FitError, VerificationError
 from ..formats.memory import MemoryCheckpoint
+from ..formats.pickle.globals import refuse_unadmitted
 from ..formats.pickle.objects import refuse_withheld
-from ..formats.pickle.revive import refuse_unadmitted
 from ..formats.tensor import dtype_name, torch_dtype
 from ..formats.tree import TensorEntry
 from ..keys.plan import Match, Plan, Wanted, make_plan

@@ -17,7 +17,7 @@ from torch import nn
 from ..errors import CheckpointError, ConfigError, FitError, located
 from ..files.path import shown_path
 from ..formats.opened import OpenedFile
-from ..formats.pickle.needed import needed_globals, needed_tensors
+from ..formats.pickle.globals import needed_globals, needed_tensors
 from ..formats.pickle.revive import revive
 from ..formats.signatures import TORCH_LEGACY, TORCH_TAR, TORCH_ZIP, TORCHSCRIPT
 from ..formats.tree import Container, TensorEntry

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError, FitError
 from ..files.path import shown_path
-from ..formats.pickle.needed import dangerous_maker
+from ..formats.pickle.globals import dangerous_maker
 from ..formats.tree import Container, TensorEntry
 from ..keys.plan import Offered, Wanted
 from ..keys.rules import Hits, rewrite, rewrite_metadata

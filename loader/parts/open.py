@@ -16,7 +16,7 @@ from ..errors import CheckpointError, ConfigError, located
 from ..files.path import called, is_url, resolve_path, shown_path
 from ..formats.find import find, find_in
 from ..formats.opened import Checkpoint
-from ..formats.pickle.needed import dangers_among
+from ..formats.pickle.globals import dangers_among
 from ..formats.sniff import known_formats
 from ..runtime import collector_paused
 from ..schema import CHECKS, CheckpointConfig, JobConfig, PartConfig, config_path

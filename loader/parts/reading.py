@@ -15,7 +15,7 @@ import torch
 from ..errors import CheckpointError, located
 from ..formats.checksums import ReadOnce
 from ..formats.memory import MemoryCheckpoint
-from ..formats.pickle.needed import needed_tensors
+from ..formats.pickle.globals import needed_tensors
 from ..formats.pickle.revive import revive
 from ..formats.pickle.storages import ARRAY
 from ..formats.tree import TensorEntry

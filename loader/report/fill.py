@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files.path import called
-from ..formats.pickle.needed import dangers_among
+from ..formats.pickle.globals import dangers_among
 from ..formats.pickle.tree import PLAIN
 from ..formats.tree import Container, Leaf, TensorEntry
 from ..parts.offer import Offers, selected

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..formats.limits import LONGEST_NAME
-from ..formats.pickle.needed import needed_globals
+from ..formats.pickle.globals import needed_globals
 from ..formats.tree import Container, TensorEntry
 from ..keys.candidates import Candidate, Shape, is_average, is_script
 from ..keys.optimizers import MOMENTS, is_moment, without_optimizers

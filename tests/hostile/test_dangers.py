@@ -13,7 +13,7 @@ import torch
 
 import loader
 from loader.errors import CheckpointError, FitError
-from loader.formats.pickle.needed import dangerous_maker, dangers_among
+from loader.formats.pickle.globals import dangerous_maker, dangers_among
 from loader.formats.pickle.records import Global, Reduced
 from loader.job import execute
 from loader.modes import lines

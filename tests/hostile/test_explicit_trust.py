@@ -66,9 +66,7 @@ def test_nothing_is_admitted_by_pattern_prefix_or_alias(name: str, whole: Path, 
 
 def test_a_name_that_is_admitted_exactly_is_used_only_with_its_real_name(whole: Path, mark: Path) -> None:
     admitted = ["torch.nn.modules.linear.Identity", "os.system"]
-    assert (
-        "it is posix.system in truth, and that name is not admitted" in refusal(whole, allow_globals=admitted).message
-    )
+    assert "it is really posix.system, and that name is not admitted" in refusal(whole, allow_globals=admitted).message
     assert not mark.exists()
     carry_out(None, whole, checkpoint={"allow_globals": [*admitted, "posix.system"]})
     assert mark.exists()

@@ -1,8 +1,9 @@
-"""Live Python objects out of a file's inert records, where the user has admitted the classes they need.
+"""Rebuilds live objects from a file's inert records, if the user has admitted the globals they need.
 
-Guarantees: exactly the named globals are imported and called, those that stand in the selected part of the file and
-no others; a name that turns out to be another object's alias must be admitted under that object's own name as well.
-Nothing is admitted by prefix, and whatever fails, no other way is tried.
+Guarantees: exactly the admitted globals of the selected part of the file are imported and called; an alias must be
+admitted under the object's own name as well. Nothing is admitted by prefix, and after a failure nothing else is tried.
+Packed weights of torch's quantized modules are made by torch's own functions from tensors whose types and shapes were
+checked; script objects of other classes are refused.
 """
 
 from __future__ import annotations
@@ -15,20 +16,18 @@ from typing import Any
 import torch
 
 from ...errors import CheckpointError
-from ...text.lines import NO_FIX, Fix, line
-from ...text.wording import listing, safe_text
-from ...trust.dangerous import may_be_suggested
+from ...text.lines import Fix
+from ...text.wording import safe_text
 from ..limits import MOST_KEY_PARTS
 from ..tree import TensorEntry
-from .needed import SCRIPT_OBJECT, constant, data_maker, needed_globals, resolve
+from .globals import DECLARED, SCRIPT_OBJECT, WITHOUT, constant, data_maker, refuse_unadmitted, resolve
 from .records import Global, PickledDict, PickledSet, Reduced
 from .tree import PLAIN, type_of
 
 _CLASSES = "__torch__.torch.classes."
-_OLD_WAY = Fix("model._target_=my_pkg.Net", "declares the model, then nothing of the file is run")
 Read = Callable[[TensorEntry], torch.Tensor]
 Steps = Generator[object, Any, Any]
-"""Yields the records it needs, is sent the objects made of them, and returns its own object."""
+"""Yields the records it needs, receives the objects made of them, and returns its own object."""
 
 
 def revive(record: object, allow: Collection[str], read: Read) -> Any:
@@ -40,26 +39,14 @@ def revive(record: object, allow: Collection[str], read: Read) -> Any:
         read: Reads a tensor.
 
     Raises:
-        CheckpointError: A global is not admitted or cannot be imported, or the admitted code refuses what it is given.
+        CheckpointError: A global is not admitted or cannot be imported, or the admitted code raises.
     """
     refuse_unadmitted(record, allow)
     return _Reviver(allow, read).run(record)
 
 
-def refuse_unadmitted(record: object, allow: Collection[str]) -> None:
-    """Raises CheckpointError, which names them all, where reviving a record needs globals that are not admitted."""
-    refused = [name for name in needed_globals(record) if name not in allow]
-    if refused:
-        admitted = line("checkpoint.allow_globals", [*sorted(allow), *refused], note="if you trust them")
-        raise CheckpointError(
-            f"rebuilding the file's objects needs names that are not admitted: {listing(refused, 50)}",
-            admitted if all(map(may_be_suggested, refused)) else NO_FIX,
-            _OLD_WAY,
-        )
-
-
 class _Reviver:
-    """Makes objects of records, each once, without recursion."""
+    """Makes objects from records, each once, without recursion."""
 
     def __init__(self, allow: Collection[str], read: Read) -> None:
         self.allow = allow
@@ -81,7 +68,7 @@ class _Reviver:
         return value
 
     def begin(self, record: object, running: list[Steps]) -> Any:
-        """Returns what is at hand already; starts making anything else, and returns None."""
+        """Returns an object that exists already; otherwise starts making it and returns None."""
         if isinstance(record, PLAIN):
             return record
         if id(record) in self.made:
@@ -103,7 +90,7 @@ class _Reviver:
         for kind, make in makers:
             if isinstance(record, kind):
                 return make(record)
-        raise CheckpointError(f"a {type_of(record)} of this file cannot be rebuilt outside of a tensor", _OLD_WAY)
+        raise CheckpointError(f"a {type_of(record)} of this file cannot be rebuilt outside of a tensor", DECLARED)
 
     def make_list(self, record: list[object]) -> Steps:
         made: list[Any] = []
@@ -145,7 +132,7 @@ class _Reviver:
     def make_object(self, record: Reduced) -> Steps:
         function = record.function
         if not isinstance(function, Global) or id(record) in self.active:
-            raise CheckpointError("an object of this file is made by another object, or by itself", _OLD_WAY)
+            raise CheckpointError("an object of this file is made by another object, or by itself", DECLARED)
         self.active.add(id(record))
         if function.full_name == SCRIPT_OBJECT:
             return (yield from self.make_packed(record))
@@ -173,11 +160,11 @@ class _Reviver:
             return maker
         target: Callable[..., Any] = resolve(function, self.allow)
         if constant(function) is not None and not (by_new and target is object):
-            raise CheckpointError(f"this file calls {safe_text(function.full_name)}, which no pickler does", _OLD_WAY)
+            raise CheckpointError(f"this file calls {safe_text(function.full_name)}, which no pickler does", DECLARED)
         if not by_new:
             return target
         if not isinstance(target, type):
-            raise CheckpointError(f"{safe_text(function.full_name)} is used as a class, and is none", _OLD_WAY)
+            raise CheckpointError(f"this file uses {safe_text(function.full_name)} as a class, but it is not", DECLARED)
         return partial(target.__new__, target)
 
     def make_tensor(self, record: TensorEntry) -> Steps:
@@ -201,11 +188,11 @@ def _guarded(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> 
         return call(*args, **kwargs)
     except CheckpointError:
         raise
-    except Exception as error:  # the code of whoever wrote the class may raise anything
+    except Exception as error:  # the admitted code may raise anything
         raise CheckpointError(
             f"rebuilding {safe_text(name)} raised {type(error).__name__}: {safe_text(error, 200)}",
             Fix(note="the class may have changed since the file was written"),
-            _OLD_WAY,
+            DECLARED,
         ) from error
 
 
@@ -218,7 +205,7 @@ def _append(made: Any, items: list[Any]) -> None:
 
 
 def _set_state(made: Any, state: Any) -> None:
-    """As pickle does: `__setstate__` where there is one, else attributes and slots."""
+    """Sets state as pickle does: by `__setstate__` if there is one, otherwise as attributes and slots."""
     if hasattr(made, "__setstate__"):
         made.__setstate__(state)
         return
@@ -230,22 +217,22 @@ def _set_state(made: Any, state: Any) -> None:
 
 
 def _add_attributes(made: torch.Tensor, state: Any) -> None:
-    """Sets what users hang on tensors; what would hide torch's own attributes is refused."""
+    """Sets a tensor's extra attributes, and refuses those that would hide torch's own."""
     attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
     for name, value in {**(attributes or {}), **(slots or {})}.items():
         if hasattr(type(made), name) or name.startswith("__"):
-            raise CheckpointError(f"a tensor of this file hides torch's own attribute '{safe_text(name)}'", _OLD_WAY)
+            raise CheckpointError(f"a tensor of this file hides torch's own attribute '{safe_text(name)}'", DECLARED)
         setattr(made, name, value)
 
 
 def _check_key(record: object) -> None:
-    """Refuses keys that take more than a moment to hash."""
+    """Refuses keys that would take long to hash."""
     pending, parts = [record], 0
     while pending:
         current = pending.pop()
         parts += 1
         if parts > MOST_KEY_PARTS:
-            raise CheckpointError("a dict of this file has a key of more than a thousand parts", _OLD_WAY)
+            raise CheckpointError("a dict of this file has a key of more than a thousand parts", DECLARED)
         if isinstance(current, tuple):
             pending.extend(current)
         elif isinstance(current, Reduced):
@@ -253,18 +240,18 @@ def _check_key(record: object) -> None:
         elif isinstance(current, PickledSet):
             pending.extend(current.items)
         elif isinstance(current, list | bytearray | PickledDict):
-            raise CheckpointError(f"a dict of this file has a key that is a {type_of(current)}", _OLD_WAY)
+            raise CheckpointError(f"a dict of this file has a key that is a {type_of(current)}", DECLARED)
 
 
 def packed(name: object, content: Any) -> Any:
-    """Makes a script object.
+    """Makes the script object of a quantized module's weights.
 
     Args:
         name: Its class, as the file names it.
-        content: What the file says it is made of.
+        content: Its state in the file.
 
     Raises:
-        CheckpointError: The class is none of the two, or that is not what it is made of.
+        CheckpointError: The class is unknown, or the state does not fit it.
     """
     if name == f"{_CLASSES}quantized.LinearPackedParamsBase" and _is_linear(content):
         weight, bias = content
@@ -280,7 +267,7 @@ def packed(name: object, content: Any) -> Any:
                 return make(*layers, *biases, bool(flags[0]))
     raise CheckpointError(
         f"this file holds a script object of the class {safe_text(name)} that torch's quantized modules do not make",
-        Fix("model._target_=my_pkg.Net", "the weights load without it when the model is declared"),
+        WITHOUT,
     )
 
 

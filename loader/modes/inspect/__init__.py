@@ -15,7 +15,7 @@ from fnmatch import translate
 
 from ...errors import FitError
 from ...files.path import shown_path
-from ...formats.pickle.needed import needed_globals
+from ...formats.pickle.globals import needed_globals
 from ...formats.tree import Container
 from ...keys.candidates import IN_ARCHIVE, candidates
 from ...keys.select import subtree

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from loader.errors import CheckpointError
-from loader.formats.pickle.needed import needed_globals
+from loader.formats.pickle.globals import needed_globals
 from loader.formats.pickle.records import PickledDict
 from loader.formats.pickle.revive import revive
 from loader.parts.open import open_checkpoint
@@ -254,7 +254,7 @@ def refused(tmp_path: Path, content: bytes, allow: list[str]) -> CheckpointError
 
 def test_a_class_that_is_not_there_is_named_with_the_ways_out(tmp_path: Path) -> None:
     error = refused(tmp_path, b"cno_such_pkg.nets\nNet\n)R.", ["no_such_pkg.nets.Net"])
-    assert error.message == "this file needs no_such_pkg.nets.Net, and there is no module no_such_pkg to import"
+    assert error.message == "this file needs no_such_pkg.nets.Net, but there is no module no_such_pkg to import"
     assert error.hint == (
         "export PYTHONPATH=/path/to/it   # the folder that holds no_such_pkg\n"
         "model._target_=my_pkg.Net   # the weights load without it when the model is declared"
@@ -289,17 +289,17 @@ def stacked(module: str, name: str) -> bytes:
 
 
 BYTES = b"c__builtin__\nbytes\n"
-NO_CLASS = "looked up in something that is no class"
+NO_CLASS = "would be looked up in an object that is not a class"
 ESCAPES = {
     "module inside a module": (stacked("logging", "os.system") + b"(Vls\ntR.", ["logging.os.system"], NO_CLASS),
     "method of an instance": (stacked("sys", "stdout.write") + b"(Vls\ntR.", ["sys.stdout.write"], NO_CLASS),
     "alias": (b"cposixpath\nos\n.", ["posixpath.os"], "it is a module"),
-    "re-export": (b"csubprocess\n_waitpid\n(K\x01K\x01tR.", ["subprocess._waitpid"], "it is posix.waitpid in truth"),
+    "re-export": (b"csubprocess\n_waitpid\n(K\x01K\x01tR.", ["subprocess._waitpid"], "it is really posix.waitpid"),
     "call of a call": (b"cfunctools\npartial\n)R)R.", ["functools.partial"], "made by another object"),
     "other name": (b"cos\nsystem\n(Vls\ntR.", ["os.getcwd"], "not admitted: os.system"),
     "prefix": (b"ctorch.utils.collect_env\nrun\n(Vls\ntR.", ["torch", "torch.*", "torch.utils"], "not admitted"),
     "extension": (b"\x82\x07)R.", ["copyreg.<extension 7>"], "has no '<extension 7>'"),
-    "function as a class": (b"cos\ngetcwd\n)\x81.", ["os.getcwd", "posix.getcwd"], "is used as a class, and is none"),
+    "function as a class": (b"cos\ngetcwd\n)\x81.", ["os.getcwd", "posix.getcwd"], "as a class, but it is not"),
     "bytes of a size": (BYTES + b"(J\xff\xff\xff\x7ftR.", [], "rebuilding builtins.bytes raised TypeError"),
     "bytearray of a size": (b"c__builtin__\nbytearray\n(J\xff\xff\xff\x7ftR.", [], "raised ValueError"),
     "rebuilt size": (b"ccopyreg\n_reconstructor\n(" + BYTES * 2 + b"J\xff\xff\xff\x7ftR.", [], "raised TypeError"),
@@ -330,7 +330,7 @@ def test_a_re_export_works_once_both_names_are_admitted(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="it is a module"):
         revived_from(path, ["posixpath.genericpath"])
     path = torch_zip(tmp_path / "b.pt", b"cposixpath\ncommonprefix\n.")
-    with pytest.raises(CheckpointError, match=r"it is genericpath\.commonprefix in truth"):
+    with pytest.raises(CheckpointError, match=r"it is really genericpath\.commonprefix"):
         revived_from(path, ["posixpath.commonprefix"])
     assert revived_from(path, ["posixpath.commonprefix", "genericpath.commonprefix"]) is os.path.commonprefix
 

@@ -1,8 +1,8 @@
-"""What a name in a file may stand for.
+"""The globals of a pickle: which must be admitted, which are dangerous, and what an admitted one resolves to.
 
-Guarantees: plain data (sizes, devices, dtypes, containers) is made by this module's own code, whatever is admitted; any
-other name is imported only if it is admitted, and is used only if it is what the admitted name says. What needs no
-permission is told without importing torch.
+Guarantees: finding them is a walk over the file's records, once per object and without recursion, that imports nothing,
+not even torch. Plain data (sizes, devices, dtypes, containers) is made by this module's own code, whatever is admitted.
+Any other name is imported only if it is admitted, and used only if it is the object that the admitted name says.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import Any
 
 from ...errors import CheckpointError
 from ...runtime import own_name
-from ...text.lines import Fix, typed
-from ...text.wording import safe_text
-from ...trust.dangerous import is_hostile
+from ...text.lines import NO_FIX, Fix, line, typed
+from ...text.wording import listing, safe_text
+from ...trust.dangerous import is_hostile, may_be_suggested
 from ...trust.needed import TORCH_CONSTANTS
 from ..tree import TensorEntry
 from .records import Global, PickledDict, PickledSet, Reduced, dotted
 from .tree import PLAIN
 
-_WITHOUT = Fix("model._target_=my_pkg.Net", "the weights load without it when the model is declared")
+DECLARED = Fix("model._target_=my_pkg.Net", "declares the model, then nothing of the file is run")
+WITHOUT = Fix("model._target_=my_pkg.Net", "the weights load without it when the model is declared")
 SCRIPT_OBJECT = "torch.ScriptObject"
-"""What packed weights are; `packed` makes those of known classes."""
+"""The type of packed weights; `revive.packed` makes those of known classes."""
 _TYPES: Mapping[str, type] = {
     f"builtins.{kind.__name__}": kind
     for kind in (int, float, bool, str, bytes, bytearray, complex, list, tuple, dict, set, frozenset, object)
@@ -33,15 +34,15 @@ _TYPES: Mapping[str, type] = {
 
 
 def is_plain(named: Global) -> bool:
-    """Whether a name stands for plain data or what makes it, and so needs no permission."""
+    """Returns whether a name is plain data or makes it, and so needs no admission."""
     plain = data_maker(named) is not None or _is_torch_constant(named) or named.full_name in _TYPES
     return plain or named.full_name == SCRIPT_OBJECT
 
 
 def constant(named: Global) -> Any:
-    """The dtype, layout or plain type that a name stands for; None where it is none."""
+    """Returns the dtype, layout or plain type with this name; None if it is something else."""
     if _is_torch_constant(named):
-        import torch  # noqa: PLC0415  # telling what a file needs does without
+        import torch  # noqa: PLC0415  # listing the globals of a file needs no torch
 
         return getattr(torch, named.name, None)
     return _TYPES.get(named.full_name)
@@ -52,30 +53,30 @@ def _is_torch_constant(named: Global) -> bool:
 
 
 def data_maker(named: Global) -> Callable[..., Any] | None:
-    """What makes the plain data that the named function would make; None where it is not known to make any."""
+    """Returns our own function that makes the plain data that the named one would make; None if it makes none."""
     return _MAKERS.get(named.full_name)
 
 
 def resolve(named: Global, allow: Collection[str]) -> Any:
-    """Imports what a name stands for.
+    """Imports the object of a name.
 
     Args:
         named: The name in the file.
         allow: The names that may be imported, as ``module.qualname``.
 
     Raises:
-        CheckpointError: It is not admitted, cannot be imported, or is something else than its name says.
+        CheckpointError: It is not admitted, cannot be imported, or is not the object that its name says.
     """
     known = constant(named)
     if known is not None:
         return known
     if named.full_name not in allow:
-        raise CheckpointError(f"{safe_text(named.full_name)} is not admitted", _WITHOUT)
+        raise CheckpointError(f"{safe_text(named.full_name)} is not admitted", WITHOUT)
     found: Any = _imported(named)
     for step, part in enumerate(named.name.split(".")):
-        # Only the module itself and classes are walked: a module inside a module would lead anywhere.
+        # Only attributes of the module itself and of classes: a module inside a module would lead anywhere.
         if step and not isinstance(found, type):
-            raise _elsewhere(named, f"'{safe_text(part)}' is looked up in something that is no class")
+            raise _elsewhere(named, f"'{safe_text(part)}' would be looked up in an object that is not a class")
         try:
             found = getattr(found, part)
         except AttributeError as error:
@@ -83,13 +84,13 @@ def resolve(named: Global, allow: Collection[str]) -> Any:
             raise CheckpointError(
                 f"the module {safe_text(named.module)} has no '{safe_text(named.name)}', which this file names",
                 Fix(note=f"use the version of {package} that the file was written with"),
-                _WITHOUT,
+                WITHOUT,
             ) from error
     if isinstance(found, types.ModuleType):
         raise _elsewhere(named, "it is a module")
     own = _own_name(found)
     if own not in {"", named.full_name} and own not in allow:
-        raise _elsewhere(named, f"it is {safe_text(own)} in truth, and that name is not admitted")
+        raise _elsewhere(named, f"it is really {safe_text(own)}, and that name is not admitted")
     return found
 
 
@@ -101,33 +102,33 @@ def _imported(named: Global) -> types.ModuleType:
         if not (named.module + ".").startswith(f"{error.name}."):
             raise _import_broke(named, error) from error
         raise CheckpointError(
-            f"this file needs {safe_text(named.full_name)}, and there is no module {safe_text(error.name)} to import",
+            f"this file needs {safe_text(named.full_name)}, but there is no module {safe_text(error.name)} to import",
             Fix("export PYTHONPATH=/path/to/it", f"the folder that holds {typed(top).line or 'it'}"),
-            _WITHOUT,
+            WITHOUT,
         ) from error
-    except Exception as error:  # what a module does when it is imported may raise anything
+    except Exception as error:  # importing a module runs its code, which may raise anything
         raise _import_broke(named, error) from error
 
 
 def _import_broke(named: Global, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"this file needs {safe_text(named.full_name)}, and importing {safe_text(named.module)} raised "
+        f"this file needs {safe_text(named.full_name)}, but importing {safe_text(named.module)} raised "
         f"{type(error).__name__}: {safe_text(error, 200)}",
-        Fix(note="mend the module"),
-        _WITHOUT,
+        Fix(note="fix the module"),
+        WITHOUT,
     )
 
 
 def _elsewhere(named: Global, why: str) -> CheckpointError:
     return CheckpointError(
         f"{safe_text(named.full_name)} is not used: {why}",
-        Fix(note="admit the name that is meant, if you trust it"),
-        _WITHOUT,
+        Fix(note="admit the object's own name, if you trust it"),
+        WITHOUT,
     )
 
 
 def _own_name(found: Any) -> str:
-    """The name under which a class or function was defined; empty for other objects, which carry none."""
+    """The name under which a class or function was defined; empty for other objects, which have none."""
     if not isinstance(found, type | types.FunctionType | types.BuiltinFunctionType):
         return ""
     module: Any = found.__module__
@@ -209,11 +210,11 @@ _MAKERS: Mapping[str, Callable[..., Any]] = {
     "torch.device": _device,
     "torch.serialization._get_layout": _layout,
 }
-"""What makes plain data, by the name that picklers write for it."""
+"""Global of a pickle → our own function that makes the same plain data."""
 
 
 def needed_globals(record: object) -> list[str]:
-    """Names everything that reviving a record would import, but for what plain data and tensors need.
+    """Lists the globals that reviving a record would import, apart from plain data and tensors.
 
     Args:
         record: A container's or leaf's record, or a tensor's entry.
@@ -224,13 +225,25 @@ def needed_globals(record: object) -> list[str]:
     return sorted({found.full_name for found in _walk(record) if isinstance(found, Global) and not is_plain(found)})
 
 
+def refuse_unadmitted(record: object, allow: Collection[str]) -> None:
+    """Raises CheckpointError with all globals that reviving a record needs and that are not admitted, if any."""
+    refused = [name for name in needed_globals(record) if name not in allow]
+    if refused:
+        admitted = line("checkpoint.allow_globals", [*sorted(allow), *refused], note="if you trust them")
+        raise CheckpointError(
+            f"rebuilding the file's objects needs names that are not admitted: {listing(refused, 50)}",
+            admitted if all(map(may_be_suggested, refused)) else NO_FIX,
+            DECLARED,
+        )
+
+
 def needed_tensors(record: object) -> list[TensorEntry]:
-    """Lists everything that reviving a record would read, each entry once."""
+    """Lists the tensors that reviving a record would read, each once."""
     return [found for found in _walk(record) if isinstance(found, TensorEntry)]
 
 
 def dangers_among(named: Iterable[Global]) -> list[str]:
-    """Sorts out what no model needs and an attack would use, of all that a file's pickles name."""
+    """Lists the hostile names among the globals of a file's pickles, sorted."""
     return sorted(
         found.full_name
         for found in named
@@ -239,9 +252,9 @@ def dangers_among(named: Iterable[Global]) -> list[str]:
 
 
 def dangerous_maker(record: object) -> str:
-    """Names the dangerous call whose result an object is; empty where it is none.
+    """Returns the name of the hostile call that makes an object; empty if no hostile call does.
 
-    An instance of a class is made by that class, whatever call the class itself is the result of.
+    An instance of a class is made by that class, whatever call made the class itself.
     """
     while isinstance(record, Reduced):
         name = dotted(record.function)
@@ -252,7 +265,7 @@ def dangerous_maker(record: object) -> str:
 
 
 def _walk(record: object) -> Iterator[object]:
-    """Everything in a record that is more than plain data, each object once."""
+    """Yields everything in a record that is not plain data, each object once."""
     seen: set[int] = set()
     pending = [record]
     while pending:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from loader.formats.pickle.needed import is_plain, needed_globals
+from loader.formats.pickle.globals import is_plain, needed_globals
 from loader.formats.pickle.records import Global
 from loader.trust.dangerous import is_hostile
 from tests.command import REPOSITORY, run
@@ -38,7 +38,7 @@ def test_names_that_models_need_are_none_of_them(name: str) -> None:
 def test_telling_it_imports_no_torch() -> None:
     code = (
         "import sys\n"
-        "from loader.formats.pickle.needed import needed_globals\n"
+        "from loader.formats.pickle.globals import needed_globals\n"
         "from loader.formats.pickle.records import Global\n"
         "print(needed_globals([Global('torch', 'float32'), Global('a', 'b')]), 'torch' in sys.modules)"
     )
