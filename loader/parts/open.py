@@ -16,7 +16,6 @@ from ..errors import CheckpointError, ConfigError, located
 from ..files.path import called, is_url, resolve_path, shown_path
 from ..formats.find import find, find_in
 from ..formats.opened import Checkpoint
-from ..formats.pickle.globals import dangers_among
 from ..formats.sniff import known_formats
 from ..runtime import collector_paused
 from ..schema import CHECKS, CheckpointConfig, JobConfig, PartConfig, config_path
@@ -198,6 +197,9 @@ def _open(settings: CheckpointConfig, stack: ExitStack, override: str, *, data: 
         settings.path, format=settings.format, sha256=settings.sha256, check=settings.check, data=data
     )
     stack.callback(checkpoint.close)
-    if found := dangers_among(checkpoint.named.values()):
-        log.warning("%s names %s, %s", shown_path(checkpoint.path), listing(found), HOSTILE)
+    if checkpoint.named:
+        from ..formats.pickle.globals import dangers_among  # noqa: PLC0415  # pickles alone
+
+        if found := dangers_among(checkpoint.named.values()):
+            log.warning("%s names %s, %s", shown_path(checkpoint.path), listing(found), HOSTILE)
     return checkpoint
