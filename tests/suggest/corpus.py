@@ -109,7 +109,7 @@ EVERY = (
 
 
 class Lightning(nn.Module):
-    """Laid out as a LightningModule: the network beside a loss that has a weight of its own."""
+    """Laid out as a LightningModule: the network next to a loss that has a weight of its own."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -184,8 +184,8 @@ def nested() -> Iterator[Case]:
     state = weights("gru")
     yield Case("gru two levels down", "nested key", "gru", {"trainer": {"nets": {"main": state}}, "step": 1}, (state,))
     two = {"generator": weights("unet"), "discriminator": weights("conv_net", 1)}
-    yield Case("unet beside a discriminator", "nested key", "unet", two, (two["generator"],))
-    yield Case("conv_net beside a generator", "nested key", "conv_net", two, (two["discriminator"],))
+    yield Case("unet next to a discriminator", "nested key", "unet", two, (two["generator"],))
+    yield Case("conv_net next to a generator", "nested key", "conv_net", two, (two["discriminator"],))
 
 
 RENAMINGS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -296,8 +296,8 @@ def partial() -> Iterator[Case]:
     state = weights("res_net")
     yield Case("res_net body from a whole one", "part", "body_of_res_net", state, (without(state, "fc."),), auto=False)
     body = prefixed(weights("transformer"), "student.") | prefixed(weights("vit", 2), "teacher.")
-    yield Case("a student beside a teacher", "part", "transformer", body, (below(body, "student."),))
-    yield Case("a teacher beside a student", "part", "vit", body, (below(body, "teacher."),))
+    yield Case("a student next to a teacher", "part", "transformer", body, (below(body, "student."),))
+    yield Case("a teacher next to a student", "part", "vit", body, (below(body, "teacher."),))
     listed = prefixed(weights("gru"), "models.0.") | prefixed(weights("gru", 1), "models.1.")
     answers = (below(listed, "models.0."), below(listed, "models.1."))
     yield Case("one network out of an ensemble", "part", "gru", listed, answers, auto=False)
@@ -312,7 +312,7 @@ def partial() -> Iterator[Case]:
     yield Case("what a profiler counted in the file", "part", "res_net", file, (weights("res_net"),), auto=False)
     many = {f"head{number}.weight": torch.randn(5, 5) for number in range(40)}
     file = weights("conv_net") | many
-    yield Case("many heads beside the model", "part", "conv_net", file, (weights("conv_net"),), auto=False)
+    yield Case("many heads next to the model", "part", "conv_net", file, (weights("conv_net"),), auto=False)
     file = weights("bert") | {"encoder.position_ids": torch.arange(4)}
     yield Case("a buffer that the model no longer has", "part", "bert", file, (weights("bert"),), auto=False)
 
@@ -322,21 +322,21 @@ def averages() -> Iterator[Case]:
     for name, (raw, average) in pairs.items():
         states = weights(name), weights(name, 1)
         file = {raw: states[0], average: states[1], "step": 10}
-        yield Case(f"{name} beside its average", "average", name, file, states, auto=False)
+        yield Case(f"{name} next to its average", "average", name, file, states, auto=False)
         flat = prefixed(states[0], f"{raw}.") | prefixed(states[1], f"{average}.")
-        yield Case(f"{name} beside its average in one dict", "average", name, flat, states, auto=False)
+        yield Case(f"{name} next to its average in one dict", "average", name, flat, states, auto=False)
     states = weights("gru"), weights("gru", 1)
     file = {"model": states[0], "ema": prefixed(states[1], "module.") | {"n_averaged": torch.tensor(7)}}
-    yield Case("gru beside an AveragedModel", "average", "gru", file, states, auto=False)
+    yield Case("gru next to an AveragedModel", "average", "gru", file, states, auto=False)
     flat = prefixed(states[0], "model.") | prefixed(states[1], "model_ema.")
     rules = {"only": {"keep": "model_ema.*"}, "off": {"strip": "model_ema.net."}}
     asked: dict[str, Any] = {"checkpoint": {"key": "state_dict"}, "rules": rules}
     yield Case("the average by rules that miss", "average", "gru", {"state_dict": flat}, states[1:], given=asked)
     bare = {key.replace(".", ""): value for key, value in states[1].items()}
     flat = prefixed(states[0], "model.") | prefixed(bare, "model_ema.") | {"model_ema.decay": torch.tensor(0.9)}
-    yield Case("gru beside a LitEma", "average", "gru", {"state_dict": flat}, states[:1])
+    yield Case("gru next to a LitEma", "average", "gru", {"state_dict": flat}, states[:1])
     listed = {"decay": 0.9, "num_updates": 3, "shadow_params": list(states[1].values())}
-    yield Case("gru beside a listed average", "average", "gru", {"net": states[0], "ema": listed}, states[:1])
+    yield Case("gru next to a listed average", "average", "gru", {"net": states[0], "ema": listed}, states[:1])
 
 
 def combined() -> Iterator[Case]:
@@ -468,7 +468,7 @@ def strangers() -> Iterator[Case]:
         {"state": {n: {"exp_avg": torch.randn(s)} for n, s in enumerate(((32, 20), (32,), (24, 32)))}},
         (),
     )
-    beside: dict[str, Any] = {"model": weights("unet")}
+    others: dict[str, Any] = {"model": weights("unet")}
     moments = {"exp_avg": weights("named_mlp"), "exp_avg_sq": weights("named_mlp", 1)}
     flat = prefixed(moments["exp_avg"], "exp_avg.") | prefixed(moments["exp_avg_sq"], "exp_avg_sq.")
     behind = {f"{key}.{name}": value for name, state in moments.items() for key, value in state.items()}
@@ -483,4 +483,4 @@ def strangers() -> Iterator[Case]:
     down = {"a.lora_A.weight": torch.randn(2, 20), "a.lora_B.weight": torch.randn(32, 2)}
     yield Case("an adapter without its base", "stranger", "named_mlp", prefixed(down, "base_model.model."), ())
     for title, place in places.items():
-        yield Case(f"Adam's moments {title}", "stranger", "named_mlp", beside | place, ())
+        yield Case(f"Adam's moments {title}", "stranger", "named_mlp", others | place, ())

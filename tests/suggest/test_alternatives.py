@@ -63,8 +63,10 @@ def test_a_size_that_the_shapes_do_not_tell_is_not_named(tmp_path: Path) -> None
 
     error = refusal(node, state, tmp_path)
     assert "model." not in error.hint
-    told = r"all names and shapes fit with model\.\w+=\d+.*, and with other values of model\.\w+.*, so none is proposed"
-    assert re.fullmatch(told, error.message.splitlines()[-1])
+    expected = (
+        r"all names and shapes fit with model\.\w+=\d+.*, and with other values of model\.\w+.*, so none is proposed"
+    )
+    assert re.fullmatch(expected, error.message.splitlines()[-1])
 
 
 def test_a_search_for_sizes_that_is_cut_off_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,8 +170,10 @@ def test_a_constructor_that_fetches_is_tried_in_no_other_size(tmp_path: Path, as
     error = refusal({"_target_": f"{BUILDERS}Fetching"}, state, tmp_path)
 
     assert asked() == 1  # by the build that the user asked for
-    told = r"no other sizes of the model were tried: its constructor connects to something outside \(socket\.\w+\), "
-    assert re.fullmatch(told + "which a trial build may not do", error.message.splitlines()[-1])
+    expected = (
+        r"no other sizes of the model were tried: its constructor connects to something outside \(socket\.\w+\), "
+    )
+    assert re.fullmatch(expected + "which a trial build may not do", error.message.splitlines()[-1])
     assert "model." not in error.hint
 
 
@@ -192,7 +196,7 @@ def test_a_list_in_the_config_is_searched_like_any_argument(tmp_path: Path, bloc
 @pytest.mark.parametrize(
     "value", [float("inf"), float("nan"), -1, 10**30, 10**400, 1e308, "text", None, {"a": [1]}, [[1], [2]]]
 )
-def test_a_value_of_any_kind_is_no_bug(tmp_path: Path, value: Any) -> None:
+def test_a_value_of_any_kind_is_not_a_bug(tmp_path: Path, value: Any) -> None:
     state = filled(builders.Odd(width=5)).state_dict()
     error = refusal({"_target_": f"{BUILDERS}Odd", "width": 4, "odd": value}, state, tmp_path)
 
@@ -216,7 +220,7 @@ def pasted(node: dict[str, Any], path: Path, line: str) -> Any:
 
 @pytest.mark.parametrize(
     ("builder", "node", "other", "line"),
-    [  # a published builder, what the user gives it, and what the file's model has beside its seven classes
+    [  # a published builder, what the user gives it, and what the file's model has in addition to its seven classes
         ("timm.create_model", {"model_name": "resnet10t", "pretrained": False}, {}, "model.num_classes=7"),
         (
             "timm.create_model",
@@ -272,8 +276,8 @@ def test_a_number_that_a_switch_can_stand_in_for_is_not_called_sure(tmp_path: Pa
     node = {"_target_": "tests.modes.scaffold.nets.Switched"}
     error = refusal(node, filled(Switched(3, wide=True, other=True)).state_dict(), tmp_path)
 
-    told = r"all names and shapes fit with .*, and with other values of model\.width, so none is proposed"
-    assert re.fullmatch(told, error.message.splitlines()[-1])
+    expected = r"all names and shapes fit with .*, and with other values of model\.width, so none is proposed"
+    assert re.fullmatch(expected, error.message.splitlines()[-1])
     assert "model." not in error.hint
 
 

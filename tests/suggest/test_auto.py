@@ -38,8 +38,8 @@ def test_auto_on_the_command_line_is_recorded_as_the_overrides_that_it_stood_for
     assert part.applied == ["checkpoint.key=trainer.weights", """'rules={fit: {strip: "module.net."}}'"""]
     assert part.key == "trainer.weights"
     assert part.rules == [{"name": "fit", "hits": 6}]
-    told = "auto found: checkpoint.key=trainer.weights 'rules={fit: {strip: \"module.net.\"}}'"
-    assert told in [text for _, text, _ in lines(loaded.report)]
+    message = "auto found: checkpoint.key=trainer.weights 'rules={fit: {strip: \"module.net.\"}}'"
+    assert message in [text for _, text, _ in lines(loaded.report)]
 
 
 def test_a_run_can_be_frozen(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_what_is_not_called_so_is_none(name: str) -> None:
     assert is_average(name) == (name == "average_pool_weight_s")
 
 
-def test_what_was_asked_for_is_told_by_the_key_and_the_rules() -> None:
+def test_what_was_asked_for_is_recognised_by_the_key_and_the_rules() -> None:
     assert asked_for(None, {}) is None
     assert asked_for("auto", {}) is None
     assert asked_for("state_dict", {}) is False
@@ -218,9 +218,9 @@ def test_a_mistyped_key_of_the_weights_is_answered_with_the_weights(tmp_path: Pa
 
 
 def test_a_key_that_is_close_to_nothing_is_answered_with_both(tmp_path: Path) -> None:
-    told = offered({"state_dict": RAW, "state_dict_ema": AVERAGE}, tmp_path, "xyz")
+    hint = offered({"state_dict": RAW, "state_dict_ema": AVERAGE}, tmp_path, "xyz")
 
-    assert told.splitlines() == ["checkpoint.key=state_dict", "checkpoint.key=state_dict_ema"]
+    assert hint.splitlines() == ["checkpoint.key=state_dict", "checkpoint.key=state_dict_ema"]
 
 
 @pytest.mark.parametrize(
@@ -233,17 +233,17 @@ def test_a_key_that_is_close_to_nothing_is_answered_with_both(tmp_path: Path) ->
 def test_a_mistyped_prefix_of_an_average_is_not_answered_with_the_weights_alone(rules: Any, tmp_path: Path) -> None:
     file = {"state_dict": under("model.", RAW) | under("model_ema.", AVERAGE)}
 
-    told = offered(file, tmp_path, "state_dict", rules)
+    hint = offered(file, tmp_path, "state_dict", rules)
 
     ways = [f'rules={{fit: {{keep: "{name}.*"}}, fit2: {{strip: "{name}."}}}}' for name in ("model", "model_ema")]
-    assert told.splitlines() == [f"'{way}'" for way in ways]
+    assert hint.splitlines() == [f"'{way}'" for way in ways]
 
 
 @pytest.mark.parametrize("typed", ["ema.", "em.", "emma."])
 def test_an_average_next_to_weights_that_fit_as_they_are_is_offered_alone(typed: str, tmp_path: Path) -> None:
-    told = offered(RAW | under("ema.", AVERAGE), tmp_path, rules={"a": {"strip": typed}})
+    hint = offered(RAW | under("ema.", AVERAGE), tmp_path, rules={"a": {"strip": typed}})
 
-    assert told == """'rules={fit: {keep: "ema.*"}, fit2: {strip: "ema."}}'"""
+    assert hint == """'rules={fit: {keep: "ema.*"}, fit2: {strip: "ema."}}'"""
 
 
 def test_a_line_that_answers_a_typo_loads_the_average(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_a_wall_of_keys_is_a_few_lines() -> None:
     ]
 
 
-def test_shapes_stand_side_by_side_and_are_merged_only_where_they_are_equal() -> None:
+def test_shapes_are_side_by_side_and_are_merged_only_where_they_are_equal() -> None:
     clashes = [Mismatch(f"h.{n}.w", (4, 4), (4, 8 if n < 2 else 9)) for n in range(3)]
 
     assert diagnosis(refused(mismatched=clashes, loaded=["x"]), wants("x"), {}) == [
@@ -52,13 +52,13 @@ def test_long_and_hostile_keys_are_cut_and_harmless() -> None:
     assert len(line) < 160
 
 
-def test_transposed_weights_are_told() -> None:
+def test_transposed_weights_are_reported() -> None:
     plan = refused(mismatched=[Mismatch("a.w", (2, 3), (3, 2)), Mismatch("b.w", (2, 3), (3, 3))], loaded=["x"])
 
     assert notes(plan, wants("x"), {}) == ["transposed in the file, which no rule can undo: a.w"]
 
 
-def test_weight_norm_on_one_side_is_told() -> None:
+def test_weight_norm_on_one_side_is_reported() -> None:
     g, v = "conv.weight_g", "conv.weight_v"
     old, new = "out.weight", "out.parametrizations.weight.original0"
 
@@ -70,7 +70,7 @@ def test_weight_norm_on_one_side_is_told() -> None:
     ]
 
 
-def test_another_depth_is_told() -> None:
+def test_another_depth_is_reported() -> None:
     model = [f"blocks.{n}.w" for n in range(4)]
     plan = refused(missing=model[2:], loaded=model[:2])
 
@@ -79,7 +79,7 @@ def test_another_depth_is_told() -> None:
     ]
 
 
-def test_a_tensor_without_a_name_is_told_and_how_to_name_it() -> None:
+def test_a_tensor_without_a_name_is_reported_with_a_way_to_name_it() -> None:
     shape = (4,)
     keys = ["a.weight", "b.weight"]
     plan = refused(missing=keys, unexpected=[""], loaded=[])

@@ -76,7 +76,7 @@ def test_many_modules_are_not_excused_one_by_one() -> None:
     assert excused(plan(missing=[f"{letter}.w" for letter in "ghijklmno"])) is None
 
 
-def test_modules_beside_others_are_found() -> None:
+def test_modules_next_to_others_are_found() -> None:
     assert apart({"head.w": False}, ["body.w"]) == ["head.*"]
     assert apart({"heads.1.w": False}, ["heads.0.w"]) is None
     assert apart({}, []) == []

@@ -47,7 +47,7 @@ SHAPES = st.sampled_from([(1,), (2,), (2, 3), None])
 
 
 def expand(pattern: str, universe: list[str]) -> set[str]:
-    """The keys that a pattern stands for, by the notation alone."""
+    """The keys that a pattern means, by the notation alone."""
     pieces = [_alternatives(piece) for piece in re.split(r"(\{[^{}]*\})", pattern)]
     plain = {"".join(way) for way in itertools.product(*pieces)}
     return {key for key in universe for name in plain if key == name or _below(key, name)}

@@ -60,7 +60,7 @@ def test_a_nested_adapter_is_named_with_its_place(tmp_path: Path) -> None:
     assert "the file's 'adapter' is a LoRA adapter for 3 modules" in error.message
 
 
-def test_weights_that_stand_next_to_their_adapter_are_offered_without_it_and_said_to_be(tmp_path: Path) -> None:
+def test_weights_next_to_their_adapter_are_offered_without_it_and_said_to_be(tmp_path: Path) -> None:
     base = {f"{key.rpartition('.')[0]}.base_layer.{key.rpartition('.')[2]}": value for key, value in BASE.items()}
 
     for file in (base, BASE):
@@ -88,7 +88,7 @@ def test_weights_that_stand_next_to_their_adapter_are_offered_without_it_and_sai
         ("encoder.down.weight", None),
     ],
 )
-def test_adapters_are_told_by_names_that_only_they_have(name: str, kind: str | None) -> None:
+def test_adapters_are_recognised_by_names_that_only_they_have(name: str, kind: str | None) -> None:
     assert adapter_of([name]) == kind
 
 

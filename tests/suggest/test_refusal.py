@@ -49,7 +49,7 @@ def test_a_refusal_is_grouped_explained_and_carries_the_plan_and_the_line_to_typ
     assert error.exit_code == 4
 
 
-def test_shapes_stand_side_by_side_and_the_other_head_may_stay_out(tmp_path: Path) -> None:
+def test_shapes_are_side_by_side_and_the_other_head_may_stay_out(tmp_path: Path) -> None:
     other = pair().state_dict() | {"head.weight": torch.zeros(7, 4), "head.bias": torch.zeros(7)}
 
     error = refusal("Pair", other, tmp_path)
@@ -125,7 +125,7 @@ def test_auto_explains_as_much_as_the_plain_refusal(tmp_path: Path) -> None:
         assert set(plain[1:]) <= set(both)
 
 
-def test_another_depth_is_told_and_not_excused(tmp_path: Path) -> None:
+def test_another_depth_is_reported_and_not_excused(tmp_path: Path) -> None:
     node = {
         "_target_": "torch.nn.Sequential",
         "_args_": [{"_target_": "torch.nn.Linear", "in_features": 4, "out_features": 4}] * 3,
@@ -145,7 +145,7 @@ def test_another_depth_is_told_and_not_excused(tmp_path: Path) -> None:
     )
 
 
-def test_a_rule_that_nothing_needs_is_to_be_left_out(tmp_path: Path) -> None:
+def test_a_rule_that_nothing_needs_should_be_left_out(tmp_path: Path) -> None:
     error = refusal("Pair", state(pair()), tmp_path, rules={"ddp": {"strip": "module."}})
 
     assert error.message.endswith("\n6 of 6 keys would be loaded this way: without rules")
@@ -190,15 +190,15 @@ def test_what_belongs_to_no_part_is_excused_by_name(tmp_path: Path) -> None:
     assert error.hint == "'allow.missing=[head.*]'"
 
 
-def test_transposed_and_weight_normed_weights_are_told_without_a_line_to_type(tmp_path: Path) -> None:
+def test_transposed_and_weight_normed_weights_are_reported_without_a_line_to_type(tmp_path: Path) -> None:
     normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)).state_dict()
     file = state(pair().get_submodule("backbone"), "backbone.") | {
         f"head.{key}": value for key, value in normed.items()
     }
 
-    told = refusal("Pair", file, tmp_path).message
+    text = refusal("Pair", file, tmp_path).message
 
-    assert "\n  weight-normed in the file and plain in the model, which no rule can change: head" in told
+    assert "\n  weight-normed in the file and plain in the model, which no rule can change: head" in text
     turned = pair().state_dict() | {"head.weight": torch.zeros(4, 2)}
     assert (
         "\n  transposed in the file, which no rule can undo: head.weight" in refusal("Pair", turned, tmp_path).message
@@ -252,7 +252,7 @@ def test_more_modules_than_can_be_named_are_left_out_together(tmp_path: Path) ->
     assert carry_out(FIVE, tmp_path / "file.pt", allow={"unexpected": ["*"]}).report.keys.loaded == 10
 
 
-def test_a_few_keys_that_are_the_models_as_they_stand_are_enough(tmp_path: Path) -> None:
+def test_a_few_keys_that_are_the_models_as_they_are_are_enough(tmp_path: Path) -> None:
     node = {**FIVE, "modules": {"a": LINEAR}}
 
     error = refusal(node, five(), tmp_path)

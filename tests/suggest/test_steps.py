@@ -1,4 +1,4 @@
-"""What renames one head is found beside layers of any number, before what leaves it random."""
+"""What renames one head is found next to layers of any number, before what leaves it random."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_nothing_is_in_doubt_where_nothing_is_transposed() -> None:
     assert in_doubt(other, wanted) == ""
 
 
-def test_kernels_of_transposed_convolutions_are_told_from_their_channels() -> None:
+def test_kernels_of_transposed_convolutions_are_distinguished_from_their_channels() -> None:
     assert doubt({"up.1.weight": (8, 8, 3, 3), "fc.weight": (4, 4)}, {"up.0.weight": (16, 8, 3, 3)}) == "up.1.weight"
 
 
@@ -72,10 +72,10 @@ def test_shapes_are_transposed(model: tuple[int, ...], file: tuple[int, ...], cr
 def test_hostile_names_are_shown_as_text_and_many_are_cut() -> None:
     loaded = {f"{name}\x1b.{n}.weight": (n, n) for n, name in enumerate("abcdef", 4)}
     plan, wanted = planned(loaded, {"x.weight": (12, 4)})
-    told = transposed(plan, wanted)[1]
+    message = transposed(plan, wanted)[1]
 
-    assert "\x1b" not in told
-    assert told.endswith(", …")
+    assert "\x1b" not in message
+    assert message.endswith(", …")
 
 
 def conv1d() -> dict[str, torch.Tensor]:

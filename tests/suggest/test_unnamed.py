@@ -117,7 +117,7 @@ def test_an_architecture_that_the_file_names_is_offered_first(name: str, tmp_pat
 
 
 @pytest.mark.parametrize("target", ["os.system", "posix.system", "builtins.eval", "net", "$(touch x)", "a.b\x1b[31m"])
-def test_a_name_that_is_no_class_of_a_model_is_not_offered(target: str, tmp_path: Path) -> None:
+def test_a_name_that_is_not_a_class_of_a_model_is_not_offered(target: str, tmp_path: Path) -> None:
     path = save({"state_dict": FOREIGN, "config": {"_target_": target}, "arch": target}, tmp_path / "mine.pth")
 
     assert [line for line in refused(f"checkpoint.path={path}").hint.splitlines() if target != "net"] in (
@@ -175,7 +175,7 @@ def test_a_folder_whose_config_names_the_architecture_is_read(library: str, give
 @pytest.mark.parametrize(
     "text", ["{", "[1]", '{"architecture": "$(touch x)"}', '{"architectures": ["os.system"], "model_type": "x"}']
 )
-def test_a_config_that_says_nothing_usable_is_no_reason_to_fail(text: str, tmp_path: Path) -> None:
+def test_a_config_that_says_nothing_usable_does_not_fail(text: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file(FOREIGN, path)
     (tmp_path / "config.json").write_text(text)

@@ -189,7 +189,7 @@ def training_checkpoint(folder: Path) -> Path:
     return save(content, folder / "last.ckpt")
 
 
-def test_a_training_checkpoint_is_told_in_one_screen(tmp_path: Path) -> None:
+def test_a_training_checkpoint_is_reported_in_one_screen(tmp_path: Path) -> None:
     path = training_checkpoint(tmp_path)
     file, report = inspected(path)
     roles = [(row["key"], row["role"], row["rules"]) for row in file["candidates"]]
@@ -333,10 +333,10 @@ def test_a_key_restricts_to_what_is_below_it(tmp_path: Path) -> None:
     file, report = inspected(path, key="auto")
     assert file["key"] == "a.model"
     assert report.parts[""].applied == ["checkpoint.key=a.model"]
-    for key, told in (("c", "the nested key 'c' is not in"), ("b", "the nested key 'b' of")):
+    for key, message in (("c", "the nested key 'c' is not in"), ("b", "the nested key 'b' of")):
         with pytest.raises(FitError) as refusal:
             inspected(path, key=key)
-        assert told in refusal.value.message
+        assert message in refusal.value.message
         assert refusal.value.hint == "checkpoint.key=null   # all that is in the file"
 
 
@@ -345,8 +345,8 @@ def test_parts_are_inspected_each(tmp_path: Path) -> None:
     parts = {"enc": {"path": str(one), "key": "x"}, "head": {"path": str(other)}}
     report = loader.load({"mode": "inspect", "parts": parts}).report
     assert report.inspection is not None
-    told = [(file["part"], file["path"], file["key"]) for file in report.inspection["files"]]
-    assert told == [("enc", str(one), "x"), ("head", str(other), None)]
+    found = [(file["part"], file["path"], file["key"]) for file in report.inspection["files"]]
+    assert found == [("enc", str(one), "x"), ("head", str(other), None)]
     assert "→ head" in text(report)
 
 

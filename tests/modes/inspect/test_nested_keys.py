@@ -38,23 +38,23 @@ WRAPPED: list[tuple[str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("prefix", "rules"), WRAPPED, ids=[prefix or "none" for prefix, _ in WRAPPED])
-def test_wrappers_are_told_with_their_rules(prefix: str, rules: list[str]) -> None:
-    told = describe_names([prefix + name for name in NAMES], averaged=False, lightning=False)
-    assert told.rules == rules
-    assert {row["tensors"] for row in told.prefixes} <= {3}
-    assert [row["prefix"] for row in told.prefixes] != [] or not prefix
+def test_wrappers_are_reported_with_their_rules(prefix: str, rules: list[str]) -> None:
+    names = describe_names([prefix + name for name in NAMES], averaged=False, lightning=False)
+    assert names.rules == rules
+    assert {row["tensors"] for row in names.prefixes} <= {3}
+    assert [row["prefix"] for row in names.prefixes] != [] or not prefix
 
 
-def test_an_ordinary_prefix_is_told_and_no_rule_is_certain() -> None:
-    told = describe_names([f"net.{name}" for name in NAMES], averaged=False, lightning=False)
-    assert told.prefixes == [{"prefix": "net.", "tensors": 3, "rule": 'rules={fit: {strip: "net."}}'}]
+def test_an_ordinary_prefix_is_reported_and_no_rule_is_certain() -> None:
+    names = describe_names([f"net.{name}" for name in NAMES], averaged=False, lightning=False)
+    assert names.prefixes == [{"prefix": "net.", "tensors": 3, "rule": 'rules={fit: {strip: "net."}}'}]
 
 
-def test_a_list_of_modules_is_no_prefix() -> None:
+def test_a_list_of_modules_is_not_a_prefix() -> None:
     assert describe_names([f"layers.{n}.weight" for n in range(3)], averaged=False, lightning=False).prefixes == []
 
 
-def test_module_inside_names_is_no_wrapper() -> None:
+def test_module_inside_names_is_not_a_wrapper() -> None:
     assert describe_names(["enc.module.weight", "enc.module.bias"], averaged=False, lightning=False).rules == []
 
 

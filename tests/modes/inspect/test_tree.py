@@ -1,4 +1,4 @@
-"""The law of folding: every row stands in exactly one place, and folded rows look alike."""
+"""The law of folding: every row is in exactly one place, and folded rows look alike."""
 
 from __future__ import annotations
 

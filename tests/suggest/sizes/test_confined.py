@@ -136,5 +136,5 @@ def test_a_build_that_connected_counts_for_nothing_whatever_became_of_it(error: 
         apart(build, Confined())
 
 
-def test_what_ends_a_build_is_no_exception_that_a_constructor_catches() -> None:
+def test_what_ends_a_build_is_not_an_exception_that_a_constructor_catches() -> None:
     assert not issubclass(LeftError, Exception)

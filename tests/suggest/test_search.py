@@ -64,7 +64,7 @@ def test_a_prefix_is_added() -> None:
     assert found.reasons == ("the model has 'backbone.' at the start of its keys",)
 
 
-def test_a_module_renamed_throughout_is_told() -> None:
+def test_a_module_renamed_throughout_is_reported() -> None:
     file = {key.replace("encoder.", "trunk."): shape for key, shape in NET.items()}
     found = one(explain(problem(state(file))))
 
@@ -72,7 +72,7 @@ def test_a_module_renamed_throughout_is_told() -> None:
     assert found.reasons == ("'trunk.' in the file is 'encoder.' in the model",)
 
 
-def test_shifted_numbers_are_told_in_an_order_in_which_no_rule_meets_anothers_work() -> None:
+def test_shifted_numbers_are_reported_in_an_order_in_which_no_rule_meets_anothers_work() -> None:
     alike = {f"layers.{n}.{leaf}": shape for n in range(3) for leaf, shape in (("weight", (4, 4)), ("bias", (4,)))}
     up = {f"layers.{n + 1}.{leaf}": shape for n in range(3) for leaf, shape in (("weight", (4, 4)), ("bias", (4,)))}
 
@@ -92,7 +92,7 @@ def test_the_users_nested_key_decides_between_two_that_are_equally_good() -> Non
     assert one(explain(problem(root, key="raw"))).key == "raw"
 
 
-def test_one_tensor_under_two_names_is_no_second_explanation() -> None:
+def test_one_tensor_under_two_names_is_not_a_second_explanation() -> None:
     inner = state(prefixed("m."))
     root = Container("dict", "dict", {"model": inner, "copy": Container("dict", "dict", dict(inner.children))})
 
