@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ..formats.limits import LONGEST_NAME
 from ..formats.tree import Container, TensorEntry
 from ..text.wording import counted
-from .optimizers import MOMENTS, is_moment, optimizers, owner
+from .select import MOMENTS, is_moment, optimizers, owner
 
 Shape = tuple[int, ...]
 

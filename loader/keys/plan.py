@@ -1,7 +1,7 @@
 """What will be loaded where, before anything is touched.
 
-Guarantees: a pure function of what the model wants, what the files offer and what is allowed; it reads no tensor data
-and changes nothing. Every model key and every file key stands in the plan exactly once.
+Guarantees: a pure function of what the model wants, what the files offer and what is allowed; reads no tensor data and
+changes nothing. Every model key and every file key appears in the plan exactly once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Quantized weights: tensors that are a layer's weights only together with a scale next to them.
 
-Guarantees: pure functions of names, shapes and dtypes; a scheme is told by tensors that stand next to each other, never
-by one name. A model that keeps such tensors itself, under these names and in these dtypes, is never refused.
+Guarantees: pure functions of names, shapes and dtypes; a scheme is recognised by tensors next to each other, never by
+one name. A model that has such tensors itself, under these names and in these dtypes, is never refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WIDE = re.compile(r"b?float(16|32|64)|uint8|float8_e8m0fnu")
 _FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 _WEIGHT = re.compile(r"weight|kernel|^w\d?$", re.IGNORECASE)
 _INSIDE = re.compile(r"([.:](_data|qdata|int_data))+$")
-"""What stands behind the name of a weight that is an object of several tensors."""
+"""The suffix of a weight that is an object of several tensors."""
 _SCALE = re.compile(r"scale|absmax|zero_?point|^SCB$", re.IGNORECASE)
 _OF_ACTIVATIONS = re.compile(r"input|output|act|in_|out_|logit|softmax|attn", re.IGNORECASE)
 _MOST_LAYERS = 3
@@ -38,13 +38,13 @@ class _Mark:
 
     scheme: str
     weight: str
-    """The last segment of the stored weight; its end where this begins with a sign; ``""`` is any name."""
+    """The last segment of the stored weight, or its ending if this starts with a sign; ``""`` is any name."""
     beside: tuple[str, ...]
-    """What stands in its place, all of it, for the same layer."""
+    """The tensors next to it for the same layer; all of them are required."""
     dtype: re.Pattern[str]
 
     def companions(self, key: str, entry: TensorEntry) -> tuple[str, ...] | None:
-        """What would have to stand next to a tensor if it were one of these; None where it is not."""
+        """Returns the keys required next to a tensor of this scheme; None if the tensor is not of it."""
         if not key.endswith(self.weight) or not self.dtype.match(entry.dtype):
             return None
         stem = key.removesuffix(self.weight) if self.weight else key
@@ -85,7 +85,7 @@ _MARKS = (
     _Mark("torchao", ".qdata", (".scale",), _CODES),
     _Mark("torchao", ".int_data", (".scale",), _CODES),
 )
-"""In this order: the first that holds names the scheme."""
+"""The first one that matches names the scheme."""
 _OF_ITS_NAME = ("_scale_inv", "_scale", "_scales", ".scale", "._scale", ".scales", ".absmax", "_absmax", ":scale")
 _OF_ITS_MODULE = (
     "scale", "scales", "scale_inv", "scale_weight", "weight_scale", "weight_scale_inv", "weight_scales", "SCB",
@@ -111,16 +111,16 @@ class Quantized:
     scheme: str
     key: str
     beside: tuple[str, ...]
-    """What it cannot be read without."""
+    """The keys that it cannot be read without."""
 
     @property
     def layer(self) -> str:
-        """The module that it belongs to."""
+        """Its module."""
         return _INSIDE.sub("", self.key).rpartition(".")[0] or "the model itself"
 
 
 def quantized(entries: Mapping[str, Node]) -> list[Quantized]:
-    """Finds the quantized weights among entries that stand together; a scale may be a plain number."""
+    """Finds the quantized weights among the entries of one container; a scale may be a plain number."""
     if not may_be_quantized(entries):
         return []
     ends = {key.rpartition(".")[2] for key in entries}
@@ -132,7 +132,7 @@ def quantized(entries: Mapping[str, Node]) -> list[Quantized]:
 
 
 def has_plain_weight(one: Quantized, entries: Mapping[str, Node]) -> bool:
-    """Whether the layer's weight stands next to what looks quantized, as floats."""
+    """Whether the layer also has a weight of floats next to what looks quantized."""
     weight = entries.get(f"{one.key.rpartition('.')[0]}.weight".removeprefix("."))
     return isinstance(weight, TensorEntry) and weight.dtype in _FLOATS and len(weight.shape) > 1
 
@@ -142,7 +142,7 @@ def _last(name: str) -> str:
 
 
 def may_be_quantized(entries: Mapping[str, Node]) -> bool:
-    """Whether any entry has a dtype that quantized weights need; a look that costs next to nothing."""
+    """Whether any entry has a dtype of quantized weights; cheap."""
     dtypes = {entry.dtype for entry in entries.values() if isinstance(entry, TensorEntry)}
     return any(_NARROW.match(dtype) or _WHOLE.fullmatch(dtype) for dtype in dtypes)
 
@@ -150,13 +150,13 @@ def may_be_quantized(entries: Mapping[str, Node]) -> bool:
 def refuse_quantized(
     where: str, root: Container, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
 ) -> None:
-    """Refuses quantized weights that a model would take for plain ones, or leave out.
+    """Refuses quantized weights that a model would take for plain ones, or would leave out.
 
     Args:
         where: The file, for the message.
-        root: The whole file, as scales may stand anywhere in it.
-        entries: What stands under the selected key, by its names in the file.
-        names: Name in the file → full model key, of those that the rules did not drop.
+        root: The whole file: scales may be anywhere in it.
+        entries: The entries under the selected key, by their names in the file.
+        names: Name in the file → full model key, except for dropped ones.
         wanted: The model's keys.
 
     Raises:
@@ -170,7 +170,7 @@ def refuse_quantized(
     if found:
         scale = f" (as {safe_text(found[0].beside[0])})" if found[0].beside else ""
         raise FitError(
-            f"{where} is quantized: {told(found)}. Without their scales{scale} these weights would be wrong, and no "
+            f"{where} is quantized: {summary(found)}. Without their scales{scale} these weights would be wrong, and no "
             "allowance makes them right; the model expects plain weights",
             Fix(note="no nested key or rule makes them plain"),
             *to_plain(found),
@@ -180,7 +180,7 @@ def refuse_quantized(
 def by_what_is_left(
     root: Container, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
 ) -> list[Quantized]:
-    """The weights whose scales have names of their own, or stand elsewhere in the file."""
+    """Finds the weights whose scales have unknown names, or are elsewhere in the file."""
     weights = narrow(entries, names, wanted) if may_be_quantized(entries) else []
     if not weights:
         return []
@@ -189,8 +189,8 @@ def by_what_is_left(
     return [Quantized(_scheme_of(entry), key, (place,)) for key, entry, place in scaled if place is not None]
 
 
-def told(found: list[Quantized]) -> str:
-    """``bitsandbytes int8 in 2 layers (fc1, fc2)``."""
+def summary(found: list[Quantized]) -> str:
+    """Writes ``bitsandbytes int8 in 2 layers (fc1, fc2)``."""
     schemes: dict[str, list[Quantized]] = {}
     for one in found:
         schemes.setdefault(one.scheme, []).append(one)
@@ -198,7 +198,7 @@ def told(found: list[Quantized]) -> str:
 
 
 def to_plain(found: list[Quantized]) -> tuple[Fix, ...]:
-    """What to give instead, and how to get it."""
+    """Returns what to load instead, and how to get it."""
     way = _TO_PLAIN.get(re.split(r"[ (]", found[0].scheme)[0], _BY_ITS_LIBRARY)
     return Fix("checkpoint.path=…", "a file with plain weights"), Fix(note=way)
 
@@ -209,7 +209,7 @@ def _scheme(scheme: str, ones: list[Quantized]) -> str:
 
 
 def _marked(key: str, entry: TensorEntry, entries: Mapping[str, Node], marks: Sequence[_Mark]) -> Quantized | None:
-    """A weight that a scheme is known by."""
+    """Recognises a weight by the marks of a scheme."""
     for mark in marks:
         beside = mark.companions(key, entry)
         if beside is not None and all(isinstance(entries.get(name), TensorEntry) for name in beside):
@@ -219,7 +219,7 @@ def _marked(key: str, entry: TensorEntry, entries: Mapping[str, Node], marks: Se
 
 
 def _scaled(key: str, entry: TensorEntry, entries: Mapping[str, Node], scales: Sequence[str]) -> Quantized | None:
-    """Any other weight in a narrow dtype with a scale next to it."""
+    """Recognises any other weight in a narrow dtype by a scale next to it."""
     if not _NARROW.match(entry.dtype) or _SCALE.search(key.rpartition(".")[2]):
         return None
     for name in _scales(key, entry, scales):
@@ -241,12 +241,12 @@ def _is_number(entry: Node | None) -> bool:
 
 
 def _packs_rows(weight: TensorEntry, scales: Node) -> bool:
-    """Whether what is packed is the rows, as GPTQ does; AWQ packs columns."""
+    """Whether rows are packed, as by GPTQ; AWQ packs columns."""
     return isinstance(scales, TensorEntry) and weight.shape[-1:] == scales.shape[-1:]
 
 
 def _scales(key: str, entry: TensorEntry, scales: Sequence[str]) -> Iterator[str]:
-    """The names that a scale of a tensor may have: of its own, and of its module where it is the weight there."""
+    """Yields the names that a tensor's scale may have: its own, and its module's if it is the weight there."""
     yield from (key + end for end in _OF_ITS_NAME)
     at = key.rpartition(".")[2]
     weight = _WEIGHT.search(at) and len(entry.shape) > 1
@@ -257,7 +257,7 @@ def _scales(key: str, entry: TensorEntry, scales: Sequence[str]) -> Iterator[str
 def _is_the_models(
     one: Quantized, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
 ) -> bool:
-    """Whether the model has the weight and what belongs to it, in these dtypes."""
+    """Whether the model has the weight and its companions, in these dtypes."""
     for key in (one.key, *one.beside):
         want, entry = wanted.get(names.get(key, "")), entries[key]
         if want is None or not isinstance(entry, TensorEntry) or not _same(want.dtype, entry.dtype):
@@ -270,7 +270,7 @@ def _same(model: str, file: str) -> bool:
 
 
 def _plainly_filled(entries: Mapping[str, Node], names: Mapping[str, str]) -> set[str]:
-    """The names under which the file has a tensor of floats."""
+    """Returns the model keys for which the file has a tensor of floats."""
     tensors = ((key, entry) for key, entry in entries.items() if isinstance(entry, TensorEntry) and key in names)
     return {names[key] for key, entry in tensors if entry.dtype in _FLOATS}
 
@@ -278,7 +278,7 @@ def _plainly_filled(entries: Mapping[str, Node], names: Mapping[str, str]) -> se
 def _is_for(one: Quantized, names: Mapping[str, str], wanted: Mapping[str, Wanted], plain: set[str]) -> bool:
     """Whether floats of the model would be filled from a weight, or lack their values because of it.
 
-    Rules may have dropped it, and what stands next to the real weight (a mask, codes) takes nothing from the model.
+    Rules may have dropped it; and a mask or codes next to the real weight take nothing from the model.
     """
     name = names.get(one.key)
     if name is None:

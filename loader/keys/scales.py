@@ -1,7 +1,7 @@
-"""Scales under names that no scheme has: told by the narrow weights that they belong to, wherever in a file they stand.
+"""Scales under unknown names: recognised by the narrow weights that they belong to, wherever they are in a file.
 
-Guarantees: pure functions of names, shapes and dtypes. What the model takes for itself is no scale, nor is anything as
-large as the weight, in a shape that goes with none of its dimensions, or not of floats.
+Guarantees: pure functions of names, shapes and dtypes. A tensor that the model takes is not a scale, nor is anything as
+large as the weight, of a shape that matches none of its dimensions, or not of floats.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ _SCALE = re.compile(r"scales?(?![a-z])|absmax|zero_?point", re.IGNORECASE)
 _OF_OTHERS = re.compile(
     r"loss|grad|logit|softmax|attn|input|output|act|in_|out_|bias|running_|lora_|ia3", re.IGNORECASE
 )
-"""What has small tensors next to a weight without scaling it."""
+"""Names of small tensors next to a weight that do not scale it."""
 _SIGNS = "_.:"
 _MOST_SEGMENTS = 8
 
 
 @dataclass(slots=True)
 class Small:
-    """What may be scales: the floats that the model does not take, by every name that they may be meant for."""
+    """Possible scales: the floats that the model does not take, by every name that they may refer to."""
 
     named: dict[str, list[tuple[str, Node]]] = field(default_factory=dict)
-    """Key of a weight, or of its module → place in the file, entry."""
+    """Key of a weight or of its module → place in the file, entry."""
     whole: list[tuple[str, Node]] = field(default_factory=list)
-    """What stands outside the weights and is called a scale, for whichever of them."""
+    """Entries outside the weights with a scale's name; they may belong to any weight."""
 
 
 def narrow(
     entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
 ) -> list[tuple[str, TensorEntry]]:
-    """The weights in a dtype of quantized ones that the model would take for floats, by their names in the file."""
+    """Returns the weights in a quantized dtype for which the model expects floats, by their names in the file."""
     return [
         (key, entry)
         for key, entry in entries.items()
@@ -50,12 +50,12 @@ def narrow(
 
 
 def small(root: Container, entries: Mapping[str, Node], taken: Iterable[str]) -> Small:
-    """Finds what may be scales.
+    """Collects the possible scales.
 
     Args:
         root: The whole file.
-        entries: What stands under the selected key.
-        taken: The names there of what the model takes.
+        entries: The entries under the selected key.
+        taken: The names there that the model takes.
     """
     found, used = Small(), set(taken)
     for count, (place, name, entry) in enumerate(_floats(root, entries)):
@@ -74,7 +74,7 @@ def small(root: Container, entries: Mapping[str, Node], taken: Iterable[str]) ->
 
 
 def scale_of(key: str, weight: TensorEntry, found: Small) -> str | None:
-    """Where the scale of a weight stands in the file; None where there is none."""
+    """Returns the place of a weight's scale in the file; None if it has none."""
     of_its_name = found.named.get(key, ())
     of_its_module = (
         (place, entry)
@@ -86,7 +86,7 @@ def scale_of(key: str, weight: TensorEntry, found: Small) -> str | None:
 
 
 def _floats(root: Container, entries: Mapping[str, Node]) -> Iterator[tuple[str | None, str, Node]]:
-    """Every float of a file: the place outside the selected key (None under it), its name there, and it."""
+    """Yields every float of a file: its container outside the selected key (None under it), its name, and the entry."""
     yield from ((None, name, entry) for name, entry in entries.items() if _is_float(entry))
     for place, container in root.walk():
         if container.children is not entries:
@@ -94,10 +94,10 @@ def _floats(root: Container, entries: Mapping[str, Node]) -> Iterator[tuple[str 
 
 
 def _meant(name: str, *, beside: bool) -> Iterator[str]:
-    """The weights and modules that a name may speak of: `scales.fc.weight`, `fc.weight_s` and `fc.s` of `fc.weight`."""
+    """Yields what a name may refer to: `scales.fc.weight`, `fc.weight_s` and `fc.s` refer to `fc.weight`."""
     path = name.split(".")[-_MOST_SEGMENTS:]
     if beside and len(path) == 1:
-        yield ""  # the module of what has no dots is the model itself
+        yield ""  # a name without dots belongs to the model itself
     for at in range(len(path)):
         if at and not any(map(_is_called_so, path[:at])):
             continue
@@ -118,7 +118,7 @@ def _is_float(entry: Node) -> bool:
 
 
 def _may_scale(entry: Node, weight: TensorEntry) -> bool:
-    """Whether one number, or a row, a column or blocks of numbers, goes with a weight."""
+    """Whether a number, or a row, column or blocks of numbers, can scale a weight."""
     if not isinstance(entry, TensorEntry) or entry.numel == 1:
         return True
     kept = [size for size in entry.shape if size != 1]

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from ..errors import LoaderError
 from ..formats.tree import Container
 from ..keys.candidates import Shape
-from ..keys.optimizers import is_moment
 from ..keys.plan import fits
 from ..keys.rules import rewrite
+from ..keys.select import is_moment
 from ..schema import Rule
 from .names import Path, is_number, segments, template
 

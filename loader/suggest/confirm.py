@@ -13,11 +13,10 @@ from functools import cached_property
 from ..errors import LoaderError
 from ..formats.tree import Container, TensorEntry
 from ..keys.candidates import LIGHTNING, Shape
-from ..keys.optimizers import is_moment
 from ..keys.plan import Plan
 from ..keys.rules.key import Keep, Rename, Strip
 from ..keys.rules.ready import ready_made, under_ready_names
-from ..keys.select import find
+from ..keys.select import find, is_moment
 from ..keys.written import (
     globs_override,
     key_override,

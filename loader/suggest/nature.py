@@ -17,9 +17,9 @@ from ..formats.limits import LONGEST_NAME
 from ..formats.pickle.globals import needed_globals
 from ..formats.tree import Container, TensorEntry
 from ..keys.candidates import Candidate, Shape, is_average, is_script
-from ..keys.optimizers import MOMENTS, is_moment, without_optimizers
 from ..keys.plan import Plan, Wanted
-from ..keys.quantized import Quantized, by_what_is_left, has_plain_weight, quantized, to_plain, told
+from ..keys.quantized import Quantized, by_what_is_left, has_plain_weight, quantized, summary, to_plain
+from ..keys.select import MOMENTS, is_moment, without_optimizers
 from ..text.lines import NO_FIX, Fix, override, typed
 from ..text.wording import counted, listing, safe_text
 from ..trust.dangerous import may_be_suggested
@@ -66,7 +66,7 @@ def scaled_elsewhere(
     """Describes quantized tensors under a nested key that take the whole file and the model to recognise."""
     names = {name: full(name) for name in container.children}
     found = by_what_is_left(root, container.children, names, wanted)
-    return Nature(f"{_place(key)} quantized: {told(found)}", to_plain(found)) if found else None
+    return Nature(f"{_place(key)} quantized: {summary(found)}", to_plain(found)) if found else None
 
 
 def _place(key: str | None) -> str:
@@ -77,7 +77,7 @@ def described(container: Container) -> Nature | None:
     """Describes the same without the place: ``quantized: …``, ``a LoRA adapter for …``."""
     entries = container.children
     found = [one for one in quantized(entries) if not has_plain_weight(one, entries)] or list(_by_torch(container))
-    return Nature(f"quantized: {told(found)}", to_plain(found)) if found else _adapter(container.tensors())
+    return Nature(f"quantized: {summary(found)}", to_plain(found)) if found else _adapter(container.tensors())
 
 
 def _by_torch(container: Container) -> Iterator[Quantized]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from loader.formats.tree import Container, TensorEntry
-from loader.keys.optimizers import is_moment, optimizers, without_optimizers
+from loader.keys.select import is_moment, optimizers, without_optimizers
 
 WEIGHT = TensorEntry("float32", (2, 2))
 
