@@ -37,7 +37,7 @@ def wrapped(tmp_path: Path) -> Path:
         (["seed=1", None], f"{TAKES}, each a text; there is None among them", "loader.load(['device=cpu'])"),
     ],
 )
-def test_load_says_what_it_takes(config: Any, message: str, hint: str) -> None:
+def test_load_reports_the_config_that_it_uses(config: Any, message: str, hint: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         load(config)
     assert (refusal.value.message, refusal.value.hint) == (message, hint)

@@ -175,14 +175,14 @@ def test_a_path_is_completed_folder_by_folder(tmp_path: Path) -> None:
     assert candidates(["convert.path=nowhere/x"]) == []
 
 
-def test_rules_of_a_folder_of_ones_own_are_offered(tmp_path: Path) -> None:
+def test_rules_of_a_users_folder_are_offered(tmp_path: Path) -> None:
     (tmp_path / "mine/rules").mkdir(parents=True)
     (tmp_path / "mine/rules/ours.yaml").touch()
 
     assert candidates(["--config-dir", "mine", "rules=[o"]) == ["rules=[ours]", "rules=[ours,"]
 
 
-def test_hydra_is_handed_what_it_can_read() -> None:
+def test_hydra_gets_words_that_it_can_read() -> None:
     words = ["model=linear", "verify.input={shape:", "--config-dir", "mine", "--json", "checkpoint.path=a=b.pt", "mod"]
 
     assert line_for_hydra(words) == "--config-dir mine model=linear mod"

@@ -76,7 +76,7 @@ def test_modules_of_the_current_folder_are_found(folder: Path, command: list[str
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_refused_is_not_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_config_is_not_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "other.pth").touch()
     assert run_command(["--cfg", "job", "checkpoint.path=glob(*.pth)"]) == 2
     out, err = capsys.readouterr()
@@ -84,7 +84,7 @@ def test_what_is_refused_is_not_shown(folder: Path, capsys: pytest.CaptureFixtur
     assert "matches 2 files (other.pth, own.pth); a single run takes one" in err
 
 
-def test_a_run_in_a_folder_of_its_own_finds_the_files_that_were_typed(folder: Path) -> None:
+def test_a_run_that_changes_its_folder_finds_the_typed_files(folder: Path) -> None:
     overrides = [
         "model._target_=own_models.Net",
         "checkpoint.path=own.pth",

@@ -104,7 +104,7 @@ def test_any_names_have_one_order(data: st.DataObject, names: list[str]) -> None
         ([], [], [], False),
     ],
 )
-def test_flags_and_overrides_are_told_apart(
+def test_flags_and_overrides_are_separated(
     arguments: list[str], flags: list[str], typed: list[str], sweep: bool
 ) -> None:
     parsed = parse_arguments(arguments)
@@ -123,5 +123,5 @@ def test_json_of_a_sweep_is_refused(sweep: str) -> None:
         parse_arguments([sweep, "device=cpu,meta", "--json"])
     assert refusal.value.message == "--json prints the report of one run, and a sweep has several"
     assert refusal.value.hint == (
-        "the same line without --json   # summary.json in the sweep's folder names the report.json of each job"
+        "the same line without --json: summary.json in the sweep's folder names the report.json of each job"
     )

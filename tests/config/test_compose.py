@@ -26,7 +26,7 @@ from tests.command import run_loader
 WRAPPER = {"regex": r"^((?:_orig_mod\.)*)module\.", "to": r"\1"}
 
 
-def test_the_defaults_are_plain_data_and_what_the_parser_has() -> None:
+def test_the_defaults_are_plain_data_and_equal_the_parsers() -> None:
     config = compose()
     assert "hydra" not in config
     assert "experiment" not in config
@@ -38,7 +38,7 @@ def test_the_defaults_are_plain_data_and_what_the_parser_has() -> None:
     assert job == standard
 
 
-def test_every_key_stands_in_the_config() -> None:
+def test_every_key_is_in_the_config() -> None:
     def keys(node: Any, prefix: str = "") -> set[str]:
         if not isinstance(node, dict) or not node:
             return set()
@@ -58,7 +58,7 @@ def test_both_spellings_of_an_experiment(experiment: str, spelling: str) -> None
 
 
 @pytest.mark.parametrize("experiment", ["null", "two_models", "ddp"])
-def test_literals_replace_what_an_experiment_had_set(experiment: str) -> None:
+def test_literals_replace_the_values_of_an_experiment(experiment: str) -> None:
     chosen = [] if experiment == "null" else [f"experiment={experiment}"]
     config = compose(
         [
@@ -98,7 +98,7 @@ def test_a_list_replaces_a_mapping() -> None:
     assert config["verify"]["input"] == [{"shape": [1, 3]}, {"shape": [1]}]
 
 
-def test_a_model_of_ones_own_inherits_nothing() -> None:
+def test_a_users_model_inherits_nothing() -> None:
     config = compose(["model._target_=my_pkg.Net", "+model.width=3", "checkpoint.path=my.pth"])
     assert config["model"] == {"_target_": "my_pkg.Net", "width": 3}
     assert config["checkpoint"] == {**compose()["checkpoint"], "path": "my.pth"}
@@ -245,7 +245,7 @@ def test_two_threads_do_not_disturb_each_other() -> None:
     }
 
 
-def test_a_hydra_that_runs_is_put_aside_and_given_back_whole() -> None:
+def test_a_running_hydra_is_set_aside_and_restored() -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         running, base = GlobalHydra.instance(), VersionBase.instance()
         kept: Any = OmegaConf.create({"hydra": {"mode": "RUN"}})
@@ -276,7 +276,7 @@ class Net(nn.Linear):
 """
 
 
-def test_a_constructor_may_compose_a_config_of_its_own(tmp_path: Path) -> None:
+def test_a_constructor_may_compose_its_own_config(tmp_path: Path) -> None:
     (tmp_path / "zz_composes.py").write_text(COMPOSES)
     (tmp_path / "zz_configs").mkdir()
     (tmp_path / "zz_configs" / "net.yaml").write_text("width: 2\n")
@@ -313,7 +313,7 @@ def test_paths_of_a_config_lead_from_the_folder_they_were_typed_in() -> None:
     }
 
 
-def test_what_is_no_relative_path_stays() -> None:
+def test_values_that_are_not_relative_paths_are_unchanged() -> None:
     for path in ("/a.pth", "~/a.pth", "https://h/a.pth", "https:/h/a.pth", "pkg://p/a.pth", "", "???"):
         assert anchored({"checkpoint": {"path": path}}, "/typed") == {"checkpoint": {"path": path}}
     assert anchored({"verify": {"golden": "auto"}}, "/typed") == {"verify": {"golden": "auto"}}

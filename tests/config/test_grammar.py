@@ -75,7 +75,7 @@ def test_a_value_is_cut_where_a_sweep_separates(value: str, elements: list[str])
 
 
 @pytest.mark.parametrize("value", ["a=b", "(1)", "a, 'b", "{a: b=c}"])
-def test_what_the_grammar_refuses_is_told_apart(value: str) -> None:
+def test_values_that_the_grammar_refuses_are_recognised(value: str) -> None:
     assert parse_value(value) is Refused
 
 
@@ -144,7 +144,7 @@ def test_only_keys_get_another_name() -> None:
         ("{1: a, false: b, 0.5: c}", {1: "a", False: "b", 0.5: "c"}),
     ],
 )
-def test_a_list_or_mapping_means_what_it_says(typed: str, meant: object) -> None:
+def test_lists_and_mappings_keep_their_meaning(typed: str, meant: object) -> None:
     assert through_hydra(literal(typed)) == meant
 
 
@@ -156,7 +156,7 @@ def test_interpolations_stay() -> None:
 @pytest.mark.parametrize(
     "value", ["{a: 1}", "[1,2]", "{a: b=c", '{"a": "b}', "{'a' 1}", "{'a': }", "{'a': 1,}", "{'a': 'b'c}"]
 )
-def test_what_hydra_takes_and_what_is_malformed_is_left_alone(value: str) -> None:
+def test_values_that_hydra_reads_and_malformed_ones_are_unchanged(value: str) -> None:
     assert literal(value) == value
 
 
@@ -183,7 +183,7 @@ def test_json_means_itself(data: dict[str, Any]) -> None:
         assert through_hydra(literal(typed)) == data
 
 
-def test_the_config_holds_what_was_typed() -> None:
+def test_the_config_has_the_typed_values() -> None:
     config = compose(['model={"_target_": my.Net, "eps": 1e-6, "sizes": {"cuda:0": on, "": 010}}'])
 
     assert config["model"] == {"_target_": "my.Net", "eps": 1e-6, "sizes": {"cuda:0": "on", "": "010"}}

@@ -106,7 +106,7 @@ def test_a_function_and_a_lookup_have_to_be_named_exactly() -> None:
 
 
 @pytest.mark.parametrize("trusted", [None, TRUSTED, ["*"]])
-def test_what_does_harm_is_refused_in_any_case(trusted: Any) -> None:
+def test_dangerous_names_are_always_refused(trusted: Any) -> None:
     error = refusal(trusted, {"_target_": "os.system", "command": "false"})
     assert error.message == (
         "hydra.callbacks.mine._target_: os.system is refused: it belongs to Python's own 'os', which contains no models"
@@ -119,7 +119,7 @@ def test_the_shipped_config_passes() -> None:
     Callbacks(config([], callbacks=shipped.hydra.callbacks))
 
 
-def test_a_plugin_is_judged_with_what_it_is_given() -> None:
+def test_a_plugin_is_judged_with_its_arguments() -> None:
     node = config([], sweeper={"_target_": "hydra_plugins.mine.Sweeper", "sampler": {"_target_": MARKS}}).hydra.sweeper
     with pytest.raises(ConfigError) as caught:
         Plugins.instance()._instantiate(node)
@@ -138,7 +138,7 @@ def test_a_plugin_is_judged_with_what_it_is_given() -> None:
         ({"class": "logging.handlers.QueueHandler", "queue": HANDLER}, "queue"),
     ],
 )
-def test_what_a_log_is_made_of_is_judged(handler: dict[str, str], key: str) -> None:
+def test_the_classes_of_a_log_are_judged(handler: dict[str, str], key: str) -> None:
     node = config(TRUSTED, job_logging={"version": 1, "handlers": {"mine": handler}, "root": {"handlers": ["mine"]}})
     with pytest.raises(ConfigError) as caught:
         hydra.core.utils.configure_log(node.hydra.job_logging)
@@ -253,7 +253,7 @@ FILE, FORMATTER = "logging.FileHandler", "hydra_loader.text.redaction.RedactingF
         (with_node("handlers", "file", filename="${elsewhere.x.filename}"), "handlers.file", FILE),
     ],
 )
-def test_a_log_with_settings_of_its_own_is_refused(log: dict[str, Any], place: str, name: str) -> None:
+def test_a_log_with_its_own_settings_is_refused(log: dict[str, Any], place: str, name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check(log)
     assert caught.value.message == (
@@ -264,7 +264,7 @@ def test_a_log_with_settings_of_its_own_is_refused(log: dict[str, Any], place: s
     check(log, ["torch.nn.*", name])
 
 
-def test_a_handler_of_ones_own_is_named_exactly() -> None:
+def test_a_users_handler_must_be_named_exactly() -> None:
     log = with_node("handlers", "mine", **{"class": HANDLER})
     with pytest.raises(ConfigError) as caught:
         check(log, ["tests.*"])
@@ -325,7 +325,7 @@ def test_a_config_of_anothers_that_names_a_searchpath_runs_nothing(package: Path
     assert not (package / "marker").exists()
 
 
-def test_a_package_that_is_not_there_is_told_by_hydra() -> None:
+def test_hydra_warns_of_an_absent_package() -> None:
     with pytest.warns(UserWarning, match=r"path=zz_nowhere\.conf is not available"):
         compose(["hydra.searchpath=[pkg://zz_nowhere.conf]"])
 

@@ -55,7 +55,7 @@ def test_a_users_primary_config_is_laid_over_the_shipped_one(mine: Path) -> None
     assert config["model"]["_target_"] == "loader.examples.SimpleNet"
 
 
-def test_what_a_users_defaults_list_chooses_counts(mine: Path) -> None:
+def test_the_choices_of_a_users_defaults_list_win(mine: Path) -> None:
     write(mine / "model" / "net.yaml", LINEAR.replace("3", "${data.width}"))
     write(mine / "data" / "small.yaml", "width: 4\n")
     write(mine / "data" / "large.yaml", "width: 40\n")
@@ -71,7 +71,7 @@ def test_what_a_users_defaults_list_chooses_counts(mine: Path) -> None:
 
 
 @pytest.mark.parametrize("defaults", ["", "defaults:\n  - config\n  - _self_\n"])
-def test_an_option_that_is_typed_counts_in_place_of_what_a_primary_config_says(mine: Path, defaults: str) -> None:
+def test_a_typed_option_overrides_a_primary_config(mine: Path, defaults: str) -> None:
     write(mine / "model" / "linear.yaml", LINEAR)
     write(
         mine / "config.yaml" if not defaults else mine / "train.yaml",
@@ -122,7 +122,7 @@ def test_a_key_that_was_added_to_a_users_own_is_not_refused(mine: Path) -> None:
     assert "data" not in compose(["+data=small"])
 
 
-def test_a_key_that_is_close_to_one_of_the_loaders_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_key_that_resembles_one_of_the_loaders_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert plain(OmegaConf.create({"seed": 1, "chekpoint": {"path": "a"}, "other": 1})) == {"seed": 1}
     assert caplog.messages == [
         "the config has a key 'chekpoint', which the loader does not know (did you mean 'checkpoint'?)"
@@ -146,25 +146,25 @@ def test_a_key_of_a_file_that_is_close_to_one_of_the_loaders_is_said_on_the_term
         write(file, "# @package _global_\ndtpye: float16\nmode: plan\ntrainer: {lr: 1}\n")
 
     assert run_command(["--config-dir", "conf", *typed]) == 0
-    told = "note   the config has a key 'dtpye', which the loader does not know (did you mean 'dtype'?)\n"
-    assert capsys.readouterr().err == told
+    expected = "note   the config has a key 'dtpye', which the loader does not know (did you mean 'dtype'?)\n"
+    assert capsys.readouterr().err == expected
 
 
-def test_an_option_that_no_defaults_list_chooses_is_told_with_the_config_that_does(mine: Path) -> None:
+def test_an_option_that_no_defaults_list_chooses_is_refused_with_the_config_that_does(mine: Path) -> None:
     write(mine / "experiment" / "example.yaml", "# @package _global_\ndefaults:\n  - override /data: small\n")
-    told = "'experiment/example' overrides 'data', which no earlier defaults list chooses"
+    expected = "'experiment/example' overrides 'data', which no earlier defaults list chooses"
 
     with pytest.raises(ConfigError) as refusal:
         compose(["experiment=example"])
     assert (refusal.value.message, refusal.value.hint) == (
-        told,
+        expected,
         "--config-name NAME   # a config of yours whose defaults list has '- data: OPTION'",
     )
     write(mine / "train.yaml", "defaults:\n  - data: small\n")
     write(mine / "broken.yaml", "{")
     with pytest.raises(ConfigError) as refusal:
         compose(["experiment=example"])
-    assert (refusal.value.message, refusal.value.hint) == (told, "--config-name train")
+    assert (refusal.value.message, refusal.value.hint) == (expected, "--config-name train")
     assert primaries("nothing") == []
 
 
@@ -174,7 +174,7 @@ def test_a_variable_that_names_no_folder_is_refused(monkeypatch: pytest.MonkeyPa
         compose()
 
 
-def test_what_is_used_in_place_of_a_shipped_config_is_told(tmp_path: Path) -> None:
+def test_a_config_used_instead_of_a_shipped_one_is_reported(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     for name in ("config.yaml", "model/linear.yaml", "model/own.yaml"):
         write(tmp_path / name, "{}")
@@ -309,7 +309,7 @@ def composed(file: Path, rules: str, *typed: str) -> object:
     ("rules", "expected"),
     [("[ddp]", DDP), ("ddp", DDP), ("[]", {}), ("[auto]", "auto"), ("auto", "auto"), ("[ddp, compile]", DDP | COMPILE)],
 )
-def test_names_in_a_file_mean_what_they_mean_on_a_command_line(file: Path, rules: str, expected: object) -> None:
+def test_names_in_a_file_mean_the_same_as_on_a_command_line(file: Path, rules: str, expected: object) -> None:
     assert composed(file, rules) == expected
     assert composed(file, rules, "rules=[compile]") == COMPILE
 
@@ -322,7 +322,7 @@ def test_an_option_of_a_users_own_is_found_by_its_name(file: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("rules", "told", "hint", "then"),
+    ("rules", "shown", "hint", "then"),
     [
         ("[dpp]", "'dpp' (did you mean 'ddp'?)", "'rules=[ddp]'", DDP),
         ("[{strip: x.}]", "'{'strip': 'x.'}'", "'rules={mine: {strip: x.}}'", {"mine": {"strip": "x."}}),
@@ -336,15 +336,15 @@ def test_an_option_of_a_users_own_is_found_by_its_name(file: Path, tmp_path: Pat
         ("[3]", "'3'", "'rules=[ddp]'", DDP),
     ],
 )
-def test_what_is_no_option_is_refused_with_a_line_that_works(
-    file: Path, rules: str, told: str, hint: str, then: object
+def test_an_unknown_option_is_refused_with_a_line_that_works(
+    file: Path, rules: str, shown: str, hint: str, then: object
 ) -> None:
     with pytest.raises(ConfigError) as refused:
         composed(file, rules)
 
     assert refused.value.message == (
-        f"'rules' of a config file lists {told}; expected options of the group ({OPTIONS}), 'auto' alone, or a mapping "
-        "of your own"
+        f"'rules' of a config file lists {shown}; expected options of the group ({OPTIONS}), 'auto' alone, or a "
+        "mapping of your own"
     )
     assert refused.value.hint == hint
     assert composed(file, rules, *hint.strip("'").split("' '")) == then

@@ -175,7 +175,7 @@ def test_a_launcher_that_is_not_installed_lists_those_that_are() -> None:
         compose(["hydra/launcher=zzz"])
 
 
-def test_a_config_of_the_users_own_that_asks_for_what_is_not_there(tmp_path: Path) -> None:
+def test_a_users_config_that_requires_an_absent_one(tmp_path: Path) -> None:
     folder = tmp_path / "experiment"
     folder.mkdir()
     (folder / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - override /model: linera\n")
@@ -184,7 +184,7 @@ def test_a_config_of_the_users_own_that_asks_for_what_is_not_there(tmp_path: Pat
     assert caught.value.hint == "model=linear"
 
 
-def test_a_config_file_that_is_no_yaml(tmp_path: Path) -> None:
+def test_a_config_file_that_is_not_yaml(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "broken.yaml").write_text("_target_: a.B\nx: [1, 2\n")
@@ -234,14 +234,14 @@ def test_a_bug_is_not_dressed_up() -> None:
 
 
 def test_a_folder_that_cannot_be_written() -> None:
-    told = translate(PermissionError(13, "Permission denied", "/outputs"))
-    assert told is not None
-    assert told.message == "/outputs: Permission denied"
-    assert told.hint == "hydra.run.dir=FOLDER   # a folder that can be written"
+    expected = translate(PermissionError(13, "Permission denied", "/outputs"))
+    assert expected is not None
+    assert expected.message == "/outputs: Permission denied"
+    assert expected.hint == "hydra.run.dir=FOLDER   # a folder that can be written"
     full = translate(OSError(28, "No space left on device"))
     assert full is not None
     assert full.message == "the run's folder cannot be written: No space left on device"
-    assert full.hint == told.hint
+    assert full.hint == expected.hint
 
 
 def test_brackets_that_are_not_closed_are_closed_in_the_line_to_type() -> None:
@@ -253,7 +253,7 @@ def test_brackets_that_are_not_closed_are_closed_in_the_line_to_type() -> None:
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("traner.lr=3", "trainer.lr=3"), ("trainer.lrr=3", "trainer.lr=3")])
-def test_a_mistyped_key_of_a_users_own_is_told_with_the_one_that_was_meant(
+def test_a_mistyped_key_of_a_users_config_is_refused_with_a_suggestion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, meant: str
 ) -> None:
     (tmp_path / "config.yaml").write_text("trainer: {lr: 1}\n")

@@ -49,7 +49,7 @@ def test_an_empty_config_has_the_defaults() -> None:
     assert parse_job({}) == JobConfig()
 
 
-def test_a_whole_config_becomes_typed_data() -> None:
+def test_a_complete_config_becomes_typed_data() -> None:
     job = parse_job(
         {
             "mode": "plan",
@@ -126,7 +126,7 @@ def test_any_text_is_taken_literally(text: str) -> None:
     assert job.allow.missing == [text]
 
 
-def test_one_name_may_stand_for_a_list_of_one() -> None:
+def test_one_name_is_a_list_of_one() -> None:
     job = parse_job(
         {"allow": {"missing": "head.*"}, "checkpoint": {"allow_globals": "a.B"}, "trusted_targets": "my_pkg.*"}
     )
@@ -148,7 +148,7 @@ def test_switches_may_be_written_as_yaml_does(word: object) -> None:
 # Null
 
 
-def test_null_means_unset_where_it_is_no_value() -> None:
+def test_null_means_unset_unless_it_is_a_valid_value() -> None:
     names = ["mode", "model", "checkpoint", "rules", "parts", "allow", "device", "seed", "verify", "trusted_targets"]
 
     assert parse_job(dict.fromkeys(names)) == JobConfig()
@@ -165,7 +165,7 @@ def test_null_is_a_value_where_the_type_allows_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "expected"),
     [
         ({"chekpoint": {}}, "unknown config key 'chekpoint' (did you mean 'checkpoint'?)"),
         ({"checkpoint": {"pth": "a"}}, "unknown config key 'checkpoint.pth' (did you mean 'path'?)"),
@@ -186,15 +186,15 @@ def test_null_is_a_value_where_the_type_allows_it() -> None:
         ({"\x1b[2J": 1}, "unknown config key '\\x1b[2J'"),
     ],
 )
-def test_a_key_that_does_not_exist_is_refused_at_every_level(config: dict[Any, Any], told: str) -> None:
-    assert refusal(config).message == told
+def test_a_key_that_does_not_exist_is_refused_at_every_level(config: dict[Any, Any], expected: str) -> None:
+    assert refusal(config).message == expected
 
 
 def test_the_models_own_keys_are_free() -> None:
     assert parse_job({"model": {**TARGET, "anything": {"deep": 1}}}).model == {**TARGET, "anything": {"deep": 1}}
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     error = refusal(
         {
             "mode": "laod",
@@ -232,7 +232,7 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "told", "hint"),
+    ("config", "shown_text", "hint"),
     [
         ({"seed": 1.5}, "'seed' is '1.5', expected a whole number", "seed=0"),
         ({"seed": True}, "'seed' is 'True', expected a whole number", "seed=0"),
@@ -299,10 +299,10 @@ def test_all_problems_are_told_at_once() -> None:
         ),
     ],
 )
-def test_a_value_of_a_wrong_type_is_refused(config: dict[str, Any], told: str, hint: str) -> None:
+def test_a_value_of_a_wrong_type_is_refused(config: dict[str, Any], shown_text: str, hint: str) -> None:
     error = refusal(config)
 
-    assert (error.message, error.hint) == (told, hint)
+    assert (error.message, error.hint) == (shown_text, hint)
 
 
 @pytest.mark.parametrize("names", [[], ["ddp"], ["compile"], ["ddp", "compile"], ["compile", "ema"], ["auto"]])
@@ -367,7 +367,7 @@ def test_rules_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "told"),
+    ("rule", "shown_text"),
     [
         ({}, f"rule 'rules.r' has no kind, expected {KINDS}"),
         ({"optional": True}, f"rule 'rules.r' has no kind, expected {KINDS}"),
@@ -385,15 +385,15 @@ def test_rules_keep_their_order() -> None:
         (None, "'rules.r' is 'None', expected a mapping"),
     ],
 )
-def test_a_rule_that_is_not_exactly_one_kind_is_refused(rule: Any, told: str) -> None:
-    assert rule_refusal({"r": rule}).message == told
+def test_a_rule_that_is_not_exactly_one_kind_is_refused(rule: Any, shown_text: str) -> None:
+    assert rule_refusal({"r": rule}).message == shown_text
 
 
-def test_a_rule_without_its_replacement_is_told_how_to_write_it() -> None:
+def test_a_rule_without_its_replacement_is_refused_with_an_example() -> None:
     assert rule_refusal({"r": {"rename": "a."}}).hint == "'rules.r={rename: encoder., to: backbone.}'"
 
 
-def test_a_rule_without_a_name_is_told_with_one() -> None:
+def test_a_rule_without_a_name_is_refused_with_one() -> None:
     error = rule_refusal({"ddp": {"strip": "module."}, "strip": "_orig_mod.", "anywhere": True})
     assert error.message == ("'rules.strip' is '_orig_mod.', expected a rule: each rule needs a name")
     assert error.hint == "'+rules={mine: {strip: _orig_mod., anywhere: true}}'"
@@ -401,13 +401,13 @@ def test_a_rule_without_a_name_is_told_with_one() -> None:
     assert error.hint == "'parts.a.rules={mine: {drop: \"a, b\"}}'"
 
 
-def test_a_target_without_underlines_is_told_with_them() -> None:
+def test_a_target_without_underscores_is_refused_with_them() -> None:
     error = refusal({"model": {"target": "my_pkg.Net", "width": 3}})
     assert error.message == "'model' has no _target_ (did you mean that by 'target'?)"
     assert error.hint == "'model={_target_: my_pkg.Net, width: 3}'"
 
 
-def test_all_wrong_rules_are_told_at_once() -> None:
+def test_all_invalid_rules_are_reported_at_once() -> None:
     assert rule_refusal({"one": {}, "two": {"strip": "a", "to": "b"}}).message == (
         f"rule 'rules.one' has no kind, expected {KINDS}; rule 'rules.two' has 'to', which only rename and regex take"
     )
@@ -423,7 +423,7 @@ def part(own: dict[str, Any], checkpoint: dict[str, Any] = ROOT) -> PartConfig:
     return parse_job({"checkpoint": checkpoint, "rules": DDP, "parts": {"a": own}}).parts["a"]
 
 
-def test_a_part_takes_what_it_leaves_unset_from_the_checkpoint() -> None:
+def test_a_part_takes_unset_values_from_the_checkpoint() -> None:
     assert part({"key": "modelA"}) == PartConfig(
         CheckpointConfig("both.pt", "modelA", sha256="ab", mmap=False, allow_globals=["a.B"]),
         {"ddp": Strip("module.")},
@@ -438,7 +438,7 @@ def test_a_part_of_another_file_does_not_take_the_digest() -> None:
     assert part({"path": "other.pt", "sha256": "cd"}).checkpoint.sha256 == "cd"
 
 
-def test_null_in_a_part_is_a_value_for_its_key_and_unset_for_what_has_no_null() -> None:
+def test_null_in_a_part_is_a_value_for_its_key_and_unset_where_null_is_invalid() -> None:
     own = part({"key": None, "path": None, "mmap": None, "format": None}).checkpoint
 
     assert (own.key, own.path, own.mmap, own.format) == (None, "both.pt", False, "auto")
@@ -450,24 +450,24 @@ def test_a_parts_own_rules_replace_the_common_ones() -> None:
     assert part({"rules": None}).rules == {"ddp": Strip("module.")}
 
 
-def test_parts_do_not_share_what_they_may_change() -> None:
+def test_parts_do_not_share_mutable_values() -> None:
     job = parse_job({"checkpoint": ROOT, "parts": {"a": {"mmap": True}, "b": {}}})
 
     assert job.checkpoint.mmap is False
     assert job.parts["b"].checkpoint.mmap is False
 
 
-def test_what_the_checkpoint_leaves_open_each_part_may_give() -> None:
+def test_each_part_may_set_what_the_checkpoint_requires() -> None:
     assert part({"path": "a.pt"}, {"path": "???"}).checkpoint.path == "a.pt"
 
 
-def test_a_wrong_value_of_the_checkpoint_is_told_once_and_not_for_each_part() -> None:
+def test_an_invalid_value_of_the_checkpoint_is_reported_once_and_not_per_part() -> None:
     error = refusal({"checkpoint": {"mmap": "maybe"}, "parts": {"a": {}, "b": {}}})
 
     assert error.message == "'checkpoint.mmap' is 'maybe', expected true or false"
 
 
-def test_a_wrong_choice_of_a_part_is_told_as_its_own() -> None:
+def test_an_invalid_choice_of_a_part_is_reported_as_its_own() -> None:
     assert refusal({"parts": {"a": {"check": "all"}}}).message == (
         "'parts.a.check' is 'all', expected one of crc, structure, full"
     )

@@ -223,7 +223,7 @@ def test_rewriting_twice_changes_nothing_more(typed: list[str]) -> None:
         unique=True,
     )
 )
-def test_readable_undoes_what_was_rewritten(typed: list[str]) -> None:
+def test_readable_undoes_rewriting(typed: list[str]) -> None:
     rewritten = [override for override in rewrite(typed, exists=never) if not override.startswith("+hydra/")]
     shown = readable(rewritten)
     assert [override for override in rewrite(shown, exists=never) if not override.startswith("+hydra/")] == rewritten
@@ -278,8 +278,8 @@ def test_a_glob_with_several_matches_needs_a_sweep() -> None:
     with pytest.raises(ConfigError, match="single run") as caught:
         rewrite(["checkpoint.path=glob(*.ckpt)"])
     files = "epoch=1.ckpt, epoch=2.ckpt, epoch=10.ckpt"
-    told = f"'checkpoint.path=glob(*.ckpt)' matches 3 files ({files}); a single run takes one"
-    assert caught.value.message == told
+    expected = f"'checkpoint.path=glob(*.ckpt)' matches 3 files ({files}); a single run takes one"
+    assert caught.value.message == expected
     assert caught.value.hint == "-m 'checkpoint.path=glob(*.ckpt)'   # one job for each"
 
 
@@ -305,7 +305,7 @@ def test_options_and_literals_are_not_swept_together(typed: str) -> None:
     )
 
 
-def test_overrides_stand_before_flags_and_completion_is_left_alone() -> None:
+def test_overrides_come_before_flags_and_completion_is_not_rewritten() -> None:
     assert for_hydra(parse_arguments(["-m", "model.a=1", "--cfg", "job", "b=2"])) == [
         "++model.a=1",
         "b=2",

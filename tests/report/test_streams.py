@@ -22,7 +22,7 @@ with unbreakable():
         print("print", line, flush=True)
         log.error("log %d", line)
     print("names: caf\\udce9 \\u2192")
-    print("told", file=sys.stderr)
+    print("expected", file=sys.stderr)
     failed = printing_failed()
     opened = os.open(sys.argv[1], os.O_RDONLY)
     outcome = f"{failed and failed.strerror} {opened > 2}"
@@ -42,21 +42,21 @@ def outcome(folder: Path, how: str, **environment: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("how", ["| head -1 >first", "| true", ">&-", "2>&1 | true", ">&- 2>&- <&-"])
-def test_a_reader_who_stops_is_nobodys_error(tmp_path: Path, how: str) -> None:
-    code, note, told = outcome(tmp_path, how)
+def test_a_reader_that_goes_away_is_not_an_error(tmp_path: Path, how: str) -> None:
+    code, note, expected = outcome(tmp_path, how)
     assert (code, note) == (0, "None True")
-    assert told == ("" if "2>" in how else "told\n")
+    assert expected == ("" if "2>" in how else "expected\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file that is always full")
 def test_a_full_disk_is_remembered(tmp_path: Path) -> None:
-    assert outcome(tmp_path, ">/dev/full") == (0, "No space left on device True", "told\n")
+    assert outcome(tmp_path, ">/dev/full") == (0, "No space left on device True", "expected\n")
 
 
 def test_a_character_that_the_encoding_lacks_is_written_as_its_escape(tmp_path: Path) -> None:
-    code, _, told = outcome(tmp_path, "", PYTHONIOENCODING="ascii")
+    code, _, expected = outcome(tmp_path, "", PYTHONIOENCODING="ascii")
     assert code == 0
-    assert "names: caf\\udce9 \\u2192\n" in told
+    assert "names: caf\\udce9 \\u2192\n" in expected
 
 
 def test_a_stream_that_was_replaced_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ class Narrow(io.TextIOWrapper):
 # What a report says
 
 
-def test_a_plain_load_is_told_in_a_few_lines() -> None:
+def test_a_plain_load_takes_a_few_lines() -> None:
     assert shown(report()) == [
         "model      my_pkg.Net: 101,770 parameters, 407.1 kB, float32 on cpu",
         "checkpoint /runs/a.pt: 4 tensors under 'state_dict', torch-zip, 410.0 kB",
@@ -69,7 +69,7 @@ def test_a_plain_load_is_told_in_a_few_lines() -> None:
     ]
 
 
-def test_everything_out_of_the_ordinary_is_told() -> None:
+def test_everything_unusual_is_shown() -> None:
     job = report()
     assert job.model is not None
     job.model.build = "plain: the constructor reads its weights"
@@ -90,7 +90,7 @@ def test_everything_out_of_the_ordinary_is_told() -> None:
     )
     job.verification.checks.append(Check("golden", False, "differs"))
 
-    told = shown(job)
+    expected = shown(job)
 
     for line in (
         "           built plain: the constructor reads its weights",
@@ -106,10 +106,10 @@ def test_everything_out_of_the_ordinary_is_told() -> None:
         "           tied: embed.weight = head.weight",
         "           FAIL golden: differs",
     ):
-        assert line in told
+        assert line in expected
 
 
-def test_long_keys_of_two_shapes_are_told_in_full() -> None:
+def test_long_keys_of_two_shapes_are_shown_in_full() -> None:
     job = report()
     key = "encoder.layers.11.self_attention.output_projection.a_rather_long_name.weight"
     job.keys.mismatched = [{"key": key, "model": [1024, 4096], "checkpoint": [4096, 1024]}]
@@ -117,17 +117,17 @@ def test_long_keys_of_two_shapes_are_told_in_full() -> None:
     assert f"           mismatched 1: {key} (model [1024, 4096], file [4096, 1024])" in shown(job)
 
 
-def test_parts_are_told_by_where_they_go() -> None:
+def test_parts_are_shown_with_their_submodule() -> None:
     job = report()
     job.parts = {"a": job.parts[""], "b": PartReport("b.pt", "safetensors", None, None, 10, 1)}
 
-    told = shown(job)
+    expected = shown(job)
 
-    assert "checkpoint /runs/a.pt: 4 tensors under 'state_dict', torch-zip, 410.0 kB → a" in told
-    assert "checkpoint b.pt: 1 tensor, safetensors, 10 B → b" in told
+    assert "checkpoint /runs/a.pt: 4 tensors under 'state_dict', torch-zip, 410.0 kB → a" in expected
+    assert "checkpoint b.pt: 1 tensor, safetensors, 10 B → b" in expected
 
 
-def test_a_dry_run_says_what_would_be_loaded() -> None:
+def test_a_dry_run_shows_the_planned_keys() -> None:
     job = report()
     job.mode = "plan"
 
@@ -176,7 +176,7 @@ def test_a_line_to_paste_is_never_wrapped(capsys: pytest.CaptureFixture[str], mo
 
 
 @pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1"}, {"TERM": "xterm-256color"}])
-def test_what_is_not_a_terminal_gets_no_colours(
+def test_only_a_terminal_gets_colours(
     environment: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -251,14 +251,14 @@ def test_an_encoding_without_arrows_stops_no_report(monkeypatch: pytest.MonkeyPa
     assert "missing 1: gr\\xf6\\xdfe" in stream.text()
 
 
-def test_integers_that_become_float_weights_are_named_first_and_stand_out() -> None:
+def test_integers_that_become_float_weights_come_first_and_are_highlighted() -> None:
     job = report()
     usual = [{"key": f"{n}.bias", "checkpoint": "float16", "model": "float32", "loss": ""} for n in range(5)]
     job.keys.cast = [*usual, {"key": "fc.weight", "checkpoint": "int8", "model": "float32", "loss": ""}]
 
-    told = [line for line in lines(job) if line[1].startswith("cast")]
+    expected = [line for line in lines(job) if line[1].startswith("cast")]
 
-    assert told == [
+    assert expected == [
         (
             "",
             "cast 6: fc.weight int8 → float32, 0.bias float16 → float32, 1.bias float16 → float32 and 3 more",

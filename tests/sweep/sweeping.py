@@ -1,4 +1,4 @@
-"""Runs sweeps as a user does, over a model that behaves as it is told."""
+"""Runs sweeps as a user does, over a model that behaves as it is expected."""
 
 from __future__ import annotations
 

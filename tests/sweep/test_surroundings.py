@@ -116,16 +116,16 @@ def test_a_job_that_finds_no_room_costs_no_other(folder: Path) -> None:
     assert done.out.splitlines()[-1] == "2 of 4 jobs ok"
 
 
-def test_a_folder_that_is_drawn_twice_keeps_what_came_first(folder: Path) -> None:
+def test_a_folder_that_is_drawn_twice_keeps_its_first_results(folder: Path) -> None:
     (folder / "hydra_plugins").mkdir()
     (folder / "hydra_plugins" / "drawing.py").write_text(OWN_SWEEPER)
     own = "hydra.sweeper={_target_: hydra_plugins.drawing.Drawing}"
     done = sweep("checkpoint.path=epoch=2.pth", own, "hydra.sweep.subdir=${seed}", cwd=folder)
     assert done.code == 2
     assert done.statuses == ["ok", "ok", "failed", "failed"]
-    told = f"job 2 has the folder of job 0, {folder}/sweep/1; expected one folder per job"
-    assert done.summary["jobs"][2]["error"]["message"] == told
-    assert f"error  {told}\n  try  'hydra.sweep.subdir=${{hydra.job.num}}'\n" in done.err
+    shown_text = f"job 2 has the folder of job 0, {folder}/sweep/1; expected one folder per job"
+    assert done.summary["jobs"][2]["error"]["message"] == shown_text
+    assert f"error  {shown_text}\n  try  'hydra.sweep.subdir=${{hydra.job.num}}'\n" in done.err
     assert '"status": "ok"' in (folder / "sweep" / "1" / "report.json").read_text()
 
 
@@ -160,8 +160,8 @@ def test_two_jobs_get_no_file_between_them(
     swept = "" if "," in typed else "device=cpu,meta"
     assert run_command(["-m", "hydra.sweep.dir=sweep", *typed.split(), *swept.split()]) == 2
     key, _, path = hint.strip("'").partition("=")[0], "", typed.rpartition("=")[2].rpartition(",")[2]
-    told = f"error  {key}={path} is one file for jobs {jobs}; expected one file per job\n  try  {hint}\n"
-    assert capsys.readouterr().err == told
+    message = f"error  {key}={path} is one file for jobs {jobs}; expected one file per job\n  try  {hint}\n"
+    assert capsys.readouterr().err == message
     assert not (folder / "sweep").exists()
 
 
@@ -227,7 +227,7 @@ def test_a_sweep_of_a_config_that_is_ended_still_says_how_far_it_came(folder: Pa
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "expected"),
     [
         (["--json"], "--json prints the report of one run, and a sweep has several"),
         (["checkpoint.path=glob(gone*.pth)"], "no file matches 'gone*.pth' for checkpoint.path"),
@@ -235,13 +235,13 @@ def test_a_sweep_of_a_config_that_is_ended_still_says_how_far_it_came(folder: Pa
         (["hydra.sweeper.params={checkpoint.path:'glob(gone)'}"], "no file matches 'gone' for checkpoint.path"),
     ],
 )
-def test_what_is_refused_of_a_sweep_is_refused_of_a_configs(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: list[str], told: str
+def test_a_config_that_is_a_sweep_is_refused_like_a_typed_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: list[str], expected: str
 ) -> None:
     monkeypatch.chdir(folder)
     assert run_command([*swept_by_config(folder)[2:], *typed]) == 2
     out, err = capsys.readouterr()
-    assert told in err
+    assert expected in err
     assert out == ""
     assert not (folder / "sweep").exists()
 
@@ -261,7 +261,7 @@ class Absent(Launcher):
 """
 
 
-def test_a_launcher_that_needs_what_is_not_there_is_a_refusal(folder: Path) -> None:
+def test_a_launcher_without_its_server_is_a_refusal(folder: Path) -> None:
     (folder / "hydra_plugins").mkdir()
     (folder / "hydra_plugins" / "absent.py").write_text(OWN_LAUNCHER)
     own = "hydra.launcher={_target_: hydra_plugins.absent.Absent}"
@@ -280,9 +280,9 @@ def test_a_sweep_whose_folder_cannot_be_written_is_refused(
     monkeypatch.chdir(folder)
     (folder / "file").touch()
     (folder / "sweep" / "multirun.yaml").mkdir(parents=True)
-    for typed, told in (("file/sweep", "Not a directory"), ("sweep", "Is a directory")):
+    for typed, expected in (("file/sweep", "Not a directory"), ("sweep", "Is a directory")):
         assert run_command(["-m", "seed=1,2", f"hydra.sweep.dir={typed}"]) == 2
         assert capsys.readouterr().err == (
-            f"error  the sweep's folder {folder}/{typed} cannot be written: {told}\n"
+            f"error  the sweep's folder {folder}/{typed} cannot be written: {expected}\n"
             "  try  hydra.sweep.dir=FOLDER   # a folder that can be written\n"
         )

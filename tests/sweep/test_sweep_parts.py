@@ -45,7 +45,7 @@ def test_a_bug_is_the_worst_then_the_highest_code(codes: list[int], expected: in
 
 @pytest.mark.parametrize("status", ["crashed", "not run", "error"])
 @pytest.mark.parametrize("code", [0, 3, None])
-def test_what_did_not_come_to_its_end_is_never_good(status: str, code: int | None) -> None:
+def test_an_unfinished_job_never_counts_as_a_success(status: str, code: int | None) -> None:
     assert JobRecord(0, status=status, exit_code=code).counts_as == 1
 
 
@@ -58,7 +58,7 @@ def test_what_did_not_come_to_its_end_is_never_good(status: str, code: int | Non
         (-63, 191, "the job's process was killed by signal 63 before the job was done"),
     ],
 )
-def test_how_a_crash_is_told(process_code: int, exit_code: int, message: str) -> None:
+def test_a_crash_is_recorded_with_its_cause(process_code: int, exit_code: int, message: str) -> None:
     record = JobRecord(0)
     record.crash(process_code)
     assert (record.status, record.exit_code, record.report) == ("crashed", exit_code, None)
@@ -104,8 +104,8 @@ def test_the_csv_keeps_a_job_on_one_line(tmp_path: Path) -> None:
     summary = Summary(tmp_path, [JobRecord(0, ["a=1", "b='x y'"], "failed", 4, error, 1.5, "out", "out/report.json")])
     head, line = summary.to_csv().splitlines()
     assert head == "job,status,exit_code,seconds,overrides,error_type,error,hint,output_dir,report"
-    outcome, told = ["0", "failed", "4", "1.5", "a=1 b='x y'"], ["FitError", "two lines, and a comma", 'a "quote"']
-    assert next(csv.reader([line])) == [*outcome, *told, "out", "out/report.json"]
+    outcome, expected = ["0", "failed", "4", "1.5", "a=1 b='x y'"], ["FitError", "two lines, and a comma", 'a "quote"']
+    assert next(csv.reader([line])) == [*outcome, *expected, "out", "out/report.json"]
 
 
 def test_writing_a_summary_leaves_nothing_else(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def shown(summary: Summary, *, terminal: bool) -> str:
     return stream.getvalue()
 
 
-def test_a_table_off_a_terminal_is_plain_and_whole(tmp_path: Path) -> None:
+def test_a_table_off_a_terminal_is_plain_and_complete(tmp_path: Path) -> None:
     error = {"type": "FitError", "message": "a \x1b[31mlong " + "word " * 30, "hint": ""}
     jobs = [
         JobRecord(0, ["seed=1", "a=[b]"], "ok", 0, seconds=1.234),
@@ -183,7 +183,7 @@ def test_a_callback_notes_the_sweep_once(tmp_path: Path) -> None:
     assert take_sweep() is None
 
 
-def test_a_folder_that_a_sweep_is_writing_is_no_other_sweeps(tmp_path: Path) -> None:
+def test_a_folder_belongs_to_the_sweep_that_writes_to_it(tmp_path: Path) -> None:
     first = started(sweeping(tmp_path))
     assert isinstance(first, Sweep)
     refused = started(sweeping(tmp_path))
@@ -244,12 +244,12 @@ def left(folder: Path, what: str) -> str:
 
 @pytest.mark.parametrize("what", ["records", "reports", "newer", "summary"])
 def test_the_results_of_an_earlier_sweep_are_kept(tmp_path: Path, what: str) -> None:
-    told = left(tmp_path / "sweep", what)
+    shown_text = left(tmp_path / "sweep", what)
     (tmp_path / "sweep-2").mkdir()
     before = sorted(tmp_path.rglob("*"))
     refused = started(sweeping(tmp_path))
     assert isinstance(refused, ConfigError)
-    assert refused.message == f"{tmp_path}/sweep contains {told}; expected one folder per sweep"
+    assert refused.message == f"{tmp_path}/sweep contains {shown_text}; expected one folder per sweep"
     assert refused.hint == f"hydra.sweep.dir={tmp_path}/sweep-3"
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -44,7 +44,7 @@ def test_no_job_stops_another(mixed: Swept) -> None:
     assert mixed.code == 1
 
 
-def test_the_summary_says_what_became_of_each(mixed: Swept) -> None:
+def test_the_summary_lists_each_outcome(mixed: Swept) -> None:
     jobs = mixed.summary["jobs"]
     assert [set(job) for job in jobs] == [
         {"job", "overrides", "status", "exit_code", "error", "seconds", "output_dir", "report"}
@@ -81,15 +81,17 @@ def test_each_job_has_its_own_log_and_report(mixed: Swept) -> None:
     assert "something the user did" in (mixed.folder / "1" / "loader.log").read_text()
 
 
-def test_each_job_has_a_process_of_its_own_in_the_users_surroundings(mixed: Swept) -> None:
-    told = re.findall(r"^job (\w+) (\d+) (.+) (\w+)$", mixed.out, re.MULTILINE)
-    assert [behave for behave, *_ in told][:2] == ["well", "raises"]
-    assert len({pid for _, pid, *_ in told}) == 7
-    assert {(Path(cwd), own) for *_, cwd, own in told} == {(mixed.folder.parent, "mine")}
+def test_each_job_has_its_own_process_in_the_users_environment(mixed: Swept) -> None:
+    expected = re.findall(r"^job (\w+) (\d+) (.+) (\w+)$", mixed.out, re.MULTILINE)
+    assert [behave for behave, *_ in expected][:2] == ["well", "raises"]
+    assert len({pid for _, pid, *_ in expected}) == 7
+    assert {(Path(cwd), own) for *_, cwd, own in expected} == {(mixed.folder.parent, "mine")}
 
 
 def test_the_terminal_shows_the_jobs_in_order_and_one_table(mixed: Swept) -> None:
-    places = [mixed.out.index(told) for told in ("#0 :", "job well", "#1 :", "job raises", "last words", "#4 :")]
+    places = [
+        mixed.out.index(expected) for expected in ("#0 :", "job well", "#1 :", "job raises", "last words", "#4 :")
+    ]
     assert places == sorted(places)
     *_, head, good, raised, _, _, killed, _, _, ending = mixed.out.splitlines()
     assert head.split() == ["job", "status", "exit", "seconds", "overrides", "error"]
@@ -175,12 +177,12 @@ def test_a_stale_report_is_not_taken_for_a_new_one(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "told"),
+    ("number", "code", "expected"),
     [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, ""), (signal.SIGHUP, 129, "")],
     ids=["ctrl-c", "terminated", "terminal closed"],
 )
 def test_a_sweep_that_is_stopped_still_says_how_far_it_came(
-    folder: Path, number: signal.Signals, code: int, told: str
+    folder: Path, number: signal.Signals, code: int, expected: str
 ) -> None:
     arguments = [
         "model._target_=own_models.Net",
@@ -197,7 +199,7 @@ def test_a_sweep_that_is_stopped_still_says_how_far_it_came(
         else:
             os.kill(process.pid, number)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (code, told)
+    assert (process.returncode, err) == (code, expected)
     done = Swept(code, out, err, folder / "sweep")
     assert done.statuses == ["ok", "crashed", "not run"]
     assert [job["exit_code"] for job in done.summary["jobs"]] == [0, 130, None]

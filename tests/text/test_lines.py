@@ -106,14 +106,14 @@ def test_a_name_that_no_dotted_path_takes_gives_no_line(name: str) -> None:
     assert removal(under("model", name)) == ""
 
 
-def test_dotted_paths_are_made_of_names() -> None:
+def test_names_make_dotted_paths() -> None:
     assert under("model", "layers", 0, "width") == "model.layers.0.width"
     assert under("", "model") == "model"
     assert str(line(under("model", "width"), 3, "+")) == "+model.width=3"
     assert removal("model.width") == "~model.width"
 
 
-def test_what_no_config_holds_gives_no_line() -> None:
+def test_values_that_no_config_can_hold_give_no_line() -> None:
     assert not line("model.x", object())
     assert not line("model.x", [b"bytes"])
     assert not line("model.x", "???")
@@ -140,6 +140,6 @@ def test_nothing_else_quotes_for_a_shell() -> None:
 
 
 @pytest.mark.parametrize("name", ["$(touch x)'", "a'; import os #"])
-def test_paths_in_what_a_foreign_file_needs_stay_one_word(name: str) -> None:
+def test_paths_in_advice_on_foreign_files_stay_one_word(name: str) -> None:
     (fix,) = FROZEN.advice(file=f"/d/{name}")
     assert shlex.split(fix.line.partition(" --output")[0])[-1] == f"/d/{name}"

@@ -36,7 +36,7 @@ from tests.command import REPOSITORY, run
         ("no URL: a@b?c=d", "no URL: a@b?c=d"),
     ],
 )
-def test_urls_lose_their_credentials_wherever_they_stand(text: str, shown: str) -> None:
+def test_urls_lose_their_credentials_anywhere_in_a_text(text: str, shown: str) -> None:
     assert redacted(text) == shown
 
 
@@ -116,7 +116,7 @@ def test_basic_authentication_is_a_spelling_of_its_user_and_password() -> None:
     assert redacted("Authorization: Basic bWU6aHVudGVyMg==") == "Authorization: Basic ***"
 
 
-def test_what_is_no_secret_stays() -> None:
+def test_text_without_secrets_is_unchanged() -> None:
     remember({"checkpoint": {"path": "https://me:model@h/a.pt?format=safetensors&v=1&download=true"}, "seed": 1})
     remember(["parts.a.path=C:/Users/me@home/a.pt", "x=hf://org/model@main/a", "device=cuda:0"])
 
@@ -136,7 +136,7 @@ def test_a_refusal_and_a_log_hold_no_secret_and_nothing_that_acts_on_a_terminal(
 def test_no_sink_of_a_run_or_a_sweep_holds_a_secret(tmp_path: Path) -> None:
     secrets = ["hun'ter2", "se'cr3t", "abcdefgh12"]
     url = "https:/me:hun'ter2@h.invalid/a.pt;jsessionid=abcdefgh12?sig=se'cr3t"
-    (tmp_path / "told.py").write_text(
+    (tmp_path / "expected.py").write_text(
         f"from torch import nn\nclass Net(nn.Linear):\n    def __init__(self, url):\n"
         f"        print('printed', {secrets!r})\n        raise ValueError({secrets!r}, url)\n"
     )
@@ -144,7 +144,7 @@ def test_no_sink_of_a_run_or_a_sweep_holds_a_secret(tmp_path: Path) -> None:
     (tmp_path / "mine" / "own.yaml").write_text(f"# @package _global_\nmodel: {{url: {json.dumps(url)}}}\n")
     (tmp_path / "mine" / "experiment").mkdir()
     (tmp_path / "mine" / "own.yaml").rename(tmp_path / "mine" / "experiment" / "own.yaml")
-    line = ["model={_target_: told.Net}", "experiment=own", f"checkpoint.path={url}"]
+    line = ["model={_target_: expected.Net}", "experiment=own", f"checkpoint.path={url}"]
     command = [sys.executable, str(REPOSITORY / "run.py"), *line, "--config-dir", str(tmp_path / "mine")]
     folders = [f"hydra.run.dir={tmp_path / 'run'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
 
@@ -185,7 +185,7 @@ def test_no_folder_is_named_after_a_secret(more: list[str], key: str, instead: s
     )
 
     assert done.returncode == 2, done.stderr
-    assert f"{key} makes a folder's name of a URL's password, token or the like" in done.stdout + done.stderr
+    assert f"{key} puts a password, token or other secret of a URL into a folder's name" in done.stdout + done.stderr
     assert instead in done.stdout + done.stderr
     assert not [path for path in tmp_path.rglob("*") if "hunter2secret" in str(path)]
 
@@ -196,7 +196,7 @@ def test_a_folder_may_be_named_after_overrides_without_a_secret(tmp_path: Path) 
         f"hydra.sweep.subdir={NAMED}", cwd=tmp_path
     )  # fmt: skip
 
-    assert "makes a folder's name" not in done.stdout + done.stderr
+    assert "into a folder's name" not in done.stdout + done.stderr
     assert [path.name for path in sorted((tmp_path / "sweep").glob("*seed*"))] == [
         "mode=plan,seed=1",
         "mode=plan,seed=2",

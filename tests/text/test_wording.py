@@ -49,7 +49,7 @@ def test_safe_text_may_be_applied_twice(text: str) -> None:
         ("größe.weight", "größe.weight"),
     ],
 )
-def test_safe_text_escapes_what_acts_on_a_terminal_and_nothing_else(hostile: str, shown: str) -> None:
+def test_safe_text_escapes_only_characters_that_act_on_a_terminal(hostile: str, shown: str) -> None:
     assert safe_text(hostile) == shown
 
 
@@ -108,15 +108,15 @@ def test_the_nearest_name_does_not_depend_on_the_order_of_the_known_ones(known: 
 
 
 @pytest.mark.parametrize(
-    ("number", "plural", "told"),
+    ("number", "plural", "expected"),
     [(0, "", "0 keys"), (1, "", "1 key"), (2, "", "2 keys"), (1200, "", "1,200 keys"), (2, "keyes", "2 keyes")],
 )
-def test_a_number_is_told_with_its_noun(number: int, plural: str, told: str) -> None:
-    assert counted(number, "key", plural) == told
+def test_a_number_is_written_with_its_noun(number: int, plural: str, expected: str) -> None:
+    assert counted(number, "key", plural) == expected
 
 
 @pytest.mark.parametrize(
-    ("nbytes", "told"),
+    ("nbytes", "expected"),
     [
         (0, "0 B"),
         (999, "999 B"),
@@ -128,11 +128,11 @@ def test_a_number_is_told_with_its_noun(number: int, plural: str, told: str) -> 
         (999_960, "1.0 MB"),
     ],
 )
-def test_sizes_are_told_in_decimal_units(nbytes: float, told: str) -> None:
-    assert size(nbytes) == told
+def test_sizes_are_written_in_decimal_units(nbytes: float, expected: str) -> None:
+    assert size(nbytes) == expected
 
 
-def test_shapes_are_told_as_torch_users_write_them() -> None:
+def test_shapes_are_written_as_in_torch() -> None:
     assert shape((10, 784)) == "[10, 784]"
     assert shape([1]) == "[1]"
     assert shape(()) == "[]"

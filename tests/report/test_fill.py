@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import torch
 import loader
 from loader.formats.pickle.tree import leaf
 from loader.formats.tree import Container, Leaf, Node, TensorEntry
+from loader.job import execute
 from loader.parts.open import open_checkpoint
+from loader.report.data import Report
 from loader.report.fill import beside
+from loader.report.terminal import lines, table
 
 
 def lightning(module: torch.nn.Module) -> dict[str, Any]:
@@ -58,13 +62,13 @@ def test_a_lightning_file_loads_and_shows_its_hyperparameters(tmp_path: Path) ->
     }
 
 
-def test_nothing_stands_beside_the_whole_file(tmp_path: Path) -> None:
+def test_a_file_that_is_all_weights_has_no_other_entries(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1), "epoch": 1}, tmp_path / "a.pt")
     with open_checkpoint(tmp_path / "a.pt") as checkpoint:
         assert beside(checkpoint.root, checkpoint.root) == {}
 
 
-def test_the_selected_weights_and_other_state_dicts_are_not_told() -> None:
+def test_the_selected_weights_and_other_state_dicts_are_left_out() -> None:
     root = Container("dict", "dict", {"a": Container("dict", "dict", {"x": leaf(1)})})
     root.children["b"] = selected = Container("dict", "dict", {"y": leaf(2)})
     root.children["c"] = Leaf("argparse.Namespace", record=object())
@@ -73,6 +77,61 @@ def test_the_selected_weights_and_other_state_dicts_are_not_told() -> None:
     assert beside(root, selected) == {"a.x": "1", "c": "argparse.Namespace"}
 
 
-def test_how_many_are_told_is_bounded() -> None:
+def test_the_number_of_entries_is_bounded() -> None:
     root = Container("dict", "dict", {str(number): leaf(1) for number in range(1000)})
     assert len(beside(root, Container("dict", "dict"))) == 100
+
+
+def _plan(folder: Path, state: dict[str, torch.Tensor], **settings: object) -> Report:
+    path = folder / "weights.pt"
+    torch.save(state, path)
+    config = {
+        "mode": "plan",
+        "model": {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2},
+        "checkpoint": {"path": str(path)},
+        **settings,
+    }
+    report = Report(config=config)
+    execute(config, report)
+    return report
+
+
+def test_every_key_of_either_side_has_one_row(tmp_path: Path) -> None:
+    state = {"m.weight": torch.zeros(2, 3), "head": torch.zeros(1), "junk": torch.zeros(4)}
+    report = _plan(
+        tmp_path,
+        state,
+        rules={"m": {"strip": "m."}, "junk": {"drop": "junk"}},
+        allow={"missing": ["bias"], "unexpected": ["head"]},
+    )
+    rows = report.plan or []
+    assert sorted(row["key"] for row in rows if row["key"]) == ["bias", "weight"]
+    assert sorted(row["source"] for row in rows if row["source"]) == ["head", "junk", "m.weight"]
+    assert {row["key"] or row["source"]: row["action"] for row in rows} == {
+        "weight": "load",
+        "bias": "missing, allowed",
+        "head": "unexpected, allowed",
+        "junk": "dropped by a rule",
+    }
+
+
+def test_a_plan_reads_no_tensor_data_and_initialises_nothing(tmp_path: Path) -> None:
+    report = _plan(tmp_path, {"weight": torch.zeros(2, 3)}, allow={"missing": ["bias"]})
+    assert report.model is not None
+    assert report.model.build == "hollow"
+    assert "apply" not in report.timings
+
+
+def test_the_table_has_a_heading_and_a_line_per_key(tmp_path: Path) -> None:
+    report = _plan(tmp_path, {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
+    drawn = list(table(report.plan or []))
+    assert drawn[0].split() == ["action", "model", "key", "model", "file", "key", "file"]
+    assert drawn[1].split() == ["load", "weight", "[2,", "3]", "float32", "weight", "[2,", "3]", "float32"]
+    assert len(drawn) == 3
+    assert any(label == "plan" for label, _, _ in lines(report))
+
+
+def test_the_plan_is_in_the_report_only_in_plan_mode(tmp_path: Path) -> None:
+    report = _plan(tmp_path, {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
+    assert len(json.loads(json.dumps(report.to_dict()))["plan"]) == 2
+    assert "plan" not in Report().to_dict()
