@@ -29,7 +29,7 @@ REVIEWED = {
     ("api.py", "model"): "the name of a class",
     ("api.py", "name"): "a function of this package",
     ("apply/live.py", "slot.kind"): "parameter or buffer",
-    ("formats/__init__.py", "digest()"): "a digest",
+    ("parts/open.py", "digest()"): "a digest",
     ("formats/frameworks.py", "_filled(fix.line, paths)"): "paths typed for a shell, or texts in Python's quotes",
     ("remote/download.py", "digest"): "a digest",
     ("remote/download.py", "known.digest"): "a digest",
