@@ -184,7 +184,7 @@ def _fake() -> torch.Tensor:
 def test_tensors_without_plain_values_are_named(make: Callable[[], torch.Tensor], kind: str) -> None:
     with pytest.raises(CheckpointError) as refusal:
         load_into(nn.Linear(3, 2), {"weight": torch.ones(2, 3), "bias": make()})
-    assert refusal.value.message == f"the state dict holds 1 tensor that is no plain one: bias ({kind})"
+    assert refusal.value.message == f"the state dict holds 1 unsupported tensor: bias ({kind})"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -40,12 +40,12 @@ _KINDS = {
 }
 _PIECE = 4 << 20
 _FEWEST, _MOST = 8, 256
-"""Files that are kept open at least, and at most; in between, a quarter of what the process may open."""
+"""The fewest and most files that are kept open; in between, a quarter of the process's limit."""
 _USUAL_LIMIT = 512
 """Files that a process may open where the system has no limit, or does not say."""
-_lock = threading.RLock()  # a file may be closed by the collector while this thread holds it
+_lock = threading.RLock()  # the garbage collector may close a file while this thread holds it
 _idle: OrderedDict[int, Descriptor] = OrderedDict()
-"""Open and unused, the longest unused first."""
+"""Open and unused, least recently used first."""
 
 
 class Descriptor:
@@ -55,7 +55,7 @@ class Descriptor:
         path: Where it is; absolute, symlinks are followed.
 
     Raises:
-        CheckpointError: It is missing, unreadable, or no regular file.
+        CheckpointError: It is missing, unreadable, or not a regular file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,15 +90,15 @@ class Descriptor:
                 self._put_back()
 
     def open_again(self) -> int:
-        """Another descriptor of the same file, which is the caller's to close.
+        """Another descriptor of the same file, which the caller closes.
 
         Raises:
-            CheckpointError: It is gone, or something else.
+            CheckpointError: It is missing, or another file.
         """
         number, status = _open_regular(self.path)
         try:
             self._compare(status)
-            # While it was closed its inode could be given to another file, and every time be set but this one.
+            # While it was closed, another file could get its inode and any of its times but this one.
             if status.st_ctime_ns != self._touched:
                 raise changed(self.path, "another file has its place, or its permissions or links changed")
         except CheckpointError:
@@ -107,7 +107,7 @@ class Descriptor:
         return number
 
     def check_unchanged(self) -> None:
-        """Raises CheckpointError where size, modification time or inode are not what they were."""
+        """Raises CheckpointError if size, modification time or inode changed."""
         with self as number:
             self._compare(os.fstat(number))
 
@@ -143,7 +143,7 @@ class Descriptor:
 
 
 def changed(path: Path, how: str) -> CheckpointError:
-    """What to raise where a file is not what it was when it was opened."""
+    """The error for a file that changed since it was opened."""
     return CheckpointError(
         f"{shown_path(path)} changed while it was being read ({how})",
         Fix(note="load it again once it is fully written"),
@@ -180,7 +180,7 @@ def _most() -> int:
 
 
 def _open_regular(path: Path) -> tuple[int, os.stat_result]:
-    # Looking first keeps pipes and devices from being opened at all; looking again closes the gap between the two.
+    # The first check keeps pipes and devices from being opened; the second one closes the gap between the two calls.
     try:
         _refuse_irregular(path, path.stat())
         number = os.open(path, os.O_RDONLY | SAFE_FLAGS)
@@ -230,7 +230,7 @@ def _cannot_open(path: Path, error: OSError) -> CheckpointError:
 _FIXED = 0x10
 """MAP_FIXED, which Python does not name; the same on Linux, macOS and the BSDs."""
 _UNCOUNTED = 0x4000 if sys.platform == "linux" else 0
-"""MAP_NORESERVE: what only holds the place counts against no limit."""
+"""MAP_NORESERVE: a reservation counts against no limit."""
 _HUGE_PAGE = 2 << 20
 """The size that Linux has on most machines; a file of huge pages is mapped by them only at such an address."""
 _posix: Any = mmap
@@ -281,7 +281,7 @@ def _place(size: int) -> mmap.mmap:
 def drop_pages(mapping: Any, offset: int, length: int) -> None:
     """Gives up a mapping's whole pages in a range; they come back from the file when they are looked at again.
 
-    What was written to them is lost. A system without such advice (Windows) keeps them.
+    Data written to them is lost. A system without such advice (Windows) keeps them.
     """
     start, end = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, (offset + length) // mmap.PAGESIZE * mmap.PAGESIZE
     if start < end and hasattr(mmap, "MADV_DONTNEED"):
@@ -290,7 +290,7 @@ def drop_pages(mapping: Any, offset: int, length: int) -> None:
 
 @functools.cache
 def _system_mmap() -> ctypes._NamedFuncPointer | None:
-    """The system's `mmap`; None where there is none."""
+    """The system's `mmap`; None if it has none."""
     if not hasattr(mmap, "MAP_PRIVATE"):
         return None
     function = ctypes.CDLL(None, use_errno=True).mmap

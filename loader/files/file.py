@@ -31,10 +31,9 @@ _CHUNK = 4 << 20
 _CLOSE_ENOUGH = 256 << 10
 """Two wanted ranges with a smaller gap are read ahead as one."""
 _ADVISED = 512 << 10
-"""Linux cuts a longer request down to about this; many of them are what keeps a disk busy."""
+"""Linux cuts longer requests to about this size; many of them keep a disk busy."""
 _PROBES = 64
-"""At so many places it is looked whether a file is in memory: advice for each of its pieces would, where it changes
-nothing, take the interpreter from the thread that loads thousands of times."""
+"""Places at which a file is probed: thousands of needless requests would hold up the thread that loads."""
 _posix: Any = os
 """Python's module with the names that it has on POSIX systems alone."""
 _WITHOUT_WAITING = getattr(os, "RWF_NOWAIT", None)
@@ -48,11 +47,11 @@ class CheckpointFile:
         path: Where it is; absolute, symlinks are followed.
 
     Raises:
-        CheckpointError: It is missing, unreadable, or no regular file.
+        CheckpointError: It is missing, unreadable, or not a regular file.
     """
 
     remote: ClassVar[bool] = False
-    """Whether its neighbours may not be on this machine yet."""
+    """Whether other files of its folder may not be on this machine yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -63,7 +62,7 @@ class CheckpointFile:
 
     @functools.cached_property
     def named(self) -> dict[str, Global]:
-        """Everything that the pickles in it name, by full name; whoever reads one notes it here."""
+        """Every global named by its pickles, by full name, as their readers note it."""
         return {}
 
     def note(self, named: Iterable[Global]) -> None:
@@ -93,7 +92,7 @@ class CheckpointFile:
         return b"".join(pieces)
 
     def read_into(self, tensor: torch.Tensor, offset: int) -> memoryview:
-        """Fills a compact CPU tensor with the file's bytes from this offset, without any copy between.
+        """Fills a compact CPU tensor with the file's bytes from this offset, without a copy in between.
 
         Returns:
             The tensor's memory, valid as long as the tensor is.
@@ -119,7 +118,7 @@ class CheckpointFile:
 
     @property
     def mapping(self) -> mmap.mmap:
-        """The whole file as private memory; one per file, made when first asked for."""
+        """The whole file as private memory, mapped once on first use."""
         found = self._mapping
         return self._map() if found is None else found
 
@@ -141,7 +140,7 @@ class CheckpointFile:
             drop_pages(self._mapping, offset, length)
 
     def check_unchanged(self) -> None:
-        """Compares size, modification time and inode with what they were when the file was opened.
+        """Compares size, modification time and inode with those at opening.
 
         Raises:
             CheckpointError: One of them differs.
@@ -156,7 +155,7 @@ class CheckpointFile:
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Closes the file; a mapping lives on as long as a tensor looks into it."""
+        """Closes the file; a mapping lives as long as a tensor that uses it."""
         self._descriptor.close()
         self._mapping = None
 
@@ -165,31 +164,31 @@ class CheckpointFile:
             self.close()
 
     def stream(self) -> BinaryIO:
-        """The file from its start, for code that reads files itself; through the same descriptor, not by the name."""
+        """The file from its start, for code that reads files itself, through the same descriptor."""
         with self._descriptor as number:
             stream = open(os.dup(number), "rb")  # noqa: PTH123, SIM115  # a descriptor, which the caller closes
         stream.seek(0)
         return stream
 
     def open_again(self) -> int:
-        """A descriptor for whoever goes on reading after `close`, and closes it."""
+        """A descriptor for reading after `close`, which the caller closes."""
         return self._descriptor.open_again()
 
     def ends_early(self, needed: int) -> CheckpointError:
-        """What to raise where bytes are declared that the file does not have."""
+        """The error for a file that is shorter than declared."""
         return CheckpointError(
             f"{shown_path(self.path)} is cut off: {self.size:,} bytes are there, {needed:,} or more are declared",
             Fix(note="copy or download the file again; it may also still be being written"),
         )
 
     def damaged(self, what: str) -> CheckpointError:
-        """What to raise where the content contradicts itself."""
+        """The error for invalid content."""
         return CheckpointError(
             f"{shown_path(self.path)} is damaged: {what}", Fix(note="copy or download the file again")
         )
 
     def changed(self, how: str) -> CheckpointError:
-        """What to raise where the file is not what it was when it was opened."""
+        """The error for a file that changed since it was opened."""
         return changed(self.path, how)
 
     def _read_once(self, offset: int, length: int) -> bytes:
@@ -210,10 +209,7 @@ class CheckpointFile:
 
 
 def read_ahead(wanted: Iterable[tuple[CheckpointFile, Iterable[Range]]]) -> None:
-    """Has the system read (offset, length) ranges of files.
-
-    It goes on after the files are closed: a mapped tensor may be looked at only then.
-    """
+    """Makes the system read (offset, length) ranges of files, also after the files are closed."""
     if hasattr(os, "posix_fadvise"):
         merged = [(file, _merged(ranges)) for file, ranges in wanted]
         threading.Thread(target=_advise, args=(merged,), name="read-ahead", daemon=True).start()
@@ -224,7 +220,7 @@ def _advise(wanted: Sequence[tuple[CheckpointFile, Sequence[Range]]]) -> None:
         try:
             descriptor = file.open_again()
         except CheckpointError:
-            continue  # changed or gone: whoever reads it is told
+            continue  # changed or gone: the reader reports it
         try:
             pieces = [(at, min(_ADVISED, end - at)) for start, end in ranges for at in range(start, end, _ADVISED)]
             if not _all_here(descriptor, pieces):
@@ -235,7 +231,7 @@ def _advise(wanted: Sequence[tuple[CheckpointFile, Sequence[Range]]]) -> None:
 
 
 def _all_here(descriptor: int, pieces: Sequence[Range]) -> bool:
-    """Whether evenly spread places among the pieces, the last one with them, can be read without waiting for a disk."""
+    """Whether evenly spread pieces, including the last, can be read without waiting for a disk."""
     if _WITHOUT_WAITING is None:
         return False
     step = max(1, -(-len(pieces) // _PROBES))
@@ -245,7 +241,7 @@ def _all_here(descriptor: int, pieces: Sequence[Range]) -> bool:
             _posix.preadv(descriptor, [byte], offset + length - 1, _WITHOUT_WAITING)
             for offset, length in [*pieces[::step], *pieces[-1:]]
         )
-    except OSError:  # it would have to wait, or this file system cannot tell
+    except OSError:  # it would wait, or this file system does not say
         return False
 
 

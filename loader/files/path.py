@@ -29,14 +29,14 @@ _DIGITS = re.compile(r"([0-9]+)")
 _PACKAGE = "pkg://"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SLASH_LOST = re.compile(r"(https?|s3|gs|hf):/?(?!/)", re.IGNORECASE)
-"""How a URL begins that lost one of its slashes, or both."""
+"""The beginning of a URL that lost one or both slashes."""
 _LONGEST_PATH = 400
 _MOST_ENTRIES = 10_000
-"""A folder with more entries than this is not searched for close names."""
+"""A folder with more entries is not searched for similar names."""
 
 
 def is_url(text: str | Path) -> bool:
-    """Whether what a user typed is a URL; ``pkg://`` is none, it names a file on this machine."""
+    """Whether a text is a URL; ``pkg://`` is not, since it names a file on this machine."""
     return _URL.match(str(text)) is not None and not str(text).lower().startswith(_PACKAGE)
 
 
@@ -47,10 +47,10 @@ def resolve_path(text: str | Path) -> Path:
         text: A path, `~` allowed, no URL; `pkg://package.name/sub/file` is a file inside an installed package.
 
     Returns:
-        The absolute path; something is there.
+        The absolute path of something that exists.
 
     Raises:
-        CheckpointError: Nothing is there, or the text is no path.
+        CheckpointError: It does not exist, or the text is not a path.
     """
     typed = str(text)
     if not typed or "\0" in typed:
@@ -82,12 +82,12 @@ class CopyPath(_SystemPath):
 
 
 def called(path: str | Path) -> str:
-    """What messages and reports call a file: its path, or the URL that it was downloaded from."""
+    """The name of a file in messages and reports: its path, or the URL that it was downloaded from."""
     return (path.origin if isinstance(path, CopyPath) else "") or str(path)
 
 
 def is_copy(path: Path) -> bool:
-    """Whether a file is a local copy of something that lies elsewhere."""
+    """Whether a path is that of a local copy."""
     return isinstance(path, CopyPath) and bool(path.origin)
 
 
@@ -97,7 +97,7 @@ def path_override(path: str | Path, *, note: str = "") -> lines.Fix:
 
 
 def missing_file(path: Path, typed: str = "") -> CheckpointError:
-    """Says what was looked for and which names in that folder are close."""
+    """The error for a missing file, with similar names in its folder."""
     origin = f" (checkpoint.path is {shown_path(typed)})" if typed and typed != str(path) else ""
     parent = next((folder for folder in path.parents if folder.is_dir()), path.parent)
     message = f"no such file: {shown_path(path)}{origin}"
@@ -114,7 +114,7 @@ def missing_file(path: Path, typed: str = "") -> CheckpointError:
 
 
 def _is_pattern(typed: str) -> bool:
-    """Whether what was typed looks like what a shell takes for several files."""
+    """Whether a text looks like a shell's pattern for several files."""
     return any(sign in typed for sign in "*?") and not typed.startswith(_PACKAGE)
 
 
@@ -139,7 +139,7 @@ def _names_in(folder: Path) -> list[str]:
                 if len(names) > _MOST_ENTRIES:
                     return []
     except OSError:
-        return []  # a folder that cannot be listed has no close names to offer
+        return []  # a folder that cannot be listed offers no names
     return names
 
 
@@ -168,7 +168,7 @@ def _no_package(package: str, typed: str) -> CheckpointError:
 
 
 def package_folders(package: str) -> list[Path]:
-    """Lists where a package's files are; empty where there is no such package.
+    """The folders of a package; empty if there is no such package.
 
     Args:
         package: Its dotted name.
@@ -177,7 +177,7 @@ def package_folders(package: str) -> list[Path]:
     if not all(map(str.isidentifier, (top, *below))):
         return []
     try:
-        spec = importlib.util.find_spec(top)  # it imports the parents of a dotted name; this one has none
+        spec = importlib.util.find_spec(top)  # it would import the parents of a dotted name
     except (ImportError, ValueError):
         return []
     locations = spec.submodule_search_locations if spec is not None else None
@@ -189,7 +189,7 @@ _SNAPSHOTS = "snapshots"
 
 
 def leads_out(path: Path, folder: Path) -> Path | None:
-    """Where a path below a folder really leads, if that is outside; None where it stays.
+    """The real path of a file below a folder, if a link leads outside; None if it stays inside.
 
     Args:
         path: A file below the folder; it need not exist.
@@ -201,7 +201,7 @@ def leads_out(path: Path, folder: Path) -> Path | None:
 
 
 def cached_repository(folder: Path) -> str:
-    """The name on the Hub of the model whose cache this folder belongs to; empty where it belongs to none."""
+    """The name on the Hub of the model whose cache contains this folder; empty if none does."""
     cache = _cache_of(Path(os.path.realpath(folder)))
     return "" if cache is None else cache.name.removeprefix(_CACHED).replace("--", "/")
 

@@ -33,23 +33,23 @@ Write = Callable[[bytes | memoryview], None]
 
 
 class _WriteError(OSError):
-    """A file that the disk or the folder did not take; its name is the one that the user knows."""
+    """A file that could not be written, under the name that the user knows."""
 
 
 class Drafts:
-    """Files that are being written, until they take their places together."""
+    """Files that are written first and replace their targets together."""
 
     def __init__(self) -> None:
         self._drafts: dict[Path, Path] = {}
         self._fixes: dict[str, Fix] = {}
-        """What to type where a place does not take its file."""
+        """What to do if a target cannot be written."""
         self._steps: list[tuple[Path, Path | None]] = []
-        """Places that are being changed, in this order: where, and the second name of the file that stood there."""
+        """Targets that are being replaced, in order, with the second name of the previous file."""
         self._kept: list[Path] = []
-        """Second names of earlier files that are not needed any more."""
+        """Second names of previous files that are no longer needed."""
 
     def write(self, path: Path, pieces: Iterable[bytes | memoryview], fix: Fix = _ELSEWHERE) -> None:
-        """Writes a file in full next to where it will stand; where that fails, `fix` is what to do."""
+        """Writes a file next to its target; `fix` says what to do if that fails."""
         self._fixes[str(path)] = fix
         self._drafts[path] = draft = _hidden(path)
         with _named(path):
@@ -62,14 +62,14 @@ class Drafts:
                 os.close(descriptor)
 
     def settle(self, first: Iterable[Path], last: Iterable[Path]) -> None:
-        """Puts every file in its place, in the order in which they were written.
+        """Replaces every target, in the order in which the files were written.
 
         Args:
-            first: What has to be gone before, so that no reader takes half of the old and half of the new for a whole.
-            last: What is to be gone afterwards.
+            first: Files to remove before, so that no reader mixes old and new files.
+            last: Files to remove afterwards.
 
         Raises:
-            ConfigError: Everything is in its place, and something of `last` cannot be removed.
+            ConfigError: All targets are replaced, and a file of `last` cannot be removed.
         """
         for path in first:
             with _named(path):
@@ -87,47 +87,47 @@ class Drafts:
         self._tidy()
 
     def fix(self, path: str) -> Fix:
-        """What to type where a file cannot be written."""
+        """What to do if a file cannot be written."""
         return self._fixes.get(path, _ELSEWHERE)
 
     def discard(self) -> str:
-        """Puts back what stood there, takes away what was written, and says what became of it."""
-        told = []
+        """Restores the previous files, removes the new ones, and reports the outcome."""
+        faults = []
         restored = any(kept is not None for _, kept in self._steps)
         for path, kept in reversed(self._steps):
             try:
                 _undo(path, kept)
             except OSError as error:
                 fault = f"{shown_path(path)} could not be {'removed' if kept is None else 'restored'}"
-                told.append(f"{fault} ({_reason(error)})" + (f", it is kept as {shown_path(kept)}" if kept else ""))
-                log.error("%s", told[-1])
+                faults.append(f"{fault} ({_reason(error)})" + (f", it is kept as {shown_path(kept)}" if kept else ""))
+                log.error("%s", faults[-1])
         self._tidy()
-        if told:
-            return phrases(told)
+        if faults:
+            return phrases(faults)
         return "nothing was left behind" + (", and the previous files are restored" if restored else "")
 
     def _keep(self, path: Path) -> None:
-        """Gives what stands at a place a second name."""
+        """Gives the previous file of a target a second name."""
         kept = _hidden(path) if os.path.lexists(path) else None
         self._steps.append((path, kept))
         if kept is not None:
             try:
                 os.link(path, kept, follow_symlinks=os.link not in os.supports_follow_symlinks)
-            except OSError:  # a file system without hard links; for a moment neither file stands there
+            except OSError:  # a file system without hard links; for a moment neither file exists
                 path.replace(kept)
 
     def _tidy(self) -> None:
         for path in (*self._drafts.values(), *self._kept):
-            with suppress(OSError):  # under this name nobody takes it for a checkpoint
+            with suppress(OSError):  # its name is not that of a checkpoint
                 path.unlink(missing_ok=True)
 
 
 @contextmanager
 def drafts() -> Iterator[Drafts]:
-    """Files to be written; whatever goes wrong before all of them are in their places leaves everything as it was.
+    """Files to write together; on an error before all targets are replaced, everything is as before.
 
     Raises:
-        ConfigError: The disk or the folder does not take them.
+        ConfigError: They cannot be written.
     """
     made = Drafts()
     with _terminable():
@@ -145,7 +145,7 @@ def drafts() -> Iterator[Drafts]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """An error of the system is about the file that a user knows, not about its draft."""
+    """Makes an error of the system name the target, not the draft."""
     try:
         yield
     except OSError as error:
@@ -153,7 +153,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _hidden(path: Path) -> Path:
-    """A name in the same folder that nothing has and nobody reads."""
+    """An unused hidden name in the same folder."""
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
 
 
@@ -171,7 +171,7 @@ def _reason(error: OSError) -> str:
 
 
 def _terminable() -> AbstractContextManager[None]:
-    """Lets a process that a scheduler ends meanwhile tidy up; who has a handler already decides for itself."""
+    """Lets a terminated process clean up, unless it has a handler of its own."""
     return terminable() if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else nullcontext()
 
 
@@ -193,7 +193,7 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Makes the new names last; a folder that cannot be synced (Windows, some network disks) keeps them anyway."""
+    """Syncs the new names to disk, where the system can sync a folder."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -207,8 +207,8 @@ def _sync(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file next to where it will stand, then puts it there."""
-    # A name that nobody knows: a link that waits under it would be followed.
+    """Writes a file atomically."""
+    # An unpredictable name: a link under a known one would be followed.
     draft = path.with_name(f".{path.name[:40]}.{secrets.token_hex(16)}")
     try:
         draft.write_bytes(content)

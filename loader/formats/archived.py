@@ -1,4 +1,4 @@
-"""What all checkpoints that are one zip archive have in common.
+"""Checkpoints that are one zip archive.
 
 Guarantees: a tensor's bytes are those of one record of the archive, which is unpacked or mapped only when the tensor is
 asked for; a record that is read for the index has the checksum that the archive keeps for it.
@@ -21,7 +21,7 @@ from .tree import Container, Storage
 from .zip import DEFLATED, Archive, Member
 
 _ROOT_STEPS = 2
-"""torch puts the index into one folder, which is called like the file was."""
+"""torch puts the index into one folder, named after the file."""
 
 
 class Records:
@@ -29,8 +29,8 @@ class Records:
 
     Args:
         archive: The archive's table of contents.
-        folder: The folder, with its slash; empty where the records stand at the top.
-        check: `structure` leaves the checksums alone.
+        folder: The folder, with its slash; empty for records at the top.
+        check: `structure` compares no checksums.
     """
 
     def __init__(self, archive: Archive, folder: str, check: str) -> None:
@@ -53,7 +53,7 @@ class Records:
         """The records of an archive of torch that is itself a record.
 
         Raises:
-            CheckpointError: It is missing, no archive of torch, or anything of it is deflated.
+            CheckpointError: It is missing, not an archive of torch, or a part of it is deflated.
         """
         whole = self.storage(name)
         archive = Archive(self.file, whole.offset, whole.offset + whole.nbytes) if whole.packed is None else None
@@ -66,33 +66,33 @@ class Records:
         return Records(archive, folder, check)
 
     def size(self, name: str) -> int:
-        """How many bytes a record holds; 0 where there is none."""
+        """Size of a record in bytes; 0 if it is missing."""
         member = self.archive.members.get(self.folder + name)
         return 0 if member is None else member.size
 
-    def read(self, name: str, told: str) -> bytes:
+    def read(self, name: str, noun: str) -> bytes:
         """Reads a record that belongs to the index.
 
         Args:
             name: Its name; it must be there.
-            told: What it is, for messages.
+            noun: What messages call it.
 
         Raises:
             CheckpointError: It declares too much, or differs from what was written.
         """
         member = self.archive.members[self.folder + name]
         if member.method == DEFLATED and member.size > max(LARGEST_DEFLATED_INDEX, MOST_FOLD * member.packed):
-            raise self._too_deflated(member, told)
+            raise self._too_deflated(member, noun)
         data = self.archive.read(member.name, member.size)
         if self._compares and zlib_ng.crc32(data) != member.crc32:
-            raise self._differs(name, told)
+            raise self._differs(name, noun)
         return data
 
-    def pieces(self, name: str, told: str) -> Iterator[bytes]:
+    def pieces(self, name: str, noun: str) -> Iterator[bytes]:
         """Reads a record of the index piece by piece, so that memory stays flat; the arguments are those of `read`.
 
         Raises:
-            CheckpointError: It differs from what was written; told at the end.
+            CheckpointError: Its checksum differs, known at the end.
         """
         member = self.archive.members[self.folder + name]
         checksum = 0
@@ -100,10 +100,10 @@ class Records:
             checksum = zlib_ng.crc32(piece, checksum)
             yield piece
         if self._compares and checksum != member.crc32:
-            raise self._differs(name, told)
+            raise self._differs(name, noun)
 
     def storage(self, name: str) -> Storage:
-        """A record's place in the file.
+        """The bytes of a record in the file.
 
         Raises:
             CheckpointError: It is missing, or its header contradicts the archive's table of contents.
@@ -123,15 +123,15 @@ class Records:
         """Unpacks a deflated storage piece by piece."""
         return self.archive.inflate(self._deflated[storage.offset], storage.offset)
 
-    def _too_deflated(self, member: Member, told: str) -> CheckpointError:
+    def _too_deflated(self, member: Member, noun: str) -> CheckpointError:
         return CheckpointError(
-            f"{shown_path(self.file.path)} holds its {told} ({safe_text(member.name)}) deflated from {member.size:,} "
+            f"{shown_path(self.file.path)} holds its {noun} ({safe_text(member.name)}) deflated from {member.size:,} "
             f"bytes to {member.packed:,}; at most {MOST_FOLD}-fold was expected",
             Fix(note="where you trust it, unzip it, and pack it again without deflating: zip -0 -r"),
         )
 
-    def _differs(self, name: str, told: str) -> CheckpointError:
-        return self.file.damaged(f"its {told} ({safe_text(name)}) differs from what was written")
+    def _differs(self, name: str, noun: str) -> CheckpointError:
+        return self.file.damaged(f"its {noun} ({safe_text(name)}) differs from what was written")
 
     def _located(self, member: Member, key: str) -> Storage:
         start, packed = self.archive.locate(member), None
@@ -164,7 +164,7 @@ def torch_records(archive: Archive, check: str) -> Records:
 
 
 def _refuse_several(archive: Archive) -> None:
-    """What reads one of several indexes loads other weights than what reads another."""
+    """Refuses an archive with several indexes: readers would differ in the weights they load."""
     steps = {name: [step for step in name.split("/") if step not in {"", "."}] for name in archive.members}
     roots = [name for name, parts in steps.items() if len(parts) <= _ROOT_STEPS and parts[-1:] == [INDEX]]
     if len(roots) > 1:
@@ -180,9 +180,9 @@ class ArchivedFile(OpenedFile):
 
     Args:
         records: Its records.
-        format: What was recognised in its content.
+        format: Its name in reports.
         root: Everything in it.
-        check: `structure` leaves the checksums alone, `full` compares all of them now, `crc` those that are needed.
+        check: `structure` compares no checksums, `full` all of them now, `crc` those of the tensors in use.
 
     Raises:
         CheckpointError: `full` found damaged records.

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _PIECE = 2 << 20
 """Bytes that are still in the processor's cache when their checksum is computed."""
 _WORKERS = 2
-"""Two cores check as fast as memory delivers; more would only take them from others."""
+"""Two cores check as fast as memory delivers."""
 Read = Callable[[int, int], bytes | memoryview]
-"""Reads from an offset so many bytes."""
+"""Reads a number of bytes from an offset."""
 Inflate = Callable[[Storage], Iterable[bytes]]
 _Piece = tuple[Storage, int, int]
 _Place = tuple[int, int, int]
@@ -68,7 +68,7 @@ def _of_all(pieces: Iterable[bytes]) -> int:
 
 
 def _batches(storages: Iterable[Storage]) -> Iterator[list[_Piece]]:
-    """Pieces of large storages one by one, small storages together: handing a piece to a thread takes time too."""
+    """Pieces of large storages one by one, small storages together: handing work to a thread takes time too."""
     batch: list[_Piece] = []
     waiting = 0
     for piece in _pieces(storages):
@@ -92,12 +92,12 @@ def _pieces(storages: Iterable[Storage]) -> Iterator[_Piece]:
 
 
 class ReadOnce:
-    """Puts the memory of their storages into tensors' entries.
+    """Reads storages into memory once, and returns entries that use that memory.
 
     Args:
-        entries: What is going to be asked for, as often as it is; after that its memory is not held any more.
+        entries: What will be read, as often as it will be; the memory is released after the last time.
         inflate: Unpacks a deflated storage piece by piece.
-        mmap: Whether what stands in a file as it is stays there, and what is deflated alone is read here.
+        mmap: Whether stored data stays in the file, so that only deflated data is read here.
     """
 
     def __init__(self, entries: Iterable[TensorEntry], inflate: Inflate, *, mmap: bool) -> None:
@@ -106,15 +106,15 @@ class ReadOnce:
         self._uses = Counter(_place(s) for entry in entries if self._is_checked(entry) for s in entry.storages())
         self._memory: dict[_Place, torch.UntypedStorage] = {}
         self.damaged = False
-        """Whether the bytes of any storage were not what was written."""
+        """Whether the checksum of any storage differed."""
 
     def covers(self, entry: TensorEntry) -> bool:
-        """Whether an entry's checksums are compared here."""
+        """Whether this object compares the checksums of an entry."""
         known = self._uses
         return bool(known) and self._is_checked(entry) and all(_place(storage) in known for storage in entry.storages())
 
     def __call__(self, entry: TensorEntry) -> TensorEntry:
-        """The same entry, with its storages in memory where they are compared here.
+        """The same entry, with its storages in memory if they are compared here.
 
         Raises:
             CheckpointError: The file cannot be read, or ends early.
@@ -163,7 +163,7 @@ class ReadOnce:
             yield piece
 
     def _is_checked(self, entry: TensorEntry) -> bool:
-        """Whether all bytes of an entry have checksums and are read into memory, whoever reads them."""
+        """Whether all bytes of an entry have checksums and are read into memory in any case."""
         storages = list(entry.storages())
         return bool(storages) and all(
             s.crc32 is not None and s.file is not None and not (self._mmap and s.packed is None) for s in storages

@@ -31,8 +31,7 @@ from .signatures import ENDINGS
 from .tree import TensorEntry
 
 _FOLDERS = ("distributed.dcp:find_dcp", "distributed.deepspeed:find_zero")
-"""Formats that are a folder: what finds them, given the folder, the names in it and a stack that closes files; imported
-only for folders."""
+"""The functions that recognise a folder, given its path, the names in it and a stack that closes files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class OneFile:
 
     @property
     def format(self) -> str:
-        """What was recognised in its content."""
+        """Its name in reports."""
         return self.recognised.format
 
     def open(self, check: str) -> OpenedFile:
@@ -57,7 +56,7 @@ class OneFile:
 
 
 def find(path: Path, stack: ExitStack, format: str = "auto") -> Found:
-    """Finds out what a path is.
+    """Recognises what a path is.
 
     Args:
         path: Absolute; something is there.
@@ -65,12 +64,12 @@ def find(path: Path, stack: ExitStack, format: str = "auto") -> Found:
         format: `checkpoint.format`, for `sniff.recognise`.
 
     Raises:
-        CheckpointError: It cannot be opened, or is nothing that is read.
+        CheckpointError: It cannot be opened, or its format is unsupported.
     """
     if path.is_dir():
         return _in_folder(path, stack, format)
     if path.name == DCP_METADATA or path.suffix == DCP_ENDING:
-        return _in_folder(path.parent, stack, format)  # no checkpoint by itself, and always a part of one
+        return _in_folder(path.parent, stack, format)  # always a part of a checkpoint
     return find_in(opened(path, stack), stack, format)
 
 
@@ -84,14 +83,14 @@ def _in_folder(path: Path, stack: ExitStack, format: str) -> Found:
 
 
 def find_in(file: CheckpointFile, stack: ExitStack, format: str = "auto") -> Found:
-    """Finds out what an opened file is, as `find` does."""
+    """Recognises an opened file, as `find` does."""
     return Shards(file, stack) if is_index(file) else OneFile(file, sniff.recognise(file, format))
 
 
 log = logging.getLogger(__name__)
 
 DCP_METADATA, DCP_ENDING = ".metadata", ".distcp"
-"""What torch.distributed.checkpoint calls its files."""
+"""The names of torch.distributed.checkpoint's files."""
 _GOLDEN = ".golden.safetensors"
 PREFERRED = (
     ("model.safetensors.index.json", "model.safetensors"),
@@ -101,7 +100,7 @@ PREFERRED = (
     ("adapter_model.safetensors",),
     ("adapter_model.bin",),
 )
-"""What transformers, diffusers and PEFT call a model's weights, in the order in which they are taken."""
+"""Names that transformers, diffusers and PEFT give to a model's weights, in order of preference."""
 _SHARD = re.compile(r".*-\d+-of-\d+\.\w+", re.DOTALL)
 _MOST_SHOWN = 20
 
@@ -152,12 +151,12 @@ def candidates(names: Sequence[str], shards: Callable[[str], Collection[str]]) -
 
 
 def has_preferred(names: Sequence[str]) -> bool:
-    """Whether one of these names is one that Hugging Face's libraries give to a model's weights."""
+    """Whether Hugging Face's libraries give one of these names to a model's weights."""
     return any(name in names for pair in PREFERRED for name in pair)
 
 
 def is_shard(name: str) -> bool:
-    """Whether a file is called like one of several shards."""
+    """Whether a name is that of one of several shards."""
     return _SHARD.fullmatch(name) is not None
 
 
@@ -177,7 +176,7 @@ def listed(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> list[str]:
-    """Those that are called as checkpoints are, and are no folders."""
+    """Files with the name of a checkpoint."""
     return [
         name
         for name in listed(folder)
@@ -203,7 +202,7 @@ def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
             "(*.index.json)",
             Fix(note="download the index too; it is next to the shards at their source"),
         )
-    from .foreign import name_folder  # noqa: PLC0415  # only what is refused needs it
+    from .foreign import name_folder  # noqa: PLC0415  # for a refusal only
 
     entries = listed(folder)
     foreign = name_folder(folder, entries)
@@ -239,14 +238,14 @@ def _lines(folder: Path, names: Sequence[str]) -> list[Fix]:
 
 
 def _holds_checkpoint(folder: Path) -> bool:
-    """Whether something in a folder is called as checkpoints are; one that is a link, or may not be listed, is none."""
+    """Whether a folder holds a file with the name of a checkpoint; False for links and unreadable folders."""
     if folder.is_symlink() or not folder.is_dir() or not os.access(folder, os.R_OK):
         return False
     return any(name == DCP_METADATA or name.endswith((*ENDINGS, DCP_ENDING)) for name in listed(folder))
 
 
 class Sources:
-    """The files that a job reads.
+    """The files that a job reads, which nothing it writes may replace.
 
     Args:
         checkpoints: The opened ones.
@@ -257,12 +256,12 @@ class Sources:
         self._read = {inode(path) for path in (*_read_files(checkpoints), *_paths(inputs))}
 
     def among(self, paths: Iterable[Path]) -> list[Path]:
-        """Those of some paths where such a file stands."""
+        """The paths that lead to such a file."""
         return [path for path in paths if inode(path) in self._read]
 
 
 def inode(path: Path) -> tuple[int, int] | Path:
-    """What is the same for all names of a file; the path itself where none is there."""
+    """An identity shared by all names of a file; the path itself if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -271,7 +270,7 @@ def inode(path: Path) -> tuple[int, int] | Path:
 
 
 def _read_files(checkpoints: Iterable[Checkpoint]) -> Iterator[Path]:
-    """Every file that a checkpoint is read from, with all that lie in its folder where that is read as a whole."""
+    """Every file that a checkpoint is read from; all files of a folder that is read as a whole."""
     for checkpoint in checkpoints:
         yield checkpoint.path
         yield checkpoint.place
@@ -282,7 +281,7 @@ def _read_files(checkpoints: Iterable[Checkpoint]) -> Iterator[Path]:
 
 
 def _paths(inputs: Any) -> Iterator[Path]:
-    """The files that the specs of inputs name, however deep they stand in lists and mappings."""
+    """The files named by input specs, at any depth."""
     if isinstance(inputs, Mapping):
         path = inputs.get("path")
         if isinstance(path, str) and not is_url(path):

@@ -55,7 +55,7 @@ _MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
     (0, b"\xff\xd8\xff", Foreign("a JPEG image", Fix("checkpoint.path=FILE"))),
     *MAGIC,
 )  # fmt: skip
-"""Offset, bytes, and what a file with these bytes there is."""
+"""Offset, the bytes there, and the kind of file."""
 
 _INDEX = Foreign(
     "the index of a checkpoint in several files, not a checkpoint", Fix("checkpoint.path=FILE", "one of those it names")
@@ -66,12 +66,12 @@ _ZEROS = Foreign("nothing but zero bytes at its start: a download or copy that n
 
 
 def refusal(file: CheckpointFile, head: bytes, archive: Archive | None) -> CheckpointError:
-    """Says what a file is that is not read.
+    """Returns the refusal of a file of an unsupported format.
 
     Args:
         file: The file.
         head: Its first bytes, not empty.
-        archive: Its table of contents, where it is a zip archive.
+        archive: Its table of contents, if it is a zip archive.
     """
     if archive is None:
         tail = file.pread(max(0, file.size - _TAIL), min(_TAIL, file.size))
@@ -82,23 +82,23 @@ def refusal(file: CheckpointFile, head: bytes, archive: Archive | None) -> Check
     if UNPACK in foreign.fixes:
         found = contents(file, head) if archive is None else in_zip(file.path, list(archive.members))
         if found is not None:
-            return CheckpointError(f"{path} is {foreign.what}{found.told}", *found.fixes)
+            return CheckpointError(f"{path} is {foreign.what}{found.listed}", *found.fixes)
     places = {"file": path, "folder": shown_path(file.path.parent), "prefix": shown_path(_prefix(file.path))}
     return CheckpointError(f"{path} is {foreign.what}", *foreign.advice(**places))
 
 
 def _prefix(path: Path) -> Path:
-    """What TensorFlow calls a checkpoint: its files' name without their endings."""
+    """The name of a TensorFlow checkpoint: that of its files without their endings."""
     return path.with_name(re.sub(r"\.(index|data-\d{5}-of-\d{5})\Z", "", path.name))
 
 
 def name_foreign(head: bytes, tail: bytes, name: str) -> Foreign:
-    """Says what a file is.
+    """Names the kind of a file.
 
     Args:
         head: Its first bytes, not empty.
         tail: Its last bytes.
-        name: Its name, for what nothing else tells.
+        name: Its name, used only if the content decides nothing.
     """
     for offset, magic, foreign in _MAGIC:
         if head.startswith(magic, offset):
@@ -114,7 +114,7 @@ def name_foreign(head: bytes, tail: bytes, name: str) -> Foreign:
 
 
 def page_in(head: bytes) -> Foreign | None:
-    """What to say of a download that begins like this, where it is a web page."""
+    """The description of a download that is a web page; None if it is something else."""
     found = _name_text(head[:_HEAD]) if head else None
     return found if found is _PAGE else None
 
@@ -136,7 +136,7 @@ def _name_text(head: bytes) -> Foreign | None:
 
 
 def name_zip(names: list[str]) -> Foreign:
-    """Says what a zip archive is that holds no torch.save file.
+    """Names the kind of a zip archive without a file of torch.save.
 
     Args:
         names: Its members.
@@ -182,15 +182,15 @@ _BY_NAME: tuple[tuple[str, Foreign], ...] = (
             "orbax.checkpoint.PyTreeCheckpointer().restore('{file}'), sep='.'), " + _SAVED,
             "loads it with Orbax, and saves it"))) for name in _ORBAX),
 )  # fmt: skip
-"""A name that a tool always gives, and what a folder that holds it is."""
+"""Names that a tool always gives, and the kind of the folder."""
 
 
 def name_folder(folder: Path, names: Sequence[str]) -> Foreign | None:
-    """Says what a folder is that holds no checkpoint which is read; None where nothing is known about it.
+    """Names the kind of a folder without a supported checkpoint; None if it is unknown.
 
     Args:
         folder: Where it is.
-        names: What is in it.
+        names: The names in it.
     """
     for name, foreign in _BY_NAME:
         if name in names:
@@ -199,7 +199,7 @@ def name_folder(folder: Path, names: Sequence[str]) -> Foreign | None:
 
 
 def _tensorflow(names: Sequence[str]) -> Foreign | None:
-    """Checkpoints of TensorFlow: NAME.index beside NAME.data-00000-of-00001."""
+    """Checkpoints of TensorFlow: NAME.index next to NAME.data-00000-of-00001."""
     stems = [
         name.removesuffix(".index")
         for name in names

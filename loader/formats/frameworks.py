@@ -1,4 +1,4 @@
-"""Files of other frameworks, told by how they begin and end.
+"""Files of other frameworks, recognised by their first and last bytes.
 
 Guarantees: a few bytes are compared and matched in bounded time; nothing is parsed. Each sentence names the framework,
 and its hint the tool that makes something of the file that is read.
@@ -24,12 +24,12 @@ _SOURCE = Fix("checkpoint.path=FILE", "the checkpoint that it was made from")
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A kind of file that is recognised and not read."""
+    """An unsupported kind of file."""
 
     what: str
     """Completes the sentence "FILE is …"."""
     fixes: tuple[Fix, ...]
-    """What to do; `{file}` stands for its path."""
+    """The fix; `{file}` is replaced by its path."""
 
     def __init__(self, what: str, *fixes: Fix) -> None:
         object.__setattr__(self, "what", what)
@@ -161,7 +161,7 @@ MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
         f"a GGML file from before GGUF; {READ}",
         Fix(note="convert it with llama.cpp's convert_llama_ggml_to_gguf.py"))),
 )  # fmt: skip
-"""Offset, bytes, and what a file with these bytes there is."""
+"""Offset, the bytes there, and the kind of file."""
 
 _TABLE_END = bytes.fromhex("57fb808b247547db")
 _VARINT = rb"[\x80-\xff]{0,4}[\x00-\x7f]"
@@ -190,7 +190,7 @@ _DATA_NAME = re.compile(r".+\.data-\d{5}-of-\d{5}", re.DOTALL)
 
 
 def name_pickle(head: bytes, tail: bytes) -> Foreign | None:
-    """Says what a pickle is that torch did not write; None where it is no pickle."""
+    """Names the kind of a pickle that torch did not write; None for other files."""
     if not is_pickle(head):
         return None
     if head[:1] != b"\x80":
@@ -201,7 +201,7 @@ def name_pickle(head: bytes, tail: bytes) -> Foreign | None:
 
 
 def name_binary(head: bytes, tail: bytes) -> Foreign | None:
-    """Says what a file of another framework is; None where it is none that is known."""
+    """Names the kind of another framework's file; None if it is unknown."""
     if tail.endswith(_TABLE_END):
         return TENSORFLOW
     if _LUA_TABLE.match(head):
@@ -228,10 +228,10 @@ def _is_msgpack(head: bytes) -> bool:
 
 
 def name_text(text: str) -> Foreign | None:
-    """Says which framework a text belongs to."""
+    """Names the framework that a text belongs to; None if it is unknown."""
     return next((foreign for words, foreign in _TEXTS if words in text), None)
 
 
 def name_by_name(name: str) -> Foreign | None:
-    """What only its name tells: TensorFlow's data have neither beginning nor end."""
+    """Recognises TensorFlow's data, which have no signature, by their name."""
     return TENSORFLOW_DATA if _DATA_NAME.fullmatch(name) else None

@@ -48,10 +48,10 @@ class Gguf(OpenedFile):
 
     Args:
         file: The opened file.
-        check: Its bytes carry no checksum: all that can be checked, the structure, always is.
+        check: Ignored: the format has no checksums, and its structure is always checked.
 
     Raises:
-        CheckpointError: It is cut off, damaged, or quantised and the package `gguf` is not there.
+        CheckpointError: It is cut off, damaged, or quantised and the package `gguf` is not installed.
     """
 
     def __init__(self, file: CheckpointFile, check: str) -> None:
@@ -125,22 +125,22 @@ _TEXT, _LIST = 8, 9
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """A list, of which only the length is kept."""
+    """A list whose values are not kept."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What a file says of one tensor."""
+    """The header entry of one tensor."""
 
     name: str
     dimensions: tuple[int, ...]
-    """The fastest first: the reverse of torch's shape."""
+    """The fastest dimension first: the reverse of torch's shape."""
     type: int
     """ggml's number of the type."""
     offset: int
-    """Where it begins, counted from where the tensors begin."""
+    """Its offset from the first tensor."""
 
 
 class Header:
@@ -150,7 +150,7 @@ class Header:
         file: The opened file.
 
     Raises:
-        CheckpointError: It is cut off or damaged, or of a version that is not read.
+        CheckpointError: It is cut off, damaged, or of an unsupported version.
     """
 
     def __init__(self, file: CheckpointFile) -> None:
@@ -209,7 +209,7 @@ class Header:
                 self._value(kind, level + 1)
 
     def _times(self, count: int, least: int, what: str) -> range:
-        """So many times, where the file is long enough for it."""
+        """A range of this length, if the file is long enough for it."""
         if count * least > self._file.size - self.end:
             raise self._file.damaged(f"its header declares {count:,} {what}; {self._file.size:,} bytes are there")
         return range(count)
@@ -258,11 +258,11 @@ def _other_version(path: Path, version: int) -> CheckpointError:
 
 
 def quantisations(path: str, tensor: str) -> Mapping[int, tuple[str, int, int]]:
-    """The quantised types by ggml's number: their name, and how many elements a block holds in how many bytes.
+    """The quantised types by ggml's number: name, elements per block, bytes per block.
 
     Args:
-        path: The file that has them, for messages.
-        tensor: A tensor that has one.
+        path: The file, for messages.
+        tensor: A tensor of such a type, for messages.
 
     Raises:
         CheckpointError: The package `gguf` is not installed.

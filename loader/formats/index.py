@@ -28,18 +28,18 @@ _UNSAFE = Fix(note="do not load this checkpoint; ask whoever made it for shards 
 
 
 def is_index_name(name: str) -> bool:
-    """Whether a file is called as indexes are."""
+    """Whether a name is that of an index."""
     return _NAME.fullmatch(name) is not None
 
 
 def is_index(file: CheckpointFile) -> bool:
-    """Whether a file is a JSON text that names shards, or is called so."""
+    """Whether a file is a JSON text with a map of shards, or with the name of an index."""
     head = file.pread(0, min(_HEAD, file.size)).removeprefix(_BYTE_ORDER_MARK).lstrip()
     return head.startswith(b"{") and (f'"{_MAP}"'.encode() in head or is_index_name(file.path.name))
 
 
 def read_index(file: CheckpointFile) -> dict[str, str]:
-    """Reads which shard each tensor is said to be in.
+    """Reads the shard of each tensor.
 
     Args:
         file: The opened index.
@@ -48,7 +48,7 @@ def read_index(file: CheckpointFile) -> dict[str, str]:
         Key → the shard's path, relative to the index's folder.
 
     Raises:
-        CheckpointError: It is too large, no index, or names a shard that is no plain path below its folder.
+        CheckpointError: It is too large, not an index, or names a shard that is not a plain path below its folder.
     """
     if file.size > LARGEST_INDEX:
         raise file.damaged(f"an index of {file.size:,} bytes; at most {LARGEST_INDEX:,} are allowed")
@@ -79,17 +79,17 @@ def _brackets(raw: bytes) -> int:
 
 
 def _refuse_unsafe(file: CheckpointFile, names: dict[str, None]) -> None:
-    told = [f"'{safe_text(name)}' {fault}" for name in names if (fault := fault_of_name(name))]
-    if told:
+    faults = [f"'{safe_text(name)}' {fault}" for name in names if (fault := fault_of_name(name))]
+    if faults:
         raise CheckpointError(
-            f"{shown_path(file.path)} names {counted(len(told), 'shard')} that may not be opened: {phrases(told)}; "
+            f"{shown_path(file.path)} names {counted(len(faults), 'shard')} that may not be opened: {phrases(faults)}; "
             "names of files below its own folder were expected",
             _UNSAFE,
         )
 
 
 def fault_of_name(name: str) -> str:
-    """What is wrong with the name of a file that is to lie below a folder; empty where nothing is."""
+    """Why a name is not a plain path below a folder; empty if it is one."""
     if not name:
         return "is empty"
     if len(name) > LONGEST_NAME:
@@ -111,12 +111,12 @@ def read_mapping(file: CheckpointFile, raw: bytes, what: str) -> dict[str, Any]:
     """Reads a mapping of names.
 
     Args:
-        file: The file it stands in, for messages.
+        file: The file, for messages.
         raw: The text.
-        what: What to call it there, such as ``its header``.
+        what: What messages call the text, such as ``its header``.
 
     Raises:
-        CheckpointError: It is no JSON, no mapping, or names something twice.
+        CheckpointError: It is not JSON, not a mapping, or has a duplicate name.
     """
     try:
         return parse_mapping(raw)
@@ -128,7 +128,7 @@ def parse_mapping(raw: bytes) -> dict[str, Any]:
     """Reads a mapping of names.
 
     Raises:
-        ValueError: It is no JSON, no mapping, or names something twice; as a sentence that lacks its subject.
+        ValueError: It is not JSON, not a mapping, or has a duplicate name; a sentence without its subject.
     """
     try:
         found = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
@@ -142,7 +142,7 @@ def parse_mapping(raw: bytes) -> dict[str, Any]:
 
 
 class _TwiceError(ValueError):
-    """A name that stands twice in one mapping."""
+    """A duplicate name in a mapping."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

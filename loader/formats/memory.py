@@ -1,4 +1,4 @@
-"""A state dict that is in memory already, behind the interface of a file.
+"""A state dict in memory as a checkpoint.
 
 Guarantees: the caller's mapping and its tensors are read, never written; its ``_metadata`` is copied.
 """
@@ -19,7 +19,7 @@ from .opened import Checkpoint
 from .tree import Container, Layout, Leaf, Node, TensorEntry
 
 _NOT_FOR_FILES = "assign_to_params_buffers"
-"""What torch leaves in a dict's `_metadata` after it was assigned from; it would switch loading over to assigning."""
+"""A switch in a dict's `_metadata` that would make torch assign instead of copy."""
 
 
 class MemoryCheckpoint(Checkpoint):
@@ -40,14 +40,14 @@ class MemoryCheckpoint(Checkpoint):
         """Memory has no checksums."""
 
     def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:  # noqa: ARG002  # as files take it
-        """The caller's own tensor, or the run of its elements that an entry's offset and size mean."""
+        """The caller's own tensor, or the elements of it that the entry covers."""
         value: torch.Tensor = self._state[str(entry.details["key"])].detach()
         if tuple(value.shape) == entry.shape:
             return value
         return value.reshape(-1)[entry.offset : entry.offset + entry.numel]
 
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
-        """Nothing is to be read ahead."""
+        """Memory needs no reading ahead."""
 
     def check_unchanged(self) -> None:
         """Memory is the caller's to keep."""
@@ -61,14 +61,13 @@ class MemoryCheckpoint(Checkpoint):
 
 
 def _refuse_valueless(state: Mapping[str, Any]) -> None:
-    """Raises CheckpointError where what a mapping holds is a tensor by name alone, or many in one."""
+    """Raises CheckpointError for tensors without plain values of their own: fake, distributed or nested ones."""
     odd = {key: kind for key, value in state.items() if (kind := _oddity(value))}
     if odd:
-        told = [f"{safe_text(key)} ({kind})" for key, kind in odd.items()]
+        listed = [f"{safe_text(key)} ({kind})" for key, kind in odd.items()]
         split = "DTensor" in odd.values()
         raise CheckpointError(
-            f"the state dict holds {counted(len(odd), 'tensor')} that {'is' if len(odd) == 1 else 'are'} no plain "
-            f"one: {phrases(told)}",
+            f"the state dict holds {counted(len(odd), 'unsupported tensor')}: {phrases(listed)}",
             Fix(
                 "state = {key: value.full_tensor() if hasattr(value, 'full_tensor') else value for key, value in "
                 "state.items()}"
@@ -79,7 +78,7 @@ def _refuse_valueless(state: Mapping[str, Any]) -> None:
 
 
 def _oddity(value: object) -> str:
-    """The kind of a tensor whose values cannot be copied into an ordinary one; empty for others."""
+    """The kind of a tensor whose values cannot be copied; empty for ordinary ones."""
     fakes: Any = sys.modules.get("torch._subclasses.fake_tensor")
     shares: Any = sys.modules.get("torch.distributed.tensor")
     if not isinstance(value, torch.Tensor):

@@ -34,23 +34,23 @@ _FIELDED = re.compile(r"'descr'\s*:\s*(?=\[)")
 _ENDING = ".npy"
 _HEAD = 4096
 _FIELDS = "'fields'"
-"""Stands in for the list of a type's fields."""
+"""Placeholder for the list of a type's fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of its array."""
+    """The header of an array."""
 
     descr: str
-    """NumPy's name of the type, such as ``<f4``; the text of a list where it has fields."""
+    """NumPy's name of the type, such as ``<f4``; for a type with fields, their list as text."""
     fortran: bool
     shape: tuple[int, ...]
     start: int
-    """Where the array begins."""
+    """Offset of the array."""
 
     @property
     def dtype(self) -> str | None:
-        """Torch's name of the type; None where torch has none."""
+        """Torch's name of the type; None if torch does not have it."""
         return NUMPY_DTYPES.get(self.descr[1:]) if self.descr[:1] in {"<", ">", "|", "="} else None
 
     @property
@@ -60,7 +60,7 @@ class Header:
 
     @property
     def of_raw_bytes(self) -> bool:
-        """Whether it has a type that NumPy does not know, and has written as so many bytes."""
+        """Whether it has a type that NumPy does not have and wrote as raw bytes."""
         return self.descr[1:2] == "V"
 
     def stride(self) -> tuple[int, ...]:
@@ -72,12 +72,12 @@ def read_header(file: CheckpointFile, head: bytes, name: str) -> Header:
     """Reads the header of an array.
 
     Args:
-        file: The file it stands in, for messages.
+        file: The file, for messages.
         head: Its first bytes, up to `LONGEST_NPY_HEADER`.
-        name: What to call the array in a message.
+        name: The name of the array, for messages.
 
     Raises:
-        CheckpointError: It is none.
+        CheckpointError: It is invalid.
     """
     wide = head[6:7] != b"\x01"
     start = 12 if wide else 10
@@ -100,7 +100,7 @@ def read_header(file: CheckpointFile, head: bytes, name: str) -> Header:
 
 
 def entry_of(file: CheckpointFile, header: Header, storage: Storage, name: str) -> TensorEntry | Leaf:
-    """The tensor in a record that begins with this header; a leaf where torch has no such type.
+    """The tensor in a record that begins with this header; a leaf if torch does not have its type.
 
     Raises:
         CheckpointError: The record is not as large as the header says.
@@ -120,7 +120,7 @@ def entry_of(file: CheckpointFile, header: Header, storage: Storage, name: str) 
 
 
 def refuse_unreadable(file: CheckpointFile, headers: dict[str, Header]) -> None:
-    """Raises CheckpointError where arrays have a type that is not told, or all are pickles."""
+    """Raises CheckpointError if arrays have an unknown type, or all are pickles."""
     path = shown_path(file.path)
     raw = [f"{name} ({header.descr})" for name, header in headers.items() if header.of_raw_bytes]
     if raw:
@@ -152,10 +152,10 @@ class Npy(OpenedFile):
 
     Args:
         file: The opened file.
-        check: Its bytes carry no checksum: all that can be checked, the structure, always is.
+        check: Ignored: the format has no checksums, and its structure is always checked.
 
     Raises:
-        CheckpointError: It is cut off, damaged, or an array of something that torch does not have.
+        CheckpointError: It is cut off, damaged, or of a type that torch does not have.
     """
 
     def __init__(self, file: CheckpointFile, check: str) -> None:
@@ -178,10 +178,10 @@ class Npz(ArchivedFile):
 
     Args:
         archive: The archive's table of contents.
-        check: `structure` leaves the checksums alone, `full` compares all of them now, `crc` those that are needed.
+        check: `structure` compares no checksums, `full` all of them now, `crc` those of the tensors in use.
 
     Raises:
-        CheckpointError: It is damaged, or holds arrays of something that torch does not have.
+        CheckpointError: It is damaged, or holds arrays of types that torch does not have.
     """
 
     def __init__(self, archive: Archive, check: str) -> None:
@@ -202,10 +202,10 @@ class PickledFile(OpenedFile):
 
     Args:
         file: The opened file.
-        check: Its bytes carry no checksum: all that can be checked, the structure, always is.
+        check: Ignored: the format has no checksums, and its structure is always checked.
 
     Raises:
-        CheckpointError: It is cut off or damaged, or holds neither an array of numbers nor a tensor.
+        CheckpointError: It is cut off, damaged, or without an array of numbers or a tensor.
     """
 
     def __init__(self, file: CheckpointFile, check: str) -> None:

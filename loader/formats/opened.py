@@ -1,4 +1,4 @@
-"""What all opened checkpoints have in common, and all that are one file.
+"""Opened checkpoints, and those that are one file.
 
 Guarantees: a tensor's bytes are touched only when that tensor is asked for; checksums are compared over exactly the
 bytes that the wanted tensors need, in pieces, so that memory stays flat.
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
 @functools.cache
 def tensor_maker() -> Callable[..., torch.Tensor]:
-    """`materialise.tensor_of`: what makes a tensor of its entry and what unpacks deflated storages."""
+    """`tensor.tensor_of`, which makes the tensor of an entry."""
     from .tensor import tensor_of  # noqa: PLC0415  # an index alone needs no torch
 
     return tensor_of
 
 
 class Checkpoint(ABC):
-    """An opened checkpoint: what is in it, and one tensor's data on demand.
+    """An opened checkpoint: its index, and one tensor's data on demand.
 
     Args:
         path: The file or folder that was given, absolute.
-        format: What was recognised in its content: ``torch-zip``, ``safetensors-sharded`` and so on.
+        format: ``torch-zip``, ``safetensors-sharded`` and so on.
         root: Everything in it. A file whose root is a single tensor has it under the key ``""``.
         nbytes: Size of all its files.
     """
 
     place: Path
-    """What it is in that folder: a file, the index of several, or the folder itself where it is read as a whole."""
+    """The file in that folder, the index of several files, or the folder itself if it is read as a whole."""
     note: str
     """The decision taken where there was a choice, for the report; empty where there was none."""
 
@@ -71,7 +71,7 @@ class Checkpoint(ABC):
 
         Args:
             entry: One of this checkpoint's tensors.
-            mmap: Whether it may look into a file's private mapping; otherwise it owns its memory.
+            mmap: Whether it may be a view of the file's private copy-on-write mapping; otherwise it owns its memory.
 
         Raises:
             CheckpointError: Its bytes cannot be read, or contradict its layout.
@@ -79,7 +79,7 @@ class Checkpoint(ABC):
         return tensor_maker()(self.located(entry), self.unpack, mmap=mmap)
 
     def located(self, entry: TensorEntry) -> TensorEntry:
-        """The entry with the places of its bytes; a format that looks for them only when asked does it here."""
+        """The entry with the location of its bytes, for formats that look for it only when asked."""
         return entry
 
     def unpack(self, storage: Storage) -> bytes:
@@ -87,7 +87,7 @@ class Checkpoint(ABC):
         return b"".join(self.inflate(storage))
 
     def inflate(self, storage: Storage) -> Iterator[bytes]:
-        """Unpacks a deflated storage piece by piece; only formats that deflate have any."""
+        """Unpacks a deflated storage piece by piece, to exactly the size it declares."""
         raise CheckpointError(f"the storage '{safe_text(storage.key)}' cannot be unpacked", Fix(note="load it again"))
 
     @abstractmethod
@@ -96,25 +96,26 @@ class Checkpoint(ABC):
 
         Args:
             entries: Tensors of this checkpoint.
-            mmap: Whether to go through the mapping, which also brings its pages in, or to read beside it.
+            mmap: Whether to read through the mapping, which also loads its pages; if not, a file that is cut short
+                meanwhile cannot end the process.
 
         Raises:
-            CheckpointError: Some bytes are not what was written; all that is damaged is named.
+            CheckpointError: A checksum differs; everything damaged is named.
         """
 
     def release(self, entry: TensorEntry) -> None:
-        """Says that a mapped tensor is not looked at any more, and was not written to: its pages may leave memory."""
+        """Drops the cached pages of a mapped tensor that is no longer needed and was never written."""
         for storage in self.located(entry).storages():
             if storage.file is not None and storage.packed is None:
                 storage.file.release(storage.offset, storage.nbytes)
 
     @abstractmethod
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
-        """Tells the system which bytes come next, so that it reads ahead."""
+        """Makes the system read ahead the bytes of these tensors."""
 
     @abstractmethod
     def check_unchanged(self) -> None:
-        """Raises CheckpointError where a file changed since it was opened."""
+        """Raises CheckpointError if a file changed since it was opened."""
 
     def sha256(self) -> str:
         """Digest of all its files, as 64 hexadecimal digits; computed once."""
@@ -137,11 +138,11 @@ class Checkpoint(ABC):
 
 
 class Found(Protocol):
-    """What a file or folder turned out to be; its index is not read yet."""
+    """A recognised file or folder whose index is not read yet."""
 
     @property
     def format(self) -> str:
-        """``torch-zip``, ``safetensors-sharded`` and so on; what was recognised in the content."""
+        """``torch-zip``, ``safetensors-sharded`` and so on."""
         ...
 
     def open(self, check: str) -> Checkpoint:
@@ -158,9 +159,9 @@ class OpenedFile(Checkpoint):
 
     Args:
         file: The opened file; closed by `close`.
-        format: What was recognised in its content.
+        format: Its name in reports.
         root: Everything in it.
-        check: `structure` leaves the checksums alone, `crc` compares those of what is used, `full` all of them.
+        check: `structure` compares no checksums, `crc` those of the tensors in use, `full` all of them.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class OpenedFile(Checkpoint):
 
     def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
         """Compares the checksums of the bytes of this file that these tensors need."""
-        if self.check != "crc":  # not wanted, or done for all of them when the file was opened
+        if self.check != "crc":  # not requested, or done when the file was opened
             return
         file = self.file
         own = (s for entry in entries for s in entry.storages() if s.crc32 is not None and s.file is file)
@@ -201,11 +202,11 @@ class OpenedFile(Checkpoint):
             )
 
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
-        """Has what these tensors need of this file read ahead."""
+        """Makes the system read ahead the bytes of these tensors."""
         read_ahead([(self.file, self.ranges(entries))])
 
     def ranges(self, entries: Iterable[TensorEntry]) -> Iterator[tuple[int, int]]:
-        """Where in this file the bytes of these tensors stand: offset and length."""
+        """Offsets and lengths of the bytes of these tensors in this file."""
         file = self.file
         for entry in entries:
             for storage in entry.storages():
@@ -213,16 +214,16 @@ class OpenedFile(Checkpoint):
                     yield storage.offset, storage.nbytes if storage.packed is None else storage.packed
 
     def check_unchanged(self) -> None:
-        """Raises CheckpointError where the file changed since it was opened."""
+        """Raises CheckpointError if the file changed since it was opened."""
         self.file.check_unchanged()
 
     def digest(self) -> str:
-        """The file's own."""
+        """The file's own digest."""
         return self.file.sha256()
 
     @property
     def named(self) -> Mapping[str, Global]:
-        """What the file's pickles name."""
+        """The globals named by the file's pickles."""
         return self.file.named
 
     def close(self) -> None:
@@ -230,7 +231,7 @@ class OpenedFile(Checkpoint):
         self.file.close()
 
     def tensors_in(self, damaged: Sequence[Storage]) -> list[str]:
-        """Names the tensors that look into these storages."""
+        """The names of the tensors in these storages."""
         places = {storage.offset for storage in damaged}
         return [
             f"{prefix}.{key}" if prefix else key

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LENGTH = struct.Struct("<Q")
 METADATA = "__metadata__"
-"""Where a header keeps its notes: no tensor can be called so."""
+"""The header's key for notes, which no tensor can have as its name."""
 _ALIGNMENT = 8
 _EMPTY: MappingProxyType[str, Any] = MappingProxyType({})
 
@@ -38,7 +38,7 @@ DTYPES: dict[str, str] = {
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
     "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
-"""The name torch has for it, by the format's own."""
+"""Torch's name of a dtype, by the format's own."""
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 """The format's own name of a dtype, by torch's."""
 
@@ -48,7 +48,7 @@ class SafeTensors(OpenedFile):
 
     Args:
         file: The opened file.
-        check: Its bytes carry no checksum: all that can be checked, the structure, always is.
+        check: Ignored: the format has no checksums, and its structure is always checked.
 
     Raises:
         CheckpointError: It is cut off, or its header contradicts itself or the file.
@@ -123,7 +123,7 @@ class SafeTensors(OpenedFile):
 
 
 def fault(key: str, value: torch.Tensor) -> str:
-    """Says why a tensor cannot be written; empty where it can."""
+    """Why a tensor cannot be written; empty if it can."""
     from .tensor import dtype_name, is_plain  # noqa: PLC0415  # reading a header needs no torch
 
     if key == METADATA or any("\ud800" <= character <= "\udfff" for character in key):
@@ -144,7 +144,7 @@ def pieces(tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> Ite
 
     Args:
         tensors: By name; each has a dtype of `NAMES` and is dense, on any device, with any strides.
-        notes: Text that goes into the header.
+        notes: Text for the header.
     """
     from .tensor import dtype_name  # noqa: PLC0415  # reading a header needs no torch
 

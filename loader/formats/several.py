@@ -38,10 +38,10 @@ class SeveralFiles(Checkpoint):
 
     Args:
         path: The folder, or the index.
-        format: What was recognised.
-        root: What all of the files hold.
-        members: The files that hold tensors, by their names below the folder, in natural order.
-        indexes: The files that say what is where, by name; they come first in the digest.
+        format: Its name in reports.
+        root: The contents of all files.
+        members: The files with tensors, by name below the folder, in natural order.
+        indexes: The index files by name; they come first in the digest.
     """
 
     def __init__(
@@ -63,22 +63,22 @@ class SeveralFiles(Checkpoint):
         each(self._by_member(entries), lambda work: work[0].verify(work[1], mmap=mmap))
 
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
-        """Has all files read ahead, one after the other."""
+        """Makes the system read ahead in all files, one after the other."""
         read_ahead((member.file, member.ranges(own)) for member, own in self._by_member(entries).values())
 
     def check_unchanged(self) -> None:
-        """Raises CheckpointError where an index or another file changed since it was opened."""
+        """Raises CheckpointError if an index or another file changed since it was opened."""
         for file in self._indexes.values():
             file.check_unchanged()
         each(self._members, lambda member: member.check_unchanged())
 
     def digest(self) -> str:
-        """As `digest_of` says."""
+        """The digest of `digest_of`."""
         return digest_of({**self._indexes, **{name: member.file for name, member in self._members.items()}})
 
     @property
     def named(self) -> Mapping[str, Global]:
-        """What the pickles of all files name."""
+        """The globals named by the pickles of all files."""
         files = (*self._indexes.values(), *(member.file for member in self._members.values()))
         return {name: found for file in files for name, found in file.named.items()}
 
@@ -96,32 +96,32 @@ class SeveralFiles(Checkpoint):
     def _by_member(self, entries: Iterable[TensorEntry]) -> dict[str, tuple[OpenedFile, list[TensorEntry]]]:
         found: dict[str, list[TensorEntry]] = {}
         for entry in map(self.located, entries):
-            # A tensor without bytes in a file (saved on meta, or kept in a pickle) belongs to none.
+            # A tensor without bytes in a file (saved on meta, or inside a pickle) belongs to no member.
             for name in {self._by_file[id(s.file)]: None for s in entry.storages() if s.file is not None}:
                 found.setdefault(name, []).append(entry)
         return {name: (member, found[name]) for name, member in self._members.items() if name in found}
 
 
 def digest_of(files: Mapping[str, CheckpointFile]) -> str:
-    """Digest of several files: that of the text which `sha256sum NAME…` prints in their folder."""
+    """Digest of several files: that of the output of `sha256sum NAME…` in their folder."""
     return joint_digest({name: file.sha256() for name, file in files.items()})
 
 
 def joint_digest(digests: Mapping[str, str]) -> str:
-    """The same of files whose own digests are known."""
+    """The same for files whose own digests are known."""
     lines = (f"{digest}  {name}\n" for name, digest in digests.items())
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def opened(path: Path, stack: ExitStack) -> CheckpointFile:
-    """Opens a file that the stack closes."""
+    """Opens a file, which the stack closes."""
     file = CheckpointFile(path)
     stack.callback(file.close)
     return file
 
 
 def each(items: Mapping[str, _T], work: Callable[[_T], _Result], noun: str = "shard") -> dict[str, _Result]:
-    """Does the same with every file; what is wrong with several of them is told at once."""
+    """Applies a function to every file; the refusals of several are reported together."""
     done: dict[str, _Result] = {}
     refused: list[CheckpointError] = []
     for name, item in items.items():
@@ -132,35 +132,37 @@ def each(items: Mapping[str, _T], work: Callable[[_T], _Result], noun: str = "sh
     if len(refused) == 1:
         raise refused[0]
     if refused:
-        told = phrases(error.message for error in refused)
-        raise CheckpointError(f"{len(refused):,} of {counted(len(items), noun)} are refused: {told}", *refused[0].fixes)
+        messages = phrases(error.message for error in refused)
+        raise CheckpointError(
+            f"{len(refused):,} of {counted(len(items), noun)} are refused: {messages}", *refused[0].fixes
+        )
     return done
 
 
 def refuse_links(links: Mapping[str, Path], owner: str) -> None:
-    """Raises CheckpointError where files of a checkpoint really lie outside its folder.
+    """Raises CheckpointError if links of a checkpoint lead outside its folder.
 
     Args:
-        links: Name → where it really is, of those outside.
-        owner: What names them, for the message.
+        links: The real path of each such file, by name.
+        owner: The file that names them, for the message.
     """
     if links:
-        told = phrases(f"{safe_text(name)} → {shown_path(real)}" for name, real in links.items())
+        targets = phrases(f"{safe_text(name)} → {shown_path(real)}" for name, real in links.items())
         raise CheckpointError(
-            f"{counted(len(links), 'shard')} of {owner} would be read from outside its folder: {told}",
+            f"{counted(len(links), 'shard')} of {owner} would be read from outside its folder: {targets}",
             Fix(note="copy the shards into the folder, or move the index to where they are"),
         )
 
 
 def refuse_missing(index: Path, paths: Mapping[str, Path], fix: Callable[[list[str]], Fix]) -> None:
-    """Raises CheckpointError where files that an index names are not there; all are told.
+    """Raises CheckpointError if files that an index names are missing; all are named.
 
     Args:
-        index: Where they are named.
-        paths: Name → where it should be.
-        fix: What to do about those that are missing.
+        index: The index.
+        paths: The path of each file, by name.
+        fix: Returns the fix for the missing names.
     """
-    missing = [name for name, path in paths.items() if not os.path.exists(path) and not _is_circle(path)]  # noqa: PTH110  # False for what is no path
+    missing = [name for name, path in paths.items() if not os.path.exists(path) and not _is_circle(path)]  # noqa: PTH110  # False for an invalid path
     if missing:
         raise CheckpointError(
             f"{len(missing):,} of the {counted(len(paths), 'shard')} of {shown_path(index)} "
@@ -170,13 +172,13 @@ def refuse_missing(index: Path, paths: Mapping[str, Path], fix: Callable[[list[s
 
 
 def _is_circle(path: Path) -> bool:
-    """Whether a path is a link that leads to itself, which opening it will tell."""
+    """Whether a path is a link that leads to itself, which opening it reports."""
     try:
         path.stat()
     except OSError as error:
         return error.errno == errno.ELOOP
     except ValueError:
-        return False  # no path at all
+        return False  # an invalid path
     return False
 
 
@@ -196,7 +198,7 @@ class Shards:
         stack: Closes the shards when it unwinds.
 
     Raises:
-        CheckpointError: The index is refused, or a shard is missing, leads out of the folder or is no checkpoint.
+        CheckpointError: The index is refused, or a shard is missing, outside the folder or not a checkpoint.
     """
 
     def __init__(self, index: CheckpointFile, stack: ExitStack) -> None:
@@ -220,11 +222,7 @@ class Shards:
         return SeveralFiles(path, self.format, root, shards, {path.name: self.index})
 
     def sha256(self) -> str:
-        """Digest of the index and all shards.
-
-        It is the digest of the text that `sha256sum INDEX SHARD…` prints in the index's folder: the index first, then
-        the shards in natural order (2 before 10).
-        """
+        """Digest of the output of `sha256sum INDEX SHARD…` in the index's folder, shards in natural order."""
         return digest_of({self.index.path.name: self.index, **self.files})
 
     def _opened(self, name: str, stack: ExitStack) -> CheckpointFile:
@@ -243,9 +241,9 @@ class Shards:
         for name, found in self.recognised.items():
             by_format.setdefault(_FORMAT_OF_SHARD[found.format], []).append(name)
         if len(by_format) > 1:
-            told = [f"{format} has {listing(names)}" for format, names in by_format.items()]
+            shares = [f"{format} has {listing(names)}" for format, names in by_format.items()]
             raise CheckpointError(
-                f"{shown_path(self.index.path)} names shards of different formats: {phrases(told)}", _AGAIN
+                f"{shown_path(self.index.path)} names shards of different formats: {phrases(shares)}", _AGAIN
             )
         return next(iter(by_format))
 
@@ -259,7 +257,7 @@ def _download(folder: Path, missing: list[str]) -> Fix:
 
 
 def _merged(index: Path, places: Mapping[str, str], shards: Mapping[str, OpenedFile], format: str) -> Container:
-    """One tree over all shards, once it is known to be what the index says."""
+    """One tree over all shards, which must be what the index says."""
     root = Container("dict", format)
     holders: dict[str, list[str]] = {}
     for name, shard in shards.items():
@@ -268,42 +266,33 @@ def _merged(index: Path, places: Mapping[str, str], shards: Mapping[str, OpenedF
         root.metadata.update(shard.root.metadata)
         for key in children:
             holders.setdefault(key, []).append(name)
-    told = [*_lacking(places, holders), *_twice(holders), *_unlisted(places, holders)]
-    if told:
-        raise CheckpointError(f"{shown_path(index)} and its shards contradict each other: {'; '.join(told)}", _AGAIN)
+    faults = list(_contradictions(places, holders))
+    if faults:
+        raise CheckpointError(f"{shown_path(index)} and its shards contradict each other: {'; '.join(faults)}", _AGAIN)
     root.record = _notes([shard.root.record for shard in shards.values()])
     return root
 
 
 def _notes(records: Sequence[object]) -> dict[str, object]:
-    """The notes in the shards' headers that all of them agree on."""
+    """The notes that are the same in the headers of all shards."""
     notes = [record if isinstance(record, dict) else {} for record in records]
     return {name: text for name, text in notes[0].items() if all(other.get(name) == text for other in notes)}
 
 
-def _lacking(places: Mapping[str, str], holders: Mapping[str, list[str]]) -> list[str]:
-    lies = [key for key, shard in places.items() if shard not in holders.get(key, ())]
-    if not lies:
-        return []
-    told = phrases(
-        f"{safe_text(key)} (said to be in {safe_text(places[key])}; "
+def _contradictions(places: Mapping[str, str], holders: Mapping[str, list[str]]) -> Iterator[str]:
+    """What an index says wrongly: `places` is the shard of each key there, `holders` the shards that really hold it."""
+    missing = [
+        f"{safe_text(key)} (said to be in {safe_text(shard)}; "
         f"{'it is in ' + listing(holders[key]) if key in holders else 'no shard has it'})"
-        for key in lies
-    )
-    return [f"{counted(len(lies), 'tensor is', 'tensors are')} not where the index says: {told}"]
-
-
-def _twice(holders: Mapping[str, list[str]]) -> list[str]:
-    doubled = [key for key, names in holders.items() if len(names) > 1]
-    if not doubled:
-        return []
-    told = phrases(f"{safe_text(key)} (in {listing(holders[key])})" for key in doubled)
-    return [f"{counted(len(doubled), 'name appears', 'names appear')} in more than one shard: {told}"]
-
-
-def _unlisted(places: Mapping[str, str], holders: Mapping[str, list[str]]) -> list[str]:
-    unlisted = [key for key in holders if key not in places]
-    if not unlisted:
-        return []
-    told = phrases(f"{safe_text(key)} (in {listing(holders[key])})" for key in unlisted)
-    return [f"the index does not list {counted(len(unlisted), 'name')} that the shards hold: {told}"]
+        for key, shard in places.items()
+        if shard not in holders.get(key, ())
+    ]
+    if missing:
+        yield f"{counted(len(missing), 'tensor is', 'tensors are')} not where the index says: {phrases(missing)}"
+    named = {key: f"{safe_text(key)} (in {listing(names)})" for key, names in holders.items()}
+    doubled = [named[key] for key, names in holders.items() if len(names) > 1]
+    if doubled:
+        yield f"{counted(len(doubled), 'name appears', 'names appear')} in more than one shard: {phrases(doubled)}"
+    unlisted = [named[key] for key in holders if key not in places]
+    if unlisted:
+        yield f"the index does not list {counted(len(unlisted), 'name')} that the shards hold: {phrases(unlisted)}"

@@ -38,18 +38,18 @@ ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".pt2", ".ggu
 """How names of checkpoint files end; their content decides what they are."""
 
 ZIP_MEMBER = b"PK\x03\x04"
-"""What stands before a member of a zip archive, and so at the start of most."""
+"""The signature of a member of a zip archive, with which most archives begin."""
 _EMPTY_ZIP = b"PK\x05\x06"
 GGUF_MAGIC = b"GGUF"
 NPY_MAGIC = b"\x93NUMPY"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-"""The first of the pickles in a file of torch before 1.6."""
+"""The first pickle in a file of torch before 1.6."""
 _LEGACY_BYTES = LEGACY_MAGIC.to_bytes(10, "little")
 _LEGACY_TEXT = b"L%dL\n" % LEGACY_MAGIC
 TAR_MAGIC, TAR_MAGIC_AT, _TAR_BLOCK = b"ustar", 257, 512
 TORCH_TAR_MEMBERS = ("sys_info", "pickle", "tensors", "storages")
-"""What the oldest torch packed together."""
-# An empty container or a global, and what picklers write behind either.
+"""The members of an archive of torch before 0.1.10."""
+# An empty container or a global, and the bytes that picklers write after them.
 _OLD_PICKLE = re.compile(
     rb"\([dlt]p?\d*\n|\([dlt]q|c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n[pq()]|[\]}]q.[(XU]|\(i[A-Za-z_][\w.]*\n", re.DOTALL
 )
@@ -80,7 +80,7 @@ def is_safetensors(head: bytes) -> bool:
 
 
 def is_damaged_safetensors(head: bytes) -> bool:
-    """Whether a file that does not begin like safetensors has what only their headers have."""
+    """Whether a file contains text of a safetensors header although it does not begin like one."""
     return b'{"__metadata__":' in head[:_NEAR] or _PLACE.search(head) is not None
 
 
@@ -95,7 +95,7 @@ def is_torch_legacy(head: bytes) -> bool:
 
 
 def is_torch_tar(head: bytes) -> bool:
-    """Whether a file begins like the tar archives of old torch; an extension may stand before the first member."""
+    """Whether a file begins like the tar archives of old torch; an extended header may precede the first member."""
     names = (head[at:].partition(b"\0")[0] for at in range(0, len(head), _TAR_BLOCK))
     return head.startswith(TAR_MAGIC, TAR_MAGIC_AT) and any(
         name.decode("latin1") in TORCH_TAR_MEMBERS for name in names

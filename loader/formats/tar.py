@@ -29,7 +29,7 @@ _CHECKSUM = slice(148, 156)
 _FILES = {b"0", b"\0"}
 _EXTENSIONS = {b"x", b"g"}
 _OVERRIDES = (b" path=", b" size=", b" linkpath=", b" GNU.sparse")
-"""What an extension must not say of the member that follows it: the header itself is what is believed."""
+"""What an extended header must not change: only the header itself is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class TarMember:
     """A plain file inside an archive."""
 
     start: int
-    """Where its first byte stands."""
+    """Offset of its first byte."""
     size: int
 
     @property
@@ -50,7 +50,7 @@ def tar_members(file: CheckpointFile) -> dict[str, TarMember]:
     """Lists the plain files of an archive by name.
 
     Raises:
-        CheckpointError: It is cut off, damaged, or holds something else than plain files.
+        CheckpointError: It is cut off, damaged, or holds anything but plain files.
     """
     members: dict[str, TarMember] = {}
     position = 0
@@ -114,11 +114,11 @@ class Contents:
 
     names: Sequence[str]
     command: Fix
-    """What takes the first of them out, into the working folder."""
+    """The command that extracts the first of them into the working folder."""
 
     @property
-    def told(self) -> str:
-        """Goes on after the sentence that says what the archive is."""
+    def listed(self) -> str:
+        """Continues the sentence that names the archive."""
         return f"; it holds {listing(self.names)}"
 
     @property
@@ -129,7 +129,7 @@ class Contents:
 
 
 def contents(file: CheckpointFile, head: bytes) -> Contents | None:
-    """Looks for checkpoints inside an archive; None where none is seen.
+    """Looks for checkpoints inside an archive; None if it finds none.
 
     Args:
         file: The archive: a tar archive, or something packed by gzip, bzip2 or xz.
@@ -208,4 +208,4 @@ _PACKERS: Sequence[tuple[bytes, str, Callable[[bytes], bytes]]] = (
     (b"BZh", "bzip2", _bunzip2),
     (b"\xfd7zXZ\x00", "xz", _unxz),
 )
-"""How it begins, the program that unpacks it, and what unpacks its beginning here."""
+"""Signature, the program that unpacks it, and the function that unpacks its beginning."""

@@ -1,8 +1,8 @@
 """From a tensor's entry to the tensor.
 
-Guarantees: what comes back equals what torch saved in dtype, shape, strides and bytes; it looks into the file's private
-mapping, or owns its memory, as asked; sparse indices and quantisation parameters are checked before torch gets to use
-them; a tensor that lies in several places is put together in memory of its own.
+Guarantees: the tensor equals the saved one in dtype, shape, strides and bytes; it is a view of the file's private
+mapping or owns its memory, as requested; sparse indices and quantisation parameters are checked before torch uses
+them; a tensor in several pieces is assembled in memory of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .pickle.objects import WHOLE, WITHHELD
 from .tree import ITEMSIZE, Storage, TensorEntry, contiguous
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE if hasattr(torch, name)}
-"""By torch's name; the newest ones are missing where torch is older."""
+"""By torch's name; an older torch lacks the newest ones."""
 _HERE_BIG = sys.byteorder == "big"
 _QUANTIZED = frozenset({"qint8", "quint8", "qint32"})
 _CARRIERS = {1: torch.uint8, 4: torch.int32}
@@ -32,12 +32,12 @@ def tensor_of(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor
     """Makes the tensor of an entry.
 
     Args:
-        entry: What the reader of its file made of it.
+        entry: The entry in the index.
         unpack: Reads a whole deflated storage.
-        mmap: Whether it may look into the file's mapping.
+        mmap: Whether it may be a view of the file's mapping.
 
     Raises:
-        CheckpointError: Its data is not in the file, or not what its layout requires.
+        CheckpointError: Its data is not in the file, or invalid for its layout.
     """
     if entry.pieces:
         return _joined(entry, unpack, mmap=mmap)
@@ -70,7 +70,7 @@ def _dense(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
 
 
 def _joined(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
-    """A tensor that lies in several places; what is one piece is taken as it is."""
+    """A tensor in several pieces; one piece is returned as it is."""
     if len(entry.pieces) == 1:
         return tensor_of(entry.pieces[0].entry, unpack, mmap=mmap).reshape(entry.shape)
     whole = torch.empty(entry.shape, dtype=torch_dtype(entry))
@@ -84,14 +84,14 @@ def _joined(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
 
 
 def _forget(piece: TensorEntry) -> None:
-    """Lets the pages of a piece leave memory: nothing looks into them after they were copied."""
+    """Drops the cached pages of a piece that was copied."""
     storage = piece.storage
     if storage is not None and storage.file is not None and storage.packed is None:
         storage.file.release(storage.offset + piece.offset * ITEMSIZE[piece.dtype], piece.nbytes)
 
 
 def torch_dtype(entry: TensorEntry) -> torch.dtype:
-    """The dtype of an entry; raises CheckpointError where this torch does not have it."""
+    """The dtype of an entry; raises CheckpointError if this torch does not have it."""
     dtype = DTYPES.get(entry.dtype)
     if dtype is None:
         raise CheckpointError(
@@ -102,14 +102,14 @@ def torch_dtype(entry: TensorEntry) -> torch.dtype:
 
 
 def _extent(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Elements from the first to the last one that a view reaches."""
+    """Number of elements from the first to the last of a view."""
     if 0 in shape:
         return 0
     return 1 + sum((dimension - 1) * step for dimension, step in zip(shape, stride, strict=True))
 
 
 def _flat(storage: Storage, start: int, count: int, dtype: torch.dtype, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
-    """The elements from a byte offset inside a storage on, one-dimensional."""
+    """A one-dimensional tensor of the elements from a byte offset inside a storage on."""
     if not count:
         return torch.empty(0, dtype=dtype)
     if storage.memory is not None:
@@ -180,7 +180,7 @@ def _sparse_compressed(entry: TensorEntry, parts: dict[str, torch.Tensor]) -> to
 
 
 def _quantized(entry: TensorEntry, parts: dict[str, torch.Tensor]) -> torch.Tensor:
-    # torch's public functions would quantise the values anew; these private ones take them as they are.
+    # torch's public functions would quantise again; these private ones take the values as they are.
     details: dict[str, Any] = dict(entry.details)
     dtype = DTYPES[entry.dtype]
     if details["scheme"] == "per_tensor_affine":
@@ -198,12 +198,12 @@ def _quantized(entry: TensorEntry, parts: dict[str, torch.Tensor]) -> torch.Tens
 def _nested(_entry: TensorEntry, parts: dict[str, torch.Tensor]) -> torch.Tensor:
     buffer, sizes, strides, offsets = (parts[role] for role in ("buffer", "sizes", "strides", "offsets"))
     _check_nested(buffer, sizes, strides, offsets)
-    # torch's public constructors copy into a layout of their own; this is what its own files name.
+    # torch's public constructors copy into a layout of their own; its own files name this function.
     return torch._nested_view_from_buffer(buffer, sizes, strides, offsets)  # noqa: SLF001
 
 
 def _check_nested(buffer: torch.Tensor, sizes: torch.Tensor, strides: torch.Tensor, offsets: torch.Tensor) -> None:
-    """Refuses parts that reach outside the buffer: torch checks none of this."""
+    """Refuses parts outside the buffer, which torch does not check."""
     if any(part.dtype != torch.int64 for part in (sizes, strides, offsets)):
         raise ValueError("sizes, strides and offsets must be integers")
     if sizes.dim() != 2 or sizes.shape != strides.shape or offsets.shape != sizes.shape[:1] or buffer.dim() != 1:

@@ -1,7 +1,6 @@
-"""What every checkpoint format is read into.
+"""The index of a checkpoint: containers, tensor entries and leaves.
 
-Guarantees: these are plain records without tensor data and without torch; a reader builds them from a file by parsing
-it as data, and hands out a tensor's bytes only when asked for that tensor.
+Guarantees: plain records without tensor data and without torch, which every reader makes by parsing a file as data.
 """
 
 from __future__ import annotations
@@ -31,31 +30,31 @@ ITEMSIZE: Mapping[str, int] = {
     "int32": 4, "uint32": 4, "float32": 4, "complex32": 4, "bcomplex32": 4, "qint32": 4,
     "int64": 8, "uint64": 8, "float64": 8, "complex64": 8, "complex128": 16,
 }  # fmt: skip
-"""Bytes per element of every dtype that is read, by torch's own name for it."""
+"""Bytes per element of every supported dtype, by torch's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A run of bytes in a file that one or more tensors look into."""
+    """A run of bytes in a file that one or more tensors share."""
 
     key: str
     """Its name inside the file, for messages."""
     offset: int
-    """Where its first byte stands in the file."""
+    """Offset of its first byte in the file."""
     nbytes: int
-    """How many bytes it holds once unpacked."""
+    """Its size in bytes once unpacked."""
     crc32: int | None = None
-    """Its checksum, where the format keeps one."""
+    """Its checksum, if the format has checksums."""
     packed: int | None = None
-    """How many bytes it takes in the file where it is deflated; None where it is stored as it is."""
+    """Its size in the file if it is deflated; None if it is stored."""
     file: CheckpointFile | None = field(default=None, repr=False)
-    """The opened file it stands in."""
+    """The opened file that contains it."""
     big_endian: bool = False
-    """Whether its elements were written most significant byte first."""
+    """Whether its elements are big-endian."""
     data: bytes | bytearray | None = field(default=None, hash=False, repr=False)
-    """Its bytes, where the file keeps them inside a pickle; `offset` means nothing then."""
+    """Its bytes, if the file keeps them inside a pickle; `offset` is unused then."""
     memory: torch.UntypedStorage | None = field(default=None, compare=False, repr=False)
-    """Its bytes, where they are in memory already."""
+    """Its bytes, if they are in memory already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +62,24 @@ class TensorEntry:
     """One tensor of a checkpoint, without its data."""
 
     dtype: str
-    """torch's name, e.g. ``float32``."""
+    """Torch's name, such as ``float32``."""
     shape: tuple[int, ...]
     stride: tuple[int, ...] = ()
-    """In elements, as torch counts; one per dimension."""
+    """In elements; one per dimension."""
     offset: int = 0
-    """Elements between the storage's start and the first one."""
+    """Elements before the first one in the storage."""
     storage: Storage | None = None
-    """None for a tensor whose data is not in the file (saved on the meta device), and for an assembled one."""
+    """None for a tensor without data (saved on the meta device) and for one with components or pieces."""
     location: str = "cpu"
-    """The device it was saved on; text only, never acted on."""
+    """The device it was saved on; text without effect."""
     layout: Layout = "strided"
     components: Mapping[str, TensorEntry] = field(default_factory=dict)
-    """The dense tensors an assembled one is made of, by role (``indices``, ``values``, ``scales`` …).
-
-    A strided tensor has them where it is computed from ggml's blocks.
-    """
+    """The dense tensors that make up another layout, by role (``indices``, ``values``, ``scales`` …), or the ``blocks``
+    of a tensor that ggml quantised."""
     details: Mapping[str, object] = field(default_factory=dict)
     """Plain values that belong to the layout (quantisation scheme, scale, zero point, conjugate bit …)."""
     pieces: tuple[Piece, ...] = ()
-    """What a tensor is put together from that lies in several places; together they cover it exactly once."""
+    """The parts of a tensor in several places; together they cover it exactly once."""
 
     @property
     def numel(self) -> int:
@@ -91,13 +88,13 @@ class TensorEntry:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its elements when dense and compact; those of the components where it is assembled."""
+        """Size of its elements when dense and compact, or of its components."""
         if self.components:
             return sum(component.nbytes for component in self.components.values())
         return self.numel * ITEMSIZE[self.dtype]
 
     def storages(self) -> Iterator[Storage]:
-        """The runs of bytes that reading it needs."""
+        """The storages needed to read it."""
         if self.storage is not None:
             yield self.storage
         for component in self.components.values():
@@ -107,23 +104,23 @@ class TensorEntry:
 
     @property
     def is_without_data(self) -> bool:
-        """Whether it is a shape alone: no bytes of it are in any file."""
+        """Whether it has a shape but no data in any file."""
         return self.storage is None and not self.components and not self.pieces
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a tensor that lies in a place of its own."""
+    """A part of a tensor."""
 
     entry: TensorEntry
     start: tuple[int, ...]
-    """Where its first element stands in the whole: one number per dimension; or a single one for a run of the flattened
-    tensor, which a piece of one dimension is."""
+    """Index of its first element in the whole tensor: one number per dimension, or a single one if the piece is a run
+    of the flattened tensor."""
 
 
 @functools.lru_cache(maxsize=4096)  # a model has few shapes, however many tensors
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a compact tensor, as torch counts them."""
+    """The strides of a compact tensor, in elements."""
     strides, step = [], 1
     for dimension in reversed(shape):
         strides.append(step)
@@ -138,43 +135,43 @@ def stored(file: CheckpointFile, name: str, dtype: str, shape: tuple[int, ...], 
 
 
 def assembled(name: str, dtype: str, shape: tuple[int, ...], pieces: Iterable[Piece]) -> TensorEntry:
-    """The entry of a compact tensor that its pieces cover; one without elements needs none."""
+    """The entry of a compact tensor made of pieces."""
     empty = Storage(name, 0, 0, data=b"") if 0 in shape else None
     return TensorEntry(dtype, shape, contiguous(shape), storage=empty, pieces=() if empty else tuple(pieces))
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """An entry that is no tensor and holds none."""
+    """An entry that is not a tensor and contains none."""
 
     type: str
-    """Its type as the file names it, e.g. ``int``, ``argparse.Namespace``."""
+    """Its type in the file, such as ``int`` or ``argparse.Namespace``."""
     text: str = ""
-    """Its value, for plain numbers, strings and the like; made safe to show."""
+    """Its value, if it is plain, safe to print."""
     record: object = None
-    """What the inert reader made of it; plain Python for plain values."""
+    """The inert reader's record of it; plain Python for plain values."""
 
 
 @dataclass(slots=True)
 class Container:
-    """An entry that holds others: a dict, a list, or a pickled module's state dict."""
+    """An entry with children: a dict, a list, or a pickled module's state dict."""
 
     kind: Kind
     type: str
-    """Its type as the file names it, e.g. ``collections.OrderedDict``, ``my_pkg.Net``."""
+    """Its type in the file, such as ``collections.OrderedDict`` or ``my_pkg.Net``."""
     children: dict[str, Node] = field(default_factory=dict)
-    """By key, in the file's order. A module's are its whole flat state dict; a list's are named 0, 1, 2 …"""
+    """By key, in the file's order: a module's flat state dict, or a list's items as 0, 1, 2 …"""
     metadata: dict[str, dict[str, object]] = field(default_factory=dict)
     """torch's ``_metadata`` (module prefix → version and the like), plain scalars only."""
     record: object = None
-    """What the inert reader made of it."""
+    """The inert reader's record of it."""
 
     def tensors(self) -> dict[str, TensorEntry]:
-        """The children that are tensors themselves."""
+        """The children that are tensors."""
         return {key: child for key, child in self.children.items() if isinstance(child, TensorEntry)}
 
     def walk(self) -> Iterator[tuple[str, Container]]:
-        """This container and every one below it, with dotted keys, outermost first; cycles are walked once."""
+        """This container and all below it with their dotted keys, outermost first; each is visited once."""
         seen: set[int] = set()
         queue: list[tuple[str, Container]] = [("", self)]
         while queue:

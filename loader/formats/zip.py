@@ -1,8 +1,8 @@
 """A bounded reader of zip archives.
 
-Guarantees: what an archive declares is believed only after it was checked against the file's real size and against its
-other declarations: members neither overlap nor share a name, lie inside the file, and inflate to exactly the
-declared size. Nothing is ever extracted to disk.
+Guarantees: declarations are compared with the file's real size and with each other before they are used: members
+neither overlap nor share a name, lie inside the file, and inflate to exactly their declared size. Nothing is extracted
+to disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _UTF8 = 0x0800
 _CHUNK = 1 << 20
 _WINDOW = 16 << 10
 _CLOSE = 1 << 10
-"""Deflated, a few bytes may take a little more than as they are."""
+"""Deflating a few bytes can make them a little longer."""
 
 
 @dataclass(slots=True)
@@ -48,17 +48,17 @@ class Member:
     method: int
     crc32: int
     packed: int
-    """Bytes it takes in the archive."""
+    """Its size in the archive."""
     size: int
-    """Bytes it holds."""
+    """Its size once unpacked."""
     header: int
-    """Where its local header stands."""
+    """Offset of its local header."""
     limit: int = 0
-    """Where the next member's header, or the table of contents, begins."""
+    """Offset of the next member's header or the table of contents."""
 
 
 class UnfinishedError(CheckpointError):
-    """The end of an archive is missing, and with it the table of contents."""
+    """The end of an archive, with its table of contents, is missing."""
 
 
 class Archive:
@@ -66,8 +66,8 @@ class Archive:
 
     Args:
         file: The opened file.
-        start: Where the archive begins in it, for one that stands inside another file.
-        end: Where it ends; None is the file's end.
+        start: The offset at which the archive begins, if it is inside another file.
+        end: The offset at which it ends; None for the end of the file.
 
     Raises:
         CheckpointError: It is cut off, or its declarations contradict each other or the file.
@@ -83,10 +83,10 @@ class Archive:
         self.members = self._unique(entries)
         self._check_places(entries, start)
         self.has_checksums = any(member.crc32 for member in entries if member.size)
-        """False where the writer left every checksum 0, that is, computed none."""
+        """False if every checksum is 0, because the writer computed none."""
 
     def locate(self, member: Member) -> int:
-        """Finds where a member's bytes begin, and checks that its local header agrees with the table of contents."""
+        """Returns the offset of a member's bytes after comparing its local header with the table of contents."""
         name = member.name.encode("utf-8" if member.flags & _UTF8 else "cp437")
         raw = self._header(member.header, _LOCAL.size + len(name))
         signature, _, flags, method, _, _, _, packed, size, name_length, extra_length = _LOCAL.unpack_from(raw)
@@ -103,7 +103,7 @@ class Archive:
         return start
 
     def _header(self, offset: int, length: int) -> bytes:
-        """Reads a local header; those of small members stand close together, and one read serves many."""
+        """Reads a local header; those of small members are close together, so one read serves many."""
         start = offset - self._window_start
         if start < 0 or start + length > len(self._window):
             self._window = self.file.pread(offset, max(length, min(_WINDOW, self._end - offset)))
@@ -115,7 +115,7 @@ class Archive:
 
         Args:
             name: Its full name; it must be there.
-            most: Refuse it where it declares more bytes than this.
+            most: The most bytes that it may declare.
         """
         member = self.members[name]
         if member.size > most:
@@ -134,7 +134,7 @@ class Archive:
             yield self.file.pread(start + offset, min(_CHUNK, member.size - offset))
 
     def head(self, member: Member, most: int) -> bytes:
-        """Reads the first bytes of a member, at most so many."""
+        """Reads the first bytes of a member."""
         start, most = self.locate(member), min(most, member.size)
         packed = self.file.pread(start, min(member.packed, most + _CLOSE))
         if member.method == STORED or not most:
@@ -169,7 +169,7 @@ class Archive:
         return self.file.damaged(f"'{safe_text(member.name)}' does not unpack to the {member.size:,} bytes it declares")
 
     def _find_directory(self) -> tuple[int, int, int]:
-        """Entries, bytes and place of the table of contents."""
+        """Number of entries, size and offset of the table of contents."""
         tail_start = max(self._start, self._end - _END.size - _LONGEST_COMMENT)
         tail = self.file.pread(tail_start, self._end - tail_start)
         place = self._last_record(tail)
@@ -179,7 +179,7 @@ class Archive:
         end = tail_start + place
         wide = self._find_directory64(end)
         if wide is not None:
-            # Readers differ in which of the two they believe, so both must say the same.
+            # Readers differ in which of the two they use, so both must agree.
             if any(n not in {w, limit} for n, w, limit in zip((count, size, start), wide, _NOT_HERE, strict=False)):
                 raise self.file.damaged("the two halves of its table of contents contradict each other")
             count, size, start, end = wide
@@ -193,7 +193,7 @@ class Archive:
         return count, size, start
 
     def _last_record(self, tail: bytes) -> int:
-        """Where the record that ends an archive stands: its comment must reach exactly to the file's end."""
+        """Position of the record that ends an archive: its comment must reach exactly to the end of the file."""
         place = first = tail.rfind(b"PK\x05\x06")
         while place >= 0:
             if place + _END.size <= len(tail) and place + _END.size + _END.unpack_from(tail, place)[7] == len(tail):
@@ -210,7 +210,7 @@ class Archive:
         )
 
     def _find_directory64(self, end: int) -> tuple[int, int, int, int] | None:
-        """The same from the records that archives of any size may have, and large ones must."""
+        """The same from the zip64 records, which large archives need."""
         place = end - _END64_LOCATOR.size
         locator = self.file.pread(place, _END64_LOCATOR.size) if place >= self._start else b""
         if not locator.startswith(b"PK\x06\x07"):

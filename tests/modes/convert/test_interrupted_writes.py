@@ -144,7 +144,7 @@ def test_what_stood_there_is_back_where_a_new_file_does_not_take_its_place(
     assert kept(out) == before
     if isinstance(caught.value, ConfigError):
         assert caught.value.message.startswith(
-            f"{replaced[after]} cannot be written: Operation not permitted; nothing was left behind, and what"
+            f"{replaced[after]} cannot be written: Operation not permitted; nothing was left behind, and the previous"
         )
 
 
@@ -183,11 +183,11 @@ def test_what_cannot_be_put_back_is_told_with_the_name_under_which_it_is_kept(
     with pytest.raises(ConfigError) as refused:
         convert(source, out)
     monkeypatch.undo()
-    told = refused.value.message.split(f"; {first} could not be put back (Permission denied), it is kept as ")
+    told = refused.value.message.split(f"; {first} could not be restored (Permission denied), it is kept as ")
     assert told[0] == f"{out}/model-00002-of-00004.safetensors cannot be written: Permission denied"
     aside, index = told[1].split(", ", 1)
     assert Path(aside).read_bytes() == before
-    assert index.startswith(f"{out}/model.safetensors.index.json could not be put back (Permission denied), it is kept")
+    assert index.startswith(f"{out}/model.safetensors.index.json could not be restored (Permission denied), it is kept")
 
 
 def test_an_old_file_that_cannot_be_removed_is_told(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ def test_a_file_that_does_not_take_its_place_leaves_the_golden_record(
         carry_out("Two", source, mode="convert", convert={"path": str(out)}, **RECORDED)
     monkeypatch.undo()
     place = [out / "model.safetensors", out / "model.safetensors.golden.safetensors", record][after]
-    assert refused.value.message.startswith(f"{place} cannot be written: Permission denied; nothing of it was left")
+    assert refused.value.message.startswith(f"{place} cannot be written: Permission denied; nothing was left")
     elsewhere = "convert.path=FILE   # on a disk with room for it, in a folder that takes it"
     assert refused.value.hint == ("verify.record=false" if place == record else elsewhere)
     assert (kept(source.parent), kept(out)) == before
