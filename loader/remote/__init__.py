@@ -1,8 +1,8 @@
-"""Checkpoints that are not on this machine: ``https://``, ``http://``, ``s3://``, ``gs://`` and ``hf://``.
+"""Remote checkpoints: ``https://``, ``http://``, ``s3://``, ``gs://`` and ``hf://``.
 
-Guarantees: importing this package imports neither fsspec nor a protocol's package. What is opened is a
-`CheckpointFile`: a copy in the cache that is complete and has the digest that was asked for, or, where no data is
-wanted, the remote file's header. Nothing that came from elsewhere is run, unpacked, or looked for anywhere else.
+Guarantees: importing this package imports neither fsspec nor a protocol's library. A URL opens as a `CheckpointFile`:
+a complete copy in the cache with the required digest, or, if no data is needed, the remote file's header. Downloaded
+content is never executed or unpacked.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ __all__ = ["local_copy", "open_remote"]
 
 
 def open_remote(text: str, *, sha256: str | None, data: bool) -> CheckpointFile:
-    """Opens the file that a URL names.
+    """Opens the file at a URL.
 
     Args:
-        text: The URL of a file, of the index of a checkpoint in several files, or, where the protocol has folders, of a
-            folder with one checkpoint.
-        sha256: The digest that it must have, of which nothing else is known yet.
-        data: Whether tensors will be read; without, the header of a safetensors file is all that is fetched, unless a
-            digest is to be checked.
+        text: The URL of a file, of the index of a sharded checkpoint, or, if the protocol has folders, of a folder with
+            one checkpoint.
+        sha256: The required digest, as the user gave it.
+        data: Whether tensors will be read. If not, only the header of a safetensors file is fetched, unless there is a
+            digest to check.
 
     Raises:
-        CheckpointError: It is not to be had, or is something else.
+        CheckpointError: The file cannot be read, or is not the required one.
     """
     url = parse_url(text)
     cache = Cache(cache_folder())
@@ -46,7 +46,7 @@ def open_remote(text: str, *, sha256: str | None, data: bool) -> CheckpointFile:
         if sha256 is not None and is_set(found):
             source.pin(found, sha256)
         if data or sha256 is not None:
-            file = source.whole(found, path, None if is_set(found) else sha256)
+            file = source.download(found, path, None if is_set(found) else sha256)
         else:
             file = source.header(found, path)
         stack.pop_all()  # from here on, closing the file closes the connections
@@ -54,26 +54,26 @@ def open_remote(text: str, *, sha256: str | None, data: bool) -> CheckpointFile:
 
 
 def local_copy(text: str) -> Path:
-    """Downloads the file that a URL names, unless it is in the cache, and returns where it is now."""
+    """Downloads the file at a URL, unless it is cached, and returns its local path."""
     file = open_remote(text, sha256=None, data=True)
     file.close()
     return file.blob if isinstance(file, RemoteCopy) else file.path
 
 
 def cache_folder() -> Path:
-    """``$LOADER_CACHE``, else ``hydra-loader`` in ``$XDG_CACHE_HOME`` or in the system's folder for caches.
+    """Returns ``$LOADER_CACHE``, else ``hydra-loader`` in ``$XDG_CACHE_HOME`` or in the system's folder for caches.
 
     Raises:
-        CheckpointError: It is in the home of a user that is not known, or relative to a folder that is gone.
+        CheckpointError: It is in the home of an unknown user, or relative to a folder that no longer exists.
     """
     named = os.environ.get(VARIABLE)
     folder = Path(named or os.environ.get("XDG_CACHE_HOME") or _folder_for_caches())
     try:
         folder = folder.expanduser().absolute()
     except RuntimeError:
-        raise _nowhere(folder, "there is no home folder of that user") from None
+        raise _nowhere(folder, "that user has no home folder") from None
     except OSError:
-        raise _nowhere(folder, "the working folder is gone") from None
+        raise _nowhere(folder, "the working folder no longer exists") from None
     return folder if named else folder / "hydra-loader"
 
 
@@ -85,12 +85,12 @@ def _folder_for_caches() -> str:
         raise CheckpointError(f"reading URLs needs a package that is not installed ({error})", INSTALL) from error
     try:
         return user_cache_dir()
-    except RuntimeError:  # there is no home folder, which is refused where it is looked for
+    except RuntimeError:  # no home folder; the caller reports it
         return "~/.cache"
 
 
 def _nowhere(folder: Path, why: str) -> CheckpointError:
     return CheckpointError(
-        f"the cache is to be in {shown_path(folder)}, and {why}",
-        Fix(f"{VARIABLE}=FOLDER", "the whole path of one that this user may write to"),
+        f"the cache folder {shown_path(folder)} cannot be found: {why}",
+        Fix(f"{VARIABLE}=FOLDER", "an absolute path that this user can write to"),
     )

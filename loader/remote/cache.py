@@ -1,13 +1,14 @@
-"""Where downloads are kept.
+"""The cache of downloads.
 
-    blobs/DIGEST          a file by the sha256 of its content, read-only
-    urls/KEY.json         which digest a URL had, and how to tell that it still has
+    blobs/DIGEST          a file named by the sha256 of its content, read-only
+    urls/KEY.json         the digest and version that a URL had
     files/FOLDER/NAME     the same file (a hard link) under its own name, shards next to their index
-    partial/KEY           a download that is not complete, with its version next to it
+    partial/KEY           an incomplete download, its version next to it
 
-Guarantees: a blob appears as a whole or not at all, and only under the digest of what is in it; processes that want
-the same URL wait for each other; nothing in here holds credentials; no link in here is followed; whatever is wrong with
-the folder is a `CheckpointError`. All of it may be deleted at any time.
+Guarantees: a blob is written atomically, and only under the digest of its content; processes that need the same URL
+wait for each other; no file contains credentials; links are not followed; every folder that is made is for this user
+alone, whatever the umask; all problems with the folder are raised as `CheckpointError`. The cache may be deleted at any
+time.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ _FLAGS = SAFE_FLAGS | getattr(os, "O_NOFOLLOW", 0)
 _FOLDER, _FILE, _READ_ONLY = 0o700, 0o600, 0o444
 _LARGEST_NOTE = 1 << 20
 _RESERVE, _SHARE = 1 << 30, 100
-"""Bytes of the disk that no download takes: at most so many, and at most one part in so many."""
+"""Bytes of the disk that stay free: at most this many, and at most this fraction (one in …) of the disk."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is known of a URL."""
+    """The content that a URL had when it was downloaded."""
 
     digest: str
     version: Version
@@ -59,29 +60,29 @@ class Cache:
     """The downloads on this machine.
 
     Args:
-        root: Their folder; made when first written to.
+        root: Its folder; created on the first write.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def blob(self, digest: str) -> Path:
-        """Where the content with a digest is, or would be."""
+        """The path of the content with a digest, present or not."""
         return self.root / "blobs" / digest
 
     def has(self, digest: str) -> bool:
-        """Whether content is here under a digest; who reads it finds out whether it is still right."""
+        """Whether there is content under a digest; the reader checks that it still matches."""
         with self.using("read"):
             return _is_file(self.blob(digest))
 
     def drop(self, digest: str) -> None:
-        """Deletes content that was damaged."""
-        log.warning("%s was damaged, and is deleted", self.blob(digest))
+        """Deletes damaged content."""
+        log.warning("%s is damaged and is deleted", self.blob(digest))
         with self.using():
             self.blob(digest).unlink(missing_ok=True)
 
     def entry(self, url: Url) -> Entry | None:
-        """What a URL held when it was downloaded, if that is still here."""
+        """The content that a URL had when it was downloaded, if it is still cached."""
         noted = _read_json(self._note(url))
         digest, length, tag = noted.get("sha256"), noted.get("size"), noted.get("tag")
         if not isinstance(digest, str) or not _is_digest(digest) or not isinstance(length, int):
@@ -92,11 +93,11 @@ class Cache:
         return Entry(digest, Version(length, str(tag or ""))) if there else None
 
     def place(self, url: Url) -> Path:
-        """Where the file of a URL is to be found under its own name, or if that is harmful under one of its own."""
+        """The path of a URL's file under its own name, or under a generated one if its own is not safe."""
         return self.root / "files" / url.folder_key / (url.own_name or f"{url.name}-{url.key}")
 
     def put(self, path: Path, digest: str) -> None:
-        """Gives a blob its own name, for people and for neighbours; what is read is the blob."""
+        """Links a blob under its own name, for people and for shards; the loader itself reads the blob."""
         blob = self.blob(digest)
         with self.using():
             if _is_file(path) and path.samefile(blob):
@@ -105,33 +106,33 @@ class Cache:
             try:
                 draft.hardlink_to(blob)
             except OSError as error:
-                log.info("%s: copied, as no hard link can be made (%s)", path, error.strerror)
+                log.info("%s: copied, since a hard link failed (%s)", path, error.strerror)
                 shutil.copyfile(blob, draft)
             draft.replace(path)
-            draft.unlink(missing_ok=True)  # where both were the same file already, nothing was replaced
+            draft.unlink(missing_ok=True)  # replacing a file by another link to it does nothing
 
     def partial(self, url: Url) -> Path:
-        """The download of a URL that is not complete."""
+        """The path of the incomplete download of a URL."""
         return self.root / "partial" / url.key
 
     def partial_tag(self, url: Url) -> str:
-        """The version that the incomplete download is of; empty where there is none, or it cannot be told."""
+        """The version of the incomplete download; empty if there is none or its version is unknown."""
         return str(_read_json(self._partial_note(url)).get("tag") or "") if self.partial(url).is_file() else ""
 
     def note_partial(self, url: Url, version: Version) -> None:
-        """Says which version an incomplete download is of."""
+        """Records the version of an incomplete download."""
         self._write(self._partial_note(url), {"url": url.shown, "tag": version.tag, "size": version.size})
 
     def drop_partial(self, url: Url) -> None:
-        """Forgets an incomplete download."""
+        """Deletes an incomplete download."""
         with self.using():
             self.partial(url).unlink(missing_ok=True)
             self._partial_note(url).unlink(missing_ok=True)
 
     def open_partial(self, url: Url, tag: str) -> IO[bytes]:
-        """Opens the incomplete download of a version, empty where there is none that can be gone on with.
+        """Opens the incomplete download of a version, or an empty file if there is none to resume.
 
-        What is written is put behind what is there; reading begins at the beginning.
+        Writes append; reads begin at the start.
         """
         with self.using():
             path = make_folder(self.root, self.partial(url).parent) / url.key
@@ -143,18 +144,18 @@ class Cache:
             return os.fdopen(open_regular(path, flags | os.O_CREAT | os.O_EXCL), "r+b")
 
     def keep(self, url: Url, digest: str, version: Version, file: IO[bytes]) -> None:
-        """Makes a complete download a blob, and notes that the URL holds it.
+        """Turns a complete download into a blob and records it for the URL.
 
         Args:
-            url: What was downloaded.
-            digest: Of what is in the file.
-            version: Which version of the URL that is.
-            file: As `open_partial` gave it; it is closed.
+            url: The URL that was downloaded.
+            digest: The digest of the file's content.
+            version: Its version at the URL.
+            file: The file from `open_partial`; it is closed.
         """
         partial, blob = self.partial(url), self.blob(digest)
         with self.using():
             file.flush()
-            os.fsync(file.fileno())  # what is called by its digest must not turn out empty after the power failed
+            os.fsync(file.fileno())  # a blob must not be empty after a power failure
             length = os.fstat(file.fileno()).st_size
             make_read_only(file.fileno())
             file.close()  # Windows renames no file that is open
@@ -165,7 +166,7 @@ class Cache:
 
     @contextmanager
     def lock(self, url: Url) -> Iterator[None]:
-        """Keeps other processes and threads from the same URL meanwhile."""
+        """Locks a URL against other processes and threads."""
         with self.using():
             path = make_folder(self.root, self.root / "locks") / url.key
             descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
@@ -180,14 +181,14 @@ class Cache:
 
     @contextmanager
     def using(self, how: str = "written to") -> Iterator[None]:
-        """Turns what goes wrong with the folder or its disk into sentences."""
+        """Raises errors of the folder or its disk as `CheckpointError`."""
         try:
             yield
         except OSError as error:
             raise self._not_usable(error, how) from error
 
     def refuse_too_large(self, url: Url, needed: int) -> None:
-        """Raises CheckpointError where a download would not leave the disk its reserve."""
+        """Raises CheckpointError if a download would use up the disk's reserve."""
         with self.using():
             make_root(self.root)
             disk = shutil.disk_usage(self.root)
@@ -195,20 +196,20 @@ class Cache:
         if needed + reserve > disk.free:
             raise CheckpointError(
                 f"{url.shown} needs {size(needed)} more in the cache {shown_path(self.root)}, "
-                f"where {size(disk.free)} are free, and {size(reserve)} stay so",
-                Fix(f"{VARIABLE}=FOLDER", "on a larger disk, or delete what is not needed from the cache"),
+                f"which has {size(disk.free)} free and keeps {size(reserve)} in reserve",
+                Fix(f"{VARIABLE}=FOLDER", "on a larger disk, or delete old files from the cache"),
             )
 
     def _not_usable(self, error: OSError, how: str) -> CheckpointError:
         where = shown_path(self.root)
         if error.errno in _FULL:
             return CheckpointError(
-                f"the disk is full: the cache {where} takes no more ({error.strerror})",
-                Fix(f"{VARIABLE}=FOLDER", "on a larger disk, or delete what is not needed from the cache"),
+                f"the disk of the cache {where} is full ({error.strerror})",
+                Fix(f"{VARIABLE}=FOLDER", "on a larger disk, or delete old files from the cache"),
             )
         return CheckpointError(
             f"the cache {where} cannot be {how}: {error.strerror}",
-            Fix(f"{VARIABLE}=FOLDER", "one that this user may write to"),
+            Fix(f"{VARIABLE}=FOLDER", "a folder that this user can write to"),
         )
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
@@ -227,7 +228,7 @@ def _is_digest(text: str) -> bool:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether a regular file stands there; a link is none."""
+    """Whether the path is a regular file and not a link."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -235,7 +236,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A note; one that is not there or not whole says nothing, and what it would have said is found out anew."""
+    """Reads a record; empty if it is missing or incomplete, since its content can be found out again."""
     try:
         with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
             found = json.loads(file.read(_LARGEST_NOTE))
@@ -245,7 +246,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def make_root(root: Path) -> None:
-    """Makes a folder, and those above it that are not there; raises OSError where something else stands there."""
+    """Creates a folder and its missing parents; raises OSError if something else is there."""
     missing = []
     path = root
     while not os.path.lexists(path):
@@ -259,7 +260,7 @@ def make_root(root: Path) -> None:
 
 
 def make_folder(root: Path, path: Path) -> Path:
-    """Makes a folder below a root, and the root; raises OSError where a link or something else stands on the way."""
+    """Creates a folder below a root, and the root; raises OSError if a link or a file is in the way."""
     make_root(root)
     folder = root
     for name in path.relative_to(root).parts:
@@ -267,14 +268,14 @@ def make_folder(root: Path, path: Path) -> Path:
         with suppress(FileExistsError):
             folder.mkdir(_FOLDER)
         if not stat.S_ISDIR(folder.lstat().st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, f"{name} in it is a link, or something else than a folder")
+            raise NotADirectoryError(errno.ENOTDIR, f"{name} in it is not a folder (links are not followed)")
     return path
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """Opens a regular file; raises OSError where a link or something else stands there.
+    """Opens a regular file, without waiting; raises OSError if a link or anything else is there.
 
-    One that is opened for writing has no second name either: what is written would change another file.
+    A file that is opened for writing must not have a second name: the other file would change.
     """
     descriptor = os.open(path, flags | _FLAGS, _FILE)
     status = os.fstat(descriptor)
@@ -282,10 +283,10 @@ def open_regular(path: Path, flags: int) -> int:
     if stat.S_ISREG(status.st_mode) and not (writing and status.st_nlink > 1):
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.ELOOP, f"{path.name} in it is a link, or something else than a file")
+    raise OSError(errno.ELOOP, f"{path.name} in it is not a regular file with one name (links are not followed)")
 
 
 def make_read_only(descriptor: int) -> None:
-    """Takes the right to write to an open file away, where its owner may replace and delete it all the same."""
+    """Makes an open file read-only on systems where its owner can still replace and delete it."""
     if hasattr(os, "geteuid"):  # Windows neither replaces nor deletes a read-only file
         os.chmod(descriptor, _READ_ONLY)

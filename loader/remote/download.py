@@ -1,9 +1,9 @@
-"""From a URL to a file in the cache.
+"""Downloads the file of a URL into the cache.
 
-Guarantees: what is handed out is complete, of the length that the server declared, of one version, and of the digest
-that was asked for; until then nothing of it is a file that anything else reads. A break is mended a bounded number of
-times, from where it happened if the server allows and says which version that is of; what is left of it then is gone on
-with by the next run. No file is longer than declared, or than the disk and a limit allow.
+Guarantees: the result is complete, has the declared length and the required digest, and is of one version; until then
+nothing else can read any of it. A broken download is resumed a bounded number of times, if the server supports that and
+reports versions, and by the next run after that. No file becomes longer than declared, or than the disk and a limit
+allow. The progress bar is written to stderr, and only if that is a terminal.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from ..formats.foreign import page_in
 from ..text.lines import Fix
 from ..text.wording import size
 from .cache import Cache
-from .transport import Answer, Interrupted, OutOfRange, Transport, Version, patiently, wait, worth_another
+from .transport import Answer, Interrupted, OutOfRange, Transport, Version, wait, with_retries, worth_another
 from .urls import Url
 
 log = logging.getLogger(__name__)
 
 _FRUITFUL = 1 << 20
-"""An attempt that brought so many bytes does not count against them."""
+"""Bytes after which an attempt counts as successful, even if it breaks."""
 _BLOCK = 1 << 20
 _CHECKED = 64 << 20
-"""Bytes after which the disk is looked at again."""
+"""Bytes after which the free space is checked again."""
 _MOST_UNDECLARED = 100 << 30
-"""Bytes of a file whose length the server does not say."""
+"""The largest size of a file whose length the server does not declare."""
 
 Advance = Callable[[int, int | None], None]
-"""Takes how many bytes are there, and of how many, if that is known."""
+"""Takes the number of bytes received, and the total if known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,39 +45,38 @@ class Fetched:
 
     digest: str
     seen: bool
-    """Whether its bytes went through the digest just now, and not when it was downloaded once."""
+    """Whether the digest was computed just now, and not in an earlier download."""
 
 
 def fetch(url: Url, transport: Transport, cache: Cache, expected: str | None) -> Fetched:
-    """Has the file of a URL in the cache, downloaded where it is not there or not of the server's version.
+    """Downloads a file into the cache, unless its current version is there.
 
     Args:
         url: The file.
-        transport: The way to it.
-        cache: Where it is kept.
-        expected: The digest that its content must have; None takes any.
+        transport: Requests it.
+        cache: Stores it.
+        expected: The required digest; None for any.
 
     Returns:
-        Under which digest it is in the cache.
+        The digest that names it in the cache.
 
     Raises:
-        CheckpointError: It is not to be had, or is something else; nothing of it is kept then, but for what a later
-            run can go on with.
+        CheckpointError: It cannot be read or has another digest; only what a later run can resume is kept.
     """
     with cache.lock(url):
         known = cache.entry(url)
         offline = Fix()
         if known is not None:
-            offline = Fix(f"checkpoint.sha256={known.digest}", "takes the copy in the cache, without the network")
-        version = patiently(url, lambda: transport.look(url), offline)
+            offline = Fix(f"checkpoint.sha256={known.digest}", "uses the cached copy, without network access")
+        version = with_retries(url, lambda: transport.look(url), offline)
         if known is not None and version.tag and known.version == version and expected in {None, known.digest}:
-            log.info("%s: unchanged since it was downloaded, taken from the cache", url.shown)
+            log.info("%s: unchanged since it was downloaded; taken from the cache", url.shown)
             return Fetched(known.digest, seen=False)
         return Fetched(_Download(url, transport, cache, version).run(expected), seen=True)
 
 
 class _Download:
-    """One download, however many attempts it takes."""
+    """One download, in as many attempts as it takes."""
 
     def __init__(self, url: Url, transport: Transport, cache: Cache, version: Version) -> None:
         self._url, self._transport, self._cache = url, transport, cache
@@ -99,7 +98,7 @@ class _Download:
                     raise self._wrong_digest(digest, expected)
                 self._cache.keep(self._url, digest, self._version, file)
         except BaseException:
-            if not self._there or not self._version.tag:  # there is nothing that a later run could continue
+            if not self._there or not self._version.tag:  # there is nothing to resume
                 self._cache.drop_partial(self._url)
             raise
         log.info("%s: downloaded, %s, sha256 %s", self._url.shown, size(self._there), digest)
@@ -107,14 +106,13 @@ class _Download:
 
     def _wrong_digest(self, digest: str, expected: str | None) -> CheckpointError:
         return CheckpointError(
-            f"{self._url.shown} is not the file that was meant: its sha256 is {digest}, checkpoint.sha256 says "
-            f"{expected}; nothing of it was kept",
-            Fix(note="check where it comes from"),
+            f"{self._url.shown} has sha256 {digest}, but checkpoint.sha256 is {expected}; nothing was kept",
+            Fix(note="check its source"),
             Fix(f"checkpoint.sha256={digest}", "if this one is right"),
         )
 
     def _prepare(self, file: IO[bytes]) -> None:
-        """Takes up what an earlier run left; more than there should be is not of this version."""
+        """Resumes an earlier run's download; one that is too long is of another version."""
         with self._cache.using("read"):
             while block := file.read(_BLOCK):
                 self._digest.update(block)
@@ -124,7 +122,7 @@ class _Download:
             self._start_over(file)
         self._cache.refuse_too_large(self._url, 0 if total is None else total - self._there)
         much = "" if total is None else f"{size(total)} "
-        where = f", from byte {self._there:,} on" if self._there else ""
+        where = f", from byte {self._there:,}" if self._there else ""
         log.info("%s: downloading %sto %s%s", self._url.shown, much, self._cache.root, where)
 
     def _all(self, file: IO[bytes], advance: Advance) -> None:
@@ -144,7 +142,7 @@ class _Download:
                 return
 
     def _attempt(self, file: IO[bytes], advance: Advance) -> None:
-        if self._there and not self._version.tag:  # nothing would tell that the rest is of another version
+        if self._there and not self._version.tag:  # the rest could be of another version, unnoticed
             self._start_over(file)
         try:
             with self._transport.open(self._url, self._there, None, self._version.tag) as answer:
@@ -157,10 +155,10 @@ class _Download:
             raise
         declared = self._version.size
         if declared is not None and self._there < declared:
-            raise Interrupted("broke off", Fix(note="run it again"))
+            raise Interrupted("was interrupted", Fix(note="run it again"))
 
     def _settle(self, answer: Answer, file: IO[bytes]) -> None:
-        """Starts over where the server does not go on with the version that there is a part of."""
+        """Starts over if the server answers with another version or another range."""
         found = answer.version
         if self._there and (answer.start != self._there or found.tag != self._version.tag):
             self._start_over(file)
@@ -196,30 +194,30 @@ class _Download:
     def _refuse_more_than(self, declared: int | None, there: int, file: IO[bytes]) -> None:
         if there <= (_MOST_UNDECLARED if declared is None else declared):
             return
-        self._start_over(file)  # an error after which nothing is there leaves no partial file
+        self._start_over(file)  # so that no partial file is kept
         if declared is not None:
             raise self._wrong_length(declared, there)
         raise CheckpointError(
-            f"{self._url.shown} does not say how long it is, and has no end: {size(there)} came",
-            Fix("checkpoint.path=FILE", "once it is downloaded by other means"),
+            f"{self._url.shown} declares no length and does not end: {size(there)} received",
+            Fix("checkpoint.path=FILE", "after downloading it by other means"),
         )
 
     def _given_up(self, error: Interrupted, attempts: int) -> CheckpointError:
         total = f" of {self._version.size:,}" if self._version.size is not None else ""
-        came = f"; {self._there:,}{total} declared bytes came in {attempts:,} attempts" if self._there else ""
-        again = Fix(note="run it again: it goes on where it stopped")
+        came = f"; {self._there:,}{total} declared bytes arrived in {attempts:,} attempts" if self._there else ""
+        again = Fix(note="run it again: the download is resumed")
         fix = again if self._there and self._version.tag else error.fix
         return CheckpointError(f"{self._url.shown} {error.how}{came}", fix)
 
     def _wrong_length(self, declared: int, found: int) -> CheckpointError:
         return CheckpointError(
-            f"{self._url.shown} has the wrong length: {declared:,} bytes were declared, {found:,} come",
+            f"{self._url.shown} has the wrong length: {declared:,} bytes were declared, {found:,} received",
             Fix(note="the file or the server is broken; try another source"),
         )
 
 
 def refuse_page(url: Url, head: bytes, said: str) -> None:
-    """Raises CheckpointError where a file begins as a web page does."""
+    """Raises CheckpointError if a file starts like a web page."""
     page = page_in(head)
     if page is not None:
         raise CheckpointError(f"{url.shown} is {page.what} ({said})", *page.fixes)
@@ -227,25 +225,25 @@ def refuse_page(url: Url, head: bytes, said: str) -> None:
 
 @contextmanager
 def bar(label: str) -> Iterator[Advance]:
-    """Shows a bar while the block runs.
+    """Shows a progress bar while the block runs.
 
     Args:
-        label: What is being downloaded.
+        label: The name of the download.
     """
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
-    from rich import progress as shown  # noqa: PLC0415  # only a terminal needs it
+    from rich import progress as bars  # noqa: PLC0415  # only a terminal needs it
     from rich.console import Console  # noqa: PLC0415  # only a terminal needs it
     from rich.markup import escape  # noqa: PLC0415  # only a terminal needs it
 
     columns = (
-        shown.TextColumn("{task.description}"),
-        shown.BarColumn(),
-        shown.DownloadColumn(),
-        shown.TransferSpeedColumn(),
-        shown.TimeRemainingColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
     )
-    with shown.Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+    with bars.Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
         task = progress.add_task(escape(label), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

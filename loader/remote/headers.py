@@ -1,7 +1,7 @@
-"""A remote file of which only the index is wanted.
+"""Remote files of which only the header is read.
 
-Guarantees: what is read is asked for in ranges and kept once read; every range is of the version that the first one
-was of; a tensor's data is never fetched this way.
+Guarantees: bytes are requested in ranges and kept once read; all ranges are of the same version; tensors' data is never
+fetched this way.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ..formats.index import is_index_name
 from ..formats.signatures import is_safetensors
 from ..text.lines import Fix
 from .download import refuse_page
-from .transport import Answer, Interrupted, Transport, Version, patiently
+from .transport import Answer, Interrupted, Transport, Version, with_retries
 from .urls import Url, changed_meanwhile
 
 if TYPE_CHECKING:
     import torch
 
 _FIRST = 256 << 10
-"""Holds the header of most files, so that one request is enough."""
+"""Long enough for most headers, so that one request suffices."""
 
 
 class RemoteHeader(CheckpointFile):
@@ -33,11 +33,11 @@ class RemoteHeader(CheckpointFile):
 
     Args:
         url: The file.
-        path: What it is called by; nothing is there.
-        transport: The way to it; closed with this.
-        head: Its first bytes.
-        version: Of which version they are; its size is known.
-        sibling: Opens another file of its folder.
+        path: Its name in messages; nothing is there.
+        transport: Closed with this file.
+        head: The first bytes.
+        version: Their version, with a known size.
+        sibling: Opens another file of the folder.
     """
 
     remote = True
@@ -59,12 +59,12 @@ class RemoteHeader(CheckpointFile):
         self._mapping = None
 
     def beside(self, name: str) -> CheckpointFile:
-        """Opens another file of the same folder, likewise."""
+        """Opens another file of the same folder in the same way."""
         return self._sibling(name)
 
     @property
     def mapping(self) -> mmap.mmap:
-        """Raises CheckpointError: there is nothing to map."""
+        """Raises CheckpointError: no data is here."""
         self._refuse_data()
 
     def read_into(self, tensor: torch.Tensor, offset: int) -> memoryview:  # noqa: ARG002  # as files take it
@@ -72,17 +72,17 @@ class RemoteHeader(CheckpointFile):
         self._refuse_data()
 
     def release(self, offset: int, length: int) -> None:
-        """Nothing is mapped."""
+        """Does nothing: the file is not mapped."""
 
     def open_again(self) -> int:
-        """Raises CheckpointError: there is nothing to read ahead."""
+        """Raises CheckpointError: no data is here to read."""
         self._refuse_data()
 
     def check_unchanged(self) -> None:
-        """Every range was of the same version."""
+        """Does nothing: all ranges were of the same version."""
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         self._transport.close()
 
     def _read_once(self, offset: int, length: int) -> bytes:
@@ -91,26 +91,26 @@ class RemoteHeader(CheckpointFile):
                 return piece[offset - start : offset - start + length]
         end = min(self.size, offset + max(length, _FIRST))
         ask = partial(_read_range, self._url, self._transport, offset, end, self._version)
-        self._pieces[offset] = piece = patiently(self._url, ask)
+        self._pieces[offset] = piece = with_retries(self._url, ask)
         return piece[:length]
 
     def _refuse_data(self) -> NoReturn:
         raise CheckpointError(
-            f"{self._url.shown} was opened for its header alone; its tensors were not downloaded", Fix("mode=load")
+            f"{self._url.shown} was opened for its header only; its tensors were not downloaded", Fix("mode=load")
         )
 
 
 def try_header(
     url: Url, path: Path, transport: Transport, sibling: Callable[[str], CheckpointFile]
 ) -> RemoteHeader | None:
-    """Opens a remote file for its header, as `RemoteHeader` takes it; None where that needs the whole file.
+    """Opens a remote file for its header; None if that needs the whole file.
 
-    That is so where the server gives no ranges or no size, and for formats whose index is not at their beginning.
+    It does if the server supports no ranges or declares no size, and for formats whose index is not at the start.
 
     Raises:
-        CheckpointError: It is not to be had.
+        CheckpointError: The file cannot be read.
     """
-    begun = patiently(url, lambda: _begin(url, transport))
+    begun = with_retries(url, lambda: _begin(url, transport))
     if begun is None:
         return None
     head, version = begun
@@ -138,13 +138,13 @@ def _read_range(url: Url, transport: Transport, start: int, end: int, version: V
 
 
 def _exactly(answer: Answer, length: int) -> bytes:
-    """So many bytes; an answer that has fewer broke off, and one that has more is not listened to."""
+    """Returns this many bytes; raises Interrupted for a shorter answer, and ignores the rest of a longer one."""
     pieces, there = [], 0
     chunks = answer.chunks()
     while there < length:
         piece = next(chunks, b"")
         if not piece:
-            raise Interrupted(f"broke off: {there:,} of {length:,} bytes came", Fix(note="try again later"))
+            raise Interrupted(f"was interrupted: {there:,} of {length:,} bytes received", Fix(note="try again later"))
         pieces.append(piece)
         there += len(piece)
     return b"".join(pieces)[:length]

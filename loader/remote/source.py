@@ -1,8 +1,9 @@
-"""Opens remote files: whole ones by way of the cache, or their headers alone.
+"""Opens remote files: complete ones from the cache, or their headers only.
 
-Guarantees: without a digest a file from the cache is used only after the server said that it is unchanged; with one
-that is in the cache the network is not used at all. When a header cannot be read alone, the log says that the file is
-downloaded.
+Guarantees: without a digest, a cached file is used only after the server confirmed that it is unchanged; with the
+digest of a cached file, the network is not used at all. Files in the cache of the Hub's own library count as cached;
+without network access the latest of them is used, and the log says so, as it does when a file is downloaded because its
+header cannot be read separately.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..text.lines import Fix
 from .cache import Cache
 from .download import fetch
 from .headers import try_header
-from .transport import Transport, Unreachable, patiently
+from .transport import Transport, Unreachable, with_retries
 from .urls import WEB, Url, changed_meanwhile, no_checkpoint_in
 
 log = logging.getLogger(__name__)
@@ -32,11 +33,11 @@ INSTALL = Fix("pip install 'hydra-loader[remote]'")
 
 
 class Source:
-    """One remote checkpoint: the way to its files, opened when it is first needed, and where they are kept.
+    """One remote checkpoint: a connection, opened when first needed, and the cache.
 
     Args:
-        url: Where it is.
-        cache: Where downloads are kept.
+        url: The URL of the checkpoint.
+        cache: The cache of downloads.
     """
 
     def __init__(self, url: Url, cache: Cache) -> None:
@@ -46,40 +47,40 @@ class Source:
 
     @property
     def transport(self) -> Transport:
-        """The way to the files."""
+        """The connection to the files."""
         if self._transport is None:
             self._transport = connect(self._url)
         return self._transport
 
     def find(self) -> Url:
-        """The URL itself, or where it is that of a folder, of the one checkpoint in it."""
-        if self.transport.last_held(self._url) is not None:
+        """The URL of the checkpoint: this one, or that of the one checkpoint in the folder."""
+        if self.transport.latest_copy(self._url) is not None:
             return self._url
-        names = patiently(self._url, lambda: self.transport.names(self._url))
+        names = with_retries(self._url, lambda: self.transport.names(self._url))
         if names is None:
             return self._url
         chosen = self._url.below(choose(self._url, names))
         log.info("%s: %s is the checkpoint in it", self._url.shown, chosen.name)
         return chosen
 
-    def whole(self, url: Url, path: Path, sha256: str | None = None) -> CheckpointFile:
-        """Opens a file after it was downloaded, or found in the cache.
+    def download(self, url: Url, path: Path, sha256: str | None = None) -> CheckpointFile:
+        """Opens a file from the cache, downloaded if necessary.
 
         Args:
             url: The file.
-            path: Its place in the cache.
-            sha256: The digest that it must have.
+            path: Its path in the cache.
+            sha256: The required digest.
         """
         expected = self._pinned.get(path, sha256)
         if expected is None:
-            held = self._held(url, path)
+            held = self._copied_elsewhere(url, path)
             if held is not None:
                 return held
             found = fetch(url, self.transport, self._cache, None)
             return self._copy(url, path, found.digest, seen=found.seen)
-        copy = self._intact(url, path, expected) or self._held_with(url, path, expected)
+        copy = self._intact(url, path, expected) or self._copied_elsewhere_with(url, path, expected)
         if copy is not None:
-            log.info("%s: taken from the cache by its sha256, without the network", url.shown)
+            log.info("%s: taken from the cache by its sha256, without network access", url.shown)
             return copy
         fetch(url, self.transport, self._cache, expected)
         copy = self._intact(url, path, expected)
@@ -88,7 +89,7 @@ class Source:
         return copy
 
     def _intact(self, url: Url, path: Path, digest: str) -> CheckpointFile | None:
-        """Opens the content with a digest, if it is in the cache: the digest is that of the opened file."""
+        """Opens the cached content with a digest, which is computed from the opened file."""
         if not self._cache.has(digest):
             return None
         copy = self._copy(url, path, digest, seen=False)
@@ -98,14 +99,14 @@ class Source:
         self._cache.drop(digest)
         return None
 
-    def _held(self, url: Url, path: Path) -> RemoteCopy | None:
-        """Opens the copy that another program keeps of the current version; without the network, of the last one."""
-        last = self.transport.last_held(url)
+    def _copied_elsewhere(self, url: Url, path: Path) -> RemoteCopy | None:
+        """Opens the current version from another program's cache; without network access, the latest one there."""
+        last = self.transport.latest_copy(url)
         if last is None:
             return None
         try:
             version = self.transport.look(url)
-            found = self.transport.held(url, version.tag)
+            found = self.transport.version_copy(url, version.tag)
         except Unreachable as error:
             log.warning("%s %s; its latest copy on this machine is used", url.shown, error.how)
             found = last
@@ -115,9 +116,9 @@ class Source:
         log.info("%s: taken from %s", url.shown, found)
         return self._named(found, path, url, None)
 
-    def _held_with(self, url: Url, path: Path, digest: str) -> RemoteCopy | None:
-        """Opens the copy with a digest that another program keeps."""
-        for found in (self.transport.held(url, digest), self.transport.last_held(url)):
+    def _copied_elsewhere_with(self, url: Url, path: Path, digest: str) -> RemoteCopy | None:
+        """Opens the file with a digest from another program's cache."""
+        for found in (self.transport.version_copy(url, digest), self.transport.latest_copy(url)):
             if found is not None:
                 copy = self._named(found, path, url, None)
                 if copy.sha256() == digest:
@@ -134,30 +135,33 @@ class Source:
         return RemoteCopy(blob, path, url, self, digest)
 
     def pin(self, url: Url, sha256: str) -> None:
-        """Takes the index of a URL and its shards from the cache alone, if all of them together have this digest."""
-        for place in (self.place(url), self.transport.last_held(url)):
-            digests = {} if place is None else _digests(place)
-            if joint_digest(digests) == sha256:
-                log.info("%s: taken from the cache by the sha256 of all its files, without the network", url.shown)
-                folder = self.place(url).parent
-                self._pinned = {folder / name: digest for name, digest in digests.items()}
-                return
+        """Uses only cached files for an index and its shards, if all of them together have this digest."""
+        digests = _digests(self.place(url))
+        if joint_digest(digests) != sha256:
+            latest = self.transport.latest_copy(url)
+            digests = {} if latest is None else _digests(latest)
+        if joint_digest(digests) == sha256:
+            log.info("%s: taken from the cache by the sha256 of all its files, without network access", url.shown)
+            folder = self.place(url).parent
+            self._pinned = {folder / name: digest for name, digest in digests.items()}
 
     def header(self, url: Url, path: Path) -> CheckpointFile:
-        """Opens a file for its header alone where that can be, else as `whole` does."""
+        """Opens a file for its header only if possible, else completely."""
         path = CopyPath.of(path, url.shown)
-        opened = self._held(url, path) or try_header(url, path, self.transport, partial(self._header_beside, url, path))
+        opened = self._copied_elsewhere(url, path) or try_header(
+            url, path, self.transport, partial(self._header_beside, url, path)
+        )
         if opened is not None:
             return opened
-        log.info("%s: its header cannot be read alone, so all of it is downloaded", url.shown)
-        return self.whole(url, path)
+        log.info("%s: its header cannot be read separately, so the whole file is downloaded", url.shown)
+        return self.download(url, path)
 
     def place(self, url: Url) -> Path:
-        """Where a file belongs in the cache."""
+        """The path of a file in the cache."""
         return self._cache.place(url)
 
     def close(self) -> None:
-        """Ends the connections; what is opened later opens new ones."""
+        """Closes the connections; later requests open new ones."""
         if self._transport is not None:
             self._transport.close()
             self._transport = None
@@ -167,14 +171,14 @@ class Source:
 
 
 class RemoteCopy(CheckpointFile):
-    """A downloaded file: a file like any other, whose neighbours are still to be downloaded.
+    """A downloaded file, whose neighbours may have to be downloaded.
 
     Args:
-        blob: Where its content is: nothing but this is ever opened.
-        path: What it is called by, with its own name; who else writes there changes nothing.
-        url: Where it is from.
+        blob: Its content: the only path that is opened.
+        path: Its path in the cache, under its own name.
+        url: Its URL.
         source: Downloads its neighbours.
-        digest: Its digest, where its bytes went through it just now.
+        digest: Its digest, if computed during the download.
     """
 
     remote = True
@@ -185,11 +189,11 @@ class RemoteCopy(CheckpointFile):
         self._url, self._source, self._seen = url, source, digest
 
     def beside(self, name: str) -> CheckpointFile:
-        """Downloads another file of the same remote folder, and opens it."""
-        return self._source.whole(self._url.beside(name), self.path.parent / name)
+        """Opens another file of the same remote folder, downloaded if necessary."""
+        return self._source.download(self._url.beside(name), self.path.parent / name)
 
     def sha256(self) -> str:
-        """Its digest, computed once."""
+        """The digest, computed once."""
         if self._seen is None:
             self._seen = super().sha256()
         return self._seen
@@ -201,7 +205,7 @@ class RemoteCopy(CheckpointFile):
 
 
 def connect(url: Url) -> Transport:
-    """Finds the way to a URL.
+    """Returns the transport for a URL's protocol.
 
     Raises:
         CheckpointError: The package for it is not installed.
@@ -225,7 +229,7 @@ def connect(url: Url) -> Transport:
 
 
 def _digests(path: Path) -> dict[str, str]:
-    """The digests of an index and its shards, in the order of their joint one; none where not all of them are there."""
+    """The digests of an index and its shards, in the order of the joint digest; empty if one is missing."""
     found: dict[str, str] = {}
     with contextlib.suppress(CheckpointError), contextlib.closing(CheckpointFile(path)) as index:
         for name in (path.name, *sorted(set(read_index(index).values()), key=natural)):
@@ -235,17 +239,17 @@ def _digests(path: Path) -> dict[str, str]:
 
 
 def is_set(url: Url) -> bool:
-    """Whether `checkpoint.sha256` is the digest of several files, which only all of them together have."""
+    """Whether `checkpoint.sha256` is the joint digest of several files."""
     return is_index_name(url.name)
 
 
 def choose(url: Url, names: Sequence[str]) -> str:
-    """Finds the name of the one checkpoint among a folder's files.
+    """Returns the name of the one checkpoint among a folder's files.
 
     Raises:
-        CheckpointError: There is none, or there are several.
+        CheckpointError: There is none, or more than one.
     """
-    found = candidates(names, lambda _: names)  # what an index lists is known once it is downloaded
+    found = candidates(names, lambda _: names)  # the shards of an index are known once it is downloaded
     if len(found) != 1:
         raise no_checkpoint_in(url, found)
     return found[0]

@@ -1,8 +1,8 @@
 """``s3://``, ``gs://`` and ``hf://``, each through its own fsspec file system.
 
-Guarantees: one file system of exactly the URL's scheme is used, nothing that a path names can bring in another; files
-are read in blocks, so that memory stays flat and a break loses one block; no call is waited for longer than a minute,
-however long a library would ask again.
+Guarantees: only the file system of the URL's scheme is used, whatever the path contains; files are read in blocks, so
+that memory stays flat and a broken connection loses one block; no call takes longer than a minute, however often a
+library retries.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ..formats.find import PREFERRED
 from ..text.lines import Fix
 from ..text.wording import safe_text
 from .transport import Interrupted, Unreachable, Version
-from .urls import Url, changed_meanwhile, gone, not_allowed
+from .urls import Url, changed_meanwhile, not_allowed, not_found
 
 _FIRST_BLOCK, _BLOCK = 1 << 20, 16 << 20
-"""Bytes of the first block, and of the largest: one that came fast is followed by a larger one."""
+"""Bytes of the first and of the largest block: a fast block is followed by a larger one."""
 _FAST = 2.0
 _ANSWER, _WHOLE_BLOCK = 60.0, 60.0
-"""Seconds for a question, signing in included, and for a block."""
+"""Seconds for a request, with authentication, and for a block."""
 _TAGS = ("ETag", "etag", "generation", "blob_id", "LastModified", "updated", "mtime", "last_modified", "created")
-"""Where file systems say which version of a file is there, the surest first."""
+"""Fields in which file systems report the version of a file, the most reliable first."""
 _PASSING = re.compile("Timeout|Connect|Network|Transport|Protocol|Incomplete|Payload")
 _AGAIN = Fix(note="try again later, and check the network")
 _HUB_FILE = re.compile(
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class StorageAnswer:
-    """A file's bytes from some place on."""
+    """A range of a file's bytes."""
 
     def __init__(self, storage: StorageTransport, url: Url, version: Version, start: int, end: int | None) -> None:
         self.partial = True
@@ -70,13 +70,13 @@ class StorageAnswer:
         self._refuse_mixture()
 
     def _refuse_mixture(self) -> None:
-        """Blocks are asked for one by one: they are of one version only if it is still there after the last."""
+        """Raises CheckpointError if the version changed between the first block and the last."""
         if self._storage.look(self._url) != self.version:
             raise changed_meanwhile(self._url)
 
 
 class StorageTransport:
-    """A file system of fsspec; what the user configured for it (FSSPEC_S3_ANON=true) applies.
+    """A file system of fsspec, with the user's settings for it (FSSPEC_S3_ANON=true).
 
     Args:
         scheme: s3, gs or hf.
@@ -90,22 +90,22 @@ class StorageTransport:
         return self._kind(skip_instance_cache=True, use_listings_cache=False)
 
     def look(self, url: Url) -> Version:
-        """Asks for a file's size and version alone."""
+        """Requests a file's size and version."""
         info = self._info(url)
         if info.get("type") == "directory":
-            raise gone(url, "it is a folder")
+            raise not_found(url, "the path is a folder")
         size = info.get("size")
         return Version(size if isinstance(size, int) else None, _tag(info))
 
     @contextmanager
     def open(self, url: Url, start: int = 0, end: int | None = None, tag: str = "") -> Iterator[StorageAnswer]:
-        """Bytes of a file; from its beginning where its version is not `tag` any more."""
+        """Requests bytes of a file; from its start if its version is no longer `tag`."""
         version = self.look(url)
         same = not tag or version.tag == tag
         yield StorageAnswer(self, url, version, start if same else 0, end)
 
     def names(self, url: Url) -> Sequence[str] | None:
-        """The names of the files in a folder; None where the URL is a file."""
+        """The names of the files in a folder; None if the URL is a file."""
         if self._info(url).get("type") != "directory":
             return None
         listed = self._ask(url, lambda path: self._files.ls(path, detail=True))
@@ -113,27 +113,27 @@ class StorageTransport:
 
     def block(self, url: Url, start: int, end: int) -> bytes:
         """Reads one block."""
-        with _told(url, Interrupted):
+        with _refusing(url, Interrupted):
             path = self._path(url)
             return bytes(within(_WHOLE_BLOCK, lambda: self._files.cat_file(path, start=start, end=end)))
 
-    def held(self, url: Url, tag: str) -> Path | None:  # noqa: ARG002  # as transports take it
-        """No other program keeps copies."""
+    def version_copy(self, url: Url, tag: str) -> Path | None:  # noqa: ARG002  # as transports take it
+        """Returns None: no other program has copies."""
         return None
 
-    def last_held(self, url: Url) -> Path | None:  # noqa: ARG002  # as transports take it
-        """No other program keeps copies."""
+    def latest_copy(self, url: Url) -> Path | None:  # noqa: ARG002  # as transports take it
+        """Returns None: no other program has copies."""
         return None
 
     def close(self) -> None:
         """The file systems close their own sessions."""
 
     def _info(self, url: Url) -> dict[str, Any]:
-        return dict(self._ask(url, lambda path: self._files.info(path)))  # noqa: PLW0108  # signing in is asking too
+        return dict(self._ask(url, lambda path: self._files.info(path)))  # noqa: PLW0108  # making `_files` may take time too
 
     def _ask(self, url: Url, ask: Callable[[str], _Result]) -> _Result:
-        """Asks a question about a path; the first one signs in."""
-        with _told(url):
+        """Makes a request for a path; the first one authenticates."""
+        with _refusing(url):
             return within(_ANSWER, lambda: ask(self._path(url)))
 
     def _path(self, url: Url) -> str:
@@ -141,21 +141,21 @@ class StorageTransport:
 
 
 class HubTransport(StorageTransport):
-    """The Hugging Face Hub, with what its own library keeps on this machine (``$HF_HOME``)."""
+    """The Hugging Face Hub, with its own library's cache (``$HF_HOME``)."""
 
     def names(self, url: Url) -> Sequence[str] | None:
-        """The names of the files in a folder; without the network, of the checkpoints that the Hub's cache holds."""
+        """The names of the files in a folder; without network access, of the cached checkpoints."""
         try:
             return super().names(url)
         except Unreachable as error:
-            held = [name for pair in PREFERRED for name in pair if self.last_held(url.below(name)) is not None]
+            held = [name for pair in PREFERRED for name in pair if self.latest_copy(url.below(name)) is not None]
             if not held:
                 raise
             log.warning("%s %s; its latest copy on this machine is used", url.shown, error.how)
             return held
 
-    def held(self, url: Url, tag: str) -> Path | None:
-        """The file that has this tag: the cache calls each file by the digest that the Hub gives it."""
+    def version_copy(self, url: Url, tag: str) -> Path | None:
+        """The cached file of a version: the cache names each file by the digest that the Hub reports."""
         found = _HUB_FILE.fullmatch(url.text)
         if found is None or not tag.isalnum():
             return None
@@ -165,8 +165,8 @@ class HubTransport(StorageTransport):
         blob = Path(constants.HF_HUB_CACHE, folder, "blobs", tag)
         return blob if blob.is_file() else None
 
-    def last_held(self, url: Url) -> Path | None:
-        """The file in the snapshot that the cache has of the revision."""
+    def latest_copy(self, url: Url) -> Path | None:
+        """The file in the cached snapshot of the revision."""
         found = _HUB_FILE.fullmatch(url.text)
         if found is None:
             return None
@@ -177,7 +177,7 @@ class HubTransport(StorageTransport):
             path = try_to_load_from_cache(
                 found["repository"], found["name"], revision=revision, repo_type=found["type"] or "model"
             )
-        except ValueError:  # names that the Hub does not have
+        except ValueError:  # invalid names
             return None
         return Path(path) if isinstance(path, str) else None
 
@@ -190,19 +190,19 @@ def _tag(info: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _told(url: Url, broken: type[Interrupted] = Unreachable) -> Iterator[None]:
-    """Turns what a file system raises, each its own kinds, into what a user can act on.
+def _refusing(url: Url, broken: type[Interrupted] = Unreachable) -> Iterator[None]:
+    """Raises the errors of a file system, whatever their classes, as refusals that a user can act on.
 
     Args:
-        url: What was asked for.
-        broken: What a failed connection is. The libraries ask again themselves; only a long download is worth more.
+        url: The requested URL.
+        broken: The error for a failed connection. The libraries retry by themselves; only a download is worth more.
     """
     try:
         yield
     except CheckpointError:
         raise
     except (FileNotFoundError, NotADirectoryError):
-        raise gone(url, "there is no such file") from None
+        raise not_found(url, "no such file") from None
     except PermissionError as error:
         raise not_allowed(url, _said(error)) from None
     except Exception as error:
@@ -210,12 +210,12 @@ def _told(url: Url, broken: type[Interrupted] = Unreachable) -> Iterator[None]:
         if status in {401, 403} or "Credentials" in type(error).__name__:
             raise not_allowed(url, _said(error)) from None
         if _may_pass(error):
-            raise broken(f"broke off: {_said(error)}", _AGAIN) from None
+            raise broken(f"was interrupted: {_said(error)}", _AGAIN) from None
         raise CheckpointError(f"{url.shown} cannot be read: {_said(error)}", _AGAIN) from error
 
 
 def _may_pass(error: Exception) -> bool:
-    """Connections fail in each library's own classes, few of which are an OSError."""
+    """Whether an error is one of a connection; each library has its own classes, and few are an OSError."""
     return isinstance(error, OSError) or any(_PASSING.search(kind.__name__) for kind in type(error).__mro__)
 
 
@@ -224,24 +224,24 @@ def _said(error: BaseException) -> str:
 
 
 def within(seconds: float, ask: Callable[[], _Result]) -> _Result:
-    """Calls something in a thread of its own, which is left to itself when the time is over.
+    """Calls a function in a thread, which is abandoned after a time limit and does not keep the process alive.
 
     Args:
-        seconds: How long it may take.
-        ask: What is called.
+        seconds: The time limit.
+        ask: The function.
 
     Raises:
-        TimeoutError: It took longer.
+        TimeoutError: The call took longer.
     """
     answer: Future[_Result] = Future()
 
     def work() -> None:
         try:
             answer.set_result(ask())
-        except BaseException as error:  # noqa: BLE001  # raised again where the answer is waited for
+        except BaseException as error:  # noqa: BLE001  # raised again in the waiting thread
             answer.set_exception(error)
 
-    # No pool: its threads are waited for when the process ends.
+    # A pool would wait for its threads when the process ends.
     Thread(target=work, name="remote", daemon=True).start()
     try:
         return answer.result(seconds)

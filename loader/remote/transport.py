@@ -1,7 +1,8 @@
-"""How the bytes of a URL come here.
+"""What all protocols have in common: requests for a file's bytes, and retries.
 
-Guarantees: every wait is bounded; an answer says which bytes it begins with and which version of the file they are of;
-what a protocol's library raises leaves as a `CheckpointError`, or as `Interrupted` where trying again may help.
+Guarantees: every wait is bounded; an answer states the first byte and the version of the file; the errors of a
+protocol's library are raised as `CheckpointError`, or as `Interrupted` if a retry may help. The number of retries and
+the time between them are bounded; a silent server is given up after a minute, an unreachable one at once.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ log = logging.getLogger(__name__)
 PAUSES = (0.5, 2.0, 4.0, 8.0)
 """Seconds before each new attempt."""
 SILENCE = 29.0
-"""Seconds that one attempt waits for an answer, and for the next bytes of it."""
+"""Seconds that an attempt waits for an answer, and for the next bytes of it."""
 _MINUTE = 60.0
 _Result = TypeVar("_Result")
 
 
 class Interrupted(Exception):  # noqa: N818  # a state of the connection; whether it becomes an error is decided later
-    """The connection broke, or the server asked to come back later.
+    """The connection broke, or the server is unavailable for now.
 
     Args:
         how: Completes the sentence "URL …".
-        fix: What to do if it stays so.
+        fix: What to do if retries do not help.
     """
 
     def __init__(self, how: str, fix: Fix) -> None:
@@ -43,77 +44,77 @@ class Interrupted(Exception):  # noqa: N818  # a state of the connection; whethe
 
 
 class Unreachable(Interrupted):
-    """There is no connection at all: no such host, nobody listening, no network."""
+    """There is no connection: no such host, nobody listening, no network."""
 
 
 class OutOfRange(Interrupted):
-    """The file is not as long as the place from which it was asked for."""
+    """The file ends before the requested range."""
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What a server says of a file."""
+    """The size and version of a remote file."""
 
     size: int | None
-    """Bytes; None where it does not say."""
+    """Bytes; None if unknown."""
     tag: str
-    """Changes when the content does; empty where the server gives nothing to tell by."""
+    """Changes with the content; empty if the server does not report versions."""
 
 
 class Answer(Protocol):
-    """Some of a file's bytes, on their way."""
+    """An answer with some of a file's bytes."""
 
     version: Version
     start: int
-    """Where they begin: 0 where a server does not give a part of a file."""
+    """Offset of the first byte: 0 if the server ignores ranges."""
     partial: bool
-    """Whether it is the part that was asked for, and the rest need not be listened to."""
+    """Whether it is the requested range alone."""
     said: str
-    """How the server put it, for messages: ``HTTP 200, text/html``."""
+    """The server's own words, for messages: ``HTTP 200, text/html``."""
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes, in pieces; raises Interrupted where they end before their time."""
+        """The bytes, in pieces; raises Interrupted if they end early."""
         ...
 
 
 class Transport(Protocol):
-    """One protocol's way to remote files; used by one thread."""
+    """Access to remote files by one protocol; for one thread."""
 
     def look(self, url: Url) -> Version:
-        """Asks for a file's size and version alone."""
+        """Requests a file's size and version."""
         ...
 
     def open(self, url: Url, start: int = 0, end: int | None = None, tag: str = "") -> AbstractContextManager[Answer]:
-        """Asks for the bytes from `start` to `end` of a file, all of it if it is not of the version `tag` any more."""
+        """Requests the bytes from `start` to `end`, or all of the file if its version is no longer `tag`."""
         ...
 
     def names(self, url: Url) -> Sequence[str] | None:
-        """The names of the files in a folder; None where the URL is no folder."""
+        """The names of the files in a folder; None if the URL is not a folder."""
         ...
 
-    def held(self, url: Url, tag: str) -> Path | None:
+    def version_copy(self, url: Url, tag: str) -> Path | None:
         """The file of this version or sha256, if another program keeps a copy on this machine."""
         ...
 
-    def last_held(self, url: Url) -> Path | None:
+    def latest_copy(self, url: Url) -> Path | None:
         """The file as another program downloaded it last, if it did."""
         ...
 
     def close(self) -> None:
-        """Ends all connections."""
+        """Closes all connections."""
         ...
 
 
-def patiently(url: Url, ask: Callable[[], _Result], fix: Fix = NO_FIX) -> _Result:
-    """Asks a server something small, again where it does not answer.
+def with_retries(url: Url, ask: Callable[[], _Result], fix: Fix = NO_FIX) -> _Result:
+    """Retries a short request until the server answers or the attempts are used up.
 
     Args:
-        url: What is asked for.
-        ask: Asks once.
-        fix: What to do if it stays so; empty takes what the failure suggests.
+        url: The requested URL, for messages.
+        ask: Makes one request.
+        fix: What to do if no attempt helps; empty for what the failure suggests.
 
     Raises:
-        CheckpointError: It never answered.
+        CheckpointError: No attempt was answered.
     """
     begun = time.monotonic()
     attempts = 0
@@ -130,11 +131,11 @@ def patiently(url: Url, ask: Callable[[], _Result], fix: Fix = NO_FIX) -> _Resul
 
 
 def worth_another(failed: int, since: float) -> bool:
-    """Whether another attempt may be made, which must be over a minute after the last sign of life.
+    """Whether another attempt is due, which would end within a minute after the last sign of life.
 
     Args:
-        failed: How many attempts brought nothing.
-        since: When the last sign of life was, or the first question.
+        failed: The number of attempts that brought nothing.
+        since: The time of the last sign of life, or of the first request.
     """
     if failed > len(PAUSES):
         return False
@@ -142,7 +143,7 @@ def worth_another(failed: int, since: float) -> bool:
 
 
 def wait(url: Url, error: Interrupted, failed: int) -> None:
-    """Says that a new attempt will be made, and waits for it; the longer, the more attempts have failed."""
+    """Logs that the request is retried, and waits: the longer, the more attempts have failed."""
     log.info("%s %s, trying again", url.shown, error.how)
     time.sleep(_pause(failed))
 
@@ -152,5 +153,5 @@ def _pause(failed: int) -> float:
 
 
 def given_up(url: Url, error: Interrupted, fix: Fix = NO_FIX) -> CheckpointError:
-    """What to raise where no attempt helped."""
+    """The error to raise when no attempt helped."""
     return CheckpointError(f"{url.shown} {error.how}", fix or error.fix)

@@ -1,7 +1,7 @@
-"""What counts as a URL, and what it names.
+"""URLs of checkpoints, and the refusals that all protocols share.
 
-Guarantees: of a URL only `Url.text` holds credentials, and only a transport reads it; everything that is shown, logged
-or kept comes from `Url.shown`. A shard's URL differs from its index's in the file's name alone.
+Guarantees: only `Url.text` contains credentials, and only a transport reads it; messages, logs and the cache use
+`Url.shown`. The URL of a shard differs from that of its index in the file's name only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..text.redaction import redacted, remember
 from ..text.wording import did_you_mean, listing, safe_text
 
 SCHEMES = ("https", "http", "s3", "gs", "hf")
-"""What checkpoints are read from."""
+"""The supported schemes."""
 
 WEB = ("https", "http")
 
@@ -27,7 +27,7 @@ _HUB = "huggingface.co"
 _SIGN_IN: Mapping[str, Sequence[Fix]] = {
     "hf": [
         Fix("hf auth login", "or HF_TOKEN in the environment"),
-        Fix(note="a gated model asks for consent on its page first"),
+        Fix(note="a gated model requires consent on its page first"),
     ],
     "s3": [
         Fix(note="AWS credentials in the environment"),
@@ -40,6 +40,8 @@ _SIGN_IN: Mapping[str, Sequence[Fix]] = {
 }
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _LONGEST_NAME = 200
+_UNSAFE_NAME = re.compile(r'[<>:"|?*/\\]|[. ]$|^(con|prn|aux|nul|(com|lpt)\d)(\.|$)', re.IGNORECASE)
+"""Names of folders and links, of devices on Windows, and those that Windows does not accept."""
 _LONGEST_URL = 400
 
 
@@ -49,44 +51,44 @@ class Url:
 
     scheme: str
     text: str
-    """As it is requested, credentials included."""
+    """The URL to request, with credentials."""
 
     @cached_property
     def shown(self) -> str:
-        """As it may be shown: without credentials."""
+        """The URL without credentials, for messages."""
         return safe_text(redacted(self.text), _LONGEST_URL)
 
     @cached_property
     def key(self) -> str:
-        """Identifies it in the cache; user and password do not count, another query is another file."""
+        """Identifies the file in the cache; regardless of user and password, but not of the query."""
         return _digest(self._anonymous)
 
     @cached_property
     def folder_key(self) -> str:
-        """Identifies its folder in the cache."""
+        """Identifies the file's folder in the cache."""
         return _digest(_joined(self._anonymous, "", self.scheme))
 
     @property
     def host(self) -> str:
-        """The host of a web address; of anything else what stands in its place."""
+        """The host of a web address, or the first name of any other."""
         return urlsplit(self.text).hostname or ""
 
     @property
     def name(self) -> str:
-        """The file's name, harmless as the name of a local file; ``file`` where its own is not."""
+        """A safe name for the local file: its own, or ``file``."""
         return self.own_name or "file"
 
     @cached_property
     def own_name(self) -> str:
-        """The file's name, if it is harmless as the name of a local file; else empty."""
+        """The file's own name, if that is safe for a local file on any system; else empty."""
         path = urlsplit(self.text).path if self.scheme in WEB else self.text.partition("://")[2]
         name = path.rstrip("/").rpartition("/")[2]
         name = unquote(name) if self.scheme in WEB else name
-        plain = safe_text(name, _LONGEST_NAME) == name and not set(name) & {"/", "\\", ":"}
-        return name if plain and name not in {"", ".", ".."} and len(name.encode()) <= _LONGEST_NAME else ""
+        plain = safe_text(name, _LONGEST_NAME) == name and len(name.encode()) <= _LONGEST_NAME
+        return name if name and plain and not _UNSAFE_NAME.search(name) else ""
 
     def beside(self, name: str) -> Url:
-        """Another file of the same folder; the name is one that `formats.index` let pass."""
+        """Another file of the same folder; the name was checked by `formats.index`."""
         return replace(self, text=_joined(self.text, name, self.scheme))
 
     def below(self, name: str) -> Url:
@@ -102,10 +104,10 @@ class Url:
 
 
 def parse_url(text: str) -> Url:
-    """Takes a URL apart.
+    """Parses a URL.
 
     Raises:
-        CheckpointError: It is of a scheme that is not read, or names no host or file.
+        CheckpointError: Its scheme is not supported, or it has no host or file name.
     """
     remember(text)
     found = _SCHEME.match(text)
@@ -114,18 +116,18 @@ def parse_url(text: str) -> Url:
         raise _unknown_scheme(scheme, text)
     rest = text[found.end() :]
     if safe_text(rest, len(rest)) != rest or any(character.isspace() for character in rest):
-        raise _malformed(text, "holds spaces or characters that cannot be shown", scheme)
+        raise _malformed(text, "contains spaces or unprintable characters", scheme)
     if scheme not in WEB:
         if not rest.strip("/"):
-            raise _malformed(text, "names no file", scheme)
+            raise _malformed(text, "has no file name", scheme)
         return Url(scheme, f"{scheme}://{rest}")
     try:
         pieces = urlsplit(f"{scheme}://{rest}")
         host = pieces.hostname if pieces.port != 0 else ""
-    except ValueError:  # its text may hold what must not be shown
-        raise _malformed(f"{scheme}://…", "has a host or a port that is none", scheme) from None
+    except ValueError:  # its text may contain a password
+        raise _malformed(f"{scheme}://…", "has an invalid host or port", scheme) from None
     if not host:
-        raise _malformed(text, "names no host", scheme)
+        raise _malformed(text, "has no host", scheme)
     return Url(scheme, urlunsplit((scheme, pieces.netloc, pieces.path, pieces.query, "")))
 
 
@@ -144,13 +146,13 @@ def _unknown_scheme(scheme: str, text: str) -> CheckpointError:
     shown = safe_text(redacted(text), _LONGEST_URL)
     if scheme == "file":
         return CheckpointError(
-            f"checkpoint.path is {shown}; a file on this machine is given by its path",
+            f"checkpoint.path is {shown}; local files are given by path",
             line("checkpoint.path", text[len("file://") :]),
         )
-    told = ", ".join(f"{known}://" for known in SCHEMES)
+    expected = ", ".join(f"{known}://" for known in SCHEMES)
     return CheckpointError(
-        f"checkpoint.path is {shown}, and '{safe_text(scheme)}://' is not read{did_you_mean(scheme, SCHEMES)}; "
-        f"{told} or the path of a file was expected",
+        f"checkpoint.path is {shown}, but '{safe_text(scheme)}://' is not supported{did_you_mean(scheme, SCHEMES)}; "
+        f"expected {expected} or a path",
         Fix("checkpoint.path=https://HOST/FILE"),
     )
 
@@ -164,44 +166,44 @@ def _malformed(text: str, fault: str, scheme: str) -> CheckpointError:
 
 
 def not_allowed(url: Url, said: str) -> CheckpointError:
-    """The file may not be read without, or with these, credentials."""
+    """Access was denied with these credentials, or without any."""
     if url.scheme in WEB:
         host = url.host
         hub = host == _HUB or host.endswith(f".{_HUB}")
         fixes: Sequence[Fix] = (
-            [Fix("checkpoint.path=hf://ORGANISATION/MODEL/FILE", "takes HF_TOKEN along")]
+            [Fix("checkpoint.path=hf://ORGANISATION/MODEL/FILE", "uses HF_TOKEN")]
             if hub
             else [Fix(note="credentials belong in ~/.netrc"), Fix(note="a signed URL may have expired")]
         )
     else:
         fixes = _SIGN_IN[url.scheme]
-    return CheckpointError(f"{url.shown} may not be read: {said}", *fixes)
+    return CheckpointError(f"access to {url.shown} was denied: {said}", *fixes)
 
 
-def gone(url: Url, said: str) -> CheckpointError:
-    """There is no such file."""
+def not_found(url: Url, said: str) -> CheckpointError:
+    """The file does not exist."""
     return CheckpointError(
-        f"{url.shown} is not there: {said}", Fix(f"checkpoint.path={url.scheme}://…", "check the URL")
+        f"{url.shown} does not exist: {said}", Fix(f"checkpoint.path={url.scheme}://…", "check the URL")
     )
 
 
 def no_checkpoint_in(url: Url, names: list[str]) -> CheckpointError:
-    """A remote folder holds none, or several."""
+    """A remote folder has no checkpoint, or several."""
     if names:
         lines = [line("checkpoint.path", url.below(name).shown) for name in names[:20]]
         return CheckpointError(
-            f"{url.shown} is a folder with {len(names):,} checkpoints; one was expected: {listing(names)}",
+            f"{url.shown} is a folder with {len(names):,} checkpoints (expected one): {listing(names)}",
             *lines,
         )
     return CheckpointError(
-        f"{url.shown} is a folder without a checkpoint; model.safetensors, pytorch_model.bin, the index of either "
-        "(*.index.json), or one checkpoint file was expected",
+        f"{url.shown} is a folder without a checkpoint (expected model.safetensors, pytorch_model.bin, the index of "
+        "either (*.index.json), or one checkpoint file)",
         line("checkpoint.path", f"{url.shown.rstrip('/')}/FILE"),
     )
 
 
 def changed_meanwhile(url: Url) -> CheckpointError:
-    """What was read is of two versions of the file."""
+    """The bytes read belong to two versions of the file."""
     return CheckpointError(
         f"{url.shown} changed while it was being read", Fix(note="run it again once it is fully uploaded")
     )

@@ -88,7 +88,7 @@ def test_with_its_digest_a_cached_file_needs_no_network(server: Server) -> None:
     assert value(url, sha256=DIGEST.upper()).tolist() == [0, 1, 2, 3]
     error = refusal(url)
     assert error.message.startswith(f"{url} cannot be reached: ")
-    assert error.hint == f"checkpoint.sha256={DIGEST}   # takes the copy in the cache, without the network"
+    assert error.hint == f"checkpoint.sha256={DIGEST}   # uses the cached copy, without network access"
 
 
 def test_content_that_was_damaged_in_the_cache_is_downloaded_again_for_its_digest(server: Server, cache: Path) -> None:
@@ -105,11 +105,8 @@ def test_content_that_was_damaged_in_the_cache_is_downloaded_again_for_its_diges
 def test_another_digest_is_refused_and_nothing_is_kept(server: Server, cache: Path) -> None:
     url = server.add("/a.safetensors", SMALL)
     error = refusal(url, sha256="0" * 64)
-    assert error.message == (
-        f"{url} is not the file that was meant: its sha256 is {DIGEST}, checkpoint.sha256 says {'0' * 64}; "
-        "nothing of it was kept"
-    )
-    assert error.hint == f"check where it comes from\ncheckpoint.sha256={DIGEST}   # if this one is right"
+    assert error.message == (f"{url} has sha256 {DIGEST}, but checkpoint.sha256 is {'0' * 64}; nothing was kept")
+    assert error.hint == f"check its source\ncheckpoint.sha256={DIGEST}   # if this one is right"
     assert files_in(cache) == []
 
 
@@ -147,9 +144,9 @@ def test_a_connection_that_always_breaks_is_given_up_and_a_later_run_goes_on(ser
     came = (cache / "partial").iterdir()
     there = max(path.stat().st_size for path in came)
     assert error.message == (
-        f"{url} broke off (ClientPayloadError); {there:,} of {len(LARGE):,} declared bytes came in 6 attempts"
+        f"{url} was interrupted (ClientPayloadError); {there:,} of {len(LARGE):,} declared bytes arrived in 6 attempts"
     )
-    assert error.hint == "run it again: it goes on where it stopped"
+    assert error.hint == "run it again: the download is resumed"
     assert not (cache / "blobs").exists()
     assert value(url).sum() == torch.arange(1_000_000.0).sum()
     assert server.asked[-1].range == f"bytes={there}-"
@@ -214,14 +211,14 @@ def test_a_partial_file_that_is_complete_or_too_long_is_mended(
 def test_a_wrong_length_is_refused(server: Server, cache: Path) -> None:
     url = server.add("/a.safetensors", SMALL, declared=1000)
     error = refusal(url)
-    assert error.message == f"{url} has the wrong length: 1,000 bytes were declared, {len(SMALL)} come"
+    assert error.message == f"{url} has the wrong length: 1,000 bytes were declared, {len(SMALL)} received"
     assert error.hint == "the file or the server is broken; try another source"
     assert not (cache / "blobs").exists()
 
 
 def test_fewer_bytes_than_declared_are_refused(server: Server, cache: Path) -> None:
     url = server.add("/a.safetensors", SMALL, breaks=[40] * 9, ranges=False)
-    assert refusal(url).message.startswith(f"{url} broke off (ClientPayloadError)")
+    assert refusal(url).message.startswith(f"{url} was interrupted (ClientPayloadError)")
     assert not (cache / "blobs").exists()
 
 
@@ -260,7 +257,7 @@ def test_the_log_says_what_happens_and_no_more(server: Server, cache: Path, capl
     assert [record.getMessage() for record in caplog.records] == [
         f"{shown}: downloading {len(SMALL)} B to {cache}",
         f"{shown}: downloaded, {len(SMALL)} B, sha256 {DIGEST}",
-        f"{shown}: unchanged since it was downloaded, taken from the cache",
+        f"{shown}: unchanged since it was downloaded; taken from the cache",
     ]
     assert server.asked[0].authorization.startswith("Basic ")
 
@@ -280,7 +277,7 @@ def test_a_cache_that_cannot_be_written_is_told(server: Server, cache: Path) -> 
     cache.write_text("a file in its place")
     error = refusal(server.add("/a.safetensors", SMALL))
     assert error.message == f"the cache {cache} cannot be written to: File exists"
-    assert error.hint == "LOADER_CACHE=FOLDER   # one that this user may write to"
+    assert error.hint == "LOADER_CACHE=FOLDER   # a folder that this user can write to"
 
 
 def test_a_full_disk_is_told(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,14 +286,14 @@ def test_a_full_disk_is_told(server: Server, cache: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Cache, "note_partial", full)
     error = refusal(server.add("/a.safetensors", SMALL))
-    assert error.message == f"the disk is full: the cache {cache} takes no more (No space left on device)"
-    assert error.hint == "LOADER_CACHE=FOLDER   # on a larger disk, or delete what is not needed from the cache"
+    assert error.message == f"the disk of the cache {cache} is full (No space left on device)"
+    assert error.hint == "LOADER_CACHE=FOLDER   # on a larger disk, or delete old files from the cache"
 
 
 def test_a_file_that_is_larger_than_the_disk_is_not_begun(server: Server, cache: Path) -> None:
     url = server.add("/a.safetensors", SMALL, declared=1 << 60)
     error = refusal(url)
-    assert error.message.startswith(f"{url} needs 1152921.5 TB more in the cache {cache}, where ")
+    assert error.message.startswith(f"{url} needs 1152921.5 TB more in the cache {cache}, which has ")
     assert server.methods() == ["HEAD"]
 
 
@@ -309,7 +306,7 @@ def test_without_hard_links_the_file_is_copied(
     monkeypatch.setattr(Path, "hardlink_to", refused)
     with caplog.at_level(logging.INFO, "loader"):
         assert value(server.add("/a.safetensors", SMALL)).tolist() == [0, 1, 2, 3]
-    assert "copied, as no hard link can be made (Operation not permitted)" in caplog.text
+    assert "copied, since a hard link failed (Operation not permitted)" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tests.remote.asking import files_in, refusal
 from tests.remote.server import Server, answering
 
 SMALL = save({"a": arange(4.0)})
-OTHERS_MEANS = "checkpoint.path=FILE   # once it is downloaded by other means"
+OTHERS_MEANS = "checkpoint.path=FILE   # after downloading it by other means"
 
 
 class Clock:
@@ -50,7 +50,7 @@ def test_whoever_says_nothing_is_waited_for_no_longer_than_a_minute(
         raise Interrupted("did not answer", Fix(note="try again later"))
 
     with pytest.raises(CheckpointError, match="https://host/a did not answer"):
-        transport.patiently(parse_url("https://host/a"), ask)
+        transport.with_retries(parse_url("https://host/a"), ask)
     assert 15 < clock.now <= 60
 
 
@@ -80,8 +80,8 @@ def test_a_body_without_a_length_and_without_an_end_is_given_up(cache: Path, mon
     monkeypatch.setattr(download, "_MOST_UNDECLARED", 2_000_000)
     with answering(without_length) as url:
         error = refusal(url)
-    assert error.message.startswith(f"{url} does not say how long it is, and has no end: 2.")
-    assert error.message.endswith(" MB came")
+    assert error.message.startswith(f"{url} declares no length and does not end: 2.")
+    assert error.message.endswith(" MB received")
     assert error.hint == OTHERS_MEANS
     assert files_in(cache) == []
 
@@ -97,7 +97,9 @@ def test_the_disk_is_never_filled(cache: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(200_000_000_000, free.pop(0)))
     with answering(without_length) as url:
         error = refusal(url)
-    assert error.message == (f"{url} needs 0 B more in the cache {cache}, where 900.0 MB are free, and 1.1 GB stay so")
+    assert error.message == (
+        f"{url} needs 0 B more in the cache {cache}, which has 900.0 MB free and keeps 1.1 GB in reserve"
+    )
     assert error.hint.startswith("LOADER_CACHE=FOLDER   # on a larger disk")
     assert files_in(cache) == []
 
@@ -106,7 +108,7 @@ def test_a_small_disk_has_a_small_reserve(server: Server, cache: Path, monkeypat
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(1_000_000_000, 10_000_000 + len(SMALL) - 1))
     url = server.add("/a.safetensors", SMALL)
     assert refusal(url).message == (
-        f"{url} needs {len(SMALL)} B more in the cache {cache}, where 10.0 MB are free, and 10.0 MB stay so"
+        f"{url} needs {len(SMALL)} B more in the cache {cache}, which has 10.0 MB free and keeps 10.0 MB in reserve"
     )
     assert caches._RESERVE == 1 << 30
 
@@ -136,4 +138,4 @@ def test_a_few_bytes_now_and_then_are_silence(monkeypatch: pytest.MonkeyPatch) -
             time.sleep(0.002)
 
     with answering(trickle) as url:
-        assert f"{url} sent no more than " in refusal(url).message
+        assert f"{url} sent only " in refusal(url).message

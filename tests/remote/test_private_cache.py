@@ -23,7 +23,7 @@ from tests.remote.server import Server
 
 SMALL = save({"a": torch.arange(4.0)})
 LARGE = save({"a": torch.arange(1_000_000.0)})
-OWN = "LOADER_CACHE=FOLDER   # the whole path of one that this user may write to"
+OWN = "LOADER_CACHE=FOLDER   # an absolute path that this user can write to"
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -77,7 +77,7 @@ def test_a_folder_that_is_a_link_is_refused(folder: str, server: Server, cache: 
     (cache / folder).symlink_to(tmp_path / "elsewhere")
     error = refusal(server.add("/a.safetensors", SMALL))
     assert error.message == (
-        f"the cache {cache} cannot be written to: {folder} in it is a link, or something else than a folder"
+        f"the cache {cache} cannot be written to: {folder} in it is not a folder (links are not followed)"
     )
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -106,9 +106,9 @@ def test_a_cache_may_itself_be_a_link(server: Server, cache: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("variables", "told"),
     [
-        ({"LOADER_CACHE": "~no-such-user/c"}, "in ~no-such-user/c, and there is no home folder of that user"),
-        ({"XDG_CACHE_HOME": "~no-such-user"}, "in ~no-such-user, and there is no home folder of that user"),
-        ({}, "in ~/.cache, and there is no home folder of that user"),
+        ({"LOADER_CACHE": "~no-such-user/c"}, "~no-such-user/c cannot be found: that user has no home folder"),
+        ({"XDG_CACHE_HOME": "~no-such-user"}, "~no-such-user cannot be found: that user has no home folder"),
+        ({}, "~/.cache cannot be found: that user has no home folder"),
     ],
 )
 def test_a_home_that_is_not_there_is_told(
@@ -124,7 +124,7 @@ def test_a_home_that_is_not_there_is_told(
 
     monkeypatch.setattr("pwd.getpwuid", nobody)
     error = refusal(server.add("/a.safetensors", SMALL))
-    assert (error.message, error.hint) == (f"the cache is to be {told}", OWN)
+    assert (error.message, error.hint) == (f"the cache folder {told}", OWN)
     assert server.asked == []
 
 
@@ -133,7 +133,9 @@ def test_a_working_folder_that_is_gone_is_told(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     monkeypatch.setenv("LOADER_CACHE", "c")
-    with pytest.raises(CheckpointError, match="the cache is to be in c, and the working folder is gone"):
+    with pytest.raises(
+        CheckpointError, match="the cache folder c cannot be found: the working folder no longer exists"
+    ):
         cache_folder()
 
 
@@ -143,7 +145,7 @@ def test_a_path_that_is_too_long_is_told(sha256: str | None, server: Server, mon
     error = refusal(server.add("/a.safetensors", SMALL), sha256=sha256)
     assert error.message.startswith("the cache /tmp/xxx")
     assert error.message.endswith(f"cannot be {'read' if sha256 else 'written to'}: File name too long")
-    assert error.hint == "LOADER_CACHE=FOLDER   # one that this user may write to"
+    assert error.hint == "LOADER_CACHE=FOLDER   # a folder that this user can write to"
 
 
 def test_a_cache_that_may_not_be_read_is_told(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,17 +156,17 @@ def test_a_folder_with_several_checkpoints_or_none_is_told() -> None:
     put("bucket/run/a.pt", b"")
     put("bucket/run/b.pt", b"")
     error = refusal("s3://bucket/run")
-    assert error.message == "s3://bucket/run is a folder with 2 checkpoints; one was expected: a.pt, b.pt"
+    assert error.message == "s3://bucket/run is a folder with 2 checkpoints (expected one): a.pt, b.pt"
     assert error.hint == "checkpoint.path=s3://bucket/run/a.pt\ncheckpoint.path=s3://bucket/run/b.pt"
     put("bucket/none/log.txt", b"")
     error = refusal("s3://bucket/none")
-    assert error.message.startswith("s3://bucket/none is a folder without a checkpoint; model.safetensors, ")
+    assert error.message.startswith("s3://bucket/none is a folder without a checkpoint (expected model.safetensors, ")
     assert error.hint == "checkpoint.path=s3://bucket/none/FILE"
 
 
 def test_a_missing_file_is_told() -> None:
     error = refusal("gs://bucket/a.safetensors")
-    assert error.message == "gs://bucket/a.safetensors is not there: there is no such file"
+    assert error.message == "gs://bucket/a.safetensors does not exist: no such file"
 
 
 class NoCredentialsError(Exception):
@@ -193,7 +193,7 @@ class HubError(OSError):
 def test_a_file_that_may_not_be_read_is_told(scheme: str, failure: Exception, said: str, hint: str) -> None:
     Fake.failures.append(failure)
     error = refusal(f"{scheme}://bucket/a")
-    assert error.message == f"{scheme}://bucket/a may not be read: {said}"
+    assert error.message == f"access to {scheme}://bucket/a was denied: {said}"
     assert hint in error.hint
 
 
@@ -218,7 +218,7 @@ def test_what_passes_while_it_is_read_is_waited_for(failure: Exception, monkeypa
 def test_a_storage_that_does_not_answer_is_told_at_once() -> None:
     Fake.failures += [TimeoutError("slow")]
     error = refusal("s3://bucket/a.safetensors")
-    assert error.message == "s3://bucket/a.safetensors broke off: TimeoutError: slow"
+    assert error.message == "s3://bucket/a.safetensors was interrupted: TimeoutError: slow"
     assert error.hint == "try again later, and check the network"
 
 
@@ -233,7 +233,7 @@ def test_a_storage_that_is_silent_is_not_waited_for_without_end(asleep: str, mon
     waking.set()
     seconds = "0.1" if asleep == "cat_file" else "0.3"
     assert "gs://bucket/run" in error.message
-    assert f"broke off: TimeoutError: no answer within {seconds} seconds" in error.message
+    assert f"was interrupted: TimeoutError: no answer within {seconds} seconds" in error.message
     assert error.hint == "try again later, and check the network"
 
 
@@ -261,7 +261,8 @@ def test_a_wrong_length_is_refused(cache: Path) -> None:
     Fake.told = {"size": len(SMALL) + 7}
     error = refusal("s3://bucket/a.safetensors")
     assert error.message == (
-        f"s3://bucket/a.safetensors broke off; {len(SMALL):,} of {len(SMALL) + 7:,} declared bytes came in 5 attempts"
+        "s3://bucket/a.safetensors was interrupted; "
+        f"{len(SMALL):,} of {len(SMALL) + 7:,} declared bytes arrived in 5 attempts"
     )
     assert not (cache / "blobs").exists()
 

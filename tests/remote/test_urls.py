@@ -12,7 +12,7 @@ from loader.files.path import is_url
 from loader.parts.open import open_checkpoint
 from loader.remote.urls import parse_url
 
-EXPECTED = "https://, http://, s3://, gs://, hf:// or the path of a file was expected"
+EXPECTED = "expected https://, http://, s3://, gs://, hf:// or a path"
 
 
 @pytest.mark.parametrize(
@@ -36,28 +36,28 @@ def test_what_counts_as_a_url(text: str | Path, url: bool) -> None:
     [
         (
             "htps://host/a.pt",
-            f"checkpoint.path is htps://host/a.pt, and 'htps://' is not read (did you mean 'https'?); {EXPECTED}",
+            f"checkpoint.path is htps://host/a.pt, but 'htps://' is not supported (did you mean 'https'?); {EXPECTED}",
             "checkpoint.path=https://HOST/FILE",
         ),
         (
             "file:///etc/passwd",
-            "checkpoint.path is file:///etc/passwd; a file on this machine is given by its path",
+            "checkpoint.path is file:///etc/passwd; local files are given by path",
             "checkpoint.path=/etc/passwd",
         ),
         (
             "https:///a.pt",
-            "checkpoint.path is https:///a.pt, a URL that names no host",
+            "checkpoint.path is https:///a.pt, a URL that has no host",
             "checkpoint.path=https://HOST/FILE",
         ),
         (
             "https://me:secret@host:port/a.pt",
-            "checkpoint.path is https://…, a URL that has a host or a port that is none",
+            "checkpoint.path is https://…, a URL that has an invalid host or port",
             "checkpoint.path=https://HOST/FILE",
         ),
-        ("s3://", "checkpoint.path is s3://, a URL that names no file", "checkpoint.path=s3://BUCKET/FILE"),
+        ("s3://", "checkpoint.path is s3://, a URL that has no file name", "checkpoint.path=s3://BUCKET/FILE"),
         (
             "hf://a b",
-            "checkpoint.path is hf://a b, a URL that holds spaces or characters that cannot be shown",
+            "checkpoint.path is hf://a b, a URL that contains spaces or unprintable characters",
             "checkpoint.path=hf://ORGANISATION/MODEL/FILE",
         ),
     ],

@@ -31,7 +31,7 @@ both = pytest.mark.parametrize("data", [True, False])
 def test_a_missing_file_is_told(data: bool, server: Server) -> None:
     url = f"{server.url}/gone.safetensors"
     error = refusal(url, data=data)
-    assert error.message == f"{url} is not there: the server answered 404 Not Found"
+    assert error.message == f"{url} does not exist: the server answered 404 Not Found"
     assert error.hint == "checkpoint.path=http://…   # check the URL"
 
 
@@ -40,7 +40,7 @@ def test_a_missing_file_is_told(data: bool, server: Server) -> None:
 def test_a_file_that_may_not_be_read_is_told(status: int, reason: str, data: bool, server: Server) -> None:
     url = server.add("/a.safetensors", PAGE, status=status, kind="text/html")
     error = refusal(url, data=data)
-    assert error.message == f"{url} may not be read: the server answered {status} {reason}"
+    assert error.message == f"access to {url} was denied: the server answered {status} {reason}"
     assert error.hint == "credentials belong in ~/.netrc\na signed URL may have expired"
 
 
@@ -51,17 +51,16 @@ def test_a_part_that_does_not_say_which_it_is_is_refused(told: str, data: bool, 
     error = refusal(url, data=data)
     shown = told if len(told) < 60 else f"{told[:59]}…"
     assert error.message == (
-        f"{url} comes in parts, and the server does not say which: Content-Range is '{shown}', expected "
-        "'bytes FIRST-LAST/SIZE'"
+        f"the server sent a part of {url} with an invalid Content-Range: '{shown}' (expected 'bytes FIRST-LAST/SIZE')"
     )
-    assert error.hint == "checkpoint.path=FILE   # once it is downloaded by other means"
+    assert error.hint == "checkpoint.path=FILE   # after downloading it by other means"
 
 
 def test_on_the_hub_the_hint_names_its_token() -> None:
     from loader.remote.urls import not_allowed
 
     error = not_allowed(parse_url("https://huggingface.co/org/model/resolve/main/a.safetensors"), "403")
-    assert error.hint == "checkpoint.path=hf://ORGANISATION/MODEL/FILE   # takes HF_TOKEN along"
+    assert error.hint == "checkpoint.path=hf://ORGANISATION/MODEL/FILE   # uses HF_TOKEN"
     assert "HF_TOKEN" in not_allowed(parse_url("hf://org/model/a.safetensors"), "403").hint
 
 
@@ -69,7 +68,7 @@ def test_on_the_hub_the_hint_names_its_token() -> None:
 def test_a_server_that_fails_is_asked_several_times_and_then_told(data: bool, server: Server) -> None:
     url = server.add("/a.safetensors", PAGE, status=500, kind="text/html")
     error = refusal(url, data=data)
-    assert error.message == f"{url} is not to be had now: the server answered 500 Internal Server Error"
+    assert error.message == f"{url} is unavailable now: the server answered 500 Internal Server Error"
     assert error.hint == "try again later, or look at the URL in a browser"
     assert len(server.asked) == 5
 
@@ -77,7 +76,7 @@ def test_a_server_that_fails_is_asked_several_times_and_then_told(data: bool, se
 def test_another_answer_without_a_file_is_told(server: Server) -> None:
     url = server.add("/a.safetensors", b"", status=418)
     error = refusal(url)
-    assert error.message == f"{url} gives no file: the server answered 418 I'm a Teapot"
+    assert error.message == f"{url} could not be read: the server answered 418 I'm a Teapot"
     assert error.hint == "look at the URL in a browser"
 
 
@@ -106,13 +105,13 @@ def test_a_redirect_that_leaves_the_web_is_not_followed(target: str, data: bool,
     url = server.add("/a.safetensors", redirect=target)
     error = refusal(url, data=data)
     scheme = target.partition(":")[0]
-    assert error.message == (f"{url} redirects to something that is not on the web ({scheme}:…), which is not followed")
-    assert error.hint == "checkpoint.path=URL   # the file's own"
+    assert error.message == (f"{url} redirects to a {scheme}: URL, which is not followed")
+    assert error.hint == "checkpoint.path=URL   # the URL of the file itself"
 
 
 def test_a_redirect_to_a_local_path_asks_the_server_for_it(server: Server) -> None:
     url = server.add("/a.safetensors", redirect="/etc/passwd")
-    assert refusal(url).message == f"{url} is not there: the server answered 404 Not Found"
+    assert refusal(url).message == f"{url} does not exist: the server answered 404 Not Found"
     assert server.asked[-1].path == "/etc/passwd"
 
 
@@ -141,8 +140,7 @@ def test_a_redirect_from_https_to_http_is_refused() -> None:
     with pytest.raises(CheckpointError) as caught:
         web._refuse_detour(parse_url("https://host/a"), response)
     assert caught.value.message == (
-        "https://host/a redirects from https to http, where anybody on the way can change the file; "
-        "that is not followed"
+        "https://host/a redirects from https to http, which is not followed: anyone on the way could change the file"
     )
     web._refuse_detour(parse_url("http://host/a"), response)
 
@@ -160,7 +158,7 @@ def test_a_redirect_from_https_to_http_is_not_even_asked(
             target = trusted.add("/c.safetensors", redirect=target)
         url = trusted.add("/a.safetensors", redirect=target)
         assert refusal(url, data=data).message == (
-            f"{url} redirects from https to http, where anybody on the way can change the file; that is not followed"
+            f"{url} redirects from https to http, which is not followed: anyone on the way could change the file"
         )
         assert trusted.asked != []
     assert server.asked == []
@@ -179,7 +177,7 @@ def test_a_redirect_on_a_trusted_server_is_followed(monkeypatch: pytest.MonkeyPa
 def test_a_packed_answer_is_refused(server: Server) -> None:
     url = server.add("/a.safetensors", SMALL, headers={"Content-Encoding": "gzip"})
     error = refusal(url)
-    assert error.message == f"{url} comes packed (gzip), although the file as it is was asked for"
+    assert error.message == f"{url} was sent with Content-Encoding gzip, though the plain file was requested"
 
 
 def test_nobody_listening_is_told_at_once() -> None:
@@ -194,9 +192,9 @@ def test_nobody_listening_is_told_at_once() -> None:
 def test_a_host_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     url = parse_url("https://no-such-host.invalid/a?sig=secret")
     key: Any = type("Key", (), {"host": "no-such-host.invalid", "port": 443, "ssl": True})()
-    with pytest.raises(Unreachable) as caught, web._told(url):
+    with pytest.raises(Unreachable) as caught, web._refusing(url):
         raise aiohttp.ClientConnectorDNSError(key, OSError(-2, "Name or service not known"))
-    assert caught.value.how == "cannot be reached: there is no host no-such-host.invalid"
+    assert caught.value.how == "cannot be reached: host no-such-host.invalid not found"
     assert str(caught.value.fix) == "check the URL and the network"
 
 
@@ -204,15 +202,15 @@ def test_a_server_without_tls_is_told_and_how_to_ask_it(server: Server) -> None:
     url = server.add("/a.safetensors", b"{}")
     error = refusal(url.replace("http:", "https:"))
     assert error.message == (
-        f"{url.replace('http:', 'https:')} cannot be asked: the server does not speak TLS, which https stands for"
+        f"{url.replace('http:', 'https:')} cannot be read: the server does not speak TLS, which https requires"
     )
-    assert error.hint == f"checkpoint.path={url}   # if you trust the network between"
+    assert error.hint == f"checkpoint.path={url}   # if you trust the network"
 
 
 def test_a_server_whose_certificate_nobody_trusts_is_told() -> None:
     with Server(tls=True) as unknown:
         error = refusal(unknown.add("/a.safetensors", SMALL))
-        assert error.message.startswith(f"{unknown.url}/a.safetensors cannot be trusted: ")
+        assert error.message.startswith(f"{unknown.url}/a.safetensors has an untrusted certificate: ")
         assert "CERTIFICATE_VERIFY_FAILED" in error.message
         assert error.hint == (
             "check the name of the host\nexport SSL_CERT_FILE=FILE   # the certificates of an authority of your own"
@@ -221,9 +219,9 @@ def test_a_server_whose_certificate_nobody_trusts_is_told() -> None:
 
 def test_a_certificate_that_is_not_trusted_is_told() -> None:
     key: Any = type("Key", (), {"host": "host", "port": 443, "ssl": True})()
-    with pytest.raises(CheckpointError) as caught, web._told(parse_url("https://host/a")):
+    with pytest.raises(CheckpointError) as caught, web._refusing(parse_url("https://host/a")):
         raise aiohttp.ClientConnectorCertificateError(key, ssl.SSLCertVerificationError("self-signed certificate"))
-    assert caught.value.message.startswith("https://host/a cannot be trusted: ")
+    assert caught.value.message.startswith("https://host/a has an untrusted certificate: ")
     assert "self-signed certificate" in caught.value.message
     assert "SSL_CERT_FILE" in caught.value.hint
 
@@ -237,7 +235,7 @@ def test_a_certificate_error_of_an_older_aiohttp_is_told(monkeypatch: pytest.Mon
     monkeypatch.setattr(aiohttp.ClientConnectorCertificateError, "os_error", property(lacking), raising=False)
     with Server(tls=True) as unknown:
         error = refusal(unknown.add("/a.safetensors", SMALL))
-    assert error.message.startswith(f"{unknown.url}/a.safetensors cannot be trusted: ")
+    assert error.message.startswith(f"{unknown.url}/a.safetensors has an untrusted certificate: ")
     assert "CERTIFICATE_VERIFY_FAILED" in error.message
 
 
@@ -250,9 +248,9 @@ def test_silence_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_answer_that_is_no_http_is_told() -> None:
-    with pytest.raises(Interrupted) as caught, web._told(parse_url("https://host/a")):
+    with pytest.raises(Interrupted) as caught, web._refusing(parse_url("https://host/a")):
         raise aiohttp.ServerDisconnectedError
-    assert caught.value.how == "broke off (ServerDisconnectedError)"
+    assert caught.value.how == "was interrupted (ServerDisconnectedError)"
 
 
 def test_a_file_is_opened_again_after_it_was_closed(server: Server) -> None:
