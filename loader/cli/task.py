@@ -101,7 +101,7 @@ class Task:
         return {**self.__dict__, "origin": origin()}
 
     def _run_in_sweep(self, config: DictConfig) -> int:
-        from ..report.terminal import print_error  # noqa: PLC0415  # what a single run does without
+        from ..report.terminal import print_error  # noqa: PLC0415  # not needed by a single run
         from ..sweep.child import OrphanedError  # noqa: PLC0415
         from ..sweep.records import INTERRUPTED, recorded  # noqa: PLC0415
         from ..sweep.summary import worst  # noqa: PLC0415
@@ -121,7 +121,7 @@ class Task:
         return code
 
     def _run_recorded(self, config: DictConfig, record: JobRecord) -> None:
-        from ..sweep.child import run_apart  # noqa: PLC0415  # what a single run does without
+        from ..sweep.child import run_apart  # noqa: PLC0415  # not needed by a single run
 
         try:
             run_apart(_resolved(config), record, restored(os.environ, self.environment), self._is_swept)
@@ -146,7 +146,7 @@ class Task:
 
     def _is_swept(self) -> bool:
         """Returns whether the sweep is still running; on another machine, a scheduler ends its jobs."""
-        from ..sweep.folders import is_written  # noqa: PLC0415  # what a single run does without
+        from ..sweep.folders import is_written  # noqa: PLC0415  # not needed by a single run
 
         started = self.origin
         return started is None or started.host != platform.node() or is_written(started.folder)

@@ -215,7 +215,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def anchored(config: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """Returns a config whose relative paths start at a folder, for a run with a folder of its own (`hydra.job.chdir`).
+    """Returns a config whose relative paths start at a folder, for a run in its own folder (`hydra.job.chdir`).
 
     Args:
         config: A resolved config.

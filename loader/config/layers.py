@@ -14,7 +14,7 @@ import copy
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ from omegaconf import DictConfig, OmegaConf
 from ..errors import ConfigError
 from ..files.path import conf_dir
 from ..schema import AUTO, JobConfig
-from ..text.lines import override, typed
-from ..text.wording import closest, did_you_mean, listing, safe_text
+from ..text.lines import typed
+from ..text.wording import listing, safe_text
 from .rewrite import CLEARED
+from .sections import no_such_rules
 
 VARIABLE = "LOADER_CONFIG_DIR"
 """Environment variable with a user's config folder, like --config-dir."""
@@ -192,7 +193,7 @@ def _load_one(self: ConfigLoaderImpl, default: ResultDefault, repo: Any) -> Conf
 
 
 def _refuse_elsewhere(path: str, package: str, loaded: ConfigResult) -> None:
-    """Refuses an experiment whose settings are below a key of its own, where they would have no effect."""
+    """Refuses an experiment whose settings are below its own key, where they would have no effect."""
     below = OmegaConf.select(loaded.config, package) if package.partition(".")[0] == _LAST else None
     keys = [f"'{key}'" for key in _JOB if isinstance(below, DictConfig) and key in below]
     if keys:
@@ -262,7 +263,7 @@ def _with_named_rules(loaded: ConfigResult, repository: Any) -> ConfigResult:
         return loaded  # a mapping; or an interpolation or other text, which is checked when it is resolved
     others = [name for name in names if name not in options or (name == AUTO and len(names) > 1)]
     if others:
-        raise _no_such_rules(names, others, [name for name in options if name != AUTO])
+        raise ConfigError(*no_such_rules(_GROUP, names, others, [name for name in options if name != AUTO]))
     rules = AUTO if names == [AUTO] else dict(pair for name in names for pair in _rules_of(name, repository))
     changed = copy.copy(loaded)
     changed.config = OmegaConf.create({**raw, _GROUP: rules}, flags=loaded.config._metadata.flags)
@@ -273,16 +274,3 @@ def _rules_of(name: str, repository: Any) -> Iterator[tuple[Any, Any]]:
     found = repository.load_config(f"{_GROUP}/{name}")
     content = OmegaConf.to_container(found.config, resolve=False) if isinstance(found.config, DictConfig) else {}
     yield from content.items() if isinstance(content, dict) else ()
-
-
-def _no_such_rules(names: Sequence[Any], others: Sequence[Any], options: Sequence[str]) -> ConfigError:
-    shown = [f"'{safe_text(name)}'{did_you_mean(name, options) if isinstance(name, str) else ''}" for name in others]
-    near = [known for name in names if isinstance(name, str) for known in closest(name, options, most=1)]
-    own = {f"mine{at or ''}": rule for at, rule in enumerate(name for name in others if isinstance(name, Mapping))}
-    words = [override(_GROUP, near)] if near else []
-    words += [override(_GROUP, own, "+" if near else "")] if own else []
-    return ConfigError(
-        f"'{_GROUP}' of a config file lists {listing(shown)}; expected options of the group ({', '.join(options)}), "
-        f"'{AUTO}' alone, or a mapping of your own",
-        typed(*(words or [f"{_GROUP}=[ddp]"])),
-    )

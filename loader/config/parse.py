@@ -30,8 +30,8 @@ from ..schema import (
 )
 from ..text.lines import MISSING, Fix, line, typed
 from ..text.redaction import remember
-from ..text.wording import closest, did_you_mean, safe_text
-from .sections import Raw, add_unknown, names_of, read_section, read_values, shown
+from ..text.wording import safe_text
+from .sections import Raw, add_unknown, names_of, no_such_rules, read_section, read_values, shown
 
 
 def parse_job(config: Raw) -> JobConfig:
@@ -149,14 +149,7 @@ def _ready_made(names: Sequence[Any], where: str, problems: Problems) -> dict[st
     known = ready_made()
     unknown = [name for name in names if not (isinstance(name, str) and name in known)]
     if unknown:
-        near = {str(name): closest(str(name), known, most=1) for name in unknown}
-        shown_names = " and ".join(f"'{safe_text(name)}'{did_you_mean(str(name), known)}" for name in unknown)
-        meant = [one for name in names for one in near.get(str(name), [name])] or ["ddp"]
-        expected = f"expected ready-made rules ({', '.join(known)}), '{AUTO}' alone, or a mapping of your own"
-        own = next((name for name in unknown if isinstance(name, Mapping)), None)
-        plus = "+" if where == "rules" else ""
-        fix = line(where, meant) if own is None else line(where, {"mine": own}, plus)
-        problems.add(f"'{where}' lists {shown_names}, {expected}", fix)
+        problems.add(*no_such_rules(where, names, unknown, list(known)))
         return {}
     return {key: rule for name in names for key, rule in known[name].items()}
 

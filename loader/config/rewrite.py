@@ -91,7 +91,7 @@ def rewrite(
 
 
 def readable(overrides: Sequence[str]) -> list[str]:
-    """Turns rewritten overrides back into what a user would type, each one that then still means the same."""
+    """Turns rewritten overrides back into ones that a user would type, if they mean the same."""
     replaced = {match[2] for override in overrides if (match := _OVERRIDE.fullmatch(override)) and match[1] == "+"}
     lines = []
     for override in overrides:
@@ -149,9 +149,7 @@ def _group(plus: str, key: str, value: str, *, sweep: bool) -> list[str]:
         raise ConfigError(
             f"'{key}={value}' mixes literal values with others in a sweep; expected only options of the group '{key}', "
             "or only {...} values",
-            typed(
-                f"{key}=NAME,OTHER", note=f"with the literal in a file of its own, {key}/NAME.yaml, and --config-dir"
-            ),
+            typed(f"{key}=NAME,OTHER", note=f"with the literal in its own file, {key}/NAME.yaml, and --config-dir"),
         )
     return [] if _is_null(value) else [f"++{key}={','.join(literal(element, key) for element in elements)}"]
 

@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import Problems
-from ..schema import JobConfig
-from ..text.lines import MISSING, NO_FIX, line, typed
-from ..text.wording import closest, did_you_mean, safe_text
+from ..schema import AUTO, JobConfig
+from ..text.lines import MISSING, NO_FIX, Fix, line, override, typed
+from ..text.wording import closest, did_you_mean, listing, safe_text
 
 _Record = TypeVar("_Record")
 Raw = Mapping[str, Any]
@@ -154,3 +154,14 @@ def _bare(name: str, ends: Sequence[str], known: Sequence[str]) -> str | None:
     settings = [found.removeprefix("checkpoint.") for found in known if found.startswith("checkpoint.")]
     near = [f"checkpoint.{found}" for found in closest(name, settings, most=1)]
     return next(iter([*closest(name, known, most=1), *near]), None)
+
+
+def no_such_rules(where: str, names: Sequence[Any], unknown: Sequence[Any], options: Sequence[str]) -> tuple[str, Fix]:
+    """Returns the refusal of a list with unknown ready-made rules, and the overrides that were probably meant."""
+    shown_names = [f"'{safe_text(name)}'{did_you_mean(str(name), options)}" for name in unknown]
+    near = [known for name in names if isinstance(name, str) for known in closest(name, options, most=1)]
+    own = {f"mine{at or ''}": rule for at, rule in enumerate(name for name in unknown if isinstance(name, Mapping))}
+    words = [override(where, near or ["ddp"])] if near or not own else []
+    words += [override(where, own, "+" if near else "")] if own else []
+    expected = f"expected ready-made rules ({', '.join(options)}), '{AUTO}' alone, or a mapping of your own"
+    return f"'{where}' lists {listing(shown_names)}, {expected}", typed(*words)

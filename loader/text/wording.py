@@ -54,9 +54,9 @@ def _escape(character: str) -> str:
 
 def listing(names: Iterable[object], most: int = _MOST_NAMES, longest: int = _LONGEST_NAME) -> str:
     """Names the first few and counts the rest: ``a, b, c and 4 more``."""
-    given = list(names)
-    shown = ", ".join(safe_text(name, longest) for name in given[:most])
-    return shown if len(given) <= most else f"{shown} and {len(given) - most:,} more"
+    every = list(names)
+    shown = ", ".join(safe_text(name, longest) for name in every[:most])
+    return shown if len(every) <= most else f"{shown} and {len(every) - most:,} more"
 
 
 def phrases(texts: Iterable[str], most: int = _MOST_NAMES) -> str:

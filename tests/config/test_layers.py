@@ -343,8 +343,7 @@ def test_an_unknown_option_is_refused_with_a_line_that_works(
         composed(file, rules)
 
     assert refused.value.message == (
-        f"'rules' of a config file lists {shown}; expected options of the group ({OPTIONS}), 'auto' alone, or a "
-        "mapping of your own"
+        f"'rules' lists {shown}, expected ready-made rules ({OPTIONS}), 'auto' alone, or a mapping of your own"
     )
     assert refused.value.hint == hint
     assert composed(file, rules, *hint.strip("'").split("' '")) == then

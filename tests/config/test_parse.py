@@ -272,7 +272,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ),
         (
             {"parts": {"a": {"rules": ["zzz", {"strip": "a"}]}}},
-            f"'parts.a.rules' lists 'zzz' and '{{'strip': 'a'}}', {READY_MADE_RULES}",
+            f"'parts.a.rules' lists 'zzz', '{{'strip': 'a'}}', {READY_MADE_RULES}",
             "'parts.a.rules={mine: {strip: a}}'",
         ),
         ({"rules": ["ddp", "auto"]}, f"'rules' lists 'auto', {READY_MADE_RULES}", "'rules=[ddp]'"),

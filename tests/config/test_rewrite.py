@@ -301,7 +301,7 @@ def test_options_and_literals_are_not_swept_together(typed: str) -> None:
     )
     assert (
         caught.value.hint
-        == f"{group}=NAME,OTHER   # with the literal in a file of its own, {group}/NAME.yaml, and --config-dir"
+        == f"{group}=NAME,OTHER   # with the literal in its own file, {group}/NAME.yaml, and --config-dir"
     )
 
 
