@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from loader import LoaderError
-from loader.builder.model import build_model
+from loader.builder import build_model
 from loader.keys.rules import rewrite
 from loader.keys.rules.key import Regex, Strip
 from loader.parts.open import open_checkpoint

@@ -344,7 +344,7 @@ def test_a_load_imports_only_what_it_uses(tmp_path: Path) -> None:
     ("name", "own", "others"),
     [
         ("weights.safetensors", "loader.formats.safetensors", ("loader.formats.pickle", "loader.formats.zip")),
-        ("weights.pt", "loader.formats.torch_files.torch_zip", ("loader.formats.safetensors", "loader.formats.numpy")),
+        ("weights.pt", "loader.formats.torch_zip", ("loader.formats.safetensors", "loader.formats.numpy")),
     ],
 )
 def test_only_the_reader_of_the_files_format_is_imported(

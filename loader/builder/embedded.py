@@ -28,7 +28,7 @@ from ..parts import Part
 from ..schema import OF_A_FILE, EmbeddedJob, JobConfig, overlay
 from ..text.lines import Fix, line
 from ..text.wording import listing, phrases, safe_text
-from ..trust.dangerous import LOOKUPS, why_dangerous
+from ..trust import LOOKUPS, why_dangerous
 from .policy import defined_as, policy_of
 
 KEY = "hydra_loader"

@@ -28,7 +28,7 @@ from ..parts.reading import Reading
 from ..schema import CheckpointConfig, JobConfig
 from ..text.lines import NO_FIX, Fix, line, together
 from ..text.wording import counted, did_you_mean, listing, safe_text
-from ..trust.dangerous import HOSTILE, is_hostile, may_be_suggested
+from ..trust import HOSTILE, is_hostile, may_be_suggested
 from . import Built
 
 _WITH_MODELS = frozenset((TORCH_ZIP, TORCH_LEGACY, TORCH_TAR, TORCHSCRIPT))

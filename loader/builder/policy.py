@@ -23,7 +23,7 @@ from torch import nn
 from ..runtime import NAMES
 from ..schema import OF_A_FILE
 from ..text.wording import matches, safe_text
-from ..trust.dangerous import LOOKUPS, is_torch_constant, why_dangerous
+from ..trust import LOOKUPS, is_torch_constant, why_dangerous
 from ..trust.needed import PLAIN_DATA, VALUES_OF_A_FILE
 
 _EXAMPLES = frozenset(f"{name}.{home}" for name in NAMES for home in ("examples", "examples.models"))

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from ..errors import ConfigError, Problems
 from ..text.lines import line, removal, typed
 from ..text.wording import phrases, safe_text
-from ..trust.dangerous import LOOKUPS, why_dangerous
+from ..trust import LOOKUPS, why_dangerous
 from .locate import check_name, locate
 from .policy import Policy, identity
 

@@ -32,7 +32,7 @@ from ..files.path import conf_dir, package_folders
 from ..runtime import OWN_NAMES
 from ..text.lines import NO_FIX, line
 from ..text.wording import safe_text
-from ..trust.dangerous import why_dangerous
+from ..trust import why_dangerous
 
 _TARGET = "_target_"
 _CORE = "hydra._internal.core_plugins"

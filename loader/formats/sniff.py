@@ -119,13 +119,13 @@ def _is_plain_pickle(sample: Sample) -> bool:
     return name_pickle(sample.head, tail) in (OLD_PICKLE, PICKLE)
 
 
-register(signatures.TORCH_ZIP, _holds(signatures.is_torch_zip), "torch_files.torch_zip:TorchZip")
-register(signatures.TORCH_ZIP, _holds(signatures.is_policy_zip), "torch_files.torch_zip:PolicyZip")
-register(signatures.TORCH_LEGACY, _begins(signatures.is_torch_legacy), "torch_files.torch_legacy:TorchLegacy")
+register(signatures.TORCH_ZIP, _holds(signatures.is_torch_zip), "torch_zip:TorchZip")
+register(signatures.TORCH_ZIP, _holds(signatures.is_policy_zip), "torch_zip:PolicyZip")
+register(signatures.TORCH_LEGACY, _begins(signatures.is_torch_legacy), "torch_legacy:TorchLegacy")
 register(signatures.SAFETENSORS, _begins(signatures.is_safetensors), "safetensors:SafeTensors")
-register(signatures.TORCH_TAR, _begins(signatures.is_torch_tar), "torch_files.torch_legacy:TorchTar")
-register(signatures.TORCHSCRIPT, _holds(signatures.is_torchscript), "torch_files.programs:TorchScript")
-register(signatures.TORCH_EXPORT, _holds(signatures.is_export), "torch_files.programs:ExportedProgram")
+register(signatures.TORCH_TAR, _begins(signatures.is_torch_tar), "torch_legacy:TorchTar")
+register(signatures.TORCHSCRIPT, _holds(signatures.is_torchscript), "torch_programs:TorchScript")
+register(signatures.TORCH_EXPORT, _holds(signatures.is_export), "torch_programs:ExportedProgram")
 register(signatures.GGUF, _begins(signatures.is_gguf), "gguf:Gguf")
 register(signatures.NPZ, _holds(signatures.is_npz), "numpy:Npz")
 register(signatures.NPY, _begins(signatures.is_npy), "numpy:Npy")
@@ -175,7 +175,7 @@ def _archive(file: CheckpointFile) -> Archive:
     try:
         return Archive(file)
     except UnfinishedError as error:
-        from .torch_files.torch_zip import declared_bytes  # noqa: PLC0415  # a broken file alone
+        from .torch_zip import declared_bytes  # noqa: PLC0415  # a broken file alone
 
         declared = declared_bytes(file)
         raise (file.ends_early(declared) if declared > file.size else error) from error

@@ -18,7 +18,7 @@ from ..keys.rules import Hits, rewrite, rewrite_metadata
 from ..keys.select import find, only_optimizer, select, tree
 from ..text.lines import Fix
 from ..text.wording import safe_text
-from ..trust.dangerous import HOSTILE
+from ..trust import HOSTILE
 from . import Part, below, mounted
 
 Metadata = Mapping[str, Mapping[str, object]]

@@ -22,7 +22,7 @@ from ..schema import CHECKS, CheckpointConfig, JobConfig, PartConfig, config_pat
 from ..text.lines import Fix, line, typed
 from ..text.redaction import remember
 from ..text.wording import did_you_mean, listing, matches, safe_text
-from ..trust.dangerous import HOSTILE
+from ..trust import HOSTILE
 from . import Part, part_configs
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from ..errors import LoaderError
 from ..text.wording import counted, listing, phrases, printable, safe_text, shape, size
-from ..trust.dangerous import HOSTILE
+from ..trust import HOSTILE
 from .data import PartReport, Report
 
 _HEADINGS = ("action", "model key", "model", "file key", "file")

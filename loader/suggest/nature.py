@@ -22,7 +22,7 @@ from ..keys.quantized import Quantized, by_what_is_left, has_plain_weight, quant
 from ..keys.select import MOMENTS, is_moment, without_optimizers
 from ..text.lines import NO_FIX, Fix, override, typed
 from ..text.wording import counted, listing, safe_text
-from ..trust.dangerous import may_be_suggested
+from ..trust import may_be_suggested
 from .names import group, segments
 
 RECORD = "hydra_loader"

@@ -23,7 +23,7 @@ from ..parts import Part
 from ..schema import JobConfig
 from ..text.lines import Fix, override, typed
 from ..text.wording import counted, safe_text
-from ..trust.dangerous import is_hostile
+from ..trust import is_hostile
 from .nature import embedded_line, globals_of, pickled_line
 
 EXAMPLE = {TARGET: "loader.examples.SimpleNet"}

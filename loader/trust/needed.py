@@ -206,6 +206,8 @@ PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
                 "tomlkit",
                 "pathspec",
                 "platformdirs",
+                "colorlog",
+                "humanize",
                 "idna",
                 "zlib_ng",
             ),

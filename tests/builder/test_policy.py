@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from loader.builder.policy import Policy, identity
-from loader.trust.dangerous import why_dangerous
+from loader.trust import why_dangerous
 from loader.trust.needed import PLAIN_DATA
 from tests.laws import examples
 

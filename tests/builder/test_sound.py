@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from loader.builder import build_model
-from loader.builder.model import unsound
+from loader.builder import build_model, unsound
 from loader.errors import ConfigError
 
 

@@ -25,7 +25,7 @@ from ..opened import OpenedFile
 from ..several import SeveralFiles, digest_of, each, opened, refuse_links, refuse_missing
 from ..signatures import DCP as FORMAT
 from ..signatures import ZIP_MEMBER
-from ..torch_files.torch_zip import TorchZip
+from ..torch_zip import TorchZip
 from ..tree import Container, Kind, Leaf, Node, Piece, Storage, TensorEntry, assembled, contiguous
 from ..zip import Archive
 from .dcp_metadata import Chunk, Metadata, Place, Whole, read_metadata

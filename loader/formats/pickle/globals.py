@@ -17,7 +17,7 @@ from ...errors import CheckpointError
 from ...runtime import own_name
 from ...text.lines import NO_FIX, Fix, line, typed
 from ...text.wording import listing, safe_text
-from ...trust.dangerous import is_hostile, may_be_suggested
+from ...trust import is_hostile, may_be_suggested
 from ...trust.needed import TORCH_CONSTANTS
 from ..tree import TensorEntry
 from .records import Global, PickledDict, PickledSet, Reduced, dotted

@@ -29,7 +29,7 @@ from ...runtime import collector_paused
 from ...schema import AUTO, InspectConfig, JobConfig, config_path
 from ...text.lines import line
 from ...text.wording import closest, counted, listing, phrases, safe_text, size
-from ...trust.dangerous import HOSTILE, is_hostile
+from ...trust import HOSTILE, is_hostile
 from .contents import Contents, list_contents, notes_of
 from .nested_keys import candidate_rows, what_to_type
 from .rows import CandidateRow, FileRow, GlobalRow

@@ -9,7 +9,7 @@ import torch
 
 from loader.formats.pickle.globals import is_plain, needed_globals
 from loader.formats.pickle.records import Global
-from loader.trust.dangerous import is_hostile
+from loader.trust import is_hostile
 from tests.command import REPOSITORY, run
 
 

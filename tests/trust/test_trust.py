@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from loader.builder.policy import Policy
 from loader.formats.tree import ITEMSIZE
-from loader.trust.dangerous import is_hostile, may_be_suggested, why_dangerous
+from loader.trust import is_hostile, may_be_suggested, why_dangerous
 from loader.trust.needed import TORCH_CONSTANTS
 from tests.command import REPOSITORY, run
 
@@ -166,6 +166,6 @@ def test_every_dtype_that_is_read_is_a_constant_of_torch() -> None:
 
 
 def test_judging_a_name_imports_no_torch() -> None:
-    code = "import sys, loader.trust.dangerous as d; print(d.why_dangerous('torch.load'), 'torch' in sys.modules)"
+    code = "import sys, loader.trust as d; print(d.why_dangerous('torch.load'), 'torch' in sys.modules)"
     done = run(sys.executable, "-c", code, cwd=REPOSITORY)
     assert done.stdout == "can run code, read pickles or reach files False\n"

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import struct
 
-from ...errors import CheckpointError
-from ...files.file import CheckpointFile
-from ...files.path import shown_path
-from ...text.wording import listing, safe_text
-from ..archived import ArchivedFile, Records, torch_records
-from ..pickle.reader import unpickle
-from ..pickle.records import MalformedError, PersistentId
-from ..pickle.storages import UNEXPECTED_ID, TypedStorage, storage_dtype
-from ..pickle.tensors import BUILDERS
-from ..pickle.tree import build_tree
-from ..signatures import INDEX, POLICY
-from ..signatures import TORCH_ZIP as FORMAT
-from ..tree import ITEMSIZE
-from ..zip import Archive
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..files.path import shown_path
+from ..text.wording import listing, safe_text
+from .archived import ArchivedFile, Records, torch_records
+from .pickle.reader import unpickle
+from .pickle.records import MalformedError, PersistentId
+from .pickle.storages import UNEXPECTED_ID, TypedStorage, storage_dtype
+from .pickle.tensors import BUILDERS
+from .pickle.tree import build_tree
+from .signatures import INDEX, POLICY
+from .signatures import TORCH_ZIP as FORMAT
+from .tree import ITEMSIZE
+from .zip import Archive
 
 _LOCAL = struct.Struct("<8xH16x2H")
 """Of a member's local header: its compression, and the lengths of its name and extra field."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from loader.errors import CheckpointError
-from loader.formats.torch_files.programs import DTYPES
+from loader.formats.torch_programs import DTYPES
 from loader.formats.tree import Container, Leaf
 from loader.parts.open import open_checkpoint
 from tests.formats.archives.rewriting import rewritten

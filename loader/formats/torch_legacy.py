@@ -11,19 +11,19 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from ...files.file import CheckpointFile
-from ...files.path import shown_path
-from ...text.wording import safe_text
-from ..limits import MOST_DIMENSIONS
-from ..opened import OpenedFile
-from ..pickle.reader import Unpickled, unpickle
-from ..pickle.records import Builder, MalformedError, PersistentId
-from ..pickle.storages import UNEXPECTED_ID, TypedStorage, storage_dtype, viewed
-from ..pickle.tensors import BUILDERS
-from ..pickle.tree import build_tree
-from ..signatures import LEGACY_MAGIC, TORCH_LEGACY, TORCH_TAR, TORCH_TAR_MEMBERS
-from ..tar import TarMember, tar_members
-from ..tree import ITEMSIZE, Storage, TensorEntry
+from ..files.file import CheckpointFile
+from ..files.path import shown_path
+from ..text.wording import safe_text
+from .limits import MOST_DIMENSIONS
+from .opened import OpenedFile
+from .pickle.reader import Unpickled, unpickle
+from .pickle.records import Builder, MalformedError, PersistentId
+from .pickle.storages import UNEXPECTED_ID, TypedStorage, storage_dtype, viewed
+from .pickle.tensors import BUILDERS
+from .pickle.tree import build_tree
+from .signatures import LEGACY_MAGIC, TORCH_LEGACY, TORCH_TAR, TORCH_TAR_MEMBERS
+from .tar import TarMember, tar_members
+from .tree import ITEMSIZE, Storage, TensorEntry
 
 _PROTOCOL_VERSION = 1001
 _COUNT = struct.Struct("<q")

@@ -13,17 +13,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...text.wording import safe_text
-from ..archived import ArchivedFile, Records, torch_records
-from ..index import read_mapping
-from ..limits import LONGEST_CODE_LINE, MOST_CODE
-from ..pickle.records import Global, PickledDict, Reduced
-from ..pickle.storages import TypedStorage, viewed
-from ..pickle.tree import build_tree
-from ..signatures import CONSTANTS_INDEX, INDEX, MODELS, OLD_WEIGHTS, TORCH_EXPORT, TORCHSCRIPT, export_folder
-from ..tree import Container, Leaf, Node, TensorEntry
-from ..zip import Archive
+from ..text.wording import safe_text
+from .archived import ArchivedFile, Records, torch_records
+from .index import read_mapping
+from .limits import LONGEST_CODE_LINE, MOST_CODE
+from .pickle.records import Global, PickledDict, Reduced
+from .pickle.storages import TypedStorage, viewed
+from .pickle.tree import build_tree
+from .signatures import CONSTANTS_INDEX, INDEX, MODELS, OLD_WEIGHTS, TORCH_EXPORT, TORCHSCRIPT, export_folder
 from .torch_zip import PickleInArchive, pickled_in
+from .tree import Container, Leaf, Node, TensorEntry
+from .zip import Archive
 
 CONSTANTS = "CONSTANTS"
 """The name under which tensors are listed that belong to the program and not to its state dict.

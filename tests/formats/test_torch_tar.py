@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from loader.errors import CheckpointError
 from loader.parts.open import open_checkpoint
 from tests.formats.comparing import assert_loads_like_torch, assert_read_or_refused, assert_same
-from tests.formats.torch_files.oldest import layout_of, listed, raw_storage, save_tar
+from tests.formats.oldest import layout_of, listed, raw_storage, save_tar
 from tests.laws import examples
 
 KINDS = [torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
