@@ -67,6 +67,11 @@ class Candidate:
         """Whether it holds the weights of a model, or an average of them."""
         return self.role in ROLES[:3]
 
+    @property
+    def is_pickled(self) -> bool:
+        """Whether it is a whole pickled model; a TorchScript archive brings its own code."""
+        return self.role == "model" and not _is_script(self.container)
+
 
 def candidates(root: Container, wanted: Iterable[Shape | None] = (), typed: str | None = None) -> list[Candidate]:
     """Ranks the nested keys that hold tensors, best first.
@@ -106,7 +111,7 @@ def lightning_weights(root: Container) -> str | None:
     return _LIGHTNING_WEIGHTS if found else None
 
 
-def is_script(container: Container) -> bool:
+def _is_script(container: Container) -> bool:
     """Whether a module's class is code inside a TorchScript archive: never imported, and run only under trust."""
     return container.type.startswith(IN_ARCHIVE)
 
@@ -175,7 +180,7 @@ def _kept(keys: Iterable[str]) -> str:
 def _role(key: str, container: Container, names: Collection[str]) -> tuple[str, str]:
     name = key.rpartition(".")[2]
     if container.kind == "module":
-        return "model", "a TorchScript module" if is_script(container) else f"a whole pickled {container.type}"
+        return "model", "a TorchScript module" if _is_script(container) else f"a whole pickled {container.type}"
     if is_average(key):
         return "average", f"called '{name}'"
     if AVERAGE in names:

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..formats.limits import LONGEST_NAME
-from ..formats.pickle.globals import needed_globals
 from ..formats.tree import Container, TensorEntry
-from ..keys.candidates import Candidate, Shape, is_average, is_script
+from ..keys.candidates import Shape, is_average
 from ..keys.plan import Plan, Wanted
 from ..keys.quantized import Quantized, by_what_is_left, has_plain_weight, quantized, summary, to_plain
 from ..keys.select import MOMENTS, is_moment, without_optimizers
@@ -245,12 +244,6 @@ def _undotted(
 
 def _has(tensors: Mapping[str, TensorEntry], name: str, shape: tuple[int, ...] | None) -> bool:
     return name in tensors and shape in (None, tensors[name].shape)
-
-
-def globals_of(held: Candidate) -> list[str]:
-    """Returns the names that rebuilding a pickled model would import; a TorchScript archive brings its own code."""
-    pickled = held.role == "model" and not is_script(held.container)
-    return needed_globals(held.container.record) if pickled else []
 
 
 def embedded_line(place: Sequence[str], notes: object) -> Fix:

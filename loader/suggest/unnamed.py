@@ -15,6 +15,7 @@ from ..builder.published import CONFIG, config_in, published
 from ..builder.targets import TARGET
 from ..errors import ConfigError, FitError, LoaderError
 from ..files.path import is_url, shown_path
+from ..formats.pickle.globals import needed_globals
 from ..formats.pickle.records import PickledDict, Reduced
 from ..formats.tree import Container, Leaf
 from ..keys.candidates import candidates
@@ -24,7 +25,7 @@ from ..schema import JobConfig
 from ..text.lines import Fix, override, typed
 from ..text.wording import counted, safe_text
 from ..trust import is_hostile
-from .nature import embedded_line, globals_of, pickled_line
+from .nature import embedded_line, pickled_line
 
 EXAMPLE = {TARGET: "loader.examples.SimpleNet"}
 """The model that is built if none is given."""
@@ -75,7 +76,10 @@ def _named(part: Part) -> list[Fix]:
     best = next((found for found in candidates(root) if found.holds_model), None)
     if best is not None:
         words = located(path, best.key)
-        lines = [embedded_line(words, root.record), pickled_line(words, globals_of(best))]
+        lines = [
+            embedded_line(words, root.record),
+            pickled_line(words, needed_globals(best.container.record) if best.is_pickled else []),
+        ]
     place = override("checkpoint.path", path)
     for node in _nodes(dict(_entries(root))):
         lines.append(typed(*(override(f"model.{name}", value) for name, value in node.items()), place))

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ...formats.pickle.globals import needed_globals
 from ...keys.candidates import AVERAGE, LIGHTNING, Candidate, candidates
 from ...keys.rules.key import Strip
 from ...keys.rules.ready import ready_made, under_ready_names
 from ...keys.written import located, may_be_typed, rules_override
 from ...schema import CheckpointConfig, Rule
 from ...suggest.names import WRAPPERS, Path, segments
-from ...suggest.nature import described, embedded_line, globals_of, pickled_line
+from ...suggest.nature import described, embedded_line, pickled_line
 from ...suggest.steps import unwrapping
 from ...text.lines import NO_FIX, Fix, program, typed
 from .contents import Contents, own_bytes, own_elements
@@ -67,7 +68,7 @@ def _candidate(held: Candidate, rows: Sequence[TensorRow], *, lightning: bool) -
         "why": f"{nature.remark}; {held.why}" if nature is not None else held.why,
         "prefixes": names.prefixes,
         "rules": names.rules,
-        "globals": globals_of(held),
+        "globals": needed_globals(held.container.record) if held.is_pickled else [],
     }
 
 
