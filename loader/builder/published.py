@@ -1,9 +1,8 @@
-"""The architecture of a Hugging Face folder, by its ``config.json``.
+"""Turns the ``config.json`` of a Hugging Face folder into a model node.
 
-Guarantees: the file is read as data and bounded; what it names is taken for a model class of `transformers` and for
-nothing else, and is refused where it turns out to be anything else; no value of it becomes a target, an interpolation
-or code. What chooses code or weights (``auto_map``, kernels, attention implementations, backbones, places to fetch
-from) is left out at every depth, and can be named.
+Guarantees: the file is read as data of limited size; the class it names must be a model class of `transformers` and is
+otherwise refused; none of its values becomes a target, an interpolation or code. Entries that select code or weights
+(``auto_map``, kernels, attention implementations, backbones, locations to fetch from) are left out at every depth.
 """
 
 from __future__ import annotations
@@ -38,30 +37,30 @@ _CHOOSES = re.compile(
     r"implementation$|^auto_map$|^custom_(pipelines|generate)$|^quantization_config$|backbone|pretrained|remote_code|kernel",
     re.IGNORECASE,
 )
-"""Names of what chooses code or weights."""
+"""Names of entries that select code or weights."""
 _PLACE = re.compile(r"(^|_)(path|paths|file|filename|url|repo|repo_id|hub_id|revision|name_or_path)$|^(hf_)?token$")
-"""Names of where something is to be had."""
+"""Names of entries that hold a location."""
 _SCHEME = re.compile(r"(hf[-_]hub|local[-_]dir|https?|s3|gs|hf|file):", re.IGNORECASE)
 _UNSET = "???"
 _DEEPEST = 4
 
 
 def published(folder: Path, tensors: int) -> dict[str, Any] | None:
-    """The node of the model that a folder's config names; None where there is no such config.
+    """Returns the node of the model that a folder's config describes; None if there is no such config.
 
     Args:
         folder: The folder of the checkpoint.
-        tensors: How many tensors it has: more layers than that are no honest config.
+        tensors: How many tensors it has: a config with more layers than that is refused.
 
     Raises:
-        CheckpointError: The config is damaged, or names what no model is called.
+        CheckpointError: The config is damaged, or names an invalid architecture.
     """
     content = config_in(folder)
     return None if content is None else _node(folder / CONFIG, content, tensors)
 
 
 def left_out(folder: Path) -> list[str]:
-    """The names of a folder's config that are left out because they choose code or weights, with their places.
+    """Returns the entries of a folder's config that are left out because they select code or weights.
 
     Raises:
         CheckpointError: The config is damaged.
@@ -70,7 +69,7 @@ def left_out(folder: Path) -> list[str]:
 
 
 def config_in(folder: Path) -> Mapping[str, Any] | None:
-    """The content of a folder's config; None where there is no such folder or file.
+    """Returns the content of a folder's config; None if there is no such folder or file.
 
     Raises:
         CheckpointError: The config is damaged.
@@ -81,7 +80,7 @@ def config_in(folder: Path) -> Mapping[str, Any] | None:
     file = CheckpointFile(path)
     try:
         if file.size > LARGEST_CONFIG:
-            raise file.damaged(f"it has {file.size:,} bytes; at most {LARGEST_CONFIG:,} were expected")
+            raise file.damaged(f"{file.size:,} bytes (expected at most {LARGEST_CONFIG:,})")
         return read_mapping(file, file.pread(0, file.size), "its text")
     finally:
         file.close()
@@ -94,7 +93,7 @@ def _node(path: Path, content: Mapping[str, Any], tensors: int) -> dict[str, Any
     if not (isinstance(classes[0], str) and _CLASS.fullmatch(classes[0]) and _TYPE.fullmatch(str(kind))):
         raise CheckpointError(
             f"{shown_path(path)} names the architecture '{safe_text(classes[0])}' of type '{safe_text(kind)}', which "
-            f"is the name of no model of {LIBRARY}",
+            f"cannot be a model of {LIBRARY}",
             Fix("model._target_=my_pkg.Net"),
         )
     deep = [name for name, value in content.items() if _DEPTH.search(name) and _is_above(value, tensors)]
@@ -110,21 +109,21 @@ def _node(path: Path, content: Mapping[str, Any], tensors: int) -> dict[str, Any
 
 
 def installed() -> bool:
-    """Whether the library is there."""
+    """Returns whether the library is installed."""
     return importlib.util.find_spec(LIBRARY) is not None
 
 
 def check_class(target: str) -> None:
-    """Refuses what is no model class of the library, before it is called.
+    """Refuses a target that is not a model class of the library, before it is called.
 
     Raises:
-        ConfigError: It is none, or there is none of that name.
+        ConfigError: It is something else, or does not exist.
     """
     found = locate(target, "model._target_")
     home = identity(found, target)[0].partition(".")[0]
     if not (isinstance(found, type) and issubclass(found, nn.Module) and home == LIBRARY):
         raise ConfigError(
-            f"{CONFIG} names {safe_text(target)}, which is no model class", Fix("model._target_=my_pkg.Net")
+            f"{CONFIG} names {safe_text(target)}, which is not a model class", Fix("model._target_=my_pkg.Net")
         )
 
 
@@ -133,9 +132,9 @@ def _is_above(value: object, most: int) -> bool:
 
 
 def _plain(content: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    """Its entries, but for what a config would take for more than data, and for what chooses code."""
+    """The entries that are only data for a config, and do not select code."""
     kept = {name: _value(value, depth) for name, value in content.items() if _NAME.fullmatch(name)}
-    # Where a library's default is to fetch, only a `false` keeps it from that.
+    # Where the library fetches by default, only an explicit `false` prevents it.
     off = {name for name, value in content.items() if value is True and "pretrained" in name}
     return {
         name: False if name in off else value
@@ -145,7 +144,7 @@ def _plain(content: Mapping[str, Any], depth: int) -> dict[str, Any]:
 
 
 def _chooses(name: str, value: Any) -> bool:
-    """Whether an entry chooses code, weights or a place; numbers and what is turned off choose nothing."""
+    """Whether an entry selects code, weights or a location; numbers and disabled entries select nothing."""
     if value is None or value is False or _is_numeric(value):
         return False
     if _CHOOSES.search(name):
@@ -154,7 +153,7 @@ def _chooses(name: str, value: Any) -> bool:
 
 
 def _is_remote(value: Any) -> bool:
-    """Whether a text, or one of a list, says where something is to be had; blanks before it are no part of a URL."""
+    """Whether a text, or one in a list, is a location; leading blanks are not part of a URL."""
     if isinstance(value, list):
         return any(map(_is_remote, value))
     return isinstance(value, str) and _SCHEME.match(value.strip()) is not None

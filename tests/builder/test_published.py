@@ -131,7 +131,7 @@ def test_only_a_model_class_of_the_library_is_called(tmp_path: Path, name: str) 
 
 @pytest.mark.parametrize("name", ["os.system", "pipeline", "a b", "", 3, "Évil"])
 def test_a_name_that_no_model_has_is_refused(tmp_path: Path, name: Any) -> None:
-    with pytest.raises(loader.CheckpointError, match="which is the name of no model of transformers"):
+    with pytest.raises(loader.CheckpointError, match="which cannot be a model of transformers"):
         published(folder(tmp_path, architectures=[name]), 5)
 
 

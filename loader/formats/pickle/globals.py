@@ -23,8 +23,8 @@ from ..tree import TensorEntry
 from .records import Global, PickledDict, PickledSet, Reduced, dotted
 from .tree import PLAIN
 
-DECLARED = Fix("model._target_=my_pkg.Net", "declares the model, then nothing of the file is run")
-WITHOUT = Fix("model._target_=my_pkg.Net", "the weights load without it when the model is declared")
+DECLARED = Fix("model._target_=my_pkg.Net", "declares the model, so that no code of the file runs")
+WITHOUT = Fix("model._target_=my_pkg.Net", "the weights load without it into a declared model")
 SCRIPT_OBJECT = "torch.ScriptObject"
 """The type of packed weights; `revive.packed` makes those of known classes."""
 _TYPES: Mapping[str, type] = {

@@ -106,9 +106,9 @@ def _table(state: PickledDict, name: str) -> list[tuple[str, object]]:
 WITHHELD = "withheld"
 """The detail that says why a tensor's values are not in the file."""
 WHOLE = Fix(
-    note="save it whole and plain, where it was made: for processes "
+    note="where it was made, save complete plain tensors: for distributed models "
     "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
-    "torch.distributed.checkpoint.state_dict, of quantized tensors their .dequantize()"
+    "torch.distributed.checkpoint.state_dict, for quantized ones tensor.dequantize()"
 )
 """The fix for such a file."""
 _REBUILT = frozenset({"torch._tensor._rebuild_from_type_v2", "torch.tensor._rebuild_from_type_v2"})

@@ -257,7 +257,7 @@ def test_a_class_that_is_not_there_is_named_with_the_ways_out(tmp_path: Path) ->
     assert error.message == "this file needs no_such_pkg.nets.Net, but there is no module no_such_pkg to import"
     assert error.hint == (
         "export PYTHONPATH=/path/to/it   # the folder that holds no_such_pkg\n"
-        "model._target_=my_pkg.Net   # the weights load without it when the model is declared"
+        "model._target_=my_pkg.Net   # the weights load without it into a declared model"
     )
 
 
