@@ -59,7 +59,7 @@ def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
     part = parts[0]
     settings = part.config.checkpoint
     root = part.checkpoint.root
-    found = root if settings.key is None else find(root, settings.key)
+    found = find(root, settings.key)
     if found is None:
         raise _no_key(settings.key or "", part)
     chosen = found if isinstance(found, Container) else Container("dict", "dict")

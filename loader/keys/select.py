@@ -53,7 +53,7 @@ def select(root: Container, key: str | None, wanted: Collection[str], path: str)
     Raises:
         FitError: The key is absent or holds no tensor; `loader.suggest` adds the line to type.
     """
-    found = root if key is None else find(root, key)
+    found = find(root, key)
     if isinstance(found, Container) and (found.tensors() or any(name in found.children for name in wanted)):
         return found
     raise FitError(f"{_misses(found, root, key, path)}. In the file:\n{tree(root)}")
@@ -61,7 +61,7 @@ def select(root: Container, key: str | None, wanted: Collection[str], path: str)
 
 def subtree(root: Container, key: str | None, path: str, override: str = "checkpoint.key") -> Container:
     """Finds the container under a nested key, whether or not it holds tensors; raises FitError as `select` does."""
-    found = root if key is None else find(root, key)
+    found = find(root, key)
     if isinstance(found, Container):
         return found
     what = _misses(found, root, key, path)
@@ -89,8 +89,13 @@ def near_key(root: Container, key: str) -> str | None:
     return known[near[0]] if near else None
 
 
-def find(root: Container, key: str) -> Node | None:
-    """Follows a dotted key, through names that contain dots too; returns None if it leads nowhere."""
+def find(root: Container, key: str | None) -> Node | None:
+    """Follows a dotted key, through names that contain dots too; returns None if it leads nowhere.
+
+    None is the key of the top level.
+    """
+    if key is None:
+        return root
     if key in root.children:
         return root.children[key]
     head = key

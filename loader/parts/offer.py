@@ -71,7 +71,7 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
 def selected(part: Part) -> Container | None:
     """The container under a part's nested key, whatever it holds; None where there is none."""
     key, root = part.config.checkpoint.key, part.checkpoint.root
-    found = root if key is None else find(root, key)
+    found = find(root, key)
     return found if isinstance(found, Container) else None
 
 

@@ -161,18 +161,14 @@ class Advice:
 
 def _holds_tensors(part: Part) -> bool:
     """Whether a part's nested key leads to a state dict."""
-    key, root = part.config.checkpoint.key, part.checkpoint.root
-    found = root if key is None else find(root, key)
+    found = find(part.checkpoint.root, part.config.checkpoint.key)
     return isinstance(found, Container) and bool(found.tensors())
 
 
 def _natures(part: Part, wanted: Mapping[str, Wanted]) -> Iterator[Nature]:
     """Describes what a part's file holds instead of plain weights: under its nested key, else anywhere."""
     key, root = part.config.checkpoint.key, part.checkpoint.root
-    places: Iterable[tuple[str, Node]] = root.walk()
-    if _holds_tensors(part):
-        found = root if key is None else find(root, key)
-        places = [(key or "", found)] if found is not None else []
+    places: Iterable[tuple[str, Node | None]] = [(key or "", find(root, key))] if _holds_tensors(part) else root.walk()
     found_natures = (
         nature(place or None, container) or scaled_elsewhere(place, container, root, part.full, wanted)
         for place, container in places
@@ -190,7 +186,7 @@ def _diagnosed(problem: Problem, advised: Advised) -> list[str]:
         if advised.proposals or len(possible) != 1:
             return []
         key = possible[0]
-    found = problem.root if key is None else find(problem.root, key)
+    found = find(problem.root, key)
     if not isinstance(found, Container):
         return []
     try:

@@ -262,7 +262,7 @@ def _not_at(problem: Problem) -> str:
 def _dropped(problem: Problem, rules: Mapping[str, Rule]) -> Iterator[str]:
     """Names the user's rules that hit something under their nested key and are dropped or changed."""
     typed = problem.rules or {}
-    selected = problem.root if problem.key is None else find(problem.root, problem.key)
+    selected = find(problem.root, problem.key)
     hits = hits_of(selected, typed) if isinstance(selected, Container) else None
     dropped = [name for name, rule in typed.items() if (hits is None or hits.get(name)) and rules.get(name) != rule]
     if dropped:

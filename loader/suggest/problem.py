@@ -136,7 +136,7 @@ def _is_float(want: Wanted) -> bool:
 
 def plan_as_typed(problem: Problem) -> Plan | None:
     """Returns the plan of a part as it is configured; None unless it passes."""
-    found = problem.root if problem.key is None else find(problem.root, problem.key)
+    found = find(problem.root, problem.key)
     if problem.rules is None or not isinstance(found, Container):
         return None
     try:
@@ -185,7 +185,7 @@ def meant_key(problem: Problem) -> str | None:
     The name of an average never means a key that is not called one.
     """
     key = problem.key
-    if key in (None, AUTO) or find(problem.root, key or "") is not None:
+    if key in (None, AUTO) or find(problem.root, key) is not None:
         return None
     near = near_key(problem.root, key or "")
     return None if near is None or (is_average(key or "") and not is_average(near)) else near
@@ -199,7 +199,7 @@ def asked(problem: Problem, taken: str | None = AUTO) -> bool | None:
         taken: The nested key that is used. If it is the one that was typed, only a rule says which is meant.
     """
     average = asked_for(None if taken == problem.key else problem.key, problem.rules or {})
-    if average is not False or find(problem.root, problem.key or "") is not None:
+    if average is not False or find(problem.root, problem.key) is not None:
         return average
     near = meant_key(problem)
     return None if near is None else is_average(near)
@@ -213,7 +213,7 @@ def asks_for_average(problem: Problem) -> bool:
 
 def _selected(problem: Problem) -> Container:
     """The container that the rules apply to; the whole file if the nested key is not in it."""
-    found = None if problem.key in (None, AUTO) else find(problem.root, problem.key or "")
+    found = None if problem.key in (None, AUTO) else find(problem.root, problem.key)
     return found if isinstance(found, Container) else problem.root
 
 

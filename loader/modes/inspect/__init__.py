@@ -35,7 +35,6 @@ from .nested_keys import candidate_rows, what_to_type
 from .rows import CandidateRow, FileRow, GlobalRow
 from .tree import Known, draw, fold, is_view, module_rows
 
-_LABELS = {"weights": "weights", "model": "model", "average": "average", "tensors": "tensors", "optimizer": "optimizer"}
 _MOST_CANDIDATES = 12
 _MOST_NOTES = 6
 _GLOB_SIGNS = re.compile(r"[\[\]*?]")
@@ -203,7 +202,7 @@ def _candidates(file: FileRow) -> Iterator[Line]:
     for row in file["candidates"][:_MOST_CANDIDATES]:
         place = safe_text(row["key"]) if row["key"] else "(top level)"
         amount = f"{counted(row['tensors'], 'tensor')}, {counted(row['parameters'], _unit(row))}, {size(row['bytes'])}"
-        yield _LABELS[row["role"]], f"{place}: {amount}; {safe_text(row['why'], 200)}", ""
+        yield row["role"], f"{place}: {amount}; {safe_text(row['why'], 200)}", ""
         for prefix in row["prefixes"]:
             every = "every name has" if prefix["tensors"] == row["tensors"] else f"{prefix['tensors']:,} names have"
             yield "", f"{every} '{safe_text(prefix['prefix'])}': {_removal(prefix['rule'], row)}", "dim"

@@ -8,12 +8,11 @@ something is left out, the last line says how much.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from ...formats.tree import Container
+from ...formats.tree import Container, contiguous
 from ...suggest.names import group, is_number
 from ...text.wording import counted, safe_text, shape, size
 from .contents import own_bytes, own_elements
@@ -127,20 +126,11 @@ def _place(row: TensorRow) -> Iterator[str]:
         elif not pieces and "components" not in row:
             yield "(no data in the file)"
         return
-    if not _is_compact(row["shape"], storage["stride"]):
+    dimensions = zip(row["shape"], storage["stride"], contiguous(tuple(row["shape"])), strict=True)
+    if 0 not in row["shape"] and any(length != 1 and stride != usual for length, stride, usual in dimensions):
         yield f"stride {shape(storage['stride'])}"
     if is_view(row):
         yield f"(a view of {size(storage['bytes'])})"
-
-
-def _is_compact(sizes: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether the elements are in the usual order, without gaps."""
-    expected = 1
-    for dimension, stride in zip(reversed(sizes), reversed(strides), strict=True):
-        if dimension != 1 and stride != expected:
-            return math.prod(sizes) == 0
-        expected *= dimension
-    return True
 
 
 def _value(row: EntryRow) -> str:

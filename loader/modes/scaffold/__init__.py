@@ -168,7 +168,7 @@ def _untried(found: Inference) -> LoaderError:
 
 
 def _describe(report: Report, part: Part, fitting: Fitting) -> None:
-    selected = part.checkpoint.root if fitting.key is None else find(part.checkpoint.root, fitting.key)
+    selected = find(part.checkpoint.root, fitting.key)
     if isinstance(selected, Container):
         report.parts[""].key, report.parts[""].tensors = fitting.key, len(selected.tensors())
 
