@@ -1,12 +1,12 @@
 """The process: the package's own name, garbage collector, signals to end, limits, and where Python looks for modules.
 
-A load makes many objects at once, none of them garbage: records of a file, modules, parameters, plans. Searching them
-for cycles, again and again as they become more, takes as long as half of the work itself.
+A load creates many objects at once, none of them garbage: records of a file, modules, parameters, plans. Searching them
+for cycles, again and again as they become more, takes half as long as the work itself.
 
-Guarantees: after `collector_paused` the collector runs if it ran before, whatever happened inside; objects are exempted
-from it only in a process that had not imported torch yet. Inside `terminable` a signal to end (of a scheduler, or of a
-terminal that closes) raises SystemExit, so that every `finally` on the way out runs; afterwards it does what it did
-before. A signal that is ignored (`nohup`) stays ignored. The Python processes of a sweep find this package and Hydra
+Guarantees: after `collector_paused` the collector runs if it ran before, whatever happened in the block; objects are
+exempted from it only in a process that had not imported torch. In a `terminable` block a termination signal (of a
+scheduler, or of a terminal that closes) raises SystemExit, so that every `finally` runs; after it the previous handler
+is back. An ignored signal (`nohup`) stays ignored. The Python processes of a sweep find this package and Hydra
 before the user's own `loader.py` and `hydra.py`, and a job's process sees the variables that the user set.
 """
 
@@ -61,11 +61,10 @@ def collector_paused() -> Iterator[None]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Disables the garbage collector while torch and what builds on it are imported.
+    """Disables the garbage collector while torch and the packages that need it are imported.
 
-    Their objects live as long as the process: searching them again and again takes as long as a small load, so the
-    collector ignores them from then on. A process that has torch already may hold more than modules, and is left as it
-    is.
+    Their objects live as long as the process, and searching them takes as long as a small load, so the collector
+    ignores them from then on. A process that already had torch may contain other objects, which the collector keeps.
     """
     first = "torch" not in sys.modules
     with collector_paused():
@@ -76,7 +75,7 @@ def importing() -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Makes the signals raise SystemExit; in any thread but the main one, which signals do not reach, nothing."""
+    """Makes termination signals raise SystemExit; does nothing in other threads than the main one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -90,7 +89,7 @@ def terminable() -> Iterator[None]:
 
 
 def peak_memory() -> int | None:
-    """The largest resident size of this process so far, in bytes; None where the system does not say (Windows)."""
+    """The largest resident size of this process so far, in bytes; None if the system does not report it (Windows)."""
     resource = _resource()
     if resource is None:
         return None
@@ -99,7 +98,7 @@ def peak_memory() -> int | None:
 
 
 def open_file_limit() -> int | None:
-    """How many files this process may have open; None where there is no limit or the system does not say (Windows)."""
+    """The number of files this process may have open; None if there is no limit or none is reported (Windows)."""
     resource = _resource()
     if resource is None:
         return None

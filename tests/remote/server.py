@@ -58,7 +58,7 @@ class Asked:
 
 
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
-"""Of a server that speaks TLS; nobody trusts it who is not told to."""
+"""The certificate of the server that speaks TLS; no client trusts it by default."""
 
 
 class Server:

@@ -273,14 +273,14 @@ def test_the_cache_holds_no_credentials(server: Server, cache: Path) -> None:
     assert "password" not in everything
 
 
-def test_a_cache_that_cannot_be_written_is_told(server: Server, cache: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_reported(server: Server, cache: Path) -> None:
     cache.write_text("a file in its place")
     error = refusal(server.add("/a.safetensors", SMALL))
     assert error.message == f"the cache {cache} cannot be written to: File exists"
     assert error.hint == "LOADER_CACHE=FOLDER   # a folder that this user can write to"
 
 
-def test_a_full_disk_is_told(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_self: Cache, _url: object, _version: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -128,7 +128,7 @@ def test_a_break_is_mended(server: Server) -> None:
         assert len(checkpoint.root.tensors()) == 2
 
 
-def test_a_header_that_never_comes_is_told(server: Server) -> None:
+def test_a_header_that_never_comes_is_reported(server: Server) -> None:
     url = server.add("/a.safetensors", LARGE, breaks=[10] * 9)
     with pytest.raises(CheckpointError, match="was interrupted"):
         open_checkpoint(url, data=False)
@@ -150,7 +150,7 @@ def test_shards_are_fetched_from_their_indexs_folder(data: bool, server: Server,
     assert len([path for path in files_in(cache) if path.startswith("blobs")]) == (3 if data else 0)
 
 
-def test_a_shard_that_is_gone_is_told_by_its_url(server: Server) -> None:
+def test_a_shard_that_is_gone_is_reported_by_its_url(server: Server) -> None:
     url = sharded(server)
     del server.files["/m/w-1-of-2.safetensors"], server.files["/m/sub/w-2-of-2.safetensors"]
     for data in (True, False):

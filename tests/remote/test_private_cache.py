@@ -104,15 +104,15 @@ def test_a_cache_may_itself_be_a_link(server: Server, cache: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "fault"),
     [
         ({"LOADER_CACHE": "~no-such-user/c"}, "~no-such-user/c cannot be found: that user has no home folder"),
         ({"XDG_CACHE_HOME": "~no-such-user"}, "~no-such-user cannot be found: that user has no home folder"),
         ({}, "~/.cache cannot be found: that user has no home folder"),
     ],
 )
-def test_a_home_that_is_not_there_is_told(
-    variables: dict[str, str], told: str, server: Server, monkeypatch: pytest.MonkeyPatch
+def test_a_home_that_is_not_there_is_reported(
+    variables: dict[str, str], fault: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("LOADER_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -124,11 +124,11 @@ def test_a_home_that_is_not_there_is_told(
 
     monkeypatch.setattr("pwd.getpwuid", nobody)
     error = refusal(server.add("/a.safetensors", SMALL))
-    assert (error.message, error.hint) == (f"the cache folder {told}", OWN)
+    assert (error.message, error.hint) == (f"the cache folder {fault}", OWN)
     assert server.asked == []
 
 
-def test_a_working_folder_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_working_folder_that_is_gone_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
@@ -140,7 +140,7 @@ def test_a_working_folder_that_is_gone_is_told(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("sha256", [None, "0" * 64])
-def test_a_path_that_is_too_long_is_told(sha256: str | None, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_path_is_reported(sha256: str | None, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOADER_CACHE", "/tmp/" + "x" * 300)
     error = refusal(server.add("/a.safetensors", SMALL), sha256=sha256)
     assert error.message.startswith("the cache /tmp/xxx")
@@ -148,7 +148,7 @@ def test_a_path_that_is_too_long_is_told(sha256: str | None, server: Server, mon
     assert error.hint == "LOADER_CACHE=FOLDER   # a folder that this user can write to"
 
 
-def test_a_cache_that_may_not_be_read_is_told(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_may_not_be_read_is_reported(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(path: Path) -> object:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 

@@ -48,7 +48,7 @@ def test_a_plan_reads_the_header_alone(server: Server, tmp_path: Path, cache: Pa
     assert server.methods() == ["GET"]
 
 
-def test_what_is_in_a_remote_file_is_told_by_its_header(server: Server, tmp_path: Path, cache: Path) -> None:
+def test_what_is_in_a_remote_file_is_reported_by_its_header(server: Server, tmp_path: Path, cache: Path) -> None:
     url = server.add("/a.safetensors", linear(tmp_path / "a.safetensors").read_bytes())
     report = carry_out(None, url, mode="inspect").report
     assert report.parts[""].path == url

@@ -30,12 +30,12 @@ LARGE = save({"a": torch.arange(100_000.0)})
 
 
 class Fake(MemoryFileSystem):  # type: ignore[misc]  # fsspec ships no types
-    """A file system in memory that tells versions as a cloud's does, and fails where it is told to."""
+    """A file system in memory that reports versions as a cloud's does, and fails on request."""
 
     store: dict[str, Any] = {}  # noqa: RUF012  # as in the class that it extends
     pseudo_dirs = [""]  # noqa: RUF012  # as in the class that it extends
     failures: list[Exception] = []  # noqa: RUF012  # the test's own
-    told: dict[str, Any] = {}  # noqa: RUF012  # the test's own
+    reported: dict[str, Any] = {}  # noqa: RUF012  # the test's own
     reads: list[tuple[int, int]] = []  # noqa: RUF012  # the test's own
 
     @classmethod
@@ -48,7 +48,7 @@ class Fake(MemoryFileSystem):  # type: ignore[misc]  # fsspec ships no types
         found = dict(super().info(path, **settings))
         found.pop("created", None)
         if found["type"] == "file":
-            found |= {"ETag": str(hash(self.store[path].getvalue()))} | self.told
+            found |= {"ETag": str(hash(self.store[path].getvalue()))} | self.reported
         return found
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **settings: Any) -> bytes:
@@ -65,7 +65,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]
     before = {scheme: _registry.get(scheme) for scheme in ("s3", "gs", "hf")}
     for scheme in before:
         register_implementation(scheme, Fake, clobber=True)
-    Fake.store, Fake.failures, Fake.told, Fake.reads = {}, [], {}, []
+    Fake.store, Fake.failures, Fake.reported, Fake.reads = {}, [], {}, []
     Fake.pseudo_dirs = [""]
     yield Fake
     for scheme, kind in before.items():
@@ -152,7 +152,7 @@ def test_a_folder_with_one_checkpoint_of_any_name_is_that() -> None:
     assert value("s3://bucket/run/").tolist() == [0, 1, 2, 3]
 
 
-def test_a_folder_with_several_checkpoints_or_none_is_told() -> None:
+def test_a_folder_with_several_checkpoints_or_none_is_reported() -> None:
     put("bucket/run/a.pt", b"")
     put("bucket/run/b.pt", b"")
     error = refusal("s3://bucket/run")
@@ -164,7 +164,7 @@ def test_a_folder_with_several_checkpoints_or_none_is_told() -> None:
     assert error.hint == "checkpoint.path=s3://bucket/none/FILE"
 
 
-def test_a_missing_file_is_told() -> None:
+def test_a_missing_file_is_reported() -> None:
     error = refusal("gs://bucket/a.safetensors")
     assert error.message == "gs://bucket/a.safetensors does not exist: no such file"
 
@@ -190,7 +190,7 @@ class HubError(OSError):
         ("hf", HubError(), "HubError: 401 Client Error", "hf auth login   # or HF_TOKEN in the environment"),
     ],
 )
-def test_a_file_that_may_not_be_read_is_told(scheme: str, failure: Exception, said: str, hint: str) -> None:
+def test_a_file_that_may_not_be_read_is_reported(scheme: str, failure: Exception, said: str, hint: str) -> None:
     Fake.failures.append(failure)
     error = refusal(f"{scheme}://bucket/a")
     assert error.message == f"access to {scheme}://bucket/a was denied: {said}"
@@ -215,7 +215,7 @@ def test_what_passes_while_it_is_read_is_waited_for(failure: Exception, monkeypa
     assert value("s3://bucket/a.safetensors").tolist() == [0, 1, 2, 3]
 
 
-def test_a_storage_that_does_not_answer_is_told_at_once() -> None:
+def test_a_storage_that_does_not_answer_is_reported_at_once() -> None:
     Fake.failures += [TimeoutError("slow")]
     error = refusal("s3://bucket/a.safetensors")
     assert error.message == "s3://bucket/a.safetensors was interrupted: TimeoutError: slow"
@@ -251,14 +251,14 @@ def test_what_a_storage_logs_with_a_traceback_stays_off_the_terminal() -> None:
         logger.setLevel(before)
 
 
-def test_whatever_else_a_file_system_raises_is_told() -> None:
+def test_whatever_else_a_file_system_raises_is_reported() -> None:
     Fake.failures.append(ValueError("no such bucket name"))
     assert refusal("s3://b/a").message == "s3://b/a cannot be read: ValueError: no such bucket name"
 
 
 def test_a_wrong_length_is_refused(cache: Path) -> None:
     put("bucket/a.safetensors", SMALL)
-    Fake.told = {"size": len(SMALL) + 7}
+    Fake.reported = {"size": len(SMALL) + 7}
     error = refusal("s3://bucket/a.safetensors")
     assert error.message == (
         "s3://bucket/a.safetensors was interrupted; "

@@ -62,7 +62,7 @@ def test_what_counts_as_a_url(text: str | Path, url: bool) -> None:
         ),
     ],
 )
-def test_what_is_no_url_that_is_read_is_told(text: str, message: str, hint: str) -> None:
+def test_what_is_no_url_that_is_read_is_reported(text: str, message: str, hint: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(text)
     assert (caught.value.message, caught.value.hint) == (message, hint)
@@ -110,6 +110,12 @@ def test_a_name_in_the_cache_stays_in_its_folder(path: str) -> None:
         assert name not in {"", ".", ".."}
         assert Path("/cache/files", name).parent == Path("/cache/files")
         assert len(name.encode()) <= 200
+
+
+@pytest.mark.parametrize("path", ["a%3Ab", "a%2A.pt", "%3Ca%3E.pt", "a.pt.", "a.pt%20", "NUL", "nul.pt", "com1.tgz"])
+def test_a_name_that_windows_refuses_is_replaced(path: str) -> None:
+    assert parse_url(f"https://host/folder/{path}").name == "file"
+    assert parse_url("https://host/folder/null.pt").name == "null.pt"
 
 
 @pytest.mark.parametrize("path", ["%2e%2e%2fetc", "..%2f..%2fa.pt", "a%00b", "..", "x" * 300, "a%0ab"])

@@ -28,7 +28,7 @@ both = pytest.mark.parametrize("data", [True, False])
 
 
 @both
-def test_a_missing_file_is_told(data: bool, server: Server) -> None:
+def test_a_missing_file_is_reported(data: bool, server: Server) -> None:
     url = f"{server.url}/gone.safetensors"
     error = refusal(url, data=data)
     assert error.message == f"{url} does not exist: the server answered 404 Not Found"
@@ -37,7 +37,7 @@ def test_a_missing_file_is_told(data: bool, server: Server) -> None:
 
 @both
 @pytest.mark.parametrize(("status", "reason"), [(401, "Unauthorized"), (403, "Forbidden")])
-def test_a_file_that_may_not_be_read_is_told(status: int, reason: str, data: bool, server: Server) -> None:
+def test_a_file_that_may_not_be_read_is_reported(status: int, reason: str, data: bool, server: Server) -> None:
     url = server.add("/a.safetensors", PAGE, status=status, kind="text/html")
     error = refusal(url, data=data)
     assert error.message == f"access to {url} was denied: the server answered {status} {reason}"
@@ -45,11 +45,11 @@ def test_a_file_that_may_not_be_read_is_told(status: int, reason: str, data: boo
 
 
 @both
-@pytest.mark.parametrize("told", ["", "pages 1-2/3", f"bytes 0-0/{'9' * 4_400}", f"bytes {'9' * 4_400}-0/1"])
-def test_a_part_that_does_not_say_which_it_is_is_refused(told: str, data: bool, server: Server) -> None:
-    url = server.add("/a.safetensors", SMALL, head=False, status=206, headers={"Content-Range": told})
+@pytest.mark.parametrize("sent", ["", "pages 1-2/3", f"bytes 0-0/{'9' * 4_400}", f"bytes {'9' * 4_400}-0/1"])
+def test_a_part_that_does_not_say_which_it_is_is_refused(sent: str, data: bool, server: Server) -> None:
+    url = server.add("/a.safetensors", SMALL, head=False, status=206, headers={"Content-Range": sent})
     error = refusal(url, data=data)
-    shown = told if len(told) < 60 else f"{told[:59]}…"
+    shown = sent if len(sent) < 60 else f"{sent[:59]}…"
     assert error.message == (
         f"the server sent a part of {url} with an invalid Content-Range: '{shown}' (expected 'bytes FIRST-LAST/SIZE')"
     )
@@ -65,7 +65,7 @@ def test_on_the_hub_the_hint_names_its_token() -> None:
 
 
 @both
-def test_a_server_that_fails_is_asked_several_times_and_then_told(data: bool, server: Server) -> None:
+def test_a_server_that_fails_is_asked_several_times_and_then_reported(data: bool, server: Server) -> None:
     url = server.add("/a.safetensors", PAGE, status=500, kind="text/html")
     error = refusal(url, data=data)
     assert error.message == f"{url} is unavailable now: the server answered 500 Internal Server Error"
@@ -73,7 +73,7 @@ def test_a_server_that_fails_is_asked_several_times_and_then_told(data: bool, se
     assert len(server.asked) == 5
 
 
-def test_another_answer_without_a_file_is_told(server: Server) -> None:
+def test_another_answer_without_a_file_is_reported(server: Server) -> None:
     url = server.add("/a.safetensors", b"", status=418)
     error = refusal(url)
     assert error.message == f"{url} could not be read: the server answered 418 I'm a Teapot"
@@ -81,7 +81,7 @@ def test_another_answer_without_a_file_is_told(server: Server) -> None:
 
 
 @both
-def test_a_page_in_the_place_of_a_file_is_told_with_the_status(data: bool, server: Server, cache: Path) -> None:
+def test_a_page_in_the_place_of_a_file_is_reported_with_the_status(data: bool, server: Server, cache: Path) -> None:
     url = server.add("/a.safetensors", PAGE, kind="text/html; charset=utf-8")
     error = refusal(url, data=data)
     status = "HTTP 200" if data else "HTTP 206"
@@ -124,7 +124,7 @@ def test_a_redirect_to_another_server_is_followed_without_the_credentials(server
     assert all(one.authorization for one in server.asked)
 
 
-def test_redirects_in_a_circle_are_told(server: Server) -> None:
+def test_redirects_in_a_circle_are_reported(server: Server) -> None:
     url = server.add("/a.safetensors", redirect="/a.safetensors")
     assert refusal(url).message == f"{url} redirects more than 5 times"
 
@@ -180,7 +180,7 @@ def test_a_packed_answer_is_refused(server: Server) -> None:
     assert error.message == f"{url} was sent with Content-Encoding gzip, though the plain file was requested"
 
 
-def test_nobody_listening_is_told_at_once() -> None:
+def test_nobody_listening_is_reported_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/a.safetensors"
@@ -189,7 +189,7 @@ def test_nobody_listening_is_told_at_once() -> None:
     assert error.hint == "check the host, the port and the network"
 
 
-def test_a_host_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_is_not_there_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     url = parse_url("https://no-such-host.invalid/a?sig=secret")
     key: Any = type("Key", (), {"host": "no-such-host.invalid", "port": 443, "ssl": True})()
     with pytest.raises(Unreachable) as caught, web._refusing(url):
@@ -198,7 +198,7 @@ def test_a_host_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert str(caught.value.fix) == "check the URL and the network"
 
 
-def test_a_server_without_tls_is_told_and_how_to_ask_it(server: Server) -> None:
+def test_a_server_without_tls_is_reported_and_how_to_ask_it(server: Server) -> None:
     url = server.add("/a.safetensors", b"{}")
     error = refusal(url.replace("http:", "https:"))
     assert error.message == (
@@ -207,7 +207,7 @@ def test_a_server_without_tls_is_told_and_how_to_ask_it(server: Server) -> None:
     assert error.hint == f"checkpoint.path={url}   # if you trust the network"
 
 
-def test_a_server_whose_certificate_nobody_trusts_is_told() -> None:
+def test_a_server_whose_certificate_nobody_trusts_is_reported() -> None:
     with Server(tls=True) as unknown:
         error = refusal(unknown.add("/a.safetensors", SMALL))
         assert error.message.startswith(f"{unknown.url}/a.safetensors has an untrusted certificate: ")
@@ -217,7 +217,7 @@ def test_a_server_whose_certificate_nobody_trusts_is_told() -> None:
         )
 
 
-def test_a_certificate_that_is_not_trusted_is_told() -> None:
+def test_a_certificate_that_is_not_trusted_is_reported() -> None:
     key: Any = type("Key", (), {"host": "host", "port": 443, "ssl": True})()
     with pytest.raises(CheckpointError) as caught, web._refusing(parse_url("https://host/a")):
         raise aiohttp.ClientConnectorCertificateError(key, ssl.SSLCertVerificationError("self-signed certificate"))
@@ -226,7 +226,7 @@ def test_a_certificate_that_is_not_trusted_is_told() -> None:
     assert "SSL_CERT_FILE" in caught.value.hint
 
 
-def test_a_certificate_error_of_an_older_aiohttp_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_error_of_an_older_aiohttp_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """From 3.11 to 3.13.3 it has no `os_error`, and asking for one raises."""
 
     def lacking(error: aiohttp.ClientConnectorCertificateError) -> OSError:
@@ -247,7 +247,7 @@ def test_silence_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> 
     assert error.message == f"{url} did not answer within 0 seconds"
 
 
-def test_an_answer_that_is_no_http_is_told() -> None:
+def test_an_answer_that_is_no_http_is_reported() -> None:
     with pytest.raises(Interrupted) as caught, web._refusing(parse_url("https://host/a")):
         raise aiohttp.ServerDisconnectedError
     assert caught.value.how == "was interrupted (ServerDisconnectedError)"
