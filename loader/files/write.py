@@ -153,8 +153,8 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _hidden(path: Path) -> Path:
-    """An unused hidden name in the same folder."""
-    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
+    """An unused hidden name in the same folder; unpredictable, since a link under a known one would be followed."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(16)}")
 
 
 def _undo(path: Path, kept: Path | None) -> None:
@@ -208,14 +208,19 @@ def _sync(folder: Path) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file atomically."""
-    # An unpredictable name: a link under a known one would be followed.
-    draft = path.with_name(f".{path.name[:40]}.{secrets.token_hex(16)}")
-    try:
+    with draft_of(path) as draft:
         draft.write_bytes(content)
+
+
+@contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """A hidden path for the new content of a file, which replaces it at the end; on an error the file stays."""
+    draft = _hidden(path)
+    try:
+        yield draft
         draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    finally:
+        draft.unlink(missing_ok=True)  # replacing a file by another link to it does nothing
 
 
 def try_lock(descriptor: int) -> bool | None:

@@ -204,8 +204,7 @@ class Archive:
         zeros = tail and not tail.strip(b"\0")
         there = "it ends in zero bytes" if zeros else f"{self._end - self._start:,} bytes are there"
         raise UnfinishedError(
-            f"{self._path} is cut off: {there}, and a zip file's table of contents, which stands at its end, is "
-            "missing",
+            f"{self._path} is cut off: {there}, and the table of contents at the end of the zip file is missing",
             Fix(note="copy or download the file again; it may also still be being written"),
         )
 

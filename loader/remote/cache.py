@@ -18,7 +18,6 @@ import errno
 import json
 import logging
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ from typing import IO, Any
 from ..errors import CheckpointError
 from ..files.descriptors import SAFE_FLAGS
 from ..files.path import shown_path
-from ..files.write import wait_for_lock, write_whole
+from ..files.write import draft_of, wait_for_lock, write_whole
 from ..text.lines import Fix
 from ..text.wording import size
 from .transport import Version
@@ -102,14 +101,13 @@ class Cache:
         with self.using():
             if _is_file(path) and path.samefile(blob):
                 return
-            draft = make_folder(self.root, path.parent) / f".{secrets.token_hex(8)}"
-            try:
-                draft.hardlink_to(blob)
-            except OSError as error:
-                log.info("%s: copied, since a hard link failed (%s)", path, error.strerror)
-                shutil.copyfile(blob, draft)
-            draft.replace(path)
-            draft.unlink(missing_ok=True)  # replacing a file by another link to it does nothing
+            make_folder(self.root, path.parent)
+            with draft_of(path) as draft:
+                try:
+                    draft.hardlink_to(blob)
+                except OSError as error:
+                    log.info("%s: copied, since a hard link failed (%s)", path, error.strerror)
+                    shutil.copyfile(blob, draft)
 
     def partial(self, url: Url) -> Path:
         """The path of the incomplete download of a URL."""

@@ -303,7 +303,7 @@ def test_a_file_that_is_cut_off_tells_how_much_was_declared(share: float, tmp_pa
     assert refusal.value.message == (
         f"{path} is cut off: {there}, {declared}"
         if share * len(whole) < 44_000
-        else f"{path} is cut off: {there}, and a zip file's table of contents, which stands at its end, is missing"
+        else f"{path} is cut off: {there}, and the table of contents at the end of the zip file is missing"
     )
     assert refusal.value.hint == "copy or download the file again; it may also still be being written"
 

@@ -62,7 +62,7 @@ def test_a_cut_archive_is_refused_at_every_place(tmp_path: Path) -> None:
     for length in range(len(whole)):
         message = refusal(tmp_path, whole[:length])
         assert f"is cut off: {length:,} bytes are there" in message
-        assert "table of contents, which stands at its end, is missing" in message
+        assert "the table of contents at the end of the zip file is missing" in message
 
 
 def test_an_archive_that_something_follows_is_refused(tmp_path: Path) -> None:
