@@ -77,7 +77,7 @@ def lines(report: Report) -> list[terminal.Line]:
     if written["left_out"]:
         dropped = listing(written["left_out"])
         shown.append(("", f"left out of config.json, as it would choose code or weights: {dropped}", "yellow"))
-    shown += [("to give" if index == 0 else "", line, "yellow") for index, line in enumerate(written["open"])]
+    shown += [("required" if index == 0 else "", line, "yellow") for index, line in enumerate(written["open"])]
     shown.append(("load it", written["line"], "green"))
     return [*terminal.sources(report), *terminal.checks(report), *shown, *terminal.ending(report)]
 

@@ -127,7 +127,7 @@ def test_what_is_left_open_is_named_when_the_config_is_run(tmp_path: Path) -> No
     )
 
     assert made.code == 0, made.err
-    assert "to give    model.nhead=???   # no shape depends on it\n" in made.out
+    assert "required   model.nhead=???   # no shape depends on it\n" in made.out
     assert "  nhead: ???      # no shape depends on it\n" in Path("conf/experiment/net.yaml").read_text()
     line = ["--config-dir", "conf", "experiment=net"]
     ran = run_loader(*line, cwd=tmp_path, PYTHONPATH=TESTS)
