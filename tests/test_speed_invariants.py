@@ -25,7 +25,7 @@ from loader.files.file import CheckpointFile
 from loader.parts.open import open_checkpoint
 from tests.benchmarks import machine
 from tests.command import run
-from tests.formats.distributed.dcp_writer import write_distributed
+from tests.formats.dcp_writer import write_distributed
 from tests.formats.unpacking import note_unpacked
 
 REPOSITORY = Path(__file__).resolve().parent.parent

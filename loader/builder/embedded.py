@@ -80,11 +80,11 @@ def with_own_model(job: JobConfig, parts: Sequence[Part]) -> JobConfig:
         ConfigError: The file has no model config, or one that is not trusted.
     """
     record = _record(parts)
-    shown = shown_path(parts[0].checkpoint.path)
+    label = shown_path(parts[0].checkpoint.path)
     if record.model is None:
-        raise ConfigError(f"{shown} holds no model config: it was converted with convert.embed=false", _DECLARED)
-    _refuse_reserved(record.model, shown)
-    _refuse_untrusted(record.model, job.trusted_targets, shown)
+        raise ConfigError(f"{label} holds no model config: it was converted with convert.embed=false", _DECLARED)
+    _refuse_reserved(record.model, label)
+    _refuse_untrusted(record.model, job.trusted_targets, label)
     typed = {key: value for key, value in (job.model or {}).items() if key != _TARGET}
     own = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
     own["model"] = overlay(record.model, typed)
@@ -115,12 +115,12 @@ def _names(node: Any) -> Iterator[tuple[str, bool]]:
         yield from _names(item)
 
 
-def _refuse_reserved(model: Mapping[str, Any], shown: str) -> None:
+def _refuse_reserved(model: Mapping[str, Any], label: str) -> None:
     """Refuses names that would become attributes of a module and that a file must not set."""
     reserved = list(dict.fromkeys(filter(_is_reserved, _labels(model))))
     if reserved:
         raise ConfigError(
-            f"the model config in {shown} sets {listing(reserved)}, reserved by Python or nn.Module: do not build a "
+            f"the model config in {label} sets {listing(reserved)}, reserved by Python or nn.Module: do not build a "
             "model from this file",
             _WITHOUT_IT,
         )
@@ -141,13 +141,13 @@ def _is_reserved(name: str) -> bool:
     return is_special or (name.startswith("_") and (hasattr(nn.Module, name) or name in vars(nn.Module())))
 
 
-def _refuse_untrusted(model: Mapping[str, Any], trusted: Sequence[str] | None, shown: str) -> None:
+def _refuse_untrusted(model: Mapping[str, Any], trusted: Sequence[str] | None, label: str) -> None:
     """Refuses untrusted names before the build does: the user has not written them."""
     names = untrusted(model, trusted)
     hostile = list(filter(None, map(_hostile, names)))
     if hostile:
         raise ConfigError(
-            f"the model config in {shown} names {phrases(hostile)}, which no model needs and an attack would use: do "
+            f"the model config in {label} names {phrases(hostile)}, which no model needs and an attack would use: do "
             "not build a model from this file",
             _WITHOUT_IT,
         )
@@ -156,7 +156,7 @@ def _refuse_untrusted(model: Mapping[str, Any], trusted: Sequence[str] | None, s
         own = trusted is None and all(name.startswith(("torch.nn.", "loader.")) for name in names)
         only = f"{' and '.join(known) or 'nothing'} may be called"
         raise ConfigError(
-            f"the model config in {shown} names {listing(names, 50)}; for a config from a file only "
+            f"the model config in {label} names {listing(names, 50)}; for a config from a file only "
             f"{f'the public modules of {only}, and none by _partial_' if own else only}",
             line("trusted_targets", [*known, *names], note="if you trust them"),
         )

@@ -271,8 +271,8 @@ def undrawn(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
             return torch.zeros_like(args[0] if args else options.pop("input"), **options)
         case _:
             size = options.pop("size" if name == "randint" else "n", None)
-            given = args[-1 if name == "randint" else 0] if size is None else size
-            return torch.zeros(given, **{"dtype": torch.int64, **options})
+            shape = args[-1 if name == "randint" else 0] if size is None else size
+            return torch.zeros(shape, **{"dtype": torch.int64, **options})
 
 
 def copies(name: str) -> bool:
@@ -288,9 +288,9 @@ def copied_dtype(name: str, source: Tensor, args: tuple[Any, ...], kwargs: dict[
         plain = len(args) == 1 and not kwargs and isinstance(args[0], (int, float)) and source.is_floating_point()
         return source.dtype if plain else None
     options = (v for v in (*args, *kwargs.values()) if v is not None and not isinstance(v, bool))
-    given = [_CASTS[name]] if name in _CASTS else list(options)
-    dtypes = [value for value in given if isinstance(value, torch.dtype)]
-    moves = [value for value in given if not isinstance(value, torch.dtype) and not _is_device(value, source.device)]
+    targets = [_CASTS[name]] if name in _CASTS else list(options)
+    dtypes = [value for value in targets if isinstance(value, torch.dtype)]
+    moves = [value for value in targets if not isinstance(value, torch.dtype) and not _is_device(value, source.device)]
     return dtypes[0] if len(dtypes) == 1 and not moves and dtypes[0] is not source.dtype else None
 
 

@@ -141,9 +141,9 @@ def _names(where: str, node: Mapping[str, Any], judge: _Judge) -> tuple[str, str
     if name not in LOOKUPS:
         return name, ""
     positional = node.get("_args_") or ()
-    given = [key for key in node if key not in {TARGET, "_args_", "_partial_", "_recursive_", "_convert_"}]
-    if len(positional) + len(given) > 1:
-        found = ["_args_"] * bool(positional) + given
+    named = [key for key in node if key not in {TARGET, "_args_", "_partial_", "_recursive_", "_convert_"}]
+    if len(positional) + len(named) > 1:
+        found = ["_args_"] * bool(positional) + named
         raise ConfigError(f"{where}: {name} takes only a path; found {phrases(map(safe_text, found))}")
     path = check_name(node.get("path", positional[0] if positional else None), f"{where}.path")
     judge.by_name(f"{where}.path", path)

@@ -30,7 +30,7 @@ from .several import Shards, opened
 from .signatures import ENDINGS
 from .tree import TensorEntry
 
-_FOLDERS = ("distributed.dcp:find_dcp", "distributed.deepspeed:find_zero")
+_FOLDERS = ("dcp:find_dcp", "deepspeed:find_zero")
 """The functions that recognise a folder, given its path, the names in it and a stack that closes files."""
 
 

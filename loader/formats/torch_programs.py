@@ -227,17 +227,17 @@ class ExportedProgram(ArchivedFile):
         if not isinstance(config, dict):
             raise self._file.damaged(f"{label} has no 'config'")
         return Container(
-            "dict", TORCH_EXPORT, {name: self._node(name, folder, given) for name, given in config.items()}
+            "dict", TORCH_EXPORT, {name: self._node(name, folder, described) for name, described in config.items()}
         )
 
-    def _node(self, name: str, folder: str, given: Any) -> Node:
-        path = given.get("path_name") if isinstance(given, dict) else None
+    def _node(self, name: str, folder: str, described: Any) -> Node:
+        path = described.get("path_name") if isinstance(described, dict) else None
         if not isinstance(path, str) or "/" in path:
             raise self._file.damaged(f"invalid path_name for '{safe_text(name)}'")
-        meta = given.get("tensor_meta")
+        meta = described.get("tensor_meta")
         if meta is None:
             return Leaf("custom object", safe_text(path))
-        if given.get("use_pickle") is True:
+        if described.get("use_pickle") is True:
             return self._pickled(folder + path).children.get("", Leaf("pickled tensor", safe_text(path)))
         return self._tensor(name, folder + path, meta)
 

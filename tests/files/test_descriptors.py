@@ -15,7 +15,7 @@ from loader.errors import CheckpointError
 from loader.files import descriptors
 from loader.files.descriptors import Descriptor
 from loader.files.file import CheckpointFile
-from tests.formats.distributed.dcp_writer import Writer
+from tests.formats.dcp_writer import Writer
 from tests.formats.sharding import write_sparse
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from tests.formats.distributed.saving import save_alone
-from tests.formats.distributed.zero_writer import Run
 from tests.formats.gguf.gguf_writer import written as written_gguf
+from tests.formats.saving import save_alone
 from tests.formats.sharding import write_shards
+from tests.formats.zero_writer import Run
 
 State = Mapping[str, torch.Tensor]
 Writer = Callable[[Path, State], Path]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-from tests.formats.distributed.saving import load_alone
+from tests.formats.saving import load_alone
 
 SECONDS = 60
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from loader.errors import CheckpointError
 from loader.parts.open import open_checkpoint
-from tests.formats.distributed.dcp_writer import write_distributed
+from tests.formats.dcp_writer import write_distributed
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -26,7 +26,7 @@ from loader.modes.inspect.rows import FileRow
 from loader.report.data import Report
 from loader.suggest.nature import RECORD
 from tests.command import REPOSITORY, run, run_loader
-from tests.formats.distributed.saving import save_alone
+from tests.formats.saving import save_alone
 from tests.formats.sharding import write_shards
 from tests.jobs import save
 from tests.models import Two, filled

@@ -11,19 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ...errors import CheckpointError
-from ...files.file import CheckpointFile
-from ...files.path import shown_path
-from ...runtime import collector_paused
-from ...text.lines import Fix
-from ...text.wording import counted, listing, phrases, safe_text
-from ..index import fault_of_name
-from ..limits import LARGEST_METADATA, LARGEST_NUMBER, MOST_LEVELS
-from ..pickle.reader import unpickle
-from ..pickle.records import PickledDict, Reduced
-from ..pickle.storages import dtype_name, shape_of
-from ..pickle.tensors import BUILDERS
-from ..tree import ITEMSIZE
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..files.path import shown_path
+from ..runtime import collector_paused
+from ..text.lines import Fix
+from ..text.wording import counted, listing, phrases, safe_text
+from .index import fault_of_name
+from .limits import LARGEST_METADATA, LARGEST_NUMBER, MOST_LEVELS
+from .pickle.reader import unpickle
+from .pickle.records import PickledDict, Reduced
+from .pickle.storages import dtype_name, shape_of
+from .pickle.tensors import BUILDERS
+from .tree import ITEMSIZE
 
 _PACKAGE = "torch.distributed."
 _UNSAFE = Fix(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.formats.distributed.dcp_metadata import Box, fault_of_cover
+from loader.formats.dcp_metadata import Box, fault_of_cover
 
 
 def cut(shape: tuple[int, ...], cuts: list[list[int]]) -> list[Box]:

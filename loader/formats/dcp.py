@@ -13,22 +13,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from ...errors import CheckpointError
-from ...files.file import CheckpointFile
-from ...files.path import leads_out, natural, shown_path
-from ...text.lines import Fix
-from ...text.wording import safe_text
-from ..find import DCP_ENDING as ENDING
-from ..find import DCP_METADATA as METADATA
-from ..limits import LARGEST_OBJECT, MOST_OBJECTS
-from ..opened import OpenedFile
-from ..several import SeveralFiles, digest_of, each, opened, refuse_links, refuse_missing
-from ..signatures import DCP as FORMAT
-from ..signatures import ZIP_MEMBER
-from ..torch_zip import TorchZip
-from ..tree import Container, Kind, Leaf, Node, Piece, Storage, TensorEntry, assembled, contiguous
-from ..zip import Archive
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..files.path import leads_out, natural, shown_path
+from ..text.lines import Fix
+from ..text.wording import safe_text
 from .dcp_metadata import Chunk, Metadata, Place, Whole, read_metadata
+from .find import DCP_ENDING as ENDING
+from .find import DCP_METADATA as METADATA
+from .limits import LARGEST_OBJECT, MOST_OBJECTS
+from .opened import OpenedFile
+from .several import SeveralFiles, digest_of, each, opened, refuse_links, refuse_missing
+from .signatures import DCP as FORMAT
+from .signatures import ZIP_MEMBER
+from .torch_zip import TorchZip
+from .tree import Container, Kind, Leaf, Node, Piece, Storage, TensorEntry, assembled, contiguous
+from .zip import Archive
 
 _AGAIN = Fix(note="copy or download the whole folder again; it may also be a save that never finished")
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from loader.errors import CheckpointError
 from loader.parts.open import open_checkpoint
-from tests.formats.distributed.dcp_writer import Writer, grid
-from tests.formats.distributed.zero_writer import Run
+from tests.formats.dcp_writer import Writer, grid
+from tests.formats.zero_writer import Run
 from tests.laws import examples
 
 ODD: list[Any] = [

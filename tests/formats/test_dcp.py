@@ -18,8 +18,8 @@ import loader
 from loader.errors import CheckpointError, ConfigError
 from loader.formats.tree import Container, Leaf, Node, TensorEntry
 from loader.parts.open import open_checkpoint
-from tests.formats.distributed.dcp_writer import Writer, grid, halves, write_distributed
-from tests.formats.distributed.saving import save_alone
+from tests.formats.dcp_writer import Writer, grid, halves, write_distributed
+from tests.formats.saving import save_alone
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is")
 

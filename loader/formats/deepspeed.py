@@ -13,18 +13,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from ...errors import CheckpointError
-from ...files.file import CheckpointFile
-from ...files.path import leads_out, natural, path_override, shown_path
-from ...text.lines import Fix
-from ...text.wording import counted, listing, safe_text
-from .. import sniff
-from ..find import has_preferred, listed
-from ..index import fault_of_name
-from ..limits import LONGEST_NAME
-from ..several import SeveralFiles, digest_of, each, opened, refuse_links
-from ..signatures import DEEPSPEED as FORMAT
-from ..tree import Container, Node, TensorEntry
+from ..errors import CheckpointError
+from ..files.file import CheckpointFile
+from ..files.path import leads_out, natural, path_override, shown_path
+from ..text.lines import Fix
+from ..text.wording import counted, listing, safe_text
+from . import sniff
+from .find import has_preferred, listed
+from .index import fault_of_name
+from .limits import LONGEST_NAME
+from .several import SeveralFiles, digest_of, each, opened, refuse_links
+from .signatures import DEEPSPEED as FORMAT
+from .tree import Container, Node, TensorEntry
 from .zero import ModelStates, OptimizerStates, assemble, cut_by_group, cut_by_parameter
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import loader
 from loader.errors import CheckpointError
 from loader.formats.tree import Container
 from loader.parts.open import open_checkpoint
-from tests.formats.distributed.zero_writer import Run
+from tests.formats.zero_writer import Run
 
 WEIGHTS = {"a.weight": torch.randn(3, 5), "b.weight": torch.randn(7), "scale": torch.randn(())}
 BIASES = {"a.bias": torch.randn(5), "empty": torch.empty(0, 2), "b.bias": torch.randn(1)}

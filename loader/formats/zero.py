@@ -14,14 +14,14 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 
-from ...errors import CheckpointError
-from ...files.path import path_override, shown_path
-from ...text.lines import Fix
-from ...text.wording import safe_text
-from ..opened import OpenedFile
-from ..pickle.records import PickledDict, Reduced
-from ..pickle.storages import shape_of
-from ..tree import Container, Node, Piece, TensorEntry, assembled, contiguous
+from ..errors import CheckpointError
+from ..files.path import path_override, shown_path
+from ..text.lines import Fix
+from ..text.wording import safe_text
+from .opened import OpenedFile
+from .pickle.records import PickledDict, Reduced
+from .pickle.storages import shape_of
+from .tree import Container, Node, Piece, TensorEntry, assembled, contiguous
 
 Shapes = Mapping[str, tuple[int, ...]]
 _AGAIN = Fix(note="copy or download the whole folder again; files of two saves may also be mixed in it")

@@ -1,1 +1,0 @@
-"""Readers of checkpoints that several processes wrote together."""
