@@ -17,8 +17,8 @@ from loader.errors import CheckpointError
 from loader.formats.torch_programs import DTYPES
 from loader.formats.tree import Container, Leaf
 from loader.parts.open import open_checkpoint
-from tests.formats.archives.rewriting import rewritten
 from tests.formats.comparing import assert_same
+from tests.formats.rewriting import rewritten
 from tests.jobs import carry_out
 
 pytestmark = pytest.mark.skipif(

@@ -12,8 +12,8 @@ from torch import nn
 from loader.errors import CheckpointError
 from loader.formats.tree import Container
 from loader.parts.open import open_checkpoint
-from tests.formats.archives.rewriting import Change, rewritten
 from tests.formats.comparing import assert_same
+from tests.formats.rewriting import Change, rewritten
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from tests.formats.gguf.gguf_writer import written as written_gguf
+from tests.formats.gguf_writer import written as written_gguf
 from tests.formats.saving import save_alone
 from tests.formats.sharding import write_shards
 from tests.formats.zero_writer import Run

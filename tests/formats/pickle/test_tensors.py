@@ -10,9 +10,9 @@ import torch
 from loader.errors import CheckpointError
 from loader.formats.tree import Leaf, TensorEntry
 from loader.parts.open import open_checkpoint
-from tests.formats.archives.rewriting import rewritten
 from tests.formats.comparing import assert_same
 from tests.formats.hostile import Call, StorageOf, torch_zip, view
+from tests.formats.rewriting import rewritten
 
 FOUR = bytes(torch.arange(4.0).view(torch.uint8).tolist())
 STORAGE = StorageOf("0", 4)

@@ -17,7 +17,7 @@ from loader.errors import CheckpointError
 from loader.formats.tree import Leaf
 from loader.parts.open import open_checkpoint
 from tests.formats.comparing import assert_read_or_refused, assert_same
-from tests.formats.gguf.gguf_writer import written
+from tests.formats.gguf_writer import written
 from tests.jobs import carry_out
 from tests.laws import examples
 
