@@ -44,11 +44,11 @@ Rules = Node | Sequence[str] | str
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A loaded, verified model and what happened.
+    """A loaded, verified model and its report.
 
     Args:
-        module: The model; None in the modes that have none.
-        report: What happened.
+        module: The model; None in modes without one.
+        report: The report of the job.
     """
 
     module: nn.Module | None
@@ -56,7 +56,7 @@ class Loaded:
 
     @property
     def model(self) -> nn.Module:
-        """The model in eval mode, on its device; raises ConfigError in the modes that have none."""
+        """The model in eval mode, on its device; raises ConfigError in modes without one."""
         if self.module is None:
             raise ConfigError(f"mode={self.report.mode} gives no model, its result is in the report", Fix("mode=load"))
         return self.module
@@ -103,7 +103,7 @@ def load_model(
 
     Args:
         model: A node with a `_target_`, a built module, ``embedded`` to take the config out of a converted file, or
-            None to take the whole model that the file holds.
+            None to take the whole pickled model from the file.
         checkpoint: A path, or the `checkpoint` node.
         rules: Named key rules, or the names of ready-made ones: ``["ddp", "compile"]``; ``auto`` finds them.
         parts: Parts by submodule.
@@ -166,7 +166,7 @@ def load_into(
         verify: The `verify` node; without it no forward pass is run.
 
     Returns:
-        What happened.
+        The report of the job.
 
     Raises:
         LoaderError: The load is refused, or the verification fails; the module is as it was.

@@ -1,7 +1,7 @@
 """One job from a composed config to an exit code.
 
-Guarantees: nothing but an interruption by the user gets out: a refusal becomes one block on stderr, a bug a traceback
-in the job's log; ``report.json`` is written whenever there is a folder for it.
+Guarantees: only an interruption by the user is raised; a refusal becomes one block on stderr, a bug a traceback in the
+job's log; ``report.json`` is written whenever there is a folder for it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *
 
     Args:
         config: The composed config, resolved and plain.
-        overrides: What the user typed, for the report.
+        overrides: The typed overrides, for the report.
         output_dir: The run's folder.
-        quiet: Whether a job that went well prints nothing.
+        quiet: Whether a successful job prints nothing.
 
     Returns:
         The exit code.
@@ -55,7 +55,7 @@ def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *
         execute(config, report, asked=names_model(overrides))
     except LoaderError as error:
         if report.plan and not quiet:
-            # What a plan was asked for is every key's fate; a refused one says why below it.
+            # A plan lists every key; a refused one is printed too, with the refusal below it.
             print_report(lines(report))
         else:
             print_dangers(report)
@@ -72,12 +72,12 @@ def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *
 
 
 def reported(report: Report, output_dir: Path) -> int:
-    """Writes a job's report; returns its exit code, which is not 0 where the report found no room."""
+    """Writes a job's report; returns the exit code, which is not 0 if the report cannot be written."""
     try:
         written = write_report(report, output_dir)
     except OSError as error:
-        told = f"{safe_text(str(output_dir), _LONGEST)}/report.json could not be written: {error.strerror}"
-        refusal = ConfigError(told, Fix("hydra.run.dir=FOLDER", "one with room, for a sweep hydra.sweep.dir"))
+        message = f"{safe_text(str(output_dir), _LONGEST)}/report.json could not be written: {error.strerror}"
+        refusal = ConfigError(message, Fix("hydra.run.dir=FOLDER", "one with room, for a sweep hydra.sweep.dir"))
         print_error(refusal)
         return report.exit_code or refusal.exit_code
     log.info("report: %s", written)
@@ -85,7 +85,7 @@ def reported(report: Report, output_dir: Path) -> int:
 
 
 def names_model(overrides: Sequence[str]) -> bool:
-    """Whether overrides say what the model is."""
+    """Whether overrides name the model."""
     return any(_MODEL.match(override) for override in overrides)
 
 
@@ -102,9 +102,9 @@ def execute(
     Args:
         config: The composed config, resolved and plain.
         report: Filled on the way.
-        target: What to load into; None for a model that is built.
+        target: The target; None for a model that is built.
         prove: False leaves verification at the structural checks.
-        asked: Whether the user said what the model is; otherwise it is the default's.
+        asked: Whether the user named the model; otherwise it is the default's.
 
     Returns:
         The model, in the modes that have one.
@@ -125,15 +125,15 @@ def execute(
 
 
 def _carry_out(job: JobConfig, report: Report, target: Target | None, *, prove: bool, asked: bool) -> nn.Module | None:
-    # Each mode imports what it needs: torch alone takes longer than it takes to say what is in a file.
+    # Imports are per mode: importing torch takes longer than inspecting a file.
     if job.mode == "inspect":
-        from .modes.inspect import run as run_inspect  # noqa: PLC0415  # this mode alone
+        from .modes.inspect import run as run_inspect  # noqa: PLC0415  # only this mode needs it
 
         run_inspect(job, report)
         return None
     if job.mode == "scaffold":
         with importing():
-            from .modes.scaffold import write_scaffold  # noqa: PLC0415  # this mode alone
+            from .modes.scaffold import write_scaffold  # noqa: PLC0415  # only this mode needs it
 
         write_scaffold(job, report)
         return None
@@ -147,19 +147,19 @@ def _carry_out(job: JobConfig, report: Report, target: Target | None, *, prove: 
 
 
 def _conversion(job: JobConfig) -> pipeline.Ending:
-    from .modes.convert import Conversion  # noqa: PLC0415  # this mode alone
+    from .modes.convert import Conversion  # noqa: PLC0415  # only this mode needs it
 
     return Conversion(job)
 
 
 def _unasked(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderError:
-    from .suggest.unnamed import unnamed  # noqa: PLC0415  # such a refusal alone
+    from .suggest.unnamed import unnamed  # noqa: PLC0415  # only such a refusal needs it
 
     return unnamed(job, parts, error)
 
 
 def describe_refusal(report: Report, error: LoaderError) -> None:
-    """Notes a refusal in a report."""
+    """Records a refusal in a report."""
     report.status = "failed"
     report.exit_code = error.exit_code
     report.error = ErrorReport.of(type(error).__name__, error.message, error.fixes)

@@ -39,7 +39,7 @@ from .verify import check_inputs, check_structure, keep_record, record_of, verif
 from .verify.checks import Subject
 
 Unasked = Callable[[JobConfig, Sequence[Part], FitError], LoaderError]
-"""Rewrites the refusal of a model that nobody asked for."""
+"""Rewrites the refusal of files that do not fit a model which nobody named."""
 
 
 def run(
@@ -56,10 +56,10 @@ def run(
     Args:
         job: What to do.
         report: Filled on the way.
-        target: What to load into.
+        target: The model to build, or the module to fill.
         prove: False leaves verification at the structural checks.
-        ending: What the job ends with; None where it ends with the verification.
-        unasked: Given where the user did not say what the model is; it is then the default's.
+        ending: The step after the verification, if there is one.
+        unasked: Rewrites misfits if the user did not name the model, which is then the default's.
 
     Returns:
         The model, on its device; in ``mode=plan`` the architecture without its weights.
@@ -109,10 +109,10 @@ def run(
 
 
 class Ending(Protocol):
-    """What a job ends with after the verification, as the conversion of ``mode=convert``."""
+    """The step after the verification: the conversion of ``mode=convert``."""
 
     def check(self, job: JobConfig, parts: Sequence[Part], recorded: Path | None) -> object:
-        """Refuses early what would be refused at the end; takes the golden record of the checkpoint."""
+        """Raises early what `carry_out` would raise; takes the golden record of the checkpoint."""
 
     def carry_out(
         self,
@@ -123,12 +123,12 @@ class Ending(Protocol):
         report: Report,
         renewed: bytes | None,
     ) -> None:
-        """Ends the job; takes the content of a new golden record, which is not written yet."""
+        """Runs the step; takes the content of a new golden record, which is not written yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is known of a job at one moment; each step returns the next one."""
+    """State of one job; each step returns the next one."""
 
     target: Target
     job: JobConfig
@@ -144,7 +144,7 @@ class Load:
         return self.built.module
 
     def planned(self) -> Load:
-        """Plans the load; a model whose own initial values are needed is built with them."""
+        """Plans the load; builds the model with its initial values if the plan needs them."""
         if self.built.complete:
             return self
         prepared = self._prepare(self.built)
@@ -189,7 +189,7 @@ class Load:
 
     @collector_paused()
     def describe(self, report: Report) -> None:
-        """Reports what is known by now."""
+        """Fills the report with everything known so far."""
         fill.model(report, self.job, self.built, self.target.final)
         if self.prepared is not None or self.built.complete:
             fill.keys(report, self.module, self.parts, self.prepared, self.values)
@@ -206,8 +206,7 @@ class Load:
         return prepare(built.module, self.parts, self.job.allow, self.target.device, policy, self._advise)
 
     def _advise(self, model: nn.Module, parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Adviser:
-        # With it comes the search, which a load that fits does without.
-        from .suggest.advice import Advice  # noqa: PLC0415
+        from .suggest.advice import Advice  # noqa: PLC0415  # a load that fits does not need the search
 
         recipe = self.target.recipe(self.job, self.built)
         return Advice(model, parts, wanted, self.job.allow, recipe, open_rest=rest_is_open(self.job, parts))
@@ -215,7 +214,7 @@ class Load:
 
 @contextmanager
 def _asked(unasked: Unasked | None, job: JobConfig, parts: Sequence[Part]) -> Iterator[None]:
-    """Rewrites refusals where nobody asked for the model that the files do not fit."""
+    """Rewrites refusals if the user did not name the model."""
     try:
         yield
     except FitError as error:
@@ -225,9 +224,9 @@ def _asked(unasked: Unasked | None, job: JobConfig, parts: Sequence[Part]) -> It
 
 
 def _with_model(job: JobConfig, parts: Sequence[Part], report: Report) -> JobConfig:
-    """The job with its model's own config, where the checkpoint holds that."""
+    """The job with the model config that its checkpoint holds, for ``model=embedded``."""
     if job.model is not None and job.model.get("_target_") == EMBEDDED:
-        from .builder.embedded import with_own_model  # noqa: PLC0415  # such a model alone
+        from .builder.embedded import with_own_model  # noqa: PLC0415  # only such a model needs it
 
         job = with_own_model(job, parts)
     if job.model is not None:
@@ -236,7 +235,7 @@ def _with_model(job: JobConfig, parts: Sequence[Part], report: Report) -> JobCon
 
 
 def _record(job: JobConfig, parts: Sequence[Part], ending: Ending | None, *, prove: bool) -> Path | None:
-    """The golden record of a job, once it is known that nothing the job writes replaces what it reads."""
+    """The golden record of a job; refuses to write over files that the job reads."""
     record = record_of(job, parts) if prove else None
     if ending is not None:
         ending.check(job, parts, record)

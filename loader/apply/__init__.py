@@ -1,1 +1,1 @@
-"""From a plan to a loaded model: tensors read, cast, committed at once, settled on a device."""
+"""From a plan to a loaded model: values are read and cast, committed at once, and settled on a device."""

@@ -1,9 +1,9 @@
 # ruff: noqa: SLF001  # torch's load hooks have no public form
-"""The only place that changes a model.
+"""Puts values into a model; the only place that changes one.
 
-Guarantees: every tensor is read, cast and checked, and every place of a live model found writable, before the first one
-is put in place; what a live model held before is in the caller's transaction. Parameters keep their identity, so ties,
-lists and optimizers that hold them stay right. Two keys that share memory get what the file holds for both, or nothing.
+Guarantees: every tensor is read, cast and checked, and every tensor of a live model found writable, before the first
+write; the caller's transaction keeps the previous values of a live model. Parameters keep their identity, so ties,
+lists and optimizers that hold them stay valid. A file with different values for keys that share memory is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .stage import Staged
 from .transaction import Transaction
 
 Visit = Callable[[nn.Module, str, State, list[str]], None]
-"""What is done at each module of a walk, as `hooks.run_hooks` takes it."""
+"""Called for each module of a walk, as in `hooks.run_hooks`."""
 
 
 def commit(prepared: Prepared, staged: Staged, transaction: Transaction | None = None) -> None:
@@ -38,9 +38,9 @@ def commit(prepared: Prepared, staged: Staged, transaction: Transaction | None =
 
     Args:
         prepared: The model and what goes where.
-        staged: The values; they are taken out of it.
-        transaction: Of a live model: keeps what is overwritten. Values are then copied into the model's own memory
-            (device, dtype and memory stay); without one the model takes the staged tensors over, without a copy.
+        staged: The values; each is removed once it is put in place.
+        transaction: For a live model: keeps the values that are overwritten. New ones are copied into the model's own
+            memory (device and dtype stay). None: the model takes over the staged tensors without a copy.
 
     Raises:
         FitError: A key cannot be written to, or the model's own code refuses its value.
@@ -62,7 +62,7 @@ def commit(prepared: Prepared, staged: Staged, transaction: Transaction | None =
 
 def _install_all(prepared: Prepared, staged: Staged, install: _Installer) -> None:
     for match in prepared.plan.matches:
-        # Values leave memory one by one as the transaction takes up the old ones.
+        # Each value leaves memory as the transaction takes up the old one.
         install(match.key, staged.values.pop(match.taken.key))
         entry = prepared.tensor(match.taken.key)
         if install.transaction is not None and entry is not None:
@@ -70,20 +70,20 @@ def _install_all(prepared: Prepared, staged: Staged, install: _Installer) -> Non
 
 
 def _keep_modules(model: nn.Module, transaction: Transaction) -> None:
-    """Keeps what the model's own load hooks may change, and what they are given to change."""
+    """Keeps everything that the model's own load hooks may change."""
     for module in model.modules():
         if type(module).set_extra_state is not nn.Module.set_extra_state:
             transaction.keep_extra_state(module)
     acting = {id(module): module for module in model.modules() if any(True for _ in _load_code(module))}
     if any(not _is_torchs(code) for module in acting.values() for code in _load_code(module)):
-        # It reaches whatever it likes: children, and through a closure its root.
+        # Such code may reach any module: its children, and through a closure the root.
         transaction.keep_modules(model, list(model.modules()))
     elif acting:
         transaction.keep_modules(model, list(acting.values()))
 
 
 def _load_code(module: nn.Module) -> Iterator[Callable[..., object]]:
-    """The code beside torch's plain loading that runs while a module is loaded."""
+    """Yields the code that runs while a module is loaded, in addition to torch's plain loading."""
     base = nn.Module._load_from_state_dict
     own = vars(module).get("_load_from_state_dict", type(module)._load_from_state_dict)
     if own is not base:
@@ -95,7 +95,7 @@ def _load_code(module: nn.Module) -> Iterator[Callable[..., object]]:
 
 
 def _is_torchs(code: Any) -> bool:
-    """Whether code that runs on a load comes with torch: such code changes its own module alone."""
+    """Whether load code comes with torch: such code changes only its own module."""
     code = getattr(code, "hook", code)  # torch wraps some
     code = code.func if isinstance(code, functools.partial) else code
     home = getattr(code, "__module__", None) or type(code).__module__
@@ -116,7 +116,7 @@ def _visitor(prepared: Prepared, install: _Installer) -> Visit:
             value = None if slot.kind == "extra" else slot.tensor.detach()
             replaced = slot.kind != "extra" and slot.tensor is not before.get(key, slot.tensor)
             if replaced:
-                # The module, or one above it, put a tensor of its own there; the one that stood there has to stay.
+                # The module, or one above it, replaced the tensor; the original must stay.
                 _registry(slot)[name] = before[key]
             if not loads_itself and key in sources:
                 install(key, present[key] if slot.kind == "extra" else fit(key, present[key]))
@@ -148,7 +148,7 @@ class _Installer:
             raise unwritable({key: f"{type(error).__name__}: {error}"}) from error
 
     def refuse_conflicts(self) -> None:
-        """Raises FitError where two keys share memory, and hold different values there."""
+        """Raises FitError if two keys share memory and have different values there."""
         differing = [key for key, value in self._laid.items() if not holds(self.places[key].tensor, value)]
         if differing:
             raise conflict(differing, self._overlapping)
@@ -176,7 +176,7 @@ class _Installer:
 
 
 def _take_over(holders: list[Slot], value: torch.Tensor) -> None:
-    """Gives the tensor object in these slots new contents; whoever else holds that object sees them too."""
+    """Swaps the contents of the tensor object in these slots, so that other holders of the object see them too."""
     old = holders[0].tensor
     new: torch.Tensor = value.detach()
     if isinstance(old, nn.Parameter):
@@ -185,14 +185,14 @@ def _take_over(holders: list[Slot], value: torch.Tensor) -> None:
     try:
         swap_tensors(old, new)  # type: ignore[no-untyped-call]
     except RuntimeError:
-        # torch does not swap a tensor that is referred to weakly, or that the constructor computed something from
-        # (weight_norm and spectral_norm as they were do); it says so first, and the slots take a new object instead.
+        # torch refuses, before any change, to swap a tensor that has weak references or that the constructor computed
+        # something from (the old weight_norm and spectral_norm do); the slots then get a new object.
         for slot in holders:
             setattr(slot.module, slot.name, new)
 
 
 def _shared_storages(places: Mapping[str, Slot]) -> set[int]:
-    """Storages of real tensors that something else in the model looks into too: these must be written in place."""
+    """Storages that several tensors of the model view: these must be written in place."""
     users: dict[int, set[int]] = {}
     modules = {id(slot.module): slot.module for slot in places.values()}
     for module in modules.values():
@@ -211,17 +211,17 @@ def _registry(slot: Slot) -> dict[str, Any]:
 
 
 def _run_post_hooks(model: nn.Module, plan: Plan) -> None:
-    told = _IncompatibleKeys(list(plan.missing), list(plan.unexpected))
+    incompatible = _IncompatibleKeys(list(plan.missing), list(plan.unexpected))
     for module in model.modules():
         for hook in module._load_state_dict_post_hooks.values():
-            _call(module, "a load hook", hook, module, told)
+            _call(module, "a load hook", hook, module, incompatible)
 
 
-def _call(module: nn.Module, what: str, method: Callable[..., object], *arguments: object) -> None:
-    """Calls code of the model's; what it takes exception to is a misfit."""
+def _call(module: nn.Module, name: str, method: Callable[..., object], *arguments: object) -> None:
+    """Calls the model's own code; an exception becomes a FitError."""
     try:
         method(*arguments)
     except (Exception, SystemExit, GeneratorExit) as error:
         raise FitError(
-            f"{what} of {type(module).__name__} raised {type(error).__name__}: {safe_text(error, 200)}"
+            f"{name} of {type(module).__name__} raised {type(error).__name__}: {safe_text(error, 200)}"
         ) from error

@@ -26,7 +26,7 @@ _FOLDED = "several of its elements are one place in memory"
 
 
 def refuse_unfit(module: nn.Module) -> None:
-    """Raises ConfigError where loading into a module would not reach its weights, or only some processes' weights."""
+    """Raises ConfigError if loading into a module would not reach its weights, or only those of some processes."""
     _refuse_dispatched(module)
     _refuse_split(module)
     _refuse_replicated(module)
@@ -34,12 +34,12 @@ def refuse_unfit(module: nn.Module) -> None:
 
 
 def _refuse_dispatched(module: nn.Module) -> None:
-    """Accelerate's hooks bring weights from elsewhere for every forward pass: those in the module are not at work."""
+    """Refuses Accelerate's hooks: they fetch weights for every forward pass, and the module's own are not used."""
     dispatched = [name or "the module itself" for name, child in module.named_modules() if _fetches(child)]
     if dispatched:
         raise ConfigError(
-            f"accelerate keeps weights outside of the module, and brings them in for each forward pass: "
-            f"{listing(dispatched)}; what is loaded into the module would not be used",
+            f"accelerate keeps weights outside the module and fetches them for each forward pass: "
+            f"{listing(dispatched)}; weights loaded into the module would not be used",
             Fix("accelerate.hooks.remove_hook_from_module(module, recurse=True)", "load first, dispatch after"),
         )
 
@@ -55,7 +55,7 @@ def _fetches(module: nn.Module) -> bool:
 
 
 def _refuse_split(module: nn.Module) -> None:
-    """Each process holds a share alone: which, and whether all of them load, is not settled here."""
+    """Refuses split modules: each process holds only a share, and not all of them may load."""
     shares = [f"{name} ({kind})" for name, kind in _shares(module)]
     if shares:
         raise ConfigError(
@@ -80,7 +80,7 @@ def _shares(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _refuse_replicated(module: nn.Module) -> None:
-    """One process may be refused what another one loads; their replicas would then differ."""
+    """Refuses replicated modules: one process may be refused a file that another one loads."""
     replicated = [
         name or "the module itself"
         for name, child in module.named_modules()
@@ -101,7 +101,7 @@ def _processes(module: nn.parallel.DistributedDataParallel) -> int:
 def _refuse_empty(module: nn.Module) -> None:
     empty = [name for name in without_data(module) if not _is_lazy(module, name)]
     if empty:
-        # to_empty takes the values of every other tensor as well; the file brings back those of the state dict alone.
+        # to_empty discards the values of all tensors; the file restores only those of the state dict.
         filled = Fix() if _has_own_values(module) else Fix("module.to_empty(device='cpu')", "gives it some")
         raise ConfigError(
             f"{counted(len(empty), 'tensor')} of the module {'has' if len(empty) == 1 else 'have'} no memory to load "
@@ -122,7 +122,7 @@ def _is_lazy(module: nn.Module, name: str) -> bool:
 
 
 def refuse_unwritable(places: Mapping[str, Slot], plan: Plan, state: Mapping[str, object]) -> None:
-    """Raises FitError, which names all of them, where keys of a live model cannot take their values."""
+    """Raises FitError, which names every key of a live model that cannot be written to."""
     refused = {}
     for match in plan.matches:
         slot = places[match.key]
@@ -134,9 +134,9 @@ def refuse_unwritable(places: Mapping[str, Slot], plan: Plan, state: Mapping[str
 
 
 def unwritable(reasons: Mapping[str, str], fix: Fix = NO_FIX) -> FitError:
-    """The refusal of keys that cannot take their values: key → why."""
-    told = [f"{safe_text(key)} ({safe_text(reason.partition(chr(10))[0], 160)})" for key, reason in reasons.items()]
-    return FitError(f"the model has tensors that cannot be written to: {phrases(told)}", fix)
+    """The refusal of keys that cannot be written to: key → reason."""
+    keys = [f"{safe_text(key)} ({safe_text(reason.partition(chr(10))[0], 160)})" for key, reason in reasons.items()]
+    return FitError(f"the model has tensors that cannot be written to: {phrases(keys)}", fix)
 
 
 def _unfolding(key: str, slot: Slot) -> Fix:
@@ -145,13 +145,13 @@ def _unfolding(key: str, slot: Slot) -> Fix:
 
 
 def is_folded(tensor: torch.Tensor) -> bool:
-    """Whether elements of a tensor are one place in memory, as those of an expanded one are; torch writes to none."""
+    """Whether elements of a tensor share one place in memory, as in an expanded one; torch refuses to write to it."""
     steps = zip(tensor.shape, tensor.stride(), strict=True) if _is_dense(tensor) and tensor.numel() else ()
     return any(size > 1 and step == 0 for size, step in steps)
 
 
 def overlapping(places: Mapping[str, Slot], keys: Iterable[str]) -> dict[str, list[str]]:
-    """Of keys that lie partly in the same memory, the ones that each shares it with."""
+    """Maps each key whose memory partly overlaps with that of others to these others."""
     by_storage: dict[int, list[str]] = {}
     found: dict[str, list[str]] = {}
     for key in keys:
@@ -175,13 +175,13 @@ def overlapping(places: Mapping[str, Slot], keys: Iterable[str]) -> dict[str, li
 
 
 def _is_crowded(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has more elements than it has places for them."""
+    """Whether a tensor has more elements than places in memory."""
     start, end = _run(tensor)
     return end - start < tensor.numel() * tensor.element_size()
 
 
 def _run(tensor: torch.Tensor) -> tuple[int, int]:
-    """The bytes of its storage from the first element of a tensor to its last one."""
+    """The range of bytes in its storage from the first element of a tensor to the last one."""
     width, start = tensor.element_size(), int(tensor.storage_offset())
     last = sum(int(size - 1) * int(step) for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return start * width, (start + last + 1) * width if tensor.numel() else start * width
@@ -197,18 +197,18 @@ def holds(tensor: torch.Tensor, value: torch.Tensor) -> bool:
 
 
 def conflict(differing: Iterable[str], shared: Mapping[str, list[str]]) -> FitError:
-    """The refusal of keys that share memory and hold different values in the file."""
+    """The refusal of keys that share memory and have different values in the file."""
     names = list(differing)
-    told = [f"{safe_text(key)} and {listing(dict.fromkeys(shared[key]))}" for key in names]
+    pairs = [f"{safe_text(key)} and {listing(dict.fromkeys(shared[key]))}" for key in names]
     return FitError(
-        f"the model has keys that share memory, and the file holds different values for them: {phrases(told)}",
+        f"the model has keys that share memory, and the file holds different values for them: {phrases(pairs)}",
         Fix(note="give each of them memory of its own in the model"),
         Fix(note="load a file that was saved from a model that shares it"),
     )
 
 
 def _refusal(tensor: torch.Tensor, value: object) -> str:
-    """Why a tensor cannot take a value; empty where it can."""
+    """The reason why a tensor cannot take a value; empty if it can."""
     ordinary = is_plain(tensor) and _is_dense(tensor) and not tensor.is_inference()
     if is_lazy(tensor) or (ordinary and tensor.is_contiguous()):
         return ""

@@ -29,10 +29,10 @@ AUTO = ("cuda", "mps", "xpu")
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turns ``auto``, ``cpu``, ``cuda:1``, ``meta`` … into a device that is there.
+    """Resolves ``auto``, ``cpu``, ``cuda:1``, ``meta`` … to an available device.
 
     Raises:
-        DeviceError: torch knows no such device, or this machine has none.
+        DeviceError: The device is unknown or absent; the message lists the available ones.
     """
     if name == "auto":
         return torch.device(next((kind for kind in AUTO if _count(kind)), "cpu"))
@@ -41,7 +41,7 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         raise _no_device(name) from None
     if device.type in ("cpu", "meta"):
-        return torch.device(device.type)  # torch counts neither
+        return torch.device(device.type)  # neither has an index
     count = _count(device.type)
     if (device.index or 0) >= count:
         raise DeviceError(
@@ -59,18 +59,18 @@ def _no_device(name: str) -> DeviceError:
     else:
         meant = next(iter(closest(name, ("auto", "cpu", "meta", *AUTO), most=1)), "")
     there = meant in ("auto", *here) or f"{meant}:0" in here
-    told = f" (did you mean '{safe_text(meant)}'{'' if there else ', which is not on this machine'}?)" if meant else ""
+    guess = f" (did you mean '{safe_text(meant)}'{'' if there else ', which is not on this machine'}?)" if meant else ""
     return DeviceError(
-        f"'{safe_text(name)}' is not a device{told}; here there is {listing(here)}",
+        f"'{safe_text(name)}' is not a device{guess}; here there is {listing(here)}",
         line("device", meant if there else "auto"),
     )
 
 
 @contextmanager
 def own_random_state(device: torch.device) -> Iterator[None]:
-    """Leaves the global random state as it was found: torch's on the CPU and on a device, Python's and numpy's.
+    """Restores the global random state after the block: torch's on the CPU and on a device, Python's and numpy's.
 
-    The state belongs to the process: of jobs in several threads the first notes it, and the last puts it back.
+    The state belongs to the process: of jobs in several threads the first saves it, and the last restores it.
     """
     job = _Job()
     try:
@@ -81,7 +81,7 @@ def own_random_state(device: torch.device) -> Iterator[None]:
 
 
 class _Job:
-    """One block that runs; gone with it, also where an interruption lets it end without its last lines."""
+    """A running block; garbage-collected with it, even if an interruption skips the block's last lines."""
 
 
 def _begin(device: torch.device, job: _Job) -> None:
@@ -114,9 +114,9 @@ def _forked(device: torch.device) -> ExitStack:
     return fork
 
 
-_LOCK = threading.RLock()  # an interruption may leave it held, and this thread has to get on
+_LOCK = threading.RLock()  # an interruption may leave it held, and this thread must go on
 _FORKS: dict[torch.device, tuple[WeakSet[_Job], ExitStack]] = {}
-"""Device → the jobs that run on it, and what puts its random state back."""
+"""Device → the running jobs, and the stack that restores its random state."""
 
 
 def _count(kind: str) -> int:
@@ -135,9 +135,9 @@ def _present() -> list[str]:
 
 
 def settle(model: nn.Module, device: torch.device, policy: str | None, allow: AllowConfig) -> None:
-    """Moves whatever a load did not place itself: buffers of the model's own, parameters that stayed unloaded.
+    """Moves the tensors that a load did not place: the model's own buffers, parameters that stayed unloaded.
 
-    A model with tensors that have no data is left alone: it is not whole, and no move makes it so.
+    A model with tensors that have no data is not changed; a later check names them.
 
     Args:
         model: The loaded model.

@@ -1,7 +1,7 @@
-"""From an architecture and opened files to a plan that can be carried out, or to its refusal.
+"""Plans a load: matches an architecture with opened files, and refuses files that do not fit.
 
-Guarantees: reads no tensor data and changes nothing; whatever is known to go wrong before any data is read is refused
-here, for a dry run and a load alike. The result is frozen.
+Guarantees: reads no tensor data and changes nothing; every fault that is known before data is read is refused here, for
+a dry run and a load alike. The result is frozen.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def prepare(
 
     Raises:
         ConfigError: A part names a submodule that is not there.
-        CheckpointError: A file holds the state of an optimizer alone.
-        FitError: A nested key, a rule or a load hook does not work out, or ``auto`` finds nothing to settle on.
+        CheckpointError: A file holds only the state of an optimizer.
+        FitError: A nested key, a rule or a load hook fails, or ``auto`` finds no clear answer.
     """
     check_mounts(model, parts)
     check_weights(parts)
@@ -135,13 +135,13 @@ def prepare(
 
 
 def refuse_misfit(prepared: Prepared, advise: Advise) -> None:
-    """Refuses files that do not fit the model, or do not hold the values of what does.
+    """Refuses files that do not fit the model, or fit but do not hold the values.
 
     Raises:
         FitError: Keys do not fit, weights are quantized, or tied names hold different tensors; it carries the plan
             where the keys are at fault.
-        CheckpointError: Tensors are shares of larger ones, were saved without data, or need what is not available.
-        VerificationError: A part of the model that has no shape yet stays without one.
+        CheckpointError: Tensors are shares of larger ones, were saved without data, or have an unsupported dtype.
+        VerificationError: A lazy tensor of the model would stay without a shape.
     """
     _refuse_quantized(prepared)
     if prepared.plan.passes():
@@ -201,18 +201,18 @@ def _refuse_known(prepared: Prepared) -> None:
 
 
 def refuse_untied(pairs: Iterator[tuple[Match, Match]]) -> None:
-    """Raises FitError where tied names are known to hold different values."""
+    """Raises FitError if tied names are known to hold different values."""
     differing = list(pairs)
     if differing:
-        told = [f"{safe_text(first.key)} and {safe_text(second.key)}" for first, second in differing]
+        names = [f"{safe_text(first.key)} and {safe_text(second.key)}" for first, second in differing]
         raise FitError(
-            f"the model ties names that hold different values in the file: {phrases(told)}",
+            f"the model ties names that hold different values in the file: {phrases(names)}",
             line("rules", {"untie": {"drop": differing[0][1].key}}, "+", note="drops the name that is not meant"),
         )
 
 
 def refuse_without_data(names: Collection[str]) -> None:
-    """Raises VerificationError where tensors of a model are, or will be, left without data."""
+    """Raises VerificationError if tensors of a model are, or will be, left without data."""
     if names:
         raise VerificationError(
             f"{counted(len(names), 'tensor')} of the model {'is' if len(names) == 1 else 'are'} left without data: "
@@ -221,7 +221,7 @@ def refuse_without_data(names: Collection[str]) -> None:
 
 
 def _refuse_empty(prepared: Prepared, tensors: Iterable[tuple[str, TensorEntry]]) -> None:
-    """A tensor that was saved on the meta device is a shape without values."""
+    """Refuses tensors that were saved on the meta device: they have a shape and no values."""
     empty = [source for source, entry in tensors if entry.storage is None and _is_empty(prepared, source, entry)]
     if empty:
         files = ", ".join(dict.fromkeys(prepared.part_of(source).label for source in empty))
@@ -241,7 +241,7 @@ def _is_empty(prepared: Prepared, source: str, entry: TensorEntry) -> bool:
 
 
 def _refuse_forms(prepared: Prepared) -> None:
-    """Casting between forms of a tensor is more than a load should do unasked."""
+    """Refuses conversions between layouts and quantization schemes, which nobody asked for."""
     differing = []
     for match in prepared.plan.matches:
         slot, entry = prepared.places[match.key], prepared.tensor(match.taken.key)
@@ -257,7 +257,7 @@ def _refuse_forms(prepared: Prepared) -> None:
 
 
 def _forms(prepared: Prepared, key: str, theirs: TensorEntry, mine: torch.Tensor) -> tuple[str, str] | None:
-    """The forms of a tensor in the file and in the model; None where one can become the other."""
+    """The forms of a tensor in the file and in the model; None if the one can be cast to the other."""
     if theirs.layout != (layout := _layout(mine)):
         return theirs.layout, layout
     final = prepared.dtype(key, theirs.dtype)

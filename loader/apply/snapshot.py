@@ -1,4 +1,4 @@
-"""Everything that modules hold, remembered so that it can be put back.
+"""Snapshots of the state of modules.
 
 Guarantees: a restored module holds the same objects with the same contents: parameters, buffers and hooks, plain
 attributes, and what lies in containers and in the objects that attributes hold. Restoring may be repeated, changes
@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 from ..module.slots import storage_id
 
 MOST = 64 * 2**20
-"""Bytes of parameters up to which the values of a whole model's are kept."""
+"""The most bytes of a model's parameters whose values are kept."""
 
 _LEVELS = 2
 """How deep objects within objects are followed: a cache, and its layers."""
@@ -34,8 +34,8 @@ class Snapshot:
 
     Args:
         model: The whole model.
-        only: Which of its modules are remembered, each without its children and with all values of its parameters;
-            None for the whole model, whose parameters are kept up to `MOST` bytes.
+        only: The modules to keep, each without its children and with all values of its parameters; None for the whole
+            model, whose parameters are kept up to `MOST` bytes.
     """
 
     def __init__(self, model: nn.Module, only: Collection[nn.Module] | None = None) -> None:
@@ -49,7 +49,7 @@ class Snapshot:
         """The parameters whose values are not kept."""
         self.kept: dict[int, torch.Tensor] = {}
         """The tensors whose values are, by their id."""
-        self._held: list[object] = []  # keeps alive what is known by its id
+        self._held: list[object] = []  # keeps the objects alive whose ids are noted
         self._seen: set[int] = set()
         self._others = {id(module) for module in model.modules()} - {id(module) for module in chosen}
         self._pending: list[tuple[Any, int]] = [(module, _LEVELS) for module in chosen]
@@ -57,7 +57,7 @@ class Snapshot:
             self._keep(*self._pending.pop())
 
     def restore(self) -> None:
-        """Puts everything back; raises the first error once all that can be restored is."""
+        """Restores everything; raises the first error at the end."""
         first: BaseException | None = None
         with torch.no_grad():
             for restore in self._restores:
@@ -69,7 +69,7 @@ class Snapshot:
             raise first
 
     def holds(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor looks into memory of the modules."""
+        """Whether a tensor views memory of the modules."""
         return _has_storage(tensor) and storage_id(tensor) in self._storages
 
     def _keep(self, value: Any, levels: int) -> None:
@@ -113,7 +113,7 @@ class Snapshot:
         self._pending += [(item, levels) for item in held.values()]
 
     def _keep_script(self, module: Any) -> None:
-        """Keeps the attributes of a scripted module, which no Python object holds; a frozen one has none."""
+        """Keeps the attributes of a scripted module, which are not Python attributes; a frozen one has none."""
         kind = getattr(module, "_concrete_type", None)
         script = module._c  # noqa: SLF001  # only there are they all
         values = {name: script.getattr(name) for name in (kind.get_attributes() if kind is not None else ())}
@@ -155,7 +155,7 @@ class Snapshot:
 
 
 def _gradient_again(tensor: torch.Tensor) -> Callable[[], object]:
-    """Gives a tensor its gradient back, and whether it has one."""
+    """Returns a function that restores a tensor's gradient and `requires_grad`."""
     requires, gradient = tensor.requires_grad, tensor.grad if tensor.is_leaf else None
 
     def restore() -> None:
@@ -169,17 +169,17 @@ def _gradient_again(tensor: torch.Tensor) -> Callable[[], object]:
 
 
 def put_back(tensor: torch.Tensor, values: torch.Tensor) -> None:
-    """Gives a tensor values that it held; one that still holds them is not written to."""
+    """Writes previous values to a tensor, unless it still has them."""
     own = tensor.detach()
     if own.layout != torch.strided or own.is_quantized or own.is_nested:
-        # Indices and scales are no shared memory: a detached tensor would get them for itself alone.
+        # A detached tensor does not share indices and scales with the original.
         tensor.copy_(values)
     elif not same_bytes(own, values):
         own.copy_(values)
 
 
 def lazy_again(tensor: Any) -> Callable[[], object]:
-    """Makes a parameter or buffer without a shape, once it has got one, what it was."""
+    """Returns a function that makes a materialized parameter or buffer lazy again."""
     kind, data = tensor.__class__, tensor.data
 
     def restore() -> None:
@@ -192,7 +192,7 @@ def lazy_again(tensor: Any) -> Callable[[], object]:
 
 def same_bytes(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Whether two dense tensors of one shape and dtype hold the same elements, bit for bit."""
-    # Conjugate and negative views keep that they are in a bit beside their bytes.
+    # Conjugate and negative views are marked by a bit that is not part of their bytes.
     return torch.equal(
         *(side.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8) for side in (left, right))
     )
@@ -211,7 +211,7 @@ def _has_storage(tensor: torch.Tensor) -> bool:
 
 
 def _refill(value: Any, held: Any) -> None:
-    """Gives a container the contents that it had; one that still has them is left alone."""
+    """Restores the contents of a container, unless it still has them."""
     if isinstance(value, dict):
         if not _are_one(value.items(), held.items()):
             value.clear()
@@ -235,13 +235,13 @@ def _are_same(left: list[Any], right: list[Any]) -> bool:
 
 
 def _is_followed(value: Any) -> bool:
-    """Whether an object is a model's own: not code, and none of the standard library's (loggers, pools, locks)."""
+    """Whether an object belongs to the model, not to the standard library (loggers, pools, locks)."""
     library = type(value).__module__.partition(".")[0] in sys.stdlib_module_names
     return isinstance(value, types.SimpleNamespace) or not library
 
 
 def _own(value: Any) -> dict[str, Any] | None:
-    """What an object holds; None where it does not say."""
+    """The attributes of an object; None if it has no dictionary of them."""
     try:
         own = vars(value)
     except MemoryError:

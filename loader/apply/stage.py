@@ -1,6 +1,6 @@
-"""Reads the planned tensors and makes them what the model needs.
+"""Reads the planned tensors and casts them to the model's dtypes.
 
-Guarantees: the model is not touched; only the bytes of planned tensors are read, one tensor at a time, every checksum
+Guarantees: the model is not changed; only the bytes of planned tensors are read, one tensor at a time, every checksum
 compared; tied names that hold different values refuse the load here, casts that lose more than precision are counted.
 """
 

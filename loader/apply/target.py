@@ -1,4 +1,4 @@
-"""What a job loads into: a model that it builds, or the caller's own module.
+"""The target of a job: a model that it builds, or the caller's own module.
 
 Guarantees: a live module is changed only inside the caller's transaction, and checked before anything is opened.
 """
@@ -27,7 +27,7 @@ from .transaction import Transaction
 
 
 class Target(Protocol):
-    """What a job loads into."""
+    """A model to load into."""
 
     @property
     def device(self) -> torch.device:
@@ -39,16 +39,16 @@ class Target(Protocol):
 
     @property
     def transaction(self) -> Transaction | None:
-        """Keeps what a live module held; None where there is nothing to keep."""
+        """Keeps the previous values of a live module; None for a fresh model."""
 
     def open(self, job: JobConfig, stack: ExitStack) -> tuple[Part, ...]:
         """Opens the parts of a job; the stack closes them."""
 
     def build(self, job: JobConfig, parts: Sequence[Part]) -> Built:
-        """The model, as far as it can be had without the weights."""
+        """The model, without the weights that are about to be loaded where possible."""
 
     def build_plainly(self, job: JobConfig, reason: str) -> Built:
-        """The model with the values that its constructor gives it."""
+        """The model with the initial values of its constructor."""
 
     def recipe(self, job: JobConfig, built: Built) -> Recipe | None:
         """How models of other sizes are built; None where the model was not made from a config."""
@@ -57,7 +57,7 @@ class Target(Protocol):
         """Brings the loaded model to its device, dtype and mode."""
 
     def proving(self, module: nn.Module) -> AbstractContextManager[None]:
-        """Has the model in eval mode for the block."""
+        """Keeps the model in eval mode for the block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Fresh:
 
     @classmethod
     def of(cls, job: JobConfig) -> Fresh:
-        """The target of a job; raises DeviceError or ConfigError where its device or dtype is none."""
+        """The target of a job; raises DeviceError or ConfigError if its device or dtype is invalid."""
         target = cls(resolve_device(job.device))
         resolve_dtype(job.dtype)
         return target
@@ -88,15 +88,15 @@ class Fresh:
         return open_parts(job, stack)
 
     def build(self, job: JobConfig, parts: Sequence[Part]) -> Built:
-        """Builds the model without initial values, or takes it out of the file where the job declares none."""
+        """Builds the model without initial values, or takes it from the file if the job declares none."""
         if job.model is None:
-            from ..builder.pickled import take_pickled  # noqa: PLC0415  # such a model alone
+            from ..builder.pickled import take_pickled  # noqa: PLC0415  # only needed here
 
             return take_pickled(job, parts)
         try:
             return _build(job)
         except ConfigError as error:
-            from ..builder.pickled import with_classes  # noqa: PLC0415  # such a refusal alone
+            from ..builder.pickled import with_classes  # noqa: PLC0415  # only needed here
 
             raise with_classes(error, [part.checkpoint.root for part in parts]) from error
 
@@ -127,10 +127,10 @@ class Live:
     """The caller's own module.
 
     Args:
-        module: What is filled.
-        transaction: Undoes the load where it does not come to its end.
-        state: A state dict in memory to load; None where the job names files.
-        moved_to: Where the module goes once it is loaded, with the job's dtype; None where it stays as it is.
+        module: The module to fill.
+        transaction: Undoes a load that fails.
+        state: A state dict in memory to load; None if the job names files.
+        moved_to: The device of the loaded module, which then gets the job's dtype too; None leaves both.
     """
 
     module: nn.Module
@@ -146,7 +146,7 @@ class Live:
 
     @property
     def final(self) -> torch.device:
-        """Where the module is when it is loaded."""
+        """Where the loaded module is."""
         return self.device if self.moved_to is None else self.moved_to
 
     def open(self, job: JobConfig, stack: ExitStack) -> tuple[Part, ...]:
@@ -169,14 +169,14 @@ class Live:
         """None: the caller built the module."""
 
     def place(self, module: nn.Module, job: JobConfig) -> None:
-        """Moves the module where the caller asked for it."""
+        """Moves the module if the caller asked for it."""
         if self.moved_to is not None:
             self.transaction.snapshot(module)
             settle(module, self.moved_to, resolve_dtype(job.dtype), job.allow)
 
     @contextmanager
     def proving(self, module: nn.Module) -> Iterator[None]:
-        """Has the module in eval mode, and puts back what running it changed."""
+        """Keeps the module in eval mode for the block, and restores everything that running it changed."""
         before = self.transaction.snapshot(module)
         module.eval()
         yield

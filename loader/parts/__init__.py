@@ -50,7 +50,7 @@ class Part:
 
 
 def part_configs(job: JobConfig) -> dict[str, PartConfig]:
-    """The parts of a job by submodule; the root alone where none is named."""
+    """The parts of a job by submodule; only the root if none is named."""
     return job.parts or {"": PartConfig(job.checkpoint, job.rules)}
 
 
@@ -69,7 +69,7 @@ def below(name: str, wanted: Mapping[str, Wanted]) -> Iterator[tuple[str, Wanted
 
 
 def check_mounts(model: nn.Module, parts: Sequence[Part]) -> None:
-    """Raises ConfigError where a part names a submodule that the model does not have, or two parts overlap."""
+    """Raises ConfigError if a part names a submodule that the model does not have, or two parts overlap."""
     modules = dict(model.named_modules(remove_duplicate=False))
     unknown = [part.name for part in parts if part.name not in modules]
     if unknown:

@@ -1,4 +1,4 @@
-"""What the files of the parts offer to the model: nested keys selected, rules applied, full model keys.
+"""The entries that the parts' files offer to the model: nested keys selected, rules applied, full model keys.
 
 Guarantees: every entry of a file is offered under its full model key, dropped, or listed as not a tensor, before
 anything is planned; the result is frozen. Reads no tensor data.
@@ -69,14 +69,14 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
 
 
 def selected(part: Part) -> Container | None:
-    """The container under a part's nested key, whatever it holds; None where there is none."""
+    """The container under a part's nested key, whatever it holds; None if there is none."""
     key, root = part.config.checkpoint.key, part.checkpoint.root
     found = find(root, key)
     return found if isinstance(found, Container) else None
 
 
 def check_weights(parts: Sequence[Part]) -> None:
-    """Raises CheckpointError where a file holds the state of an optimizer alone, and no nested key says to take it."""
+    """Raises CheckpointError if a file holds only the state of an optimizer, and no nested key selects it."""
     for part in parts:
         root = part.checkpoint.root
         named = part.config.checkpoint.key is not None and "key" not in part.config.autos
@@ -89,7 +89,7 @@ def check_weights(parts: Sequence[Part]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """What one part offers; full keys, as in `Offers`."""
+    """The offers of one part, with full keys as in `Offers`."""
 
     entries: Mapping[str, Offered]
     dropped: Sequence[str]
@@ -100,7 +100,7 @@ class _Offer:
 
 
 def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) -> _Offer:
-    """Offers what a part has under its own keys; those that belong to a part below it are dropped."""
+    """Offers a part's entries; those that belong to a part below it are dropped."""
     _refuse_dangerous(part)
     own = [key for key, _ in below(part.name, wanted) if not part.full(key).startswith(others)]
     key = part.config.checkpoint.key
@@ -125,7 +125,7 @@ def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) ->
 
 
 def _refuse_dangerous(part: Part) -> None:
-    """Raises CheckpointError where what is to be loaded would be made by a call that no model needs."""
+    """Raises CheckpointError if the selected entries are the result of a call that no model needs."""
     root, names = part.checkpoint.root, (part.config.checkpoint.key or "").split(".")
     for level in range(len(names) + 1):
         found = find(root, ".".join(names[:level])) if level else root

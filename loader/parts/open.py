@@ -48,15 +48,15 @@ def open_checkpoint(
             `pkg://package/file` are resolved, and a URL is downloaded (`loader.remote`).
         format: `auto`, or the name of the format that it must have.
         sha256: The digest that it must have; that of several files is described at `several.digest_of`.
-        check: `structure` compares no checksums, `crc` those of what is used, `full` all of them, at once.
-        data: Whether tensors will be read; without, a remote file's header may be all that is fetched.
+        check: `structure` compares no checksums, `crc` those of the data in use, `full` all of them at once.
+        data: Whether tensors will be read; if not, only the header of a remote file may be fetched.
 
     Returns:
-        The checkpoint; its `path` is what was given, made absolute, or where the copy of a remote file is.
+        The checkpoint; its `path` is absolute, for a remote file that of the local copy.
 
     Raises:
-        CheckpointError: It is missing, unreadable, damaged, no checkpoint, or has another digest or format.
-        ConfigError: `format`, `check` or `sha256` is none.
+        CheckpointError: It is missing, unreadable, damaged, not a checkpoint, or has another digest or format.
+        ConfigError: `format`, `check` or `sha256` is invalid.
     """
     remember(str(path))
     _refuse_unknown("checkpoint.format", format, known_formats(format))
@@ -142,7 +142,7 @@ def open_parts(job: JobConfig, stack: ExitStack) -> tuple[Part, ...]:
 
 
 def with_root(parts: tuple[Part, ...], job: JobConfig, keys: Iterable[str], stack: ExitStack) -> tuple[Part, ...]:
-    """Adds the root to parts that leave keys of the model uncovered, where ``checkpoint.path`` says what fills it.
+    """Adds the root to parts that leave keys of the model uncovered, if ``checkpoint.path`` names a file for it.
 
     Args:
         parts: The opened parts.
@@ -151,7 +151,7 @@ def with_root(parts: tuple[Part, ...], job: JobConfig, keys: Iterable[str], stac
         stack: Closes the file when it unwinds.
 
     Returns:
-        The parts; the root is the first of them where it was added.
+        The parts; the root, if it was added, comes first.
 
     Raises:
         CheckpointError: The root's file cannot be read, or is refused.
@@ -168,7 +168,7 @@ def with_root(parts: tuple[Part, ...], job: JobConfig, keys: Iterable[str], stac
             return (replace(parts[0], remark=unread), *parts[1:])
         return parts
     if reading and all(matches(key, job.allow.missing) for key in uncovered):
-        return parts  # what they leave is meant to be missing, and the file is there for them
+        return parts  # the uncovered keys are allowed to be missing, and the file is for the parts
     same = (part.checkpoint for part in reading if _identity(part.config.checkpoint) == _identity(settings))
     file = next(same, None) or _open(settings, stack, "checkpoint.path", data=job.mode not in _WITHOUT_DATA)
     if reading and settings.key is None and not file.root.tensors():

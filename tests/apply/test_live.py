@@ -29,8 +29,8 @@ def test_a_module_whose_weights_accelerate_brings_in_is_refused() -> None:
     with pytest.raises(ConfigError) as refusal:
         load_into(module, STATE)
     assert refusal.value.message == (
-        "accelerate keeps weights outside of the module, and brings them in for each forward pass: first, second; "
-        "what is loaded into the module would not be used"
+        "accelerate keeps weights outside the module and fetches them for each forward pass: first, second; "
+        "weights loaded into the module would not be used"
     )
     assert refusal.value.hint == HOOK_HINT
     module.to_empty(device="cpu")

@@ -225,9 +225,7 @@ def test_undoing_goes_on_where_one_thing_cannot_be_put_back() -> None:
 
     with pytest.raises(FitError) as refusal:
         all_or_nothing(work)
-    assert refusal.value.message == (
-        "the load was given up, and 1 value of the module could not be put back: out of memory"
-    )
+    assert refusal.value.message == ("the load failed, and 1 value of the module could not be restored: out of memory")
     assert refusal.value.hint == "build the module anew"
     assert snapshot(live.first) == before
 
