@@ -71,6 +71,7 @@ def test_every_listed_skip_is_one_of_the_tests() -> None:
         assert entry.because
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["one process", "xdist"])
 def test_a_skip_that_is_not_listed_makes_a_run_fail(workers: list[str], tmp_path: Path) -> None:
     (tmp_path / "test_own.py").write_text(

@@ -123,6 +123,7 @@ def resident_in_file(path: Path) -> int:
     return total
 
 
+@pytest.mark.slow
 @on_linux
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
 def test_a_loaded_model_is_the_page_cache_and_not_a_copy_of_it(folder: Path, name: str) -> None:
@@ -143,6 +144,7 @@ result |= {"total": total, "mapped": here.resident_in_file(paths[0])}
     assert found["peak"] < 1.05 * size
 
 
+@pytest.mark.slow
 @on_linux
 @pytest.mark.parametrize(
     ("name", "dtype", "growth"),
@@ -163,6 +165,7 @@ result = {{"peak": after["peak"] - before["resident"], "mapped": here.resident_i
     assert found["peak"] < (folder / name).stat().st_size * growth + 2 * tensor
 
 
+@pytest.mark.slow
 @on_linux
 @pytest.mark.parametrize("mmap", [True, False])
 def test_loading_into_a_live_model_needs_its_old_values_once(folder: Path, mmap: bool) -> None:
@@ -184,6 +187,7 @@ result = {{"peak": after["peak"] - before["resident"], "mapped": here.resident_i
     assert found["peak"] < size + 2 * tensor
 
 
+@pytest.mark.slow
 @on_linux
 @pytest.mark.parametrize("container", ["pt", "safetensors"])
 def test_a_tenth_of_a_file_touches_a_tenth_of_its_bytes(tmp_path: Path, container: str) -> None:
@@ -206,6 +210,7 @@ result = {"total": total, "mapped": here.resident_in_file(paths[0])}
     assert 0.09 * path.stat().st_size < found["mapped"] < 0.12 * path.stat().st_size
 
 
+@pytest.mark.slow
 @on_linux
 def test_an_optimizer_beside_the_weights_is_never_touched(tmp_path: Path) -> None:
     weights = state(3, 1024)
