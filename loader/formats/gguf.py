@@ -31,7 +31,7 @@ from .limits import (
 from .opened import OpenedFile
 from .pickle.tree import leaf
 from .signatures import GGUF as FORMAT
-from .tree import ITEMSIZE, Container, Leaf, Node, Storage, TensorEntry, contiguous
+from .tree import ITEMSIZE, Blocks, Container, Details, Leaf, Node, Storage, TensorEntry, contiguous
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ class Gguf(OpenedFile):
             )
         storage = self._storage(listed, count // elements * nbytes)
         blocks = TensorEntry("uint8", (storage.nbytes,), (1,), 0, storage)
-        details = {"type": listed.type, "quantised": name}
+        details = Details(quantization=Blocks(listed.type, name))
         return TensorEntry("float32", shape, components={"blocks": blocks}, details=details)
 
     def _storage(self, listed: Listed, nbytes: int) -> Storage:
@@ -288,13 +288,13 @@ def _dequantised(entry: TensorEntry, raw: torch.Tensor) -> torch.Tensor:
         return torch.empty(entry.shape)
     blocks: Any = raw.numpy()
     blocks.flags.writeable = False  # it may be a mapping that other tensors share
-    kind: Any = entry.details["type"]
+    kind: Any = entry.details.quantization
     with numpy.errstate(all="ignore"):  # scales from a file may be anything
         try:
-            values = dequantize(blocks.reshape(*entry.shape[:-1], -1), GGMLQuantizationType(kind))
+            values = dequantize(blocks.reshape(*entry.shape[:-1], -1), GGMLQuantizationType(kind.type))
         except NotImplementedError as error:
             raise CheckpointError(
-                f"unsupported quantisation {entry.details['quantised']}: the package gguf cannot dequantise it",
+                f"unsupported quantisation {kind.quantised}: the package gguf cannot dequantise it",
                 Fix("pip install --upgrade gguf"),
             ) from error
     return torch.from_numpy(values).reshape(entry.shape)

@@ -16,7 +16,7 @@ from ..errors import CheckpointError
 from ..text.lines import Fix
 from ..text.wording import counted, phrases, safe_text
 from .opened import Checkpoint
-from .tree import Container, Layout, Leaf, Node, TensorEntry
+from .tree import Container, Details, Layout, Leaf, Node, TensorEntry
 
 _NOT_FOR_FILES = "assign_to_params_buffers"
 """A switch in a dict's `_metadata` that would make torch assign instead of copy."""
@@ -41,7 +41,7 @@ class MemoryCheckpoint(Checkpoint):
 
     def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:  # noqa: ARG002  # as files take it
         """The caller's own tensor, or the elements of it that the entry covers."""
-        value: torch.Tensor = self._state[str(entry.details["key"])].detach()
+        value: torch.Tensor = self._state[entry.details.key].detach()
         if tuple(value.shape) == entry.shape:
             return value
         return value.reshape(-1)[entry.offset : entry.offset + entry.numel]
@@ -95,5 +95,5 @@ def _node(key: str, value: Any) -> Node:
         stride = tuple(value.stride()) if value.layout == torch.strided else ()
         name = "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.")
         dtype = str(value.dtype).removeprefix("torch.")
-        return TensorEntry(dtype, tuple(value.shape), stride, layout=cast("Layout", name), details={"key": key})
+        return TensorEntry(dtype, tuple(value.shape), stride, layout=cast("Layout", name), details=Details(key=key))
     return Leaf(type(value).__name__, record=value)

@@ -106,7 +106,7 @@ class SafeTensors(OpenedFile):
                 f"tensor '{safe_text(name)}' has {storage.nbytes:,} bytes; {kind} {safe_text(list(shape))} needs "
                 f"{safe_text(size)}"
             )
-        return TensorEntry(dtype, shape, contiguous(shape), 0, storage, "cpu", "strided", _EMPTY, _EMPTY)
+        return TensorEntry(dtype, shape, contiguous(shape), 0, storage, "cpu", "strided", _EMPTY)
 
     def _check_places(self, places: list[tuple[int, int, str]], start: int) -> None:
         """The tensors must fill the file from the header to its end, without overlap or gap."""

@@ -16,8 +16,8 @@ import torch
 from ..errors import CheckpointError
 from ..text.lines import Fix
 from ..text.wording import safe_text
-from .pickle.objects import WHOLE, WITHHELD
-from .tree import ITEMSIZE, Storage, TensorEntry, contiguous
+from .pickle.objects import WHOLE, withheld
+from .tree import ITEMSIZE, Bits, Storage, TensorEntry, contiguous
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE if hasattr(torch, name)}
 """By torch's name; an older torch lacks the newest ones."""
@@ -66,7 +66,7 @@ def _dense(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
     flat = _flat(entry.storage, entry.offset * width, extent, carrier, unpack, mmap=mmap)
     # The size stays: resize_ only sets the shape, and unlike view() it makes no view.
     made = flat.resize_(shape) if compact else flat.set_(flat.untyped_storage(), flat.storage_offset(), shape, stride)
-    return _with_bits(made, entry) if entry.details else made
+    return made if entry.details.bits is None else _with_bits(made, entry.details.bits)
 
 
 def _joined(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
@@ -144,27 +144,26 @@ def _swapped(flat: torch.Tensor) -> torch.Tensor:
 
 
 def _without_data(entry: TensorEntry, dtype: torch.dtype) -> torch.Tensor:
-    if WITHHELD in entry.details:
-        raise CheckpointError(f"a tensor of this file is {entry.details[WITHHELD]}", WHOLE)
+    if why := withheld(entry):
+        raise CheckpointError(f"a tensor of this file is {why}", WHOLE)
     return torch.empty_strided(entry.shape, entry.stride, dtype=dtype, device="meta")
 
 
-def _with_bits(made: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
-    if entry.details.get("conj"):
+def _with_bits(made: torch.Tensor, bits: Bits) -> torch.Tensor:
+    if bits.conj:
         made = made.conj()
-    if entry.details.get("neg"):
+    if bits.neg:
         made = torch._neg_view(made)  # noqa: SLF001  # torch has no public way to set the bit that its own files carry
     return made
 
 
 def _sparse_coo(entry: TensorEntry, parts: dict[str, torch.Tensor]) -> torch.Tensor:
-    coalesced = entry.details.get("is_coalesced")
     return torch.sparse_coo_tensor(
         parts["indices"],
         parts["values"],
         entry.shape,
         check_invariants=True,
-        is_coalesced=None if coalesced is None else bool(coalesced),
+        is_coalesced=entry.details.coalesced,
     )
 
 
@@ -181,15 +180,15 @@ def _sparse_compressed(entry: TensorEntry, parts: dict[str, torch.Tensor]) -> to
 
 def _quantized(entry: TensorEntry, parts: dict[str, torch.Tensor]) -> torch.Tensor:
     # torch's public functions would quantise again; these private ones take the values as they are.
-    details: dict[str, Any] = dict(entry.details)
+    how: Any = entry.details.quantization
     dtype = DTYPES[entry.dtype]
-    if details["scheme"] == "per_tensor_affine":
+    if how.scheme == "per_tensor_affine":
         empty = torch._empty_affine_quantized(  # noqa: SLF001
-            entry.shape, scale=details["scale"], zero_point=details["zero_point"], dtype=dtype
+            entry.shape, scale=how.scale, zero_point=how.zero_point, dtype=dtype
         )
     else:
         empty = torch._empty_per_channel_affine_quantized(  # noqa: SLF001
-            entry.shape, scales=parts["scales"], zero_points=parts["zero_points"], axis=details["axis"], dtype=dtype
+            entry.shape, scales=parts["scales"], zero_points=parts["zero_points"], axis=how.axis, dtype=dtype
         )
     data = parts["data"]
     return empty.set_(data.untyped_storage(), data.storage_offset(), entry.shape, entry.stride)

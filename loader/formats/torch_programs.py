@@ -22,7 +22,7 @@ from .pickle.storages import TypedStorage, viewed
 from .pickle.tree import build_tree
 from .signatures import CONSTANTS_INDEX, INDEX, MODELS, OLD_WEIGHTS, TORCH_EXPORT, TORCHSCRIPT, export_folder
 from .torch_zip import PickleInArchive, pickled_in
-from .tree import Container, Leaf, Node, TensorEntry
+from .tree import NO_DETAILS, Container, Details, Leaf, Node, Pickled, TensorEntry
 from .zip import Archive
 
 CONSTANTS = "CONSTANTS"
@@ -246,14 +246,12 @@ class ExportedProgram(ArchivedFile):
             dtype = DTYPES.get(meta["dtype"])
             sizes, strides = _integers(meta["sizes"]), _integers(meta["strides"])
             offset, layout = meta["storage_offset"]["as_int"], meta["layout"]
-            gradient = {"requires_grad": True} if meta["requires_grad"] is True else {}
+            details = Details(pickled=Pickled(requires_grad=True)) if meta["requires_grad"] is True else NO_DETAILS
         except (TypeError, KeyError) as error:
             raise self._file.damaged(f"invalid tensor_meta for '{safe_text(name)}'") from error
         if dtype is None or layout != _STRIDED:
             return Leaf("tensor", f"of type {safe_text(meta['dtype'], 20)} and layout {safe_text(layout, 20)}")
-        return viewed(
-            TypedStorage(self._records.storage(record), dtype, "cpu"), dtype, offset, sizes, strides, gradient
-        )
+        return viewed(TypedStorage(self._records.storage(record), dtype, "cpu"), dtype, offset, sizes, strides, details)
 
     def _pickled(self, name: str) -> Container:
         """The content of a `torch.save` file that is one record of the archive."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +58,81 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
+class Bits:
+    """What torch does to a tensor's elements whenever it reads them."""
+
+    conj: bool = False
+    neg: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a quantized tensor's integers represent numbers."""
+
+    scheme: str
+    """torch's name: ``per_tensor_affine``, ``per_channel_affine`` …"""
+    scale: float | None = None
+    zero_point: int | float | None = None
+    axis: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The quantisation of ggml's blocks."""
+
+    type: int
+    quantised: str
+    """ggml's name of the type."""
+
+
+@dataclass(slots=True)
+class Pickled:
+    """What a pickle says of a tensor's Python object."""
+
+    requires_grad: bool | None = None
+    parameter: bool = False
+    array: bool = False
+    """A NumPy array."""
+    withheld: str = ""
+    """Why its values are not in the file."""
+    attributes: object = None
+    """Record of its Python attributes."""
+    subclass: object = None
+    """Record of its class, unless that is torch's own."""
+
+
+@dataclass(slots=True)
+class Variable(Pickled):
+    """The same of a parameter or variable of torch up to 0.3, which its pickle completes after making it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What few tensors have besides shape, dtype and place."""
+
+    bits: Bits | None = None
+    quantization: Quantization | Blocks | None = None
+    coalesced: bool | None = None
+    """Of a sparse_coo tensor, where the file says so."""
+    pickled: Pickled | None = None
+    key: str = ""
+    """The key of a tensor in memory."""
+
+    def plain(self) -> dict[str, bool | int | float | str]:
+        """Returns the plain values that are set, by name."""
+        found: dict[str, Any] = {"is_coalesced": self.coalesced, "key": self.key}
+        for part in (self.bits, self.quantization, self.pickled):
+            found |= {one.name: getattr(part, one.name) for one in fields(part)} if part is not None else {}
+        kept = {name: value for name, value in found.items() if isinstance(value, bool | int | float | str)}
+        return {name: value for name, value in kept.items() if value or name not in _UNSAID}
+
+
+_UNSAID = frozenset({"key", "conj", "neg", "parameter", "array", "withheld"})
+"""Details that say nothing if they are false or empty."""
+NO_DETAILS = Details()
+
+
+@dataclass(frozen=True, slots=True)
 class TensorEntry:
     """One tensor of a checkpoint, without its data."""
 
@@ -76,8 +151,7 @@ class TensorEntry:
     components: Mapping[str, TensorEntry] = field(default_factory=dict)
     """The dense tensors that make up another layout, by role (``indices``, ``values``, ``scales`` …), or the ``blocks``
     of a tensor that ggml quantised."""
-    details: Mapping[str, object] = field(default_factory=dict)
-    """Plain values that belong to the layout (quantisation scheme, scale, zero point, conjugate bit …)."""
+    details: Details = NO_DETAILS
     pieces: tuple[Piece, ...] = ()
     """The parts of a tensor in several places; together they cover it exactly once."""
 

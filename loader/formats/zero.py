@@ -21,7 +21,7 @@ from ..text.wording import safe_text
 from .opened import OpenedFile
 from .pickle.records import PickledDict, Reduced
 from .pickle.storages import shape_of
-from .tree import Container, Node, Piece, TensorEntry, assembled, contiguous
+from .tree import NO_DETAILS, Container, Node, Piece, TensorEntry, assembled, contiguous
 
 Shapes = Mapping[str, tuple[int, ...]]
 _AGAIN = Fix(note="copy or download the whole folder again; files of two saves may also be mixed in it")
@@ -172,7 +172,7 @@ class _States:
             raise self._unexpected(what)
         if entry.stride != contiguous(entry.shape):
             raise self._unexpected(f"contiguous {what}")
-        return dataclasses.replace(entry, shape=(entry.numel,), stride=(1,), details={})
+        return dataclasses.replace(entry, shape=(entry.numel,), stride=(1,), details=NO_DETAILS)
 
     def _unexpected(self, what: str) -> CheckpointError:
         return CheckpointError(

@@ -17,7 +17,6 @@ from ..formats.checksums import ReadOnce
 from ..formats.memory import MemoryCheckpoint
 from ..formats.pickle.globals import needed_tensors
 from ..formats.pickle.revive import revive
-from ..formats.pickle.storages import ARRAY
 from ..formats.tree import TensorEntry
 from ..keys.plan import Offered
 from ..text.lines import Fix
@@ -127,7 +126,8 @@ class Reader:
         entry = self._entries[key].entry
         if not isinstance(entry, TensorEntry):
             return self._rebuilt(self._entries[key])
-        return self.read(key).numpy() if ARRAY in entry.details else self.read(key)
+        pickled = entry.details.pickled
+        return self.read(key).numpy() if pickled is not None and pickled.array else self.read(key)
 
     def checked(self, key: str) -> object:
         """The same, its checksums compared at once."""

@@ -287,6 +287,6 @@ def _below(record: object) -> Iterator[object]:
         yield from record.items
     elif isinstance(record, Reduced):
         yield from (record.function, record.args, record.kwargs, record.flat, record.items, record.states)
-    elif isinstance(record, TensorEntry):
-        yield record.details.get("subclass")
-        yield record.details.get("attributes")
+    elif isinstance(record, TensorEntry) and record.details.pickled is not None:
+        yield record.details.pickled.subclass
+        yield record.details.pickled.attributes

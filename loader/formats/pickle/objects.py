@@ -15,7 +15,7 @@ from ...errors import CheckpointError
 from ...text.lines import Fix
 from ...text.wording import counted, phrases, safe_text, shape
 from ..limits import MOST_MODULE_LEVELS, MOST_REPEATS, MUCH_WORK
-from ..tree import Node, TensorEntry
+from ..tree import Details, Node, Pickled, TensorEntry
 from .records import Global, PickledDict, PickledSet, Reduced
 from .storages import dtype_name, outline
 
@@ -103,8 +103,6 @@ def _table(state: PickledDict, name: str) -> list[tuple[str, object]]:
     return [(key, value) for key, value in table.pairs() if type(key) is str]
 
 
-WITHHELD = "withheld"
-"""The detail that says why a tensor's values are not in the file."""
 WHOLE = Fix(
     note="where it was made, save complete plain tensors: for distributed models "
     "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
@@ -138,6 +136,12 @@ def wrapped_tensor(record: object) -> TensorEntry | None:
     return _withheld(whole, f"a {safe_text(kind.full_name)}, whose class computes its values from other tensors")
 
 
+def withheld(entry: Node) -> str:
+    """Why the file does not hold a tensor's values; empty if it does."""
+    pickled = entry.details.pickled if isinstance(entry, TensorEntry) else None
+    return pickled.withheld if pickled is not None else ""
+
+
 def refuse_withheld(label: str, entries: Iterable[tuple[str, Node]]) -> None:
     """Raises CheckpointError if the file does not hold the values of needed tensors.
 
@@ -145,7 +149,7 @@ def refuse_withheld(label: str, entries: Iterable[tuple[str, Node]]) -> None:
         label: How messages name the file.
         entries: The needed entries, by key.
     """
-    found = {k: e.details[WITHHELD] for k, e in entries if isinstance(e, TensorEntry) and WITHHELD in e.details}
+    found = {key: why for key, entry in entries if (why := withheld(entry))}
     if found:
         reasons = phrases(f"{safe_text(key)} is {why}" for key, why in found.items())
         raise CheckpointError(f"{label} does not hold all values of {counted(len(found), 'tensor')}: {reasons}", WHOLE)
@@ -172,7 +176,7 @@ def _of_sharded_tensor(whole: TensorEntry, state: object) -> TensorEntry:
 
 
 def _withheld(whole: TensorEntry, why: str) -> TensorEntry:
-    return replace(whole, details={WITHHELD: why})
+    return replace(whole, details=Details(pickled=Pickled(withheld=why)))
 
 
 def _attributes(state: object) -> dict[str, object]:

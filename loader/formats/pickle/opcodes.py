@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeGuard
 
 from ..limits import LONGEST_INDEX, LONGEST_NAME
-from ..tree import TensorEntry
+from ..tree import TensorEntry, Variable
 from .records import Global, Machine, MalformedError, PickledDict, PickledSet, Reduced, line
 
 _Step = Callable[[Machine], object]
@@ -114,8 +114,8 @@ def _build(machine: Machine) -> None:
         if target.states is None:
             target.states = []
         target.states.append(state)
-    elif isinstance(target, TensorEntry) and isinstance(target.details, dict) and _is_of_variable(state):
-        target.details["requires_grad"] = state[0]
+    elif isinstance(target, TensorEntry) and isinstance(target.details.pickled, Variable) and _is_of_variable(state):
+        target.details.pickled.requires_grad = state[0]
     else:
         raise MalformedError("BUILD on a value that has no attributes")
 

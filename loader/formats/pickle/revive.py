@@ -19,7 +19,7 @@ from ...errors import CheckpointError
 from ...text.lines import Fix
 from ...text.wording import safe_text
 from ..limits import MOST_KEY_PARTS
-from ..tree import TensorEntry
+from ..tree import Pickled, TensorEntry
 from .globals import DECLARED, SCRIPT_OBJECT, WITHOUT, constant, data_maker, refuse_unadmitted, resolve
 from .records import Global, PickledDict, PickledSet, Reduced
 from .tree import PLAIN, type_of
@@ -169,15 +169,16 @@ class _Reviver:
 
     def make_tensor(self, record: TensorEntry) -> Steps:
         made = self.read(record)
-        subclass = record.details.get("subclass")
+        pickled = record.details.pickled or Pickled()
+        subclass = pickled.subclass
         if isinstance(subclass, Global):
             made = made.as_subclass(resolve(subclass, self.allow))
-        if record.details.get("parameter"):
-            made = torch.nn.Parameter(made, bool(record.details.get("requires_grad")))
-        elif record.details.get("requires_grad"):
+        if pickled.parameter:
+            made = torch.nn.Parameter(made, bool(pickled.requires_grad))
+        elif pickled.requires_grad:
             made.requires_grad_()
         self.made[id(record)] = made
-        attributes = record.details.get("attributes")
+        attributes = pickled.attributes
         if attributes is not None:
             _guarded("a tensor", _add_attributes, made, (yield attributes))
         return made

@@ -16,11 +16,10 @@ from ...errors import CheckpointError
 from ...text.lines import Fix
 from ...text.wording import safe_text
 from ..limits import LARGEST_NUMBER, MOST_DIMENSIONS
-from ..tree import ITEMSIZE, Storage, TensorEntry, contiguous
+from ..tree import ITEMSIZE, NO_DETAILS, Details, Pickled, Storage, TensorEntry, contiguous
 from .records import Global, Reduced
 
 _NO_COMPONENTS: Mapping[str, TensorEntry] = MappingProxyType({})
-NO_DETAILS: Mapping[str, object] = MappingProxyType({})
 
 STORAGE_DTYPES: Mapping[str, str] = {
     "FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
@@ -37,8 +36,6 @@ _ARRAYS = frozenset(f"{place}.multiarray._reconstruct" for place in _PLACES)
 _SCALARS = frozenset(f"{place}.multiarray.scalar" for place in _PLACES)
 _BUFFERS = frozenset(f"{place}.numeric._frombuffer" for place in _PLACES)
 """The function of protocol 5, with the arguments bytes, type, shape and order."""
-ARRAY = "array"
-"""The detail of a tensor that was a NumPy array."""
 _FORMATS: Mapping[str, str] = MappingProxyType(
     {"bool": "?", "float16": "e", "float32": "f", "float64": "d"}
     | {"int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint8": "B", "uint16": "H", "uint32": "I", "uint64": "Q"}
@@ -50,7 +47,7 @@ NUMPY_DTYPES: Mapping[str, str] = {
     "f2": "float16", "f4": "float32", "f8": "float64", "c8": "complex64", "c16": "complex128",
 }  # fmt: skip
 
-_OF_NUMPY: Mapping[str, object] = MappingProxyType({ARRAY: True})
+_OF_NUMPY = Details(pickled=Pickled(array=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +103,7 @@ def viewed(
     offset: object,
     size: object,
     stride: object,
-    details: Mapping[str, object] = NO_DETAILS,
+    details: Details = NO_DETAILS,
 ) -> TensorEntry:
     """Returns a dense tensor that is a view of a storage.
 
@@ -139,7 +136,7 @@ def viewed(
 
 
 def outline(
-    dtype: str, size: object, stride: object, location: str = "cpu", details: Mapping[str, object] = NO_DETAILS
+    dtype: str, size: object, stride: object, location: str = "cpu", details: Details = NO_DETAILS
 ) -> TensorEntry:
     """Returns a tensor without values.
 
@@ -223,7 +220,7 @@ def device_tensor_from_array(function: Global, args: tuple[object, ...]) -> obje
         return Reduced(function, args)
     made = array.entry()
     location = args[2] if isinstance(args[2], str) else "cpu"
-    details = {"requires_grad": True} if args[3] is True else {}
+    details = Details(pickled=Pickled(requires_grad=True)) if args[3] is True else NO_DETAILS
     return TensorEntry(made.dtype, made.shape, made.stride, 0, made.storage, location, details=details)
 
 

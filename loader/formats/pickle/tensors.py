@@ -8,13 +8,12 @@ kind of tensor stays a plain record.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from types import MappingProxyType
+from dataclasses import fields, replace
+from typing import Any
 
-from ..tree import Layout, TensorEntry
+from ..tree import NO_DETAILS, Bits, Details, Layout, Pickled, Quantization, TensorEntry, Variable
 from .records import Builder, Global, PickledDict, PickledSet, Reduced
 from .storages import (
-    NO_DETAILS,
     TypedStorage,
     device_tensor_from_array,
     dtype_name,
@@ -25,7 +24,7 @@ from .storages import (
 )
 
 _TENSOR = frozenset({"torch.Tensor", "torch._tensor.Tensor"})
-_WITH_GRADIENT: Mapping[str, object] = MappingProxyType({"requires_grad": True})
+_WITH_GRADIENT = Details(pickled=Pickled(requires_grad=True))
 
 
 def _tensor(function: Global, args: tuple[object, ...]) -> object:
@@ -49,34 +48,39 @@ def _tensor_v3(function: Global, args: tuple[object, ...]) -> object:
     return viewed(args[0], dtype, args[1], args[2], args[3], details)
 
 
-def _with_bits(details: Mapping[str, object], metadata: object) -> Mapping[str, object]:
+def _with_bits(details: Details, metadata: object) -> Details:
     if not isinstance(metadata, PickledDict):
         raise malformed("its metadata is not a dict")
-    bits = {name: True for name in ("conj", "neg") if metadata.get(name) is True}
-    return {**details, **bits} if bits else details
+    bits = Bits(metadata.get("conj") is True, metadata.get("neg") is True)
+    return replace(details, bits=bits) if bits != Bits() else details
+
+
+def _pickled(entry: TensorEntry, kind: type[Pickled] = Pickled, **known: Any) -> TensorEntry:
+    """The entry with a record of its own of what the pickle says about it."""
+    before = entry.details.pickled or Pickled()
+    said = kind(**{one.name: getattr(before, one.name) for one in fields(Pickled)} | known)
+    return replace(entry, details=replace(entry.details, pickled=said))
 
 
 def _parameter(function: Global, args: tuple[object, ...]) -> object:
     """``_rebuild_parameter``: tensor, requires_grad, hooks, and maybe the parameter's attributes."""
     if len(args) < 3 or not isinstance(args[0], TensorEntry):
         return _not_known(function, args)
-    details = {**args[0].details, "parameter": True, "requires_grad": args[1] is True}
-    if len(args) > 3:
-        details["attributes"] = args[3]
-    return replace(args[0], details=details)
+    attributes: dict[str, Any] = {"attributes": args[3]} if len(args) > 3 else {}
+    return _pickled(args[0], parameter=True, requires_grad=args[1] is True, **attributes)
 
 
 def _called_parameter(function: Global, args: tuple[object, ...]) -> object:
     """``Parameter(tensor, requires_grad)`` and ``Variable(tensor)``, as torch wrote them up to 0.4.
 
-    Up to 0.3 BUILD follows with (requires_grad, volatile, hooks), so their details must be a dict of their own.
+    Up to 0.3, BUILD follows with (requires_grad, volatile, hooks) and changes this record.
     """
     flagged = len(args) == 2 and type(args[1]) is bool
     if not (flagged or len(args) == 1) or not isinstance(args[0], TensorEntry):
         return _not_known(function, args)
     parameter = function.name == "Parameter"
-    details = {**args[0].details, "requires_grad": args[1] if flagged else parameter}
-    return replace(args[0], details=details | ({"parameter": True} if parameter else {}))
+    known = {"parameter": True} if parameter else {}
+    return _pickled(args[0], Variable, requires_grad=args[1] if flagged else parameter, **known)
 
 
 def _of_type(function: Global, args: tuple[object, ...]) -> object:
@@ -89,10 +93,8 @@ def _of_type(function: Global, args: tuple[object, ...]) -> object:
     made = inner.builder(inner, inner_args) if inner.builder is not None and isinstance(inner_args, tuple) else None
     if not isinstance(made, TensorEntry):
         return _not_known(function, args)
-    details = {**made.details, "attributes": attributes}
-    if kind.full_name not in _TENSOR:
-        details["subclass"] = kind
-    return replace(made, details=details)
+    subclass: dict[str, Any] = {} if kind.full_name in _TENSOR else {"subclass": kind}
+    return _pickled(made, attributes=attributes, **subclass)
 
 
 def _quantized(function: Global, args: tuple[object, ...]) -> object:
@@ -102,9 +104,8 @@ def _quantized(function: Global, args: tuple[object, ...]) -> object:
     data = viewed(args[0], args[0].dtype, args[1], args[2], args[3], NO_DETAILS)
     scheme = args[4][0].name if args[4] and isinstance(args[4][0], Global) else ""
     components: dict[str, TensorEntry] = {"data": data}
-    details: dict[str, object] = {"scheme": scheme}
     if scheme == "per_tensor_affine" and len(args[4]) == 3:
-        details["scale"], details["zero_point"] = _scalar(args[4][1]), _scalar(args[4][2])
+        quantization = Quantization(scheme, scale=_scalar(args[4][1]), zero_point=_scalar(args[4][2]))
     elif scheme in {"per_channel_affine", "per_channel_affine_float_qparams"} and len(args[4]) == 4:
         _, scales, zero_points, axis = args[4]
         if not isinstance(scales, TensorEntry) or not isinstance(zero_points, TensorEntry):
@@ -114,9 +115,10 @@ def _quantized(function: Global, args: tuple[object, ...]) -> object:
         if not scales.shape == zero_points.shape == (data.shape[axis],):
             raise malformed("its quantization scales do not match its shape")
         components.update(scales=scales, zero_points=zero_points)
-        details["axis"] = axis
+        quantization = Quantization(scheme, axis=axis)
     else:
         return _not_known(function, args)
+    details = Details(quantization=quantization)
     return TensorEntry(data.dtype, data.shape, data.stride, 0, None, data.location, "quantized", components, details)
 
 
@@ -137,7 +139,7 @@ def _sparse(function: Global, args: tuple[object, ...]) -> object:
     if len(components) != len(roles):
         return _not_known(function, args)
     size = shape_of(data[len(roles)])
-    details = {"is_coalesced": data[3] is True} if layout == "sparse_coo" and len(data) > 3 else {}
+    details = Details(coalesced=data[3] is True) if layout == "sparse_coo" and len(data) > 3 else NO_DETAILS
     values = components["values"]
     return TensorEntry(values.dtype, size, (), 0, None, values.location, layout, components, details)
 

@@ -154,9 +154,8 @@ def _tensor(key: str, entry: TensorEntry, sharing: Sharing, files: dict[int, Sha
         row["components"] = {role: _component(part, sharing) for role, part in entry.components.items()}
     if entry.pieces:
         row["pieces"] = [_piece(piece, sharing) for piece in entry.pieces]
-    if entry.details:
-        plain = {name: value for name, value in entry.details.items() if isinstance(value, bool | int | float | str)}
-        row |= {"details": plain} if plain else {}
+    if plain := entry.details.plain():
+        row["details"] = plain
     _note_files(row, entry, files)
     return row
 
