@@ -4,6 +4,7 @@ import copy
 import functools
 import random
 import resource
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,10 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from loader.builder import Built
-from loader.builder.hollow import build_hollow
+from loader.builder.hollow import build_hollow, seeded
 from tests.builder import zoo, zoo_plain
 from tests.builder.exactness import Construct, assert_exact, assert_same_module, built, plain
+from tests.command import run
 from tests.laws import examples
 from tests.libraries import library
 
@@ -243,3 +245,40 @@ def test_models_of_other_libraries_are_built_hollow_and_exactly(
         kind = getattr(models, name)
         construct = functools.partial(kind, kind.config_class(**arguments))
     assert assert_exact(construct, None).hollow
+
+
+def draws() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def seed_all() -> None:
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+
+
+def test_a_seed_gives_the_same_numbers_and_the_states_are_put_back() -> None:
+    seed_all()
+    expected = draws()
+    seed_all()
+    found = []
+    for seed in (7, 7, 2**40):
+        with seeded(seed):
+            found.append(draws())
+    assert found[0] == found[1] != found[2]
+    with pytest.raises(KeyError), seeded(7):
+        raise KeyError
+    assert draws() == expected
+
+
+def test_a_process_whose_numpy_is_blocked_does_without(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["numpy"] = None
+import torch
+from loader.builder.hollow import seeded
+with seeded(0):
+    drawn = torch.rand(())
+print(torch.equal(drawn, torch.rand((), generator=torch.Generator().manual_seed(0))))
+"""
+    assert run(sys.executable, "-W", "ignore", "-c", code, cwd=tmp_path).stdout == "True\n"
