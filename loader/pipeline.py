@@ -43,13 +43,7 @@ Unasked = Callable[[JobConfig, Sequence[Part], FitError], LoaderError]
 
 
 def run(
-    job: JobConfig,
-    report: Report,
-    target: Target,
-    *,
-    prove: bool = True,
-    ending: Ending | None = None,
-    unasked: Unasked | None = None,
+    job: JobConfig, report: Report, target: Target, *, prove: bool, ending: Ending | None, unasked: Unasked | None
 ) -> nn.Module:
     """Carries out one job.
 
