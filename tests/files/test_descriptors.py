@@ -73,7 +73,7 @@ def test_what_is_in_use_is_not_closed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("how", ["replaced", "rewritten", "rewritten unseen", "gone", "pipe"])
-def test_a_file_that_is_another_when_it_is_opened_again_is_told(how: str, tmp_path: Path) -> None:
+def test_a_file_that_is_another_when_it_is_opened_again_is_reported(how: str, tmp_path: Path) -> None:
     paths = files(tmp_path, 5)
     first, *_others = [CheckpointFile(path) for path in paths]
     if how == "replaced":

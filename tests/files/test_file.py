@@ -65,7 +65,7 @@ def test_the_digest_is_the_files(path: Path) -> None:
     assert CheckpointFile(path).sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_file_that_grew_or_was_written_is_told(path: Path) -> None:
+def test_a_file_that_grew_or_was_written_is_reported(path: Path) -> None:
     file = CheckpointFile(path)
     file.check_unchanged()
     with path.open("ab") as stream:
@@ -78,7 +78,7 @@ def test_a_file_that_grew_or_was_written_is_told(path: Path) -> None:
         again.check_unchanged()
 
 
-def test_a_file_that_shrinks_under_a_read_is_told(path: Path) -> None:
+def test_a_file_that_shrinks_under_a_read_is_reported(path: Path) -> None:
     file = CheckpointFile(path)
     os.truncate(path, 10)
     with pytest.raises(CheckpointError, match="it is shorter now"):
@@ -96,7 +96,7 @@ def test_replacing_a_file_leaves_the_opened_one_alone(path: Path) -> None:
     assert file.pread(0, 3) == b"\0\1\2"
 
 
-def test_a_stream_reads_the_opened_file_whoever_has_its_name_by_then(path: Path) -> None:
+def test_a_stream_reads_the_opened_file_whatever_has_its_name_by_then(path: Path) -> None:
     file, content = CheckpointFile(path), path.read_bytes()
     other = path.with_name("other")
     other.write_bytes(b"new")
@@ -152,7 +152,7 @@ def test_an_unreadable_file_is_refused(path: Path) -> None:
     assert refusal(path).message == f"{path} may not be read by this user"
 
 
-def test_a_refused_open_is_told_apart_from_a_missing_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_open_differs_from_a_missing_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 

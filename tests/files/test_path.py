@@ -38,7 +38,7 @@ def test_a_file_in_a_package_is_found() -> None:
     assert resolve_path("pkg://loader.formats/tree.py").name == "tree.py"
 
 
-def test_a_missing_file_is_told_with_close_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_reported_with_close_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model_best.pt").touch()
     monkeypatch.chdir(tmp_path)
     error = refusal("model_bets.pt")
@@ -48,18 +48,18 @@ def test_a_missing_file_is_told_with_close_names(tmp_path: Path, monkeypatch: py
     assert error.hint == f"checkpoint.path={tmp_path}/model_best.pt"
 
 
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     error = refusal(tmp_path / "a" / "b" / "x.pt")
     assert error.message == f"no such file: {tmp_path}/a/b/x.pt; the folder {tmp_path}/a/b does not exist either"
 
 
-def test_a_missing_example_file_is_told_how_to_make_it(tmp_path: Path) -> None:
+def test_a_missing_example_file_is_reported_with_how_to_make_it(tmp_path: Path) -> None:
     error = refusal(tmp_path / "my files" / "simple_net.pth")
     assert error.hint == f"python -m loader.examples '{tmp_path}/my files'   # writes the example files"
 
 
 @pytest.mark.parametrize("text", ["", "a\0b"])
-def test_what_is_no_path_is_refused(text: str) -> None:
+def test_what_is_not_a_path_is_refused(text: str) -> None:
     assert "the path of a file was expected" in refusal(text).message
 
 
@@ -103,11 +103,11 @@ def test_naming_a_file_in_a_package_imports_nothing(
 
 
 @pytest.mark.parametrize("package", ["loader..formats", ".loader", "loader.", "loader.formats-x"])
-def test_what_is_no_name_of_a_package_is_none(package: str) -> None:
+def test_what_is_not_a_package_name_is_not_one(package: str) -> None:
     assert "and there is no package" in refusal(f"pkg://{package}/base.py").message
 
 
-def test_a_file_that_is_not_in_its_package_is_told() -> None:
+def test_a_file_that_is_not_in_its_package_is_reported() -> None:
     assert "close names there: tree.py" in refusal("pkg://loader.formats/tere.py").message
 
 

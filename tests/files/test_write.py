@@ -14,7 +14,7 @@ def test_what_stood_there_is_replaced_as_a_whole(tmp_path: Path) -> None:
         assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", content)]
 
 
-def test_a_link_that_stands_there_is_replaced_and_not_followed(tmp_path: Path) -> None:
+def test_an_existing_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
     (tmp_path / "a").symlink_to(victim)

@@ -34,7 +34,7 @@ ONES = bytes(torch.ones(2000).view(torch.uint8).tolist())
 
 
 @pytest.mark.parametrize("mmap", [True, False])
-def test_a_flipped_bit_is_told_with_the_record_and_the_tensor(path: Path, mmap: bool) -> None:
+def test_a_flipped_bit_is_reported_with_the_record_and_the_tensor(path: Path, mmap: bool) -> None:
     with open_checkpoint(flipped(path, ONES)) as checkpoint:
         state = checkpoint.root.children["state"]
         assert isinstance(state, Container)
@@ -64,7 +64,7 @@ def test_a_structural_check_compares_no_checksum(path: Path) -> None:
         checkpoint.verify(checkpoint.root.tensors().values())
 
 
-def test_a_damaged_index_is_told(path: Path) -> None:
+def test_a_damaged_index_is_reported(path: Path) -> None:
     flipped(path, b"other")
     with pytest.raises(CheckpointError, match=r"its index \(data.pkl\) differs from what was written"):
         open_checkpoint(path)
@@ -116,7 +116,7 @@ def test_the_digest_is_compared(path: Path) -> None:
     assert f"checkpoint.sha256={digest}" in refusal.value.hint
 
 
-def test_a_file_that_changes_after_it_was_opened_is_told(path: Path) -> None:
+def test_a_file_that_changes_after_it_was_opened_is_reported(path: Path) -> None:
     with open_checkpoint(path) as checkpoint:
         path.write_bytes(path.read_bytes() + b"x")
         with pytest.raises(CheckpointError, match="changed while it was being read"):

@@ -157,7 +157,7 @@ def test_a_folder_of_weights_holds_no_model(tmp_path: Path) -> None:
     assert caught.value.message.startswith(f"model is null, and {folder} holds no whole pickled model.")
 
 
-def test_the_metadata_or_a_piece_stands_for_its_folder(tmp_path: Path) -> None:
+def test_the_metadata_or_a_piece_means_its_folder(tmp_path: Path) -> None:
     folder = write_distributed(tmp_path / "d", {"a": torch.ones(4)})
     for name in (".metadata", "__1_0.distcp"):
         with open_checkpoint(folder / name) as checkpoint:
@@ -374,7 +374,7 @@ def test_a_piece_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
     assert refusal(folder).message == f"{folder / '__1_0.distcp'} is a named pipe; a checkpoint file was expected"
 
 
-def test_a_missing_piece_is_told(tmp_path: Path) -> None:
+def test_a_missing_piece_is_reported(tmp_path: Path) -> None:
     folder = write_distributed(tmp_path / "d", {"a": torch.ones(4)})
     (folder / "__1_0.distcp").unlink()
     told = refusal(folder)
@@ -382,7 +382,7 @@ def test_a_missing_piece_is_told(tmp_path: Path) -> None:
     assert told.hint == "copy or download the whole folder again; it may also be a save that never finished"
 
 
-def test_a_save_that_never_finished_is_told(tmp_path: Path) -> None:
+def test_a_save_that_never_finished_is_reported(tmp_path: Path) -> None:
     folder = write_distributed(tmp_path / "d", {"a": torch.ones(4)})
     (folder / ".metadata").unlink()
     told = refusal(folder)
@@ -392,7 +392,7 @@ def test_a_save_that_never_finished_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_an_empty_or_cut_off_metadata_is_told(tmp_path: Path) -> None:
+def test_an_empty_or_cut_off_metadata_is_reported(tmp_path: Path) -> None:
     folder = write_distributed(tmp_path / "d", {"a": torch.ones(4)})
     metadata = folder / ".metadata"
     metadata.write_bytes(metadata.read_bytes()[:-100])
@@ -415,7 +415,7 @@ def test_an_item_that_is_not_what_the_metadata_says_is_refused(tmp_path: Path) -
         assert "is int32 [2, 2], but 'w at [0, 0]', float32 [2, 2], in the metadata" in caught.value.message
 
 
-def test_a_file_that_changes_is_told(tmp_path: Path) -> None:
+def test_a_file_that_changes_is_reported(tmp_path: Path) -> None:
     folder = write_distributed(tmp_path / "d", {"a": torch.ones(4)})
     with open_checkpoint(folder) as checkpoint:
         checkpoint.check_unchanged()

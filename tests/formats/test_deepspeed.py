@@ -75,7 +75,7 @@ def test_a_parameter_in_one_partition_looks_into_the_file(tmp_path: Path) -> Non
         assert checkpoint.read(entry).data_ptr() == checkpoint.read(entry).data_ptr()
 
 
-def test_which_weights_are_taken_is_told(tmp_path: Path) -> None:
+def test_which_weights_are_taken_is_reported(tmp_path: Path) -> None:
     three, two = (Run([WEIGHTS], stage, 2).write(tmp_path / f"global_step{stage}") for stage in (3, 2))
     told = "'module' is the float32 master weights of ZeRO stage {}, assembled from 2 processes"
     with open_checkpoint(three) as checkpoint:
@@ -172,7 +172,7 @@ def test_a_flipped_bit_in_one_partition_is_found(tmp_path: Path) -> None:
     assert "damaged with them: optimizer_state_dict.single_partition_of_fp32_groups.0" in caught.value.message
 
 
-def test_states_of_a_missing_process_are_told(tmp_path: Path) -> None:
+def test_states_of_a_missing_process_are_reported(tmp_path: Path) -> None:
     folder = Run([WEIGHTS], 2, 3).write(tmp_path)
     (folder / "zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
     told = refusal(folder)
@@ -180,7 +180,7 @@ def test_states_of_a_missing_process_are_told(tmp_path: Path) -> None:
     assert told.hint == "copy or download the whole folder again; a process may also not have finished its save"
 
 
-def test_model_states_of_a_missing_process_are_told(tmp_path: Path) -> None:
+def test_model_states_of_a_missing_process_are_reported(tmp_path: Path) -> None:
     folder = Run([WEIGHTS], 3, 2).write(tmp_path)
     (folder / "zero_pp_rank_1_mp_rank_00_model_states.pt").unlink()
     assert refusal(folder).message == (

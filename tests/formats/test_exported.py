@@ -132,7 +132,7 @@ def test_the_archives_of_older_torch_are_read(tmp_path: Path) -> None:
         assert_holds(checkpoint.root, STATE, checkpoint)
 
 
-def test_several_programs_are_told_apart(tmp_path: Path) -> None:
+def test_several_programs_are_kept_apart(tmp_path: Path) -> None:
     members = {"p/archive_format": b"pt2"}
     for name in ("one", "two"):
         members |= {f"p/models/{name}.json": b"{}", f"p/data/weights/{name}.pt": saved({name: torch.ones(1)})}
@@ -215,7 +215,7 @@ def test_lists_that_are_none_are_refused(case: str, path: Path) -> None:
     assert told in refusal.value.message
 
 
-def test_a_damaged_list_is_told(path: Path) -> None:
+def test_a_damaged_list_is_reported(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"is_param": true', b'"is_param": tRue', 1))
     with pytest.raises(CheckpointError, match=r"its list of weights .* differs from what was written"):

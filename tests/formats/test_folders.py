@@ -92,7 +92,7 @@ def test_very_many_checkpoints_are_counted(tmp_path: Path) -> None:
     assert told.hint.splitlines()[-1] == "… and 10 more"
 
 
-def test_a_folder_without_a_checkpoint_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_reported(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     told = refusal(tmp_path)
     assert told.message == (
@@ -103,7 +103,7 @@ def test_a_folder_without_a_checkpoint_is_told(tmp_path: Path) -> None:
     assert told.hint == "checkpoint.path=FILE"
 
 
-def test_an_empty_folder_and_links_in_a_circle_are_told(tmp_path: Path) -> None:
+def test_an_empty_folder_and_links_in_a_circle_are_reported(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert refusal(tmp_path / "empty").message.startswith(f"{tmp_path / 'empty'} is a folder without a checkpoint")
     (tmp_path / "loop").symlink_to("loop")
@@ -114,14 +114,14 @@ def test_an_empty_folder_and_links_in_a_circle_are_told(tmp_path: Path) -> None:
     assert told.message == f"{tmp_path / 'one' / 'last.ckpt'} is a symbolic link that leads in a circle"
 
 
-def test_shards_without_their_index_are_told(tmp_path: Path) -> None:
+def test_shards_without_their_index_are_reported(tmp_path: Path) -> None:
     write_shards(tmp_path, STATE).unlink()
     told = refusal(tmp_path)
     assert told.message == f"{tmp_path} holds 1 shard ({shard_name(1, 1)}) and no index of them (*.index.json)"
     assert told.hint == "download the index too; it is next to the shards at their source"
 
 
-def test_a_link_out_of_the_folder_is_told(tmp_path: Path) -> None:
+def test_a_link_out_of_the_folder_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     write(tmp_path, "outside.safetensors")
@@ -134,7 +134,7 @@ def test_a_link_out_of_the_folder_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
-def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir(mode=0o300)
     assert refusal(folder).message == f"the folder {folder} cannot be listed: Permission denied"
@@ -153,7 +153,7 @@ def test_the_file_of_a_folder_has_the_format_that_is_asked_for(tmp_path: Path) -
     assert caught.value.message == f"{tmp_path} is a torch-zip checkpoint; checkpoint.format says safetensors"
 
 
-def test_the_golden_record_of_a_folder_with_one_file_stands_beside_that_file(tmp_path: Path) -> None:
+def test_the_golden_record_of_a_folder_with_one_file_is_next_to_that_file(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     save_file(STATE, folder / "model.safetensors")

@@ -94,7 +94,7 @@ def test_weights_that_are_read_come_before_those_that_are_not(tmp_path: Path) ->
         assert checkpoint.format == "safetensors"
 
 
-def test_checkpoints_one_folder_below_are_told(tmp_path: Path) -> None:
+def test_checkpoints_one_folder_below_are_reported(tmp_path: Path) -> None:
     touch(tmp_path, "checkpoint-5/model.safetensors", "logs/events.out")
     write_distributed(tmp_path / "pytorch_model_fsdp_0", {"a": torch.ones(2)})
     told = refusal(tmp_path)

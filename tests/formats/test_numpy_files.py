@@ -79,7 +79,7 @@ def test_an_archive_loads_into_a_model(tmp_path: Path) -> None:
     assert torch.equal(loaded.model.weight, torch.ones(2, 3))  # type: ignore[arg-type]
 
 
-def test_a_flipped_bit_is_told_with_the_array(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_reported_with_the_array(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, a=np.full(1000, 7.0), b=np.zeros(3))
     content = bytearray(path.read_bytes())
@@ -274,7 +274,7 @@ CROOKED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("lie", CROOKED)
-def test_an_array_whose_parts_do_not_belong_together_is_none(lie: str, tmp_path: Path) -> None:
+def test_an_array_whose_parts_do_not_match_is_not_one(lie: str, tmp_path: Path) -> None:
     class Lying(np.ndarray[Any, Any]):
         def __reduce__(self) -> Any:
             made: Any = np.array(self).__reduce__()

@@ -114,7 +114,7 @@ def test_a_sharded_model_is_loaded(ending: str, tmp_path: Path) -> None:
     assert part.format == ("torch-sharded" if ending == "bin" else "safetensors-sharded")
 
 
-def test_the_golden_record_stands_beside_the_index(tmp_path: Path) -> None:
+def test_the_golden_record_is_next_to_the_index(tmp_path: Path) -> None:
     state = nn.Linear(3, 2).state_dict()
     folder = tmp_path / "m"
     write_shards(folder, {"weight": state["weight"]}, {"bias": state["bias"]})
@@ -151,7 +151,7 @@ def test_numbered_names_sort_as_their_numbers_do(numbers: list[int]) -> None:
     assert sorted((f"model-{n}.bin" for n in numbers), key=natural) == [f"model-{n}.bin" for n in sorted(numbers)]
 
 
-def test_a_shard_that_changes_is_told(tmp_path: Path) -> None:
+def test_a_shard_that_changes_is_reported(tmp_path: Path) -> None:
     index = write_shards(tmp_path, A, B)
     with open_checkpoint(index) as checkpoint:
         os.utime(tmp_path / TWO, (1, 1))
@@ -184,7 +184,7 @@ def test_all_damaged_shards_are_named(check: Check, tmp_path: Path) -> None:
 # The index and its shards contradict each other.
 
 
-def test_everything_that_an_index_gets_wrong_is_told_at_once(tmp_path: Path) -> None:
+def test_everything_that_an_index_gets_wrong_is_reported_at_once(tmp_path: Path) -> None:
     write_shards(tmp_path, {**A, "d": torch.ones(1)}, {**B, "d": torch.ones(1)})
     index = write_index(tmp_path, {"a": ONE, "b": TWO, "d": ONE, "e": TWO})
     told = refusal(index)
@@ -209,7 +209,7 @@ def test_all_missing_shards_are_named(tmp_path: Path) -> None:
     )
 
 
-def test_shards_that_were_not_downloaded_are_told_at_once(tmp_path: Path) -> None:
+def test_shards_that_were_not_downloaded_are_reported_at_once(tmp_path: Path) -> None:
     index = write_index(tmp_path, {"a": ONE, "b": TWO})
     for name in (ONE, TWO):
         (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
@@ -246,7 +246,7 @@ def test_an_index_is_no_shard(tmp_path: Path) -> None:
     assert "other.json is the index of a checkpoint in several files" in refusal(index).message
 
 
-def test_another_format_is_told(tmp_path: Path) -> None:
+def test_another_format_is_reported(tmp_path: Path) -> None:
     write_shards(tmp_path, A, B)
     told = refusal(tmp_path, format="safetensors")
     assert told.message == f"{tmp_path} is a safetensors-sharded checkpoint; checkpoint.format says safetensors"
@@ -273,7 +273,7 @@ def test_another_format_is_told(tmp_path: Path) -> None:
         ("{\udcff", "it is not JSON"),
     ],
 )
-def test_what_is_no_index_is_told(text: str, expected: str, tmp_path: Path) -> None:
+def test_what_is_not_an_index_is_reported(text: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors.index.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     assert expected in refusal(path).message
@@ -433,14 +433,14 @@ def test_a_pipe_is_no_shard(tmp_path: Path) -> None:
     assert f"{TWO} is a named pipe; a checkpoint file was expected" in refusal(index).message
 
 
-def test_a_shard_that_links_in_a_circle_is_told(tmp_path: Path) -> None:
+def test_a_shard_that_links_in_a_circle_is_reported(tmp_path: Path) -> None:
     index = write_shards(tmp_path, A, B)
     (tmp_path / TWO).unlink()
     (tmp_path / TWO).symlink_to(TWO)
     assert refusal(index).message == f"{tmp_path / TWO} is a symbolic link that leads in a circle"
 
 
-def test_a_shard_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_that_may_not_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = write_shards(tmp_path, A, B)
     original = os.open
 

@@ -133,7 +133,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("case", FOREIGN)
-def test_what_is_no_checkpoint_is_named(case: str, tmp_path: Path) -> None:
+def test_what_is_not_a_checkpoint_is_named(case: str, tmp_path: Path) -> None:
     content, sentence, hint = FOREIGN[case]
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
@@ -259,7 +259,7 @@ def test_safetensors_with_a_broken_header_length_are_damaged(
     assert refusal.value.hint == "copy or download the file again"
 
 
-def test_the_data_of_a_tensorflow_checkpoint_are_told_by_their_name(tmp_path: Path) -> None:
+def test_the_data_of_a_tensorflow_checkpoint_are_recognised_by_their_name(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt-7.data-00000-of-00001"
     path.write_bytes(bytes(range(3, 200)))
     with pytest.raises(CheckpointError) as refusal:
@@ -278,7 +278,7 @@ def test_the_name_never_decides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "told"), [("a.safetensors", True), ("a.PT", False), ("a.npz", True), ("a", False)])
-def test_a_name_that_promises_something_else_is_told(
+def test_a_name_that_promises_something_else_is_reported(
     name: str, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / name)

@@ -292,7 +292,7 @@ def test_old_storage_views_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_a_file_that_is_cut_off_tells_how_much_was_declared(share: float, tmp_path: Path) -> None:
+def test_a_file_that_is_cut_off_says_how_much_was_declared(share: float, tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save({"a": torch.ones(10_000), "b": torch.ones(500, dtype=torch.float64), "c": 3}, path)
     whole = path.read_bytes()
@@ -313,18 +313,16 @@ def test_a_file_whose_index_is_cut_off_says_that(length: int, tmp_path: Path) ->
     path = tmp_path / "a.pt"
     torch.save({"a": torch.ones(10_000)}, path)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(
-        CheckpointError, match=rf"is cut off: {length} bytes are there, and a zip file's table of contents"
-    ):
+    with pytest.raises(CheckpointError, match=rf"is cut off: {length} bytes are there, and the table of contents"):
         open_checkpoint(path)
 
 
-def test_a_download_that_stopped_in_a_file_of_full_length_is_told(tmp_path: Path) -> None:
+def test_a_download_that_stopped_in_a_file_of_full_length_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save({"a": torch.ones(100_000)}, path)
     content = path.read_bytes()
     path.write_bytes(content[:100_000] + bytes(len(content) - 100_000))
-    with pytest.raises(CheckpointError, match="is cut off: it ends in zero bytes, and a zip file's table of contents"):
+    with pytest.raises(CheckpointError, match="is cut off: it ends in zero bytes, and the table of contents"):
         open_checkpoint(path)
 
 
@@ -360,7 +358,7 @@ def test_the_policy_of_an_archive_of_stable_baselines3_is_read(check: Check, tmp
                 assert_same(found[key], value)
 
 
-def test_a_flipped_bit_in_a_policy_is_told(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_policy_is_reported(tmp_path: Path) -> None:
     path = baselines(tmp_path / "agent.zip", "data", "policy.pth")
     raw = path.read_bytes()
     where = raw.index(bytes(POLICY["mlp.0.weight"].view(torch.uint8).flatten().tolist()))

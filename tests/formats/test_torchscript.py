@@ -89,7 +89,7 @@ def test_a_traced_module_is_read(tmp_path: Path) -> None:
     assert_reads_like_torch(path)
 
 
-def test_what_stands_beside_the_module_is_passed_over(tmp_path: Path) -> None:
+def test_what_is_next_to_the_module_is_passed_over(tmp_path: Path) -> None:
     assert_reads_like_torch(scripted(tmp_path / "a.pt", extra={"labels.json": "{}"}))
 
 
@@ -161,7 +161,7 @@ def test_archives_that_lie_are_refused(case: str, tmp_path: Path) -> None:
     assert told in refusal.value.message
 
 
-def test_damaged_code_is_told(tmp_path: Path) -> None:
+def test_damaged_code_is_reported(tmp_path: Path) -> None:
     path = rewritten(scripted(tmp_path / "a.pt", Inner()), {}, packing=zipfile.ZIP_STORED)
     content = path.read_bytes()
     path.write_bytes(content.replace(b'__parameters__ = ["w"', b'__parameters__ = ["v"', 1))

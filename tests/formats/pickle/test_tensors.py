@@ -266,7 +266,7 @@ def test_a_dtype_that_this_torch_does_not_have_is_told(tmp_path: Path, monkeypat
     monkeypatch.delitem(__import__("loader.formats.tensor", fromlist=["DTYPES"]).DTYPES, "float32")
     with open_checkpoint(tmp_path / "a.pt") as checkpoint, pytest.raises(CheckpointError) as refused:
         checkpoint.read(entry)
-    assert refused.value.message == f"a tensor of this file is float32, which torch {torch.__version__} does not have"
+    assert refused.value.message == f"unsupported dtype float32: torch {torch.__version__} does not have it"
     assert refused.value.hint == "pip install --upgrade torch"
 
 
@@ -283,5 +283,5 @@ def test_a_tensor_of_a_dtype_that_not_every_torch_has_is_a_tensor(tmp_path: Path
         if hasattr(torch, name):
             assert checkpoint.read(found["a"]).dtype is getattr(torch, name)
             return
-        with pytest.raises(CheckpointError, match=f"a tensor of this file is {name}, which torch"):
+        with pytest.raises(CheckpointError, match=f"unsupported dtype {name}: torch"):
             checkpoint.read(found["a"])
