@@ -59,7 +59,7 @@ class Candidate:
     why: str
     """The reason for the role."""
     fitting: int
-    """How many keys of the model have the shape of one of its tensors; 0 without a model."""
+    """Number of model keys with the shape of one of its tensors; 0 without a model."""
     elements: int
 
     @property
@@ -102,7 +102,7 @@ def is_average(name: str) -> bool:
 
 
 def lightning_weights(root: Container) -> str | None:
-    """The nested key of a Lightning checkpoint's weights; None for any other file.
+    """Returns the nested key of a Lightning checkpoint's weights; None for any other file.
 
     `save_hyperparameters` pickles whole networks next to it, with values from an unknown time.
     """
@@ -122,7 +122,7 @@ def _is_aside(key: str, container: Container) -> bool:
 
 
 def _grouped(containers: Mapping[str, Container], tables: set[str]) -> dict[str, dict[str, Container]]:
-    """The containers that hold tensors, those of an optimizer together."""
+    """Groups the containers that hold tensors by nested key; those of an optimizer are together."""
     found: dict[str, dict[str, Container]] = {}
     for key, container in containers.items():
         if any(isinstance(child, TensorEntry) for child in container.children.values()):
@@ -133,7 +133,7 @@ def _grouped(containers: Mapping[str, Container], tables: set[str]) -> dict[str,
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What one nested key holds."""
+    """The contents of one nested key."""
 
     key: str
     container: Container
@@ -167,7 +167,7 @@ class _Held:
 
 
 def _overlap(wanted: Counter[Shape | None], shapes: Counter[Shape]) -> int:
-    """How many of the wanted shapes there are; the keys that take any shape get what is left."""
+    """Counts the wanted shapes that are there; keys that accept any shape get the rest."""
     exact = sum(min(count, shapes[shape]) for shape, count in wanted.items() if shape is not None)
     return exact + min(wanted[None], shapes.total() - exact)
 

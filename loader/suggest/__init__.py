@@ -1,1 +1,1 @@
-"""What is wrong between a model and a file, and what to type so that they fit: pure functions of plain data."""
+"""Explains why a file does not fit a model, and offers the lines to type that make it fit."""

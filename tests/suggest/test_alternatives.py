@@ -1,4 +1,4 @@
-"""Refusals that another size of the model, or its parts, would mend."""
+"""Refusals that another size of the model, or its parts, would avoid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What renames one head is found next to layers of any number, before what leaves it random."""
+"""The rule that renames a head is found next to any number of layers, before an allowance that leaves it random."""
 
 from __future__ import annotations
 

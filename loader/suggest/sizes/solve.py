@@ -142,16 +142,8 @@ def _made_up(knobs: Sequence[Knob]) -> Iterator[dict[str, Any]]:
 
 def _made(knob: Knob, size: int, few: int, kernel: int, length: int) -> Any:
     number = kernel if _KERNEL.search(knob.name) else few if _FEW.search(knob.name) else size
-    match knob.kind:
-        case kind if kind == INT:
-            return number
-        case kind if kind == FLOAT:
-            return 0.5
-        case kind if kind == CHOICE:
-            return knob.choices[0]
-        case kind if kind == SIZES:
-            return [number] * length
-    raise LookupError(knob.kind)
+    made: dict[str, Any] = {INT: number, FLOAT: 0.5, SIZES: [number] * length}
+    return knob.choices[0] if knob.kind == CHOICE else made[knob.kind]
 
 
 def fixed(knobs: Sequence[Knob], given: Mapping[str, Any]) -> list[Knob]:

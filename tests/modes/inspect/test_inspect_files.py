@@ -1,4 +1,4 @@
-"""`mode=inspect` on every kind of file: what it finds, how it says it, and what it does without."""
+"""`mode=inspect` on every kind of file: its findings, its lines, and what it never imports or reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is guessed of names: which nested key, which wrapper, which rule."""
+"""Nested keys, wrappers and rules, recognised by names."""
 
 from __future__ import annotations
 

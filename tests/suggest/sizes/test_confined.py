@@ -1,4 +1,4 @@
-"""What a trial build may not do."""
+"""Actions that a trial build may not take."""
 
 from __future__ import annotations
 
