@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..files.path import natural
+from ..formats.signatures import GOLDEN
 from ..text.lines import Fix, typed
 from ..text.wording import listing, safe_text
 from .grammar import split_elements
@@ -81,9 +82,6 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
     parsed = Arguments(flags, typed, False, any(flag in _COMPLETION_FLAGS for flag in flags), json)
     return parsed.as_sweep() if sweep else parsed
 
-
-GOLDEN = ".golden.safetensors"
-"""The ending of a golden record's name."""
 
 _CALL = re.compile(r"\s*glob\s*\((.*)\)\s*", re.DOTALL)
 

@@ -27,7 +27,7 @@ from . import sniff
 from .index import is_index, is_index_name, read_index
 from .opened import Checkpoint, Found, OpenedFile
 from .several import Shards, opened
-from .signatures import ENDINGS
+from .signatures import ENDINGS, GOLDEN
 from .tree import TensorEntry
 
 _FOLDERS = ("dcp:find_dcp", "deepspeed:find_zero")
@@ -91,7 +91,6 @@ log = logging.getLogger(__name__)
 
 DCP_METADATA, DCP_ENDING = ".metadata", ".distcp"
 """The names of torch.distributed.checkpoint's files."""
-_GOLDEN = ".golden.safetensors"
 PREFERRED = (
     ("model.safetensors.index.json", "model.safetensors"),
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
@@ -146,7 +145,7 @@ def candidates(names: Sequence[str], shards: Callable[[str], Collection[str]]) -
         return known
     indexes = [name for name in names if is_index_name(name)]
     left_out = {*indexes, *(shard for index in indexes for shard in shards(index))}
-    others = [name for name in names if name.endswith(ENDINGS) and not name.endswith(_GOLDEN) and not is_shard(name)]
+    others = [name for name in names if name.endswith(ENDINGS) and not name.endswith(GOLDEN) and not is_shard(name)]
     return [*indexes, *(name for name in others if name not in left_out)]
 
 

@@ -36,6 +36,8 @@ FOLDERS = (DCP, DEEPSPEED)
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".pt2", ".gguf", ".npz")
 """How names of checkpoint files end; their content decides what they are."""
+GOLDEN = ".golden.safetensors"
+"""The ending of a golden record's name, which is not a checkpoint."""
 
 ZIP_MEMBER = b"PK\x03\x04"
 """The signature of a member of a zip archive, with which most archives begin."""

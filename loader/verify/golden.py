@@ -23,6 +23,7 @@ from ..files.path import called, is_url, leads_out, shown_path
 from ..files.write import write_whole
 from ..formats.opened import Checkpoint
 from ..formats.safetensors import fault, pieces
+from ..formats.signatures import GOLDEN
 from ..formats.tensor import dtype_name
 from ..formats.tree import TensorEntry
 from ..parts.open import open_checkpoint
@@ -31,9 +32,6 @@ from ..text.wording import counted, listing, phrases, safe_text, shape
 from .inputs import Inputs
 
 _NAME = re.compile(r"(part\.[^/]+/)?(input|output)\..+", re.DOTALL)
-
-SUFFIX = ".golden.safetensors"
-"""What is put behind a checkpoint's name."""
 
 TOLERANCES: Mapping[str, tuple[float, float]] = {
     "float64": (1e-6, 1e-8),
@@ -57,7 +55,7 @@ class Record:
 
 def beside(checkpoint: Path) -> Path:
     """Where the record of a checkpoint stands."""
-    return checkpoint.with_name(checkpoint.name + SUFFIX)
+    return checkpoint.with_name(checkpoint.name + GOLDEN)
 
 
 def find(setting: str | None, checkpoint: Path | None) -> Path | None:

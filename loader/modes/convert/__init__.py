@@ -25,6 +25,7 @@ from ...files.path import called, is_copy, shown_path
 from ...files.write import drafts, release_lock, wait_for_lock
 from ...formats.find import Sources
 from ...formats.safetensors import nbytes, pieces
+from ...formats.signatures import GOLDEN
 from ...module.dtype import resolve_dtype
 from ...parts import Part
 from ...report import terminal
@@ -170,7 +171,7 @@ class Conversion:
                 made.write(golden.beside(files[-1]), [record])
             if recorded is not None and renewed is not None:
                 made.write(recorded, [record], Fix("verify.record=false"))
-            ours = [path for path in there if recorded is not None or not path.name.endswith(golden.SUFFIX)]
+            ours = [path for path in there if recorded is not None or not path.name.endswith(GOLDEN)]
             made.settle([path for path in there if path == place.index], [path for path in ours if path not in written])
         return files
 

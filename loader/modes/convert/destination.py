@@ -20,6 +20,7 @@ from ...files.file import CheckpointFile
 from ...files.path import shown_path
 from ...formats.find import Sources, inode
 from ...formats.index import read_index
+from ...formats.signatures import GOLDEN
 from ...parts.open import open_checkpoint
 from ...schema import AUTO, ConvertConfig
 from ...text import lines
@@ -99,9 +100,9 @@ def destination(settings: ConvertConfig) -> Destination:
         fixed = f"{path.name.partition('.')[0] or _IN_A_FOLDER}{ENDING}"
         problem = f"'convert.path' is {shown_path(typed)}, expected a file called *{ENDING}, or a folder"
         problems.append((problem, lines.line("convert.path", str(Path(typed).parent / fixed))))
-    elif path.name.lower().endswith(golden.SUFFIX):
+    elif path.name.lower().endswith(GOLDEN):
         problem = f"'convert.path' is {shown_path(typed)}, a name that the golden record of another file has"
-        better = f"{path.name[: -len(golden.SUFFIX)] or _IN_A_FOLDER}-converted{ENDING}"
+        better = f"{path.name[: -len(GOLDEN)] or _IN_A_FOLDER}-converted{ENDING}"
         problems.append((problem, lines.line("convert.path", str(Path(typed).parent / better))))
     problems += _unusable(folder)
     if problems:
