@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from ..formats.limits import LONGEST_NAME
 from ..formats.tree import Container, TensorEntry
@@ -19,8 +20,9 @@ from .select import MOMENTS, is_moment, optimizers, owner
 
 Shape = tuple[int, ...]
 
-ROLES = ("weights", "model", "average", "tensors", "optimizer")
-"""What a nested key may hold, the most wanted first."""
+Role = Literal["weights", "model", "average", "tensors", "optimizer"]
+"""The contents of a nested key, the most wanted first: ``model`` is a whole pickled one."""
+ROLES: tuple[Role, ...] = get_args(Role)
 LIGHTNING = "pytorch-lightning_version"
 """An entry of every Lightning checkpoint."""
 AVERAGE = "n_averaged"
@@ -54,8 +56,7 @@ class Candidate:
     """The containers that hold its tensors: itself, or those of an optimizer."""
     names: tuple[str, ...]
     """The names of its tensors, from the nested key."""
-    role: str
-    """One of `ROLES`."""
+    role: Role
     why: str
     """The reason for the role."""
     fitting: int
@@ -153,7 +154,8 @@ class _Held:
         prefix = f"{self.key}." if self.key else ""
         moments = {name for name in tensors if is_moment(name) or is_moment(prefix + name)}
         weights = [name for name in tensors if name not in moments]
-        role, why = "optimizer", _kept(prefix + name for name in tensors)
+        role: Role = "optimizer"
+        why = _kept(prefix + name for name in tensors)
         if not self.in_table and weights and (2 * len(moments) <= len(tensors) or any(map(_is_parameter, weights))):
             role, why = _role(self.key, self.container, tensors)
         if self.aside is not None and role in ROLES[:3]:
@@ -177,7 +179,7 @@ def _kept(keys: Iterable[str]) -> str:
     return f"an optimizer's state: {', '.join(kept)}" if kept else "named like one"
 
 
-def _role(key: str, container: Container, names: Collection[str]) -> tuple[str, str]:
+def _role(key: str, container: Container, names: Collection[str]) -> tuple[Role, str]:
     name = key.rpartition(".")[2]
     if container.kind == "module":
         return "model", "a TorchScript module" if _is_script(container) else f"a whole pickled {container.type}"

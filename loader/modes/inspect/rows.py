@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict, final
 
+from ...keys.candidates import Role
+
 
 class StorageRow(TypedDict):
     """The run of bytes that a tensor is a view of."""
@@ -106,8 +108,7 @@ class CandidateRow(TypedDict):
     """A nested key that may hold the weights."""
 
     key: str
-    role: str
-    """``weights``, ``model`` (a whole pickled one), ``average`` (of weights), ``optimizer`` or ``tensors``."""
+    role: Role
     type: str
     tensors: int
     parameters: int
