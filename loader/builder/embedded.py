@@ -28,7 +28,7 @@ from ..parts import Part
 from ..schema import OF_A_FILE, EmbeddedJob, JobConfig, overlay
 from ..text.lines import Fix, line
 from ..text.wording import listing, phrases, safe_text
-from ..trust import LOOKUPS, why_dangerous
+from ..trust import HOSTILE, LOOKUPS, why_dangerous
 from .policy import defined_as, policy_of
 
 KEY = "hydra_loader"
@@ -147,8 +147,7 @@ def _refuse_untrusted(model: Mapping[str, Any], trusted: Sequence[str] | None, l
     hostile = list(filter(None, map(_hostile, names)))
     if hostile:
         raise ConfigError(
-            f"the model config in {label} names {phrases(hostile)}, which no model needs and an attack would use: do "
-            "not build a model from this file",
+            f"the model config in {label} names {phrases(hostile)}, {HOSTILE}: do not build a model from this file",
             _WITHOUT_IT,
         )
     if names:
