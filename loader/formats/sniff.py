@@ -222,8 +222,8 @@ def _foreign(sample: Sample, wanted: str) -> Recognised | None:
 
 
 def _read(file: CheckpointFile, point: EntryPoint, reader: Reader, check: str) -> OpenedFile:
-    from .opened import OpenedFile  # noqa: PLC0415  # no cycle
-    from .tree import Container, TensorEntry  # noqa: PLC0415  # as above
+    from .opened import OpenedFile  # noqa: PLC0415  # readers of other distributions alone need it
+    from .tree import Container, TensorEntry  # noqa: PLC0415
 
     with _blamed(point, file):
         root = reader.read(file)
@@ -232,13 +232,13 @@ def _read(file: CheckpointFile, point: EntryPoint, reader: Reader, check: str) -
         for prefix, container in root.walk():
             for key, node in container.children.items():
                 if isinstance(node, TensorEntry) and (fault := _fault(node, file)):
-                    raise ValueError(f"invalid tensor '{prefix}.{key}'".replace("'.", "'") + f": {fault}")
+                    raise ValueError(f"invalid tensor '{f'{prefix}.{key}'.lstrip('.')}': {fault}")
         return OpenedFile(file, point.name, root, check)
 
 
 def _fault(entry: TensorEntry, file: CheckpointFile) -> str:
     """What is wrong with an entry that the code of others made; empty if nothing is."""
-    from .limits import LARGEST_NUMBER, MOST_DIMENSIONS  # noqa: PLC0415  # only other distributions' readers need them
+    from .limits import LARGEST_NUMBER, MOST_DIMENSIONS  # noqa: PLC0415  # readers of other distributions alone need them
     from .tree import ITEMSIZE  # noqa: PLC0415
 
     storage, numbers = entry.storage, (*entry.shape, *entry.stride, entry.offset)

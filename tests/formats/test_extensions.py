@@ -16,7 +16,7 @@ from loader.formats.sniff import FORMATS, GROUP, known_formats
 READER = '''
 """A format of one tensor: a magic, the number of elements, the elements."""
 
-from loader.formats.tree import Container, stored
+from hydra_loader.formats.tree import Container, stored
 
 
 def recognises(file, head):
