@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LoaderError(Exception):
-    """Base of every refusal.
+    """Base class of every refusal.
 
     Args:
         message: What was found, where, and what was expected.
@@ -93,14 +93,14 @@ class CheckpointError(LoaderError, ValueError):
 
     exit_code = 3
     key = ""
-    """The key that was being read, where that is known before the file's name is."""
+    """The key that was being read, until the file's name is known too."""
 
     def locate(self, file: str = "", key: str = "") -> None:
         """Adds the file, and the key in it, to a message that does not name the file.
 
         Args:
-            file: How messages name the file; empty where that is not known yet.
-            key: The key; the innermost that is given counts.
+            file: The file's name in messages; empty if it is not known yet.
+            key: The key; the first one given counts.
         """
         self.key = self.key or key
         path = file.partition(" under '")[0]
@@ -114,7 +114,7 @@ class CheckpointError(LoaderError, ValueError):
 
 @contextmanager
 def located(file: str, key: str = "") -> Iterator[None]:
-    """Has refusals of what reads bytes or builds tensors, which knows neither, name the file and the key in it."""
+    """Adds the file and the key to refusals raised in the block by code that knows neither."""
     try:
         yield
     except CheckpointError as error:
@@ -127,9 +127,9 @@ class FitError(LoaderError, ValueError):
 
     exit_code = 4
     plan: Plan | None = None
-    """What a load would have done, where the keys were what did not fit."""
+    """What a load would have done, if the keys did not fit."""
     proposed: bool = False
-    """Whether the hint holds lines with which the file fits."""
+    """Whether the file fits with one of the fixes."""
 
 
 class VerificationError(LoaderError, RuntimeError):

@@ -72,7 +72,7 @@ Step = Callable[[str], str | Fate | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule(ABC):
-    """One rule for the names in a file, of one of the kinds in `loader.keys.rules`.
+    """One rule for the names in a file; its kinds are in `loader.keys.rules`.
 
     A kind is a subclass: its fields are the rule's settings in a config, and the first one names the kind.
     """
@@ -82,7 +82,7 @@ class Rule(ABC):
     optional: bool = False
     """True allows the rule to hit no key."""
     exclusive: ClassVar[bool] = False
-    """Whether names that no exclusive rule keeps are left out."""
+    """Whether every name that no exclusive rule keeps is dropped."""
     example: ClassVar[Mapping[str, object]] = {"rename": "encoder.", "to": "backbone."}
     """A rule to offer when one of this kind is invalid."""
 

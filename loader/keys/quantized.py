@@ -92,16 +92,17 @@ _OF_ITS_MODULE = (
     "absmax", "weight_absmax",
 )  # fmt: skip
 
-_FROM_PRETRAINED = "in transformers {}, then .save_pretrained(FOLDER), writes one"
-_ASK = "from_pretrained(…, quantization_config={}(dequantize=True))"
+_WRITES_ONE = "in transformers, writes one"
+_DEQUANTIZED = Fix("model.dequantize().save_pretrained('FOLDER')", _WRITES_ONE)
+_LOADED = "AutoModel.from_pretrained('MODEL', quantization_config={}(dequantize=True)).save_pretrained('FOLDER')"
 _TO_PLAIN = {
-    "bitsandbytes": _FROM_PRETRAINED.format("model.dequantize()"),
-    "HIGGS": _FROM_PRETRAINED.format("model.dequantize()"),
-    "fp8": _FROM_PRETRAINED.format(_ASK.format("FineGrainedFP8Config")),
-    "MXFP4": _FROM_PRETRAINED.format(_ASK.format("Mxfp4Config")),
-    "compressed-tensors": _FROM_PRETRAINED.format(_ASK.format("CompressedTensorsConfig")),
+    "bitsandbytes": _DEQUANTIZED,
+    "HIGGS": _DEQUANTIZED,
+    "fp8": Fix(_LOADED.format("FineGrainedFP8Config"), _WRITES_ONE),
+    "MXFP4": Fix(_LOADED.format("Mxfp4Config"), _WRITES_ONE),
+    "compressed-tensors": Fix(_LOADED.format("CompressedTensorsConfig"), _WRITES_ONE),
 }
-_BY_ITS_LIBRARY = "the library that quantized it may write it dequantized, or take what was quantized"
+_BY_ITS_LIBRARY = Fix(note="the library that quantized it may write it dequantized, or take what was quantized")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,7 @@ def summary(found: list[Quantized]) -> str:
 def to_plain(found: list[Quantized]) -> tuple[Fix, ...]:
     """Returns what to load instead, and how to get it."""
     way = _TO_PLAIN.get(re.split(r"[ (]", found[0].scheme)[0], _BY_ITS_LIBRARY)
-    return Fix("checkpoint.path=…", "a file with plain weights"), Fix(note=way)
+    return Fix("checkpoint.path=…", "a file with plain weights"), way
 
 
 def _scheme(scheme: str, ones: list[Quantized]) -> str:
@@ -233,10 +234,8 @@ def _scheme_of(entry: TensorEntry) -> str:
 
 
 def _is_scale(entry: Node | None) -> bool:
-    return _WIDE.match(entry.dtype) is not None if isinstance(entry, TensorEntry) else _is_number(entry)
-
-
-def _is_number(entry: Node | None) -> bool:
+    if isinstance(entry, TensorEntry):
+        return _WIDE.match(entry.dtype) is not None
     return isinstance(entry, Leaf) and entry.type == "float"
 
 

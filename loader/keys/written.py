@@ -1,7 +1,7 @@
-"""Nested keys, rules, globs and parts as overrides to suggest.
+"""Writes nested keys, rules, globs and parts as overrides.
 
-Guarantees: pure text; `loader.text.lines` writes every path and value, so that an override is empty where no command
-line can carry a name in it.
+Guarantees: pure text; `loader.text.lines` writes every path and value. An override is empty if a command line cannot
+carry one of its names.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from .rules.ready import ready_names
 
 
 def written(override: str) -> str:
-    """Quotes an override for a shell; empty where it cannot be typed."""
+    """Quotes an override for a shell; empty if it cannot be typed."""
     return typed(override).line
 
 
 def key_override(path: str, key: str | None) -> str:
-    """``checkpoint.key=state_dict``; the top level is null."""
+    """Writes ``checkpoint.key=state_dict``; the top level is null."""
     return override(path, key)
 
 
 def rules_override(path: str, rules: Mapping[str, Rule], *, named: bool = True) -> str:
-    """``rules=[ddp,compile]`` where ready-made rules do it and may be named, else ``rules={fit: {strip: net.}}``."""
+    """Writes ``rules=[ddp,compile]`` for ready-made rules if `named`, else ``rules={fit: {strip: net.}}``."""
     names = ready_names(rules) if path == "rules" and named else None
     sign = "+" if path.startswith("+") else ""
     return override(path.removeprefix("+"), rule_settings(rules) if names is None else names, sign)
 
 
 def globs_override(path: str, globs: Sequence[str]) -> str:
-    """``allow.missing=[head.*]``."""
+    """Writes ``allow.missing=[head.*]``."""
     return override(path, list(globs))
 
 
 def value_override(path: str, value: object) -> str:
-    """``model.width=64``, of a plain value."""
+    """Writes ``model.width=64``."""
     return override(path, value)
 
 
@@ -48,7 +48,7 @@ def located(path: str, key: str = "") -> list[str]:
 
 
 def parts_override(parts: Mapping[str, tuple[str | None, Mapping[str, Rule]]]) -> str:
-    """``parts={encoder: {key: encoder_state}}``."""
+    """Writes ``parts={encoder: {key: encoder_state}}``."""
     settings = {
         name: {"key": key, **({"rules": rule_settings(rules)} if rules else {})} for name, (key, rules) in parts.items()
     }
@@ -61,7 +61,7 @@ def rule_settings(rules: Mapping[str, Rule]) -> dict[str, dict[str, object]]:
 
 
 def may_be_typed(text: str) -> bool:
-    """Says whether a name can be carried by a command line and shown by a terminal as it is."""
+    """Whether a command line can carry a name and a terminal show it unchanged."""
     return is_printable(text) and value_text(text) != ""
 
 

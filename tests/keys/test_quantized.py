@@ -174,7 +174,7 @@ def test_the_message_names_the_scale_and_the_way_to_plain_weights(tmp_path: Path
     )
     assert error.hint == (
         "no nested key or rule makes them plain\ncheckpoint.path=…   # a file with plain weights\n"
-        "in transformers model.dequantize(), then .save_pretrained(FOLDER), writes one"
+        "model.dequantize().save_pretrained('FOLDER')   # in transformers, writes one"
     )
 
 
@@ -387,7 +387,7 @@ def test_no_line_is_offered_that_would_load_quantized_weights(
 
     assert "quantized: bitsandbytes int8 in 3 layers" in error.message
     assert error.hint.startswith("no nested key or rule")
-    assert "checkpoint.path=…   # a file with plain weights\nin transformers model.dequantize()" in error.hint
+    assert "checkpoint.path=…   # a file with plain weights\nmodel.dequantize()" in error.hint
 
 
 def unnamed(scale: Any, name: str) -> dict[str, Any]:

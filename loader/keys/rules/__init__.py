@@ -1,11 +1,11 @@
 """Rules: how the names in a file become the names of a model.
 
-Guarantees: pure functions of names. Rules apply one after the other, every name is rewritten, kept out or dropped, each
-rule's hits are counted, a rule that hits nothing is refused, and two names never become one in silence.
+Guarantees: pure functions of names. Rules apply in order, each to all names; every name is rewritten or dropped, each
+rule's hits are counted, a rule without a hit is refused, and two names never become one silently.
 
-A kind is a frozen dataclass below `loader.schema.Rule`, made known by `register`: a config, the messages about it, the
-suggestions and the lines to type then know it. Today's kinds change names one at a time; the rules pass over the whole
-ordered set of names one after the other, so that a kind can be given that set, and entries instead of names.
+A kind is a frozen dataclass derived from `loader.schema.Rule` and passed to `register`; configs, messages, suggestions
+and lines to type then know it. Today's kinds change one name at a time. Since every rule passes over the whole ordered
+set of names before the next one does, a kind that maps sets of entries needs no other order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KINDS: dict[str, type[Rule]] = {}
 
 
 def register(kind: _Kind) -> _Kind:
-    """Makes a kind of rule known under the name of its first own field; also a decorator."""
+    """Registers a kind of rule under the name of its first own field; also usable as a decorator."""
     _KINDS[next(one.name for one in fields(kind) if not one.kw_only)] = kind
     return kind
 
@@ -35,12 +35,12 @@ for _kind in (Strip, Add, Rename, Regex, Drop, Keep):
 
 
 def kinds() -> Mapping[str, type[Rule]]:
-    """Every kind of rule by the name that a config has for it."""
+    """Returns every kind of rule by its name in a config."""
     return dict(_KINDS)
 
 
 def rule_of(settings: Mapping[str, Any]) -> Rule:
-    """Makes a rule of valid settings, as `Rule.settings` returns them."""
+    """Builds a rule from valid settings, as `Rule.settings` returns them."""
     return next(kind for name, kind in _KINDS.items() if name in settings)(**settings)
 
 
@@ -52,12 +52,12 @@ class Hits:
     hits: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Rewriting:
-    """What the rules made of a file's keys."""
+    """The result of applying rules to a file's keys."""
 
     names: dict[str, str] = field(default_factory=dict)
-    """File key → model key, in the file's order, for every key that stays."""
+    """File key → model key, in the file's order, for every key that is not dropped."""
     dropped: dict[str, str] = field(default_factory=dict)
     """File key → the name it had when it was dropped."""
     hits: list[Hits] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Rewriting:
 
 @dataclass(slots=True)
 class _Trace:
-    """One name on its way through the rules."""
+    """The state of one name between two rules."""
 
     name: str
     used: list[str]
@@ -79,28 +79,27 @@ def rewrite(keys: Iterable[str], rules: Mapping[str, Rule], where: str = "the ch
 
     Args:
         keys: The file's keys, each once.
-        rules: By name, in the order in which they apply; disabled ones are passed over.
-        where: What the keys are of, for messages.
+        rules: By name, in order; disabled ones are skipped.
+        where: The owner of the keys, for messages.
 
     Raises:
         FitError: A rule that is not optional hits no key, a key loses its whole name, or two keys become one.
-        ConfigError: A regular expression does not compile.
+        ConfigError: A rule is invalid.
     """
     active = {name: rule for name, rule in rules.items() if rule.enabled}
     traces = _traces(keys, active)
     exclusive = any(rule.exclusive for rule in active.values())
     hits = dict.fromkeys(active, 0)
-    result = Rewriting()
+    names, dropped = dict[str, str](), dict[str, str]()
     for key, trace in traces.items():
         left_out = exclusive and not trace.kept
-        (result.dropped if trace.dropped or left_out else result.names)[key] = trace.name
+        (dropped if trace.dropped or left_out else names)[key] = trace.name
         for name in trace.used if trace.dropped or not left_out else ():
             hits[name] += 1
-    result.hits = [Hits(name, count) for name, count in hits.items()]
-    _refuse_idle_rules(active, hits, list(traces), list(result.names.values()), where)
-    _refuse_broken_names(result.names, where)
-    _refuse_collisions(result.names, where)
-    return result
+    _refuse_idle_rules(active, hits, list(traces), list(names.values()), where)
+    _refuse_broken_names(names, where)
+    _refuse_collisions(names, where)
+    return Rewriting(names, dropped, [Hits(name, count) for name, count in hits.items()])
 
 
 def rewrite_metadata(
@@ -108,7 +107,7 @@ def rewrite_metadata(
 ) -> dict[str, dict[str, object]]:
     """Applies rules to the module prefixes of torch's ``_metadata``, so that versions follow their keys.
 
-    A prefix that a rule moved wins over one that already stood there (DDP's own entry makes way for its module's).
+    A renamed prefix replaces one of the same name that no rule changed: DDP's own entry makes way for its module's.
     """
     steps = [_step(name, rule) for name, rule in rules.items() if rule.enabled]
     moved: dict[str, dict[str, object]] = {}
@@ -123,7 +122,7 @@ def rewrite_metadata(
 
 
 def _traces(keys: Iterable[str], active: Mapping[str, Rule]) -> dict[str, _Trace]:
-    """Passes every key through the rules, one rule after the other."""
+    """Applies the rules to every key, one rule after the other."""
     traces = {key: _Trace(key, []) for key in keys}
     for name, rule in active.items():
         step = _step(name, rule)
@@ -153,16 +152,16 @@ def _refuse_idle_rules(
     idle = [name for name, count in hits.items() if count == 0 and not active[name].optional]
     if not idle:
         return
-    told = "; ".join(f"'{safe_text(name)}' ({active[name]})" for name in idle)
+    said = "; ".join(f"'{safe_text(name)}' ({active[name]})" for name in idle)
     noun = "rule hits" if len(idle) == 1 else "rules hit"
     raise FitError(
-        f"{len(idle)} {noun} none of the {counted(len(keys), 'key')} of {where}: {told}. Its keys are {listing(keys)}.",
+        f"{len(idle)} {noun} none of the {counted(len(keys), 'key')} of {where}: {said}. Its keys are {listing(keys)}.",
         *_advice(active, idle, left),
     )
 
 
 def _advice(active: Mapping[str, Rule], idle: Sequence[str], left: Sequence[str]) -> list[Fix]:
-    """What to do about rules that hit nothing: some only stand too early."""
+    """Returns the fixes for rules without a hit; some only come too early."""
     early = [name for name in idle if any(_step(name, active[name])(key) is not None for key in left)]
     if early:
         order = [*(name for name in active if name not in early), *early]
@@ -174,15 +173,15 @@ def _advice(active: Mapping[str, Rule], idle: Sequence[str], left: Sequence[str]
 def _refuse_broken_names(names: Mapping[str, str], where: str) -> None:
     broken = {key: name for key, name in names.items() if _breaks(key, name)}
     if broken:
-        told = phrases(f"{safe_text(key)} → '{safe_text(name)}'" for key, name in broken.items())
+        texts = phrases(f"{safe_text(key)} → '{safe_text(name)}'" for key, name in broken.items())
         raise FitError(
-            f"the rules leave {counted(len(broken), 'key')} of {where} without a proper name: {told}.",
+            f"the rules leave {counted(len(broken), 'key')} of {where} without a proper name: {texts}.",
             Fix(note="a prefix usually ends in a dot: {strip: module.}"),
         )
 
 
 def _breaks(key: str, name: str) -> bool:
-    """Whether a rule left an empty name, or a dot at an end where the file's key has none."""
+    """Whether a rule left an empty name, or a dot at an end that the file's key does not have."""
     if not name:
         return bool(key)
     return (name[0] == "." and key[:1] != ".") or (name[-1] == "." and key[-1:] != ".")

@@ -1,6 +1,6 @@
-"""Rules that change names: what each kind does with one name.
+"""The kinds of rules that change or select names.
 
-Guarantees: pure functions of a name. A rule without a hit leaves a name alone.
+Guarantees: pure functions of a name; a name that a rule does not hit stays as it is.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Regex(Rule):
 
 @dataclass(frozen=True, slots=True)
 class Drop(Rule):
-    """Leaves out the names that match a glob."""
+    """Drops the names that match a glob."""
 
     drop: str
 
@@ -85,7 +85,7 @@ class Drop(Rule):
 
 @dataclass(frozen=True, slots=True)
 class Keep(Rule):
-    """Leaves out the names that match neither this glob nor that of another such rule."""
+    """Drops the names that match neither this glob nor that of another such rule."""
 
     keep: str
     exclusive: ClassVar[bool] = True
@@ -98,7 +98,7 @@ class Keep(Rule):
 def _replacing(prefix: str, to: str, *, anywhere: bool) -> Step:
     if not anywhere:
         return lambda name: to + name[len(prefix) :] if name.startswith(prefix) else None
-    # Whole segments only: `module.` is not the end of `my_module.`. A segment that is stripped takes its dot along.
+    # Whole segments only: `module.` is not the end of `my_module.`. A stripped segment takes its dot along.
     end = "" if prefix.endswith(".") else (r"(?=\.|$)" if to else r"(?:\.|$)")
     return _substituting(re.compile(rf"(?:^|(?<=\.)){re.escape(prefix)}{end}"), lambda _: to)
 

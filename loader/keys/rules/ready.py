@@ -1,7 +1,7 @@
 """The ready-made rules, as `conf/rules/` has them.
 
-Guarantees: the packaged files are the only source; they are read once, and only where a name or a suggestion needs
-them, without Hydra.
+Guarantees: the packaged files are the only source; they are read once, without Hydra, and only when a name or a
+suggestion needs them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from . import rule_of
 
 @functools.cache
 def ready_made() -> Mapping[str, Mapping[str, Rule]]:
-    """Every option of the config group ``rules`` but ``auto``, the shorter names first.
+    """Returns the rules of every option of the config group ``rules`` but ``auto``, shorter names first.
 
-    Where two options hold the same rules (DataParallel's and DistributedDataParallel's), the shorter name is offered.
+    Of two options with the same rules (DataParallel's and DistributedDataParallel's), the shorter name is suggested.
     """
     import yaml  # type: ignore[import-untyped]  # noqa: PLC0415  # most loads name no ready-made rule
 
@@ -31,7 +31,7 @@ def ready_made() -> Mapping[str, Mapping[str, Rule]]:
 
 
 def ready_names(rules: Mapping[str, Rule]) -> list[str] | None:
-    """The options that together are exactly these rules, in order; None where some are not."""
+    """Returns the options that together are exactly these rules, in order; None if there are none."""
     rest, names = list(rules.items()), list[str]()
     while rest:
         fitting = [name for name, ready in ready_made().items() if rest[: len(ready)] == list(ready.items())]
@@ -43,7 +43,7 @@ def ready_names(rules: Mapping[str, Rule]) -> list[str] | None:
 
 
 def under_ready_names(rules: Mapping[str, Rule], given: Mapping[str, Rule], *, lightning: bool) -> dict[str, Rule]:
-    """Gives rules that are ready-made the names under which they are shipped; the user's own keep theirs."""
+    """Renames ready-made rules to the names under which they are shipped; the user's own keep theirs."""
     rest, named = list(rules.items()), dict[str, Rule]()
     while rest:
         ready = next((found for found in ready_made().values() if _starts(rest, found, named, given)), None)
