@@ -68,6 +68,13 @@ for times in range(2):
                  "convert": {"path": str(out)}, "verify": {"golden": None}})
 check(loader.load_model(model=net, checkpoint={"path": str(out)}, device="cpu"), "convert")
 assert [path.name for path in out.parent.iterdir()] == ["b.safetensors"], list(out.parent.iterdir())
+record = {"verify": {"record": True}}
+for settings in ({"mode": "inspect", "model": None}, {"mode": "plan"}, record, record, {}):
+    path = {"checkpoint": {"path": str(folder / "a.safetensors")}}
+    report = loader.load({"model": net, "device": "cpu", **path, **settings}).report
+    assert report.status == "ok", report
+assert (folder / "a.safetensors.golden.safetensors").is_file() and "golden" in str(report.verification.checks)
+print("modes")
 """
 
 
@@ -90,7 +97,7 @@ def test_files_of_every_kind_and_urls_load_into_models_of_every_kind(tmp_path: P
         command = [sys.executable, "-c", FROM_PYTHON, str(tmp_path), url]
         done = run(*command, cwd=tmp_path, LOADER_CACHE=str(cache), **AS_WINDOWS)
     assert done.stderr == ""
-    assert done.stdout.split() == ["a.pt", "sharded", "a.safetensors", "a.tar", "url", "load_into", "convert"]
+    assert done.stdout.split() == ["a.pt", "sharded", "a.safetensors", "a.tar", "url", "load_into", "convert", "modes"]
     assert [path.name for path in (cache / "partial").iterdir()] == []
 
 

@@ -333,9 +333,10 @@ NOT_FOR_A_LOAD = (
         "rich",
     ),
     *("loader.sweep.child", "loader.sweep.preload", "loader.sweep.records", "loader.sweep.summary", "subprocess"),
+    *("filelock", "fsspec", "huggingface_hub", "platformdirs"),
     *("torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes", "sympy"),
 )
-"""What a load that goes well does without: refusals, sweeps, other modes, colours, torch's compiler."""
+"""What a load that goes well does without: refusals, sweeps, other modes, colours, locks, URLs, torch's compiler."""
 
 
 def test_a_load_imports_only_what_it_uses(tmp_path: Path) -> None:

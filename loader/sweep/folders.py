@@ -198,8 +198,8 @@ def _numbered(pattern: str, ending: str) -> str:
     """Adds the job's number to a file's name."""
     if not _PLAIN.fullmatch(pattern):
         return f"{_NUMBER}{ending}"
-    if pattern.endswith(os.sep) or os.path.isdir(pattern):  # noqa: PTH112  # False for a name that is too long
-        return f"{pattern.rstrip(os.sep)}{os.sep}{_NUMBER}{ending}"
+    if pattern.endswith(("/", os.sep)) or os.path.isdir(pattern):  # noqa: PTH112  # False for a name that is too long
+        return f"{pattern.rstrip(f'/{os.sep}')}{os.sep}{_NUMBER}{ending}"
     return f"{os.path.splitext(pattern)[0]}-{_NUMBER}{ending}"  # noqa: PTH122  # the path stays as typed
 
 
