@@ -104,3 +104,24 @@ def test_a_refusal_that_hydra_shows_by_its_repr_reads_well() -> None:
 
 def raises_refusal() -> None:
     raise ConfigError("what was found\nand more", Fix("'key=[a b]'"))
+
+
+def test_a_refusal_offers_each_fix_once_and_leaves_empty_ones_out() -> None:
+    error = FitError("does not fit", Fix("rules=[ddp]"), Fix(), Fix("rules=[ddp]"), Fix(note="ask its owner"))
+
+    assert error.fixes == (Fix("rules=[ddp]"), Fix(note="ask its owner"))
+    assert error.hint == "rules=[ddp]\nask its owner"
+
+
+def test_a_fix_is_one_harmless_line_without_secrets() -> None:
+    error = ConfigError("wrong", Fix("a=1\nb=2", "sees\x1b[31m https://me:pass@host/a"))
+
+    assert error.fixes == (Fix("a=1\\nb=2", "sees\\x1b[31m https://***@host/a"),)
+    assert error.hint.count("\n") == 0
+
+
+def test_fixes_survive_pickling_and_being_located() -> None:
+    with pytest.raises(CheckpointError) as caught, located("/d/a.pt"):
+        raise CheckpointError("is odd", Fix("checkpoint.path=FILE", "another one"))
+
+    assert pickle.loads(pickle.dumps(caught.value)).fixes == (Fix("checkpoint.path=FILE", "another one"),)

@@ -148,7 +148,7 @@ class Report:
     """The outcome of one job."""
 
     status: Literal["ok", "failed", "error"] = "ok"
-    """``failed`` is refused, ``error`` a bug of the loader."""
+    """``ok``, ``failed`` (refused) or ``error`` (a bug of the loader)."""
     exit_code: int = 0
     """The exit code of the job."""
     error: ErrorReport | None = None

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from loader.config.rewrite import rewrite
 from loader.formats.frameworks import FROZEN
-from loader.text.lines import line, override, removal, typed, under, yaml_value
+from loader.text.lines import Fix, line, override, removal, together, typed, under, yaml_value
 from loader.text.wording import is_printable
 from tests.laws import examples
 
@@ -143,3 +143,20 @@ def test_nothing_else_quotes_for_a_shell() -> None:
 def test_paths_in_advice_on_foreign_files_stay_one_word(name: str) -> None:
     (fix,) = FROZEN.advice(file=f"/d/{name}")
     assert shlex.split(fix.line.partition(" --output")[0])[-1] == f"/d/{name}"
+
+
+def test_a_fix_reads_as_one_line() -> None:
+    assert str(Fix("seed=0", "the default")) == "seed=0   # the default"
+    assert (str(Fix("seed=0")), str(Fix(note="ask its owner"))) == ("seed=0", "ask its owner")
+    assert (bool(Fix()), bool(Fix(note="a")), str(Fix())) == (False, True, "")
+
+
+@pytest.mark.parametrize("note", ["a; rm b", "$(touch x)", "`x`", "a\nb", "a\x1b[31m", "a & b"])
+def test_a_note_on_which_a_shell_without_comments_would_act_stays_out_of_the_text(note: str) -> None:
+    assert str(Fix("seed=0", note)) == "seed=0"
+    assert Fix("seed=0", note).note == note
+
+
+def test_lines_that_are_typed_at_once_are_one() -> None:
+    assert together([line("a", 1), Fix(), line("b", "x y")], note="both") == Fix("a=1 'b=\"x y\"'", "both")
+    assert not together([])
