@@ -89,7 +89,7 @@ def test_a_file_that_is_another_when_it_is_opened_again_is_reported(how: str, tm
         paths[0].unlink()
         if how == "pipe":
             os.mkfifo(paths[0])
-    told = {
+    fault = {
         "replaced": "changed while it was being read (same size, written since)",
         "rewritten": "changed while it was being read (5 bytes then, 18 now)",
         "rewritten unseen": "changed while it was being read (another file has its place, or its permissions or links",
@@ -99,7 +99,7 @@ def test_a_file_that_is_another_when_it_is_opened_again_is_reported(how: str, tm
     for work in (lambda: first.pread(0, 1), first.check_unchanged, lambda: first.mapping):
         with pytest.raises(CheckpointError) as caught:
             work()
-        assert told[how] in caught.value.message
+        assert fault[how] in caught.value.message
 
 
 LOAD = """

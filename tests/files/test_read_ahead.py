@@ -19,9 +19,9 @@ Advise = Callable[[Sequence[tuple[int, int]]], list[tuple[int, int]]]
 
 @pytest.fixture
 def advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Advise:
-    """Reads ranges of a file ahead, and returns the ranges that the system was told of."""
-    told: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda _number, offset, length, _advice: told.append((offset, length)))
+    """Reads ranges of a file ahead, and returns the ranges that the system was advised of."""
+    calls: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _number, offset, length, _advice: calls.append((offset, length)))
     path = tmp_path / "a.bin"
     path.write_bytes(os.urandom(SIZE))
 
@@ -30,7 +30,7 @@ def advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Advise:
         for thread in threading.enumerate():
             if thread.name == "read-ahead":
                 thread.join(60)
-        return told
+        return calls
 
     return run
 

@@ -192,10 +192,10 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 @pytest.mark.parametrize("case", LIES)
 def test_descriptions_that_lie_are_refused(case: str, path: Path) -> None:
-    change, told = LIES[case]
+    change, fault = LIES[case]
     with pytest.raises(CheckpointError) as refusal:
         open_checkpoint(described(path, change))
-    assert told in refusal.value.message
+    assert fault in refusal.value.message
 
 
 TEXTS = {
@@ -209,10 +209,10 @@ TEXTS = {
 
 @pytest.mark.parametrize("case", TEXTS)
 def test_lists_that_are_none_are_refused(case: str, path: Path) -> None:
-    text, told = TEXTS[case]
+    text, fault = TEXTS[case]
     with pytest.raises(CheckpointError) as refusal:
         open_checkpoint(rewritten(path, {"weights_config.json": lambda _: text}))
-    assert told in refusal.value.message
+    assert fault in refusal.value.message
 
 
 def test_a_damaged_list_is_reported(path: Path) -> None:

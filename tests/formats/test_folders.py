@@ -78,29 +78,29 @@ def test_shards_are_not_taken_for_checkpoints_of_their_own(index: str, tmp_path:
 )
 def test_several_checkpoints_are_listed_with_the_line_to_type(names: list[str], tmp_path: Path) -> None:
     write(tmp_path, *names)
-    told = refusal(tmp_path)
+    refused = refusal(tmp_path)
     names = sorted(names, key=lambda name: not name.endswith(".json"))
-    assert told.message == f"{tmp_path} is a folder with 2 checkpoints; one was expected: {', '.join(names)}"
-    assert told.hint == "\n".join(f"checkpoint.path={tmp_path / name}" for name in names)
+    assert refused.message == f"{tmp_path} is a folder with 2 checkpoints; one was expected: {', '.join(names)}"
+    assert refused.hint == "\n".join(f"checkpoint.path={tmp_path / name}" for name in names)
 
 
 def test_very_many_checkpoints_are_counted(tmp_path: Path) -> None:
     for number in range(30):
         (tmp_path / f"{number:02}.pt").touch()
-    told = refusal(tmp_path)
-    assert told.message.endswith("30 checkpoints; one was expected: 00.pt, 01.pt, 02.pt, 03.pt, 04.pt and 25 more")
-    assert told.hint.splitlines()[-1] == "… and 10 more"
+    refused = refusal(tmp_path)
+    assert refused.message.endswith("30 checkpoints; one was expected: 00.pt, 01.pt, 02.pt, 03.pt, 04.pt and 25 more")
+    assert refused.hint.splitlines()[-1] == "… and 10 more"
 
 
 def test_a_folder_without_a_checkpoint_is_reported(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    told = refusal(tmp_path)
-    assert told.message == (
+    refused = refusal(tmp_path)
+    assert refused.message == (
         f"{tmp_path} is a folder without a checkpoint; model.safetensors, pytorch_model.bin, the index of either "
         "(*.index.json), or one file called *.safetensors, *.pt, *.pth, *.ckpt, *.bin, *.tar, *.pt2, *.gguf, *.npz was "
         "expected"
     )
-    assert told.hint == "checkpoint.path=FILE"
+    assert refused.hint == "checkpoint.path=FILE"
 
 
 def test_an_empty_folder_and_links_in_a_circle_are_reported(tmp_path: Path) -> None:
@@ -110,15 +110,15 @@ def test_an_empty_folder_and_links_in_a_circle_are_reported(tmp_path: Path) -> N
     assert refusal(tmp_path / "loop").message == f"{tmp_path / 'loop'} is a symbolic link that leads in a circle"
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "last.ckpt").symlink_to("last.ckpt")
-    told = refusal(tmp_path / "one")
-    assert told.message == f"{tmp_path / 'one' / 'last.ckpt'} is a symbolic link that leads in a circle"
+    refused = refusal(tmp_path / "one")
+    assert refused.message == f"{tmp_path / 'one' / 'last.ckpt'} is a symbolic link that leads in a circle"
 
 
 def test_shards_without_their_index_are_reported(tmp_path: Path) -> None:
     write_shards(tmp_path, STATE).unlink()
-    told = refusal(tmp_path)
-    assert told.message == f"{tmp_path} holds 1 shard ({shard_name(1, 1)}) and no index of them (*.index.json)"
-    assert told.hint == "download the index too; it is next to the shards at their source"
+    refused = refusal(tmp_path)
+    assert refused.message == f"{tmp_path} holds 1 shard ({shard_name(1, 1)}) and no index of them (*.index.json)"
+    assert refused.hint == "download the index too; it is next to the shards at their source"
 
 
 def test_a_link_out_of_the_folder_is_reported(tmp_path: Path) -> None:
@@ -126,11 +126,11 @@ def test_a_link_out_of_the_folder_is_reported(tmp_path: Path) -> None:
     folder.mkdir()
     write(tmp_path, "outside.safetensors")
     (folder / "model.safetensors").symlink_to(tmp_path / "outside.safetensors")
-    told = refusal(folder)
-    assert told.message == (
+    refused = refusal(folder)
+    assert refused.message == (
         f"{folder / 'model.safetensors'} is a link that leads out of its folder, to {tmp_path / 'outside.safetensors'}"
     )
-    assert told.hint == f"checkpoint.path={tmp_path / 'outside.safetensors'}   # if that file is meant"
+    assert refused.hint == f"checkpoint.path={tmp_path / 'outside.safetensors'}   # if that file is meant"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")

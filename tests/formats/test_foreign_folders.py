@@ -65,10 +65,10 @@ def refusal(path: Path) -> CheckpointError:
 def test_folders_of_other_tools_are_named_with_what_converts_them(
     names: list[str], what: str, tool: str, tmp_path: Path
 ) -> None:
-    told = refusal(touch(tmp_path, *names))
-    assert told.message.startswith(f"{tmp_path} is {what}")
-    assert tool in told.hint
-    assert "{file}" not in told.hint
+    refused = refusal(touch(tmp_path, *names))
+    assert refused.message.startswith(f"{tmp_path} is {what}")
+    assert tool in refused.hint
+    assert "{file}" not in refused.hint
 
 
 @pytest.mark.parametrize(("text", "named"), [("20", "iter_0000020"), ("release", "release"), ("junk", "release")])
@@ -82,8 +82,8 @@ def test_the_iteration_of_one_rank_loads_when_its_file_is_named(tmp_path: Path) 
     rank = tmp_path / "iter_0000010" / "mp_rank_00"
     rank.mkdir(parents=True)
     torch.save({"model": {"w": torch.ones(2)}, "iteration": 10}, rank / "model_optim_rng.pt")
-    told = refusal(tmp_path / "iter_0000010")
-    with open_checkpoint(told.hint.removeprefix("checkpoint.path=")) as checkpoint:
+    refused = refusal(tmp_path / "iter_0000010")
+    with open_checkpoint(refused.hint.removeprefix("checkpoint.path=")) as checkpoint:
         assert list(checkpoint.root.children) == ["model", "iteration"]
 
 
@@ -97,10 +97,10 @@ def test_weights_that_are_read_come_before_those_that_are_not(tmp_path: Path) ->
 def test_checkpoints_one_folder_below_are_reported(tmp_path: Path) -> None:
     touch(tmp_path, "checkpoint-5/model.safetensors", "logs/events.out")
     write_distributed(tmp_path / "pytorch_model_fsdp_0", {"a": torch.ones(2)})
-    told = refusal(tmp_path)
-    assert told.message == (
+    refused = refusal(tmp_path)
+    assert refused.message == (
         f"{tmp_path} holds no checkpoint itself; 2 folders in it do: checkpoint-5, pytorch_model_fsdp_0"
     )
-    assert told.hint.splitlines()[1] == f"checkpoint.path={tmp_path / 'pytorch_model_fsdp_0'}"
+    assert refused.hint.splitlines()[1] == f"checkpoint.path={tmp_path / 'pytorch_model_fsdp_0'}"
     (tmp_path / "checkpoint-5" / "model.safetensors").unlink()
     assert "; 1 folder in it does: pytorch_model_fsdp_0" in refusal(tmp_path).message

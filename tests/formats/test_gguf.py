@@ -179,12 +179,12 @@ LIES = {
 
 @pytest.mark.parametrize("case", LIES)
 def test_headers_that_lie_are_refused(case: str, tmp_path: Path) -> None:
-    content, told = LIES[case]
+    content, fault = LIES[case]
     path = tmp_path / "a.gguf"
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as refusal:
         open_checkpoint(path)
-    assert told in refusal.value.message
+    assert fault in refusal.value.message
 
 
 @given(st.data())

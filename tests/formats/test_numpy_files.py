@@ -171,12 +171,12 @@ LIES = {
 
 @pytest.mark.parametrize("case", LIES)
 def test_headers_that_lie_are_refused(case: str, tmp_path: Path) -> None:
-    content, told = LIES[case]
+    content, fault = LIES[case]
     path = tmp_path / "a.npy"
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as refusal:
         open_checkpoint(path)
-    assert told in refusal.value.message
+    assert fault in refusal.value.message
 
 
 def test_records_that_lie_are_refused(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_headers_in_another_order_are_read(tmp_path: Path) -> None:
 
 
 KEPT = {name: array for name, array in ARRAYS.items() if name != "scalar"}
-"""A scalar of NumPy's is a number beside the weights, not a tensor."""
+"""A scalar of NumPy's is a number next to the weights, not a tensor."""
 
 
 def assert_same_arrays(root: Container, read: Any, arrays: dict[str, Any]) -> None:

@@ -187,24 +187,24 @@ def test_all_damaged_shards_are_named(check: Check, tmp_path: Path) -> None:
 def test_everything_that_an_index_gets_wrong_is_reported_at_once(tmp_path: Path) -> None:
     write_shards(tmp_path, {**A, "d": torch.ones(1)}, {**B, "d": torch.ones(1)})
     index = write_index(tmp_path, {"a": ONE, "b": TWO, "d": ONE, "e": TWO})
-    told = refusal(index)
-    assert told.message == (
+    refused = refusal(index)
+    assert refused.message == (
         f"{index} and its shards contradict each other: "
         f"2 tensors are not where the index says: b (said to be in {TWO}; it is in {ONE}), "
         f"e (said to be in {TWO}; no shard has it); "
         f"1 name appears in more than one shard: d (in {ONE}, {TWO}); "
         f"the index does not list 1 name that the shards hold: c (in {TWO})"
     )
-    assert told.hint == AGAIN
+    assert refused.hint == AGAIN
 
 
 def test_all_missing_shards_are_named(tmp_path: Path) -> None:
     index = write_index(tmp_path, {key: shard_name(number, 3) for number, key in enumerate("abc", 1)})
     (tmp_path / shard_name(2, 3)).touch()
-    told = refusal(index)
+    refused = refusal(index)
     names = shard_name(1, 3), shard_name(3, 3)
-    assert told.message == f"2 of the 3 shards of {index} are missing: {names[0]}, {names[1]}"
-    assert told.hint == (
+    assert refused.message == f"2 of the 3 shards of {index} are missing: {names[0]}, {names[1]}"
+    assert refused.hint == (
         f"hf download ORGANISATION/MODEL {names[0]} {names[1]} --local-dir {tmp_path}   # or copy them"
     )
 
@@ -213,9 +213,9 @@ def test_shards_that_were_not_downloaded_are_reported_at_once(tmp_path: Path) ->
     index = write_index(tmp_path, {"a": ONE, "b": TWO})
     for name in (ONE, TWO):
         (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    told = refusal(index)
-    assert told.message.startswith(f"2 of 2 shards are refused: {tmp_path / ONE} is a Git LFS pointer")
-    assert told.hint == "git lfs pull"
+    error = refusal(index)
+    assert error.message.startswith(f"2 of 2 shards are refused: {tmp_path / ONE} is a Git LFS pointer")
+    assert error.hint == "git lfs pull"
 
 
 @pytest.mark.parametrize("format", ["npz", "npy", "pickle", "torchscript"])
@@ -223,18 +223,18 @@ def test_shards_of_a_format_that_is_never_split_are_refused(format: str, tmp_pat
     write_shards(tmp_path, A, B)
     (tmp_path / "other").mkdir()
     samples.SAMPLES[format](tmp_path / "other", {"x": torch.ones(1)}).replace(tmp_path / TWO)
-    told = refusal(tmp_path)
-    assert told.message == (
+    refused = refusal(tmp_path)
+    assert refused.message == (
         f"{tmp_path / 'model.safetensors.index.json'} names shards of a format that no library splits: {TWO} ({format})"
     )
-    assert told.hint == "download the index and all its shards again, from one and the same revision"
+    assert refused.hint == "download the index and all its shards again, from one and the same revision"
 
 
 def test_shards_of_different_formats_are_refused(tmp_path: Path) -> None:
     write_shards(tmp_path, A, B)
     torch.save(B, tmp_path / TWO)
-    told = refusal(tmp_path)
-    assert told.message == (
+    refused = refusal(tmp_path)
+    assert refused.message == (
         f"{tmp_path / 'model.safetensors.index.json'} names shards of different formats: "
         f"safetensors-sharded has {ONE}, torch-sharded has {TWO}"
     )
@@ -248,9 +248,9 @@ def test_an_index_is_no_shard(tmp_path: Path) -> None:
 
 def test_another_format_is_reported(tmp_path: Path) -> None:
     write_shards(tmp_path, A, B)
-    told = refusal(tmp_path, format="safetensors")
-    assert told.message == f"{tmp_path} is a safetensors-sharded checkpoint; checkpoint.format says safetensors"
-    assert told.hint == "checkpoint.format=safetensors-sharded"
+    refused = refusal(tmp_path, format="safetensors")
+    assert refused.message == f"{tmp_path} is a safetensors-sharded checkpoint; checkpoint.format says safetensors"
+    assert refused.hint == "checkpoint.format=safetensors-sharded"
 
 
 # Indexes that are none.
@@ -330,10 +330,10 @@ def test_names_that_are_no_plain_paths_are_refused(name: str, fault: str, tmp_pa
     write_shards(folder, A)
     torch.save(A, tmp_path / "outside.safetensors")
     index = write_index(folder, {"a": shard_name(1, 1), "b": name})
-    told = refusal(index)
-    assert told.message.startswith(f"{index} names 1 shard that may not be opened: '")
-    assert told.message.endswith(f"' {fault}; names of files below its own folder were expected")
-    assert told.hint == "do not load this checkpoint; ask whoever made it for shards in one folder"
+    refused = refusal(index)
+    assert refused.message.startswith(f"{index} names 1 shard that may not be opened: '")
+    assert refused.message.endswith(f"' {fault}; names of files below its own folder were expected")
+    assert refused.hint == "do not load this checkpoint; ask whoever made it for shards in one folder"
 
 
 def test_a_name_too_long_for_any_file_is_missing(tmp_path: Path) -> None:
@@ -375,11 +375,11 @@ def test_links_out_of_the_folder_are_not_followed(
         original(file, path)
 
     monkeypatch.setattr(CheckpointFile, "__init__", init)
-    told = refusal(index)
-    assert told.message == (
+    refused = refusal(index)
+    assert refused.message == (
         f"1 shard of {index} would be read from outside its folder: {name} → {outside / shard_name(1, 1)}"
     )
-    assert told.hint == "copy the shards into the folder, or move the index to where they are"
+    assert refused.hint == "copy the shards into the folder, or move the index to where they are"
     assert opened == [index]
 
 
@@ -413,9 +413,9 @@ def test_the_cache_of_the_hub_is_read(tmp_path: Path) -> None:
 def test_a_shard_that_the_cache_lost_is_missing(tmp_path: Path) -> None:
     snapshot, blobs = cached(tmp_path)
     (blobs / "0").unlink()
-    told = refusal(snapshot)
-    assert told.message.endswith(f"is missing: {ONE}")
-    assert told.hint == "hf download org/name"
+    refused = refusal(snapshot)
+    assert refused.message.endswith(f"is missing: {ONE}")
+    assert refused.hint == "hf download org/name"
 
 
 def test_links_out_of_the_cache_are_not_followed(tmp_path: Path) -> None:
@@ -465,7 +465,7 @@ def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux tells of a process's open files")
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux lists a process's open files")
 def test_refused_checkpoints_leave_no_file_open(tmp_path: Path) -> None:
     write_shards(tmp_path, A, B)
     index = write_index(tmp_path, {"a": ONE, "z": TWO})

@@ -277,13 +277,13 @@ def test_the_name_never_decides(tmp_path: Path) -> None:
     assert found == ["torch-zip", "safetensors", "torch-legacy"]
 
 
-@pytest.mark.parametrize(("name", "told"), [("a.safetensors", True), ("a.PT", False), ("a.npz", True), ("a", False)])
+@pytest.mark.parametrize(("name", "fault"), [("a.safetensors", True), ("a.PT", False), ("a.npz", True), ("a", False)])
 def test_a_name_that_promises_something_else_is_reported(
-    name: str, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str, fault: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / name)
     open_checkpoint(tmp_path / name).close()
-    assert caplog.messages == [f"{tmp_path / name} is a torch-zip file, whatever its name says"] * told
+    assert caplog.messages == [f"{tmp_path / name} is a torch-zip file, whatever its name says"] * fault
 
 
 @pytest.mark.parametrize("protocol", range(6))

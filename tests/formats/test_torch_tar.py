@@ -98,11 +98,11 @@ LIES = {
 
 @pytest.mark.parametrize("case", LIES)
 def test_storages_that_lie_are_refused(case: str, tmp_path: Path) -> None:
-    stored, told = LIES[case]
+    stored, fault = LIES[case]
     path = save_tar({"a": FOUR}, tmp_path / "a.pt", storages=stored, tensors=listed([]), pickle=pickle.dumps({}, 2))
     with pytest.raises(CheckpointError, match=" is damaged: ") as refusal:
         open_checkpoint(path)
-    assert told in refusal.value.message
+    assert fault in refusal.value.message
 
 
 TENSORS = {
@@ -118,11 +118,11 @@ TENSORS = {
 
 @pytest.mark.parametrize("case", TENSORS)
 def test_tensors_that_lie_are_refused(case: str, tmp_path: Path) -> None:
-    listing, told = TENSORS[case]
+    listing, fault = TENSORS[case]
     path = save_tar({}, tmp_path / "a.pt", storages=one(), tensors=listing)
     with pytest.raises(CheckpointError) as refusal:
         open_checkpoint(path)
-    assert told in refusal.value.message
+    assert fault in refusal.value.message
 
 
 @pytest.mark.parametrize("pid", [b"X\x01\0\0\x005Q.", b"Pseven\n.", b"P" + b"9" * 5000 + b"\n.", b"K\x01Q."])
@@ -146,11 +146,11 @@ def test_archives_that_are_none_are_refused(tmp_path: Path) -> None:
         whole[:3000]: "is cut off: 3,000 bytes are there",
         whole.replace(b"tensors\0", b"tensorz\0"): "differs from what was written",
     }
-    for content, told in broken.items():
+    for content, fault in broken.items():
         (tmp_path / "b.pt").write_bytes(content)
         with pytest.raises(CheckpointError) as refusal:
             open_checkpoint(tmp_path / "b.pt")
-        assert told in refusal.value.message
+        assert fault in refusal.value.message
 
 
 def test_members_that_are_no_plain_files_are_refused(tmp_path: Path) -> None:

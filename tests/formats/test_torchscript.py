@@ -154,11 +154,11 @@ LIES: dict[str, tuple[dict[str, Change], str]] = {
 
 @pytest.mark.parametrize("case", LIES)
 def test_archives_that_lie_are_refused(case: str, tmp_path: Path) -> None:
-    changes, told = LIES[case]
+    changes, fault = LIES[case]
     path = rewritten(scripted(tmp_path / "a.pt", Inner()), changes)
     with pytest.raises(CheckpointError, match="is damaged: ") as refusal:
         open_checkpoint(path)
-    assert told in refusal.value.message
+    assert fault in refusal.value.message
 
 
 def test_damaged_code_is_reported(tmp_path: Path) -> None:
