@@ -38,7 +38,7 @@ def changed(change: Change) -> Callable[[Path], Path]:
 
 
 def field(record: bytes, offset: int, form: str, value: int, *, which: int = 0) -> Change:
-    """Writes a number into the record of a kind that stands at a place in their order; -1 is the last."""
+    """Writes a number into the record of a kind at a position in their order; -1 is the last."""
 
     def change(raw: bytearray) -> bytearray:
         places = [at for at in range(len(raw)) if raw.startswith(record, at)]
@@ -161,7 +161,7 @@ def quine(folder: Path) -> Path:
 
 
 def in_zip64(size: int, packed: int) -> Change:
-    """A member whose sizes stand in the 64-bit field and are huge."""
+    """A member whose sizes are in the 64-bit field and are huge."""
 
     def change(raw: bytearray) -> bytes:
         at = raw.index(ENTRY)

@@ -169,7 +169,7 @@ def module_of(children: bytes) -> bytes:
 
 
 def shared_modules(levels: int) -> bytes:
-    """Modules of which each stands twice in the next: 2 to the power of `levels` paths."""
+    """Modules of which each is contained twice in the next: 2 to the power of `levels` paths."""
     opcodes = module_of(b"") + b"q\x00"
     for _ in range(levels):
         opcodes += b"0" + module_of(b"X\x01\x00\x00\x00ah\x00X\x01\x00\x00\x00bh\x00") + b"q\x00"
@@ -182,7 +182,7 @@ def alone(opcodes: bytes) -> Callable[[Path], Path]:
 
 
 def beside_weights(opcodes: bytes) -> Callable[[Path], Path]:
-    """A file that holds it beside the weights."""
+    """A file that holds it next to the weights."""
 
     def write(folder: Path) -> Path:
         return rezip(samples.torch_zip(folder, STATE), {"data.pkl": lambda raw: inside(raw, opcodes)})

@@ -1,4 +1,4 @@
-"""Every place of every format where a pickle stands, with a hostile one in it.
+"""A hostile pickle in every place of every format that holds pickles.
 
 A new format is one entry of `CARRIERS`: what writes the file, and the place's name. The honest file around it holds
 `case.WEIGHT`, so that what is harmless in it can still be loaded.
@@ -83,7 +83,7 @@ def in_tar(folder: Path, opcodes: bytes, *, member: str, stream: int, infect: In
 
 
 def in_array(folder: Path, opcodes: bytes) -> Path:
-    """An array of objects beside the weights."""
+    """An array of objects next to the weights."""
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
     header += b" " * (53 + 64 - len(header)) + b"\n"
     raw = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
@@ -109,7 +109,7 @@ def in_metadata(folder: Path, opcodes: bytes) -> Path:
 
 
 def in_item(folder: Path, opcodes: bytes) -> Path:
-    """An object beside the tensors of a distributed checkpoint: a `torch.save` file of its own, in the data file.
+    """An object next to the tensors of a distributed checkpoint: a `torch.save` file of its own, in the data file.
 
     Its place and length in `.metadata` are left as they were.
     """

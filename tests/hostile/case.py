@@ -13,7 +13,7 @@ REFUSED, DAMAGED, FITS, MISFIT, BOUNDED = "refused", "damaged", "fits", "misfit"
 """It is refused when it is opened; refused when its data are read; the job loads `WEIGHT`; the reader reads it and the
 job says that it does not fit; any of these."""
 UNPROVEN = "unproven"
-"""What stands beside it is refused when the loaded model is verified with it."""
+"""Data next to it is refused when the loaded model is verified with it."""
 
 WEIGHT = torch.tensor([[1.0, -2.0, 0.5]])
 """What every file that loads has under the key ``weight``."""

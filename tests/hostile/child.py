@@ -55,7 +55,7 @@ FORBIDDEN = (
 LIBRARIES = tuple(os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, Path(loader.__file__).parent.parent))
 """May be read whatever the file: code that is imported when first needed, versions of packages."""
 IMPORTED = ("loader", "encodings")
-"""What may be imported whatever the file: this project's own modules, and text encodings of the standard library."""
+"""Modules that may be imported for any file: this project's own modules, and text encodings of the standard library."""
 
 
 class Watch:
@@ -197,7 +197,7 @@ class Examiner:
     def step(
         self, step: Callable[[str], torch.Tensor | None], case: dict[str, Any], broke: Callable[[str], None]
     ) -> int:
-        """One step; returns the exit code that it stands for."""
+        """One step; returns its exit code."""
         modules = set(sys.modules)
         self.watch.seen.clear()
         self.watch.home = case["folder"]

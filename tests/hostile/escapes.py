@@ -35,7 +35,7 @@ def places(**where: Any) -> Write:
 
 
 def text(raw: bytes) -> Write:
-    """An index of these bytes, beside an honest shard."""
+    """An index of these bytes, next to an honest shard."""
 
     def write(folder: Path) -> Path:
         save_file({"weight": WEIGHT}, folder / "shard.safetensors")
@@ -221,7 +221,7 @@ def recorded(path: Path, name: str, width: int) -> None:
 
 
 def beside_configs(folder: Path) -> Path:
-    """Honest weights beside configs which hang whoever opens them."""
+    """Honest weights next to configs that hang any reader."""
     (folder / ".hydra").mkdir()
     for name in ("config.yaml", "config.json", ".hydra/config.yaml", "hparams.yaml", "conf.py", "__init__.py"):
         os.mkfifo(folder / name)
@@ -241,7 +241,7 @@ GOLDEN: dict[str, tuple[Write, str]] = {
     "of other names": (golden(partial(recorded, name="\x1b[2J", width=3)), UNPROVEN),
     "of wrong answers": (golden(partial(recorded, name="input.0", width=3)), UNPROVEN),
 }  # fmt: skip
-"""What lies beside an honest checkpoint under the name of its golden record, which is read without being named."""
+"""A file next to an honest checkpoint under the name of its golden record, which is read without being named."""
 
 
 def cases() -> Iterator[Case]:

@@ -25,7 +25,7 @@ def weight(**changes: Any) -> dict[str, Any]:
 
 
 def more(entry: Any) -> dict[str, Any]:
-    """A header with an entry beside the weights."""
+    """A header with an entry next to the weights."""
     return {"weight": ENTRY, "more": entry}
 
 

@@ -34,7 +34,7 @@ LONGEST = 1 << 20
 
 
 def place(raw: bytes, source: random.Random) -> int:
-    """A place in a file; its beginning and its end, where indexes stand, more often than its middle."""
+    """A place in a file; its beginning and its end, where indexes are, more often than its middle."""
     kind = source.random()
     if kind < 0.3:
         return source.randrange(min(len(raw), 300))

@@ -49,7 +49,7 @@ TEXTS: dict[str, str] = {
 
 
 def key(name: str) -> bytes:
-    """A text of protocol 2; a half surrogate stands in it as picklers write it."""
+    """A text of protocol 2; it contains a half surrogate as picklers write it."""
     raw = name.encode("utf-8", "surrogatepass")
     return b"X" + struct.pack("<I", len(raw)) + raw
 

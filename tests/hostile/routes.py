@@ -205,7 +205,7 @@ STANDARD: dict[str, Route] = {
     "dynamic class": lambda m: call(named("builtins", "type"), text("C"), EMPTY, b"}" + text("__del__") + call(
         named("functools", "partial"), SYSTEM, touch(m)) + b"s") + EMPTY + b"R0N",
 }  # fmt: skip
-"""The functions of the standard library that run what they are given."""
+"""The functions of the standard library that run their arguments."""
 
 
 def raw(content: bytes) -> bytes:

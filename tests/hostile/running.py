@@ -14,7 +14,7 @@ from tests.hostile.routes import ROUTES, Route, named
 from tests.hostile.samples import save_script
 
 MARKS = "marks"
-"""The folder beside the cases' own in which the markers would appear."""
+"""The folder next to the cases' own in which the markers would appear."""
 EVERYWHERE = ("torch-zip",)
 """The carriers that are tried with every route; the others are tried with some."""
 SOME = (

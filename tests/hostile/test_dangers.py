@@ -33,7 +33,7 @@ TOLD = "the file names os.system, which no model needs and an attack would use"
 
 
 def hostile(folder: Path, carrier: str = "torch-zip") -> Path:
-    """Honest weights beside a call of `os.system`."""
+    """Honest weights next to a call of `os.system`."""
     return CARRIERS[carrier](folder, ROUTES["GLOBAL and REDUCE"](str(folder / "mark")))
 
 

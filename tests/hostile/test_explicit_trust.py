@@ -25,7 +25,7 @@ def mark(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hostile(tmp_path: Path, mark: Path) -> Path:
-    """Honest weights beside a call."""
+    """Honest weights next to a call."""
     (tmp_path / "files").mkdir()
     return CARRIERS["torch-zip"](tmp_path / "files", ROUTES["GLOBAL and REDUCE"](str(mark)))
 
