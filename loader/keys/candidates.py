@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -86,12 +86,12 @@ def candidates(root: Container, wanted: Iterable[Shape | None] = (), typed: str 
     """
     containers = {key: container for key, container in root.walk() if len(key) <= _LONGEST_KEY}
     tables, shapes = optimizers(containers), Counter(wanted)
-    lightning = {key: f"{key}." if key else "" for key, container in containers.items() if lightning_weights(container)}
-    main = {f"{prefix}{_LIGHTNING_WEIGHTS}" for prefix in lightning.values()}
+    lightning = {key for key, container in containers.items() if lightning_weights(container)}
+    main = {f"{prefix}{_LIGHTNING_WEIGHTS}" for key in lightning for prefix in [f"{key}." if key else ""]}
     found = []
     for key, members in _grouped(containers, tables).items():
-        around = (prefix for prefix in lightning.values() if key.startswith(prefix))
-        aside = (p for p in around if key != typed and _is_aside(key.removeprefix(p), containers[key]))
+        around = _around(key, lightning) if lightning and key != typed else ()
+        aside = (prefix for prefix in around if _is_aside(key.removeprefix(prefix), containers[key]))
         held = _Held(key, containers[key], members, next(aside, None), in_table=key in tables)
         found.append(held.judged(shapes))
     return sorted(found, key=lambda c: (-c.fitting, c.key not in main, ROLES.index(c.role), -c.elements))
@@ -115,6 +115,17 @@ def lightning_weights(root: Container) -> str | None:
 def _is_script(container: Container) -> bool:
     """Whether a module's class is code inside a TorchScript archive: never imported, and run only under trust."""
     return container.type.startswith(IN_ARCHIVE)
+
+
+def _around(key: str, lightning: set[str]) -> Iterator[str]:
+    """The prefixes of the Lightning checkpoints that a key lies in, outermost first."""
+    if "" in lightning:
+        yield ""
+    at = key.find(".")
+    while at >= 0:
+        if key[:at] in lightning:
+            yield key[: at + 1]
+        at = key.find(".", at + 1)
 
 
 def _is_aside(key: str, container: Container) -> bool:
