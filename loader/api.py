@@ -246,8 +246,8 @@ def _overrides_of(config: object) -> list[str]:
         )
     if isinstance(config, os.PathLike) or not isinstance(config, Iterable):
         named = Fix(f"loader.load([{python_text(f'checkpoint.path={config}')}])")
-        hint = named if isinstance(config, os.PathLike) else Fix("loader.load()", "the shipped example")
-        raise ConfigError(f"loader.load takes a list of overrides or a mapping, not {_shown(config)}", hint)
+        fix = named if isinstance(config, os.PathLike) else Fix("loader.load()", "the shipped example")
+        raise ConfigError(f"loader.load takes a list of overrides or a mapping, not {_shown(config)}", fix)
     overrides = list(config)
     for override in overrides:
         if not isinstance(override, str):
@@ -276,9 +276,9 @@ def _check_checkpoint(checkpoint: object) -> None:
     """Refuses anything but a path, a node or a state dict."""
     if isinstance(checkpoint, str | os.PathLike | Mapping):
         return
-    hint = Fix("checkpoint=net.state_dict()") if isinstance(checkpoint, nn.Module) else Fix("checkpoint='FILE'")
+    fix = Fix("checkpoint=net.state_dict()") if isinstance(checkpoint, nn.Module) else Fix("checkpoint='FILE'")
     raise ConfigError(
-        f"the checkpoint is {_shown(checkpoint)}; a path, a mapping with a path or a state dict was expected", hint
+        f"the checkpoint is {_shown(checkpoint)}; a path, a mapping with a path or a state dict was expected", fix
     )
 
 

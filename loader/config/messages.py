@@ -87,8 +87,8 @@ def _unparsable(error: OverrideParseException) -> _Translation:
     shown = safe_text(error.override, _LONGEST)
     key, equals, value = error.override.partition("=")
     if not equals:
-        hint = path_override(key) if _names_file(key) else _show_keys() if _is_unknown(key) else line(key, "VALUE")
-        return f"'{shown}' is not an override (expected key=value)", hint
+        fix = path_override(key) if _names_file(key) else _show_keys() if _is_unknown(key) else line(key, "VALUE")
+        return f"'{shown}' is not an override (expected key=value)", fix
     if _is_unknown(key):
         return _no_such_key(key, value)
     lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
@@ -126,8 +126,8 @@ def _missing_config(error: MissingConfigException) -> _Translation:
     if "primary config" in text or not group:
         near = closest(name, options, most=1)
         fault = f"there is no config '{safe_text(name)}'{did_you_mean(name, options)}"
-        hint = typed("--config-name", near[0]) if near else Fix("--config-name NAME --config-dir FOLDER")
-        return f"{fault}; there are: {listing(options, _MOST_OPTIONS) or 'none'}", hint
+        fix = typed("--config-name", near[0]) if near else Fix("--config-name NAME --config-dir FOLDER")
+        return f"{fault}; there are: {listing(options, _MOST_OPTIONS) or 'none'}", fix
     by = re.match(r"In '(.+?)'", text)
     asked = f", which '{safe_text(by[1])}' requires" if by and by[1] not in ("config", "hydra/config") else ""
     message = (
@@ -191,19 +191,19 @@ def _no_such_key(key: str, value: str) -> _Translation:
         return f"'{shown}' is a file, not an override (expected key=value)", path_override(f"{key}={value}")
     meant = suggestion(key)
     near = f" (did you mean '{safe_text(meant)}'?)" if meant else ""
-    hint = typed(f"{meant}={value}") if meant else _show_keys()
-    return f"unknown config key '{safe_text(key)}'{near}", hint
+    fix = typed(f"{meant}={value}") if meant else _show_keys()
+    return f"unknown config key '{safe_text(key)}'{near}", fix
 
 
 def _several_values(found: re.Match[str]) -> _Translation:
     override = found["override"]
     key, _, value = override.partition("=")
-    hints = [typed("-m", override, note="one job for each")]
+    fixes = [typed("-m", override, note="one job for each")]
     if key == "rules":
-        hints.insert(0, typed(f"rules=[{value}]", note="all of them, in order"))
+        fixes.insert(0, typed(f"rules=[{value}]", note="all of them, in order"))
     elif key not in GROUPS:
-        hints.append(line(key, value, note="one value with a comma in it"))
-    return f"'{safe_text(override, _LONGEST)}' gives several values to a single run", *hints
+        fixes.append(line(key, value, note="one value with a comma in it"))
+    return f"'{safe_text(override, _LONGEST)}' gives several values to a single run", *fixes
 
 
 def _already_there(found: re.Match[str]) -> _Translation:
@@ -212,8 +212,8 @@ def _already_there(found: re.Match[str]) -> _Translation:
 
 def _not_to_delete(found: re.Match[str]) -> _Translation:
     key = found["key"]
-    hint = Fix("'rules=[]'", "removes all rules") if key == "rules" else _show_keys()
-    return f"'~{safe_text(key)}' removes a key that does not exist", hint
+    fix = Fix("'rules=[]'", "removes all rules") if key == "rules" else _show_keys()
+    return f"'~{safe_text(key)}' removes a key that does not exist", fix
 
 
 def _not_in_defaults(found: re.Match[str]) -> _Translation:

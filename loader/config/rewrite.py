@@ -164,8 +164,8 @@ def _text(key: str, value: str, *, sweep: bool, exists: Callable[[str], bool]) -
         if parse_value(value) is not Refused:
             return value  # Hydra refuses it, and `messages` explains that several values need -m
         if all(is_there(part.strip()) for part in parts):
-            hint = typed("-m", f"{key}={value}", note="one job for each")
-            raise ConfigError(f"'{safe_text(f'{key}={value}', _LONGEST)}' gives several values to a single run", hint)
+            fix = typed("-m", f"{key}={value}", note="one job for each")
+            raise ConfigError(f"'{safe_text(f'{key}={value}', _LONGEST)}' gives several values to a single run", fix)
     # Hydra ignores spaces next to the comma that separates values.
     elements = [part.strip() for part in parts] if sweep else [value]
     return ",".join(_text_element(element, is_there, escapes=names_file) for element in elements)

@@ -2,7 +2,7 @@
 
 Guarantees: decided by the first and last bytes and the names of members, and by a file's own name only where those say
 nothing; nothing in a folder is opened but the short text in which Megatron names its newest iteration. The answer is
-one sentence that says what it is, and a hint.
+one sentence that says what it is, and a fix.
 """
 
 from __future__ import annotations

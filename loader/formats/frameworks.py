@@ -1,7 +1,7 @@
 """Files of other frameworks, recognised by their first and last bytes.
 
 Guarantees: a few bytes are compared and matched in bounded time; nothing is parsed. Each sentence names the framework,
-and its hint the tool that makes something of the file that is read.
+and its fix the tool that makes a file of it that is read.
 """
 
 from __future__ import annotations

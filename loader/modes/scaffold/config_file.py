@@ -105,13 +105,11 @@ def _shipped(option: str) -> bool:
 
 def _refuse_taken(place: Place, folder: Path) -> None:
     free = next(name for n in range(2, 10_000) if not (folder / (name := f"{place.option}_{n}{_ENDING}")).exists())
-    hint = line("scaffold.path", (folder / free).as_posix())
+    fix = line("scaffold.path", (folder / free).as_posix())
     if place.path.exists() or place.path.is_symlink():
-        raise ConfigError(f"{safe_text(place.path, 200)} is there already, and is not written over", hint)
+        raise ConfigError(f"{safe_text(place.path, 200)} is there already, and is not written over", fix)
     if _shipped(place.option):
-        raise ConfigError(
-            f"{GROUP}={place.option} is an experiment that is shipped; one of your own was expected", hint
-        )
+        raise ConfigError(f"{GROUP}={place.option} is an experiment that is shipped; one of your own was expected", fix)
 
 
 _LONGEST_NOTE = 200
