@@ -41,7 +41,7 @@ _MOST_PARTS = 8
 
 
 def of_another_size(problem: Problem, recipe: Recipe | None) -> tuple[list[Proposal], list[str]]:
-    """Finds other arguments of the model's constructor, where the shapes allow no others.
+    """Finds other arguments of the model's constructor, if the shapes allow only these.
 
     Returns:
         The ways to fill a model with these arguments; without any, remarks on how far the search went.

@@ -115,7 +115,7 @@ def _narrowed(found: _Judged) -> list[_Judged]:
 
 
 def _prefix(rule: Rule) -> str:
-    """What the names begin with that a rule is about; empty where it is about others too."""
+    """Returns the prefix of all names that a rule changes; empty if it changes others too."""
     match rule:
         case Strip(prefix, False) | Rename(prefix, _, False):
             return prefix
@@ -154,7 +154,7 @@ def _is_as_typed(problem: Problem, attempt: Attempt) -> bool:
 
 
 def _is_a_module(found: _Judged) -> bool:
-    """Whether the loaded tensors are one whole module of the file, of which there is no second one."""
+    """Whether the loaded tensors are one whole module of the file, and the only one of its form."""
     sources, attempt = [segments(name) for name in found.sources], found.attempt
     shared = next((at for at, column in enumerate(zip(*sources, strict=False)) if len(set(column)) > 1), None)
     place = sources[0][:shared] if shared is not None else sources[0][:-2]

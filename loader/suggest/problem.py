@@ -156,7 +156,7 @@ def asked_for(key: str | None, rules: Mapping[str, Rule]) -> bool | None:
 
 
 def _sought(rule: Rule) -> str:
-    """What a rule looks for in names that are to be loaded; empty where it looks for nothing."""
+    """Returns the text that a rule looks for in names; empty if it looks for none."""
     match rule:
         case Keep(text) | Strip(text) | Rename(text) | Regex(text):
             return text

@@ -28,7 +28,7 @@ NO_WAY = (
     Fix("checkpoint.path=…", "another file"),
     Fix("model=…", "another architecture"),
 )
-"""What to do where there is nothing to type."""
+"""What to do if there is nothing to type."""
 
 _BY_HAND = Fix(note="allow.missing, allow.unexpected and allow.mismatched excuse the keys that you name")
 _MOST_CANDIDATES = 5

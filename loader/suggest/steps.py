@@ -42,7 +42,7 @@ def wrappers(attempt: Attempt) -> Iterator[Step]:
 
 
 def averages(attempt: Attempt) -> Iterator[Step]:
-    """Keeps the average alone, where a prefix marks it next to the weights."""
+    """Keeps the average alone, if a prefix marks it next to the weights."""
     paths = [segments(name) for name in attempt.names.values()]
     first = (next((at for at in range(1, len(path)) if is_average(path[at - 1])), 0) for path in paths)
     votes = Counter(_dotted(path[:at]) for path, at in zip(paths, first, strict=True) if at)

@@ -46,7 +46,7 @@ class TensorRow(TypedDict):
     """One tensor."""
 
     key: str
-    """Dotted, from the selected nested key; empty where the file is a single tensor."""
+    """Dotted, from the selected nested key; empty if the file is a single tensor."""
     shape: list[int]
     dtype: str
     bytes: int
@@ -117,7 +117,7 @@ class CandidateRow(TypedDict):
     why: str
     prefixes: list[PrefixRow]
     rules: list[str]
-    """The overrides that remove what is certainly a wrapper's."""
+    """The overrides that remove what certainly belongs to a wrapper."""
     globals: list[str]
     """The names that rebuilding a pickled model would import."""
 
