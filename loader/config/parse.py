@@ -66,14 +66,6 @@ def parse_job(config: Raw) -> JobConfig:
     return job
 
 
-def parse_rules(rules: Raw | None) -> dict[str, Rule]:
-    """Turns named rules, as in YAML, into records; raises ConfigError."""
-    problems = Problems()
-    parsed = _rules(rules or {}, "rules", problems)
-    problems.raise_any()
-    return parsed or {}
-
-
 def _model(raw: Any, problems: Problems) -> Raw | None:
     if raw is None:
         return None

@@ -153,7 +153,7 @@ def refuse_shared(config: DictConfig, jobs: Sequence[Sequence[str]] | None, comp
     """
     if jobs is None:
         for key in (_FOLDER, *_files(config)):
-            pattern = pattern_of(config, key)
+            pattern = _pattern_of(config, key)
             if pattern and "${" not in pattern:
                 raise _shared(key, pattern, "every job")
         return
@@ -173,7 +173,7 @@ def _files(config: DictConfig) -> list[str]:
     return [key for mode, key in _FILES.items() if OmegaConf.select(config, "mode") == mode]
 
 
-def pattern_of(config: DictConfig, key: str) -> str:
+def _pattern_of(config: DictConfig, key: str) -> str:
     """Returns the unresolved value of a key; an empty text if it is not set."""
     above, _, name = key.rpartition(".")
     node = OmegaConf.select(config, above)
@@ -184,7 +184,7 @@ def pattern_of(config: DictConfig, key: str) -> str:
 def _doubtful(config: DictConfig, changed: set[str]) -> set[str]:
     """Returns the keys that may have one value for two jobs, given the keys that their overrides change."""
     modes = [key for mode, key in _FILES.items() if changed & {"mode", "experiment"} or key in _files(config)]
-    return {key for key in (_FOLDER, *modes) if key in changed or not _NUMBERED.search(pattern_of(config, key))}
+    return {key for key in (_FOLDER, *modes) if key in changed or not _NUMBERED.search(_pattern_of(config, key))}
 
 
 def _shared(key: str, pattern: str, jobs: str) -> ConfigError:
@@ -207,20 +207,20 @@ def _places(
     config: DictConfig, jobs: Sequence[Sequence[str]], composer: Any
 ) -> Iterator[tuple[int, tuple[str, str, str]]]:
     """Yields, for each job, the keys of what it writes, with the absolute path and the unresolved value."""
-    for number, composed in enumerate(composed_jobs(config, jobs, composer)):
-        with at_hand(composed):
+    for number, composed in enumerate(_composed_jobs(config, jobs, composer)):
+        with _at_hand(composed):
             sweep = composed.hydra.sweep
             place = os.path.abspath(Path(str(sweep.dir), str(sweep.subdir)))  # noqa: PTH100  # also takes out `..`
-            yield number, (_FOLDER, place, pattern_of(config, _FOLDER))
+            yield number, (_FOLDER, place, _pattern_of(config, _FOLDER))
             for key in _files(composed):
                 with suppress(OmegaConfBaseException):  # the job itself will report it
                     path = OmegaConf.select(composed, key)
                     if path is not None:
                         place = os.path.abspath(os.path.expanduser(str(path)))  # noqa: PTH100, PTH111
-                        yield number, (key, place, pattern_of(composed, key))
+                        yield number, (key, place, _pattern_of(composed, key))
 
 
-def composed_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], composer: Any) -> Iterator[DictConfig]:
+def _composed_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], composer: Any) -> Iterator[DictConfig]:
     """Composes the config of each job."""
     for number, overrides in enumerate(jobs):
         composed = composer.load_sweep_config(config, list(overrides))
@@ -230,7 +230,7 @@ def composed_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], composer: A
 
 
 @contextmanager
-def at_hand(config: DictConfig) -> Iterator[None]:
+def _at_hand(config: DictConfig) -> Iterator[None]:
     """Makes `${hydra:...}` in a config refer to that config."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
@@ -267,18 +267,18 @@ def refuse_secret_sweep(config: DictConfig, jobs: Sequence[Sequence[str]] | None
         ConfigError: One of the names does.
     """
     _refuse(_named(config, _SWEEP))
-    pattern = pattern_of(config, _JOB)
+    pattern = _pattern_of(config, _JOB)
     if not has_secrets() or (jobs is None and _OVERRIDES not in pattern):
         return
     if jobs is None:
         raise _secret(_JOB)
-    _refuse(name for composed in composed_jobs(config, jobs, composer) for name in _named(composed, _JOB))
+    _refuse(name for composed in _composed_jobs(config, jobs, composer) for name in _named(composed, _JOB))
 
 
 def _named(config: DictConfig, key: str) -> Iterator[tuple[str, str]]:
     remember(OmegaConf.to_container(config, resolve=False))
     if has_secrets():
-        with at_hand(config):
+        with _at_hand(config):
             yield key, str(OmegaConf.select(config, key))
 
 

@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 from loader.cli.main import run_command
 from loader.config.compose import compose, plain
 from loader.config.layers import primaries, replaced
-from loader.config.parse import parse_rules
 from loader.errors import ConfigError
 from loader.files.path import conf_dir
 from tests.command import run_loader
+from tests.rules import parse_rules
 
 LINEAR = "_target_: torch.nn.Linear\nin_features: 3\nout_features: 2\n"
 

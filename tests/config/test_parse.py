@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader.config.compose import compose
-from loader.config.parse import parse_job, parse_rules
+from loader.config.parse import parse_job
 from loader.errors import ConfigError
 from loader.keys.rules.key import Add, Drop, Keep, Regex, Rename, Strip
 from loader.schema import (
@@ -21,6 +21,7 @@ from loader.schema import (
     Rule,
     VerifyConfig,
 )
+from tests.rules import parse_rules
 
 READY_MADE_RULES = (
     "expected ready-made rules (ddp, ema, fsdp, compile, lightning, dataparallel), 'auto' alone, "

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader.config.compose import compose
-from loader.config.parse import parse_rules
 from loader.keys.rules.key import Add, Drop, Keep, Regex, Rename, Strip
 from loader.keys.written import (
     globs_override,
@@ -16,6 +15,7 @@ from loader.keys.written import (
     written,
 )
 from loader.schema import Rule
+from tests.rules import parse_rules
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 AWKWARD = st.text("ab.\\$\"'{}[](),:= *#~", min_size=1, max_size=10).filter(lambda text: text.strip() == text)

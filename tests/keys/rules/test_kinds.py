@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from loader import ConfigError, FitError, load
-from loader.config.parse import parse_rules
 from loader.keys import rules
 from loader.keys.rules import kinds, register, rewrite, rule_of
 from loader.keys.rules.key import Add, Drop, Keep, Regex, Rename, Strip
 from loader.keys.written import rules_override
 from loader.schema import Rule, Step
+from tests.rules import parse_rules
 
 LINEAR = ["model._target_=torch.nn.Linear", "+model.in_features=2", "+model.out_features=3"]
 

@@ -7,11 +7,11 @@ import sys
 import pytest
 
 from loader.config.compose import compose
-from loader.config.parse import parse_rules
 from loader.files.path import conf_dir
 from loader.keys.rules.key import Regex, Strip
 from loader.keys.rules.ready import ready_made, ready_names, under_ready_names
 from loader.keys.written import rules_override, written
+from tests.rules import parse_rules
 
 READY = ready_made()
 
@@ -30,9 +30,9 @@ def test_the_shipped_files_are_read_only_when_a_name_needs_them() -> None:
     code = (
         "import sys, loader.config.parse as parse\n"
         "from loader.keys.rules.ready import ready_made\n"
-        "parse.parse_rules({'own': {'strip': 'a.'}})\n"
+        "parse.parse_job({'rules': {'own': {'strip': 'a.'}}})\n"
         "assert ready_made.cache_info().currsize == 0\n"
-        "parse.parse_rules(['ddp'])\n"
+        "parse.parse_job({'rules': ['ddp']})\n"
         "assert ready_made.cache_info().currsize == 1\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

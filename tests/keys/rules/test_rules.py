@@ -10,11 +10,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from loader.config.parse import parse_rules
 from loader.errors import ConfigError, FitError
 from loader.keys.rules import Hits, Rewriting, rewrite, rewrite_metadata, rule_of
 from loader.keys.rules.key import Drop, Keep
 from loader.schema import Rule
+from tests.rules import parse_rules
 
 SEGMENT = st.sampled_from(["module", "my_module", "_orig_mod", "encoder", "head", "weight", "bias", "0", "11"])
 KEY = st.lists(SEGMENT, min_size=1, max_size=4).map(".".join)
