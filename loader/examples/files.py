@@ -22,7 +22,7 @@ from safetensors.torch import load
 from torch import nn
 
 from ..errors import ConfigError
-from ..text.lines import typed
+from ..text.lines import Fix, typed
 from ..text.wording import listing
 from . import EXAMPLE_FILES
 from .models import CustomModel, LinearModel, SimpleNet
@@ -73,7 +73,8 @@ def _refuse_others(folder: Path, content: dict[str, bytes]) -> None:
     if others:
         raise ConfigError(
             f"{folder} has files of the same names as the examples, with other content: {listing(others)}",
-            typed("rm", *(str(folder / name) for name in others), note="or name another folder"),
+            Fix(note="name another folder"),
+            typed("rm", *(str(folder / name) for name in others), note="if they are not needed"),
         )
 
 

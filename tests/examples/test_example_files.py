@@ -126,7 +126,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
     assert refusal.value.message == (
         f"{tmp_path} has files of the same names as the examples, with other content: my_model.pth"
     )
-    assert refusal.value.hint == f"name another folder, or remove them: rm {tmp_path / 'my_model.pth'}"
+    assert refusal.value.hint == f"name another folder\nrm {tmp_path / 'my_model.pth'}   # if they are not needed"
     assert [path.name for path in tmp_path.iterdir()] == ["my_model.pth"]
     assert (tmp_path / "my_model.pth").read_text() == "weeks of training"
 
