@@ -125,7 +125,7 @@ def _missing_config(error: MissingConfigException) -> _Translation:
         return fault, path_override(file)
     if "primary config" in text or not group:
         near = closest(name, options, most=1)
-        fault = f"there is no config '{safe_text(name)}'{did_you_mean(name, options)}"
+        fault = f"no such config: '{safe_text(name)}'{did_you_mean(name, options)}"
         fix = typed("--config-name", near[0]) if near else Fix("--config-name NAME --config-dir FOLDER")
         return f"{fault}; there are: {listing(options, _MOST_OPTIONS) or 'none'}", fix
     by = re.match(r"In '(.+?)'", text)
@@ -245,7 +245,7 @@ def _merge(found: re.Match[str]) -> _Translation:
 
 
 def _no_group(found: re.Match[str]) -> _Translation:
-    return f"there is no config group '{safe_text(found['key'])}'", _help("lists the groups")
+    return f"no such config group: '{safe_text(found['key'])}'", _help("lists the groups")
 
 
 _OVERRIDE = r"Could not override '(?P<key>.+?)'\."

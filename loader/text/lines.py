@@ -2,7 +2,7 @@
 
 Guarantees: every line is one printable line whose words reach the loader exactly as meant, through a POSIX shell,
 Hydra's grammar and OmegaConf's interpolation; nothing in a name or value is expanded or run on the way. A path or value
-that no command line can carry gives an empty text: there is no line to offer. Imports neither Hydra nor torch.
+that no command line can carry gives an empty text: no line is offered. Imports neither Hydra nor torch.
 """
 
 from __future__ import annotations

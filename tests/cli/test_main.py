@@ -161,7 +161,7 @@ def test_a_refusal_is_one_block_on_stderr(capsys: pytest.CaptureFixture[str]) ->
     [
         (["device=a=b"], "error  the value of 'device=a=b' is not valid in Hydra's grammar"),
         (["checkpoint.path=glob(*.nope)"], "error  no file matches '*.nope' for checkpoint.path (searched "),
-        (["--config-name", "confg"], "error  there is no config 'confg' (did you mean 'config'?); there are: config\n"),
+        (["--config-name", "confg"], "error  no such config: 'confg' (did you mean 'config'?); there are: config\n"),
         (["--config-dir", "nowhere"], "error  Additional config directory '"),
         (["-m", "--cfg", "job"], "error  Only one of --run, --multirun, --cfg, --info and --shell_completion"),
         (["--resolve"], "error  The --resolve flag can only be used in conjunction with --cfg or --help\n"),

@@ -108,7 +108,7 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
             "'rules@parts.a.rules' is not a group of the defaults list",
             "'+rules@parts.a.rules=[ddp]'",
         ),
-        (["nope@x=y"], "there is no config group 'nope'", "hydra-loader --help   # lists the groups"),
+        (["nope@x=y"], "no such config group: 'nope'", "hydra-loader --help   # lists the groups"),
         (
             ["checkpoint.path=${nope}"],
             "the config cannot be resolved (at 'checkpoint.path'): Interpolation key 'nope' not found",
