@@ -69,7 +69,7 @@ class CheckpointFile:
         """Adds to `named`."""
         self.named.update((each.full_name, each) for each in named)
 
-    def beside(self, name: str) -> CheckpointFile:
+    def sibling(self, name: str) -> CheckpointFile:
         """Opens another file of the same folder."""
         return CheckpointFile(self.path.parent / name)
 

@@ -226,7 +226,7 @@ class Shards:
         return digest_of({self.index.path.name: self.index, **self.files})
 
     def _opened(self, name: str, stack: ExitStack) -> CheckpointFile:
-        file = self.index.beside(name)
+        file = self.index.sibling(name)
         stack.callback(file.close)
         return file
 

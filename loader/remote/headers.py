@@ -58,7 +58,7 @@ class RemoteHeader(CheckpointFile):
         self._pieces = {0: head}
         self._mapping = None
 
-    def beside(self, name: str) -> CheckpointFile:
+    def sibling(self, name: str) -> CheckpointFile:
         """Opens another file of the same folder in the same way."""
         return self._sibling(name)
 

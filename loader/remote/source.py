@@ -149,7 +149,7 @@ class Source:
         """Opens a file for its header only if possible, else completely."""
         path = CopyPath.of(path, url.shown)
         opened = self._copied_elsewhere(url, path) or try_header(
-            url, path, self.transport, partial(self._header_beside, url, path)
+            url, path, self.transport, partial(self._sibling_header, url, path)
         )
         if opened is not None:
             return opened
@@ -166,8 +166,8 @@ class Source:
             self._transport.close()
             self._transport = None
 
-    def _header_beside(self, url: Url, path: Path, name: str) -> CheckpointFile:
-        return self.header(url.beside(name), path.parent / name)
+    def _sibling_header(self, url: Url, path: Path, name: str) -> CheckpointFile:
+        return self.header(url.sibling(name), path.parent / name)
 
 
 class RemoteCopy(CheckpointFile):
@@ -188,9 +188,9 @@ class RemoteCopy(CheckpointFile):
         self.path, self.blob = path, blob
         self._url, self._source, self._seen = url, source, digest
 
-    def beside(self, name: str) -> CheckpointFile:
+    def sibling(self, name: str) -> CheckpointFile:
         """Opens another file of the same remote folder, downloaded if necessary."""
-        return self._source.download(self._url.beside(name), self.path.parent / name)
+        return self._source.download(self._url.sibling(name), self.path.parent / name)
 
     def sha256(self) -> str:
         """The digest, computed once."""

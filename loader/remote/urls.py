@@ -87,7 +87,7 @@ class Url:
         plain = safe_text(name, _LONGEST_NAME) == name and len(name.encode()) <= _LONGEST_NAME
         return name if name and plain and not _UNSAFE_NAME.search(name) else ""
 
-    def beside(self, name: str) -> Url:
+    def sibling(self, name: str) -> Url:
         """Another file of the same folder; the name was checked by `formats.index`."""
         return replace(self, text=_joined(self.text, name, self.scheme))
 

@@ -58,7 +58,7 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
         )
     if job.device == "meta":
         raise ConfigError("verify.record=true needs outputs, and on device=meta there are none", Fix("device=cpu"))
-    record = golden.beside(only)
+    record = golden.record_of(only)
     if verify.golden not in (None, "auto") and Path(verify.golden).absolute() != record.absolute():
         raise ConfigError(
             f"verify.golden names {safe_text(verify.golden)}, and verify.record=true writes {shown_path(record)}, "

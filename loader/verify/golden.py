@@ -53,7 +53,7 @@ class Record:
     outputs: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def beside(checkpoint: Path) -> Path:
+def record_of(checkpoint: Path) -> Path:
     """Where the record of a checkpoint stands."""
     return checkpoint.with_name(checkpoint.name + GOLDEN)
 
@@ -68,7 +68,7 @@ def find(setting: str | None, checkpoint: Path | None) -> Path | None:
     if setting is None:
         return None
     if setting == "auto":
-        own = beside(checkpoint) if checkpoint is not None else None
+        own = record_of(checkpoint) if checkpoint is not None else None
         return _inside(own) if own is not None and own.is_file() else None
     if is_url(setting):
         from ..remote import local_copy  # noqa: PLC0415  # only URLs need it

@@ -85,11 +85,11 @@ def test_a_url_reaches_the_job_as_it_was_typed(url: str) -> None:
 
 def test_a_shard_is_asked_for_where_its_index_is_with_the_same_credentials() -> None:
     index = parse_url("https://me:pass@host/a%20b/model.safetensors.index.json?sig=abcdef#top")
-    shard = index.beside("model-1 of#2.safetensors")
+    shard = index.sibling("model-1 of#2.safetensors")
     assert shard.text == "https://me:pass@host/a%20b/model-1%20of%232.safetensors?sig=abcdef"
     assert shard.folder_key == index.folder_key
     assert index.shown == "https://***@host/a%20b/model.safetensors.index.json?sig=***"
-    assert parse_url("hf://org/model/a.index.json").beside("sub/b.bin").text == "hf://org/model/sub/b.bin"
+    assert parse_url("hf://org/model/a.index.json").sibling("sub/b.bin").text == "hf://org/model/sub/b.bin"
 
 
 def test_user_and_password_make_no_other_file_and_a_query_does() -> None:

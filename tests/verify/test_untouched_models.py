@@ -169,7 +169,7 @@ def test_a_record_holds_the_input_that_was_given_and_the_output_that_came_out(tm
     path = save(filled(Overwriting(), 3).state_dict(), tmp_path / "total.pt")
     verify = {"input": {"value": [[1.0, 2.0]]}, "record": True}
     report = carry_out({"_target_": PARTS + "Overwriting"}, path, verify=verify).report
-    record = golden.read(golden.beside(path))[""]
+    record = golden.read(golden.record_of(path))[""]
     assert record.inputs.args[0].tolist() == [[1.0, 2.0]]
     assert record.outputs["0"].abs().sum() > 100
     again = carry_out({"_target_": PARTS + "Overwriting"}, path, verify={}).report

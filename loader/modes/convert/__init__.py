@@ -139,7 +139,7 @@ class Conversion:
             "tensors": len(found.tensors),
             "aliases": found.aliases,
             "left_out": found.left_out,
-            "golden": None if recorded is None else str(golden.beside(files[-1])),
+            "golden": None if recorded is None else str(golden.record_of(files[-1])),
             "next": typed(*_next(job, found, self.destination.typed(files[-1]))).line,
         }
 
@@ -167,8 +167,8 @@ class Conversion:
                 made.write(place.index, [json.dumps(index, indent=2).encode()])
             written = {*files}
             if recorded is not None:
-                written.add(golden.beside(files[-1]))
-                made.write(golden.beside(files[-1]), [record])
+                written.add(golden.record_of(files[-1]))
+                made.write(golden.record_of(files[-1]), [record])
             if recorded is not None and renewed is not None:
                 made.write(recorded, [record], Fix("verify.record=false"))
             ours = [path for path in there if recorded is not None or not path.name.endswith(GOLDEN)]

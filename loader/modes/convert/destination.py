@@ -145,7 +145,7 @@ def _refusal(problems: list[tuple[str, Fix]]) -> ConfigError:
 
 def standing(place: Destination) -> list[Path]:
     """The files that are there already: the index first, so that taking them away in this order misleads nobody."""
-    named = (place.index, place.single, *place.shards(), *map(golden.beside, (place.index, place.single)))
+    named = (place.index, place.single, *place.shards(), *map(golden.record_of, (place.index, place.single)))
     return [path for path in named if os.path.lexists(path)]
 
 
@@ -213,7 +213,7 @@ def _judged(path: Path, place: Destination, there: Sequence[Path], record: Recor
     if path == place.index:
         return _other_index(path, there)
     for weights in (place.index, place.single):
-        if path == golden.beside(weights):
+        if path == golden.record_of(weights):
             return _other_golden(path, weights in there, recorded)
     return _other(path, record)
 
