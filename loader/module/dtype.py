@@ -1,7 +1,7 @@
-"""Dtypes: which one a loaded tensor ends in, and what a cast does to its values.
+"""Dtypes: the dtype of a loaded tensor, and the effect of a cast on its values.
 
-Guarantees: a cast that changes more than precision is counted, and refused by the names of what would lose it unless
-the user allows it; what torch can cast is asked of the torch that is installed, without any data.
+Guarantees: values that a cast changes beyond rounding are counted, and the cast is refused with the keys' names unless
+the user allows it; the installed torch itself decides what can be cast, without any data.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ DTYPES = get_args(Floating)
 
 
 _MOST_GLOBS = 3
-# Signs that mean something in a glob, or that no command line may carry.
+# Characters with a meaning in a glob, or that no command line can carry.
 _SPECIAL = re.compile(r"[^A-Za-z0-9_./-]")
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What a cast did to the values beyond rounding."""
+    """The effect of a cast on values beyond rounding."""
 
     nonfinite: int = 0
     """Elements that became infinite or NaN."""
@@ -55,9 +55,9 @@ class Loss:
     def __str__(self) -> str:
         becomes = "becomes" if self.nonfinite == 1 else "become"
         changes = "changes its" if self.changed == 1 else "change their"
-        told = [f"{counted(self.nonfinite, 'element')} {becomes} inf or nan"] if self.nonfinite else []
-        told += [f"{counted(self.changed, 'element')} {changes} value"] if self.changed else []
-        return " and ".join(told)
+        losses = [f"{counted(self.nonfinite, 'element')} {becomes} inf or nan"] if self.nonfinite else []
+        losses += [f"{counted(self.changed, 'element')} {changes} value"] if self.changed else []
+        return " and ".join(losses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,9 @@ def refuse_losses(casts: Iterable[Cast], allow: AllowConfig, instead: Fix) -> No
     """Refuses casts that change values.
 
     Args:
-        casts: All of them.
+        casts: The casts of a load.
         allow: `allow.mismatched` admits them.
-        instead: The line that does without the cast.
+        instead: The line that avoids the cast.
 
     Raises:
         FitError: A cast loses values.
@@ -84,10 +84,10 @@ def refuse_losses(casts: Iterable[Cast], allow: AllowConfig, instead: Fix) -> No
     lossy = [cast for cast in casts if cast.loss]
     refused = [cast for cast in lossy if not matches(cast.key, allow.mismatched)]
     if refused:
-        told = [f"{safe_text(c.key)} ({c.checkpoint} → {c.model}: {c.loss})" for c in refused]
+        losses = [f"{safe_text(c.key)} ({c.checkpoint} → {c.model}: {c.loss})" for c in refused]
         globs = [_SPECIAL.sub("?", c.key) for c in refused] if len(refused) <= _MOST_GLOBS else ["*"]
         raise FitError(
-            f"a cast would change values: {phrases(told)}",
+            f"a cast would change values: {phrases(losses)}",
             instead,
             line("allow.mismatched", globs, note="takes the loss"),
         )
@@ -97,7 +97,7 @@ def resolve_dtype(name: str | None) -> str | None:
     """Checks a dtype policy: None (what the model declares), ``checkpoint``, or a floating dtype's torch name.
 
     Raises:
-        ConfigError: It is none of them.
+        ConfigError: The policy is invalid.
     """
     if name is None or name == "checkpoint":
         return name
@@ -115,7 +115,7 @@ def resolve_dtype(name: str | None) -> str | None:
 
 
 def final_dtype(want: Wanted, offered: str, policy: str | None) -> torch.dtype:
-    """The dtype that a loaded tensor ends in.
+    """Returns the dtype of a loaded tensor.
 
     Args:
         want: The model's key.
@@ -142,7 +142,7 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, Loss]:
 
 @functools.cache
 def can_cast(source: torch.dtype, target: torch.dtype) -> bool:
-    """Whether torch makes one dtype's numbers another's; packed and opaque ones (float4, bits8) stay as they are."""
+    """Whether torch can cast between two dtypes; packed and opaque ones (float4, bits8) cannot be cast."""
     if source == target:
         return True
     with warnings.catch_warnings():
@@ -155,13 +155,13 @@ def can_cast(source: torch.dtype, target: torch.dtype) -> bool:
 
 
 def floating_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype that floating inputs of a model should have: that of its first floating parameter or buffer."""
+    """Returns the dtype for floating inputs of a model: that of its first floating parameter or buffer."""
     tensors = (tensor for source in (model.parameters(), model.buffers()) for tensor in source)
     return next((t.dtype for t in tensors if t.dtype in _COMPUTES), torch.float32)
 
 
 def dtype_names(model: nn.Module) -> list[str]:
-    """The dtypes of a model's parameters, sorted."""
+    """Returns the dtypes of a model's parameters, sorted."""
     return sorted({dtype_name(parameter.dtype) for parameter in model.parameters()})
 
 
@@ -169,7 +169,7 @@ _COMPUTES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _elements(tensor: torch.Tensor) -> torch.Tensor:
-    """The elements that a tensor stores, as a strided tensor."""
+    """Returns the elements that a tensor stores, as a strided tensor."""
     if tensor.layout == torch.strided:
         return tensor
     return (tensor.coalesce() if tensor.layout == torch.sparse_coo else tensor).values()
@@ -203,7 +203,7 @@ def _float_loss(before: torch.Tensor, after: torch.Tensor) -> Loss:
     was, stays = torch.isfinite(_wide(before)), torch.isfinite(_wide(after))
     clipped = 0
     if after.element_size() == 1:
-        # Some float8 have no infinity and take their largest number in its stead. What lies within half a step of
+        # Some float8 have no infinity and saturate at their largest number. A value within half a step of
         # that number is rounded to it.
         step = limits.eps * 2.0 ** math.floor(math.log2(limits.max))
         clipped = int((stays & (_wide(before).abs() > limits.max + step / 2)).sum())
@@ -211,7 +211,7 @@ def _float_loss(before: torch.Tensor, after: torch.Tensor) -> Loss:
 
 
 def _changed(before: torch.Tensor, after: torch.Tensor) -> int:
-    """Counts the elements that are not the same number, where one side is no floating dtype."""
+    """Counts the elements whose number changed, for casts from or to a dtype that is not floating."""
     differs = _wide(after.to(before.dtype)) != _wide(before)
     if before.is_floating_point():
         differs |= _beyond(before, after.dtype)
@@ -226,9 +226,9 @@ def _changed(before: torch.Tensor, after: torch.Tensor) -> int:
 
 
 def _beyond(numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | bool:
-    """Where floating numbers lie outside an integer dtype: processors make different integers of them.
+    """Marks floating numbers outside the range of an integer dtype: processors convert them differently.
 
-    Some of those come back as the same number, so that a comparison alone would not see it.
+    Some of them are cast back to the same number, so that a comparison alone would miss them.
     """
     if dtype == torch.bool:
         return False
@@ -238,5 +238,5 @@ def _beyond(numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | bool:
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """A float8, which has few operations of its own, in a dtype that has them."""
+    """Returns a float8 tensor, whose dtype has few operations, in a wider dtype."""
     return tensor.to(torch.float32) if tensor.is_floating_point() and tensor.element_size() == 1 else tensor

@@ -2,11 +2,11 @@
 """How a model's own load hooks see the keys of a file.
 
 Modules may rename, convert or add entries of a state dict while they load it (old weight norm names, BatchNorm's
-versions, lazy parameters). This module rehearses that, so that the plan knows it beforehand.
+versions, lazy parameters). This module rehearses those changes, so that the plan includes them.
 
 Guarantees: a rehearsal leaves the model untouched; it runs the hooks on stand-ins: modules with attributes, containers
-and tensors of their own, and tensors without data. What a hook reaches otherwise (a closure over its module, an object
-deeper inside an attribute) is the model's own.
+and tensors of their own, and tensors without data. Objects that a hook reaches in other ways (a closure over its
+module, an object deeper inside an attribute) are the model's own.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .slots import is_own_key, own_slots, own_values, refuse_other_shapes, slots
 State = dict[str, Any]
 """State dict key → tensor, or extra state."""
 Metadata = Mapping[str, Mapping[str, object]]
-"""Module prefix → what its version says, as torch's ``_metadata``."""
+"""Module prefix → its version, as torch's ``_metadata``."""
 _SIZE_MISMATCH = "size mismatch for "
 
 
 def customises_loading(module: nn.Module) -> bool:
-    """Whether a module does more on loading than to take its namesakes."""
+    """Whether a module does more on loading than take the entries with its keys."""
     base = nn.Module._load_from_state_dict
     own = type(module)._load_from_state_dict is not base or "_load_from_state_dict" in vars(module)
     return own or bool(module._load_state_dict_pre_hooks)
@@ -49,13 +49,13 @@ def rehearse(
     metadata: Metadata,
     read: Callable[[str], object] | None = None,
 ) -> Hooked:
-    """Finds what each model key takes once the model's load hooks have seen the offered keys.
+    """Finds the entry that each model key takes after the model's load hooks have seen the offered keys.
 
     Args:
-        model: What is to be loaded.
+        model: The model to load.
         offered: The files' entries by full model key.
         metadata: Versions by module prefix.
-        read: Reads the value of an offered key, for hooks that do not work without; None where none may be read.
+        read: Reads the value of an offered key, for hooks that need it; None if no value may be read.
 
     Raises:
         FitError: A hook fails on these keys.
@@ -112,14 +112,14 @@ def run_hooks(
     next segment.
 
     Args:
-        model: What is walked.
+        model: The model to walk.
         state: Full keys → values; not changed.
         metadata: Versions by module prefix.
         visit: Called for every module with its prefix, the entries it sees, and the keys that neither it nor a child
             of it takes; a module without hooks has loaded nothing yet.
         assign: Whether modules with hooks take over the tensors, or copy them into their own.
-        real: Brings the value that an entry of the state stands for, for hooks that fail without; None where the
-            state holds the values.
+        real: Returns the value of an entry of the state, for hooks that fail without it; None if the state
+            holds the values.
 
     Raises:
         FitError: A hook fails or reports a problem.
@@ -162,7 +162,7 @@ def _call(
     except (Exception, SystemExit, GeneratorExit) as error:
         if real is None:
             raise _failed(module, prefix, error) from error
-        # It looks at values: a quantized module packs them.
+        # The hook needs values: a quantized module packs them.
         values = {key: real(value) for key, value in present.items()}
         try:
             seen, told = _loaded_itself(module, prefix, values, metadata)
@@ -170,14 +170,14 @@ def _call(
             raise _failed(module, prefix, second) from second
     present.clear()
     present.update(seen)
-    # Shapes are the plan's to judge: it knows the allowances.
+    # The plan judges shapes, since it knows the allowances.
     errors.extend(line for line in told if not line.startswith(_SIZE_MISMATCH))
 
 
 def _loaded_itself(
     module: nn.Module, prefix: str, present: State, metadata: dict[str, object]
 ) -> tuple[State, list[str]]:
-    """What is left of the entries that a module sees, and what it reports."""
+    """Returns the entries that a module left over, and the problems that it reports."""
     seen, told = dict(present), list[str]()
     module._load_from_state_dict(seen, prefix, metadata, True, [], [], told)
     return seen, told
@@ -200,7 +200,7 @@ def _namesakes(model: nn.Module, offered: Mapping[str, Offered]) -> Hooked:
 
 
 def _may_be_taken(offer: Offered, extra: bool) -> bool:
-    """Whether an entry is of a kind that its namesake takes: what is no tensor can only be extra state."""
+    """Whether a key can take an entry: one that is not a tensor can only be extra state."""
     return extra or isinstance(offer.entry, TensorEntry)
 
 
@@ -221,14 +221,14 @@ def _taken(key: str, value: object) -> Taken:
 
 
 class _Doubles:
-    """Stand-ins for the modules of a model and what they hold."""
+    """Stand-ins for the modules of a model and their contents."""
 
     def __init__(self, model: nn.Module) -> None:
         self.modules: dict[int, nn.Module] = {id(module): object.__new__(type(module)) for module in model.modules()}
         self._tensors: dict[int, torch.Tensor] = {}
 
     def of(self, value: Any, depth: int = 2) -> Any:
-        """What stands in for a value; containers are followed a little, since hooks write into them."""
+        """Returns the stand-in for a value; containers are followed to some depth, since hooks write into them."""
         if isinstance(value, torch.Tensor):
             if id(value) not in self._tensors:
                 self._tensors[id(value)] = _without_data(value)
@@ -244,7 +244,7 @@ class _Doubles:
         return value
 
     def hook(self, hook: Any) -> Any:
-        """A load hook that sees the stand-ins: torch keeps them as they are, or wrapped with a weak reference."""
+        """Returns a load hook on the stand-ins; torch keeps hooks bare, or wrapped with a weak reference."""
         if isinstance(hook, functools.partial):
             arguments = (self.of(argument) for argument in hook.args)
             return functools.partial(self.hook(hook.func), *arguments, **self.of(hook.keywords))
@@ -259,7 +259,7 @@ class _Doubles:
 
 
 def _double(model: nn.Module) -> nn.Module:
-    """A stand-in for a model: same classes, attributes and hooks, with tensors of its own that have no data."""
+    """Returns a stand-in for a model: same classes, attributes and hooks, with its own tensors without data."""
     doubles = _Doubles(model)
     for module in model.modules():
         own = doubles.modules[id(module)].__dict__
@@ -274,14 +274,14 @@ def _double(model: nn.Module) -> nn.Module:
 
 
 def _ignore(_state: object) -> None:
-    """Takes the place of `set_extra_state`: there is no state yet."""
+    """Replaces `set_extra_state`, since there is no state yet."""
 
 
 def _without_data(tensor: torch.Tensor) -> torch.Tensor:
     if is_lazy(tensor):
         lazy = UninitializedParameter if isinstance(tensor, nn.Parameter) else UninitializedBuffer
         return lazy(device="meta", dtype=tensor.dtype)  # type: ignore[call-arg]  # torch annotates neither
-    # Not `empty_like`: of a tensor on meta it imports torch's symbolic shapes, which takes a second.
+    # Not `empty_like`: for a tensor on meta it imports torch's symbolic shapes, which takes a second.
     empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-    # Without gradients: torch gives what it assigns the old tensor's, and integers can have none.
+    # Without gradients: torch copies the old tensor's flag to an assigned one, and integers cannot have it.
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty

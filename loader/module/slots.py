@@ -1,9 +1,9 @@
 """The keys of a model's state dict and where each one lives; the tensors of a model, and which have no values.
 
-Guarantees: reads a model and changes nothing, as far as the model's own code does not; the keys are those that
+Guarantees: reads a model and changes nothing, unless the model's own code does; the keys are those that
 `torch.nn.Module.load_state_dict` fills, in the same order, second names of tied tensors and shared modules included.
-A model is searched for missing values by name, since a forward pass is no such check: a weight on the meta device can
-give finite garbage.
+Missing values are found by name: a forward pass would not reveal them, since a weight on the meta device can give
+finite garbage.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ..text.wording import phrases, safe_text, shape
 from .dtype import all_finite, can_cast
 
 EXTRA_STATE = "_extra_state"
-"""The name under which torch keeps what `get_extra_state` returns and `set_extra_state` takes."""
+"""The key of a module's extra state in a state dict."""
 
 
 _NO_TENSORS = frozenset((dict, OrderedDict, set, bool, int, float, str, NoneType))
-"""What nearly all attributes of a module are; telling it by the type alone halves the time of the walk."""
+"""Types of nearly all attributes of a module; looking at the type alone halves the time of the walk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Slot:
 
     @property
     def tensor(self) -> torch.Tensor:
-        """What stands there now; not for extra state."""
+        """The tensor in the slot; not for extra state."""
         found = (self.module._parameters if self.kind == "parameter" else self.module._buffers)[self.name]
         if found is None:
             raise LookupError(self.name)
@@ -50,7 +50,7 @@ class Slot:
 
 
 def own_slots(module: nn.Module) -> Iterator[tuple[str, Slot]]:
-    """The slots of one module, without those of its children."""
+    """Yields the slots of one module, without those of its children."""
     for name, parameter in module._parameters.items():
         if parameter is not None:
             yield name, Slot(module, name, "parameter")
@@ -64,12 +64,12 @@ def own_slots(module: nn.Module) -> Iterator[tuple[str, Slot]]:
 
 
 def is_own_key(slot: Slot) -> bool:
-    """Whether a slot is one that only its module's own code knows; it decides whether it needs it."""
+    """Whether only its module's own code knows a slot; that code decides whether it is needed."""
     return slot.kind == "extra" and slot.name != EXTRA_STATE
 
 
 def slots(model: nn.Module) -> dict[str, Slot]:
-    """Every key of a model's state dict with its place."""
+    """Returns every key of a model's state dict with its place."""
     return {
         f"{prefix}.{name}" if prefix else name: slot
         for prefix, module in model.named_modules(remove_duplicate=False)
@@ -83,7 +83,7 @@ def wanted(places: dict[str, Slot]) -> dict[str, Wanted]:
     described = {}
     for key, slot in places.items():
         if slot.kind == "extra":
-            # No tensor that could be tied: torch hands a shared module its extra state once for each of its names.
+            # Extra state cannot be tied: torch gives it to a shared module once for each of its names.
             described[key] = Wanted(None, "", "extra", key)
             continue
         tensor = slot.tensor
@@ -94,13 +94,13 @@ def wanted(places: dict[str, Slot]) -> dict[str, Wanted]:
 
 
 def storage_id(tensor: torch.Tensor) -> int:
-    """Tells which storage a tensor looks into; unlike its data pointer it also works on the meta device."""
+    """Returns the identity of a tensor's storage; unlike the data pointer it also works on the meta device."""
     identity: int = tensor.untyped_storage()._cdata  # noqa: SLF001  # data_ptr() is 0 for all meta tensors
     return identity
 
 
 def identity(tensor: torch.Tensor) -> object:
-    """Two names are one tensor when they are one object, or the same view of the same storage."""
+    """Returns a value that is equal for two names of one tensor: one object, or the same view of the same storage."""
     if is_lazy(tensor) or tensor.layout != torch.strided or tensor.is_quantized or not is_plain(tensor):
         return id(tensor)
     view = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
@@ -108,7 +108,7 @@ def identity(tensor: torch.Tensor) -> object:
 
 
 def own_values(module: nn.Module) -> dict[str, object]:
-    """What a module saves by code of its own and takes by code of its own, as torch's quantized modules do."""
+    """Returns the entries that a module saves and loads by its own code, as torch's quantized modules do."""
     kind, base = type(module), nn.Module
     # torch's walks over state dicts have no public form.
     saves, loads = kind._save_to_state_dict, kind._load_from_state_dict  # noqa: SLF001
@@ -117,18 +117,18 @@ def own_values(module: nn.Module) -> dict[str, object]:
     saved: dict[str, object] = {}
     try:
         saves(module, saved, "", keep_vars=True)
-    except Exception:  # noqa: BLE001  # without values it may not be able to; it then has the keys that it declares
+    except Exception:  # noqa: BLE001  # without values this may fail; the module then has the keys that it declares
         return {}
     known = {*module._parameters, *module._buffers, EXTRA_STATE}
     return {name: value for name, value in saved.items() if name not in known}
 
 
 def refuse_other_shapes(mine: Mapping[str, object], theirs: Mapping[str, object]) -> None:
-    """Refuses values of another size: a module that takes them by its own code may do so without a word.
+    """Refuses values of another shape, which a module's own loading code may accept silently.
 
     Args:
-        mine: What the model has, by key.
-        theirs: What the files have under these keys: values, or their entries.
+        mine: The model's values, by key.
+        theirs: The files' values, or entries, under these keys.
 
     Raises:
         FitError: Tensors in them differ in shape.
@@ -137,8 +137,8 @@ def refuse_other_shapes(mine: Mapping[str, object], theirs: Mapping[str, object]
     for key, value in mine.items():
         shapes, others = _shapes(value), _shapes(theirs[key])
         if shapes and others and shapes != others:
-            told = [" and ".join(map(shape, found)) for found in (others, shapes)]
-            differing.append(f"{safe_text(key)} is {told[0]} in the file and {told[1]} in the model")
+            theirs_text, mine_text = (" and ".join(map(shape, found)) for found in (others, shapes))
+            differing.append(f"{safe_text(key)} is {theirs_text} in the file and {mine_text} in the model")
     if differing:
         raise FitError(phrases(differing))
 
@@ -150,12 +150,12 @@ def _shapes(value: object) -> list[tuple[int, ...]]:
 
 
 def without_data(model: nn.Module) -> list[str]:
-    """Names every tensor of a model that has no data: on the meta device, or not initialised yet."""
+    """Lists the names of tensors without data: on the meta device, or not initialised yet."""
     return [name for name, tensor in tensors(model) if is_lazy(tensor) or tensor.is_meta]
 
 
 def tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter, buffer and plain tensor attribute of a model with its name, each object once."""
+    """Yields every parameter, buffer and plain tensor attribute of a model with its name, each object once."""
     seen: set[int] = set()
     for prefix, module in model.named_modules():
         places = (*module._parameters.items(), *module._buffers.items(), *_attributes(module))
@@ -166,8 +166,8 @@ def tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def nonfinite(model: nn.Module) -> list[str]:
-    """Names the parameters and buffers that hold inf or nan."""
-    # Not by `state_dict`, which is the model's own code: it may take no arguments, or raise.
+    """Lists the names of parameters and buffers that hold inf or nan."""
+    # Not by `state_dict`, which is the model's own code: it may accept no arguments, or raise.
     return [name for name, slot in slots(model).items() if not _is_finite(_value(slot))]
 
 

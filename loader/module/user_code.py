@@ -1,8 +1,8 @@
-"""What goes wrong in a model's own code: never taken for a bug of the loader, and never the end of the process.
+"""Errors in a model's own code: never mistaken for a bug of the loader, and never the end of the process.
 
-Guarantees: an exception that leaves a method of a model becomes a refusal that names the method, the exception and
-the place; so does an attempt to exit. An interruption by the user
-passes, and an exception of the loader's own stays what it is. Such code does not see the loader's command line.
+Guarantees: an exception that leaves a method of a model becomes a refusal that names the method, the exception and the
+place; so does an attempt to exit. An interruption by the user passes, and the loader's own exceptions are unchanged.
+User code does not see the loader's command line.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..text.wording import safe_text, text_of
 _TORCHS = frozenset({("torch.nn.modules.module", "Module"), ("torch", "Tensor")})
 _lock = threading.Lock()
 _aside: list[list[str]] = []
-"""The arguments of the process, once for each time that they are put aside."""
+"""The arguments of the process, one entry for each time that they were put aside."""
 
 
 @contextmanager
 def bare_arguments() -> Iterator[None]:
-    """Leaves `sys.argv` the program's name alone: modules that parse arguments on import mean other ones."""
+    """Reduces `sys.argv` to the program's name: modules that parse arguments on import expect others."""
     with _lock:
         _aside.append(_aside[0] if _aside else sys.argv)
         sys.argv = _aside[0][:1]
@@ -57,17 +57,17 @@ def own_code_refused() -> Iterator[None]:
 
 
 def is_foreign(error: BaseException) -> bool:
-    """Whether somebody else's code may have raised this: the loader's own signals and an interruption are to pass."""
+    """Whether user code may have raised this; the loader's own signals and interruptions pass."""
     if isinstance(error, KeyboardInterrupt) or type(error).__module__.partition(".")[0] == PACKAGE:
         return False
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    # A scheduler's signal becomes an exit wherever the process is at.
+    # A scheduler's signal becomes an exit at any point of the process.
     raised_by = frames[-1].f_globals.get("__name__") if frames else ""
     return not (isinstance(error, SystemExit) and raised_by == terminable.__module__)
 
 
 def _method(error: BaseException) -> str:
-    """The model's method that the loader called when this was raised, behind its module; empty if it called none."""
+    """Returns the model's method, after its module, that the loader called when this was raised; empty if none."""
     found = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module, code = str(frame.f_globals.get("__name__")), frame.f_code
@@ -81,7 +81,7 @@ def _method(error: BaseException) -> str:
 
 
 def _is_method(owner: object, code: CodeType) -> bool:
-    """Whether a function is one of the class of a module or tensor; without torch there are none."""
+    """Whether a function is a method of a module or tensor; without torch there are none."""
     names = [(kind.__module__, kind.__qualname__) for kind in type(owner).__mro__]
     home = code.co_qualname.rpartition(".")[0]
     return not _TORCHS.isdisjoint(names) and any(name == home for _, name in names)

@@ -32,10 +32,10 @@ from .outputs import fingerprint, statistics
 
 
 def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
-    """The golden record that a job compares with, or writes.
+    """Returns the golden record that a job compares with, or writes.
 
     Raises:
-        ConfigError: A record is named and is not there, or none can be compared with or written in this job; or the one
+        ConfigError: A named record does not exist, or this job can neither compare nor write one; or the one
             to be written would replace what the job reads.
     """
     verify = job.verify
@@ -74,7 +74,7 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
 
 
 def check_inputs(model: nn.Module, job: JobConfig, parts: Sequence[Part], record: Path | None) -> None:
-    """Refuses what the forward pass would be refused for whatever the weights are.
+    """Refuses, before anything is loaded, a forward pass that no weights could make succeed.
 
     Args:
         model: The architecture; it may have no data.
@@ -83,7 +83,7 @@ def check_inputs(model: nn.Module, job: JobConfig, parts: Sequence[Part], record
         record: The golden record, as `record_of` returns it.
 
     Raises:
-        ConfigError: An input's spec is wrong, or the golden record is none.
+        ConfigError: An input's spec is invalid, or the file is not a golden record.
         CheckpointError: A file with an input or with the record cannot be read.
         VerificationError: No input is given, and none can be proposed.
     """
@@ -94,10 +94,10 @@ def check_inputs(model: nn.Module, job: JobConfig, parts: Sequence[Part], record
 
 
 def check_structure(model: nn.Module, device: torch.device, report: VerificationReport) -> None:
-    """Checks that nothing of a model is left without data.
+    """Checks that every tensor of a model has data.
 
     Raises:
-        VerificationError: Something is; the message names it.
+        VerificationError: A tensor has none; the message names it.
     """
     empty = [] if device.type == "meta" else without_data(model)
     detail = f"without data: {listing(empty)}" if empty else "every parameter, buffer and tensor attribute has its data"
@@ -110,10 +110,10 @@ def verify(subject: Subject, report: VerificationReport) -> bytes | None:
 
     Args:
         subject: The loaded model, and the job.
-        report: Filled with what was found.
+        report: Receives the results.
 
     Returns:
-        With ``verify.record``, the content of the golden record, for `keep_record` or for who writes more with it.
+        With ``verify.record``, the content of the golden record, for `keep_record` or to be written with other files.
 
     Raises:
         VerificationError: A check fails.
@@ -137,7 +137,7 @@ def keep_record(record: Path, content: bytes, report: VerificationReport) -> Non
     """Writes a golden record.
 
     Raises:
-        ConfigError: The disk or the folder does not take it.
+        ConfigError: It cannot be written.
     """
     golden.write(record, content)
     say_kept(record, report)

@@ -2,7 +2,7 @@
 
 A check is a function that takes a `Subject` and yields the report's `Check`s, registered with `register`: one new file
 with one decorated function is a new check, from inside or outside this package. `verify` runs all checks that apply,
-in the order of their moments, and one refusal names every check that failed. An input that nobody gave fails no load.
+in the order of their moments, and one refusal names every check that failed. A proposed input never fails a load.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Moment = Literal["loaded", "run", "end"]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a check may look at."""
+    """The data that a check may use."""
 
     module: nn.Module
     """The loaded model, in eval mode."""
@@ -48,11 +48,11 @@ class Subject:
     records: Mapping[str, golden.Record] = field(default_factory=dict)
     """The content of the record that the job compares with, by part."""
     run: Pass | None = None
-    """The forward pass; None but at the moment ``run``."""
+    """The forward pass; None except at the moment ``run``."""
 
     @property
     def has_values(self) -> bool:
-        """Whether there are values to look at."""
+        """Whether the model has values."""
         return self.device.type != "meta"
 
 
@@ -88,10 +88,10 @@ def register(
         name: The name of its `Check`s in the report; a part's is added.
         moment: When it runs.
         applies: Whether it runs for a subject.
-        fixes: What a refusal offers where it failed; the check that was registered last comes first.
+        fixes: The fixes that a refusal offers if it failed; the check that was registered last comes first.
 
     Raises:
-        ValueError: There is a check of this name.
+        ValueError: A check of this name exists.
     """
 
     def add(check: Function) -> Function:
@@ -104,7 +104,7 @@ def register(
 
 
 def unregister(name: str) -> None:
-    """Removes a check; raises KeyError where there is none of this name."""
+    """Removes a check; raises KeyError if none has this name."""
     del _registered[name]
 
 
@@ -117,7 +117,7 @@ def checks_at(moment: Moment, subject: Subject) -> Iterator[tuple[Registered, Ch
 
 
 def fixes_of(failed: Sequence[tuple[Registered, Check]], subject: Subject) -> Sequence[Fix]:
-    """What to offer for failed checks: the fixes of the one that was registered last and has any."""
+    """Returns the fixes for failed checks: those of the check that was registered last and has any."""
     order, names = list(_registered), [check.name for _, check in failed]
     for registered in sorted((registered for registered, _ in failed), key=lambda r: order.index(r.name), reverse=True):
         fixes = registered.fixes
@@ -167,7 +167,7 @@ def _named(name: str, item: Pass) -> str:
     fixes=[line("verify.input", {"shape": [1, 3, 224, 224]}, note="the shape your model takes")],
 )
 def _forward_pass(subject: Subject) -> Iterator[Check]:
-    """Reports a pass; one that no proposed input went through fails where something was expected of it."""
+    """Reports a pass; one for which no proposed input worked fails if the config expects something of its output."""
     item, verify = _done(subject), subject.job.verify
     if item.undone:
         asked = "verify.record" if verify.record else "verify.expect.shape" if verify.expect.shape else ""
@@ -207,7 +207,7 @@ def _finite_fixes(subject: Subject, failed: Sequence[str]) -> Sequence[Fix]:
 def _finite_outputs(subject: Subject) -> Iterator[Check]:
     item = _done(subject)
     bad = [name for name, output in item.outputs.items() if not bool(torch.isfinite(output).all())]
-    # An input that nobody gave may be one that the model is not made for: it fails no load.
+    # The model may not be made for a proposed input, so that such an input fails no load.
     on_proposed = ", on an input that was proposed" if bad and item.proposed else ""
     detail = f"inf or nan in output {listing(bad)}{on_proposed}" if bad else "all of them"
     yield Check(_named("finite outputs", item), None if on_proposed else not bad, detail)
@@ -218,7 +218,7 @@ def _finite_outputs(subject: Subject) -> Iterator[Check]:
     moment="run",
     applies=_if_done(lambda subject: subject.has_values and bool(subject.records)),
     fixes=[
-        Fix(note="the model computes something else than when it was recorded: compare its code and arguments"),
+        Fix(note="the model no longer computes what was recorded: compare its code and arguments"),
         Fix("verify.record=true", "replaces the record"),
         Fix("verify.rtol=… verify.atol=…", "widens the tolerance"),
         Fix("verify.golden=null", "leaves it out"),

@@ -1,8 +1,8 @@
 """The dummy forward pass.
 
-Guarantees: runs in eval mode without gradients and from a seed, on a copy of its input; leaves the model as it was,
-also where it fails (`loader.apply.snapshot`), and names the parameters that it wrote to where they are too large to be
-kept; whatever the model's code does, raising and exiting included, comes back as one refusal that names the input.
+Guarantees: runs in eval mode, without gradients, from a seed, on a copy of its input. The model is left as it was, also
+after a failure (`loader.apply.snapshot`); parameters that were written to and are too large to be restored are named.
+Whatever the model's code does, raising and exiting included, becomes one refusal that names the input.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Pass:
     golden: Record | None = None
     outputs: dict[str, torch.Tensor] = field(default_factory=dict)
     proposed: str = ""
-    """Where the config takes the input that nobody gave; empty where it was given."""
+    """The config path of an input that was not given; empty if it was."""
     undone: str = ""
-    """Why it was not done: every input that could be proposed failed."""
+    """Why the pass was not done: every input that could be proposed failed."""
 
 
 def plan_passes(
@@ -51,10 +51,10 @@ def plan_passes(
     device: torch.device,
     seed: int,
 ) -> list[Pass]:
-    """Decides which modules are run on which inputs.
+    """Decides which modules run on which inputs.
 
     The whole model runs where it has a forward pass; a container of several models (`nn.ModuleDict`) runs part by part,
-    or child by child where one file fills it all.
+    or child by child if one file fills it all.
 
     Args:
         model: The loaded model.
@@ -78,7 +78,7 @@ def plan_passes(
 
 
 def check_passes(model: nn.Module, parts: list[str], config: VerifyConfig, recorded: Collection[str]) -> None:
-    """Refuses wrong specs, and models that have no input, before anything is loaded.
+    """Refuses invalid specs, and models without an input, before anything is loaded.
 
     Args:
         model: The architecture; it may have no data.
@@ -96,7 +96,7 @@ def check_passes(model: nn.Module, parts: list[str], config: VerifyConfig, recor
 
 
 def _runs(model: nn.Module, parts: list[str], config: VerifyConfig) -> Iterator[tuple[str, Any, str]]:
-    """Which modules are run: the name of each, the input that the config gives it, and where it does."""
+    """Yields the modules to run: name, the input that the config gives it, and the config path of that input."""
     raw, runs = config.input, _has_forward(model)
     within = [name for name in parts if name] or ([] if runs else [name for name, _ in model.named_children()])
     by_part = isinstance(raw, dict) and not is_spec(raw) and bool(raw) and set(raw) <= {*within}
@@ -112,21 +112,21 @@ def _at(model: nn.Module, name: str) -> nn.Module:
 def run(item: Pass, seed: int, arguments: Mapping[str, Any] | None = None) -> Pass:
     """Runs one pass; returns it with its outputs.
 
-    A proposed input that fails is tried again at other sizes; where none of them goes through, the pass is not done.
+    A proposed input that fails is tried again at other sizes; if all of them fail, the pass is not done.
 
     Args:
         item: The pass.
         seed: For random values.
-        arguments: What the model's config says, where there is one.
+        arguments: The model's arguments in the config, if it has one.
 
     Raises:
-        VerificationError: The forward pass fails on an input that was given, or gives no tensor.
+        VerificationError: The forward pass fails on a given input, or returns no tensor.
     """
     try:
         done = replace(item, outputs=forward(item.module, item.inputs, item.name, seed))
     except ForwardError as error:
         if not item.proposed:
-            raise error.told from error.__cause__
+            raise error.refusal from error.__cause__
         done = _with_others(item, seed, arguments or {}, error)
     if done.undone or done.outputs:
         return done
@@ -148,25 +148,25 @@ def run_on_record(item: Pass, device: torch.device, seed: int) -> dict[str, torc
     try:
         return forward(item.module, inputs, item.name, seed)
     except ForwardError as error:
-        raise error.told from error.__cause__
+        raise error.refusal from error.__cause__
 
 
 class ForwardError(Exception):
-    """What a model's own code raised in a forward pass.
+    """An exception of the model's own code in a forward pass.
 
     Args:
         reason: The exception in one line.
-        told: The refusal, where it is one.
+        refusal: The refusal, if it is one.
     """
 
-    def __init__(self, reason: str, told: VerificationError) -> None:
+    def __init__(self, reason: str, refusal: VerificationError) -> None:
         self.reason = reason
-        self.told = told
+        self.refusal = refusal
         super().__init__(reason)
 
 
 def forward(module: nn.Module, inputs: Inputs, name: str, seed: int) -> dict[str, torch.Tensor]:
-    """The tensors that one forward pass gives: in eval mode, without gradients, from a seed.
+    """Returns the tensors of one forward pass: in eval mode, without gradients, from a seed.
 
     Raises:
         ForwardError: The model's code raises.
@@ -196,7 +196,7 @@ def _outputs(module: nn.Module, inputs: Inputs, name: str, seed: int, before: Sn
     try:
         with torch.no_grad():
             outputs = flatten(module(*args, **kwargs))
-            # What is put back afterwards is not to change an output that looks into it.
+            # Restoring the model must not change an output that shares its memory.
             return {key: output.clone() if before.holds(output) else output for key, output in outputs}
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {_first_line(error)}"
@@ -204,7 +204,7 @@ def _outputs(module: nn.Module, inputs: Inputs, name: str, seed: int, before: Sn
 
 
 def _with_others(item: Pass, seed: int, arguments: Mapping[str, Any], error: ForwardError) -> Pass:
-    """The pass with the first other input that goes through, or with the reason why it is not done."""
+    """Returns the pass with the first other input that works, or with the reason why it is not done."""
     device = next(iter(item.inputs.named().values())).device
     for proposal in other_sizes(item.module, arguments, error.reason):
         inputs = _proposed(proposal, item.module, device, seed, item.proposed)
@@ -212,7 +212,7 @@ def _with_others(item: Pass, seed: int, arguments: Mapping[str, Any], error: For
             return replace(item, inputs=inputs, outputs=forward(item.module, inputs, item.name, seed))
         except ForwardError:
             continue
-    return replace(item, undone=error.told.message)
+    return replace(item, undone=error.refusal.message)
 
 
 def _raised(reason: str, inputs: Inputs, name: str) -> VerificationError:
@@ -228,7 +228,7 @@ def _raised(reason: str, inputs: Inputs, name: str) -> VerificationError:
 def _first_line(error: BaseException) -> str:
     try:
         text = str(error).strip()
-    except Exception:  # noqa: BLE001  # an exception of the model's own may raise whenever it is looked at
+    except Exception:  # noqa: BLE001  # an exception of the model's own may raise when it is printed
         text = ""
     return safe_text(text.splitlines()[0], 300) if text else "no message"
 
@@ -238,7 +238,7 @@ def _of(name: str) -> str:
 
 
 def _has_forward(module: nn.Module) -> bool:
-    # A scripted module has it on the instance alone, and its class refuses to be asked.
+    # A scripted module has it on the instance alone, and asking its class raises.
     own = getattr(module, "forward", None)
     return own is not None and getattr(own, "__func__", None) is not nn.Module.forward
 
@@ -260,7 +260,7 @@ def _shown(inputs: Inputs) -> str:
 
 
 def _placed(inputs: Inputs, module: nn.Module, device: torch.device) -> Inputs:
-    """A record's inputs where the model is, in the floating dtype that it computes in."""
+    """Returns a record's inputs on the model's device, in the floating dtype that it computes in."""
     dtype = floating_dtype(module)
 
     def move(value: torch.Tensor) -> torch.Tensor:

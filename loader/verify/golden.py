@@ -1,10 +1,9 @@
-"""Golden records: inputs and outputs of a model that is known to be right, kept beside its checkpoint.
+"""Golden records: inputs and outputs of a model that is known to be right, next to its checkpoint.
 
 A record is a safetensors file with tensors ``input.<name>`` and ``output.<name>`` (several models in one file:
 ``part.<part>/input.<name>``); positional inputs and unnamed outputs are numbered.
 
-Guarantees: a record is data only; it is written at once or not at all; what differs is told with the largest
-difference and the tolerance that it was held to.
+Guarantees: a record is data only and written atomically; a difference is reported with its size and the tolerance.
 """
 
 from __future__ import annotations
@@ -54,16 +53,16 @@ class Record:
 
 
 def record_of(checkpoint: Path) -> Path:
-    """Where the record of a checkpoint stands."""
+    """Returns the path of a checkpoint's record."""
     return checkpoint.with_name(checkpoint.name + GOLDEN)
 
 
 def find(setting: str | None, checkpoint: Path | None) -> Path | None:
-    """The record that a config means: a path or URL, or with ``auto`` the one beside a checkpoint on this machine.
+    """Returns the record that a config means: a path or URL, or with ``auto`` the one next to a local checkpoint.
 
     Raises:
-        ConfigError: A record is named and is not there.
-        CheckpointError: It is a URL, and cannot be downloaded; or nobody named it, and it leads out of its folder.
+        ConfigError: The named record does not exist.
+        CheckpointError: A URL cannot be downloaded; or the record was not named, and leads out of its folder.
     """
     if setting is None:
         return None
@@ -85,7 +84,7 @@ def find(setting: str | None, checkpoint: Path | None) -> Path | None:
 
 
 def _inside(path: Path) -> Path:
-    """A record that nobody named may be as hostile as the checkpoint: it does not lead out of its folder."""
+    """Refuses a record that was not named and leads out of its folder: it may be as hostile as the checkpoint."""
     outside = leads_out(path, path.parent)
     if outside is not None:
         raise CheckpointError(
@@ -100,7 +99,7 @@ def read(path: Path) -> dict[str, Record]:
 
     Raises:
         CheckpointError: The file cannot be read.
-        ConfigError: It is no record.
+        ConfigError: It is not a record.
     """
     with closing(open_checkpoint(path)) as checkpoint:
         entries = _named(checkpoint, path)
@@ -119,7 +118,7 @@ def read(path: Path) -> dict[str, Record]:
 
 
 def parts(path: Path) -> set[str]:
-    """The parts that a record has something for, without reading any of it; raises as `read` does."""
+    """Returns the parts that a record covers, without reading tensors; raises as `read` does."""
     with closing(open_checkpoint(path)) as checkpoint:
         return {_split(name)[0] for name in _named(checkpoint, path)}
 
@@ -138,10 +137,10 @@ def _named(checkpoint: Checkpoint, path: Path) -> dict[str, TensorEntry]:
 
 
 def packed(records: Mapping[str, Record]) -> bytes:
-    """The content of a record's file.
+    """Returns the content of a record's file.
 
     Raises:
-        ConfigError: The format cannot hold one of the inputs or outputs.
+        ConfigError: The format cannot hold an input or output.
     """
     values: dict[str, torch.Tensor] = {}
     for part, record in records.items():
@@ -159,10 +158,10 @@ def packed(records: Mapping[str, Record]) -> bytes:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a record next to a checkpoint, replacing the one that is there.
+    """Writes a record next to a checkpoint and replaces an existing one.
 
     Raises:
-        ConfigError: The disk or the folder does not take it; the earlier one stays then.
+        ConfigError: It cannot be written; the earlier one then stays.
     """
     try:
         write_whole(path, content)
@@ -186,33 +185,33 @@ def differences(
         got: The model's.
         computed_in: The dtype that the model computes in; it may be coarser than its output's.
         rtol: Relative tolerance; None is the dtypes' own.
-        atol: Absolute tolerance, likewise.
+        atol: Absolute tolerance; None is the dtypes' own.
 
     Returns:
-        What differs, and a line that says how close it was.
+        The differences, and a line that says how close the outputs were.
     """
-    told, worst, held = [], 0.0, (0.0, 0.0)
+    found, worst, held = [], 0.0, (0.0, 0.0)
     for name in sorted({*expected, *got}):
         if name not in got or name not in expected:
-            told.append(f"output {safe_text(name)} is only in {'the record' if name in expected else 'the model'}")
+            found.append(f"output {safe_text(name)} is only in {'the record' if name in expected else 'the model'}")
             continue
         want, have = expected[name], got[name].detach().cpu()
         if want.is_complex() != have.is_complex():
             kinds = f"{dtype_name(have.dtype)}, the record has {dtype_name(want.dtype)}"
-            told.append(f"output {safe_text(name)} is {kinds}")
+            found.append(f"output {safe_text(name)} is {kinds}")
             continue
         if want.shape != have.shape:
-            told.append(f"output {safe_text(name)} is {shape(have.shape)}, the record has {shape(want.shape)}")
+            found.append(f"output {safe_text(name)} is {shape(have.shape)}, the record has {shape(want.shape)}")
             continue
         limits = _tolerance(want.dtype, have.dtype, computed_in)
         wide = (_wide(have), _wide(want))
         held = (limits[0] if rtol is None else rtol, limits[1] * _scale(wide[1]) if atol is None else atol)
         gap = _gap(*wide)
         worst = max(worst, gap)
-        # Whether nan is right is for another check to say; a record of it is met by it.
+        # Another check judges nan; here a recorded nan matches a nan.
         if not torch.allclose(*wide, rtol=held[0], atol=held[1], equal_nan=True):
-            told.append(f"output {safe_text(name)} differs by up to {gap:.3g}")
-    return told, f"largest difference {worst:.3g} (rtol {held[0]:g}, atol {held[1]:g})"
+            found.append(f"output {safe_text(name)} differs by up to {gap:.3g}")
+    return found, f"largest difference {worst:.3g} (rtol {held[0]:g}, atol {held[1]:g})"
 
 
 def _wide(output: torch.Tensor) -> torch.Tensor:
@@ -220,7 +219,7 @@ def _wide(output: torch.Tensor) -> torch.Tensor:
 
 
 def _scale(want: torch.Tensor) -> float:
-    """How large an output is, at most 1: a probability among a thousand is to be as right as one among two."""
+    """Returns the magnitude of an output, at most 1: one probability of a thousand is held to the same precision."""
     finite = want[want.isfinite()].abs()
     largest = float(finite.max()) if finite.numel() else 0.0
     return min(largest, 1.0) or 1.0

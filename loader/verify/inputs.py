@@ -19,7 +19,7 @@ from ..text.lines import Fix, line, value_text
 from ..text.wording import closest, counted, did_you_mean, safe_text, shape
 
 SPEC_KEYS = ("shape", "dtype", "kind", "high", "value", "path")
-"""What one input's spec may say."""
+"""The keys of one input's spec."""
 
 _TAKES = Fix(note=f"an input's spec takes {', '.join(SPEC_KEYS)}")
 
@@ -33,10 +33,10 @@ class Inputs:
     args: list[torch.Tensor] = field(default_factory=list)
     kwargs: dict[str, torch.Tensor] = field(default_factory=dict)
     origin: str = ""
-    """Where they come from, for the report."""
+    """Their origin, for the report."""
 
     def named(self) -> dict[str, torch.Tensor]:
-        """All of them by name; positional ones are called by their number."""
+        """All inputs by name; positional ones are named by their number."""
         return {str(index): value for index, value in enumerate(self.args)} | self.kwargs
 
 
@@ -56,7 +56,7 @@ def make_inputs(raw: Any, dtype: torch.dtype, device: torch.device, seed: int, w
         where: The config path, for messages.
 
     Raises:
-        ConfigError: A spec is wrong.
+        ConfigError: A spec is invalid.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -114,12 +114,12 @@ def _are_sizes(raw: Any) -> bool:
 
 def _shape_alone(sizes: Sequence[int], where: str) -> ConfigError:
     spec = {"shape": list(sizes)}
-    told = f"'{where}' is '{safe_text(sizes)}', expected a spec such as {value_text(spec)}"
-    return ConfigError(told, line(where, spec))
+    message = f"'{where}' is '{safe_text(sizes)}', expected a spec such as {value_text(spec)}"
+    return ConfigError(message, line(where, spec))
 
 
 def _check_list(specs: Sequence[Any], where: str) -> None:
-    """Raises ConfigError where one of a list is no spec; the whole list is told, since no key leads into it."""
+    """Raises ConfigError if an item is not a spec; the fix is the whole list, since no key leads into it."""
     for index, spec in enumerate(specs):
         if not isinstance(spec, Mapping):
             mended = [s if isinstance(s, Mapping) else {"shape": s if _are_sizes(s) else [1, 784]} for s in specs]
@@ -130,7 +130,7 @@ def _check_list(specs: Sequence[Any], where: str) -> None:
 
 
 def _check_keys(spec: Mapping[Any, Any], where: str) -> None:
-    """Raises ConfigError where a key of a spec is mistyped."""
+    """Raises ConfigError if a key of a spec is unknown."""
     meant = {key: near for key in spec if key not in SPEC_KEYS for near in closest(str(key), SPEC_KEYS, most=1)}
     if meant:
         key = next(iter(meant))
@@ -186,7 +186,7 @@ def _shape(raw: Any, where: str) -> list[int]:
 
 
 def _high(raw: Any, dtype: torch.dtype, where: str) -> int:
-    """The number that all drawn ones stay below; what a dtype cannot hold would wrap around."""
+    """Returns the exclusive bound of drawn integers; a number that the dtype cannot hold would wrap around."""
     most = 2**63 - 1 if _is_float(dtype) else torch.iinfo(dtype).max
     if raw is None:
         return min(1000, most + 1)
@@ -255,7 +255,7 @@ def describe(inputs: Mapping[str, torch.Tensor]) -> str:
 
 
 def uniform_instead(raw: Any) -> Any:
-    """The same inputs with numbers from 0 to 1 for every picture that would be drawn from a normal distribution."""
+    """Returns the inputs with every picture drawn from 0 to 1 instead of a normal distribution."""
     if is_spec(raw):
         picture = isinstance(raw.get("shape"), Sequence) and len(raw["shape"]) == 4
         normal = raw.get("kind") in (None, "randn") and raw.get("value") is None and raw.get("path") is None
@@ -267,7 +267,7 @@ def uniform_instead(raw: Any) -> Any:
 
 
 def smallest(raw: Any) -> Any:
-    """The same specs with no size above 1: as wrong where they are wrong, and made at once."""
+    """Returns the specs with no size above 1: invalid in the same way, and cheap to make."""
     if is_spec(raw):
         sizes = raw.get("shape")
         return (

@@ -1,9 +1,9 @@
 """The outputs of a forward pass as plain data, and the parameters that it wrote to.
 
-Guarantees: nested outputs (tuples, lists, mappings) are flattened in a fixed order; statistics are null where there is
-nothing to compute them from; the fingerprint is the same for the same values, dtypes and shapes. A write to a parameter
-that is too large to be kept is seen whichever way it goes, past torch's version counter too: memory that the system
-shows to be a file's own pages is not read, all other memory is summed up, by rows and by columns; nothing is copied.
+Guarantees: nested outputs (tuples, lists, mappings) are flattened in a fixed order; statistics are null for an output
+without values; the fingerprint is the same for the same values, dtypes and shapes. A write to a parameter that is too
+large to be kept is detected, even past torch's version counter: pages that the system reports as unmodified pages of a
+file are not read, all other memory is summed by rows and by columns; nothing is copied.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..formats.tensor import dtype_name, is_plain
 
 _PAGE: Final = 4096
 _ROW: Final = 4096
-"""Words per row. Sums of rows see what changes, sums of columns see what changes places in a row."""
+"""Words per row. Sums of rows detect changed values, sums of columns detect values that moved within a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def statistics(name: str, output: torch.Tensor) -> OutputStats:
 
 
 def fingerprint(outputs: Mapping[str, torch.Tensor]) -> str | None:
-    """A digest of outputs: equal for equal weights and inputs on the same kind of device; null on meta."""
+    """Returns a digest of outputs: equal for equal weights and inputs on the same kind of device; null on meta."""
     if not outputs or any(output.is_meta for output in outputs.values()):
         return None
     digest = hashlib.sha256()
@@ -80,7 +80,7 @@ def fingerprint(outputs: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def _dense(output: torch.Tensor) -> torch.Tensor:
-    """An output's numbers without what only some operations understand."""
+    """Returns an output as a plain dense tensor."""
     if output.is_quantized:
         return output.dequantize()
     dense = output if output.layout == torch.strided else output.to_dense()
@@ -93,7 +93,7 @@ def _number(value: float) -> float | None:
 
 
 class Untouched:
-    """What some tensors hold at one moment, without a copy of it."""
+    """Evidence of the contents of some tensors at one moment, without a copy."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
         chosen = list(tensors)
@@ -101,7 +101,7 @@ class Untouched:
         self._seen = [(tensor, _version(tensor), _evidence(tensor, files)) for tensor in chosen]
 
     def written(self) -> list[torch.Tensor]:
-        """The tensors that were written to since."""
+        """Yields the tensors that were written to since."""
         files = _private_files() if self._seen else []
         return [
             tensor
@@ -115,7 +115,7 @@ def _version(tensor: torch.Tensor) -> int:
 
 
 def _evidence(tensor: torch.Tensor, files: list[tuple[int, int]]) -> list[torch.Tensor]:
-    """What stays the same as long as a tensor's memory does: its ends as they are, and sums of what is between."""
+    """Returns evidence of a tensor's contents: the bytes at its ends, and sums of those between."""
     if tensor.is_meta or not is_plain(tensor) or not tensor.numel():
         return []
     memory = _memory(tensor)
@@ -134,7 +134,7 @@ def _are_equal(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
 
 
 def _memory(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes from the first element of a tensor to its last one."""
+    """Returns the bytes from a tensor's first element to its last."""
     width = tensor.element_size()
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     empty = torch.empty(0, dtype=torch.uint8, device=tensor.device)
@@ -143,7 +143,7 @@ def _memory(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _private_files() -> list[tuple[int, int]]:
-    """Where files are mapped into this process for it alone; empty where the system does not say."""
+    """Returns the address ranges of private file mappings of this process; empty if the system does not list them."""
     try:
         mapped = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text(errors="replace").splitlines()]
     except OSError:
@@ -153,7 +153,7 @@ def _private_files() -> list[tuple[int, int]]:
 
 
 def _is_clean(start: int, end: int, files: list[tuple[int, int]]) -> bool:
-    """Whether a run of pages belongs to such a file, and none of them was copied by a write."""
+    """Whether pages belong to such a mapping and none was copied by a write."""
     if not any(low <= start and end <= high for low, high in files):
         return False
     try:
@@ -165,5 +165,5 @@ def _is_clean(start: int, end: int, files: list[tuple[int, int]]) -> bool:
     if len(found) < (end - start) // _PAGE * 8:
         return False
     flags = torch.frombuffer(bytearray(found), dtype=torch.int64)
-    # Bits 63 and 62: in memory, or swapped out; bit 61: a file's own. A page that is none of these was never looked at.
+    # Bits 63 and 62: in memory, or swapped out; bit 61: a file's own. A page without these bits was never read.
     return bool((((flags >> 61) & 1 == 1) | ((flags >> 62) & 3 == 0)).all())

@@ -1,7 +1,7 @@
-"""Inputs that nobody gave: proposed from a model's first layer.
+"""Proposed inputs, from a model's first layer, where the config gives none.
 
-Guarantees: an input is proposed only from a first layer whose input shape is plain, and the proposal is told. Sizes
-that a convolution leaves open are those of a small picture first, then what the model, its arguments and its error say.
+Guarantees: an input is proposed only from a first layer that determines its shape, and the report says so. Sizes that a
+convolution leaves open are those of a small picture first, then those that the model, its arguments and its error name.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ _SIDE = 64
 _SMALLEST, _LARGEST = 8, 1024
 _MOST_TRIES = 8
 _SIZES = ("img_size", "image_size", "input_size", "input_resolution", "image_resolution", "resolution", "crop_size")
-"""What models and their configs call the size of their pictures."""
+"""Names that models and their configs use for the size of their pictures."""
 _CONFIGS = ("config", "default_cfg", "pretrained_cfg")
-"""Where models keep a config of their own."""
+"""Attributes in which models keep a config of their own."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """An input that a model may take."""
+    """An input that a model may accept."""
 
     spec: Mapping[str, Any]
     source: str
-    """Where it comes from: the layer, and for another size what says so."""
+    """Its origin: the layer, and for another size the source of that size."""
 
 
 def propose(model: nn.Module) -> tuple[dict[str, Any], str] | None:
     """Proposes an input from a model's first layer.
 
     Returns:
-        A spec and the layer that it comes from, or None where the first layer says nothing plain.
+        A spec and the layer that it comes from, or None if the first layer does not determine one.
     """
     found = _first_layer(model)
     return None if found is None else (_spec_of(found[0]) or {}, found[1])
 
 
 def no_proposal(where: str) -> VerificationError:
-    """The refusal where no input is given and none can be proposed."""
+    """Returns the refusal for a model without a given or proposed input."""
     return VerificationError(
-        "the dummy forward pass needs an input, and the model's first layer does not tell its shape",
+        "the dummy forward pass needs an input, and the model's first layer does not determine its shape",
         line(where, {"shape": [1, 3, 224, 224]}, note="the shape your model takes"),
         Fix("verify.forward=false", "leaves it out"),
     )
@@ -63,8 +63,8 @@ def other_sizes(model: nn.Module, arguments: Mapping[str, Any], message: str) ->
 
     Args:
         model: The model.
-        arguments: What its config says.
-        message: What its forward pass said to the first proposal.
+        arguments: Its arguments in the config.
+        message: The error of its forward pass on the first proposal.
     """
     found = _first_layer(model)
     if found is None or not isinstance(found[0], _CONVOLUTIONS):
@@ -94,7 +94,7 @@ def _first_layer(model: nn.Module) -> tuple[nn.Module, str] | None:
 
 def _spec_of(module: nn.Module) -> dict[str, Any] | None:
     if isinstance(module, nn.Linear):
-        # Of a lazy layer that was loaded only the weight knows the size.
+        # After loading a lazy layer, only its weight has the size.
         return {"shape": [1, module.in_features or module.weight.shape[-1]]}
     if isinstance(module, nn.Embedding):
         return {"shape": [1, _SEQUENCE], "dtype": "int64", "kind": "randint", "high": module.num_embeddings}
@@ -114,7 +114,7 @@ def _spec_of(module: nn.Module) -> dict[str, Any] | None:
 
 
 def _side(channels: int, dimensions: int) -> int:
-    """Of a layer in many groups the weight may be small, and the picture large."""
+    """A layer in many groups may have a small weight and a large picture."""
     side = _SIDE
     while side > 1 and channels * side**dimensions > MOST_PROPOSED:
         side //= 2
@@ -151,7 +151,7 @@ def _entry(config: object, key: str) -> object:
 
 
 def _of_message(message: str, layer: nn.Module, tried: int) -> Iterator[tuple[object, str]]:
-    """Sizes that an error names: as they are, or as the number of patches that the first layer cuts a picture into."""
+    """Yields sizes that an error names: as they are, or as the number of patches that the first layer makes."""
     numbers = [number for number in dict.fromkeys(map(int, re.findall(r"\d{1,6}", message))) if number != tried]
     step = layer.stride[0] if isinstance(layer.stride, tuple) else 1
     for number in numbers if step > 1 else ():
@@ -163,7 +163,7 @@ def _of_message(message: str, layer: nn.Module, tried: int) -> Iterator[tuple[ob
 
 
 def _as_size(raw: object, dimensions: int) -> tuple[int, ...] | None:
-    """A size for every dimension; of a shape with its channels only the sizes."""
+    """Returns a size for every dimension; the channels of a shape are left out."""
     sides: list[int] = [raw] * dimensions if isinstance(raw, int) else _shape(raw)
     size = tuple(sides[-dimensions:])
     fits = len(sides) in (dimensions, dimensions + 1) and all(_SMALLEST <= side <= _LARGEST for side in size)
@@ -171,6 +171,6 @@ def _as_size(raw: object, dimensions: int) -> tuple[int, ...] | None:
 
 
 def _shape(raw: object) -> list[int]:
-    """The numbers of a list of whole numbers; of anything else none."""
+    """Returns the numbers of a list of whole numbers; empty for anything else."""
     listed = list(raw) if isinstance(raw, Sequence) and not isinstance(raw, str) else []
     return listed if all(type(side) is int for side in listed) else []

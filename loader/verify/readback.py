@@ -1,7 +1,7 @@
 """Compares a loaded model with the bytes in the file.
 
-Guarantees: bytes are read from the file anew, past any mapping, and compared bit for bit after the planned cast; all of
-them up to a size, evenly spread samples of every tensor above it, and the outcome says which.
+Guarantees: bytes are read from the file again, past any mapping, and compared bit for bit after the planned cast: all
+bytes up to a size, above it evenly spread samples of every tensor; the result says which.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _RUN = 1024
 
 @register(
     "read back",
-    moment="end",  # so that it sees whatever running the model has done to it
+    moment="end",  # so that it detects changes made by running the model
     applies=lambda subject: subject.has_values and subject.prepared is not None,
     fixes=[Fix(note="the file was rewritten, or a hook of the model changes the values")],
 )
@@ -52,7 +52,7 @@ def _read_back(subject: Subject) -> Iterator[Check]:
 
 
 def _entry(prepared: Prepared, match: Match) -> TensorEntry | None:
-    """The tensor that a match takes as it is; None for extra state and values that load hooks compute."""
+    """Returns the tensor that a match loads unchanged; None for extra state and values that load hooks compute."""
     return None if prepared.wanted[match.key].kind == "extra" else prepared.tensor(match.taken.key)
 
 
@@ -84,13 +84,13 @@ def _runs(entry: TensorEntry, mine: torch.Tensor) -> Iterator[tuple[TensorEntry,
 
 
 def same_elements(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Whether two tensors on the CPU hold the same, bit for bit, whatever their form is."""
+    """Whether two tensors on the CPU have the same contents, bit for bit, in any layout."""
     ours, theirs = ([_bytes(component) for component in _components(tensor)] for tensor in (left, right))
     return len(ours) == len(theirs) and all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
 
 
 def _components(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The dense tensors that a tensor consists of."""
+    """Returns the dense tensors that a tensor consists of."""
     if tensor.is_nested:
         return [component for item in tensor.unbind() for component in _components(item)]
     if tensor.is_quantized:

@@ -231,7 +231,7 @@ def test_no_proposal_says_which_override_to_give(tmp_path: Path) -> None:
     with pytest.raises(VerificationError) as refusal:
         carry_out("Scalars", path, verify={})
     assert refusal.value.message == (
-        "the dummy forward pass needs an input, and the model's first layer does not tell its shape"
+        "the dummy forward pass needs an input, and the model's first layer does not determine its shape"
     )
     assert refusal.value.hint == (
         "'verify.input={shape: [1, 3, 224, 224]}'   # the shape your model takes\n"

@@ -61,7 +61,7 @@ def test_another_activation_is_caught_by_the_record(path: Path) -> None:
     assert refusal.value.message.startswith("golden record: output 0 differs by up to ")
     assert "(rtol 0.0001, atol 1e-05)" in refusal.value.message
     assert refusal.value.hint == (
-        "the model computes something else than when it was recorded: compare its code and arguments\n"
+        "the model no longer computes what was recorded: compare its code and arguments\n"
         "verify.record=true   # replaces the record\n"
         "verify.rtol=… verify.atol=…   # widens the tolerance\n"
         "verify.golden=null   # leaves it out"
