@@ -40,7 +40,7 @@ class Finished:
 
 
 def run_loader(*overrides: str, cwd: Path, **environment: str) -> Finished:
-    """Runs run.py in a folder, with its outputs in `cwd/run`."""
+    """Runs run.py in a folder, with its output in `cwd/run`."""
     command = [sys.executable, str(REPOSITORY / "run.py"), *overrides, f"hydra.run.dir={cwd / 'run'}"]
     done = run(*command, cwd=cwd, **environment)
     report = cwd / "run" / "report.json"
@@ -69,7 +69,7 @@ def _environment(more: dict[str, str]) -> dict[str, str]:
 
 @contextmanager
 def heeded(number: signal.Signals) -> Iterator[None]:
-    """Here a signal has its first effect, and in processes started here: tests in the background ignore some."""
+    """Gives a signal its default effect, here and in processes started here: background jobs of a shell ignore some."""
     before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     try:
         yield
@@ -79,9 +79,9 @@ def heeded(number: signal.Signals) -> Iterator[None]:
 
 @contextmanager
 def in_own_session(number: signal.Signals, *command: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """Starts a command that a signal is meant for, in a session of its own.
+    """Starts a command that is going to get a signal, in a session of its own.
 
-    An interruption then goes to all of its processes, as it does from a keyboard.
+    An interruption can then be sent to all of its processes, as a keyboard does.
     """
     pipe = subprocess.PIPE
     with (

@@ -1,4 +1,4 @@
-"""How tests are run, and the state of the process that no test hands on to the next one.
+"""How tests are run, and the state of the process that no test passes to the next one.
 
 Property tests try few examples by default (`dev`); `.ci/run` repeats them with many (`--hypothesis-profile=ci`).
 """

@@ -35,7 +35,9 @@ class Listed:
 LISTED = (
     Listed("no folder of published checkpoints; *", True, "they are gigabytes, and downloaded by hand"),
     Listed("*hydra_plugins.hydra_joblib_launcher*", True, "a launcher of Hydra's that the dev extra leaves out"),
-    Listed("the system keeps the file in its cache", True, "some file systems cannot be told to forget a file"),
+    Listed(
+        "the system keeps the file in its cache", True, "some file systems keep a file in memory whatever is advised"
+    ),
     Listed("training needs the [[]examples] extra", not find_spec("sklearn"), "the README's line installs [dev] alone"),
     Listed("the superuser may read everything", _ROOT, "nothing is unreadable for root; containers run as root"),
     Listed("root may list every folder", _ROOT, "likewise"),

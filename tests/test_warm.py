@@ -44,8 +44,8 @@ def surroundings():
 class Net(nn.Linear):
     def __init__(self, behave="well"):
         super().__init__(2, 2)
-        if behave == "tells":
-            with open("told.json", "w") as file:
+        if behave == "looks":
+            with open("surroundings.json", "w") as file:
                 json.dump(surroundings(), file, indent=1, sort_keys=True)
         if behave == "dies":
             print("last words")
@@ -133,11 +133,11 @@ def test_a_bug_prints_the_same_traceback(folder: Path) -> None:
 
 
 def test_a_model_sees_the_same_surroundings(folder: Path) -> None:
-    told = []
+    seen = []
     for how in (run, run_afresh):
-        assert how(*RUN, *own("tells"), cwd=folder, PYTHONPATH="elsewhere:.", OWN="x").returncode == 0
-        told.append((folder / "told.json").read_text())
-    assert told[0] == told[1]
+        assert how(*RUN, *own("looks"), cwd=folder, PYTHONPATH="elsewhere:.", OWN="x").returncode == 0
+        seen.append((folder / "surroundings.json").read_text())
+    assert seen[0] == seen[1]
 
 
 def test_each_command_has_its_own_randomness(folder: Path) -> None:
@@ -156,13 +156,15 @@ def test_the_command_is_forked(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     [{"PYTHONSAFEPATH": "1"}, {"LC_ALL": "C"}, {"OMP_NUM_THREADS": "1"}, {"PYTHONPATH": "mine"}, {"PYTHONPATH": "its"}],
     ids=str,
 )
-def test_what_acts_at_the_start_is_not_forked(environment: dict[str, str], folder: Path) -> None:
+def test_a_command_whose_start_makes_a_difference_is_not_forked(environment: dict[str, str], folder: Path) -> None:
     for path in ("mine/hydra.py", "its/torch/__init__.py"):
         (folder / path).parent.mkdir(parents=True)
         (folder / path).touch()
     warm = Warm(os.environ)
     assert warm.fits(RUN, folder, os.environ)
     assert not warm.fits(RUN, folder, {**os.environ, **environment})
+    (folder / "loader.py").touch()
+    assert not warm.fits(RUN, folder, os.environ)
 
 
 def test_only_run_py_is_forked(folder: Path) -> None:

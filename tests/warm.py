@@ -2,8 +2,9 @@
 
 Guarantees: a command gets its arguments, working folder, environment, module path and standard streams as a new process
 would, and ends like one: with an exit code or by a signal, after everything that runs at exit. A command whose start
-would make a difference (an interpreter option, a variable that acts at start-up, a module on PYTHONPATH that hides an
-imported one) is never forked: `Warm.fits` decides. No state passes from one command to the next.
+would make a difference (an interpreter option, a variable that acts at start-up, a module in the working folder or on
+PYTHONPATH with the name of an imported one) is never forked: `Warm.fits` decides. No state passes from one command to
+the next.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SCRIPT = REPOSITORY / "run.py"
 
 _LOCALE = ("LANG", "LC_")
 _LIBRARIES = ("CUDA", "GOMP", "KMP", "LD_", "MALLOC", "MKL", "OMP", "OPENBLAS", "TORCH_")
-AT_START = ("PYTHON", "TMPDIR", *_LOCALE, *_LIBRARIES)
+AT_START = ("HYDRA_LOADER_", "PYTHON", "TMPDIR", *_LOCALE, *_LIBRARIES)
 """Prefixes of the variables that act when an interpreter or a library starts."""
 
 _CUSTOMIZE = frozenset({"sitecustomize", "usercustomize"})
@@ -53,7 +54,7 @@ class Warm:
             return False
         if Path(cwd, command[1]).resolve() != SCRIPT or _at_start(environment) != _at_start(self._environment):
             return False
-        return not any(self._hides(Path(folder)) for folder in _python_path(environment, cwd))
+        return not any(self._hides(Path(folder)) for folder in (str(cwd), *_python_path(environment, cwd)))
 
     def _hides(self, folder: Path) -> bool:
         if folder == REPOSITORY or not folder.is_dir():
@@ -66,7 +67,8 @@ class Warm:
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command that fits, as `subprocess.run` does with its output captured."""
         server = self._started()
-        request = {"command": list(command), "cwd": str(cwd), "environment": dict(env)}
+        os.umask(mask := os.umask(0))
+        request = {"command": list(command), "cwd": str(cwd), "environment": dict(env), "mask": mask}
         with contextlib.ExitStack() as files:
             pipes = [os.pipe() for _ in range(2)]
             for reader, _ in pipes:
@@ -178,6 +180,7 @@ def become(request: Mapping[str, Any], files: Sequence[int], libraries: Sequence
         os.dup2(file, number)
         os.close(file)
     os.chdir(request["cwd"])
+    os.umask(request["mask"])
     os.environ.clear()
     os.environ.update(request["environment"])
     python, *sys.argv = request["command"]
