@@ -172,8 +172,7 @@ def refuse_quantized(
         scale = f" (as {safe_text(found[0].beside[0])})" if found[0].beside else ""
         raise FitError(
             f"{where} is quantized: {summary(found)}. Without their scales{scale} these weights would be wrong, and no "
-            "allowance makes them right; the model expects plain weights",
-            Fix(note="no nested key or rule makes them plain"),
+            "allowance, nested key or rule makes them right; the model expects plain weights",
             *to_plain(found),
         )
 

@@ -22,10 +22,8 @@ from .names import Group, group, is_number, ranges, segments
 from .nature import transposed
 from .search import Candidate
 
-_NOTHING = "no nested key or rule was found that makes them fit"
 NO_WAY = (
-    Fix(note=_NOTHING),
-    Fix("checkpoint.path=…", "another file"),
+    Fix("checkpoint.path=…", "another file: no nested key or rule was found that makes this one fit"),
     Fix("model=…", "another architecture"),
 )
 """What to do if there is nothing to type."""
@@ -57,7 +55,7 @@ class Advised:
         """Returns a refusal with the lines to type; with `otherwise` if there are none and no reason is known."""
         fixes = [self.first, *(typed(*proposal.overrides) for proposal in self.proposals)]
         if not any(fixes):
-            fixes = [Fix(note=_NOTHING), *self.instead] if self.instead else [*otherwise]
+            fixes = [*(self.instead or otherwise)]
         error = FitError("\n".join(lines), *fixes)
         error.proposed = bool(self.proposals)
         return error

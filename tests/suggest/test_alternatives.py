@@ -182,7 +182,7 @@ def test_a_constructor_that_writes_is_tried_in_no_other_size(tmp_path: Path) -> 
     error = refusal({"_target_": f"{BUILDERS}Fetching", "pretrained": False, "logs": str(log)}, state, tmp_path)
 
     assert "its constructor writes a file (open), which a trial build may not do" in error.message
-    assert error.hint.startswith("no nested key or rule")
+    assert error.hint.startswith("checkpoint.path=…   # another file: no nested key or rule")
 
 
 @pytest.mark.parametrize("blocks", [[2, 2, 2], (2, 2, 2)])

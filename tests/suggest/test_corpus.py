@@ -102,7 +102,7 @@ def pasted(case: Case, path: Path, line: list[str]) -> Mapping[str, torch.Tensor
 
 
 def typed(hint: str) -> bool:
-    return bool(hint) and not hint.startswith("no nested key or rule")
+    return bool(hint) and not hint.startswith("checkpoint.path=…")
 
 
 def holds(state: Mapping[str, torch.Tensor], answer: State) -> bool:

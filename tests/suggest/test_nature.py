@@ -48,7 +48,6 @@ def test_an_adapter_alone_is_named(name: str, settings: dict[str, Any], tmp_path
         f"the file is a {kind} adapter for 3 modules ({modules}, rank 2), without the weights that it changes"
     )
     assert error.hint == (
-        "no nested key or rule was found that makes them fit\n"
         "checkpoint.path=…   # a file with merged weights\n"
         "model.merge_and_unload().save_pretrained('FOLDER')   # in peft, writes one"
     )

@@ -76,4 +76,4 @@ def test_networks_of_different_depth_do_not_belong_together(tmp_path: Path) -> N
     with pytest.raises(loader.FitError, match="different depth: layer1") as refused:
         loader.load([node, f"checkpoint.path={path}", "device=cpu", "verify.forward=false"])
 
-    assert refused.value.hint.startswith("no nested key or rule was found")
+    assert refused.value.hint.startswith("checkpoint.path=…   # another file: no nested key or rule")

@@ -14,7 +14,7 @@ from loader.errors import FitError
 from tests.jobs import carry_out, save
 from tests.models import filled
 
-NO_WAY = "no nested key or rule was found that makes them fit"
+NO_WAY = "checkpoint.path=…   # another file: no nested key or rule was found that makes this one fit"
 DEPTHS = [2, 17, 40]
 
 
@@ -96,7 +96,7 @@ def test_a_parameter_of_the_model_itself_is_not_left_random_either(tmp_path: Pat
     with pytest.raises(FitError) as refused:
         carry_out({"_target_": "tests.suggest.test_steps.with_token"}, tmp_path / "file.pt")
 
-    assert "allow.missing" not in refused.value.hint.partition("no nested key")[0]
+    assert not any("allow.missing" in fix.line for fix in refused.value.fixes)
 
 
 def with_token() -> nn.Module:
