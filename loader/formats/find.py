@@ -30,9 +30,6 @@ from .several import Shards, opened
 from .signatures import ENDINGS, GOLDEN
 from .tree import TensorEntry
 
-_FOLDERS = ("dcp:find_dcp", "deepspeed:find_zero")
-"""The functions that recognise a folder, given its path, the names in it and a stack that closes files."""
-
 
 @dataclass(frozen=True, slots=True)
 class OneFile:
@@ -75,7 +72,7 @@ def find(path: Path, stack: ExitStack, format: str = "auto") -> Found:
 
 def _in_folder(path: Path, stack: ExitStack, format: str) -> Found:
     names = listed(path)
-    for module, _, name in (kind.partition(":") for kind in _FOLDERS):
+    for module, _, name in (kind.partition(":") for kind in sniff.FOLDERS.values()):
         found: Found | None = getattr(import_module(f".{module}", __package__), name)(path, names, stack)
         if found is not None:
             return found

@@ -31,9 +31,6 @@ INDEXED = (SAFETENSORS_SHARDED, TORCH_SHARDED)
 
 DCP = "dcp"
 DEEPSPEED = "deepspeed"
-FOLDERS = (DCP, DEEPSPEED)
-"""Folders that are read as a whole, whatever files they hold."""
-
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".pt2", ".gguf", ".npz")
 """How names of checkpoint files end; their content decides what they are."""
 GOLDEN = ".golden.safetensors"

@@ -131,7 +131,11 @@ register(signatures.NPZ, _holds(signatures.is_npz), "numpy:Npz")
 register(signatures.NPY, _begins(signatures.is_npy), "numpy:Npy")
 register(signatures.PICKLE, _is_plain_pickle, "numpy:PickledFile")
 
-FORMATS = (*dict.fromkeys(format.name for format in _formats), *signatures.INDEXED, *signatures.FOLDERS)
+FOLDERS = {signatures.DCP: "dcp:find_dcp", signatures.DEEPSPEED: "deepspeed:find_zero"}
+"""Formats that are a folder, each with the function that recognises one, given its path, the names in it and a stack
+that closes files."""
+
+FORMATS = (*dict.fromkeys(format.name for format in _formats), *signatures.INDEXED, *FOLDERS)
 """The names of everything that is read without another distribution."""
 
 

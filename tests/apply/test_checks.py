@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from loader import LoaderError, load_into
-from loader.formats import tensor as materialise
+from loader.formats import tensor
 from loader.formats.opened import OpenedFile
 from tests.jobs import carry_out, save, snapshot
 from tests.models import Tied, filled
@@ -181,9 +181,9 @@ def test_what_is_known_is_refused_before_any_data_is_read(tmp_path: Path, monkey
 
 def test_a_dtype_that_this_torch_lacks_is_refused_by_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(linear(weight=torch.eye(2).to(torch.float8_e5m2)), tmp_path / "state.pt")
-    monkeypatch.delitem(materialise.DTYPES, "float8_e5m2")
+    monkeypatch.delitem(tensor.DTYPES, "float8_e5m2")
     for mode in ("plan", "load"):
-        with pytest.raises(LoaderError, match=r"is float8_e5m2, which torch .* does not have") as refusal:
+        with pytest.raises(LoaderError, match=r"unsupported dtype float8_e5m2: torch .* does not have it") as refusal:
             carry_out(PLAIN, path, mode=mode)
         assert refusal.value.hint == "pip install --upgrade torch"
 
