@@ -177,7 +177,7 @@ def _ask_hydra(where: str, name: str) -> None:
     try:
         instantiate({TARGET: name, "_partial_": True})  # a partial is judged, not called
     except InstantiationException as error:
-        # A cause means that Hydra could not find the target, which is no judgement: it is found already.
+        # A cause means that Hydra could not find the target. That says nothing: it is found already.
         if not error.__cause__:
             objection = safe_text(" ".join(str(error).partition(". ")[0].split()), 200)
             raise ConfigError(f"{where}: {safe_text(name)} is refused by Hydra: {objection}") from error

@@ -93,7 +93,7 @@ def _align(in_file: _Families, in_model: _Families) -> _Aligned:
 
 
 def _unpair_crossed(old: Sequence[Path], new: Sequence[Path], aligned: _Aligned) -> None:
-    """Undoes the pairs of a group that contradict the order of numbers: names are no evidence there."""
+    """Undoes the pairs of a group that contradict the order of numbers, where names prove nothing."""
     places = {form: place for place, form in enumerate(new)}
     found = [(form, places[aligned[form]]) for form in old if form in aligned]
     order = [place for form, place in found if any(map(is_number, (*form, *aligned[form])))]
