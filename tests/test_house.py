@@ -24,7 +24,7 @@ PAGES = sorted(
 MOST_FILES, MOST_LOOSE, MOST_LINES, LONGEST_FUNCTION = 180, 8, 300, 60
 
 REFUSED = {
-    r"(?<!there )\b(?:is|are) no\b(?! (?:longer|more|other|better|worse|later|earlier)\b)": "'is not a' or 'there is no'",
+    r"(?<!there )\b(?:is|are) no\b(?! (?:longer|more|other|better|later|earlier)\b)": "'is not a' or 'there is no'",
     r"\btold\b": "'reported', 'said', or the name of the text",
     r"\btells?\b(?! apart\b)": "'reports', 'says', 'shows'",
     r"\bthat (?:is|are) none\b": "what was expected instead",
