@@ -158,29 +158,29 @@ def _call(
     real: Callable[[object], object] | None,
 ) -> None:
     try:
-        seen, told = _loaded_itself(module, prefix, present, metadata)
+        seen, reported = _loaded_itself(module, prefix, present, metadata)
     except (Exception, SystemExit, GeneratorExit) as error:
         if real is None:
             raise _failed(module, prefix, error) from error
         # The hook needs values: a quantized module packs them.
         values = {key: real(value) for key, value in present.items()}
         try:
-            seen, told = _loaded_itself(module, prefix, values, metadata)
+            seen, reported = _loaded_itself(module, prefix, values, metadata)
         except (Exception, SystemExit, GeneratorExit) as second:
             raise _failed(module, prefix, second) from second
     present.clear()
     present.update(seen)
     # The plan judges shapes, since it knows the allowances.
-    errors.extend(line for line in told if not line.startswith(_SIZE_MISMATCH))
+    errors.extend(line for line in reported if not line.startswith(_SIZE_MISMATCH))
 
 
 def _loaded_itself(
     module: nn.Module, prefix: str, present: State, metadata: dict[str, object]
 ) -> tuple[State, list[str]]:
     """Returns the entries that a module left over, and the problems that it reports."""
-    seen, told = dict(present), list[str]()
-    module._load_from_state_dict(seen, prefix, metadata, True, [], [], told)
-    return seen, told
+    seen, reported = dict(present), list[str]()
+    module._load_from_state_dict(seen, prefix, metadata, True, [], [], reported)
+    return seen, reported
 
 
 def _failed(module: nn.Module, prefix: str, error: BaseException) -> FitError:

@@ -48,12 +48,12 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
         return golden.find(verify.golden, only)
     if only is not None and is_copy(only):
         raise ConfigError(
-            f"verify.record=true writes beside the checkpoint, and {shown_path(only)} is not on this machine",
+            f"verify.record=true writes next to the checkpoint, and {shown_path(only)} is not on this machine",
             Fix("checkpoint.path=FILE verify.record=true", "once it is downloaded"),
         )
     if only is None:
         raise ConfigError(
-            f"verify.record=true writes beside a job's one checkpoint file, and this job has {len(paths) or 'none'}",
+            f"verify.record=true writes next to a job's one checkpoint file, and this job has {len(paths) or 'none'}",
             Fix("verify.record=false"),
         )
     if job.device == "meta":
@@ -62,7 +62,7 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
     if verify.golden not in (None, "auto") and Path(verify.golden).absolute() != record.absolute():
         raise ConfigError(
             f"verify.golden names {safe_text(verify.golden)}, and verify.record=true writes {shown_path(record)}, "
-            "beside the checkpoint",
+            "next to the checkpoint",
             typed("verify.golden=auto", note="writes it there"),
         )
     if Sources((part.checkpoint for part in parts), verify.input).among([record]):

@@ -111,7 +111,7 @@ def test_a_record_is_not_written_beside_what_is_elsewhere(server: Server) -> Non
     with pytest.raises(ConfigError) as caught:
         carry_out({"_target_": "loader.examples.SimpleNet"}, url, verify={"record": True})
     assert caught.value.message == (
-        f"verify.record=true writes beside the checkpoint, and {url} is not on this machine"
+        f"verify.record=true writes next to the checkpoint, and {url} is not on this machine"
     )
     assert caught.value.hint == "checkpoint.path=FILE verify.record=true   # once it is downloaded"
 

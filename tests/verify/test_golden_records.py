@@ -127,7 +127,7 @@ def test_a_record_needs_one_file_to_stand_beside(path: Path, tmp_path: Path) -> 
     parts = {"backbone": {}, "head": {"path": str(other)}}
     with pytest.raises(ConfigError) as refusal:
         carry_out("Pair", path, parts=parts, verify={**INPUT, "record": True})
-    assert refusal.value.message == "verify.record=true writes beside a job's one checkpoint file, and this job has 2"
+    assert refusal.value.message == "verify.record=true writes next to a job's one checkpoint file, and this job has 2"
     with pytest.raises(ConfigError, match="and this job has none"):
         load_into(Two(), filled(Two()).state_dict(), verify={**INPUT, "record": True})
 
@@ -146,7 +146,7 @@ def test_the_root_that_parts_leave_to_another_file_counts_as_a_file(tmp_path: Pa
             parts={"a": {"path": str(first)}},
             verify={"input": {"a": {"shape": [1, 3]}, "b": {"shape": [1, 2]}}, "record": True},
         )
-    assert refusal.value.message == "verify.record=true writes beside a job's one checkpoint file, and this job has 2"
+    assert refusal.value.message == "verify.record=true writes next to a job's one checkpoint file, and this job has 2"
     assert record_beside(first).read_bytes() == before
 
 
@@ -423,7 +423,7 @@ def test_a_record_is_written_to_no_other_place_than_beside_the_checkpoint(path: 
     with pytest.raises(ConfigError) as refusal:
         carry_out("Two", path, verify={"record": True, "golden": "mine.safetensors"})
     assert refusal.value.message == (
-        f"verify.golden names mine.safetensors, and verify.record=true writes {record_beside(path)}, beside the "
+        f"verify.golden names mine.safetensors, and verify.record=true writes {record_beside(path)}, next to the "
         "checkpoint"
     )
     assert refusal.value.hint == "verify.golden=auto   # writes it there"
