@@ -30,8 +30,8 @@ def test_all_that_the_format_cannot_hold_is_told_at_once() -> None:
         contents(module)
     assert refused.value.message == (
         "safetensors cannot hold 6 entries of the model: wide (its dtype is complex128), sparse (its layout is "
-        "sparse_coo), quantized (it is quantized), empty (it has no data), __metadata__ (its name is one that the "
-        "format cannot hold) and 1 more"
+        "sparse_coo), quantized (it is quantized), empty (it has no data), __metadata__ (the format cannot "
+        "store its name) and 1 more"
     )
     assert refused.value.hint == "mode=load   # such a model stays in the file that it is in"
 
