@@ -64,8 +64,7 @@ def _install_all(prepared: Prepared, staged: Staged, install: _Installer) -> Non
     for match in prepared.plan.matches:
         # Each value leaves memory as the transaction takes up the old one.
         install(match.key, staged.values.pop(match.taken.key))
-        entry = prepared.tensor(match.taken.key)
-        if install.transaction is not None and entry is not None:
+        if install.transaction is not None and (entry := prepared.tensor(match.taken.key)) is not None:
             prepared.part_of(match.taken.key).checkpoint.release(entry)
 
 
