@@ -23,12 +23,12 @@ class Wanted:
     """One key of the model's state dict."""
 
     shape: tuple[int, ...] | None
-    """None where a lazy module takes its shape from the file, and for extra state."""
+    """None for a lazy module, which takes its shape from the file, and for extra state."""
     dtype: str
     """torch's name; empty for extra state."""
     kind: SlotKind
     first: str
-    """The first name of the same tensor; its own key where it is not tied."""
+    """The first name of the same tensor; its own key if it is not tied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,17 @@ class Offered:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What the model's own load hooks let a model key take."""
+    """What a model key takes, as the model's own load hooks decide."""
 
     key: str
-    """The offered key, or ``""`` where a hook computes the value."""
+    """The offered key; ``""`` if a hook computes the value."""
     shape: tuple[int, ...]
     dtype: str
 
 
 @dataclass(frozen=True, slots=True)
 class Hooked:
-    """How the model's load hooks see the offered keys; without hooks each key takes its namesake."""
+    """The offered keys after the model's load hooks; without hooks each model key takes its namesake."""
 
     taken: Mapping[str, Taken]
     """Model key → what it takes."""
@@ -80,7 +80,7 @@ class Mismatch:
     model: tuple[int, ...]
     checkpoint: tuple[int, ...]
     source: str = ""
-    """The offered key; ``""`` where a load hook computed the value."""
+    """The offered key; ``""`` if a load hook computed the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +107,12 @@ class Plan:
     """The keys of missing, unexpected and mismatched that no allowance excuses."""
 
     def unread(self) -> set[str]:
-        """Offered keys whose data is of no use: unexpected, of another shape, or a tied tensor's second copy."""
+        """Returns the offered keys whose data is not needed: unexpected, mismatched, or a tied tensor's second copy."""
         seconds = {second.taken.key for _, second in self.duplicates}
         return {*self.unexpected, *(mismatch.source for mismatch in self.mismatched), *seconds}
 
     def filled(self, wanted: Mapping[str, Wanted]) -> int:
-        """How many model keys the files fill; none is a buffer that a load hook makes up for a module they lack."""
+        """Counts the model keys that files fill, without buffers that a load hook creates for a module they lack."""
         places = {match.key.rpartition(".")[0] for match in self.matches if match.taken.key}
         made_up = {
             match.key
@@ -122,11 +122,11 @@ class Plan:
         return sum(wanted[key].first not in made_up and key not in made_up for key in self.loaded)
 
     def passes(self) -> bool:
-        """Whether it may be carried out: nothing is refused, and something is loaded."""
+        """Whether it may be applied: nothing is refused, and something is loaded."""
         return bool(self.loaded) and not self.refused
 
     def leaves_to_initialise(self) -> bool:
-        """Whether it may be carried out and leaves model keys to the model's own initialisation."""
+        """Whether it may be applied and leaves keys to the model's own initialisation."""
         return bool(self.missing or self.mismatched) and self.passes()
 
 
@@ -137,14 +137,14 @@ def make_plan(
     allow: AllowConfig,
     dropped: Iterable[str] = (),
 ) -> Plan:
-    """Matches what a model wants with what files offer.
+    """Matches a model's keys with the entries of files.
 
     Args:
         wanted: The model's keys.
         offered: The files' entries by full model key.
-        hooked: What each model key takes once the model's own load hooks have seen the keys.
-        allow: Which keys may stay without a partner.
-        dropped: File keys that rules dropped, for the record.
+        hooked: What each model key takes after the model's own load hooks.
+        allow: The keys that may have no counterpart.
+        dropped: File keys that rules dropped; only listed.
     """
     filled: dict[str, Match] = {}
     mismatched: list[Mismatch] = []
@@ -160,7 +160,7 @@ def make_plan(
         elif taken.key:
             duplicates.append((filled[want.first], Match(key, taken)))
     if not _feeds(filled.values(), offered, hooked):
-        # What load hooks make up without the file is the model's own.
+        # Values that load hooks create without the file are the model's own.
         filled = {}
     clashing = {mismatch.key for mismatch in mismatched}
     missing = [key for key, want in wanted.items() if want.first not in filled and key not in clashing]
@@ -183,7 +183,7 @@ def make_plan(
 
 
 def _feeds(matches: Iterable[Match], offered: Mapping[str, Offered], hooked: Hooked) -> bool:
-    """Whether anything of a file reaches the model, as it is or through a load hook that made use of it."""
+    """Whether anything of a file reaches the model, directly or through a load hook."""
     spared = {*hooked.left, *(taken.key for taken in hooked.taken.values())}
     return any(match.taken.key for match in matches) or not spared.issuperset(offered)
 
