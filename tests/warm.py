@@ -47,6 +47,7 @@ class Warm:
         self._environment = dict(environment)
         self._socket: socket.socket | None = None
         self._imported: frozenset[str] = frozenset()
+        """Names of modules that a folder hides if it has one of the same name."""
 
     def fits(self, command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> bool:
         """Says whether a fork behaves as a new process would."""
@@ -60,7 +61,7 @@ class Warm:
         if folder == REPOSITORY or not folder.is_dir():
             return False
         self._started()
-        return any(path.name.partition(".")[0] in self._imported | _CUSTOMIZE for path in folder.iterdir())
+        return not self._imported.isdisjoint(path.name.partition(".")[0] for path in folder.iterdir())
 
     def run(
         self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
@@ -95,7 +96,7 @@ class Warm:
                 command = [sys.executable, __file__, str(number)]
                 process = subprocess.Popen(command, cwd=REPOSITORY, env=self._environment, pass_fds=[number])
             atexit.register(self._end, process)
-            self._imported = frozenset(_receive(self._socket)[0])
+            self._imported = _CUSTOMIZE | frozenset(_receive(self._socket)[0])
         return self._socket
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
