@@ -83,9 +83,9 @@ def test_a_skip_that_is_not_listed_makes_a_run_fail(workers: list[str], tmp_path
     )
     command = [sys.executable, "-m", "pytest", "-c", str(REPOSITORY / "pyproject.toml"), "--rootdir", str(tmp_path)]
     command += ["--confcutdir", str(REPOSITORY), "-p", "tests.conftest", *workers, "test_own.py"]
-    lenient = run_afresh(*command, cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
+    lenient = run_afresh(*command, cwd=tmp_path, PYTHONPATH=str(REPOSITORY), PYTEST_ADDOPTS="")
     assert lenient.returncode == 0, lenient.stdout + lenient.stderr
-    strict = run_afresh(*command, ONLY_LISTED_SKIPS, cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
+    strict = run_afresh(*command, ONLY_LISTED_SKIPS, cwd=tmp_path, PYTHONPATH=str(REPOSITORY), PYTEST_ADDOPTS="")
     assert strict.returncode == 1
     assert "skipped, and not listed in tests/skips.py" in strict.stdout
     assert re.findall(r"^\S+::(\w+): (.*)$", strict.stdout, re.MULTILINE) == [("test_a", "out of order")]
