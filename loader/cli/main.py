@@ -24,8 +24,7 @@ from ..config.messages import translate
 from ..config.rewrite import for_hydra
 from ..errors import ConfigError, LoaderError
 from ..files.path import conf_dir
-from ..report.streams import printing_failed, unbreakable
-from ..runtime import find_modules_in, safe_path, terminable
+from ..runtime import find_modules_in, printing_failed, safe_path, terminable, unbreakable
 from ..sweep.callback import Abandoned, Sweep, every_job_has_its_turn, expecting, take_sweep
 from ..text.lines import Fix, program
 from ..text.redaction import remember

@@ -23,8 +23,7 @@ from ..config.compose import anchored, hydra_aside, near_misses, plain
 from ..config.layers import replaced
 from ..errors import ConfigError
 from ..report.data import REPORT, ErrorReport, Report
-from ..report.streams import unbreakable
-from ..runtime import find_modules_in, restored
+from ..runtime import find_modules_in, restored, unbreakable
 from ..sweep.callback import Origin, origin
 from ..text.redaction import redact_files, remember
 

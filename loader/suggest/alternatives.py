@@ -31,9 +31,9 @@ from .leftovers import Proposal
 from .names import segments
 from .problem import Explanation, Problem, asked, plan_as_typed, swapped
 from .search import attempts, explain, sources
+from .sizes import CERTAIN, Solution, at_start, solve, sure
 from .sizes.arguments import Knob, behind, hands_on, knobs_of, reaches_outside
 from .sizes.probe import Goal, Probe, Seen
-from .sizes.solve import CERTAIN, Solution, at_start, solve, sure
 
 _MOST_BUILDS = 120
 _MOST_SECONDS = 3

@@ -28,8 +28,7 @@ from omegaconf import OmegaConf, open_dict
 from ..config.compose import hydra_aside
 from ..errors import LoaderError
 from ..report.data import ErrorReport, Report, write_report
-from ..report.streams import unbreakable
-from ..runtime import safe_path
+from ..runtime import safe_path, unbreakable
 from ..text.lines import Fix
 from ..text.redaction import remember
 from .records import INTERRUPTED, JobRecord

@@ -19,9 +19,9 @@ from ...builder.arguments import signature_of
 from ...builder.policy import Policy
 from ...builder.targets import TARGET, find_targets
 from ...schema import JobConfig
+from ...suggest.sizes import CERTAIN, FREE, OPEN, SHARED, Solution, begin, partners, solve, sure
 from ...suggest.sizes.arguments import Knob, behind, hands_on, kind_of, knobs_of, reaches_outside, same
 from ...suggest.sizes.probe import Goal, Probe, Seen
-from ...suggest.sizes.solve import CERTAIN, FREE, OPEN, SHARED, Solution, begin, partners, solve, sure
 from ...text.lines import MISSING
 from ...text.wording import counted
 from .config_file import Line

@@ -14,9 +14,9 @@ from torch import nn
 from loader.builder import build_model
 from loader.formats.tree import Container, TensorEntry
 from loader.suggest.alternatives import goals_of
+from loader.suggest.sizes import CERTAIN, FREE, LOOSE, OPEN, SHARED, Solution, begin, solve, sure
 from loader.suggest.sizes.arguments import Knob, knobs_of
 from loader.suggest.sizes.probe import Probe
-from loader.suggest.sizes.solve import CERTAIN, FREE, LOOSE, OPEN, SHARED, Solution, begin, solve, sure
 from tests.modes.scaffold import nets
 
 SMALL = st.integers(1, 40)

@@ -13,7 +13,7 @@ from tests.command import REPOSITORY
 
 PROGRAM = """
 import logging, os, sys
-from loader.report.streams import printing_failed, unbreakable
+from loader.runtime import printing_failed, unbreakable
 
 with unbreakable():
     log = logging.getLogger("own")
@@ -60,7 +60,7 @@ def test_a_character_that_the_encoding_lacks_is_written_as_its_escape(tmp_path: 
 
 
 def test_a_stream_that_was_replaced_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    from loader.report.streams import printing_failed, unbreakable
+    from loader.runtime import printing_failed, unbreakable
 
     before = sys.stdout
     with unbreakable():
