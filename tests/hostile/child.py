@@ -52,7 +52,10 @@ FORBIDDEN = (
 """Audit events that no reading of a checkpoint raises."""
 
 
-LIBRARIES = tuple(os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, Path(loader.__file__).parent.parent))
+_INSTALLED = [path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}]
+LIBRARIES = tuple(
+    os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, Path(loader.__file__).parent.parent, *_INSTALLED)
+)
 """May be read whatever the file: code that is imported when first needed, versions of packages."""
 IMPORTED = ("loader", "encodings")
 """Modules that may be imported for any file: this project's own modules, and text encodings of the standard library."""
