@@ -97,7 +97,13 @@ def _state(model: Any) -> dict[str, Any]:
     return state
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("plain", "lazy")
+"""The others take more than ten seconds each where other tests ran before."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_an_interruption_at_any_line_leaves_the_model_as_it_was(name: str, tmp_path: Path) -> None:
     make, settings = CASES[name]
     path = save(_state(make()), tmp_path / "state.pt")
