@@ -167,7 +167,7 @@ def test_a_cast_that_makes_inf_is_refused(tmp_path: Path) -> None:
         "a cast would change values: weight (float32 → float16: 2 elements become inf or nan)"
     )
     assert refusal.value.hint == (
-        "dtype=checkpoint   # keeps the file's dtypes\n'allow.mismatched=[weight]'   # takes the loss"
+        "dtype=checkpoint   # keeps the dtypes of the file\n'allow.mismatched=[weight]'   # takes the loss"
     )
     inf = {"forward": False, "expect": {"finite": False}}
     allowed = carry_out(node, path, allow={"mismatched": ["weight"]}, verify=inf)

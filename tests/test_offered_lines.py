@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,27 @@ def test_no_note_of_ours_is_left_out_of_the_text() -> None:
     texts = [note.value for note in notes if isinstance(note, ast.Constant) and isinstance(note.value, str)]
     assert [text for text in texts if text and f"   # {text}" not in str(Fix("line", text))] == []
     assert len(texts) > 80
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_a_pasted_line_with_its_note_works_at_a_prompt_of_zsh(tmp_path: Path) -> None:
+    (tmp_path / "hydra-loader").write_text(
+        f"#!{sys.executable}\nimport sys\nfrom loader.config.argv import parse_arguments\n"
+        "print('typed:', parse_arguments(sys.argv[1:]).typed)\n"
+    )
+    (tmp_path / "hydra-loader").chmod(0o700)
+    fixes = [
+        Fix("verify.expect.finite=false", "accepts inf and nan"),
+        Fix("a=1", "the file's (own)"),
+        Fix("a=2", "x, y=z"),
+    ]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": os.fspath(REPOSITORY), "TERM": "dumb"}
+    done = subprocess.run(
+        ["zsh", "-fi"], input="".join(f"hydra-loader {fix}\n" for fix in fixes), cwd=tmp_path, env=environment,
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    typed = [line.partition("typed: ")[2] for line in done.stdout.splitlines() if "typed: " in line]
+    assert typed == ["['verify.expect.finite=false']", "['a=1']", "['a=2']"], done.stderr
 
 
 HOSTILE = ["$(: >PWNED)", "`: >PWNED`", "a'$(: >PWNED)", 'a"$(: >PWNED)', "a b; : >PWNED; c"]

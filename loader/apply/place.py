@@ -153,7 +153,7 @@ def settle(model: nn.Module, device: torch.device, policy: str | None, allow: Al
     if device.type != "meta" and any(tensor.is_meta for tensor in tensors):
         return
     if any(_misplaced(tensor, device, dtype) for tensor in tensors):
-        refuse_losses(_lossy(model, dtype), allow, Fix("dtype=null", "keeps the model's own dtypes"))
+        refuse_losses(_lossy(model, dtype), allow, Fix("dtype=null", "keeps the dtypes of the model"))
         # Module.to would cast complex tensors to the dtype as well, and take their imaginary parts.
         move = model._apply  # noqa: SLF001
         move(lambda tensor: tensor.to(device, dtype if _is_cast(tensor, dtype) else None))  # type: ignore[no-untyped-call]

@@ -37,7 +37,7 @@ class Staged:
 
     def refuse_losses(self, allow: AllowConfig) -> None:
         """Raises FitError where a cast loses values and `allow.mismatched` does not admit it."""
-        refuse_losses(self.casts, allow, Fix("dtype=checkpoint", "keeps the file's dtypes"))
+        refuse_losses(self.casts, allow, Fix("dtype=checkpoint", "keeps the dtypes of the file"))
 
 
 @collector_paused()

@@ -28,7 +28,7 @@ from .targets import TARGET, Target, Value, find_targets
 
 _KEYWORDS = frozenset({TARGET, "_args_", "_partial_", "_recursive_", "_convert_"})
 _UNSET = "???"
-_INFER = Fix("mode=scaffold", "infers arguments from the file's shapes")
+_INFER = Fix("mode=scaffold", "infers arguments from the shapes in the file")
 
 
 @dataclass(frozen=True)

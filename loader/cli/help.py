@@ -24,7 +24,7 @@ from typing import Any, get_args, get_type_hints
 from hydra.plugins.completion_plugin import CompletionPlugin
 
 from .. import __version__
-from ..config.argv import Arguments, parse_arguments
+from ..config.argv import Arguments, parse_arguments, without_note
 from ..config.rewrite import rewrite
 from ..errors import LoaderError
 from ..files.path import conf_dir
@@ -97,6 +97,9 @@ def completing(arguments: Arguments) -> Iterator[bool]:
         yield False
         return
     words = _words(CompletionPlugin.strip_python_or_app_name(line))
+    if without_note(words) != words:
+        yield True
+        return
     found = candidates(words)
     if found:
         sys.stdout.write(("\n" if shell == "fish" else " ").join(found) + "\n")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import glob
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ _SHOW_FLAGS = ("--cfg", "-c", *_INFO_FLAGS, "--help", "-h", "--hydra-help", "--v
 _LONGEST = 400
 _JSON = "--json"
 """The loader's own flag; the others are Hydra's."""
+_NOTE = "#"
+"""Begins the note behind a pasted line: zsh has no comments at a prompt, and passes notes on as words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,18 @@ class Arguments:
         return dataclasses.replace(self, sweep=True)
 
 
+def without_note(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments before the first one that is exactly ``#``."""
+    return list(itertools.takewhile(lambda argument: argument != _NOTE, arguments))
+
+
 def parse_arguments(arguments: Sequence[str]) -> Arguments:
-    """Separates flags, with their values, from overrides; raises ConfigError if flags contradict each other."""
+    """Separates flags, with their values, from overrides, and ignores a note behind them.
+
+    Raises:
+        ConfigError: Flags contradict each other.
+    """
+    arguments = without_note(arguments)
     flags: list[str] = []
     typed: list[str] = []
     queue = [argument for argument in arguments if argument != _JSON]

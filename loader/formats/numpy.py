@@ -127,7 +127,7 @@ def refuse_unreadable(file: CheckpointFile, headers: dict[str, Header]) -> None:
         raise CheckpointError(
             f"{path} holds {counted(len(raw), 'array')} of a type that NumPy does not have, as raw bytes: "
             f"{listing(raw)}; the file does not say which type (bfloat16, float8 …)",
-            Fix("numpy.savez('new.npz', name=array.astype('float32'))", "writes it again with NumPy's own types"),
+            Fix("numpy.savez('new.npz', name=array.astype('float32'))", "writes it again with types of NumPy"),
         )
     pickled = [name for name, header in headers.items() if header.of_objects]
     if pickled and len(pickled) == len(headers):

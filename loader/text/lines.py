@@ -27,8 +27,8 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_*?/][\w./*?-]*", re.ASCII)
 _GLOB = re.compile(r"[\w./*?=@+-]+")
 """A pattern that ``glob()`` takes without quotes."""
 
-_ACTING = re.compile(r"[`$\\;&|<>!]")
-"""A note that contains one of these is not appended to a line: an interactive shell may not know comments."""
+_ACTING = re.compile(r"""[`$\\;&|<>!'"()*?\[\]{}]|(?:^|\s)[~=]""")
+"""A note that contains one of these is not appended to a line: zsh at a prompt reads notes as further words."""
 
 _KEYWORDS = frozenset({"null", "true", "false", "nan", "inf"})
 _YAML_KEYWORDS = _KEYWORDS | {"yes", "no", "on", "off", "y", "n"}

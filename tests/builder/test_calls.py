@@ -162,7 +162,7 @@ def test_wrong_arguments_of_all_targets_are_told_at_once_before_anything_is_call
 def test_missing_arguments_of_the_model() -> None:
     error = refusal({"_target_": NET})
     assert error.message == "model: wrong arguments for Net(width: int, depth: int = 2): missing width"
-    assert error.hint == "+model.width=…\nmode=scaffold   # infers arguments from the file's shapes"
+    assert error.hint == "+model.width=…\nmode=scaffold   # infers arguments from the shapes in the file"
 
 
 def test_values_that_are_still_missing_are_told_together() -> None:

@@ -198,6 +198,7 @@ def test_hydra_gets_words_that_it_can_read() -> None:
         ("run.py 'verify.input={shape: [1, 2]}' experiment=dd", "experiment=ddp"),
         ("run.py chekpoint.path=x chec", "checkpoint="),
         ("run.py 'rules=[ddp", ""),
+        ("run.py mode=plan   # lists mode=pl", ""),
         ("run.py model=linear model.", "model._target_= model.in_features= model.out_features="),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader.config.argv import expand_glob, parse_arguments
+from loader.config.argv import Arguments, expand_glob, parse_arguments
 from loader.errors import ConfigError
 from loader.files.path import natural
 
@@ -109,6 +109,14 @@ def test_flags_and_overrides_are_separated(
 ) -> None:
     parsed = parse_arguments(arguments)
     assert (parsed.flags, parsed.typed, parsed.sweep) == (flags, typed, sweep)
+
+
+def test_a_note_behind_a_pasted_line_is_ignored() -> None:
+    parsed = parse_arguments(["mode=plan", "--cfg", "job", "#", "lists,", "-m", "--json", "only", "#"])
+    assert parsed == Arguments(["--cfg", "job"], ["mode=plan"], sweep=False, completion=False)
+    assert parse_arguments(["-cd", "#", "conf"]).typed == []
+    assert parse_arguments(["#"]).typed == []
+    assert parse_arguments(["x=#", "#y", "y=# 1"]).typed == ["x=#", "#y", "y=# 1"]
 
 
 def test_json_is_the_loaders_own_flag_and_hydra_never_sees_it() -> None:

@@ -151,7 +151,24 @@ def test_a_fix_reads_as_one_line() -> None:
     assert (bool(Fix()), bool(Fix(note="a")), str(Fix())) == (False, True, "")
 
 
-@pytest.mark.parametrize("note", ["a; rm b", "$(touch x)", "`x`", "a\nb", "a\x1b[31m", "a & b"])
+@pytest.mark.parametrize(
+    "note",
+    [
+        "a; rm b",
+        "$(touch x)",
+        "`x`",
+        "a\nb",
+        "a\x1b[31m",
+        "a & b",
+        "the file's",
+        'a "b',
+        "a (b)",
+        "*",
+        "a?",
+        "[a]",
+        "a ~b",
+    ],
+)
 def test_a_note_on_which_a_shell_without_comments_would_act_stays_out_of_the_text(note: str) -> None:
     assert str(Fix("seed=0", note)) == "seed=0"
     assert Fix("seed=0", note).note == note

@@ -87,7 +87,11 @@ def no_fit(job: JobConfig, part: Part, module: nn.Module, values: Mapping[str, A
     try:
         refuse_misfit(prepare(module, [part], job.allow, torch.device("cpu"), None, advise), advise)
     except (FitError, ConfigError) as error:
-        own = [Fix("model._target_=my_pkg.Net", "the class of the file's model")] if target == DEFAULT else error.fixes
+        own = (
+            [Fix("model._target_=my_pkg.Net", "the class of the model in the file")]
+            if target == DEFAULT
+            else error.fixes
+        )
         return FitError(f"{head}\n{error.message}", *own)
     raise LookupError(part.label)
 

@@ -243,7 +243,7 @@ def test_the_default_model_that_does_not_fit_asks_for_a_class(tmp_path: Path) ->
     with pytest.raises(loader.FitError) as refused:
         loader.load(["mode=scaffold", "checkpoint.path=a.pt"])
 
-    assert refused.value.hint == "model._target_=my_pkg.Net   # the class of the file's model"
+    assert refused.value.hint == "model._target_=my_pkg.Net   # the class of the model in the file"
 
 
 @pytest.mark.parametrize(
