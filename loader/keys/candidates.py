@@ -36,7 +36,7 @@ _KNOWN = re.compile(
     re.IGNORECASE,
 )
 """Common names for a model's weights."""
-_AVERAGE = re.compile(r"(^|[_.\W])(ema|swa|averaged?|shadow)($|[_.\W\d])", re.IGNORECASE)
+_AVERAGE = re.compile(r"(^|[_.\W])(ema|swa|polyak|averaged?|shadow)($|[_.\W\d])", re.IGNORECASE)
 _PARAMETER = frozenset({"weight", "bias", "kernel", "gamma", "beta", "scale", "embedding", "running", "w", "b"})
 """Words in the last names of parameters: `in_proj_weight`, `bias_hh_l0`."""
 _LIGHTNING_WEIGHTS = "state_dict"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ..errors import LoaderError
 from ..formats.tree import Container
-from ..keys.candidates import Shape
+from ..keys.candidates import AVERAGE, Shape, is_average
 from ..keys.plan import fits
 from ..keys.rules import rewrite
 from ..keys.select import is_moment
@@ -161,6 +161,14 @@ class Attempt:
     def guess(self) -> bool:
         """Whether one of its steps has an equally likely alternative."""
         return any(step.guess for step in self.steps)
+
+    @property
+    def average(self) -> bool:
+        """Whether it fills the model with an average of weights, by the names; a model may have its own."""
+        if is_average(self.source.key or "") or (AVERAGE in self.source.shapes and AVERAGE not in self.model.shapes):
+            return True
+        averaged = sum(is_average(file) and not is_average(key) for key, file in self.filled.items())
+        return 2 * averaged > len(self.filled)
 
     @property
     def rules(self) -> dict[str, Rule]:

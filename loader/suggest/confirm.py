@@ -234,6 +234,7 @@ def _explained(found: _Judged) -> Explanation | None:
         rank=attempt.rank,
         guess=attempt.guess,
         excused=bool(excused),
+        average=attempt.average,
         swaps=bool(swap),
     )
 

@@ -159,6 +159,8 @@ class Proposal:
     reasons: tuple[str, ...]
     loaded: int
     wanted: int
+    excused: bool = False
+    """Whether it needs further allowances."""
 
 
 def proposals(
@@ -183,6 +185,7 @@ def proposals(
             (*_reasons(names, way), *(f"{safe_text(glob)} belongs to no part" for glob in uncovered)),
             others[0] + sum(e.loaded for e in way),
             others[1] + sum(e.wanted for e in way),
+            any(e.excused for e in way),
         )
         for way in ways
     ]

@@ -25,6 +25,7 @@ from ..text.wording import closest
 from .names import segments
 
 _MOST_NAMES = 500
+NOT_THE_WEIGHTS = "this is the average, not the weights"
 _PLAIN = re.compile(r"\^?([\w.-]*)")
 
 Hooks = Callable[[Mapping[str, Offered], Mapping[str, Mapping[str, object]]], Hooked]
@@ -87,8 +88,10 @@ class Explanation:
     guess: bool = False
     excused: bool = False
     """Whether it needs allowances in addition to those that were typed."""
+    average: bool = False
+    """Whether it loads an average of weights."""
     swaps: bool = False
-    """Whether it loads an average where the weights were asked for, or the weights where an average was."""
+    """Whether it loads the weights where an average was asked for, or an average that nobody asked for next to them."""
 
     @property
     def loaded(self) -> int:
@@ -176,7 +179,7 @@ def swapped(asked: bool | None, key: str | None, names: Sequence[str]) -> str:
     averaged = is_average(key or "") or 2 * sum(map(is_average, names)) > len(names)
     if asked and not averaged:
         return "these are the weights, not the average"
-    return "this is the average, not the weights" if averaged and not asked else ""
+    return NOT_THE_WEIGHTS if averaged and not asked else ""
 
 
 def meant_key(problem: Problem) -> str | None:

@@ -91,9 +91,8 @@ def undecided(settings: Sequence[str], source: str, found: Advised, diagnosed: S
     """
     what = " ".join(settings)
     if len(found.proposals) > 1:
-        head = (
-            f"{what}: {source} fits the model in {len(found.proposals)} ways that are equally good, so none is chosen."
-        )
+        equal = " that are equally good" if _alike(found.proposals) else ""
+        head = f"{what}: {source} fits the model in {len(found.proposals)} ways{equal}, so none is chosen."
     elif found.proposals:
         head = f"{what}: {source} fits only in a way that {what} may not choose."
     else:
@@ -113,14 +112,18 @@ def explained(proposals: Sequence[Proposal], candidates: Sequence[Candidate] = (
         filled = [f"{_place(c.key)} {c.loaded:,}" for c in candidates[:_MOST_CANDIDATES]]
         lines.append(f"keys of the model that each nested key could fill: {', '.join(filled)}")
     if len(proposals) > 1:
-        alike = len({(proposal.loaded, proposal.wanted) for proposal in proposals}) == 1
-        lines.append(f"{len(proposals)} explanations{' are equally good' if alike else ''}:")
+        lines.append(f"{len(proposals)} explanations{' are equally good' if _alike(proposals) else ''}:")
     for number, proposal in enumerate(proposals, 1):
         label = f"  {number}. " if len(proposals) > 1 else ""
         lines.append(
             f"{label}{_share(proposal.loaded, proposal.wanted)} would be loaded this way: {'; '.join(proposal.reasons)}"
         )
     return lines
+
+
+def _alike(proposals: Sequence[Proposal]) -> bool:
+    """Whether all load as much with as few allowances."""
+    return len({(proposal.loaded, proposal.wanted, proposal.excused) for proposal in proposals}) == 1
 
 
 def _share(loaded: int, wanted: int) -> str:

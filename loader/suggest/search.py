@@ -2,21 +2,23 @@
 
 Guarantees: bounded, whatever the file: a few nested keys, a few attempts with each, a few rounds, on a sample of the
 keys if there are many. Deterministic: no result depends on a hash or on time. Explanations that are equally good are
-all returned; none of them is preferred.
+all returned; none of them is preferred. An average of weights that nobody asked for is never the only one where the
+file holds weights next to it, fitting or not.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..formats.tree import Container, TensorEntry
-from ..keys.candidates import candidates
+from ..keys.candidates import candidates, is_average
 from ..schema import AUTO, Rule
 from .alignment import alignment, renumbering
 from .attempts import Attempt, ModelKeys, Source, Step
 from .confirm import confirm
-from .problem import Explanation, Problem, asks_for_average, meant_key
+from .problem import NOT_THE_WEIGHTS, Explanation, Problem, asks_for_average, meant_key
 from .steps import Generator, averages, norms, prefixes, wrappers
 
 # Those that look at all names, not only at the sample, come last, and only if the others leave something.
@@ -113,6 +115,8 @@ class Candidate:
 
     key: str | None
     loaded: int
+    weights: bool = False
+    """Whether weights that are not an average have the names and shapes of half of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,20 +154,23 @@ def explain(
     model = ModelKeys.of({key.removeprefix(prefix): w.shape for key, w in problem.wanted.items() if w.kind != "extra"})
     if known.sources is None:
         known.sources = sources(problem.root, model, problem.key)
-    found: list[Explanation] = []
-    candidates = []
-    for source in known.sources:
-        if not keys_free and source.key != problem.key:
-            continue
-        place = (source.key, rules_free)
-        if place not in known.found:
-            known.found[place] = _searched(problem, source, model, rules_free=rules_free)
-        candidate, explanations = known.found[place]
-        candidates += [candidate] if candidate is not None else []
-        found += explanations
+    usable = [source for source in known.sources if keys_free or source.key == problem.key]
+
+    def searched_all(*, rules_free: bool) -> tuple[list[Candidate], list[Explanation]]:
+        for source in usable:
+            if (source.key, rules_free) not in known.found:
+                known.found[source.key, rules_free] = _searched(problem, source, model, rules_free=rules_free)
+        results = [known.found[source.key, rules_free] for source in usable]
+        return [c for c, _ in results if c is not None], [e for _, explanations in results for e in explanations]
+
+    candidates, found = searched_all(rules_free=rules_free)
+    best = _best(found, problem)
+    if best and all(e.average for e in best) and not (asks_for_average(problem) or is_average(problem.part)):
+        # The weights may need rules that are not to be added.
+        best = _with_the_weights(best, *searched_all(rules_free=True), problem)
     candidates.sort(key=lambda candidate: -candidate.loaded)
-    places = [source.key for source in known.sources]
-    best = sorted(_best(found, problem), key=lambda explanation: places.index(explanation.key))
+    places = [source.key for source in usable]
+    best.sort(key=lambda explanation: places.index(explanation.key))
     return Findings(tuple(best), tuple(candidates))
 
 
@@ -175,7 +182,8 @@ def _searched(
     possible = _attempts(source, model, problem.rules or {}, rules_free=rules_free, averaged=averaged)
     judged = [e for attempt in possible if (e := confirm(problem, attempt)) is not None]
     filled = round(len(possible[0].filled) * source.weight) if possible else 0
-    return Candidate(source.key, filled) if possible else None, judged
+    weights = any(_may_be_weights(attempt) for attempt in possible)
+    return Candidate(source.key, filled, weights) if possible else None, judged
 
 
 def _attempts(
@@ -189,8 +197,15 @@ def _attempts(
         found = sorted(
             [*found, *attempts(source, model, {}, averaged=averaged)], key=lambda attempt: -len(attempt.filled)
         )
-    # An attempt that fills much less than the best cannot catch up.
-    return [attempt for attempt in found if 10 * len(attempt.filled) >= 9 * len(found[0].filled)][:_MOST_JUDGED]
+    # An attempt that fills much less than the best cannot catch up, but an average never hides the weights.
+    best = [attempt for attempt in found if 10 * len(attempt.filled) >= 9 * len(found[0].filled)][:_MOST_JUDGED]
+    hidden = next(filter(_may_be_weights, found), None) if all(attempt.average for attempt in best) else None
+    return [*best, hidden] if hidden is not None else best
+
+
+def _may_be_weights(attempt: Attempt) -> bool:
+    """Whether it fills half of the model, and not with an average."""
+    return not attempt.average and 2 * len(attempt.filled) >= len(attempt.model.shapes)
 
 
 def _best(found: list[Explanation], problem: Problem) -> list[Explanation]:
@@ -209,6 +224,19 @@ def _best(found: list[Explanation], problem: Problem) -> list[Explanation]:
         if _equal(explanation, first) and not any(_same_effect(explanation, other) for other in best):
             best.append(explanation)
     return [] if first.guess and len(best) == 1 else best
+
+
+def _with_the_weights(
+    averages: list[Explanation], candidates: Sequence[Candidate], found: Sequence[Explanation], problem: Problem
+) -> list[Explanation]:
+    """Adds the best way to load the weights next to an average, and says which is which; nothing without weights."""
+    if not any(candidate.weights for candidate in candidates):
+        return averages
+    marked = [
+        e if e.swaps else dataclasses.replace(e, swaps=True, reasons=(*e.reasons, NOT_THE_WEIGHTS)) for e in averages
+    ]
+    ways = sorted((e for e in found if not e.average and not e.guess), key=lambda e: _order(e, problem))
+    return [*ways[:1], *marked]
 
 
 def _order(explanation: Explanation, problem: Problem) -> tuple[object, ...]:

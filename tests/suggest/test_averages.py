@@ -27,7 +27,7 @@ def undotted(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "name", ["ema", "model_ema", "ema_model", "state.ema", "swa", "shadow_params", "averaged.x", "ema2"]
+    "name", ["ema", "model_ema", "ema_model", "state.ema", "swa", "polyak", "shadow_params", "averaged.x", "ema2"]
 )
 def test_what_is_called_an_average_is_one(name: str) -> None:
     assert is_average(name)
@@ -253,3 +253,115 @@ def test_a_line_that_answers_a_typo_loads_the_average(tmp_path: Path) -> None:
 
     assert model is not None
     assert all(same_tensor(value, AVERAGE[key]) for key, value in model.state_dict().items())
+
+
+WHOLE = RAW | {"foreign": torch.zeros(3)}
+LACKING = {key: value for key, value in RAW.items() if key != "head.bias"}
+RESIZED = RAW | {"head.weight": torch.zeros(7, 3)}
+UNFIT = {"a foreign tensor": WHOLE, "a missing tensor": LACKING, "a tensor of another shape": RESIZED}
+COUNTED = under("module.", AVERAGE) | {"n_averaged": torch.tensor(3)}
+AUTO: list[dict[str, Any]] = [{"checkpoint": {"key": "auto"}, "rules": "auto"}, {"checkpoint": {"key": "auto"}}]
+
+
+@pytest.mark.parametrize("settings", AUTO, ids=["key and rules", "key"])
+@pytest.mark.parametrize("name", ["ema", "model_ema", "ema_state_dict", "state_dict_ema", "swa", "polyak"])
+@pytest.mark.parametrize("place", ["", "state_dict", "trainer.net"])
+def test_auto_offers_the_weights_and_the_average_where_only_the_average_fits_as_it_is(
+    place: str, name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    file: dict[str, Any] = WHOLE
+    for key in reversed(place.split(".") if place else []):
+        file = {key: file}
+
+    error = refusal("Pair", file | {name: AVERAGE}, tmp_path, **settings)
+
+    rules = " 'rules=[]'" if "rules" in settings else ""
+    assert error.hint.splitlines() == [
+        f"checkpoint.key={place or 'null'}{rules} 'allow.unexpected=[foreign]'",
+        f"checkpoint.key={name}{rules}",
+    ]
+    first, _, heading, raw, average = error.message.splitlines()
+    assert first.endswith("FILE fits the model in 2 ways, so none is chosen.")
+    assert heading == "2 explanations:"
+    assert raw.endswith("; foreign of the file is not loaded")
+    assert average.endswith("; this is the average, not the weights")
+
+
+@pytest.mark.parametrize("settings", AUTO, ids=["key and rules", "key"])
+@pytest.mark.parametrize("unfit", UNFIT)
+@pytest.mark.parametrize("where", ["ema", "callbacks.ema.state"])
+def test_auto_never_chooses_an_average_next_to_weights_that_do_not_fit(
+    where: str, unfit: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    file: dict[str, Any] = AVERAGE
+    for key in reversed(where.split(".")):
+        file = {key: file}
+
+    error = refusal("Pair", {"state_dict": UNFIT[unfit]} | file, tmp_path, **settings)
+
+    assert error.hint.splitlines()[-1].startswith(f"checkpoint.key={where}")
+    assert error.message.endswith("; this is the average, not the weights")
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+@pytest.mark.parametrize("key", ["auto", "state_dict"])
+def test_auto_never_chooses_an_average_under_a_prefix(key: str, unfit: str, tmp_path: Path) -> None:
+    file = {"state_dict": under("model.", UNFIT[unfit]) | under("model_ema.", AVERAGE)}
+
+    error = refusal("Pair", file, tmp_path, checkpoint={"key": key}, rules="auto")
+
+    assert 'keep: "model_ema.*"' in error.hint.splitlines()[-1]
+    assert "this is the average, not the weights" in error.message
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_auto_never_chooses_an_averaged_model_by_another_name(unfit: str, tmp_path: Path) -> None:
+    error = refusal("Pair", {"state_dict": UNFIT[unfit], "other": COUNTED}, tmp_path, **AUTO[0])
+
+    assert error.hint.splitlines()[-1] == "checkpoint.key=other 'rules=[ema]'"
+
+
+def test_auto_finds_no_key_of_an_average_where_the_weights_need_a_rule(tmp_path: Path) -> None:
+    error = refusal("Pair", {"state_dict": under("module.", RAW), "ema": AVERAGE}, tmp_path, checkpoint={"key": "auto"})
+
+    assert error.hint.splitlines() == ["checkpoint.key=state_dict 'rules=[ddp]'", "checkpoint.key=ema"]
+
+
+def test_every_line_that_auto_offers_loads_what_it_says(tmp_path: Path) -> None:
+    path = save(WHOLE | {"ema": AVERAGE}, tmp_path / "file.pt")
+
+    raw = carry_out("Pair", path, allow={"unexpected": ["foreign"]}).model
+    average = carry_out("Pair", path, checkpoint={"key": "ema"}, rules="auto").model
+
+    assert raw is not None
+    assert average is not None
+    assert all(same_tensor(value, RAW[key]) for key, value in raw.state_dict().items())
+    assert all(same_tensor(value, AVERAGE[key]) for key, value in average.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"ema": AVERAGE},
+        {"ema": AVERAGE, "optimizer": {"exp_avg": RAW, "exp_avg_sq": RAW}},
+        {"ema": AVERAGE, "discriminator": {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(2)}},
+        {"other": COUNTED},
+    ],
+    ids=["alone", "optimizer", "another network", "counter"],
+)
+def test_auto_loads_an_average_that_is_all_that_could_be_the_weights(file: dict[str, Any], tmp_path: Path) -> None:
+    model = carry_out("Pair", save(file, tmp_path / "file.pt"), **AUTO[0]).model
+
+    assert model is not None
+    assert all(same_tensor(value, AVERAGE[key]) for key, value in model.state_dict().items())
+
+
+def test_a_part_that_is_called_an_average_is_one(tmp_path: Path) -> None:
+    path = save({"state_dict": LACKING, "ema": AVERAGE}, tmp_path / "file.pt")
+    root = {"_target_": "torch.nn.ModuleDict", "modules": {"ema": {"_target_": "tests.models.Pair"}}}
+
+    parts: dict[str, dict[str, str]] = {"ema": {}}
+    model = carry_out(root, path, parts=parts, **AUTO[0]).model
+
+    assert model is not None
+    assert all(same_tensor(value, AVERAGE[key.removeprefix("ema.")]) for key, value in model.state_dict().items())

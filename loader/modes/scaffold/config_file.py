@@ -188,7 +188,14 @@ def config_text(
 def _ready(fitting: Fitting | None) -> list[str]:
     if fitting is None or any(way.rules != fitting.rules for way in fitting.ways):
         return [AUTO]
+    if fitting.rules and _alone(fitting):  # the rules may pick the average
+        return [AUTO]
     return ready_names(fitting.rules) or []
+
+
+def _alone(fitting: Fitting) -> bool:
+    """Whether the only way loads an average next to the weights."""
+    return len(fitting.ways) == 1
 
 
 def _verdict(fitting: Fitting | None) -> list[str]:
@@ -196,7 +203,10 @@ def _verdict(fitting: Fitting | None) -> list[str]:
         return ["It was not tried: the model cannot be built before what it needs is given and installed."]
     if fitting.ways:
         lines = (typed(*way.overrides).line for way in fitting.ways)
-        return ["The file fits in several ways that are equally good; one of these has to be given:", *lines]
+        head = "The file fits in several ways that are equally good; one of these has to be given:"
+        if _alone(fitting):
+            head = "The file fits only with the average that is next to its weights; to load that, give:"
+        return [head, *lines]
     return [
         f"All {fitting.loaded:,} keys of the model fit{': ' if fitting.reasons else '.'}{'; '.join(fitting.reasons)}"
     ]
@@ -204,7 +214,8 @@ def _verdict(fitting: Fitting | None) -> list[str]:
 
 def _checkpoint(settings: CheckpointConfig, typed: CheckpointConfig, fitting: Fitting | None) -> list[Line]:
     changed = _differing(dataclasses.replace(settings, path="", key=None), CheckpointConfig())
-    key = AUTO if fitting is None or any(way.key != fitting.key for way in fitting.ways) else fitting.key
+    open_key = fitting is None or _alone(fitting) or any(way.key != fitting.key for way in fitting.ways)
+    key = AUTO if fitting is None or open_key else fitting.key
     return [Line("path", typed.path), *([Line("key", key)] if key is not None else []), *changed]
 
 

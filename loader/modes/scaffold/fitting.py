@@ -46,7 +46,7 @@ class Fitting:
     loaded: int
     reasons: tuple[str, ...] = ()
     ways: tuple[Explanation, ...] = ()
-    """Explanations that are equally good, where there are several: none of them is taken."""
+    """Explanations of which none is taken: several, or one that loads an average next to the weights."""
 
 
 def fitting_of(job: JobConfig, part: Part, module: nn.Module) -> Fitting | None:
@@ -61,7 +61,7 @@ def fitting_of(job: JobConfig, part: Part, module: nn.Module) -> Fitting | None:
     if not whole:
         return None
     first = whole[0]
-    ways = whole if len(whole) > 1 else ()
+    ways = whole if len(whole) > 1 or first.swaps else ()
     return Fitting(first.key, first.rules, first.allow, first.loaded, first.reasons, ways)
 
 

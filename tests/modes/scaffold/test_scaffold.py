@@ -184,6 +184,21 @@ def test_averages_next_to_the_weights_under_prefixes_leave_the_rules_open(tmp_pa
     refuses_to_choose("flat", *(f"'{way}'" for way in ways))
 
 
+@pytest.mark.parametrize("last", [[], [torch.zeros(9)]], ids=["missing", "another shape"])
+def test_an_average_next_to_weights_that_do_not_fit_is_not_written_as_the_weights(
+    last: list[torch.Tensor], tmp_path: Path
+) -> None:
+    raw, mean = filled(nets.MLP(4, 5, 3)).state_dict(), filled(nets.MLP(4, 5, 3), 2).state_dict()
+    name, _ = raw.popitem()
+    save({"model": raw | dict(zip([name], last, strict=False)), "ema": mean}, tmp_path / "both.pt")
+    sizes = ["model.in_features=4", "model.hidden=5", "model.out_features=3"]
+    written, text = scaffold("MLP", "both.pt", *sizes)
+
+    assert written["checkpoint"] == {"path": "both.pt", "key": "auto"}
+    assert "# The file fits only with the average that is next to its weights; to load that, give:\n" in text
+    refuses_to_choose("both", "checkpoint.key=ema")
+
+
 def test_rules_that_are_not_ready_made_are_written_out(tmp_path: Path) -> None:
     net = filled(nets.MLP(4, 5, 3))
     save({f"net.inner.{key}": value for key, value in net.state_dict().items()}, tmp_path / "in.pt")
