@@ -7,6 +7,9 @@ goes to the session's command: ``nox -s test -- tests/keys -x``.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2024.4.15"
@@ -37,34 +40,34 @@ WHERE_VERSIONS_MATTER = (
 @nox.session
 def test(session: nox.Session) -> None:
     """Every test but those marked slow, as the README's command runs them."""
-    session.run("python", "-m", "pytest", *IN_PARALLEL, *session.posargs)
+    session.run(sys.executable, "-m", "pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
     """The tests marked slow, and the property tests again with many more examples."""
-    session.run("python", "-m", "pytest", *IN_PARALLEL, "-m", SLOW, "--hypothesis-profile=ci", *session.posargs)
+    session.run(sys.executable, "-m", "pytest", *IN_PARALLEL, "-m", SLOW, "--hypothesis-profile=ci", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """The linter and the formatter."""
-    session.run("python", "-m", "ruff", "check", ".")
-    session.run("python", "-m", "ruff", "format", "--check", ".")
+    session.run(sys.executable, "-m", "ruff", "check", ".")
+    session.run(sys.executable, "-m", "ruff", "format", "--check", ".")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
     """The type checker, strict."""
-    session.run("python", "-m", "mypy")
+    session.run(sys.executable, "-m", "mypy")
     # Nothing that only POSIX systems have is used without a look.
-    session.run("python", "-m", "mypy", "--platform", "win32", "--cache-dir", ".mypy_cache/win32", "loader")
+    session.run(sys.executable, "-m", "mypy", "--platform", "win32", "--cache-dir", ".mypy_cache/win32", "loader")
 
 
 @nox.session
 def layers(session: nox.Session) -> None:
     """The layers of the package: which folder may import which."""
-    session.run("lint-imports")
+    session.run(str(Path(sys.executable).with_name("lint-imports")))
 
 
 @nox.session
@@ -84,13 +87,13 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Mutated files of every format, for ten minutes unless said otherwise."""
-    session.run("python", "-m", "tests.hostile.fuzz", *(session.posargs or ("--minutes", "10")))
+    session.run(sys.executable, "-m", "tests.hostile.fuzz", *(session.posargs or ("--minutes", "10")))
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks: ratios to the peers that are installed."""
-    session.run("python", "-m", "tests.benchmarks", *session.posargs)
+    session.run(sys.executable, "-m", "tests.benchmarks", *session.posargs)
 
 
 @nox.session(venv_backend="venv")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loader import *  # noqa: F403
 
 USERS_FOLDER = "HYDRA_LOADER_USERS_FOLDER"
-"""Environment variable that hands the folder of the user's own `loader` to the processes of a sweep."""
+"""Environment variable that hands the folder of the user's own `loader` to other processes."""
 
 _NAME = "hydra_loader"
 _HOME = Path(__file__).resolve().parents[1]
@@ -68,6 +68,9 @@ class _Names(MetaPathFinder):
         if cls.users is None:
             cls.users = os.environ.get(USERS_FOLDER) or _found() or folder
             if cls.users:
+                # Processes that the user's own code spawns get this path and environment, and no finder.
+                os.environ[USERS_FOLDER] = cls.users
+                sys.path.insert(0, str(Path(__file__).parent / "users"))
                 SourceFileLoader(_NAME, str(_PACKAGE / "__init__.py")).exec_module(sys.modules[_NAME])
         return bool(cls.users)
 
@@ -124,7 +127,8 @@ def _working_folder() -> str:
         folder = Path.cwd()
     except OSError:  # it was deleted, which the command line reports
         return ""
-    theirs = (folder / "loader.py").is_file() or any((folder / "loader").glob("*.py"))
+    package = folder / "loader"
+    theirs = (folder / "loader.py").is_file() or any((*package.glob("*.py"), *package.glob("*/*.py")))
     return str(folder) if theirs and folder.resolve() != _HOME else ""
 
 

@@ -141,3 +141,33 @@ def test_a_module_that_hides_hydra_is_named(project: Path) -> None:
     assert done.returncode == 1
     file = project / "hydra.py"
     assert f"ImportError: {file} hides Hydra, which hydra_loader.load needs: rename it, or move it away" in done.stderr
+
+
+def test_processes_that_a_model_spawns_have_the_users_loader(project: Path, script: str) -> None:
+    (project / "hydra.py").unlink()
+    (project / "net.py").write_text(
+        NET + "        context = torch.multiprocessing.get_context('spawn')\n"
+        "        process = context.Process(target=child)\n"
+        "        process.start(); process.join()\n"
+        "        assert process.exitcode == 0\n\n"
+        "def child():\n"
+        '    assert get_loader() == "the user\'s own"\n'
+    )
+
+    done = started(script, "model._target_=net.Net", "checkpoint.path=a.pt", "hydra.run.dir=run", cwd=project)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_example_files_are_written_next_to_the_users_own_modules(project: Path) -> None:
+    (project / "hydra.py").unlink()
+    done = started("-m", "hydra_loader.examples", "written", cwd=project)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (project / "written" / "simple_net_ddp.pth").is_file()
+
+
+def test_a_name_of_the_package_that_is_no_example_is_refused_as_such() -> None:
+    with pytest.raises(loader.ConfigError) as refused:
+        loader.load(["model._target_=loader.net.Net"])
+    assert "loader.net.Net is refused: it is part of hydra-loader itself, not a model" in refused.value.message

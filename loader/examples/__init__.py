@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CustomLayer", "CustomModel", "LinearModel", "SimpleNet"]
 
-COMMAND = "python -m loader.examples"
+COMMAND = f"python -m {__name__}"
 """The command that writes the example files; its argument is the folder."""
 
 EXAMPLE_FILES: Mapping[str, str] = MappingProxyType(

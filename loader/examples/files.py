@@ -27,7 +27,7 @@ from ..text.wording import listing
 from . import EXAMPLE_FILES
 from .models import CustomModel, LinearModel, SimpleNet
 
-_WEIGHTS = resources.files("loader.examples") / "weights"
+_WEIGHTS = resources.files(str(__package__)) / "weights"
 _GOLDEN_SUFFIX = ".golden.safetensors"
 _HOLDING_TRAINED_WEIGHTS = (
     "simple_net.pth",

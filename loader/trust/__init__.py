@@ -154,6 +154,8 @@ def why_dangerous(name: str) -> str:
         return f"belongs to Python's own '{first}', which contains no models"
     if first in _BELOW_TORCH_AND_NUMPY:
         return f"belongs to '{first}', a dependency of torch or numpy that contains no models"
+    if first in OWN_NAMES:
+        return "is part of hydra-loader itself, not a model"
     if _is_harmful(name):
         return _HARM
     if first in {"torch", "numpy"} and not _is_needed(name):
