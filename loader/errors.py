@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
+from .runtime import is_termination
 from .text.lines import Fix
 from .text.redaction import redacted
 from .text.wording import printable, safe_text
@@ -120,6 +121,25 @@ def located(file: str, key: str = "") -> Iterator[None]:
     except CheckpointError as error:
         error.locate(file, key)
         raise
+
+
+@contextmanager
+def blamed(code: str, refusal: type[LoaderError], *fixes: Fix) -> Iterator[None]:
+    """Turns whatever code from outside this package raises in the block, or its exit, into a refusal that names it.
+
+    The loader's own refusals and termination signals pass; a bare LoaderError is not one of its own.
+
+    Args:
+        code: What the code is and where it comes from, for the message.
+        refusal: The class of the refusal.
+        fixes: What to type or to do.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # the code of others may raise anything
+        if is_termination(error) or (isinstance(error, LoaderError) and type(error) is not LoaderError):
+            raise
+        raise refusal(f"{code} failed with {type(error).__name__}: {safe_text(error, 200)}", *fixes) from error
 
 
 class FitError(LoaderError, ValueError):

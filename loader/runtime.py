@@ -126,6 +126,14 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+def is_termination(error: BaseException) -> bool:
+    """Whether a termination signal raised this, at whatever point of the process."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return isinstance(error, SystemExit) and place is not None and place.tb_frame.f_code is _stop.__code__
+
+
 _VARIABLES = ("PYTHONPATH", "PYTHONSAFEPATH", USERS_FOLDER)
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import CodeType
 
 from ..errors import ConfigError
-from ..runtime import PACKAGE, terminable
+from ..runtime import PACKAGE, is_termination
 from ..text.wording import safe_text, text_of
 
 _TORCHS = frozenset({("torch.nn.modules.module", "Module"), ("torch", "Tensor")})
@@ -58,12 +58,8 @@ def own_code_refused() -> Iterator[None]:
 
 def is_foreign(error: BaseException) -> bool:
     """Whether user code may have raised this; the loader's own signals and interruptions pass."""
-    if isinstance(error, KeyboardInterrupt) or type(error).__module__.partition(".")[0] == PACKAGE:
-        return False
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    # A scheduler's signal becomes an exit at any point of the process.
-    raised_by = frames[-1].f_globals.get("__name__") if frames else ""
-    return not (isinstance(error, SystemExit) and raised_by == terminable.__module__)
+    own = isinstance(error, KeyboardInterrupt) or type(error).__module__.partition(".")[0] == PACKAGE
+    return not (own or is_termination(error))
 
 
 def _method(error: BaseException) -> str:

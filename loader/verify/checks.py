@@ -2,7 +2,8 @@
 
 A check is a function that takes a `Subject` and yields the report's `Check`s, registered with `register`: one new file
 with one decorated function is a new check, from inside or outside this package. `verify` runs all checks that apply,
-in the order of their moments, and one refusal names every check that failed. A proposed input never fails a load.
+in the order of their moments, and one refusal names every check that failed. A proposed input never fails a load. A
+check from outside whose own code fails, or that yields anything but `Check`s, has failed.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
 from ..apply.prepare import Prepared
+from ..errors import LoaderError, VerificationError, blamed
 from ..module.dtype import floating_dtype
 from ..module.slots import nonfinite
 from ..parts import Part
 from ..report.data import Check
+from ..runtime import OWN_NAMES
 from ..schema import JobConfig
 from ..text.lines import Fix, line
-from ..text.wording import listing, shape
+from ..text.wording import listing, safe_text, shape
 from . import golden
 from .forward import Pass, run_on_record
 from .inputs import uniform_instead
@@ -71,6 +74,16 @@ class Registered:
     applies: Callable[[Subject], bool]
     fixes: Fixes
 
+    @property
+    def module(self) -> str:
+        """The module that the check comes from."""
+        return str(getattr(self.check, "__module__", None))
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the check comes from outside this package."""
+        return self.module.partition(".")[0] not in OWN_NAMES
+
 
 _registered: dict[str, Registered] = {}
 
@@ -91,8 +104,11 @@ def register(
         fixes: The fixes that a refusal offers if it failed; the check that was registered last comes first.
 
     Raises:
-        ValueError: A check of this name exists.
+        ValueError: A check of this name exists, or a setting is invalid.
     """
+    _refuse_invalid(name, moment)
+    if not callable(fixes):
+        _require_fixes(fixes)
 
     def add(check: Function) -> Function:
         if name in _registered:
@@ -111,9 +127,48 @@ def unregister(name: str) -> None:
 def checks_at(moment: Moment, subject: Subject) -> Iterator[tuple[Registered, Check]]:
     """Runs the checks of a moment that apply to a subject, in the order in which they were registered."""
     for registered in list(_registered.values()):
-        if registered.moment == moment and registered.applies(subject):
-            for check in registered.check(subject):
+        if registered.moment == moment:
+            for check in _guarded(registered, subject) if registered.is_foreign else _run(registered, subject):
                 yield registered, check
+
+
+def _run(registered: Registered, subject: Subject) -> Iterator[Check]:
+    if not registered.applies(subject):
+        return
+    checks = [_valid(check) for check in registered.check(subject)]
+    if not checks:
+        raise TypeError("it yielded no Check")
+    yield from checks
+
+
+def _guarded(registered: Registered, subject: Subject) -> Iterator[Check]:
+    """Runs a check from outside; one whose code fails has failed itself."""
+    try:
+        with blamed(f"the check of {safe_text(registered.module)}", VerificationError):
+            yield from _run(registered, subject)
+    except LoaderError as error:
+        yield Check(registered.name, False, error.message)
+
+
+def _valid(check: object) -> Check:
+    if not isinstance(check, Check):
+        raise TypeError(f"it yielded {type(check).__name__}, expected Check")
+    # A comparison of arrays or tensors gives values that are equal to False, but are not False.
+    return Check(str(check.name), None if check.ok is None else bool(check.ok), str(check.detail))
+
+
+def _refuse_invalid(name: object, moment: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"invalid name of a verification check: {name!r}, expected text, as in @register('mine')")
+    if moment not in get_args(Moment):
+        known = ", ".join(get_args(Moment))
+        raise ValueError(f"the verification check '{name}' has the moment {moment!r}, expected one of {known}")
+
+
+def _require_fixes(fixes: object) -> Sequence[Fix]:
+    if not isinstance(fixes, Sequence) or not all(isinstance(fix, Fix) for fix in fixes):
+        raise ValueError(f"the fixes of a verification check are {safe_text(repr(fixes))}, expected a list of Fix")
+    return fixes
 
 
 def fixes_of(failed: Sequence[tuple[Registered, Check]], subject: Subject) -> Sequence[Fix]:
@@ -121,7 +176,12 @@ def fixes_of(failed: Sequence[tuple[Registered, Check]], subject: Subject) -> Se
     order, names = list(_registered), [check.name for _, check in failed]
     for registered in sorted((registered for registered, _ in failed), key=lambda r: order.index(r.name), reverse=True):
         fixes = registered.fixes
-        if found := fixes(subject, names) if callable(fixes) else fixes:
+        try:
+            with blamed(f"looking for fixes, the check of {safe_text(registered.module)}", VerificationError):
+                found = _require_fixes(fixes(subject, names)) if callable(fixes) else fixes
+        except VerificationError as error:
+            found = [Fix(note=error.message)]
+        if found:
             return found
     return ()
 
