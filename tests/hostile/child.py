@@ -54,7 +54,7 @@ FORBIDDEN = (
 
 _INSTALLED = [path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}]
 LIBRARIES = tuple(
-    os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, Path(loader.__file__).parent.parent, *_INSTALLED)
+    os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, str(Path(loader.__path__[0]).parent), *_INSTALLED)
 )
 """May be read whatever the file: code that is imported when first needed, versions of packages."""
 IMPORTED = ("loader", "encodings")
