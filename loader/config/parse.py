@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import Problems
+from ..errors import ConfigError, Problems, blamed
 from ..keys.rules import kinds
 from ..keys.rules.ready import ready_made
 from ..schema import (
@@ -180,7 +180,15 @@ def _rule(raw: Any, where: str, problems: Problems) -> Rule | None:
         if kind not in owners and raw[name] not in (None, False):
             only = " and ".join(one for one, other in kinds().items() if other in owners)
             problems.add(f"rule '{shown_place}' has '{name}', which only {only} take", line(where, kind.example))
-    return kind(**values) if all(name in values for name in required) else None
+    return _made(kind, values, where, problems) if all(name in values for name in required) else None
+
+
+def _made(kind: type[Rule], values: Raw, where: str, problems: Problems) -> Rule | None:
+    """Returns a rule; whatever the constructor of a kind from outside raises is a problem."""
+    owner = f"rule '{safe_text(where)}' ({kind.__module__}.{kind.__qualname__})"
+    with problems.noting(), blamed(owner, ConfigError, Fix(note="leave the rule out")):
+        return kind(**values)
+    return None
 
 
 def _parts(

@@ -11,10 +11,12 @@ set of names before the next one does, a kind that maps sets of entries needs no
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
+from inspect import isabstract
 from typing import Any, TypeVar
 
-from ...errors import ConfigError, FitError
+from ...errors import ConfigError, FitError, blamed
 from ...schema import Fate, Rule, Step
 from ...text.lines import Fix, line, override, together, typed, under
 from ...text.wording import counted, listing, phrases, safe_text
@@ -22,12 +24,32 @@ from .key import Add, Drop, Keep, Regex, Rename, Strip
 
 _Kind = TypeVar("_Kind", bound=type[Rule])
 _KINDS: dict[str, type[Rule]] = {}
+_LEAVE_OUT = Fix(note="leave the rule out")
 
 
 def register(kind: _Kind) -> _Kind:
-    """Registers a kind of rule under the name of its first own field; also usable as a decorator."""
-    _KINDS[next(one.name for one in fields(kind) if not one.kw_only)] = kind
+    """Registers a kind of rule under the name of its first own field; also usable as a decorator.
+
+    Raises:
+        ValueError: It is not a frozen dataclass below `Rule` with a `step` and a field of its own, or a name is taken.
+    """
+    _KINDS[_name_of(kind)] = kind
     return kind
+
+
+def _name_of(kind: type) -> str:
+    """Returns the name of a kind of rule; raises ValueError for one that no config could use."""
+    parameters = vars(kind).get("__dataclass_params__")
+    if not issubclass(kind, Rule) or parameters is None or not parameters.frozen:
+        raise ValueError(f"{kind.__qualname__} is not a kind of rule, expected a frozen dataclass below Rule")
+    own = [one.name for one in fields(kind) if not one.kw_only]
+    if not own or isabstract(kind):
+        raise ValueError(f"the kind of rule {kind.__qualname__} has no {'step' if own else 'field of its own'}")
+    settings = {one.name for other in _KINDS.values() for one in fields(other)}
+    taken = {name for name in own if hasattr(Rule, name) or name in _KINDS} | ({own[0]} & settings)
+    if taken:
+        raise ValueError(f"the kind of rule {kind.__qualname__} has '{min(taken)}', a name that rules have already")
+    return own[0]
 
 
 for _kind in (Strip, Add, Rename, Regex, Drop, Keep):
@@ -109,15 +131,19 @@ def rewrite_metadata(
 
     A renamed prefix replaces one of the same name that no rule changed: DDP's own entry makes way for its module's.
     """
-    steps = [_step(name, rule) for name, rule in rules.items() if rule.enabled]
+    dotted = {prefix: f"{prefix}." if prefix else "" for prefix in metadata}
+    names = dict(dotted)
+    for rule_name, rule in rules.items():
+        if rule.enabled:
+            step = _step(rule_name, rule)
+            with _blamed(rule_name, rule):
+                followed = {prefix: step(name) for prefix, name in names.items()}
+            names |= {prefix: name for prefix, name in followed.items() if isinstance(name, str)}
     moved: dict[str, dict[str, object]] = {}
     stayed: dict[str, dict[str, object]] = {}
     for prefix, values in metadata.items():
-        dotted = name = f"{prefix}." if prefix else ""
-        for step in steps:
-            following = step(name)
-            name = following if isinstance(following, str) else name
-        (stayed if name == dotted else moved)[name.removesuffix(".")] = dict(values)
+        name = names[prefix]
+        (stayed if name == dotted[prefix] else moved)[name.removesuffix(".")] = dict(values)
     return stayed | moved
 
 
@@ -126,24 +152,42 @@ def _traces(keys: Iterable[str], active: Mapping[str, Rule]) -> dict[str, _Trace
     traces = {key: _Trace(key, []) for key in keys}
     for name, rule in active.items():
         step = _step(name, rule)
-        for trace in traces.values():
-            following = None if trace.dropped else step(trace.name)
-            if following is None:
-                continue
-            trace.used.append(name)
-            if isinstance(following, str):
-                trace.name = following
-            trace.dropped = following is Fate.DROPPED
-            trace.kept = trace.kept or following is Fate.KEPT
+        with _blamed(name, rule):
+            for trace in traces.values():
+                following = None if trace.dropped else step(trace.name)
+                if following is not None:
+                    trace.used.append(name)
+                    _follow(trace, following)
     return traces
 
 
+def _follow(trace: _Trace, following: object) -> None:
+    if isinstance(following, str):
+        trace.name = following
+    elif not isinstance(following, Fate):
+        raise TypeError(f"its step gave {type(following).__name__}, expected a name, a Fate or None")
+    trace.dropped = following is Fate.DROPPED
+    trace.kept = trace.kept or following is Fate.KEPT
+
+
 def _step(name: str, rule: Rule) -> Step:
-    try:
-        return rule.step()
-    except ValueError as error:
-        mended = (override(under("rules", name, setting), value) for setting, value in rule.example.items())
-        raise ConfigError(f"rule '{safe_text(name)}': {error}", typed(*mended)) from error
+    with _blamed(name, rule):
+        try:
+            step = rule.step()
+        except ValueError as error:
+            # The example of another kind would give the rule two kinds.
+            mended = [override(under("rules", name, setting), value) for setting, value in rule.example.items()]
+            example = typed(*mended) if all(hasattr(rule, setting) for setting in rule.example) else _LEAVE_OUT
+            raise ConfigError(f"rule '{safe_text(name)}': {error}", example) from error
+        if not callable(step):
+            raise TypeError(f"its step() returned {type(step).__name__}, expected a function")
+        return step
+
+
+def _blamed(name: str, rule: Rule) -> AbstractContextManager[None]:
+    """Refuses whatever a rule of a kind from outside raises, with the rule and its class."""
+    kind = type(rule)
+    return blamed(f"rule '{safe_text(name)}' ({kind.__module__}.{kind.__qualname__})", ConfigError, _LEAVE_OUT)
 
 
 def _refuse_idle_rules(
@@ -162,12 +206,18 @@ def _refuse_idle_rules(
 
 def _advice(active: Mapping[str, Rule], idle: Sequence[str], left: Sequence[str]) -> list[Fix]:
     """Returns the fixes for rules without a hit; some only come too early."""
-    early = [name for name in idle if any(_step(name, active[name])(key) is not None for key in left)]
+    early = [name for name in idle if _hits_any(name, active[name], left)]
     if early:
         order = [*(name for name in active if name not in early), *early]
         return [line("rules", order, note="the outermost wrapper comes first")]
     idling = together((line(under("rules", name, "optional"), value=True) for name in idle), note="lets it idle")
-    return [Fix(note="leave the rule out"), *([idling] if idling.line else [])]
+    return [_LEAVE_OUT, *([idling] if idling.line else [])]
+
+
+def _hits_any(name: str, rule: Rule, keys: Sequence[str]) -> bool:
+    step = _step(name, rule)
+    with _blamed(name, rule):
+        return any(step(key) is not None for key in keys)
 
 
 def _refuse_broken_names(names: Mapping[str, str], where: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, make_dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -34,12 +36,16 @@ class Lower(Rule):
 
 
 @pytest.fixture
-def lower() -> Iterator[None]:
+def kinds_restored() -> Iterator[None]:
     before = dict(rules._KINDS)
-    register(Lower)
     yield
     rules._KINDS.clear()
     rules._KINDS.update(before)
+
+
+@pytest.fixture
+def lower(kinds_restored: None) -> None:
+    register(Lower)
 
 
 @pytest.fixture
@@ -98,3 +104,134 @@ def test_a_rule_that_cannot_work_is_refused_with_its_name_and_an_example() -> No
     ) as refused:
         rewrite(["a"], {"r": Regex("(", "")})
     assert refused.value.hint == r"""'rules.r.regex="^layers\.(\d+)\."' 'rules.r.to="blocks.\1."'"""
+
+
+def kind_of(step: Callable[..., object], field: str = "lower", **settings: Any) -> type[Rule]:
+    """A kind of rule with one text field; its step is a function of the rule."""
+    made = make_dataclass("Made", [(field, str)], bases=(Rule,), frozen=True, namespace={"step": step, **settings})
+    made.__module__ = "mine"
+    return cast("type[Rule]", made)
+
+
+def rule_with(step: Callable[..., object], **settings: Any) -> Rule:
+    values: dict[str, Any] = {"lower": "*"}
+    return kind_of(step, **settings)(**values)
+
+
+class NotData(Rule):
+    """No dataclass of its own."""
+
+    def step(self) -> Step:
+        """Hits nothing."""
+        return lambda _: None
+
+
+@dataclass(frozen=True)
+class Bare(Rule):
+    """No field of its own."""
+
+    def step(self) -> Step:
+        """Hits nothing."""
+        return lambda _: None
+
+
+@dataclass(frozen=True)
+class Stepless(Rule):
+    """No step."""
+
+    stepless: str
+
+
+@dataclass(frozen=True)
+class Both(Lower):
+    """A second setting that names another kind."""
+
+    strip: str = ""
+
+
+FROM_OUTSIDE = "expected a frozen dataclass below Rule"
+
+
+@pytest.mark.usefixtures("kinds_restored")
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        *(
+            (kind_of(lambda _: str.lower, name), f"the kind of rule Made has '{name}', a name that rules have already")
+            for name in ("strip", "keep", "to", "anywhere", "enabled", "optional", "exclusive", "settings")
+        ),
+        (Both, "the kind of rule Both has 'strip', a name that rules have already"),
+        (NotData, f"NotData is not a kind of rule, {FROM_OUTSIDE}"),
+        (dict, f"dict is not a kind of rule, {FROM_OUTSIDE}"),
+        (Bare, "the kind of rule Bare has no field of its own"),
+        (Stepless, "the kind of rule Stepless has no step"),
+    ],
+)
+def test_a_kind_that_no_config_could_use_is_refused_when_it_is_registered(kind: type[Rule], fault: str) -> None:
+    before = kinds()
+    with pytest.raises(ValueError, match=f"^{fault}$"):
+        register(kind)
+    assert kinds() == before
+
+
+@pytest.mark.usefixtures("lower")
+def test_a_kind_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="the kind of rule Lower has 'lower', a name that rules have already"):
+        register(Lower)
+
+
+def divide(_: object) -> Step:
+    return lambda _: str(1 / 0)
+
+
+def leave(_: object) -> Step:
+    return lambda _: sys.exit(0)
+
+
+STEPS: dict[str, tuple[Callable[..., object], str]] = {
+    "step raises": (lambda _: dict[str, str]()["x"], "KeyError: 'x'"),
+    "step returns nothing": (lambda _: None, "TypeError: its step() returned NoneType, expected a function"),
+    "function raises": (divide, "ZeroDivisionError: division by zero"),
+    "function exits": (leave, "SystemExit: 0"),
+    "function refuses": (lambda _: int, "ValueError: invalid literal for int() with base 10: 'a'"),
+    "function returns a number": (lambda _: len, "TypeError: its step gave int, expected a name, a Fate or None"),
+    "function returns true": (lambda _: str.islower, "TypeError: its step gave bool, expected a name, a Fate or None"),
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_a_rule_whose_code_fails_is_named_with_its_class(case: str) -> None:
+    step, fault = STEPS[case]
+    rule = rule_with(step)
+    with pytest.raises(ConfigError) as refused:
+        rewrite(["a"], {"r": rule})
+    assert refused.value.message == f"rule 'r' (mine.Made) failed with {fault}"
+    assert refused.value.hint == "leave the rule out"
+
+
+def test_metadata_is_guarded_alike() -> None:
+    rule = rule_with(divide)
+    with pytest.raises(ConfigError, match=r"rule 'r' \(mine\.Made\) failed with ZeroDivisionError"):
+        rules.rewrite_metadata({"a": {}}, {"r": rule})
+
+
+def test_a_rule_that_says_why_it_cannot_work_gets_no_line_of_another_kind() -> None:
+    def step(_: object) -> Step:
+        raise ValueError("no such table")
+
+    with pytest.raises(ConfigError) as refused:
+        rewrite(["a"], {"r": rule_with(step)})
+    assert str(refused.value) == "rule 'r': no such table\nleave the rule out"
+    with pytest.raises(ConfigError) as refused:
+        rewrite(["a"], {"r": rule_with(step, example={"lower": "*"})})
+    assert refused.value.hint == "'rules.r.lower=*'"
+
+
+@pytest.mark.usefixtures("kinds_restored")
+def test_a_rule_whose_constructor_fails_is_a_problem_of_the_config() -> None:
+    register(kind_of(divide, __post_init__=lambda self: len(self.nothing)))
+    with pytest.raises(ConfigError) as refused:
+        parse_rules({"r": {"lower": "*"}})
+    fault = "AttributeError: 'Made' object has no attribute 'nothing'"
+    assert refused.value.message == f"rule 'rules.r' (mine.Made) failed with {fault}"
+    assert refused.value.hint == "leave the rule out"
