@@ -75,6 +75,10 @@ class Problems:
         self._messages.append(message)
         self._fixes += fixes
 
+    def add_fixes(self, *fixes: Fix) -> None:
+        """Adds what to type for a problem that is already added."""
+        self._fixes += fixes
+
     @contextmanager
     def noting(self) -> Iterator[None]:
         """Adds a ConfigError that is raised inside, instead of passing it on."""

@@ -17,12 +17,15 @@ from types import ModuleType
 
 from torch import nn
 
+from .. import examples
 from ..errors import ConfigError
 from ..module.user_code import bare_arguments, in_one_line
-from ..runtime import PACKAGE, own_name
+from ..runtime import NAMES, PACKAGE, own_name
 from ..text.lines import line, typed
 from ..text.wording import closest, did_you_mean, safe_text
 
+EXAMPLES = frozenset(f"{name}.{home}" for name in NAMES for home in ("examples", "examples.models"))
+"""The names under which a config finds the example models."""
 _DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _FOLDERS_NEARBY = ("src", "lib", "python")
 
@@ -124,6 +127,15 @@ def _no_such_name(found: object, parts: list[str], position: int, where: str) ->
     )
     near = closest(missing, known, most=1)
     return ConfigError(message, *(line(where, ".".join([home, name, *parts[position + 1 :]])) for name in near))
+
+
+def no_such_example(name: str, where: str) -> ConfigError | None:
+    """Returns the refusal of a name that would be a model in the package of examples, if it has none of that name."""
+    home, _, last = name.rpartition(".")
+    if home not in EXAMPLES or last in examples.__all__ or not last[:1].isupper():
+        return None
+    error = _no_such_name(examples, name.split("."), name.count("."), where)
+    return error if error.fixes else ConfigError(error.message, *(line(where, f"{home}.{m}") for m in examples.__all__))
 
 
 def _defined_in(found: object) -> str:

@@ -20,13 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..runtime import NAMES
 from ..schema import OF_A_FILE
 from ..text.wording import matches, safe_text
 from ..trust import LOOKUPS, is_torch_constant, why_dangerous
 from ..trust.needed import PLAIN_DATA, VALUES_OF_A_FILE
+from .locate import EXAMPLES
 
-_EXAMPLES = frozenset(f"{name}.{home}" for name in NAMES for home in ("examples", "examples.models"))
 _UNNAMED = "trusted_targets does not name it"
 _TORCH_ATOMS = (torch.dtype, torch.layout, torch.memory_format, torch.device, torch.Size)
 _ATOMS = frozenset((bool, int, float, complex, str, bytes, type(None), *_TORCH_ATOMS))
@@ -142,7 +141,7 @@ def documented_module(name: str) -> type[nn.Module] | None:
     if _is_private(name):
         return None
     origins: tuple[str, ...]
-    if home in _EXAMPLES:
+    if home in EXAMPLES:
         from ..examples import models  # noqa: PLC0415  # most configs name none of them
 
         home, origins = models.__name__, (models.__name__,)

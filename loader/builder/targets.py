@@ -7,6 +7,7 @@ was judged is the one that is called. All errors are reported at once, each with
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from ..errors import ConfigError, Problems
-from ..text.lines import line, removal, typed
+from ..text.lines import NO_FIX, line, removal, typed
 from ..text.wording import phrases, safe_text
 from ..trust import LOOKUPS, why_dangerous
-from .locate import check_name, locate
+from .locate import check_name, locate, no_such_example
 from .policy import Policy, identity
 
 TARGET = "_target_"
@@ -99,8 +100,11 @@ class _Judge:
         self.known: dict[str, object] = {}
 
     def by_name(self, where: str, name: str) -> None:
-        """Raises ConfigError if the policy objects to a name."""
-        self.refuse(where, name, self.policy.objection(name))
+        """Raises ConfigError if the policy objects to a name, or if there is no example model of this name."""
+        objection = self.policy.objection(name)
+        if objection and (absent := no_such_example(name, where)):
+            raise absent
+        self.refuse(where, name, objection)
 
     def by_object(self, where: str, name: str, found: object) -> None:
         """Raises ConfigError if the policy objects to the object that a name led to."""
@@ -120,9 +124,12 @@ class _Judge:
         """Raises ConfigError if there is an objection to a name."""
         if not objection:
             return
-        if not why_dangerous(name) and not (real and why_dangerous(real)):
-            self.untrusted[name] = None
-        raise ConfigError(f"{where}: {safe_text(name)} is refused: {objection}")
+        message = f"{where}: {safe_text(name)} is refused: {objection}"
+        if why_dangerous(name) or (real and why_dangerous(real)):
+            own = re.fullmatch(rf"model\.(.+\.)?{TARGET}", where)
+            raise ConfigError(message, line(where, "my_pkg.Net", note="a class of your own") if own else NO_FIX)
+        self.untrusted[name] = None
+        raise ConfigError(message)
 
     def raise_any(self) -> None:
         """Raises all refusals as one, with the list that would admit the names that may be admitted."""

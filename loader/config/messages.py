@@ -228,7 +228,7 @@ def _not_to_override(found: re.Match[str]) -> _Translation:
         return refused.message, *refused.fixes
     fault = f"'{safe_text(found['file'])}' overrides '{safe_text(group)}', which no earlier defaults list chooses"
     own = primaries(group)
-    note = "" if own else f"a config of yours whose defaults list has '- {safe_text(group)}: OPTION'"
+    note = "" if own else f"a config of yours whose defaults list has - {safe_text(group)}: OPTION"
     return fault, typed("--config-name", own[0] if own else "NAME", note=note)
 
 

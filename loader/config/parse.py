@@ -7,7 +7,7 @@ the config; the result has plain Python values of the types in `loader.schema`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, Problems, blamed
@@ -28,9 +28,9 @@ from ..schema import (
     ScaffoldConfig,
     VerifyConfig,
 )
-from ..text.lines import MISSING, Fix, line, typed
+from ..text.lines import MISSING, NO_FIX, Fix, line, typed
 from ..text.redaction import remember
-from ..text.wording import safe_text
+from ..text.wording import closest, safe_text
 from .sections import Raw, add_unknown, names_of, no_such_rules, read_section, read_values, shown
 
 
@@ -161,11 +161,17 @@ def _rule(raw: Any, where: str, problems: Problems) -> Rule | None:
         return None
     settings = _rule_settings()
     add_unknown(problems, raw, settings, where)
+    mended = _mended(raw, settings)
+    if mended != raw:
+        problems.add_fixes(line(where, mended))
     named = [name for name in kinds() if raw.get(name) is not None]
     shown_place = safe_text(where)
     if len(named) != 1:
         expected = f"exactly one of {', '.join(kinds())}"
-        problems.add(f"rule '{shown_place}' has {' and '.join(named) or 'no kind'}, expected {expected}")
+        problems.add(
+            f"rule '{shown_place}' has {' and '.join(named) or 'no kind'}, expected {expected}",
+            line(where, Rule.example) if mended == raw else NO_FIX,
+        )
         return None
     kind = kinds()[named[0]]
     values = read_values(kind, raw, where, problems)
@@ -189,6 +195,12 @@ def _made(kind: type[Rule], values: Raw, where: str, problems: Problems) -> Rule
     with problems.noting(), blamed(owner, ConfigError, Fix(note="leave the rule out")):
         return kind(**values)
     return None
+
+
+def _mended(raw: Raw, settings: Collection[str]) -> Raw:
+    """Returns a rule with the settings that its mistyped ones are most like."""
+    near = {key: closest(str(key), settings, most=1) for key in raw if key not in settings}
+    return {near[key][0] if near.get(key) else key: value for key, value in raw.items()}
 
 
 def _parts(

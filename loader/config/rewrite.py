@@ -274,21 +274,21 @@ def _refusal(key: str, elements: Sequence[str], element: str, others: Sequence[t
     fault = f"'{safe_text(f'{key}={element}', _LONGEST)}' lists {safe_text(first, _LONGEST)}, which is {kind}"
     own = "; your own rules are a mapping from names to rules" if key == "rules" else ""
     expected = f"the group '{safe_text(key)}' takes the names of its options{own}"
-    return ConfigError(f"{fault}; {expected}", _line(key, elements, element, others))
+    return ConfigError(f"{fault}; {expected}", *_lines(key, elements, element, others))
 
 
-def _line(key: str, elements: Sequence[str], element: str, others: Sequence[tuple[str, Any]]) -> Fix:
+def _lines(key: str, elements: Sequence[str], element: str, others: Sequence[tuple[str, Any]]) -> list[Fix]:
     first, data = others[0]
     if not isinstance(data, Mapping) or key not in ("rules", "model", "checkpoint"):
-        return Fix(f"{program()} --help", "lists the groups and their options")
+        return [Fix(f"{program()} --help", "lists the groups and their options")]
     content, option = (_named(first, data), "[mine]") if key == "rules" else (first, "mine")
     if len(elements) > 1:
         swept = ",".join(option if other == element else other for other in elements)
-        file = f"with {content} in FOLDER/{key}/mine.yaml"
-        return typed("-m", f"{key}={swept}", "--config-dir", "FOLDER", note=file)
+        file = Fix(note=f"FOLDER/{key}/mine.yaml holds {content}")
+        return [typed("-m", f"{key}={swept}", "--config-dir", "FOLDER"), file]
     names = ",".join(text for text, member in _listed(element) if isinstance(member, (str, QuotedString)))
     chosen = [f"rules=[{names}]"] if names and key == "rules" else []
-    return typed(*chosen, f"{'+' if key == 'rules' else ''}{key}={content}")
+    return [typed(*chosen, f"{'+' if key == 'rules' else ''}{key}={content}")]
 
 
 def _named(text: str, data: Mapping[Any, Any]) -> str:

@@ -51,7 +51,7 @@ def test_a_dangerous_target_is_refused_wherever_it_stands(
 ) -> None:
     error = refusal(config, trusted)
     assert error.message == f"{where}: os.system is refused: {DANGEROUS}"
-    assert error.hint == ""
+    assert error.hint == (f"{where}=my_pkg.Net   # a class of your own" if where.endswith("_target_") else "")
 
 
 def test_a_target_outside_the_list_is_refused_with_what_to_type() -> None:
@@ -73,16 +73,27 @@ def test_what_the_hint_says_is_enough() -> None:
 
 
 def test_an_alias_of_a_dangerous_function_is_refused_after_the_import() -> None:
+    hub = refusal({"_target_": "torch.nn.modules.module.torch.hub.os.system"}, ["torch.*"])
+    assert "really posix.system" in hub.message
     error = refusal({"_target_": "tests.builder.things.os.system", "_args_": ["false"]})
     assert error.message == (
         "model._target_: tests.builder.things.os.system is refused: it is really posix.system, which belongs to "
         "Python's own 'posix', which contains no models"
     )
-    assert error.hint == ""
-    assert (
-        "really posix.system"
-        in refusal({"_target_": "torch.nn.modules.module.torch.hub.os.system"}, ["torch.*"]).message
+    assert error.hint == "model._target_=my_pkg.Net   # a class of your own"
+
+
+@pytest.mark.parametrize("home", ["loader.examples", "hydra_loader.examples"])
+def test_a_mistyped_example_model_is_refused_with_the_one_that_is_meant(home: str) -> None:
+    error = refusal({"_target_": f"{home}.SimpelNet"})
+    assert error.message.startswith(
+        f"model._target_: {home}.SimpelNet cannot be found: module '{home}' has no 'SimpelNet' "
+        "(did you mean 'SimpleNet'?)"
     )
+    assert error.hint == f"model._target_={home}.SimpleNet"
+    every = [f"model._target_={home}.{name}" for name in ("CustomLayer", "CustomModel", "LinearModel", "SimpleNet")]
+    assert refusal({"_target_": f"{home}.Qqq"}).hint.splitlines() == every
+    assert "is refused" in refusal({"_target_": f"{home}.files.write"}).message
 
 
 def test_a_class_that_a_trusted_package_passes_on_is_refused_with_what_to_type() -> None:

@@ -158,7 +158,7 @@ def test_an_option_that_no_defaults_list_chooses_is_refused_with_the_config_that
         compose(["experiment=example"])
     assert (refusal.value.message, refusal.value.hint) == (
         expected,
-        "--config-name NAME   # a config of yours whose defaults list has '- data: OPTION'",
+        "--config-name NAME   # a config of yours whose defaults list has - data: OPTION",
     )
     write(mine / "train.yaml", "defaults:\n  - data: small\n")
     write(mine / "broken.yaml", "{")

@@ -227,6 +227,7 @@ def test_all_problems_are_reported_at_once() -> None:
         "seed=0",
         "model._target_=my_pkg.Net",
         "model=null   # takes the model in the file",
+        "'rules.r={rename: encoder., to: backbone.}'",
         "'allow={…}'",
     ]
     assert error.exit_code == 2
@@ -392,6 +393,20 @@ def test_a_rule_that_is_not_exactly_one_kind_is_refused(rule: Any, shown_text: s
 
 def test_a_rule_without_its_replacement_is_refused_with_an_example() -> None:
     assert rule_refusal({"r": {"rename": "a."}}).hint == "'rules.r={rename: encoder., to: backbone.}'"
+
+
+@pytest.mark.parametrize(
+    ("rule", "hint"),
+    [
+        ({"stip": "x"}, "'rules.r={strip: x}'"),
+        ({"renam": "a.", "to": "b."}, "'rules.r={rename: a., to: b.}'"),
+        ({"strip": "x", "optionl": True}, "'rules.r={strip: x, optional: true}'"),
+        ({"zzzz": "x"}, "'rules.r={rename: encoder., to: backbone.}'"),
+        ({"strip": "a", "drop": "b"}, "'rules.r={rename: encoder., to: backbone.}'"),
+    ],
+)
+def test_a_rule_of_a_mistyped_kind_or_of_none_is_refused_with_its_line(rule: Any, hint: str) -> None:
+    assert rule_refusal({"r": rule}).hint == hint
 
 
 def test_a_rule_without_a_name_is_refused_with_one() -> None:

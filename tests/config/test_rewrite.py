@@ -423,11 +423,11 @@ def test_names_are_no_such_list(typed: str) -> None:
     [
         (
             "rules=[ddp],[{strip: x}]",
-            "-m 'rules=[ddp],[mine]' --config-dir FOLDER   # with {mine: {strip: x}} in FOLDER/rules/mine.yaml",
+            "-m 'rules=[ddp],[mine]' --config-dir FOLDER\nFOLDER/rules/mine.yaml holds {mine: {strip: x}}",
         ),
         (
             "model=linear,[{_target_: a.B}]",
-            "-m model=linear,mine --config-dir FOLDER   # with {_target_: a.B} in FOLDER/model/mine.yaml",
+            "-m model=linear,mine --config-dir FOLDER\nFOLDER/model/mine.yaml holds {_target_: a.B}",
         ),
     ],
 )
