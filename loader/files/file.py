@@ -128,6 +128,8 @@ class CheckpointFile:
                 try:
                     with self._descriptor as number:
                         self._mapping = map_private(number, self.size)
+                except CheckpointError:
+                    raise
                 except (OSError, ValueError) as error:
                     raise CheckpointError(
                         f"{shown_path(self.path)} cannot be mapped into memory ({error})", Fix("checkpoint.mmap=false")

@@ -2,38 +2,30 @@
 
 Guarantees: content decides, never the name; a file that no format recognises is refused with a sentence that says what
 it is. A format is one file and one `register` below; its reader is imported when such a file is met. Readers of other
-distributions (entry point group ``loader.formats``, see `Reader`) are looked up only for a file that no built-in format
-recognises: they never replace one, and whatever goes wrong in them is refused with the distribution's name.
+distributions (`extensions`) are looked up only for a file that no built-in format recognises.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, LoaderError
+from ..errors import CheckpointError
 from ..files.path import shown_path
-from ..text.lines import Fix, line, typed
-from ..text.wording import phrases, safe_text
+from ..text.lines import Fix
 from . import signatures
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from ..files.file import CheckpointFile
     from .opened import OpenedFile
-    from .tree import Container, TensorEntry
     from .zip import Archive
 
 log = logging.getLogger(__name__)
 
-GROUP = "loader.formats"
-"""The entry points of other distributions' readers."""
 _HEAD = 4096
 _TAIL = 64 << 10
 _OF_TORCH = frozenset((signatures.TORCH_ZIP, signatures.TORCH_LEGACY, signatures.TORCH_TAR, signatures.TORCHSCRIPT))
@@ -45,16 +37,6 @@ _ENDINGS = {
     **{ending: {signatures.PICKLE, *_OF_TORCH} for ending in (".pkl", ".pickle")},
 }
 """The formats that a name promises; a file of another one is logged."""
-
-
-class Reader(Protocol):
-    """What an entry point of another distribution names: a module or an object with these two functions."""
-
-    def recognises(self, file: CheckpointFile, head: bytes) -> bool:
-        """Whether a file is of the format; `head` is its beginning, up to 4096 bytes."""
-
-    def read(self, file: CheckpointFile) -> Container:
-        """Everything in it, with `tree.stored` for each tensor; what is wrong is raised as `file.damaged(what)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +120,17 @@ that closes files."""
 FORMATS = (*dict.fromkeys(format.name for format in _formats), *signatures.INDEXED, *FOLDERS)
 """The names of everything that is read without another distribution."""
 
+_TAKEN = ("auto", *FORMATS)
+"""The names that no reader of another distribution can have."""
+
 
 def known_formats(wanted: str) -> tuple[str, ...]:
     """What `checkpoint.format` may be; other distributions are looked at only if it is none of the built-in names."""
-    own = ("auto", *FORMATS)
-    return own if wanted in own else (*own, *(point.name for point in _foreign_readers()))
+    if wanted in _TAKEN:
+        return _TAKEN
+    from .extensions import installed  # noqa: PLC0415  # slow, and only unknown formats need it
+
+    return (*_TAKEN, *dict.fromkeys(point.name for point in installed(_TAKEN)))
 
 
 def recognise(file: CheckpointFile, format: str = "auto") -> Recognised:
@@ -163,13 +151,9 @@ def recognise(file: CheckpointFile, format: str = "auto") -> Recognised:
         )
     sample = Sample(file, head, _archive(file) if signatures.is_zip(head) else None)
     found = _built_in(sample) or _foreign(sample, format)
-    if found is None:
-        from .foreign import refusal  # noqa: PLC0415  # only what is refused needs it
-
-        raise refusal(file, head, sample.archive)
     expected = _ENDINGS.get(file.path.suffix.lower())
     if expected is not None and found.format not in expected:
-        log.warning("%s is a %s file, whatever its name says", shown_path(file.path), found.format)
+        log.warning("%s is of the format %s, whatever its name says", shown_path(file.path), found.format)
     return found
 
 
@@ -199,84 +183,14 @@ def _built_in(sample: Sample) -> Recognised | None:
     return None
 
 
-def _foreign_readers() -> Sequence[EntryPoint]:
-    """The readers of other distributions, by name; one that has a built-in format's name is never asked."""
-    from importlib.metadata import entry_points  # noqa: PLC0415  # slow, and only unknown formats need it
+def _foreign(sample: Sample, wanted: str) -> Recognised:
+    """Asks the readers of other distributions; raises the refusal of a file that none of them recognises."""
+    from .extensions import find  # noqa: PLC0415  # a file of no built-in format alone
 
-    points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
-    return [point for point in points if point.name not in {"auto", *FORMATS}]
+    found, broken = find(sample.file, sample.head, wanted, _TAKEN)
+    if found is not None:
+        return Recognised(*found)
+    from .foreign import refusal  # noqa: PLC0415  # only what is refused needs it
 
-
-def _foreign(sample: Sample, wanted: str) -> Recognised | None:
-    found: list[tuple[EntryPoint, Reader]] = []
-    for point in _foreign_readers():
-        if wanted not in {"auto", point.name}:
-            continue
-        with _blamed(point, sample.file):
-            reader: Reader = point.load()
-            if reader.recognises(sample.file, sample.head):
-                found.append((point, reader))
-    if len(found) > 1:
-        raise CheckpointError(
-            f"{shown_path(sample.file.path)} is recognised by several readers: "
-            f"{phrases(_called(point) for point, _ in found)}",
-            *(line("checkpoint.format", point.name) for point, _ in found),
-        )
-    return Recognised(found[0][0].name, partial(_read, sample.file, *found[0])) if found else None
-
-
-def _read(file: CheckpointFile, point: EntryPoint, reader: Reader, check: str) -> OpenedFile:
-    from .opened import OpenedFile  # noqa: PLC0415  # readers of other distributions alone need it
-    from .tree import Container, TensorEntry  # noqa: PLC0415
-
-    with _blamed(point, file):
-        root = reader.read(file)
-        if not isinstance(root, Container):
-            raise TypeError(f"expected a Container, got {type(root).__name__}")
-        for prefix, container in root.walk():
-            for key, node in container.children.items():
-                if isinstance(node, TensorEntry) and (fault := _fault(node, file)):
-                    raise ValueError(f"invalid tensor '{f'{prefix}.{key}'.lstrip('.')}': {fault}")
-        return OpenedFile(file, point.name, root, check)
-
-
-def _fault(entry: TensorEntry, file: CheckpointFile) -> str:
-    """What is wrong with an entry that the code of others made; empty if nothing is."""
-    from .limits import LARGEST_NUMBER, MOST_DIMENSIONS  # noqa: PLC0415  # readers of other distributions alone need them
-    from .tree import ITEMSIZE  # noqa: PLC0415
-
-    storage, numbers = entry.storage, (*entry.shape, *entry.stride, entry.offset)
-    if entry.layout != "strided" or entry.components or entry.pieces or storage is None:
-        return "expected a strided tensor with one storage"
-    if entry.dtype not in ITEMSIZE:
-        return f"unknown dtype {entry.dtype}"
-    if len(entry.shape) != len(entry.stride) or len(entry.shape) > MOST_DIMENSIONS:
-        return "shape and stride must have the same length"
-    if not all(type(number) is int and 0 <= number < LARGEST_NUMBER for number in numbers):
-        return "shape, stride and offset must be non-negative integers"
-    last = entry.offset + sum((size - 1) * step for size, step in zip(entry.shape, entry.stride, strict=True))
-    if 0 not in entry.shape and (last + 1) * ITEMSIZE[entry.dtype] > storage.nbytes:
-        return "it reaches beyond its storage"
-    if storage.data is not None:
-        return "" if len(storage.data) == storage.nbytes else "its storage has another size than its bytes"
-    inside = storage.file is file and 0 <= storage.offset <= storage.offset + storage.nbytes <= file.size
-    return "" if inside and storage.packed is None else "its storage is not in the file"
-
-
-@contextmanager
-def _blamed(point: EntryPoint, file: CheckpointFile) -> Iterator[None]:
-    """Whatever another distribution's reader raises is refused with its name; the loader's own refusals pass."""
-    try:
-        yield
-    except LoaderError:
-        raise
-    except (Exception, SystemExit) as error:  # the code of others may raise anything
-        raise CheckpointError(
-            f"{shown_path(file.path)}: {_called(point)} failed with {type(error).__name__}: {safe_text(error, 200)}",
-            typed("pip", "install", "--upgrade", point.dist.name if point.dist else "", note="or uninstall it"),
-        ) from error
-
-
-def _called(point: EntryPoint) -> str:
-    owner = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
-    return f"the reader '{safe_text(point.name)}'{safe_text(owner)} ({safe_text(point.value)})"
+    refused = [*broken, refusal(sample.file, sample.head, sample.archive)]
+    raise CheckpointError("; ".join(one.message for one in refused), *(fix for one in refused for fix in one.fixes))
