@@ -58,7 +58,8 @@ class Loaded:
     def model(self) -> nn.Module:
         """The model in eval mode, on its device; raises ConfigError in modes without one."""
         if self.module is None:
-            raise ConfigError(f"mode={self.report.mode} gives no model, its result is in the report", Fix("mode=load"))
+            message = f"mode={self.report.mode} produces no model; its result is in the report"
+            raise ConfigError(message, Fix("mode=load"))
         return self.module
 
 
@@ -139,7 +140,7 @@ def _warn_of_integers(report: Report) -> None:
 
         casts = [f"{safe_text(c['key'])} {c['checkpoint']} → {c['model']}" for c in report.keys.cast if was_integer(c)]
         if casts:
-            log.warning("integers of the file became floats of the model: %s", phrases(casts))
+            log.warning("integer tensors in the file became floating-point tensors in the model: %s", phrases(casts))
 
 
 def load_into(

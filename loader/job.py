@@ -77,7 +77,9 @@ def reported(report: Report, output_dir: Path) -> int:
         written = write_report(report, output_dir)
     except OSError as error:
         message = f"{safe_text(str(output_dir), _LONGEST)}/report.json could not be written: {error.strerror}"
-        refusal = ConfigError(message, Fix("hydra.run.dir=FOLDER", "one with room, for a sweep hydra.sweep.dir"))
+        refusal = ConfigError(
+            message, Fix("hydra.run.dir=FOLDER", "one with free space, or hydra.sweep.dir for a sweep")
+        )
         print_error(refusal)
         return report.exit_code or refusal.exit_code
     log.info("report: %s", written)

@@ -95,7 +95,7 @@ def test_sparse_tensors_fill_sparse_ones_only(tmp_path: Path) -> None:
     with pytest.raises(FitError) as refusal:
         load_into(dense, path)
     assert refusal.value.message == "table is sparse_coo in the file and strided in the model"
-    assert refusal.value.hint == "build the model in the same form, or save the file's tensor in the model's"
+    assert refusal.value.hint == "build the model with the same layout, or save the tensor in the model's layout"
 
 
 def test_sparse_tensors_are_cast_like_others(tmp_path: Path) -> None:
@@ -167,7 +167,8 @@ def test_a_cast_that_makes_inf_is_refused(tmp_path: Path) -> None:
         "a cast would change values: weight (float32 → float16: 2 elements become inf or nan)"
     )
     assert refusal.value.hint == (
-        "dtype=checkpoint   # keeps the dtypes of the file\n'allow.mismatched=[weight]'   # takes the loss"
+        "dtype=checkpoint   # keeps the dtypes of the file\n"
+        "'allow.mismatched=[weight]'   # accepts the loss of precision"
     )
     inf = {"forward": False, "expect": {"finite": False}}
     allowed = carry_out(node, path, allow={"mismatched": ["weight"]}, verify=inf)

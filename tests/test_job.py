@@ -208,5 +208,5 @@ def test_a_report_that_finds_no_room_is_a_refusal(
     assert run({"model": target("Two"), "checkpoint": {"path": str(path.with_name(name))}}, [], full) == code
     assert capsys.readouterr().err.endswith(
         f"error  {full}/report.json could not be written: Not a directory\n"
-        "  try  hydra.run.dir=FOLDER   # one with room, for a sweep hydra.sweep.dir\n"
+        "  try  hydra.run.dir=FOLDER   # one with free space, or hydra.sweep.dir for a sweep\n"
     )

@@ -22,7 +22,7 @@ from ..text.lines import NO_FIX, Fix, python_text
 from ..text.wording import counted, listing, phrases, safe_text
 
 _LOAD_FIRST = "loader.load_into(net, …)"
-_FOLDED = "several of its elements are one place in memory"
+_FOLDED = "several of its elements share one memory location"
 
 
 def refuse_unfit(module: nn.Module) -> None:
@@ -88,8 +88,8 @@ def _refuse_replicated(module: nn.Module) -> None:
     ]
     if replicated:
         raise ConfigError(
-            f"{listing(replicated)} is replicated by DistributedDataParallel, whose processes may not all load: where "
-            "one of them is refused its file, the replicas would differ",
+            f"{listing(replicated)} is replicated by DistributedDataParallel, whose processes may not all load: if "
+            "one of them failed to load, the replicas would differ",
             Fix(_LOAD_FIRST, "before it is wrapped: every process is then given the weights of the first"),
         )
 
@@ -145,7 +145,7 @@ def _unfolding(key: str, slot: Slot) -> Fix:
 
 
 def is_folded(tensor: torch.Tensor) -> bool:
-    """Whether elements of a tensor share one place in memory, as in an expanded one; torch refuses to write to it."""
+    """Whether elements of a tensor share one memory location, as in an expanded one; torch refuses to write to it."""
     steps = zip(tensor.shape, tensor.stride(), strict=True) if _is_dense(tensor) and tensor.numel() else ()
     return any(size > 1 and step == 0 for size, step in steps)
 

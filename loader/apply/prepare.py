@@ -252,7 +252,8 @@ def _refuse_forms(prepared: Prepared) -> None:
             differing.append(f"{safe_text(match.key)} is {forms[0]} in the file and {forms[1]} in the model")
     if differing:
         raise FitError(
-            phrases(differing), Fix(note="build the model in the same form, or save the file's tensor in the model's")
+            phrases(differing),
+            Fix(note="build the model with the same layout, or save the tensor in the model's layout"),
         )
 
 

@@ -81,7 +81,7 @@ def _explained(call: Call, error: BaseException) -> ConfigError | None:
 
 def _failed(call: Call, error: BaseException) -> ConfigError:
     what = f"the constructor of {safe_text(call.name)}" if isinstance(call.target, type) else safe_text(call.name)
-    verb = "gave up:" if isinstance(error, SystemExit) else "raised"
+    verb = "exited:" if isinstance(error, SystemExit) else "raised"
     return ConfigError(f"{call.where}: {what} {verb} {in_one_line(error, call.name)}", arguments.mends(call, error))
 
 

@@ -241,7 +241,7 @@ def _not_a_name(found: re.Match[str]) -> _Translation:
 
 
 def _merge(found: re.Match[str]) -> _Translation:
-    return f"'{safe_text(found['override'], _LONGEST)}' does not fit into the config", _show_keys()
+    return f"'{safe_text(found['override'], _LONGEST)}' cannot be merged into the config", _show_keys()
 
 
 def _no_group(found: re.Match[str]) -> _Translation:
@@ -278,7 +278,7 @@ def _composition(error: Exception, overrides: Sequence[str]) -> _Translation:
         return _omegaconf(error.__cause__)
     if isinstance(error, OSError) and error.strerror:
         place = safe_text(error.filename, _LONGEST) if error.filename else "the run's folder cannot be written"
-        return f"{place}: {error.strerror}", Fix("hydra.run.dir=FOLDER", "a folder that can be written")
+        return f"{place}: {error.strerror}", Fix("hydra.run.dir=FOLDER", "a writable folder")
     for key, _, value in (override.partition("=") for override in overrides):
         if not isinstance(error, HydraException) and value and _is_unknown(key):
             return _no_such_key(key, value)

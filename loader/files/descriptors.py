@@ -221,7 +221,7 @@ def _cannot_open(path: Path, error: OSError) -> CheckpointError:
         )
     if error.errno in {errno.EACCES, errno.EPERM}:
         return CheckpointError(
-            f"{shown_path(path)} may not be read by this user",
+            f"{shown_path(path)} is not readable by this user",
             typed("chmod", "u+r", called(path), note="or ask its owner"),
         )
     return CheckpointError(f"{shown_path(path)} cannot be opened: {error.strerror}", Fix("checkpoint.path=FILE"))

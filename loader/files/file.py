@@ -180,7 +180,7 @@ class CheckpointFile:
         """The error for a file that is shorter than declared."""
         return CheckpointError(
             f"{shown_path(self.path)} is cut off: {self.size:,} bytes are there, {needed:,} or more are declared",
-            Fix(note="copy or download the file again; it may also still be being written"),
+            Fix(note="copy or download the file again, or wait: it may not be completely written yet"),
         )
 
     def damaged(self, what: str) -> CheckpointError:

@@ -109,7 +109,7 @@ def missing_file(path: Path, typed: str = "") -> CheckpointError:
         message += f"; the folder {shown_path(path.parent)} does not exist either"
     near = closest(path.name, _names_in(parent)) if parent == path.parent else []
     if near:
-        message += f"; close names there: {listing(near)}"
+        message += f"; similar names there: {listing(near)}"
     return CheckpointError(message, _advice(path, near))
 
 

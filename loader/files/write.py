@@ -26,7 +26,7 @@ from .path import shown_path
 log = logging.getLogger(__name__)
 
 _CHUNK = 64 << 20
-_ELSEWHERE = Fix("convert.path=FILE", "on a disk with room for it, in a folder that takes it")
+_ELSEWHERE = Fix("convert.path=FILE", "in a writable folder on a disk with enough space")
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE_FLAGS
 
 Write = Callable[[bytes | memoryview], None]
@@ -99,7 +99,7 @@ class Drafts:
                 _undo(path, kept)
             except OSError as error:
                 fault = f"{shown_path(path)} could not be {'removed' if kept is None else 'restored'}"
-                faults.append(f"{fault} ({_reason(error)})" + (f", it is kept as {shown_path(kept)}" if kept else ""))
+                faults.append(f"{fault} ({_reason(error)})" + (f" and is kept as {shown_path(kept)}" if kept else ""))
                 log.error("%s", faults[-1])
         self._tidy()
         if faults:

@@ -126,7 +126,7 @@ class _Reader:
         if kind == "BytesStorageMetadata":
             place = self.places.get((name, None))
             if place is None:
-                self.faults.append(f"{safe_text(name)} has no place")
+                self.faults.append(f"no file is recorded for {safe_text(name)}")
             else:
                 metadata.objects[name] = place
             return
@@ -146,7 +146,7 @@ class _Reader:
                 continue  # a process without a part of the tensor
             place = self.places.get((name, start))
             if place is None:
-                self.faults.append(f"the piece of {safe_text(name)} at {list(start)} has no place")
+                self.faults.append(f"no file is recorded for the piece of {safe_text(name)} at {list(start)}")
                 continue
             chunks.append(Chunk(start, size, place))
         fault = fault_of_cover(shape, [(chunk.start, chunk.shape) for chunk in chunks])

@@ -177,7 +177,7 @@ _BY_NAME: tuple[tuple[str, Foreign], ...] = (
         "a model saved by TensorFlow (tf_model.h5)",
         Fix("AutoModel.from_pretrained('{file}', from_tf=True).save_pretrained('new')", "with transformers 4"))),
     *((name, Foreign(
-        f"a checkpoint of Orbax, as JAX and Flax write them ({name})",
+        f"an Orbax checkpoint, as JAX and Flax write them ({name})",
         Fix("safetensors.numpy.save_file(flax.traverse_util.flatten_dict("
             "orbax.checkpoint.PyTreeCheckpointer().restore('{file}'), sep='.'), " + _SAVED,
             "loads it with Orbax, and saves it"))) for name in _ORBAX),
@@ -222,9 +222,9 @@ def _megatron(folder: Path, names: Sequence[str]) -> Foreign | None:
     """Iterations of Megatron-LM, or one of them: a folder per rank of the model, or a torch.distributed.checkpoint."""
     if _NEWEST in names:
         iteration = _newest(folder, names)
-        return _iteration(folder / iteration, f"a run of Megatron-LM; {iteration} in it") if iteration else None
+        return _iteration(folder / iteration, f"a Megatron-LM run with {iteration}, which") if iteration else None
     ranks = [name for name in names if _RANK.fullmatch(name)]
-    return _iteration(folder, "a checkpoint of Megatron-LM that") if ranks else None
+    return _iteration(folder, "a Megatron-LM checkpoint that") if ranks else None
 
 
 def _newest(folder: Path, names: Sequence[str]) -> str:
@@ -255,7 +255,7 @@ def _iteration(folder: Path, what: str) -> Foreign:
     if ranks:
         inside = folder / ranks[0] / "model_optim_rng.pt"
         return Foreign(f"{what} has one rank, whose file is read", path_override(inside))
-    return Foreign(f"{what} is a folder of its own", path_override(folder))
+    return Foreign(f"{what} is a checkpoint folder itself", path_override(folder))
 
 
 def _onnx(folder: Path, names: Sequence[str]) -> Foreign | None:

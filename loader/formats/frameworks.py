@@ -109,11 +109,11 @@ ORBAX = Foreign(
     ),
 )
 PADDLE = Foreign(
-    f"a file of Paddle; {READ}",
+    f"a Paddle file; {READ}",
     Fix(_SAVE.format("{k: v.numpy() for k, v in paddle.load('{file}').items()}"), "loads it with Paddle, and saves it"),
 )
 JOBLIB = Foreign(
-    f"a file of joblib or scikit-learn; {READ}",
+    f"a joblib or scikit-learn file; {READ}",
     Fix("numpy.savez('new.npz', **arrays)", "saves the arrays by name, loaded with joblib where you trust the file"),
 )
 PICKLE = Foreign(
@@ -133,7 +133,7 @@ PACKAGE = Foreign(
     ),
 )
 LUA = Foreign(
-    "a file of Lua Torch (.t7), the framework before PyTorch",
+    "a Lua Torch file (.t7), the framework before PyTorch",
     Fix("torchfile.load('{file}')", "loads it with the package torchfile, to save its weights"),
 )
 OLD_PICKLE = Foreign(
@@ -148,7 +148,7 @@ MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
     (4, b"ET12", Foreign(f"an ExecuTorch program; {READ}", _SOURCE)),
     (0, b"ftrt", Foreign(f"a TensorRT engine; {READ}", _SOURCE)),
     (0, b"\x12\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0", Foreign(
-        f"a file of MXNet; {READ}",
+        f"an MXNet file; {READ}",
         Fix(_SAVE.format("{k: v.asnumpy() for k, v in mxnet.nd.load('{file}').items()}"),
             "loads it with MXNet, and saves it"))),
     (0, b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1", LUA),

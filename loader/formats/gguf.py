@@ -249,7 +249,7 @@ def _other_version(path: Path, version: int) -> CheckpointError:
     if version & 0xFFFF == 0:
         return CheckpointError(
             f"{shown} is a GGUF file for big-endian machines; one for little-endian machines was expected",
-            Fix(f"pip install gguf && {turn.line}", "turns the file itself round") if turn else Fix(),
+            Fix(f"pip install gguf && {turn.line}", "converts the file in place") if turn else Fix(),
         )
     return CheckpointError(
         f"{shown} is a GGUF file of version {version:,}; version 2 or 3 was expected",

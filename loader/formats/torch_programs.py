@@ -179,7 +179,7 @@ def _names(listed: bytes, file: str, records: Records) -> frozenset[str]:
     try:
         return frozenset(name.decode() for name in _NAME.findall(listed))  # torch escapes nothing in them
     except UnicodeDecodeError as error:
-        raise records.file.damaged(f"its code ({safe_text(file)}) lists names that are not text") from error
+        raise records.file.damaged(f"its code ({safe_text(file)}) lists names that are not valid UTF-8") from error
 
 
 class ExportedProgram(ArchivedFile):

@@ -205,7 +205,7 @@ class Archive:
         there = "it ends in zero bytes" if zeros else f"{self._end - self._start:,} bytes are there"
         raise UnfinishedError(
             f"{self._path} is cut off: {there}, and the table of contents at the end of the zip file is missing",
-            Fix(note="copy or download the file again; it may also still be being written"),
+            Fix(note="copy or download the file again, or wait: it may not be completely written yet"),
         )
 
     def _find_directory64(self, end: int) -> tuple[int, int, int, int] | None:

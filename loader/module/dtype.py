@@ -89,7 +89,7 @@ def refuse_losses(casts: Iterable[Cast], allow: AllowConfig, instead: Fix) -> No
         raise FitError(
             f"a cast would change values: {phrases(losses)}",
             instead,
-            line("allow.mismatched", globs, note="takes the loss"),
+            line("allow.mismatched", globs, note="accepts the loss of precision"),
         )
 
 

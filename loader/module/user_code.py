@@ -52,7 +52,7 @@ def own_code_refused() -> Iterator[None]:
         if not method:
             raise
         module, _, name = method.partition(":")
-        verb = "gave up:" if isinstance(error, SystemExit) else "raised"
+        verb = "exited:" if isinstance(error, SystemExit) else "raised"
         raise ConfigError(f"{safe_text(name)}, the model's own code, {verb} {in_one_line(error, module)}") from error
 
 

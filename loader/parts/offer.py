@@ -83,7 +83,7 @@ def check_weights(parts: Sequence[Part]) -> None:
         if not named and only_optimizer(root):
             raise CheckpointError(
                 f"{part.checkpoint.path} holds the state of an optimizer and no weights. In the file:\n{tree(root)}",
-                Fix("checkpoint.path=FILE", "the file with the weights of the model, often next to it"),
+                Fix("checkpoint.path=FILE", "the file with the weights, often next to this one"),
             )
 
 

@@ -69,7 +69,7 @@ class Reading:
         if once is not None and once.damaged:
             self.part.checkpoint.verify(entries, mmap=False)
             raise CheckpointError(
-                f"{self.part.label} gave other bytes when it was read a second time",
+                f"{self.part.label} returned different bytes on a second read",
                 Fix(note="load it again once nothing writes to it; if nothing does, check the disk"),
             )
 

@@ -207,7 +207,7 @@ class Cache:
             )
         return CheckpointError(
             f"the cache {where} cannot be {how}: {error.strerror}",
-            Fix(f"{VARIABLE}=FOLDER", "a folder that this user can write to"),
+            Fix(f"{VARIABLE}=FOLDER", "a writable folder"),
         )
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
@@ -281,7 +281,8 @@ def open_regular(path: Path, flags: int) -> int:
     if stat.S_ISREG(status.st_mode) and not (writing and status.st_nlink > 1):
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.ELOOP, f"{path.name} in it is not a regular file with one name (links are not followed)")
+    fault = "is not a regular file with a single hard link (links are not followed)"
+    raise OSError(errno.ELOOP, f"{path.name} in it {fault}")
 
 
 def make_read_only(descriptor: int) -> None:

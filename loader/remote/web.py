@@ -240,7 +240,8 @@ def _refuse_detour(url: Url, response: aiohttp.ClientResponse) -> None:
 
 def _detour(url: Url) -> CheckpointError:
     return CheckpointError(
-        f"{url.shown} redirects from https to http, which is not followed: anyone on the way could change the file",
+        f"{url.shown} redirects from https to http, which is not followed: anyone on the network path "
+        "could modify the file",
         Fix("checkpoint.path=http://HOST/FILE", "if intended, with checkpoint.sha256"),
     )
 

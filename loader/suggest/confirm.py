@@ -227,7 +227,7 @@ def _explained(found: _Judged) -> Explanation | None:
         key=attempt.source.key,
         rules=rules,
         allow=found.allow,
-        reasons=tuple(reasons if reasons or rules else ["without rules"]),
+        reasons=tuple(reasons if reasons or rules else ["if no rules are applied"]),
         overrides=tuple(overrides),
         verdict=found.verdict,
         wanted=len(problem.wanted),

@@ -97,7 +97,7 @@ def moments_alone(root: Container) -> Nature | None:
     held = f"the state of an optimizer ({listing(kept)})" if kept else "the state of an optimizer, or gradients,"
     return Nature(
         f"the file holds {held} and no weights",
-        (Fix("checkpoint.path=…", "the file with the weights of the model, often next to it"),),
+        (Fix("checkpoint.path=…", "the file with the weights, often next to this one"),),
     )
 
 

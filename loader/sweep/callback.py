@@ -244,7 +244,7 @@ def _refused(hydra: Any, error: OSError) -> JobReturn:
 
     where = f"the job's folder {safe_text(error.filename, 400)}" if error.filename else "the job's folder"
     fault = f"{where} cannot be used: {error.strerror}"
-    refusal = ConfigError(fault, Fix("hydra.sweep.dir=FOLDER", "one with room"))
+    refusal = ConfigError(fault, Fix("hydra.sweep.dir=FOLDER", "one with free space"))
     record = new_record(hydra)
     record.refuse(refusal)
     started = origin()

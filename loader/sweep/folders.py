@@ -67,7 +67,7 @@ class Claim:
 def unwritable(folder: Path, error: OSError) -> ConfigError:
     """Returns the refusal of a sweep whose folder is read-only or full."""
     fault = f"the sweep's folder {_shown(folder)} cannot be written: {error.strerror}"
-    return ConfigError(fault, Fix("hydra.sweep.dir=FOLDER", "a folder that can be written"))
+    return ConfigError(fault, Fix("hydra.sweep.dir=FOLDER", "a writable folder"))
 
 
 def is_written(folder: Path) -> bool:

@@ -169,7 +169,7 @@ def _prepare(record: JobRecord, folder: Path) -> None:
         Path(output_dir, REPORT).unlink(missing_ok=True)
     except OSError as error:
         fault = f"{output_dir}/{REPORT}, of an earlier run, cannot be removed: {error.strerror}"
-        raise ConfigError(fault, Fix("hydra.sweep.dir=FOLDER", "a folder that can be written")) from error
+        raise ConfigError(fault, Fix("hydra.sweep.dir=FOLDER", "a writable folder")) from error
     record.output_dir = output_dir
 
 

@@ -192,7 +192,7 @@ def _write(summary: Summary) -> int:
     except OSError as error:
         show_summary(summary, written=False)
         fault = f"the summary could not be written to {safe_text(str(summary.folder), _LONGEST)}: {error.strerror}"
-        refusal = ConfigError(fault, Fix("hydra.sweep.dir=FOLDER", "one with room"))
+        refusal = ConfigError(fault, Fix("hydra.sweep.dir=FOLDER", "one with free space"))
         print_error(refusal)
         return refusal.exit_code
     show_summary(summary)

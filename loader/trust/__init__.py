@@ -141,7 +141,7 @@ _LIBRARIES: Final = frozenset(
     ("transformers", "diffusers", "peft", "sentence_transformers", "tokenizers", "accelerate")
 )
 """Packages whose methods of these names fetch a model, its code included, or write one."""
-_HARM: Final = "can run code, read pickles or reach files"
+_HARM: Final = "can run code, load pickles or access files"
 
 
 @lru_cache(maxsize=4096)

@@ -131,10 +131,10 @@ def run(item: Pass, seed: int, arguments: Mapping[str, Any] | None = None) -> Pa
     if done.undone or done.outputs:
         return done
     if done.proposed:
-        undone = f"the forward pass{_of(item.name)} gives no tensor. Its input was {_shown(done.inputs)}"
+        undone = f"the forward pass{_of(item.name)} returns no tensor. Its input was {_shown(done.inputs)}"
         return replace(done, undone=undone)
     raise VerificationError(
-        f"the forward pass{_of(item.name)} gives no tensor", Fix("verify.forward=false", "leaves it out")
+        f"the forward pass{_of(item.name)} returns no tensor", Fix("verify.forward=false", "leaves it out")
     )
 
 
@@ -170,7 +170,7 @@ def forward(module: nn.Module, inputs: Inputs, name: str, seed: int) -> dict[str
 
     Raises:
         ForwardError: The model's code raises.
-        VerificationError: It writes to parameters that are too large to be kept.
+        VerificationError: It writes to parameters that are too large to back up.
     """
     before = Snapshot(module)
     large = Untouched(before.spared)
@@ -183,7 +183,7 @@ def forward(module: nn.Module, inputs: Inputs, name: str, seed: int) -> dict[str
         changed = [key for key, parameter in module.named_parameters() if id(parameter) in written]
         raise VerificationError(
             f"the forward pass{_of(name)} writes to {listing(changed)}, parameters that it should only read, and "
-            "that are too large to be kept",
+            "that are too large to back up",
             Fix("verify.forward=false", "leaves it out"),
         )
     return outputs

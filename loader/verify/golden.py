@@ -76,7 +76,7 @@ def find(setting: str | None, checkpoint: Path | None) -> Path | None:
     named = Path(setting).expanduser().absolute()
     if not named.is_file():
         raise ConfigError(
-            f"the golden record {safe_text(named, 200)} is not there",
+            f"golden record {safe_text(named, 200)} does not exist",
             Fix("verify.golden=auto", "takes the one next to the checkpoint"),
             Fix("verify.record=true", "writes it"),
         )
@@ -128,7 +128,7 @@ def _named(checkpoint: Checkpoint, path: Path) -> dict[str, TensorEntry]:
     strange = [name for name in entries if not _NAME.fullmatch(name)]
     if strange or not entries:
         raise ConfigError(
-            f"{safe_text(path, 200)} is not a golden record: its tensors should be called input.… and output.…, it has "
+            f"{safe_text(path, 200)} is not a golden record: expected tensors named input.… and output.…, found "
             f"{listing(strange) or 'none'}",
             Fix("verify.record=true", "writes one"),
             Fix("verify.golden=null", "does without"),

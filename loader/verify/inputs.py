@@ -159,8 +159,7 @@ def _filled(
     if kind == "uniform" and own is not None and not _is_float(own):
         name = str(own).removeprefix("torch.")
         raise ConfigError(
-            f"'{where}.kind' is uniform, numbers from 0 to 1, and '{where}.dtype' is {name}, which holds none between "
-            "them; expected a floating dtype",
+            f"'{where}.kind' is uniform (from 0 to 1), which needs a floating-point '{where}.dtype', not {name}",
             line(where, {**spec, "kind": "randint"}),
         )
     if kind == "randint":
@@ -225,7 +224,7 @@ def _value(value: Any, dtype: torch.dtype | None, where: str) -> torch.Tensor:
 def _no_tensor(where: str, error: Exception) -> ConfigError:
     reason = str(error).partition("\n")[0]
     return ConfigError(
-        f"'{where}' makes no tensor: {safe_text(reason, 160)}",
+        f"'{where}' does not describe a tensor: {safe_text(reason, 160)}",
         line(where, {"value": [[1.0, 2.0]]}),
         line(where, {"shape": [1, 784]}),
     )

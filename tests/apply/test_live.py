@@ -94,8 +94,8 @@ def test_a_replicated_module_is_refused_where_processes_could_disagree(
     with pytest.raises(ConfigError) as refusal:
         load_into(module, path)
     assert refusal.value.message == (
-        "net is replicated by DistributedDataParallel, whose processes may not all load: where one of them is refused "
-        "its file, the replicas would differ"
+        "net is replicated by DistributedDataParallel, whose processes may not all load: if one of them failed to "
+        "load, the replicas would differ"
     )
     assert refusal.value.hint == (
         "loader.load_into(net, …)   # before it is wrapped: every process is then given the weights of the first"

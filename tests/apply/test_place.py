@@ -236,7 +236,7 @@ def test_values_that_stay_unloaded_do_not_become_infinite(way: str, tmp_path: Pa
         "a cast would change values: wide (float32 → float16: 1 element becomes inf or nan)"
     )
     assert refusal.value.hint == (
-        "dtype=null   # keeps the dtypes of the model\n'allow.mismatched=[wide]'   # takes the loss"
+        "dtype=null   # keeps the dtypes of the model\n'allow.mismatched=[wide]'   # accepts the loss of precision"
     )
     assert snapshot(live) == before
     model = ways[way]({"missing": ["wide"], "mismatched": ["wide"]})

@@ -60,7 +60,7 @@ def quantized(scale: float, dtype: torch.dtype) -> torch.Tensor:
 FORMS = {"strided": torch.eye(2), "sparse_coo": torch.eye(2).to_sparse(), "quantized": quantized(0.1, torch.qint8)}
 LAYER = {"layer.weight": torch.eye(2), "layer.bias": torch.ones(2)}
 LINEAR = {"weight": torch.eye(2), "bias": torch.ones(2)}
-FORM_HINT = "build the model in the same form, or save the file's tensor in the model's"
+FORM_HINT = "build the model with the same layout, or save the tensor in the model's layout"
 
 
 def linear(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -147,7 +147,7 @@ CASES: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], dict[str, Any], int
         5,
         "the dummy forward pass",
     ),
-    "record": (PLAIN, LINEAR, {"verify": {"golden": "state.pt"}}, 2, "is not a golden record: its tensors should be"),
+    "record": (PLAIN, LINEAR, {"verify": {"golden": "state.pt"}}, 2, "is not a golden record: expected tensors named"),
 }
 
 

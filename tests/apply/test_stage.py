@@ -102,7 +102,7 @@ def test_bytes_that_differ_from_one_reading_to_the_next_are_told(
         return memory
 
     monkeypatch.setattr(CheckpointFile, "read_into", flipped)
-    with pytest.raises(CheckpointError, match=r"two\.pt gave other bytes when it was read a second time") as refusal:
+    with pytest.raises(CheckpointError, match=r"two\.pt returned different bytes on a second read") as refusal:
         carry_out("Two", path, checkpoint={"mmap": False})
     assert refusal.value.hint == "load it again once nothing writes to it; if nothing does, check the disk"
 
@@ -150,13 +150,15 @@ def test_all_lossy_casts_are_told_at_once() -> None:
         load_into(live, state)
     assert refusal.value.message.count("1 element becomes inf or nan") == 5
     assert refusal.value.message.endswith(" and 2 more")
-    assert refusal.value.hint.endswith("'allow.mismatched=[*]'   # takes the loss")
+    assert refusal.value.hint.endswith("'allow.mismatched=[*]'   # accepts the loss of precision")
 
 
 def test_the_advice_for_a_lossy_cast_can_be_pasted() -> None:
     live = nn.ModuleDict({name: nn.Linear(1, 1, bias=False, dtype=torch.float16) for name in "ab"})
     state = {f"{name}.weight": torch.full((1, 1), 1e6) for name in "ab"}
-    with pytest.raises(FitError, match=r"'allow\.mismatched=\[a\.weight,b\.weight\]'   # takes the loss"):
+    with pytest.raises(
+        FitError, match=r"'allow\.mismatched=\[a\.weight,b\.weight\]'   # accepts the loss of precision"
+    ):
         load_into(live, state)
     load_into(live, state, allow={"mismatched": ["a.weight", "b.weight"]})
 

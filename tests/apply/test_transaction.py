@@ -166,7 +166,7 @@ UNFOLDED = (
 UNWRITABLE: dict[str, tuple[Callable[[], Any], str, str]] = {
     "expanded": (
         _expanded,
-        "second.bias (several of its elements are one place in memory)",
+        "second.bias (several of its elements share one memory location)",
         UNFOLDED,
     ),
     "a subclass that refuses": (_stubborn, "second.bias (NotImplementedError: this tensor is sealed)", ""),
@@ -199,7 +199,7 @@ def test_the_line_that_gives_an_expanded_parameter_memory_of_its_own_works() -> 
 
 
 class Expanded(nn.Module):
-    """A buffer whose elements are one place in memory, by itself and under a second view."""
+    """A buffer whose elements share one memory location, by itself and under a second view."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -212,7 +212,7 @@ def _line(error: ConfigError) -> str:
 def test_a_constructor_that_exits_is_told() -> None:
     message = refusal({"_target_": "tests.builder.things.Exits"}).message
     assert message.startswith(
-        "model: the constructor of tests.builder.things.Exits gave up: it called sys.exit('enough') ("
+        "model: the constructor of tests.builder.things.Exits exited: it called sys.exit('enough') ("
     )
 
 

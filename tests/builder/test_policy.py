@@ -163,7 +163,7 @@ def test_the_reason_names_the_part_of_the_standard_library(module: str) -> None:
 
 
 def test_the_reason_for_other_packages() -> None:
-    assert Policy(None).objection("torch.load") == "it can run code, read pickles or reach files"
+    assert Policy(None).objection("torch.load") == "it can run code, load pickles or access files"
 
 
 def test_a_list_of_patterns_admits_what_it_names_and_plain_data() -> None:
@@ -207,7 +207,7 @@ ALIASES: list[tuple[str, Any, str]] = [
     (
         "my_pkg.read",
         torch.load,
-        "it is really torch.serialization.load, which can run code, read pickles or reach files",
+        "it is really torch.serialization.load, which can run code, load pickles or access files",
     ),
     ("my_pkg.bound", functools.partial(os.system, "x"), "it is really posix.system"),
     ("my_pkg.os", os, "it is really os"),

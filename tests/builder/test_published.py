@@ -118,7 +118,7 @@ def test_without_the_library_it_is_written_and_said_to_be_untried(
 
     assert report.written is not None
     assert report.written["open"] == ["pip install transformers"]
-    assert "# It was not tried: the model cannot be built" in Path("conf/experiment/tiny.yaml").read_text()
+    assert "# Not tried: the model cannot be built" in Path("conf/experiment/tiny.yaml").read_text()
 
 
 @pytest.mark.usefixtures("stub")

@@ -79,7 +79,7 @@ def test_a_function_is_trusted_by_its_exact_name_alone() -> None:
         ("torch.nn.init.zeros_", "it is not a class, and a pattern in trusted_targets allows classes only"),
         ("torch.nn.modules.module._IncompatibleKeys", "it is not needed by any model that uses torch"),
         ("torch.nn.utils._named_member_accessor.NamedMemberAccessor", "it is not needed by any model that uses torch"),
-        (FA4, "it can run code, read pickles or reach files"),
+        (FA4, "it can run code, load pickles or access files"),
     ],
 )
 def test_a_pattern_stands_for_public_classes(name: str, why: str) -> None:

@@ -203,7 +203,7 @@ def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> 
     Path("file").touch()
     assert run_command(["hydra.run.dir=file/run"]) == 2
     err = capsys.readouterr().err
-    assert err == "error  file/run: Not a directory\n  try  hydra.run.dir=FOLDER   # a folder that can be written\n"
+    assert err == "error  file/run: Not a directory\n  try  hydra.run.dir=FOLDER   # a writable folder\n"
 
 
 @pytest.mark.usefixtures("folder")

@@ -237,7 +237,7 @@ def test_a_folder_that_cannot_be_written() -> None:
     expected = translate(PermissionError(13, "Permission denied", "/outputs"))
     assert expected is not None
     assert expected.message == "/outputs: Permission denied"
-    assert expected.hint == "hydra.run.dir=FOLDER   # a folder that can be written"
+    assert expected.hint == "hydra.run.dir=FOLDER   # a writable folder"
     full = translate(OSError(28, "No space left on device"))
     assert full is not None
     assert full.message == "the run's folder cannot be written: No space left on device"

@@ -149,7 +149,7 @@ def test_a_link_to_a_file_is_followed(tmp_path: Path, path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
 def test_an_unreadable_file_is_refused(path: Path) -> None:
     path.chmod(0)
-    assert refusal(path).message == f"{path} may not be read by this user"
+    assert refusal(path).message == f"{path} is not readable by this user"
 
 
 def test_a_refused_open_differs_from_a_missing_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_a_refused_open_differs_from_a_missing_file(path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "open", denied)
     error = refusal(path)
-    assert error.message == f"{path} may not be read by this user"
+    assert error.message == f"{path} is not readable by this user"
     assert error.hint.startswith(f"chmod u+r {path}")
 
 

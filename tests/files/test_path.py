@@ -43,7 +43,7 @@ def test_a_missing_file_is_reported_with_close_names(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     error = refusal("model_bets.pt")
     assert error.message == (
-        f"no such file: {tmp_path}/model_bets.pt (checkpoint.path is model_bets.pt); close names there: model_best.pt"
+        f"no such file: {tmp_path}/model_bets.pt (checkpoint.path is model_bets.pt); similar names there: model_best.pt"
     )
     assert error.hint == f"checkpoint.path={tmp_path}/model_best.pt"
 
@@ -108,7 +108,7 @@ def test_what_is_not_a_package_name_is_not_one(package: str) -> None:
 
 
 def test_a_file_that_is_not_in_its_package_is_reported() -> None:
-    assert "close names there: tree.py" in refusal("pkg://loader.formats/tere.py").message
+    assert "similar names there: tree.py" in refusal("pkg://loader.formats/tere.py").message
 
 
 def test_names_cannot_act_on_a_terminal(tmp_path: Path) -> None:

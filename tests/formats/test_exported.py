@@ -176,7 +176,7 @@ def test_a_pickled_tensor_is_read_inertly(path: Path) -> None:
 
 INT = {"as_int": 1 << 62}
 LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "shape": (lambda e: e["tensor_meta"].update(sizes=[INT, INT]), "its shape exceeds any memory"),
+    "shape": (lambda e: e["tensor_meta"].update(sizes=[INT, INT]), "its shape is too large for any memory"),
     "more": (lambda e: e["tensor_meta"].update(sizes=[{"as_int": 4}, {"as_int": 2}]), "exceeds its storage"),
     "offset": (lambda e: e["tensor_meta"].update(storage_offset={"as_int": -1}), "shape and stride do not match"),
     "text": (lambda e: e["tensor_meta"].update(sizes=[{"as_int": "3"}, {"as_int": 2}]), "non-negative integers"),

@@ -450,7 +450,7 @@ def test_a_shard_that_may_not_be_read_is_reported(tmp_path: Path, monkeypatch: p
         return original(path, flags)
 
     monkeypatch.setattr(os, "open", denied)
-    assert refusal(index).message == f"{tmp_path / TWO} may not be read by this user"
+    assert refusal(index).message == f"{tmp_path / TWO} is not readable by this user"
 
 
 def test_tied_names_in_shards_of_the_same_layout_are_compared(tmp_path: Path) -> None:

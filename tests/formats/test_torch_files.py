@@ -305,7 +305,7 @@ def test_a_file_that_is_cut_off_says_how_much_was_declared(share: float, tmp_pat
         if share * len(whole) < 44_000
         else f"{path} is cut off: {there}, and the table of contents at the end of the zip file is missing"
     )
-    assert refusal.value.hint == "copy or download the file again; it may also still be being written"
+    assert refusal.value.hint == "copy or download the file again, or wait: it may not be completely written yet"
 
 
 @pytest.mark.parametrize("length", [4, 29, 40, 200])

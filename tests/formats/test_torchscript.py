@@ -144,7 +144,7 @@ def test_deflated_archives_are_read(tmp_path: Path) -> None:
 LIES: dict[str, tuple[dict[str, Change], str]] = {
     "no code": ({".py": lambda _: None}, "it holds no module, or its module's code is missing"),
     "no class": ({".py": lambda _: b"x"}, "it holds no module, or its module's code is missing"),
-    "no names": ({".py": lambda code: code.replace(b'"w"', b'"\xff"')}, "lists names that are not text"),
+    "no names": ({".py": lambda code: code.replace(b'"w"', b'"\xff"')}, "lists names that are not valid UTF-8"),
     "bomb": ({".py": lambda code: code + bytes(300 << 20)}, "its code declares 314,57"),
     "long": ({".py": lambda code: code + b"x" * (5 << 20)}, "is longer than 4,194,304 bytes"),
     "tensor": ({"data.pkl": lambda _: b"N."}, "it holds no module, or its module's code is missing"),

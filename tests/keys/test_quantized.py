@@ -277,7 +277,10 @@ def test_integers_that_become_weights_are_never_silent(tmp_path: Path, caplog: p
     with caplog.at_level("WARNING", "loader"):
         loader.load_model(LINEAR, path)
         loader.load_model(nn.Linear(16, 16), path)
-    assert caplog.messages == ["integers of the file became floats of the model: weight int8 → float32"] * 2
+    assert (
+        caplog.messages
+        == ["integer tensors in the file became floating-point tensors in the model: weight int8 → float32"] * 2
+    )
 
 
 class Holder(nn.Module):

@@ -306,4 +306,4 @@ def test_a_cast_that_torch_does_not_have_is_refused_before_anything_is_read(
     with pytest.raises(FitError) as refusal:
         carry_out({"_target_": f"{__name__}.Packed", "dtype": mine}, path, mode=mode)
     assert refusal.value.message == f"packed is {theirs} in the file and {mine} in the model"
-    assert refusal.value.hint == "build the model in the same form, or save the file's tensor in the model's"
+    assert refusal.value.hint == "build the model with the same layout, or save the tensor in the model's layout"

@@ -117,7 +117,7 @@ CASES: list[tuple[type[Base], int, str]] = [
     (ExitingPostHook, 4, "a load hook of ExitingPostHook raised SystemExit: 0"),
     (ExitsOnExtraState, 4, "set_extra_state of ExitsOnExtraState raised SystemExit: 0"),
     (RefusesMode, 2, "RefusesMode.train, the model's own code, raised RuntimeError: no other mode ("),
-    (ExitsOnEval, 2, "ExitsOnEval.eval, the model's own code, gave up: it called sys.exit(3) ("),
+    (ExitsOnEval, 2, "ExitsOnEval.eval, the model's own code, exited: it called sys.exit(3) ("),
     (OddParameters, 2, f"OddParameters.named_parameters, the model's own code, raised {ODD} ("),
     (OddModules, 2, f"OddModules.modules, the model's own code, raised {ODD} ("),
     (Unhashable, 2, f"Unhashable.__hash__, the model's own code, raised {ODD} ("),

@@ -69,7 +69,7 @@ def test_a_file_of_an_optimizer_alone_is_told_by_its_name(case: str, key: str | 
     assert refusal.value.message.startswith(
         f"{path} holds the state of an optimizer and no weights. In the file:\n  (top"
     )
-    assert refusal.value.hint == "checkpoint.path=FILE   # the file with the weights of the model, often next to it"
+    assert refusal.value.hint == "checkpoint.path=FILE   # the file with the weights, often next to this one"
 
 
 def test_weights_in_one_dict_with_an_optimizers_tables_are_weights(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def test_a_cache_that_cannot_be_written_is_reported(server: Server, cache: Path)
     cache.write_text("a file in its place")
     error = refusal(server.add("/a.safetensors", SMALL))
     assert error.message == f"the cache {cache} cannot be written to: File exists"
-    assert error.hint == "LOADER_CACHE=FOLDER   # a folder that this user can write to"
+    assert error.hint == "LOADER_CACHE=FOLDER   # a writable folder"
 
 
 def test_a_full_disk_is_reported(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

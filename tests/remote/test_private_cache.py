@@ -145,7 +145,7 @@ def test_a_long_path_is_reported(sha256: str | None, server: Server, monkeypatch
     error = refusal(server.add("/a.safetensors", SMALL), sha256=sha256)
     assert error.message.startswith("the cache /tmp/xxx")
     assert error.message.endswith(f"cannot be {'read' if sha256 else 'written to'}: File name too long")
-    assert error.hint == "LOADER_CACHE=FOLDER   # a folder that this user can write to"
+    assert error.hint == "LOADER_CACHE=FOLDER   # a writable folder"
 
 
 def test_a_cache_that_may_not_be_read_is_reported(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,8 @@ def test_a_redirect_from_https_to_http_is_refused() -> None:
     with pytest.raises(CheckpointError) as caught:
         web._refuse_detour(parse_url("https://host/a"), response)
     assert caught.value.message == (
-        "https://host/a redirects from https to http, which is not followed: anyone on the way could change the file"
+        "https://host/a redirects from https to http, which is not followed: anyone on the network path "
+        "could modify the file"
     )
     web._refuse_detour(parse_url("http://host/a"), response)
 
@@ -158,7 +159,8 @@ def test_a_redirect_from_https_to_http_is_not_even_asked(
             target = trusted.add("/c.safetensors", redirect=target)
         url = trusted.add("/a.safetensors", redirect=target)
         assert refusal(url, data=data).message == (
-            f"{url} redirects from https to http, which is not followed: anyone on the way could change the file"
+            f"{url} redirects from https to http, which is not followed: anyone on the network path "
+            "could modify the file"
         )
         assert trusted.asked != []
     assert server.asked == []

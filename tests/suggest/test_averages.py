@@ -157,7 +157,7 @@ def test_a_file_of_moments_is_said_to_hold_no_weights(name: str, tmp_path: Path)
 
         assert "the file holds the state of an optimizer" in error.message
         assert "would be loaded this way" not in error.message
-        assert error.hint == ("checkpoint.path=…   # the file with the weights of the model, often next to it")
+        assert error.hint == ("checkpoint.path=…   # the file with the weights, often next to this one")
 
 
 @pytest.mark.parametrize("name", MOMENTS)

@@ -146,7 +146,7 @@ def test_another_depth_is_reported_and_not_excused(tmp_path: Path) -> None:
 def test_a_rule_that_nothing_needs_should_be_left_out(tmp_path: Path) -> None:
     error = refusal("Pair", state(pair()), tmp_path, rules={"ddp": {"strip": "module."}})
 
-    assert error.message.endswith("\n6 of 6 keys would be loaded this way: without rules")
+    assert error.message.endswith("\n6 of 6 keys would be loaded this way: if no rules are applied")
     assert error.hint == "'rules=[]'"
 
 

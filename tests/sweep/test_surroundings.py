@@ -284,5 +284,5 @@ def test_a_sweep_whose_folder_cannot_be_written_is_refused(
         assert run_command(["-m", "seed=1,2", f"hydra.sweep.dir={typed}"]) == 2
         assert capsys.readouterr().err == (
             f"error  the sweep's folder {folder}/{typed} cannot be written: {expected}\n"
-            "  try  hydra.sweep.dir=FOLDER   # a folder that can be written\n"
+            "  try  hydra.sweep.dir=FOLDER   # a writable folder\n"
         )

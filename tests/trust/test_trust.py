@@ -168,4 +168,4 @@ def test_every_dtype_that_is_read_is_a_constant_of_torch() -> None:
 def test_judging_a_name_imports_no_torch() -> None:
     code = "import sys, loader.trust as d; print(d.why_dangerous('torch.load'), 'torch' in sys.modules)"
     done = run(sys.executable, "-c", code, cwd=REPOSITORY)
-    assert done.stdout == "can run code, read pickles or reach files False\n"
+    assert done.stdout == "can run code, load pickles or access files False\n"

@@ -159,17 +159,17 @@ REFUSED: list[tuple[Any, str, str]] = [
         "'verify.input.dtype' is 'floot32', expected a torch dtype (did you mean 'float32'?)",
         "verify.input.dtype=float32",
     ),
-    ({"value": [[1], [1, 2]]}, "'verify.input' makes no tensor: ", "'verify.input={value: [[1.0, 2.0]]}'"),
-    ({"value": "text"}, "'verify.input' makes no tensor: ", "value"),
-    ({"shape": [1], "value": "text"}, "'verify.input' makes no tensor: ", "value"),
-    ({"shape": [1], "value": [1, 2]}, "'verify.input' makes no tensor: ", "value"),
+    ({"value": [[1], [1, 2]]}, "'verify.input' does not describe a tensor: ", "'verify.input={value: [[1.0, 2.0]]}'"),
+    ({"value": "text"}, "'verify.input' does not describe a tensor: ", "value"),
+    ({"shape": [1], "value": "text"}, "'verify.input' does not describe a tensor: ", "value"),
+    ({"shape": [1], "value": [1, 2]}, "'verify.input' does not describe a tensor: ", "value"),
     (
         {"shape": [1], "kind": "randint", "high": "many"},
         "'verify.input.high' is 'many', expected a whole number above 0",
         "verify.input.high=1000",
     ),
     ({"shape": [1], "kind": "randint", "high": 0}, "'verify.input.high' is '0'", "high"),
-    ({"shape": [10**15]}, "'verify.input' makes no tensor: ", ""),
+    ({"shape": [10**15]}, "'verify.input' does not describe a tensor: ", ""),
 ]
 
 
@@ -260,8 +260,7 @@ def test_numbers_from_0_to_1_are_not_drawn_as_integers(dtype: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         made({"shape": [4], "kind": "uniform", "dtype": dtype})
     assert refusal.value.message == (
-        f"'verify.input.kind' is uniform, numbers from 0 to 1, and 'verify.input.dtype' is {dtype}, which holds none "
-        "between them; expected a floating dtype"
+        f"'verify.input.kind' is uniform (from 0 to 1), which needs a floating-point 'verify.input.dtype', not {dtype}"
     )
     assert refusal.value.hint == f"'verify.input={{shape: [4], kind: randint, dtype: {dtype}}}'"
     assert 0 < float(made({"shape": [4], "kind": "uniform", "dtype": "float16"})[0].max()) < 1

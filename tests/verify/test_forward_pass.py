@@ -56,7 +56,7 @@ def test_an_input_of_the_wrong_shape_is_told(linear: Path) -> None:
 def test_a_forward_pass_that_gives_no_tensor_is_told(linear: Path) -> None:
     with pytest.raises(VerificationError) as refusal:
         carry_out(target("Behaving", how="nothing"), linear, verify={"input": {"shape": [1, 2]}})
-    assert refusal.value.message == "the forward pass gives no tensor"
+    assert refusal.value.message == "the forward pass returns no tensor"
     assert refusal.value.hint == "verify.forward=false   # leaves it out"
 
 

@@ -86,7 +86,7 @@ def test_a_named_record_is_used_with_an_input_of_ones_own(path: Path, tmp_path: 
 def test_a_record_that_is_not_there_is_a_wrong_config(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         carry_out("Two", path, verify={"golden": str(tmp_path / "no.safetensors")})
-    assert refusal.value.message == f"the golden record {tmp_path / 'no.safetensors'} is not there"
+    assert refusal.value.message == f"golden record {tmp_path / 'no.safetensors'} does not exist"
     assert refusal.value.hint == (
         "verify.golden=auto   # takes the one next to the checkpoint\nverify.record=true   # writes it"
     )
@@ -103,8 +103,8 @@ def test_another_file_is_no_record(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         carry_out("Two", path, verify={"golden": str(tmp_path / "weights.safetensors")})
     assert refusal.value.message == (
-        f"{tmp_path / 'weights.safetensors'} is not a golden record: its tensors should be called input.… and "
-        "output.…, it has first.weight"
+        f"{tmp_path / 'weights.safetensors'} is not a golden record: expected tensors named input.… and "
+        "output.…, found first.weight"
     )
     assert refusal.value.hint == "verify.record=true   # writes one\nverify.golden=null   # does without"
 

@@ -133,7 +133,7 @@ NOT_DONE = (
     [
         ("raise", NOT_DONE),
         ("exit", NOT_DONE.replace("ValueError: cannot broadcast", "SystemExit: 3")),
-        ("nothing", NOT_DONE.replace("raised ValueError: cannot broadcast", "gives no tensor")),
+        ("nothing", NOT_DONE.replace("raised ValueError: cannot broadcast", "returns no tensor")),
     ],
 )
 def test_a_proposal_that_fails_at_every_size_fails_no_load(how: str, told: str, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_large_parameters_that_a_forward_pass_writes_to_are_named(
     with pytest.raises(VerificationError) as refusal:
         carry_out({"_target_": PARTS + "Masked"}, path, verify={"input": {"shape": [1, 2]}})
     assert refusal.value.message == (
-        "the forward pass writes to weight, parameters that it should only read, and that are too large to be kept"
+        "the forward pass writes to weight, parameters that it should only read, and that are too large to back up"
     )
     assert refusal.value.hint == "verify.forward=false   # leaves it out"
     live = Masked()
@@ -327,8 +327,8 @@ def test_a_write_to_a_large_weight_that_torch_does_not_count_is_named(
     with pytest.raises(VerificationError) as refusal:
         ways[live]()
     assert refusal.value.message == (
-        "the forward pass writes to linear.weight, parameters that it should only read, and that are too large to be "
-        "kept"
+        "the forward pass writes to linear.weight, parameters that it should only read, and that are too large to "
+        "back up"
     )
 
 

@@ -125,7 +125,7 @@ def viewed(
         count *= dimension
         last += (dimension - 1) * step
         if count >= LARGEST_NUMBER:
-            raise malformed("its shape exceeds any memory")
+            raise malformed("its shape is too large for any memory")
     storage = typed.storage
     if count and (last + 1) * ITEMSIZE[dtype] > storage.nbytes:
         raise malformed(
@@ -141,11 +141,11 @@ def outline(
     """Returns a tensor without values.
 
     Raises:
-        CheckpointError: It exceeds any memory, or its shape and stride are invalid.
+        CheckpointError: It is too large for any memory, or its shape and stride are invalid.
     """
     made = TensorEntry(dtype, shape_of(size), shape_of(stride), 0, None, location, "strided", _NO_COMPONENTS, details)
     if len(made.shape) != len(made.stride) or made.nbytes >= LARGEST_NUMBER:
-        raise malformed("its shape exceeds any memory, or does not match its stride")
+        raise malformed("its shape is too large for any memory, or does not match its stride")
     return made
 
 

@@ -251,8 +251,8 @@ def _taken(path: Path, place: Destination) -> int:
             descriptor = os.open(path, _FLAGS, 0o666)
         except OSError as error:
             raise ConfigError(
-                f"{shown_path(path)}, which keeps other conversions away meanwhile, cannot be opened: {error.strerror}",
-                Fix("convert.path=FILE", "in a folder that takes it"),
+                f"the lock file {shown_path(path)} cannot be opened: {error.strerror}",
+                Fix("convert.path=FILE", "in a writable folder"),
             ) from error
         try:
             wait_for_lock(

@@ -101,7 +101,7 @@ def destination(settings: ConvertConfig) -> Destination:
         problem = f"'convert.path' is {shown_path(typed)}, expected a file called *{ENDING}, or a folder"
         problems.append((problem, lines.line("convert.path", str(Path(typed).parent / fixed))))
     elif path.name.lower().endswith(GOLDEN):
-        problem = f"'convert.path' is {shown_path(typed)}, a name that the golden record of another file has"
+        problem = f"'convert.path' is {shown_path(typed)}, the name of another file's golden record"
         better = f"{path.name[: -len(GOLDEN)] or _IN_A_FOLDER}-converted{ENDING}"
         problems.append((problem, lines.line("convert.path", str(Path(typed).parent / better))))
     problems += _unusable(folder)
@@ -181,7 +181,7 @@ def refuse_to_replace(
     if others:
         first = next(iter(others))
         raise ConfigError(
-            f"{shown_path(first)} is there already, and {others[first]}; only the result of the same conversion is "
+            f"{shown_path(first)} already exists, and {others[first]}; only the result of the same conversion is "
             "replaced",
             typed("rm", *map(str, there), note="if it is not needed any more, or another convert.path"),
         )

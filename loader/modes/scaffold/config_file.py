@@ -107,9 +107,9 @@ def _refuse_taken(place: Place, folder: Path) -> None:
     free = next(name for n in range(2, 10_000) if not (folder / (name := f"{place.option}_{n}{_ENDING}")).exists())
     fix = line("scaffold.path", (folder / free).as_posix())
     if place.path.exists() or place.path.is_symlink():
-        raise ConfigError(f"{safe_text(place.path, 200)} is there already, and is not written over", fix)
+        raise ConfigError(f"{safe_text(place.path, 200)} already exists and is not overwritten", fix)
     if _shipped(place.option):
-        raise ConfigError(f"{GROUP}={place.option} is an experiment that is shipped; one of your own was expected", fix)
+        raise ConfigError(f"{GROUP}={place.option} is a shipped experiment; choose another name", fix)
 
 
 _LONGEST_NOTE = 200
@@ -200,7 +200,7 @@ def _alone(fitting: Fitting) -> bool:
 
 def _verdict(fitting: Fitting | None) -> list[str]:
     if fitting is None:
-        return ["It was not tried: the model cannot be built before what it needs is given and installed."]
+        return ["Not tried: the model cannot be built until its arguments are set and its packages are installed."]
     if fitting.ways:
         lines = (typed(*way.overrides).line for way in fitting.ways)
         head = "The file fits in several ways that are equally good; one of these has to be given:"

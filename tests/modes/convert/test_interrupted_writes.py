@@ -50,7 +50,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     assert refused.value.message == (
         f"{out}/{name} cannot be written: No space left on device; nothing was left behind"
     )
-    assert refused.value.hint == "convert.path=FILE   # on a disk with room for it, in a folder that takes it"
+    assert refused.value.hint == "convert.path=FILE   # in a writable folder on a disk with enough space"
     assert list(out.iterdir()) == []
 
 
@@ -183,11 +183,11 @@ def test_what_cannot_be_put_back_is_told_with_the_name_under_which_it_is_kept(
     with pytest.raises(ConfigError) as refused:
         convert(source, out)
     monkeypatch.undo()
-    told = refused.value.message.split(f"; {first} could not be restored (Permission denied), it is kept as ")
+    told = refused.value.message.split(f"; {first} could not be restored (Permission denied) and is kept as ")
     assert told[0] == f"{out}/model-00002-of-00004.safetensors cannot be written: Permission denied"
     aside, index = told[1].split(", ", 1)
     assert Path(aside).read_bytes() == before
-    assert index.startswith(f"{out}/model.safetensors.index.json could not be restored (Permission denied), it is kept")
+    assert index.startswith(f"{out}/model.safetensors.index.json could not be restored (Permission denied) and is kept")
 
 
 def test_an_old_file_that_cannot_be_removed_is_told(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +253,7 @@ def test_a_file_that_does_not_take_its_place_leaves_the_golden_record(
     monkeypatch.undo()
     place = [out / "model.safetensors", out / "model.safetensors.golden.safetensors", record][after]
     assert refused.value.message.startswith(f"{place} cannot be written: Permission denied; nothing was left")
-    elsewhere = "convert.path=FILE   # on a disk with room for it, in a folder that takes it"
+    elsewhere = "convert.path=FILE   # in a writable folder on a disk with enough space"
     assert refused.value.hint == ("verify.record=false" if place == record else elsewhere)
     assert (kept(source.parent), kept(out)) == before
 

@@ -52,7 +52,7 @@ def test_what_no_conversion_wrote_stays(source: Path, out: Path) -> None:
     before = (out / "model.safetensors").read_bytes()
     refusal = refused(source, out)
     assert refusal.message == (
-        f"{out}/model.safetensors is there already, and was not written by a conversion; only the result of the "
+        f"{out}/model.safetensors already exists, and was not written by a conversion; only the result of the "
         "same conversion is replaced"
     )
     assert refusal.hint == f"rm {out}/model.safetensors   # if it is not needed any more, or another convert.path"
@@ -63,12 +63,12 @@ def test_what_no_conversion_wrote_stays(source: Path, out: Path) -> None:
 
 def test_an_index_and_shards_of_somebody_else_stay(source: Path, out: Path) -> None:
     (out / INDEX).write_text('{"weight_map": {"a": "elsewhere.safetensors"}}')
-    assert f"{INDEX} is there already, and names files that a conversion did not write" in refused(source, out).message
+    assert f"{INDEX} already exists, and names files that a conversion did not write" in refused(source, out).message
     (out / INDEX).write_text("{}")
-    assert f"{INDEX} is there already, and is not an index that a conversion wrote" in refused(source, out).message
+    assert f"{INDEX} already exists, and is not an index that a conversion wrote" in refused(source, out).message
     (out / INDEX).unlink()
     save_file({"a": torch.zeros(1)}, out / SHARDS[0])
-    assert f"{SHARDS[0]} is there already, and was not written by a conversion" in refused(source, out).message
+    assert f"{SHARDS[0]} already exists, and was not written by a conversion" in refused(source, out).message
 
 
 def test_what_came_from_elsewhere_or_otherwise_stays(source: Path, out: Path) -> None:
@@ -86,9 +86,7 @@ def test_what_came_from_elsewhere_or_otherwise_stays(source: Path, out: Path) ->
 def test_what_came_from_another_file_stays(source: Path, out: Path, tmp_path: Path) -> None:
     convert(source, out)
     other = save(filled(Two(), 2).state_dict(), tmp_path / "other.pt")
-    assert (
-        f"{out}/model.safetensors is there already, and was converted from source.pt; " in refused(other, out).message
-    )
+    assert f"{out}/model.safetensors already exists, and was converted from source.pt; " in refused(other, out).message
 
 
 def test_the_result_of_found_rules_is_replaced(source: Path, out: Path) -> None:
@@ -185,7 +183,7 @@ def test_the_name_of_a_golden_record_is_not_taken_by_weights(
     target = tmp_path / (name if name.endswith("s") else f"{name}{GOLDEN}")
     before = kept(tmp_path)
     refusal = refused(source, target, verify={"input": {"shape": [2, 4]}, **settings})
-    assert refusal.message == f"'convert.path' is {target}, a name that the golden record of another file has"
+    assert refusal.message == f"'convert.path' is {target}, the name of another file's golden record"
     stem = name.removesuffix(".Golden.safetensors") or "model"
     assert refusal.hint == f"convert.path={tmp_path}/{stem}-converted.safetensors"
     assert kept(tmp_path) == before
@@ -214,13 +212,13 @@ def test_a_golden_record_of_other_weights_stays(source: Path, out: Path) -> None
     record.write_bytes(b"of somebody else")
     refusal = refused(source, out)
     assert refusal.message == (
-        f"{record} is there already, and is the golden record of other weights; only the result of the same conversion "
+        f"{record} already exists, and is the golden record of other weights; only the result of the same conversion "
         "is replaced"
     )
     assert refusal.hint == f"rm {record}   # if it is not needed any more, or another convert.path"
     carry_out("Two", source, verify={"input": {"shape": [2, 4]}, "record": True})
     refusal = refused(source, out, **ASKED)
-    assert f"{record} is there already, and is another golden record than {source}{GOLDEN}; only" in refusal.message
+    assert f"{record} already exists, and is another golden record than {source}{GOLDEN}; only" in refusal.message
     assert kept(out) == {record.name: b"of somebody else"}
 
 
@@ -245,7 +243,7 @@ def test_a_golden_record_that_somebody_made_of_the_result_stays(source: Path, ou
     result, record = out / "model.safetensors", out / f"model.safetensors{GOLDEN}"
     carry_out("Two", result, verify={"input": {"shape": [3, 4]}, "record": True})
     before = kept(out)
-    told = f"{record} is there already, and is another golden record than {source}{GOLDEN}"
+    told = f"{record} already exists, and is another golden record than {source}{GOLDEN}"
     assert refused(source, out, **recorded).message.startswith(f"{told}; only ")
     Path(f"{source}{GOLDEN}").unlink()
     assert refused(source, out, **recorded).message.startswith(f"{told}, which is not there; only ")

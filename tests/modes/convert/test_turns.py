@@ -71,7 +71,7 @@ def test_the_second_of_two_conversions_judges_what_the_first_one_wrote(
         second = together(source, other, out, monkeypatch)
     assert f"{out}/model.safetensors: another conversion is writing there; waiting" in caplog.text
     assert second.refusal is not None
-    assert f"{out}/model-00001-of-00004.safetensors is there already, and was converted from source.pt" in (
+    assert f"{out}/model-00001-of-00004.safetensors already exists, and was converted from source.pt" in (
         second.refusal.message
     )
     assert_same_state(carry_out("Two", out).model, filled(Two()).state_dict())
@@ -121,9 +121,8 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(source: Path, out: Path
     (out / ".model.lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError) as refused:
         carry_out("Two", source, mode="convert", convert={"path": str(out)})
-    assert refused.value.message == (
-        f"{out}/.model.lock, which keeps other conversions away meanwhile, cannot be opened: Too many levels of "
-        "symbolic links"
+    assert (
+        refused.value.message == f"the lock file {out}/.model.lock cannot be opened: Too many levels of symbolic links"
     )
-    assert refused.value.hint == "convert.path=FILE   # in a folder that takes it"
+    assert refused.value.hint == "convert.path=FILE   # in a writable folder"
     assert not (tmp_path / "elsewhere").exists()

@@ -98,7 +98,7 @@ def test_a_nested_file_of_a_parallel_run_becomes_a_config_that_loads_it(tmp_path
         PYTHONPATH=TESTS,
     )  # fmt: skip
     assert again.code == 2
-    assert "epoch_3-step_10.yaml is there already, and is not written over" in again.err
+    assert "epoch_3-step_10.yaml already exists and is not overwritten" in again.err
     assert "scaffold.path=conf/experiment/epoch_3-step_10_2.yaml" in again.err
 
 
@@ -239,7 +239,9 @@ def test_an_argument_that_nothing_tells_is_left_open_and_said_to_be_untried(tmp_
 
     assert written["model"] == {"_target_": f"{NETS}Wrapping", "backbone": "???", "classes": "???"}
     assert written["checkpoint"]["key"] == "auto"
-    assert "# It was not tried: the model cannot be built before what it needs is given and installed.\n" in text
+    assert (
+        "# Not tried: the model cannot be built until its arguments are set and its packages are installed.\n" in text
+    )
 
 
 def test_a_file_of_another_architecture_is_refused_with_the_closest_build(tmp_path: Path) -> None:
@@ -269,7 +271,7 @@ def test_the_default_model_that_does_not_fit_asks_for_a_class(tmp_path: Path) ->
         (["parts={a: {path: a.pt}}"], "mode=scaffold writes the config of one checkpoint"),
         (["scaffold.path=my.yaml"], "where the command line would not find it"),
         (["scaffold.path=conf/experiment/a b.yaml"], "is not a name that experiment=NAME accepts"),
-        (["scaffold.path=conf/experiment/linear.yaml"], "experiment=linear is an experiment that is shipped"),
+        (["scaffold.path=conf/experiment/linear.yaml"], "experiment=linear is a shipped experiment"),
         (["model._target_=no_such_pkg.Net"], "there is no module 'no_such_pkg'"),
     ],
 )
