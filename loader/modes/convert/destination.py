@@ -1,4 +1,4 @@
-"""Where a conversion writes, and what is there already.
+"""Where a conversion writes, and what exists there already.
 
 Guarantees: all problems of the place are reported at once, before a checkpoint is opened; of existing files only those
 with the destination's own names are read, and only their headers; nothing is created or changed here.
