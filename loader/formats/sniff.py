@@ -153,7 +153,7 @@ def recognise(file: CheckpointFile, format: str = "auto") -> Recognised:
     found = _built_in(sample) or _foreign(sample, format)
     expected = _ENDINGS.get(file.path.suffix.lower())
     if expected is not None and found.format not in expected:
-        log.warning("%s is of the format %s, whatever its name says", shown_path(file.path), found.format)
+        log.warning("%s is in the %s format, despite its name", shown_path(file.path), found.format)
     return found
 
 

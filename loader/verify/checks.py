@@ -254,7 +254,7 @@ def _finite_fixes(subject: Subject, failed: Sequence[str]) -> Sequence[Fix]:
     asked = subject.job.verify.input
     uniform = uniform_instead(asked)
     if failed == ["finite outputs"] and uniform != asked and (typed := line("verify.input", uniform)):
-        return [Fix(typed.line, "pictures are numbers from 0 to 1"), ANY_NUMBER]
+        return [Fix(typed.line, "values from 0 to 1, as in images"), ANY_NUMBER]
     return [ANY_NUMBER]
 
 

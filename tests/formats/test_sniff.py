@@ -283,7 +283,7 @@ def test_a_name_that_promises_something_else_is_reported(
 ) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / name)
     open_checkpoint(tmp_path / name).close()
-    assert caplog.messages == [f"{tmp_path / name} is of the format torch-zip, whatever its name says"] * fault
+    assert caplog.messages == [f"{tmp_path / name} is in the torch-zip format, despite its name"] * fault
 
 
 @pytest.mark.parametrize("protocol", range(6))

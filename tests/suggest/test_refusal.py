@@ -153,7 +153,7 @@ def test_a_rule_that_nothing_needs_should_be_left_out(tmp_path: Path) -> None:
 def test_a_rule_that_hits_nothing_is_replaced_by_one_that_does(tmp_path: Path) -> None:
     error = refusal("Pair", state(pair(), "net."), tmp_path, rules={"ddp": {"strip": "module."}})
 
-    assert error.message.startswith("1 rule hits none of the 6 keys of FILE: 'ddp' (strip: module.).")
+    assert error.message.startswith("1 rule matches none of the 6 keys in FILE: 'ddp' (strip: module.).")
     assert error.message.endswith(
         "\n6 of 6 keys would be loaded this way: the file has 'net.' at the start of its keys"
     )

@@ -198,7 +198,7 @@ def test_pictures_that_are_proposed_are_numbers_from_0_to_1(tmp_path: Path) -> N
         carry_out(node, path, verify={"input": {"shape": [1, 3, 8, 8]}})
     assert refusal.value.message == "finite outputs: inf or nan in output 0"
     assert refusal.value.hint == (
-        "'verify.input={shape: [1, 3, 8, 8], kind: uniform}'   # pictures are numbers from 0 to 1\n"
+        "'verify.input={shape: [1, 3, 8, 8], kind: uniform}'   # values from 0 to 1, as in images\n"
         "verify.expect.finite=false   # accepts inf and nan"
     )
     carry_out(node, path, verify={"input": {"shape": [1, 3, 8, 8], "kind": "uniform"}})

@@ -197,9 +197,9 @@ def _refuse_idle_rules(
     if not idle:
         return
     said = "; ".join(f"'{safe_text(name)}' ({active[name]})" for name in idle)
-    noun = "rule hits" if len(idle) == 1 else "rules hit"
+    noun = "rule matches" if len(idle) == 1 else "rules match"
     raise FitError(
-        f"{len(idle)} {noun} none of the {counted(len(keys), 'key')} of {where}: {said}. Its keys are {listing(keys)}.",
+        f"{len(idle)} {noun} none of the {counted(len(keys), 'key')} in {where}: {said}. Its keys are {listing(keys)}.",
         *_advice(active, idle, left),
     )
 
@@ -210,7 +210,9 @@ def _advice(active: Mapping[str, Rule], idle: Sequence[str], left: Sequence[str]
     if early:
         order = [*(name for name in active if name not in early), *early]
         return [line("rules", order, note="the outermost wrapper comes first")]
-    idling = together((line(under("rules", name, "optional"), value=True) for name in idle), note="lets it idle")
+    idling = together(
+        (line(under("rules", name, "optional"), value=True) for name in idle), note="allows the rule to match nothing"
+    )
     return [_LEAVE_OUT, *([idling] if idling.line else [])]
 
 
@@ -225,7 +227,7 @@ def _refuse_broken_names(names: Mapping[str, str], where: str) -> None:
     if broken:
         texts = phrases(f"{safe_text(key)} → '{safe_text(name)}'" for key, name in broken.items())
         raise FitError(
-            f"the rules leave {counted(len(broken), 'key')} of {where} without a proper name: {texts}.",
+            f"the rules leave {counted(len(broken), 'key')} in {where} without a valid name: {texts}.",
             Fix(note="a prefix usually ends in a dot: {strip: module.}"),
         )
 
@@ -246,7 +248,7 @@ def _refuse_collisions(names: Mapping[str, str], where: str) -> None:
             clashes.append(f"{safe_text(other)} and {safe_text(key)} both become {safe_text(names[key])}")
     if clashes:
         raise FitError(
-            f"the rules make one key of two in {where}: {phrases(clashes)}.",
+            f"the rules map two keys to the same name in {where}: {phrases(clashes)}.",
             line("rules", {"only": {"keep": "module.*"}}, "+", note="drops one of the two first"),
             Fix(note="make the rule narrower"),
         )

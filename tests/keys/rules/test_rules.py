@@ -195,7 +195,7 @@ def test_wrappers_inside_a_model_come_off_in_either_order_of_the_rules(key: str)
 
 
 def test_a_rule_that_stands_too_early_is_refused_with_the_right_order() -> None:
-    with pytest.raises(FitError, match="1 rule hits none of the 1 key of the checkpoint: 'ddp'") as refused:
+    with pytest.raises(FitError, match="1 rule matches none of the 1 key in the checkpoint: 'ddp'") as refused:
         names(["_orig_mod.module.fc.weight"], ddp={"strip": "module."}, compile={"strip": "_orig_mod."})
 
     assert refused.value.hint == "'rules=[compile,ddp]'   # the outermost wrapper comes first"
@@ -293,10 +293,10 @@ def test_a_rule_without_a_hit_is_refused_with_what_it_did_not_hit() -> None:
         rewrite(["fc.weight", "fc.bias"], rules(ddp={"strip": "module."}, a={"add": "x."}), "/a.pt under 'model'")
 
     assert refused.value.message == (
-        "1 rule hits none of the 2 keys of /a.pt under 'model': 'ddp' (strip: module.). "
+        "1 rule matches none of the 2 keys in /a.pt under 'model': 'ddp' (strip: module.). "
         "Its keys are fc.weight, fc.bias."
     )
-    assert refused.value.hint == "leave the rule out\nrules.ddp.optional=true   # lets it idle"
+    assert refused.value.hint == "leave the rule out\nrules.ddp.optional=true   # allows the rule to match nothing"
 
 
 def test_all_rules_without_a_hit_are_told_at_once() -> None:
@@ -306,14 +306,16 @@ def test_all_rules_without_a_hit_are_told_at_once() -> None:
         rewrite([f"k{n}" for n in range(7)], idle)
 
     assert refused.value.message == (
-        "2 rules hit none of the 7 keys of the checkpoint: 'ddp' (strip: module.); 'c' (strip: _orig_mod., anywhere: "
+        "2 rules match none of the 7 keys in the checkpoint: 'ddp' (strip: module.); 'c' (strip: _orig_mod., anywhere: "
         "true). Its keys are k0, k1, k2, k3, k4 and 2 more."
     )
-    assert refused.value.hint == ("leave the rule out\nrules.ddp.optional=true rules.c.optional=true   # lets it idle")
+    assert refused.value.hint == (
+        "leave the rule out\nrules.ddp.optional=true rules.c.optional=true   # allows the rule to match nothing"
+    )
 
 
 def test_a_rule_that_only_hits_keys_which_are_not_kept_idles() -> None:
-    with pytest.raises(FitError, match=re.escape("1 rule hits none of the 2 keys of the checkpoint: 'ddp'")):
+    with pytest.raises(FitError, match=re.escape("1 rule matches none of the 2 keys in the checkpoint: 'ddp'")):
         rewrite(["module.x", "y"], rules(ddp={"strip": "module."}, only={"keep": "y"}))
 
 
@@ -324,7 +326,7 @@ def test_a_collision_names_both_keys_in_full() -> None:
         names([f"module.{name}", name], ddp={"strip": "module."})
 
     assert refused.value.message == (
-        f"the rules make one key of two in the checkpoint: {name} and module.{name} both become {name}."
+        f"the rules map two keys to the same name in the checkpoint: {name} and module.{name} both become {name}."
     )
     assert refused.value.hint == (
         "'+rules={only: {keep: module.*}}'   # drops one of the two first\nmake the rule narrower"
@@ -356,9 +358,7 @@ def test_a_rule_that_leaves_no_proper_name_is_refused(key: str, rule: dict[str, 
     with pytest.raises(FitError) as refused:
         names([key], r=rule)
 
-    assert refused.value.message == (
-        f"the rules leave 1 key of the checkpoint without a proper name: {key} → '{name}'."
-    )
+    assert refused.value.message == (f"the rules leave 1 key in the checkpoint without a valid name: {key} → '{name}'.")
     assert refused.value.hint == "a prefix usually ends in a dot: {strip: module.}"
 
 
