@@ -191,6 +191,15 @@ def test_a_part_that_the_model_does_not_have_is_told(path: Path) -> None:
     assert refusal.value.hint == f"'parts={{backbone: {{path: {path}}}}}'"
 
 
+def test_a_part_with_a_strange_name_is_given_to_the_one_submodule_that_its_file_fits(tmp_path: Path) -> None:
+    saved = filled(Pair())
+    for state, submodule in ((saved.get_submodule("head").state_dict(), "head"), (saved.state_dict(), "SUBMODULE")):
+        file = save(state, tmp_path / "part.pt")
+        with pytest.raises(ConfigError, match="its submodules are backbone, head") as refusal:
+            carry_out("Pair", "", parts={"zzz": {"path": str(file)}})
+        assert refusal.value.hint == f"'parts={{{submodule}: {{path: {file}}}}}'"
+
+
 def test_other_parts_and_what_is_set_stay_in_the_line_to_type(path: Path) -> None:
     parts = {"haed": {"key": "net", "rules": {"ddp": {"strip": "module."}}}, "backbone": {"rules": "auto"}}
     with pytest.raises(ConfigError, match=r"\(did you mean 'head'\?\)") as refusal:

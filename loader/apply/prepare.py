@@ -116,11 +116,11 @@ def prepare(
         CheckpointError: A file holds only the state of an optimizer.
         FitError: A nested key, a rule or a load hook fails, or ``auto`` finds no clear answer.
     """
-    check_mounts(model, parts)
-    check_weights(parts)
     places = slots(model)
-    _refuse_nested(places)
     wants = wanted(places)
+    check_mounts(model, parts, wants)
+    check_weights(parts)
+    _refuse_nested(places)
     if any(part.config.autos for part in parts):
         parts = advise(model, parts, wants).settled()
     try:

@@ -209,7 +209,7 @@ def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
     if below:
         return CheckpointError(
             f"{shown_path(folder)} holds no checkpoint itself; {counted(len(below), 'folder')} in it "
-            f"{'does' if len(below) == 1 else 'do'}: {listing(below)}",
+            f"{'does' if len(below) == 1 else 'do'}: {listing(below, _MOST_SHOWN)}",
             *_lines(folder, below),
         )
     return CheckpointError(
@@ -222,7 +222,7 @@ def _none(folder: Path, names: Sequence[str]) -> CheckpointError:
 def _several(folder: Path, candidates: Sequence[str]) -> CheckpointError:
     return CheckpointError(
         f"{shown_path(folder)} is a folder with {len(candidates):,} checkpoints; one was expected: "
-        f"{listing(candidates)}",
+        f"{listing(candidates, _MOST_SHOWN)}",
         *_lines(folder, candidates),
     )
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigError
 from ..files.path import shown_path
 from ..formats.opened import Checkpoint
+from ..formats.tree import Container
 from ..keys.plan import Wanted
+from ..keys.select import find
 from ..schema import AUTO, CheckpointConfig, JobConfig, PartConfig
 from ..text.lines import Fix, line
 from ..text.wording import closest, did_you_mean, listing, safe_text
@@ -68,23 +70,36 @@ def below(name: str, wanted: Mapping[str, Wanted]) -> Iterator[tuple[str, Wanted
             yield key[len(prefix) :], want
 
 
-def check_mounts(model: nn.Module, parts: Sequence[Part]) -> None:
+def check_mounts(model: nn.Module, parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> None:
     """Raises ConfigError if a part names a submodule that the model does not have, or two parts overlap."""
     modules = dict(model.named_modules(remove_duplicate=False))
     unknown = [part.name for part in parts if part.name not in modules]
     if unknown:
         children = [name for name, _ in model.named_children()]
         near = {name: found for name in unknown for found in closest(name, filter(None, modules), most=1)}
-        free = (child for child in children if child not in {*near.values(), *(part.name for part in parts)})
+        free = [child for child in children if child not in {*near.values(), *(part.name for part in parts)}]
+        for part in parts:
+            fitting = [child for child in free if _fits(part, dict(below(child, wanted)))]
+            if part.name in unknown and len(fitting) == 1:
+                near.setdefault(part.name, fitting[0])
         raise ConfigError(
             f"parts names {listing(unknown)}, which the model does not have"
             f"{did_you_mean(unknown[0], filter(None, modules))}; its submodules are {listing(children)}",
-            _renamed(parts, {name: near.get(name) or next(free, "SUBMODULE") for name in unknown}),
+            _renamed(parts, {name: near.get(name, "SUBMODULE") for name in unknown}),
         )
     names = [part.name for part in parts]
     nested = [f"{inner} lies in {outer}" for outer in names for inner in names if inner.startswith(f"{outer}.")]
     if nested:
         raise ConfigError(f"parts overlap: {listing(nested)}", Fix(note="give each key of the model to one part alone"))
+
+
+def _fits(part: Part, own: Mapping[str, Wanted]) -> bool:
+    """Whether a part without rules holds exactly the keys of a submodule, in their shapes."""
+    container = find(part.checkpoint.root, part.config.checkpoint.key)
+    if part.config.autos or part.config.rules or not isinstance(container, Container):
+        return False
+    shapes = {name: tuple(entry.shape) for name, entry in container.tensors().items()}
+    return bool(own) and shapes == {name: want.shape for name, want in own.items()}
 
 
 def _renamed(parts: Sequence[Part], names: Mapping[str, str]) -> Fix:

@@ -21,7 +21,7 @@ from ..runtime import collector_paused
 from ..schema import CHECKS, CheckpointConfig, JobConfig, PartConfig, config_path
 from ..text.lines import Fix, line, typed
 from ..text.redaction import remember
-from ..text.wording import did_you_mean, listing, matches, safe_text
+from ..text.wording import closest, listing, matches, safe_text
 from ..trust import HOSTILE
 from . import Part, part_configs
 
@@ -88,9 +88,11 @@ def open_checkpoint(
 
 def _refuse_unknown(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
+        near = closest(value, known, most=1) or [name for name in known if value in name.split("-")]
+        meant = f" (did you mean '{safe_text(near[0])}'?)" if near else ""
         raise ConfigError(
-            f"{key} is '{safe_text(value)}'{did_you_mean(value, known)}; one of {', '.join(known)} was expected",
-            line(key, known[0]),
+            f"{key} is '{safe_text(value)}'{meant}; one of {', '.join(known)} was expected",
+            *(line(key, name) for name in near or known[:1]),
         )
 
 
@@ -101,9 +103,17 @@ def _digest(path: str | Path, expected: str | None) -> str | None:
     if len(wanted) != 64 or set(wanted) - set("0123456789abcdef"):
         raise ConfigError(
             f"checkpoint.sha256 is '{safe_text(expected)}'; 64 hexadecimal digits were expected",
-            typed("sha256sum", called(path)),
+            _digest_line(path),
         )
     return wanted
+
+
+def _digest_line(path: str | Path) -> Fix:
+    """The command that prints the digest of a checkpoint on this machine."""
+    local = None if is_url(path) else resolve_path(path)
+    if local is not None and local.is_file():
+        return typed("sha256sum", called(local))
+    return Fix("checkpoint.sha256=…", "as the publisher of the file states it")
 
 
 def _compare_digest(path: Path, digest: Callable[[], str], wanted: str | None) -> None:

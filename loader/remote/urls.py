@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..text.lines import Fix, line
 from ..text.redaction import redacted, remember
 from ..text.wording import did_you_mean, listing, safe_text
@@ -39,6 +39,9 @@ _SIGN_IN: Mapping[str, Sequence[Fix]] = {
     ],
 }
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_HUB_KINDS = "(?:datasets|spaces|models|buckets)/"
+_HUB_ID = re.compile(rf"(?:{_HUB_KINDS}|(?!{_HUB_KINDS}))[\w.-]+/[\w.-]+(?=[@/]|$)", re.ASCII)
+"""A repository of the hub, or of a kind of its repositories."""
 _LONGEST_NAME = 200
 _UNSAFE_NAME = re.compile(r'[<>:"|?*/\\]|[. ]$|^(con|prn|aux|nul|(com|lpt)\d)(\.|$)', re.IGNORECASE)
 """Names of folders and links, of devices on Windows, and those that Windows does not accept."""
@@ -108,6 +111,7 @@ def parse_url(text: str) -> Url:
 
     Raises:
         CheckpointError: Its scheme is not supported, or it has no host or file name.
+        ConfigError: It names no repository of the hub.
     """
     remember(text)
     found = _SCHEME.match(text)
@@ -120,6 +124,9 @@ def parse_url(text: str) -> Url:
     if scheme not in WEB:
         if not rest.strip("/"):
             raise _malformed(text, "has no file name", scheme)
+        if scheme == "hf" and not _HUB_ID.match(rest):
+            refusal = _malformed(text, "names no repository", scheme)
+            raise ConfigError(refusal.message, *refusal.fixes)
         return Url(scheme, f"{scheme}://{rest}")
     try:
         pieces = urlsplit(f"{scheme}://{rest}")

@@ -24,11 +24,14 @@ from ..parts import Part
 from ..report.data import Check
 from ..runtime import OWN_NAMES
 from ..schema import JobConfig
-from ..text.lines import Fix, line
+from ..text.lines import NO_FIX, Fix, line
 from ..text.wording import listing, safe_text, shape
 from . import golden
 from .forward import Pass, run_on_record
 from .inputs import uniform_instead
+
+_PACKAGE = Path(__file__).parents[1]
+"""This package; the golden record of the shipped example is in it."""
 
 Moment = Literal["loaded", "run", "end"]
 """When a check runs: once on the loaded model, after each forward pass, or at the end, when the model has been run."""
@@ -273,16 +276,21 @@ def _finite_outputs(subject: Subject) -> Iterator[Check]:
     yield Check(_named("finite outputs", item), None if on_proposed else not bad, detail)
 
 
+def _golden_fixes(subject: Subject, _failed: Sequence[str]) -> Sequence[Fix]:
+    shipped = subject.record is not None and subject.record.is_relative_to(_PACKAGE)
+    return [
+        Fix(note="the model no longer computes what was recorded: compare its code and arguments"),
+        NO_FIX if shipped else Fix("verify.record=true", "replaces the record"),
+        Fix("verify.rtol=… verify.atol=…", "widens the tolerance"),
+        Fix("verify.golden=null", "leaves it out"),
+    ]
+
+
 @register(
     "golden record",
     moment="run",
     applies=_if_done(lambda subject: subject.has_values and bool(subject.records)),
-    fixes=[
-        Fix(note="the model no longer computes what was recorded: compare its code and arguments"),
-        Fix("verify.record=true", "replaces the record"),
-        Fix("verify.rtol=… verify.atol=…", "widens the tolerance"),
-        Fix("verify.golden=null", "leaves it out"),
-    ],
+    fixes=_golden_fixes,
 )
 def _golden_record(subject: Subject) -> Iterator[Check]:
     item, verify = _done(subject), subject.job.verify

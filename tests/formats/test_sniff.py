@@ -20,8 +20,11 @@ import torch
 from safetensors.torch import save_file
 from torch.package.package_exporter import PackageExporter
 
+from loader import examples
 from loader.errors import CheckpointError, ConfigError
 from loader.parts.open import open_checkpoint
+
+SHIPPED = Path(examples.__file__).parent / "weights" / "simple_net.safetensors"
 
 
 def zipped(**members: bytes) -> bytes:
@@ -303,20 +306,51 @@ def test_another_format_than_the_config_says_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "expected"),
+    ("key", "value", "expected", "hint"),
     [
-        ("format", "safetensor", "checkpoint.format is 'safetensor' (did you mean 'safetensors'?); one of auto, "),
-        ("check", "crcs", "checkpoint.check is 'crcs' (did you mean 'crc'?); one of crc, structure, full was expected"),
-        ("sha256", "abc", "checkpoint.sha256 is 'abc'; 64 hexadecimal digits were expected"),
+        (
+            "format",
+            "safetensor",
+            "checkpoint.format is 'safetensor' (did you mean 'safetensors'?); one of auto, ",
+            "checkpoint.format=safetensors",
+        ),
+        (
+            "format",
+            "zip",
+            "checkpoint.format is 'zip' (did you mean 'torch-zip'?); one of auto, ",
+            "checkpoint.format=torch-zip",
+        ),
+        ("format", "qqqq", "checkpoint.format is 'qqqq'; one of auto, ", "checkpoint.format=auto"),
+        (
+            "check",
+            "crcs",
+            "checkpoint.check is 'crcs' (did you mean 'crc'?); one of crc, structure, full was expected",
+            "checkpoint.check=crc",
+        ),
+        ("sha256", "abc", "checkpoint.sha256 is 'abc'; 64 hexadecimal digits were expected", "sha256sum {path}"),
     ],
 )
-def test_wrong_settings_are_the_configs_fault(key: str, value: str, expected: str, tmp_path: Path) -> None:
+def test_wrong_settings_are_the_configs_fault(key: str, value: str, expected: str, hint: str, tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     torch.save({"a": torch.ones(1)}, path)
     settings: dict[str, Any] = {key: value}
     with pytest.raises(ConfigError) as refusal:
         open_checkpoint(path, **settings)
     assert expected in refusal.value.message
+    assert refusal.value.hint == hint.format(path=path)
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("pkg://loader.examples/weights/simple_net.safetensors", f"sha256sum {shlex.quote(str(SHIPPED))}"),
+        ("https://host/a.pt", "checkpoint.sha256=…   # as the publisher of the file states it"),
+    ],
+)
+def test_the_digest_to_type_is_that_of_a_file_that_a_shell_can_read(path: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        open_checkpoint(path, sha256="abc")
+    assert refusal.value.hint == hint
 
 
 def test_a_short_file_that_looks_like_safetensors_is_cut_off(tmp_path: Path) -> None:

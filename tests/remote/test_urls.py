@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader.config.compose import compose
-from loader.errors import CheckpointError
+from loader.errors import CheckpointError, ConfigError
 from loader.files.path import is_url
 from loader.parts.open import open_checkpoint
 from loader.remote.urls import parse_url
@@ -68,6 +68,22 @@ def test_what_is_no_url_that_is_read_is_reported(text: str, message: str, hint: 
     assert (caught.value.message, caught.value.hint) == (message, hint)
 
 
+@pytest.mark.parametrize("text", ["hf://a", "hf://a/", "hf://datasets/a", "hf:///a/b", "hf://a:b/c/d.pt"])
+def test_a_url_of_the_hub_without_a_repository_is_a_wrong_config(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_checkpoint(text)
+    assert caught.value.message == f"checkpoint.path is {text}, a URL that names no repository"
+    assert caught.value.hint == "checkpoint.path=hf://ORGANISATION/MODEL/FILE"
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["hf://a/b", "hf://a/b-1.c@main/d/e.pt", "hf://datasets/a/b/c.pt", "hf://a/b@refs%2Fpr%2F1/x.pt"]
+)
+def test_repositories_of_the_hub_with_and_without_a_file_are_read(text: str) -> None:
+    assert parse_url(text).text == text
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -102,7 +118,7 @@ def test_user_and_password_make_no_other_file_and_a_query_does() -> None:
 
 @given(st.text(max_size=300))
 def test_a_name_in_the_cache_stays_in_its_folder(path: str) -> None:
-    for scheme in ("https://host/", "hf://org/"):
+    for scheme in ("https://host/", "hf://org/model/"):
         try:
             name = parse_url(scheme + path).name
         except CheckpointError:

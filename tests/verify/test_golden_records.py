@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from loader import CheckpointError, ConfigError, VerificationError, load_into
+from loader import CheckpointError, ConfigError, VerificationError, load, load_into
 from loader.verify import golden
 from loader.verify.golden import Record, differences
 from loader.verify.inputs import Inputs
@@ -81,6 +81,20 @@ def test_a_named_record_is_used_with_an_input_of_ones_own(path: Path, tmp_path: 
     with pytest.raises(VerificationError, match=r"^golden record: output 0 differs"):
         carry_out(target("Two", activation="tanh"), path, verify={"input": {"shape": [5, 4]}, "golden": str(named)})
     carry_out(target("Two", activation="tanh"), path, verify={**INPUT, "golden": None})
+
+
+def test_the_record_of_the_shipped_example_is_not_offered_to_be_replaced(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(golden, "differences", lambda *_: (["output 0 differs by up to 1"], ""))
+        with pytest.raises(VerificationError, match=r"^golden record: ") as refusal:
+            load([])
+    assert [fix.line for fix in refusal.value.fixes] == ["", "verify.rtol=… verify.atol=…", "verify.golden=null"]
+    carry_out("Two", path, verify={**INPUT, "record": True})
+    with pytest.raises(VerificationError) as refusal:
+        carry_out(target("Two", activation="tanh"), path, verify={})
+    assert "verify.record=true   # replaces the record" in refusal.value.hint
 
 
 def test_a_record_that_is_not_there_is_a_wrong_config(path: Path, tmp_path: Path) -> None:
