@@ -1,4 +1,4 @@
-"""The public surface: names and signatures, config keys, report fields and exit codes.
+"""The public surface: names and signatures, config keys, report fields, exit codes and what readers need.
 
 A failure here means that a user's code, configs or scripts may break: CONTRIBUTING.md says how a name is retired. After
 an intended change, `python -m tests.test_public_surface` writes the snapshot anew.
@@ -9,13 +9,16 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hydra_loader
 import loader
 from loader import errors
 from loader.config.compose import compose
+from loader.files.file import CheckpointFile
+from loader.formats import tree
+from loader.formats.extensions import Reader
 from loader.report import data
 from tests.command import REPOSITORY
 
@@ -44,6 +47,14 @@ def signature(name: str) -> str:
     return str(inspect.signature(getattr(loader, name)))
 
 
+def for_readers() -> dict[str, Any]:
+    """What a reader of another distribution needs, and what it has to fulfil."""
+    made = {name: fields for name, fields in records(tree).items() if name in {"Container", "Leaf"}}
+    functions: list[Callable[..., Any]] = [tree.stored, Reader.recognises, Reader.read]
+    functions += [CheckpointFile.pread, CheckpointFile.damaged, CheckpointFile.ends_early]
+    return {**made, **{each.__qualname__: str(inspect.signature(each)) for each in functions}}
+
+
 def surface() -> dict[str, Any]:
     """Everything that a user may rely on, as text."""
     refusals = [
@@ -54,6 +65,7 @@ def surface() -> dict[str, Any]:
         "config": dict(flat(compose([]))),
         "report": records(data),
         "report schema": data.SCHEMA,
+        "readers": for_readers(),
         "exit codes": {kind.__name__: kind.exit_code for kind in refusals},
     }
 

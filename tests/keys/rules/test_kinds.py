@@ -18,6 +18,7 @@ from loader.keys.rules import kinds, register, rewrite, rule_of
 from loader.keys.rules.key import Add, Drop, Keep, Regex, Rename, Strip
 from loader.keys.written import rules_override
 from loader.schema import Rule, Step
+from tests.command import REPOSITORY, run_afresh
 from tests.rules import parse_rules
 
 LINEAR = ["model._target_=torch.nn.Linear", "+model.in_features=2", "+model.out_features=3"]
@@ -235,3 +236,43 @@ def test_a_rule_whose_constructor_fails_is_a_problem_of_the_config() -> None:
     fault = "AttributeError: 'Made' object has no attribute 'nothing'"
     assert refused.value.message == f"rule 'rules.r' (mine.Made) failed with {fault}"
     assert refused.value.hint == "leave the rule out"
+
+
+SCRIPT = """
+from hydra_loader import main
+
+import kinds_of_mine
+
+if __name__ == "__main__":
+    main()
+"""
+
+KIND = """
+from dataclasses import dataclass
+
+from hydra_loader.keys.rules import register
+from hydra_loader.schema import Rule
+
+
+@register
+@dataclass(frozen=True, slots=True)
+class Lower(Rule):
+    lower: str
+
+    def step(self):
+        return str.lower
+"""
+
+
+@pytest.mark.slow
+def test_a_script_that_imports_a_kind_first_is_a_command_line_that_knows_it(shouted: Path) -> None:
+    folder = shouted.parent
+    (folder / "own.py").write_text(SCRIPT)
+    (folder / "kinds_of_mine.py").write_text(KIND)
+    job = [*LINEAR, "+rules={r: {lower: '*'}}", "device=cpu"]
+    environment = {"PYTHONPATH": str(REPOSITORY)}
+    one = run_afresh(sys.executable, "own.py", *job, f"checkpoint.path={shouted}", cwd=folder, **environment)
+    assert "rules: r hit 2" in one.stdout
+    paths = f"checkpoint.path={shouted},{shouted}"
+    several = run_afresh(sys.executable, "own.py", "-m", *job, paths, cwd=folder, **environment)
+    assert "2 of 2 jobs ok" in several.stdout
