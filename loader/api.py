@@ -100,7 +100,7 @@ def load_model(
     """Builds a model and loads its weights; usable as a `_target_` in any Hydra config.
 
     In a config, write ``_recursive_: false`` next to ``_target_: loader.load_model``: Hydra then passes `model` as a
-    config, and the architecture is built without its random initialisation. A built module is loaded into, in place.
+    config, and the architecture is built without its random initialization. A built module is loaded into, in place.
 
     Args:
         model: A node with a `_target_`, a built module, ``embedded`` to take the config out of a converted file, or

@@ -46,7 +46,7 @@ class CheckpointConfig:
     key: str | None = None
     """The dotted nested key of the weights, such as ``state_dict``; ``auto`` finds and reports it."""
     format: str = "auto"
-    """The file's format; ``auto`` recognises it by content, never by the extension alone."""
+    """The file's format; ``auto`` recognizes it by content, never by the extension alone."""
     sha256: str | None = None
     """Refuses a file with another digest."""
     allow_globals: list[str] = field(default_factory=list)

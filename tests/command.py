@@ -50,7 +50,7 @@ def run_loader(*overrides: str, cwd: Path, **environment: str) -> Finished:
 
 
 def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command with a terminal's width fixed and no colours."""
+    """Runs a command with a terminal's width fixed and no colors."""
     env = _environment(environment)
     if _WARM.fits(command, cwd, env):
         return _WARM.run(command, cwd=cwd, env=env, timeout=TIMEOUT)

@@ -104,7 +104,7 @@ def test_what_stays_unloaded_is_what_a_plain_seeded_build_gives(seed: int, tmp_p
     assert same_tensor(loaded.model.get_parameter("head.weight"), fresh.head.weight)
     assert same_tensor(loaded.model.get_parameter("head.bias"), state["head.bias"])
     assert loaded.report.model is not None
-    assert loaded.report.model.build == "plain: keys that may stay unloaded keep the model's own initialisation"
+    assert loaded.report.model.build == "plain: keys that may stay unloaded keep the model's own initialization"
 
 
 def test_a_mismatched_key_keeps_the_models_value(tmp_path: Path) -> None:

@@ -336,7 +336,7 @@ NOT_FOR_A_LOAD = (
     *("filelock", "fsspec", "huggingface_hub", "platformdirs"),
     *("torch._dynamo", "torch._inductor", "torch.fx.experimental.symbolic_shapes", "sympy"),
 )
-"""What a load that goes well does without: refusals, sweeps, other modes, colours, locks, URLs, torch's compiler."""
+"""What a load that goes well does without: refusals, sweeps, other modes, colors, locks, URLs, torch's compiler."""
 
 
 def test_a_load_imports_only_what_it_uses(tmp_path: Path) -> None:

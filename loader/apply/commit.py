@@ -20,7 +20,7 @@ from torch.utils import swap_tensors
 
 from ..errors import FitError
 from ..keys.plan import Plan
-from ..module.hooks import State, customises_loading, run_hooks
+from ..module.hooks import State, customizes_loading, run_hooks
 from ..module.slots import Slot, own_slots, storage_id
 from ..runtime import collector_paused
 from ..text.wording import safe_text
@@ -51,7 +51,7 @@ def commit(prepared: Prepared, staged: Staged, transaction: Transaction | None =
             refuse_unwritable(prepared.places, prepared.plan, staged.values)
             _keep_modules(model, transaction)
         install = _Installer(prepared.places, prepared.plan, transaction)
-        if any(map(customises_loading, model.modules())):
+        if any(map(customizes_loading, model.modules())):
             visit = _visitor(prepared, install)
             run_hooks(model, staged.values, prepared.offers.metadata, visit, assign=transaction is None)
         else:
@@ -109,7 +109,7 @@ def _visitor(prepared: Prepared, install: _Installer) -> Visit:
     before = {key: slot.tensor for key, slot in places.items() if slot.kind != "extra"}
 
     def visit(module: nn.Module, prefix: str, present: State, _rest: list[str]) -> None:
-        loads_itself = customises_loading(module)
+        loads_itself = customizes_loading(module)
         for name, slot in own_slots(module):
             key = prefix + name
             value = None if slot.kind == "extra" else slot.tensor.detach()

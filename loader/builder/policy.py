@@ -1,7 +1,7 @@
 """Decides what a config may call.
 
 Guarantees: a `_target_` is judged by its name before anything is imported, and the object it led to is judged again by
-the name under which it was defined, so that `torch.serialization.os.system` is recognised. Without a list of trusted
+the name under which it was defined, so that `torch.serialization.os.system` is recognized. Without a list of trusted
 patterns everything is allowed but the known-dangerous names. With one, a pattern allows public classes and plain
 values; functions, methods, and private or dangerous names must be listed exactly. A config from a file is judged by
 `OfAFile`. No environment variable changes that.

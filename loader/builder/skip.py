@@ -71,7 +71,7 @@ _SCALINGS: Final = frozenset(
 _RANGE: Final = frozenset(("low", "high", "generator"))
 _METADATA = (type(None), type(NotImplemented), torch.Size, torch.dtype, torch.device, torch.layout)
 _DEEPEST = 6
-_INITIALISERS = "torch.nn.init"
+_INITIALIZERS = "torch.nn.init"
 _IS_META = torch.Tensor.is_meta.__get__  # type: ignore[attr-defined]
 
 
@@ -139,8 +139,8 @@ class Skipping(TorchFunctionMode):
         return self._compute
 
     def _is_meta(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Returns True to torch's own initialisers, which then skip the tensor, and the truth to all other callers."""
-        name = _asking(_INITIALISERS)
+        """Returns True to torch's own initializers, which then skip the tensor, and the truth to all other callers."""
+        name = _asking(_INITIALIZERS)
         if name and (name != "dirac_" or isinstance(args[0], nn.Parameter) or self.is_unset(args[0])):
             return self._mark(args[0]) or func(*args, **kwargs)
         return func(*args, **kwargs)
@@ -155,7 +155,7 @@ class Skipping(TorchFunctionMode):
         target = args[0] if args else kwargs.get("tensor", kwargs.get("input"))
         if not isinstance(target, Tensor):
             return self._compute(func, args, kwargs)
-        if getattr(func, "__module__", None) != _INITIALISERS and torch.is_grad_enabled() and target.requires_grad:
+        if getattr(func, "__module__", None) != _INITIALIZERS and torch.is_grad_enabled() and target.requires_grad:
             return func(*args, **kwargs)  # torch refuses to write to a leaf here, and the user should see that
         if not (random or isinstance(target, nn.Parameter) or self._any_unset(args, kwargs)):
             return func(*args, **kwargs)

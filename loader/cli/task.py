@@ -53,7 +53,7 @@ class Task:
         self._noted: set[str] = set()
 
     def __call__(self, config: DictConfig) -> int:
-        """Runs a job; returns its exit code, which a sweeper that minimises can use as a result."""
+        """Runs a job; returns its exit code, which a sweeper that minimizes can use as a result."""
         hydra = HydraConfig.get()
         remember(OmegaConf.to_container(config, resolve=False))
         redact_files(self._kept_by(hydra))

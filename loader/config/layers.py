@@ -117,8 +117,8 @@ def _is_users(source: ConfigSource) -> bool:
     return source.provider.startswith(_USERS)
 
 
-def _initialise(self: ConfigRepository, config_search_path: Any) -> None:
-    _INITIALISE(self, config_search_path)
+def _initialize(self: ConfigRepository, config_search_path: Any) -> None:
+    _INITIALIZE(self, config_search_path)
     if _ours(self.sources) is None:
         return
     folder = _variable()
@@ -240,7 +240,7 @@ def _sweep(self: Override, *args: Any, **kwargs: Any) -> Any:
 
 
 # Hydra 1.3 has no hook for the order of its sources, nor for a config below a primary one.
-_INITIALISE, ConfigRepository.initialize_sources = ConfigRepository.initialize_sources, _initialise  # type: ignore[method-assign]
+_INITIALIZE, ConfigRepository.initialize_sources = ConfigRepository.initialize_sources, _initialize  # type: ignore[method-assign]
 _LOAD, ConfigRepository.load_config = ConfigRepository.load_config, _load  # type: ignore[method-assign]
 _PARSE = ConfigLoaderImpl._parse_overrides_and_create_caching_repo  # noqa: SLF001
 ConfigLoaderImpl._parse_overrides_and_create_caching_repo = _parse  # type: ignore[method-assign]  # noqa: SLF001

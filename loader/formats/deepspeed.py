@@ -59,7 +59,7 @@ def find_zero(path: Path, names: Sequence[str], stack: ExitStack) -> ZeroFolder 
 
 
 class ZeroFolder:
-    """A folder of this format, its files opened and recognised.
+    """A folder of this format, its files opened and recognized.
 
     Args:
         path: The folder that holds the states.

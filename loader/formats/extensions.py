@@ -1,6 +1,6 @@
 """Readers of other distributions, by the entry point group ``loader.formats``.
 
-Guarantees: they are asked only about a file that no built-in format recognises, and never replace one. Whatever goes
+Guarantees: they are asked only about a file that no built-in format recognizes, and never replace one. Whatever goes
 wrong in one is refused with its distribution's name, and keeps no other reader from being asked. A result is checked
 before it is used: every key is text, and every tensor lies in the file.
 """
@@ -71,10 +71,10 @@ def find(
         taken: The names that none of them can have.
 
     Returns:
-        The one that recognises the file, if any; and otherwise the refusals of those that failed.
+        The one that recognizes the file, if any; and otherwise the refusals of those that failed.
 
     Raises:
-        CheckpointError: Several recognise it.
+        CheckpointError: Several recognize it.
     """
     found: list[tuple[EntryPoint, Reader]] = []
     broken: list[CheckpointError] = []
@@ -89,7 +89,7 @@ def find(
                 broken.append(error)
     if len(found) > 1:
         points = [point for point, _ in found]
-        several = f"{shown_path(file.path)} is recognised by several readers: {phrases(map(_called, points))}"
+        several = f"{shown_path(file.path)} is recognized by several readers: {phrases(map(_called, points))}"
         raise CheckpointError(several, *_choices(points))
     if not found:
         return None, broken

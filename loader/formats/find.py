@@ -33,7 +33,7 @@ from .tree import TensorEntry
 
 @dataclass(frozen=True, slots=True)
 class OneFile:
-    """A checkpoint that is one file, recognised."""
+    """A checkpoint that is one file, recognized."""
 
     file: CheckpointFile
     recognised: sniff.Recognised
@@ -53,7 +53,7 @@ class OneFile:
 
 
 def find(path: Path, stack: ExitStack, format: str = "auto") -> Found:
-    """Recognises what a path is.
+    """Recognizes what a path is.
 
     Args:
         path: Absolute; something is there.
@@ -80,7 +80,7 @@ def _in_folder(path: Path, stack: ExitStack, format: str) -> Found:
 
 
 def find_in(file: CheckpointFile, stack: ExitStack, format: str = "auto") -> Found:
-    """Recognises an opened file, as `find` does."""
+    """Recognizes an opened file, as `find` does."""
     return Shards(file, stack) if is_index(file) else OneFile(file, sniff.recognise(file, format))
 
 

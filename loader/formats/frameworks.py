@@ -1,4 +1,4 @@
-"""Files of other frameworks, recognised by their first and last bytes.
+"""Files of other frameworks, recognized by their first and last bytes.
 
 Guarantees: a few bytes are compared and matched in bounded time; nothing is parsed. Each sentence names the framework,
 and its fix the tool that makes a file of it that is read.
@@ -233,5 +233,5 @@ def name_text(text: str) -> Foreign | None:
 
 
 def name_by_name(name: str) -> Foreign | None:
-    """Recognises TensorFlow's data, which have no signature, by their name."""
+    """Recognizes TensorFlow's data, which have no signature, by their name."""
     return TENSORFLOW_DATA if _DATA_NAME.fullmatch(name) else None

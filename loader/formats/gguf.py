@@ -2,7 +2,7 @@
 
 Guarantees: every length and count in the header is compared with what is left of the file before it is followed; lists
 are counted, not kept. The tensors lie inside the file, each as large as its type and shape say, and do not overlap.
-Plain types are mapped; quantised ones become float32 when they are read, which alone needs the package `gguf`: it sees
+Plain types are mapped; quantized ones become float32 when they are read, which alone needs the package `gguf`: it sees
 the bytes of one tensor and never the file.
 """
 
@@ -51,7 +51,7 @@ class Gguf(OpenedFile):
         check: Ignored: the format has no checksums, and its structure is always checked.
 
     Raises:
-        CheckpointError: It is cut off, damaged, or quantised and the package `gguf` is not installed.
+        CheckpointError: It is cut off, damaged, or quantized and the package `gguf` is not installed.
     """
 
     def __init__(self, file: CheckpointFile, check: str) -> None:
@@ -67,10 +67,10 @@ class Gguf(OpenedFile):
         super().__init__(file, FORMAT, Container("dict", FORMAT, children), check)
 
     def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
-        """One tensor on the CPU; a quantised one as float32, in memory of its own."""
+        """One tensor on the CPU; a quantized one as float32, in memory of its own."""
         blocks = entry.components.get("blocks")
         made = super().read(blocks or entry, mmap=mmap)
-        return made if blocks is None else _dequantised(entry, made)
+        return made if blocks is None else _dequantized(entry, made)
 
     def _entry(self, listed: Listed) -> TensorEntry | Leaf:
         shape = tuple(reversed(listed.dimensions))
@@ -80,7 +80,7 @@ class Gguf(OpenedFile):
         plain = _PLAIN.get(listed.type)
         if plain is not None:
             return TensorEntry(plain, shape, contiguous(shape), 0, self._storage(listed, count * ITEMSIZE[plain]))
-        kind = quantisations(shown_path(self._file.path), listed.name).get(listed.type)
+        kind = quantizations(shown_path(self._file.path), listed.name).get(listed.type)
         if kind is None:
             return Leaf(f"ggml type {listed.type:,}", safe_text(list(shape)))
         name, elements, nbytes = kind
@@ -257,8 +257,8 @@ def _other_version(path: Path, version: int) -> CheckpointError:
     )
 
 
-def quantisations(path: str, tensor: str) -> Mapping[int, tuple[str, int, int]]:
-    """The quantised types by ggml's number: name, elements per block, bytes per block.
+def quantizations(path: str, tensor: str) -> Mapping[int, tuple[str, int, int]]:
+    """The quantized types by ggml's number: name, elements per block, bytes per block.
 
     Args:
         path: The file, for messages.
@@ -271,14 +271,14 @@ def quantisations(path: str, tensor: str) -> Mapping[int, tuple[str, int, int]]:
         from gguf.constants import GGML_QUANT_SIZES  # noqa: PLC0415  # an extra, and slow to import
     except ImportError as error:
         raise CheckpointError(
-            f"{path} holds tensors that ggml has quantised, such as '{safe_text(tensor)}', and the package gguf, which "
+            f"{path} holds tensors that ggml has quantized, such as '{safe_text(tensor)}', and the package gguf, which "
             "turns them into float32, is not installed",
             Fix("pip install 'hydra-loader[gguf]'"),
         ) from error
     return {int(kind): (kind.name, *size) for kind, size in GGML_QUANT_SIZES.items()}
 
 
-def _dequantised(entry: TensorEntry, raw: torch.Tensor) -> torch.Tensor:
+def _dequantized(entry: TensorEntry, raw: torch.Tensor) -> torch.Tensor:
     import numpy  # noqa: PLC0415, ICN001  # needed here alone
     import torch  # noqa: PLC0415  # an index alone needs no torch
     from gguf.constants import GGMLQuantizationType  # noqa: PLC0415  # an extra, and slow to import
@@ -294,7 +294,7 @@ def _dequantised(entry: TensorEntry, raw: torch.Tensor) -> torch.Tensor:
             values = dequantize(blocks.reshape(*entry.shape[:-1], -1), GGMLQuantizationType(kind.type))
         except NotImplementedError as error:
             raise CheckpointError(
-                f"unsupported quantisation {kind.quantised}: the package gguf cannot dequantise it",
+                f"unsupported quantization {kind.quantised}: the package gguf cannot dequantize it",
                 Fix("pip install --upgrade gguf"),
             ) from error
     return torch.from_numpy(values).reshape(entry.shape)

@@ -104,7 +104,7 @@ MOST_CONFIG_NODES = 100_000
 MOST_PROPOSED = 1 << 24
 """Elements of an input that a file proposes, or a layer whose sizes a file gives."""
 
-# Names that mark quantised values
+# Names that mark quantized values
 
 MOST_SCALE_NAMES = 16
 """Different endings of names that are tried as scales."""

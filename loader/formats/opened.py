@@ -138,7 +138,7 @@ class Checkpoint(ABC):
 
 
 class Found(Protocol):
-    """A recognised file or folder whose index is not read yet."""
+    """A recognized file or folder whose index is not read yet."""
 
     @property
     def format(self) -> str:

@@ -191,7 +191,7 @@ _AGAIN = Fix(note="download the index and all its shards again, from one and the
 
 
 class Shards:
-    """The files of a sharded checkpoint, opened and recognised; none of their headers is read yet.
+    """The files of a sharded checkpoint, opened and recognized; none of their headers is read yet.
 
     Args:
         index: The opened index.
@@ -253,7 +253,7 @@ def _download(folder: Path, missing: list[str]) -> Fix:
     if repository:
         return typed("hf", "download", repository)
     names = [*missing[:5], "--local-dir", str(folder)]
-    return typed("hf", "download", "ORGANISATION/MODEL", *names, note="or copy them")
+    return typed("hf", "download", "ORGANIZATION/MODEL", *names, note="or copy them")
 
 
 def _merged(index: Path, places: Mapping[str, str], shards: Mapping[str, OpenedFile], format: str) -> Container:

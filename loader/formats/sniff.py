@@ -1,8 +1,8 @@
 """Which format a file has, and the table of all formats that are one file.
 
-Guarantees: content decides, never the name; a file that no format recognises is refused with a sentence that says what
+Guarantees: content decides, never the name; a file that no format recognizes is refused with a sentence that says what
 it is. A format is one file and one `register` below; its reader is imported when such a file is met. Readers of other
-distributions (`extensions`) are looked up only for a file that no built-in format recognises.
+distributions (`extensions`) are looked up only for a file that no built-in format recognizes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ENDINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a format is recognised by."""
+    """What a format is recognized by."""
 
     file: CheckpointFile
     head: bytes
@@ -114,7 +114,7 @@ register(signatures.NPY, _begins(signatures.is_npy), "numpy:Npy")
 register(signatures.PICKLE, _is_plain_pickle, "numpy:PickledFile")
 
 FOLDERS = {signatures.DCP: "dcp:find_dcp", signatures.DEEPSPEED: "deepspeed:find_zero"}
-"""Formats that are a folder, each with the function that recognises one, given its path, the names in it and a stack
+"""Formats that are a folder, each with the function that recognizes one, given its path, the names in it and a stack
 that closes files."""
 
 FORMATS = (*dict.fromkeys(format.name for format in _formats), *signatures.INDEXED, *FOLDERS)
@@ -138,7 +138,7 @@ def recognise(file: CheckpointFile, format: str = "auto") -> Recognised:
 
     Args:
         file: The opened file.
-        format: `checkpoint.format`, which chooses where several other distributions recognise the file.
+        format: `checkpoint.format`, which chooses where several other distributions recognize the file.
 
     Raises:
         CheckpointError: It is empty, or nothing that is read.
@@ -184,7 +184,7 @@ def _built_in(sample: Sample) -> Recognised | None:
 
 
 def _foreign(sample: Sample, wanted: str) -> Recognised:
-    """Asks the readers of other distributions; raises the refusal of a file that none of them recognises."""
+    """Asks the readers of other distributions; raises the refusal of a file that none of them recognizes."""
     from .extensions import find  # noqa: PLC0415  # a file of no built-in format alone
 
     found, broken = find(sample.file, sample.head, wanted, _TAKEN)

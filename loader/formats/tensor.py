@@ -1,7 +1,7 @@
 """From a tensor's entry to the tensor.
 
 Guarantees: the tensor equals the saved one in dtype, shape, strides and bytes; it is a view of the file's private
-mapping or owns its memory, as requested; sparse indices and quantisation parameters are checked before torch uses
+mapping or owns its memory, as requested; sparse indices and quantization parameters are checked before torch uses
 them; a tensor in several pieces is assembled in memory of its own.
 """
 
@@ -179,7 +179,7 @@ def _sparse_compressed(entry: TensorEntry, parts: dict[str, torch.Tensor]) -> to
 
 
 def _quantized(entry: TensorEntry, parts: dict[str, torch.Tensor]) -> torch.Tensor:
-    # torch's public functions would quantise again; these private ones take the values as they are.
+    # torch's public functions would quantize again; these private ones take the values as they are.
     how: Any = entry.details.quantization
     dtype = DTYPES[entry.dtype]
     if how.scheme == "per_tensor_affine":

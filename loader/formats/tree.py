@@ -78,7 +78,7 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """The quantisation of ggml's blocks."""
+    """The quantization of ggml's blocks."""
 
     type: int
     quantised: str
@@ -150,7 +150,7 @@ class TensorEntry:
     layout: Layout = "strided"
     components: Mapping[str, TensorEntry] = field(default_factory=dict)
     """The dense tensors that make up another layout, by role (``indices``, ``values``, ``scales`` …), or the ``blocks``
-    of a tensor that ggml quantised."""
+    of a tensor that ggml quantized."""
     details: Details = NO_DETAILS
     pieces: tuple[Piece, ...] = ()
     """The parts of a tensor in several places; together they cover it exactly once."""

@@ -125,8 +125,8 @@ class Plan:
         """Whether it may be applied: nothing is refused, and something is loaded."""
         return bool(self.loaded) and not self.refused
 
-    def leaves_to_initialise(self) -> bool:
-        """Whether it may be applied and leaves keys to the model's own initialisation."""
+    def leaves_to_initialize(self) -> bool:
+        """Whether it may be applied and leaves keys to the model's own initialization."""
         return bool(self.missing or self.mismatched) and self.passes()
 
 

@@ -1,6 +1,6 @@
 """Quantized weights: tensors that are a layer's weights only together with a scale next to them.
 
-Guarantees: pure functions of names, shapes and dtypes; a scheme is recognised by tensors next to each other, never by
+Guarantees: pure functions of names, shapes and dtypes; a scheme is recognized by tensors next to each other, never by
 one name. A model that has such tensors itself, under these names and in these dtypes, is never refused.
 """
 
@@ -209,7 +209,7 @@ def _scheme(scheme: str, ones: list[Quantized]) -> str:
 
 
 def _marked(key: str, entry: TensorEntry, entries: Mapping[str, Node], marks: Sequence[_Mark]) -> Quantized | None:
-    """Recognises a weight by the marks of a scheme."""
+    """Recognizes a weight by the marks of a scheme."""
     for mark in marks:
         beside = mark.companions(key, entry)
         if beside is not None and all(isinstance(entries.get(name), TensorEntry) for name in beside):
@@ -219,7 +219,7 @@ def _marked(key: str, entry: TensorEntry, entries: Mapping[str, Node], marks: Se
 
 
 def _scaled(key: str, entry: TensorEntry, entries: Mapping[str, Node], scales: Sequence[str]) -> Quantized | None:
-    """Recognises any other weight in a narrow dtype by a scale next to it."""
+    """Recognizes any other weight in a narrow dtype by a scale next to it."""
     if not _NARROW.match(entry.dtype) or _SCALE.search(key.rpartition(".")[2]):
         return None
     for name in _scales(key, entry, scales):

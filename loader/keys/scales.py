@@ -1,4 +1,4 @@
-"""Scales under unknown names: recognised by the narrow weights that they belong to, wherever they are in a file.
+"""Scales under unknown names: recognized by the narrow weights that they belong to, wherever they are in a file.
 
 Guarantees: pure functions of names, shapes and dtypes. A tensor that the model takes is not a scale, nor is anything as
 large as the weight, of a shape that matches none of its dimensions, or not of floats.

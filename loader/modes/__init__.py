@@ -7,7 +7,7 @@ from ..report.data import Report
 
 
 def lines(report: Report) -> list[terminal.Line]:
-    """Returns the report of a job as labelled lines, as its mode shows it."""
+    """Returns the report of a job as labeled lines, as its mode shows it."""
     # Each mode is imported only for its own jobs.
     if report.mode == "inspect":
         from . import inspect  # noqa: PLC0415

@@ -36,7 +36,7 @@ Metadata = Mapping[str, Mapping[str, object]]
 _SIZE_MISMATCH = "size mismatch for "
 
 
-def customises_loading(module: nn.Module) -> bool:
+def customizes_loading(module: nn.Module) -> bool:
     """Whether a module does more on loading than take the entries with its keys."""
     base = nn.Module._load_from_state_dict
     own = type(module)._load_from_state_dict is not base or "_load_from_state_dict" in vars(module)
@@ -60,7 +60,7 @@ def rehearse(
     Raises:
         FitError: A hook fails on these keys.
     """
-    if not any(customises_loading(module) for module in model.modules()):
+    if not any(customizes_loading(module) for module in model.modules()):
         return _namesakes(model, offered)
     places = slots(model)
     extra = {key for key, slot in places.items() if slot.kind == "extra"}
@@ -127,7 +127,7 @@ def run_hooks(
     errors: list[str] = []
 
     def walk(module: nn.Module, prefix: str, present: State) -> None:
-        if customises_loading(module):
+        if customizes_loading(module):
             known = {**metadata.get(prefix[:-1], {}), "assign_to_params_buffers": assign}
             _call(module, prefix, present, known, errors, real)
         own = {name for name, _ in own_slots(module)}

@@ -150,7 +150,7 @@ def _shapes(value: object) -> list[tuple[int, ...]]:
 
 
 def without_data(model: nn.Module) -> list[str]:
-    """Lists the names of tensors without data: on the meta device, or not initialised yet."""
+    """Lists the names of tensors without data: on the meta device, or not initialized yet."""
     return [name for name, tensor in tensors(model) if is_lazy(tensor) or tensor.is_meta]
 
 

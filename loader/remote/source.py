@@ -171,13 +171,13 @@ class Source:
 
 
 class RemoteCopy(CheckpointFile):
-    """A downloaded file, whose neighbours may have to be downloaded.
+    """A downloaded file, whose neighbors may have to be downloaded.
 
     Args:
         blob: Its content: the only path that is opened.
         path: Its path in the cache, under its own name.
         url: Its URL.
-        source: Downloads its neighbours.
+        source: Downloads its neighbors.
         digest: Its digest, if computed during the download.
     """
 

@@ -165,7 +165,7 @@ def _unknown_scheme(scheme: str, text: str) -> CheckpointError:
 
 
 def _malformed(text: str, fault: str, scheme: str) -> CheckpointError:
-    example = "HOST/FILE" if scheme in WEB else "ORGANISATION/MODEL/FILE" if scheme == "hf" else "BUCKET/FILE"
+    example = "HOST/FILE" if scheme in WEB else "ORGANIZATION/MODEL/FILE" if scheme == "hf" else "BUCKET/FILE"
     return CheckpointError(
         f"checkpoint.path is {safe_text(redacted(text), _LONGEST_URL)}, a URL that {fault}",
         Fix(f"checkpoint.path={scheme}://{example}"),
@@ -178,7 +178,7 @@ def not_allowed(url: Url, said: str) -> CheckpointError:
         host = url.host
         hub = host == _HUB or host.endswith(f".{_HUB}")
         fixes: Sequence[Fix] = (
-            [Fix("checkpoint.path=hf://ORGANISATION/MODEL/FILE", "uses HF_TOKEN")]
+            [Fix("checkpoint.path=hf://ORGANIZATION/MODEL/FILE", "uses HF_TOKEN")]
             if hub
             else [Fix(note="credentials belong in ~/.netrc"), Fix(note="a signed URL may have expired")]
         )

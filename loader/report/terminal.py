@@ -1,6 +1,6 @@
 """Prints reports and refusals.
 
-Guarantees: colours only if the stream itself is a terminal; everything from a file is shown as text, never as markup; a
+Guarantees: colors only if the stream itself is a terminal; everything from a file is shown as text, never as markup; a
 refusal is one block on stderr, without a traceback. What only some modes have, those modes add (`loader.modes.lines`).
 """
 
@@ -58,7 +58,7 @@ def print_json(report: Path) -> None:
 
 
 def lines(report: Report) -> list[Line]:
-    """Returns the report of a load or a plan as labelled lines."""
+    """Returns the report of a load or a plan as labeled lines."""
     return [*sources(report), *keys(report), *_plan(report), *checks(report), *ending(report)]
 
 
@@ -203,14 +203,14 @@ def ending(report: Report) -> Iterator[Line]:
 
 
 def _show(stream: TextIO, shown: Sequence[tuple[tuple[str, str], str, str]]) -> None:
-    """Writes labelled lines at once; a plan may have one per key of a model."""
+    """Writes labeled lines at once; a plan may have one per key of a model."""
     encoding = stream.encoding or "utf-8"
 
     def harmless(text: str) -> str:
         return printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
     if not stream.isatty():
-        # No colours in a log file, whatever the environment says (FORCE_COLOR).
+        # No colors in a log file, whatever the environment says (FORCE_COLOR).
         stream.write("".join(f"{label}{harmless(text)}\n" for (label, _), text, _ in shown))
         stream.flush()
         return

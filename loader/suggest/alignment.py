@@ -74,7 +74,7 @@ def _signature(family: Mapping[tuple[int, ...], Shape | None]) -> Hashable:
 
 
 def _align(in_file: _Families, in_model: _Families) -> _Aligned:
-    """Pairs families of equal shapes, those with one candidate first; each pair helps its neighbours."""
+    """Pairs families of equal shapes, those with one candidate first; each pair helps its neighbors."""
     groups: dict[Hashable, tuple[list[Path], list[Path]]] = {}
     for side, families in enumerate((in_file, in_model)):
         for form, family in families.items():

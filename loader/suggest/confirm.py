@@ -242,9 +242,9 @@ def _explained(found: _Judged) -> Explanation | None:
 def _allowances(typed: AllowConfig, allow: AllowConfig) -> Iterator[tuple[str, str]]:
     """Yields the override and the reason of each list of globs that grew."""
     for field, reason in (
-        ("missing", "{} stays as the model initialises it"),
+        ("missing", "{} stays as the model initializes it"),
         ("unexpected", "{} of the file is not loaded"),
-        ("mismatched", "{} has another size and stays as the model initialises it"),
+        ("mismatched", "{} has another size and stays as the model initializes it"),
     ):
         before, after = getattr(typed, field), getattr(allow, field)
         if after != before:

@@ -1,4 +1,4 @@
-"""Recognises what a file holds other than plain weights, by names, shapes and dtypes.
+"""Recognizes what a file holds other than plain weights, by names, shapes and dtypes.
 
 That is: quantized weights, adapters without their base, optimizers' states, nameless averages, transposed weights, and
 whole models. Guarantees: pure functions; the search decides nothing by them. A square weight is in doubt only if the
@@ -62,7 +62,7 @@ def nature(key: str | None, container: Container) -> Nature | None:
 def scaled_elsewhere(
     key: str, container: Container, root: Container, full: Callable[[str], str], wanted: Mapping[str, Wanted]
 ) -> Nature | None:
-    """Describes quantized tensors under a nested key that take the whole file and the model to recognise."""
+    """Describes quantized tensors under a nested key that take the whole file and the model to recognize."""
     names = {name: full(name) for name in container.children}
     found = by_what_is_left(root, container.children, names, wanted)
     return Nature(f"{_place(key)} quantized: {summary(found)}", to_plain(found)) if found else None

@@ -1,7 +1,7 @@
 """The end of a sweep: summary files, a table on the terminal, and an exit code.
 
 Guarantees: every expected job is listed once, whatever its outcome, on the terminal and, if there is room, on disk.
-Writes are atomic. If any job failed, the exit code is not 0. Afterwards the folder is free. The table has colours only
+Writes are atomic. If any job failed, the exit code is not 0. Afterwards the folder is free. The table has colors only
 on a terminal; elsewhere no line is cut or wrapped.
 """
 
@@ -80,7 +80,7 @@ def worst(codes: Iterable[int]) -> int:
     return 1 if 1 in bad else max(bad, default=0)
 
 
-def summarise(sweep: Sweep) -> Summary:
+def summarize(sweep: Sweep) -> Summary:
     """Lists the outcome of every job of a sweep that is over."""
     records = read_all(sweep.folder)
     expected = sweep.jobs if sweep.jobs is not None else []
@@ -176,7 +176,7 @@ def conclude(sweep: Sweep, *, broken: bool = False) -> int | None:
         The sweep's exit code; None if no job was started and there is nothing to report.
     """
     try:
-        summary = summarise(sweep)
+        summary = summarize(sweep)
         ran = any(job.status != "not run" for job in summary.jobs)
         if not summary.jobs or not (ran or broken):
             return None

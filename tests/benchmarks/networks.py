@@ -28,7 +28,7 @@ SIZES: Mapping[str, Mapping[str, Mapping[str, int]]] = MappingProxyType(
 
 
 class Transformer(nn.Module):
-    """A language model of torch's own layers, initialised as its constructor does by default."""
+    """A language model of torch's own layers, initialized as its constructor does by default."""
 
     def __init__(self, width: int, layers: int, vocabulary: int) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ class Job:
         return getattr(import_module(module), name)
 
     def build(self) -> Any:
-        """A plain, initialised model."""
+        """A plain, initialized model."""
         return self.kind(**self.arguments)
 
     def weights(self, loaded: Any) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def test_a_refusal_of_a_reader_is_its_own(install: Install, tiny: Path) -> None:
 def test_of_two_readers_that_recognise_a_file_the_config_chooses(install: Install, tiny: Path) -> None:
     install()
     install(name="tinier", distribution="other-reader")
-    with pytest.raises(CheckpointError, match="recognised by several readers: the reader 'tinier' of") as refusal:
+    with pytest.raises(CheckpointError, match="recognized by several readers: the reader 'tinier' of") as refusal:
         loaded(tiny)
     assert refusal.value.hint == "checkpoint.format=tinier\ncheckpoint.format=tiny"
     assert loaded(tiny, format="tiny").report.parts[""].format == "tiny"
@@ -174,7 +174,7 @@ def test_of_two_readers_with_one_name_the_other_one_is_to_be_removed(install: In
     install()
     install(distribution="other-reader")
     for format in ("auto", "tiny"):
-        with pytest.raises(CheckpointError, match="recognised by several readers: the reader 'tiny' of") as refusal:
+        with pytest.raises(CheckpointError, match="recognized by several readers: the reader 'tiny' of") as refusal:
             loaded(tiny, format=format)
         assert refusal.value.hint == "pip uninstall other-reader\npip uninstall tiny-reader"
     assert known_formats("x") == ("auto", *FORMATS, "tiny")

@@ -98,7 +98,7 @@ def test_without_the_package_the_refusal_says_what_to_install(tmp_path: Path, mo
     with pytest.raises(CheckpointError) as refusal:
         open_checkpoint(path)
     assert refusal.value.message == (
-        f"{path} holds tensors that ggml has quantised, such as 'w', and the package gguf, which turns them into "
+        f"{path} holds tensors that ggml has quantized, such as 'w', and the package gguf, which turns them into "
         "float32, is not installed"
     )
     assert refusal.value.hint == "pip install 'hydra-loader[gguf]'"
@@ -111,7 +111,7 @@ def test_what_the_package_cannot_turn_back_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "a.gguf", {"w": raw}, {"w": Kind.Q8_1})
     with (
         open_checkpoint(path) as checkpoint,
-        pytest.raises(CheckpointError, match="unsupported quantisation Q8_1: the package gguf cannot dequantise it"),
+        pytest.raises(CheckpointError, match="unsupported quantization Q8_1: the package gguf cannot dequantize it"),
     ):
         checkpoint.read(checkpoint.root.tensors()["w"])
 

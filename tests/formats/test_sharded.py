@@ -205,7 +205,7 @@ def test_all_missing_shards_are_named(tmp_path: Path) -> None:
     names = shard_name(1, 3), shard_name(3, 3)
     assert refused.message == f"2 of the 3 shards of {index} are missing: {names[0]}, {names[1]}"
     assert refused.hint == (
-        f"hf download ORGANISATION/MODEL {names[0]} {names[1]} --local-dir {tmp_path}   # or copy them"
+        f"hf download ORGANIZATION/MODEL {names[0]} {names[1]} --local-dir {tmp_path}   # or copy them"
     )
 
 

@@ -183,7 +183,7 @@ def prefixed(raw: bytearray) -> bytes:
 
 
 def as_script(raw: bytearray) -> bytes:
-    """A local header in front, then something else: a polyglot that is recognised and then is none."""
+    """A local header in front, then something else: a polyglot that is recognized and then is none."""
     return LOCAL + b"\n" * 100 + bytes(raw)
 
 

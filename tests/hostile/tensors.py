@@ -57,7 +57,7 @@ def compressed(crow: list[int], columns: list[int], size: Any) -> Callable[[Path
 
 
 def quantized(*quantizer: Any, size: Any = (1, 3), stride: Any = (3, 1)) -> Callable[[Path], Path]:
-    """A quantised tensor under the name of the weights."""
+    """A quantized tensor under the name of the weights."""
     storage = StorageOf("1", 3, torch.QInt8Storage)
     made = Call(UTILS._rebuild_qtensor, storage, 0, size, stride, quantizer, False, OrderedDict())
     return weight(made, _1=b"\x01\x02\x03")
@@ -188,7 +188,7 @@ def cases() -> Iterator[Case]:
     for name, write in ASSEMBLED.items():
         yield Case(f"sparse tensor: {name}", write, BOUNDED)
     for name, write in QUANTIZED.items():
-        yield Case(f"quantised tensor: {name}", write, BOUNDED)
+        yield Case(f"quantized tensor: {name}", write, BOUNDED)
     yield Case("nested tensor: part outside the buffer", nested([1, 3], 10**12), BOUNDED)
     yield Case("nested tensor: negative part", nested([-1, 3], 0), BOUNDED)
     yield Case("tensor: without data", weight(Call(

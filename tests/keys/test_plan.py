@@ -121,7 +121,7 @@ def test_a_load_that_loads_nothing_is_refused_under_every_allowance(
     assert bool(plan.loaded) == bool(plan.matches)
     assert plan.passes() == bool(plan.loaded)
     if not plan.loaded:
-        assert not plan.leaves_to_initialise()
+        assert not plan.leaves_to_initialize()
 
 
 # Shapes
@@ -234,7 +234,7 @@ def test_data_that_is_of_no_use_is_not_read() -> None:
 def test_allowed_gaps_are_left_to_the_models_own_initialisation(
     offered: dict[str, Offered], allow: AllowConfig, leaves: bool
 ) -> None:
-    assert plan_of(wants(a=(2,), b=(3,)), offered, allow).leaves_to_initialise() is leaves
+    assert plan_of(wants(a=(2,), b=(3,)), offered, allow).leaves_to_initialize() is leaves
 
 
 def test_allowances_are_globs_over_full_keys() -> None:

@@ -18,7 +18,7 @@ from loader.errors import FitError
 from loader.formats.tensor import dtype_name
 from loader.formats.tree import Leaf, TensorEntry
 from loader.keys.plan import Hooked, Offered, Plan, Taken, make_plan
-from loader.module.hooks import Metadata, customises_loading, rehearse, run_hooks
+from loader.module.hooks import Metadata, customizes_loading, rehearse, run_hooks
 from loader.module.slots import slots, wanted
 from loader.schema import AllowConfig
 from tests.laws import examples
@@ -515,7 +515,7 @@ def test_the_walk_does_not_touch_the_state_that_it_is_given() -> None:
     assert list(state) == ["0.qkv"]
 
 
-def test_a_module_shows_whether_it_customises_loading() -> None:
-    assert [customises_loading(module) for module in (nn.Linear(2, 2), nn.Sequential(), nn.LSTM(2, 2))] == [False] * 3
-    assert all(customises_loading(module) for module in (nn.BatchNorm1d(2), Renames(), SplitsQkv(), Patched()))
-    assert customises_loading(nn.LazyLinear(2))
+def test_a_module_shows_whether_it_customizes_loading() -> None:
+    assert [customizes_loading(module) for module in (nn.Linear(2, 2), nn.Sequential(), nn.LSTM(2, 2))] == [False] * 3
+    assert all(customizes_loading(module) for module in (nn.BatchNorm1d(2), Renames(), SplitsQkv(), Patched()))
+    assert customizes_loading(nn.LazyLinear(2))

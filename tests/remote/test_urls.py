@@ -58,7 +58,7 @@ def test_what_counts_as_a_url(text: str | Path, url: bool) -> None:
         (
             "hf://a b",
             "checkpoint.path is hf://a b, a URL that contains spaces or unprintable characters",
-            "checkpoint.path=hf://ORGANISATION/MODEL/FILE",
+            "checkpoint.path=hf://ORGANIZATION/MODEL/FILE",
         ),
     ],
 )

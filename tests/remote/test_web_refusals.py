@@ -60,7 +60,7 @@ def test_on_the_hub_the_hint_names_its_token() -> None:
     from loader.remote.urls import not_allowed
 
     error = not_allowed(parse_url("https://huggingface.co/org/model/resolve/main/a.safetensors"), "403")
-    assert error.hint == "checkpoint.path=hf://ORGANISATION/MODEL/FILE   # uses HF_TOKEN"
+    assert error.hint == "checkpoint.path=hf://ORGANIZATION/MODEL/FILE   # uses HF_TOKEN"
     assert "HF_TOKEN" in not_allowed(parse_url("hf://org/model/a.safetensors"), "403").hint
 
 

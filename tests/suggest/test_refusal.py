@@ -58,7 +58,7 @@ def test_shapes_are_side_by_side_and_the_other_head_may_stay_out(tmp_path: Path)
         "FILE does not fit the model: 4 of 6 keys would be loaded.\n"
         "  head.weight  model [2, 4]  file [7, 4]\n"
         "  head.bias    model [2]  file [7]\n"
-        "4 of 6 keys would be loaded this way: head.* has another size and stays as the model initialises it"
+        "4 of 6 keys would be loaded this way: head.* has another size and stays as the model initializes it"
     )
     assert error.hint == "'allow.mismatched=[head.*]'"
 
@@ -220,7 +220,7 @@ def test_a_number_of_the_models_config_is_set_where_it_is_the_size_that_differs(
     prefix = "keys would be loaded this way: the file has 'module.' in its keys;"
     assert head == "2 explanations:"
     assert changed == f"  1. 6 of 6 {prefix} the file's sizes are those of model.classes=37"
-    assert kept == f"  2. 4 of 6 {prefix} out.* has another size and stays as the model initialises it"
+    assert kept == f"  2. 4 of 6 {prefix} out.* has another size and stays as the model initializes it"
     assert error.hint == "'rules=[ddp]' model.classes=37\n'rules=[ddp]' 'allow.mismatched=[out.*]'"
 
 
@@ -285,7 +285,7 @@ def test_extra_state_that_a_file_lacks_in_modules_that_load_may_be_missing(prefi
     error = refusal(node, file, tmp_path)
 
     assert error.hint.endswith("'allow.missing=[*._extra_state]'")
-    assert error.message.splitlines()[-1].endswith("*._extra_state stays as the model initialises it")
+    assert error.message.splitlines()[-1].endswith("*._extra_state stays as the model initializes it")
 
 
 def test_a_sub_network_is_found_among_others(tmp_path: Path) -> None:

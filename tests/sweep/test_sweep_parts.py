@@ -23,7 +23,7 @@ from loader.sweep import child
 from loader.sweep.callback import Abandoned, Origin, Sweep, SweepCallback, compose_once, expected_jobs, take_sweep
 from loader.sweep.folders import is_written
 from loader.sweep.records import JobRecord, forget, keep, read_all
-from loader.sweep.summary import Summary, show_summary, summarise, worst
+from loader.sweep.summary import Summary, show_summary, summarize, worst
 
 CODES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 137, -9]))
 
@@ -78,7 +78,7 @@ def test_records_survive_the_process_that_wrote_them(tmp_path: Path) -> None:
 def test_a_summary_lists_every_job_once(tmp_path: Path) -> None:
     keep(JobRecord(1, ["seed=2"], "ok", 0), tmp_path)
     keep(JobRecord(2, ["seed=3"]), tmp_path)
-    summary = summarise(Sweep(tmp_path, [["seed=1"], ["seed=2"], ["seed=3"]]))
+    summary = summarize(Sweep(tmp_path, [["seed=1"], ["seed=2"], ["seed=3"]]))
     assert [(job.job, job.status, job.overrides) for job in summary.jobs] == [
         (0, "not run", ["seed=1"]),
         (1, "ok", ["seed=2"]),
@@ -94,7 +94,7 @@ def test_a_summary_lists_every_job_once(tmp_path: Path) -> None:
 
 def test_jobs_of_a_sweeper_that_decides_as_it_goes_are_those_that_ran(tmp_path: Path) -> None:
     keep(JobRecord(4, ["seed=1"], "failed", 4), tmp_path)
-    summary = summarise(Sweep(tmp_path, None))
+    summary = summarize(Sweep(tmp_path, None))
     assert [job.job for job in summary.jobs] == [4]
     assert summary.exit_code == 4
 
@@ -110,7 +110,7 @@ def test_the_csv_keeps_a_job_on_one_line(tmp_path: Path) -> None:
 
 def test_writing_a_summary_leaves_nothing_else(tmp_path: Path) -> None:
     keep(JobRecord(0, [], "ok", 0), tmp_path)
-    summarise(Sweep(tmp_path, [[]])).write()
+    summarize(Sweep(tmp_path, [[]])).write()
     forget(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.csv", "summary.json"]
 

@@ -1,4 +1,4 @@
-"""Recognises the calls that rebuild tensors.
+"""Recognizes the calls that rebuild tensors.
 
 Guarantees: a call becomes a `TensorEntry` only if its storage is in the file with exactly the declared size and its
 view lies inside that storage, by arithmetic that cannot overflow. Torch's own functions are never called. An unknown

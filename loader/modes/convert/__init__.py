@@ -44,7 +44,7 @@ _FLAGS = os.O_RDWR | os.O_CREAT | SAFE_FLAGS | getattr(os, "O_NOFOLLOW", 0)
 
 
 def lines(report: Report) -> list[terminal.Line]:
-    """Returns the report of a conversion as labelled lines."""
+    """Returns the report of a conversion as labeled lines."""
     written = report.written or {}
     files = written["files"]
     several = f" in {counted(len(files) - 1, 'shard')}" if len(files) > 1 else ""

@@ -63,7 +63,7 @@ def run(job: JobConfig, report: Report) -> None:
 
 
 def lines(report: Report) -> list[terminal.Line]:
-    """Returns the report of an inspection as labelled lines."""
+    """Returns the report of an inspection as labeled lines."""
     files = (report.inspection or {"files": []})["files"]
     return [*(line for file in files for line in _file_lines(file)), *terminal.ending(report)]
 

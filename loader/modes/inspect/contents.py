@@ -1,7 +1,7 @@
 """The contents of a checkpoint as rows of plain data.
 
 Guarantees: a pure function of the tree, which holds no tensor data; walks without recursion and once per object, in
-the file's order; every tensor and every other entry is in exactly one row. Shared bytes are recognised by their place
+the file's order; every tensor and every other entry is in exactly one row. Shared bytes are recognized by their place
 in the file; storages are numbered in the order in which they appear.
 """
 

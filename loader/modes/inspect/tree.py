@@ -214,7 +214,7 @@ def _looks(row: Row) -> Hashable:
     """Returns everything that is shown of a row: rows that fold look alike."""
     name = row["key"].rpartition(".")[2]
     if "shape" not in row:
-        # Entries fold together with their containers, not with their neighbours.
+        # Entries fold together with their containers, not with their neighbors.
         return (row["type"], repr(row["value"]), "" if is_number(name) else name)
     storage = row["storage"]
     seen = storage["bytes"] if storage is not None and is_view(row) else None

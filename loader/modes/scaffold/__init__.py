@@ -71,7 +71,7 @@ def write_scaffold(job: JobConfig, report: Report) -> None:
 
 
 def lines(report: Report) -> list[terminal.Line]:
-    """Returns the report of a scaffold as labelled lines."""
+    """Returns the report of a scaffold as labeled lines."""
     written = report.written or {}
     shown = [("written", f"{safe_text(written['path'], 300)}: {size(written['bytes'])}", "")]
     if written["left_out"]:

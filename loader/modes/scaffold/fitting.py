@@ -66,7 +66,7 @@ def fitting_of(job: JobConfig, part: Part, module: nn.Module) -> Fitting | None:
 
 
 def _fills(explanation: Explanation, allow: AllowConfig) -> bool:
-    """Whether nothing of the model would stay as it was initialised."""
+    """Whether nothing of the model would stay as it was initialized."""
     after = explanation.allow
     return after.missing == allow.missing and after.mismatched == allow.mismatched
 

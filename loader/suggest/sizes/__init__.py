@@ -2,7 +2,7 @@
 
 Guarantees: bounded by its probe, and deterministic unless that cuts it off; given arguments are never varied; every
 solution was built. An argument is certain only if no other value of it, and no trade with another argument, gives the
-same shapes in the neighbourhood that was tried; none is if the search was cut off.
+same shapes in the neighborhood that was tried; none is if the search was cut off.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Nested keys, wrappers and rules, recognised by names."""
+"""Nested keys, wrappers and rules, recognized by names."""
 
 from __future__ import annotations
 
