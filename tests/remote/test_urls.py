@@ -73,7 +73,7 @@ def test_a_url_of_the_hub_without_a_repository_is_a_wrong_config(text: str) -> N
     with pytest.raises(ConfigError) as caught:
         open_checkpoint(text)
     assert caught.value.message == f"checkpoint.path is {text}, a URL that names no repository"
-    assert caught.value.hint == "checkpoint.path=hf://ORGANISATION/MODEL/FILE"
+    assert caught.value.hint == "checkpoint.path=hf://ORGANIZATION/MODEL/FILE"
     assert caught.value.exit_code == 2
 
 
