@@ -25,7 +25,7 @@ from ..report.data import Check, VerificationReport
 from ..schema import JobConfig
 from ..text.lines import Fix, typed
 from ..text.wording import listing, safe_text
-from . import golden, readback  # noqa: F401  # which registers its check
+from . import builtin, golden, readback  # noqa: F401  # which register their checks
 from .checks import Moment, Registered, Subject, checks_at, fixes_of
 from .forward import Pass, check_passes, plan_passes, run
 from .outputs import fingerprint, statistics

@@ -142,12 +142,12 @@ def test_a_check_that_cannot_say_whether_it_applies_has_failed(path: Path, regis
         carry_out("Two", path)
 
 
-def test_a_refusal_that_a_check_raises_is_its_own(path: Path, registered: Callable[..., None]) -> None:
+def test_a_refusal_that_a_check_raises_keeps_its_words(path: Path, registered: Callable[..., None]) -> None:
     def check(_: Subject) -> Iterator[Check]:
         raise VerificationError("the vocabulary differs")
 
     registered(check)
-    with pytest.raises(VerificationError, match=r"^no zeros: the vocabulary differs$"):
+    with pytest.raises(VerificationError, match=f"^no zeros: the check of {__name__}: the vocabulary differs$"):
         carry_out("Two", path)
 
 
