@@ -122,7 +122,7 @@ class Runner(enum.Enum):
 class Wrapped(enum.Enum):
     """Members that hold code."""
 
-    PRINT = functools.partial(print)
+    PRINT = enum.member(functools.partial(print))
 
 
 def test_a_pattern_stands_for_plain_members_of_an_enum() -> None:
