@@ -55,6 +55,12 @@ def own_name(name: str) -> str:
     return f"{PACKAGE}{name.removeprefix('loader')}" if ours else name
 
 
+def config_name(name: str) -> str:
+    """Returns the name by which configs know one of this package's examples; any other name is unchanged."""
+    ours = name.startswith(f"{PACKAGE}.examples.")
+    return f"loader{name.removeprefix(PACKAGE)}" if ours else name
+
+
 @contextmanager
 def collector_paused() -> Iterator[None]:
     """Disables the garbage collector for the block; also usable as a decorator."""

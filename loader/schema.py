@@ -207,7 +207,7 @@ class ScaffoldConfig:
     """The config file to write; null chooses one in ``conf/experiment/``, or in the folder of ``--config-dir``."""
 
 
-OF_A_FILE = ("torch.nn.*", "loader.*")
+OF_A_FILE = ("torch.nn.*", "loader.examples.*")
 """The `trusted_targets` for a model's config from a file, unless the user sets others."""
 
 

@@ -14,6 +14,7 @@ import torch
 import hydra_loader
 import loader
 import loader.text.redaction
+from loader.schema import OF_A_FILE
 from tests.command import REPOSITORY, run
 
 NET = """
@@ -103,6 +104,17 @@ def test_the_shipped_example_loads_next_to_the_users_own_modules(project: Path, 
     assert (done.returncode, done.stderr) == (0, "")
     model = json.loads((project / "run" / "report.json").read_text())["model"]
     assert model["target"] == "loader.examples.SimpleNet"
+
+
+def test_the_patterns_of_a_config_out_of_a_file_admit_the_examples_and_no_loader_of_the_user(project: Path) -> None:
+    (project / "loader.py").write_text(f"import torch\n{OWN}class Own(torch.nn.Linear): ...\n")
+    trusted = f"trusted_targets=[{','.join(OF_A_FILE)}]"
+    assert trusted == "trusted_targets=[torch.nn.*,loader.examples.*]"
+    command = ("-m", "hydra_loader", trusted, "hydra.run.dir=run")
+    assert started(*command, cwd=project).returncode == 0
+    assert started(*command, "model._target_=hydra_loader.examples.SimpleNet", cwd=project).returncode == 0
+    done = started(*command, "model._target_=loader.Own", cwd=project)
+    assert "loader.Own is refused: trusted_targets does not name it" in done.stderr
 
 
 def test_python_code_has_both_loaders(project: Path) -> None:

@@ -152,7 +152,7 @@ def _refuse_untrusted(model: Mapping[str, Any], trusted: Sequence[str] | None, l
         )
     if names:
         known = OF_A_FILE if trusted is None else trusted
-        own = trusted is None and all(name.startswith(("torch.nn.", "loader.")) for name in names)
+        own = trusted is None and all(name.startswith(("torch.nn.", "loader.examples.")) for name in names)
         only = f"{' and '.join(known) or 'nothing'} may be called"
         raise ConfigError(
             f"the model config in {label} names {listing(names, 50)}; for a config from a file only "

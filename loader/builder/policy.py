@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..runtime import config_name
 from ..schema import OF_A_FILE
 from ..text.wording import matches, safe_text
 from ..trust import LOOKUPS, is_torch_constant, why_dangerous
@@ -100,7 +101,7 @@ class Policy:
         return self.trusted is not None and name in self.trusted
 
     def _matches(self, name: str) -> bool:
-        return matches(name, self.trusted or ())
+        return any(matches(one, self.trusted or ()) for one in (name, config_name(name)))
 
 
 class OfAFile(Policy):

@@ -85,9 +85,9 @@ def test_other_extra_state_is_left_out_and_told_with_the_line_that_loads_the_res
     assert written["left_out"] == {"_extra_state": "dict"}
     assert list(load_file(out)) == ["weight"]
     assert written["next"] == (
-        f"model=embedded checkpoint.path={out} 'trusted_targets=[torch.nn.*,loader.*,tests.models.Extra]' "
+        f"model=embedded checkpoint.path={out} 'trusted_targets=[torch.nn.*,loader.examples.*,tests.models.Extra]' "
         "'allow.missing=[_extra_state]'"
     )
-    trusted = ["torch.nn.*", "loader.*", "tests.models.Extra"]
+    trusted = ["torch.nn.*", "loader.examples.*", "tests.models.Extra"]
     loaded = carry_out({"_target_": "embedded"}, out, trusted_targets=trusted, allow={"missing": ["_extra_state"]})
     assert loaded.report.keys.missing == ["_extra_state"]

@@ -144,10 +144,10 @@ def test_only_torchs_and_the_loaders_own_may_be_called_unless_the_user_says_so(t
     path = holding({**GOOD, "model": {"_target_": "tests.models.Two"}}, tmp_path / "a.safetensors")
     refused = refusal(path)
     assert refused.message == (
-        f"the model config in {path} names tests.models.Two; for a config from a file only torch.nn.* and loader.* "
-        "may be called"
+        f"the model config in {path} names tests.models.Two; for a config from a file only torch.nn.* and "
+        "loader.examples.* may be called"
     )
-    line = "'trusted_targets=[torch.nn.*,loader.*,tests.models.Two]'"
+    line = "'trusted_targets=[torch.nn.*,loader.examples.*,tests.models.Two]'"
     assert refused.hint == f"{line}   # if you trust them"
     with pytest.raises(LoaderError, match="does not fit the model"):
         embedded(path, trusted_targets=line.strip("'").partition("=")[2].strip("[]").split(","))
