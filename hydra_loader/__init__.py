@@ -40,7 +40,7 @@ def main() -> NoReturn:
 
 
 def users_folder() -> str:
-    """The folder of the user's own `loader`; empty where there is none, and `loader` is this project's package."""
+    """The folder of the user's own `loader`; empty if there is none, and `loader` is this project's package."""
     return _Names.users or ""
 
 
@@ -113,7 +113,7 @@ class _SameModule(InspectLoader):
 
 
 def _found() -> str:
-    """The folder of a `loader` that Python finds and that is not this project's; empty where there is none."""
+    """The folder of a `loader` that Python finds and that is not this project's; empty if there is none."""
     known = sys.modules.get("loader")
     spec = known.__spec__ if known is not None else importlib.util.find_spec("loader")
     places = list(spec.submodule_search_locations or [spec.origin or ""]) if spec is not None else []

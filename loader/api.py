@@ -1,7 +1,7 @@
 """The Python API, also for other Hydra apps.
 
 Guarantees: no run folder is written and the global random state is left as it was found; any failure of a job, its
-verification included, is raised as a `LoaderError`; arguments that cannot be meant are refused with the right call.
+verification included, is raised as a `LoaderError`; arguments that make no sense are refused with the right call.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def _overrides_of(config: object) -> list[str]:
     """The overrides in a list; raises ConfigError for anything else."""
     if isinstance(config, str):
         raise ConfigError(
-            f"loader.load takes a list of overrides, not the text {config!r}",
+            f"loader.load takes a list of overrides, not the string {config!r}",
             Fix(f"loader.load([{python_text(config)}])"),
         )
     if isinstance(config, os.PathLike) or not isinstance(config, Iterable):
@@ -252,7 +252,7 @@ def _overrides_of(config: object) -> list[str]:
     overrides = list(config)
     for override in overrides:
         if not isinstance(override, str):
-            found = f"each a text; there is {_shown(override)} among them"
+            found = f"each a string; found {_shown(override)}"
             raise ConfigError(f"loader.load takes a list of overrides, {found}", Fix("loader.load(['device=cpu'])"))
     return overrides
 

@@ -164,7 +164,7 @@ class Load:
         self.values.refuse_losses(self.job.allow)
         commit(self.prepared, self.values, self.target.transaction)
         if self.built.hollow and without_data(self.module):
-            again = self._plainly("the model brings values of its own for keys that the file lacks")
+            again = self._plainly("the model has its own values for keys that the file lacks")
             return again.staged().committed()
         return self
 

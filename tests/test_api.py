@@ -95,7 +95,7 @@ def test_load_takes_a_complete_config(path: Path) -> None:
 def test_load_takes_a_list_and_no_text() -> None:
     with pytest.raises(ConfigError) as refusal:
         load("device=cpu")
-    assert refusal.value.message == "loader.load takes a list of overrides, not the text 'device=cpu'"
+    assert refusal.value.message == "loader.load takes a list of overrides, not the string 'device=cpu'"
     assert refusal.value.hint == "loader.load(['device=cpu'])"
 
 

@@ -34,7 +34,7 @@ def wrapped(tmp_path: Path) -> Path:
             f"{TAKES} or a mapping, not a value of the type PosixPath",
             "loader.load(['checkpoint.path=a.pt'])",
         ),
-        (["seed=1", None], f"{TAKES}, each a text; there is None among them", "loader.load(['device=cpu'])"),
+        (["seed=1", None], f"{TAKES}, each a string; found None", "loader.load(['device=cpu'])"),
     ],
 )
 def test_load_reports_the_config_that_it_uses(config: Any, message: str, hint: str) -> None:

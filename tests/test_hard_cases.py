@@ -91,7 +91,7 @@ def test_conflicting_values_of_a_tied_tensor_are_refused(tied: Tied, tmp_path: P
     assert refusal.value.message == (
         "the model ties names that hold different values in the file: embed.weight and head.weight"
     )
-    assert refusal.value.hint == "'+rules={untie: {drop: head.weight}}'   # drops the name that is not meant"
+    assert refusal.value.hint == "'+rules={untie: {drop: head.weight}}'   # drops the unwanted name"
 
 
 def test_the_advice_for_conflicting_tied_values_works(tied: Tied, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_keys_must_fit_on_the_meta_device_too(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_told_before_the_file_is_opened(tmp_path: Path) -> None:
     with pytest.raises(DeviceError) as refusal:
         carry_out("Two", tmp_path / "no.pt", device="cuda:1")
-    assert refusal.value.message == "device 'cuda:1' is not on this machine; here there is cpu, meta"
+    assert refusal.value.message == "device 'cuda:1' is not on this machine; available: cpu, meta"
     assert refusal.value.hint == "device=auto   # takes the first available accelerator, or the CPU"
     assert refusal.value.exit_code == 6
 

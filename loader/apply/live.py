@@ -141,7 +141,7 @@ def unwritable(reasons: Mapping[str, str], fix: Fix = NO_FIX) -> FitError:
 
 def _unfolding(key: str, slot: Slot) -> Fix:
     get = f"module.get_{slot.kind}({python_text(key)})"
-    return Fix(f"{get}.data = {get}.detach().clone()", "gives each element memory of its own")
+    return Fix(f"{get}.data = {get}.detach().clone()", "gives each element its own memory")
 
 
 def is_folded(tensor: torch.Tensor) -> bool:
@@ -202,7 +202,7 @@ def conflict(differing: Iterable[str], shared: Mapping[str, list[str]]) -> FitEr
     pairs = [f"{safe_text(key)} and {listing(dict.fromkeys(shared[key]))}" for key in names]
     return FitError(
         f"the model has keys that share memory, and the file holds different values for them: {phrases(pairs)}",
-        Fix(note="give each of them memory of its own in the model"),
+        Fix(note="give each of them its own memory in the model"),
         Fix(note="load a file that was saved from a model that shares it"),
     )
 

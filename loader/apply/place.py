@@ -45,7 +45,7 @@ def resolve_device(name: str) -> torch.device:
     count = _count(device.type)
     if (device.index or 0) >= count:
         raise DeviceError(
-            f"device '{safe_text(name)}' is not on this machine; here there is {listing(_present())}",
+            f"device '{safe_text(name)}' is not on this machine; available: {listing(_present())}",
             Fix("device=auto", "takes the first available accelerator, or the CPU"),
         )
     return device
@@ -61,7 +61,7 @@ def _no_device(name: str) -> DeviceError:
     there = meant in ("auto", *here) or f"{meant}:0" in here
     guess = f" (did you mean '{safe_text(meant)}'{'' if there else ', which is not on this machine'}?)" if meant else ""
     return DeviceError(
-        f"'{safe_text(name)}' is not a device{guess}; here there is {listing(here)}",
+        f"'{safe_text(name)}' is not a device{guess}; available: {listing(here)}",
         line("device", meant if there else "auto"),
     )
 

@@ -112,7 +112,7 @@ def prepare(
         advise: Makes the adviser that replaces ``auto`` and improves refusals.
 
     Raises:
-        ConfigError: A part names a submodule that is not there.
+        ConfigError: A part names a submodule that does not exist.
         CheckpointError: A file holds only the state of an optimizer.
         FitError: A nested key, a rule or a load hook fails, or ``auto`` finds no clear answer.
     """
@@ -207,7 +207,7 @@ def refuse_untied(pairs: Iterator[tuple[Match, Match]]) -> None:
         names = [f"{safe_text(first.key)} and {safe_text(second.key)}" for first, second in differing]
         raise FitError(
             f"the model ties names that hold different values in the file: {phrases(names)}",
-            line("rules", {"untie": {"drop": differing[0][1].key}}, "+", note="drops the name that is not meant"),
+            line("rules", {"untie": {"drop": differing[0][1].key}}, "+", note="drops the unwanted name"),
         )
 
 

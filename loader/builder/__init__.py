@@ -3,7 +3,7 @@
 Guarantees: errors in the config are raised before anything is built. The result is an `nn.Module` whose parameters,
 buffers and children are where torch keeps them. It equals what `torch.manual_seed(seed)` and the plain constructor
 give, except that a hollow model waits on the meta device for its weights. The random states of torch, numpy and Python
-are restored, whatever happens.
+are always restored.
 """
 
 from __future__ import annotations

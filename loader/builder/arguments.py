@@ -126,7 +126,7 @@ def problems(
     found, fixes = list[str](), list[Fix]()
     slots = [p for p in parameters if p.kind in _POSITIONAL]
     if positional > len(slots) and not _has(parameters, Parameter.VAR_POSITIONAL):
-        found.append(f"{positional} positional arguments where it takes {len(slots)}")
+        found.append(f"{positional} positional arguments, expected at most {len(slots)}")
     filled = {p.name for p in slots[:positional] if p.kind is Parameter.POSITIONAL_OR_KEYWORD}
     if twice := sorted(filled & named.keys()):
         found.append(f"given twice, in _args_ and by name: {', '.join(twice)}")

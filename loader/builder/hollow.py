@@ -15,7 +15,7 @@ The mode belongs to the thread that enters it and changes nothing global, so a m
 meanwhile is unaffected. One case goes unnoticed: a parameter from *outside* the build (a cached layer, say) that the
 constructor puts into its model is emptied too.
 
-`seeded` restores every random state, whatever happens inside, and neither starts a device nor seeds one that is not
+`seeded` restores every random state even after an error, and neither starts a device nor seeds one that is not
 running.
 """
 

@@ -104,7 +104,7 @@ def _rebuild(settings: CheckpointConfig, part: Part, found: Container) -> Any:
         admitted = line("checkpoint.allow_globals", [*settings.allow_globals, *missing], note="if you trust them")
         raise CheckpointError(
             f"model is null, so code that {part.label} names would build the model; "
-            f"{counted(len(missing), 'name')} would have to be admitted: {listing(missing, 50)}",
+            f"{counted(len(missing), 'name')} must be admitted: {listing(missing, 50)}",
             admitted if all(map(may_be_suggested, missing)) else NO_FIX,
             _WITHOUT,
         )

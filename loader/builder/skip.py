@@ -1,7 +1,7 @@
 """The mode in which a constructor runs without computing initial values, and which tracks the memory left unset.
 
 Guarantees: inside the mode no torch function draws a random number and no parameter is written to; a result computed
-from unset memory is unset as well. A constructor that reads unset values, in whatever way, gets an error, and
+from unset memory is unset as well. A constructor that reads unset values, in any way, gets an error, and
 `Skipping.reason` keeps the reason even if the constructor swallows the error. Other threads are unaffected.
 """
 

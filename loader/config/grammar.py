@@ -2,7 +2,7 @@
 
 Guarantees: `split_elements` cuts a value where Hydra's sweepers would, even one that Hydra's grammar refuses. In lists
 and mappings, values keep Hydra's meaning whatever their keys look like, and a quoted key is that text. A key that Hydra
-cannot write passes through it under a stand-in and is restored in the config. A scalar that the grammar refuses is
+cannot write passes through it under a placeholder and is restored in the config. A scalar that the grammar refuses is
 text; unclosed brackets and quotes are left for Hydra to refuse. The one private part of Hydra used here,
 `Override._convert_value`, is wrapped at the end.
 """
@@ -88,7 +88,7 @@ def _closing(value: str, at: int) -> int:
 
 
 _STAND_IN = re.compile(r"_quoted_((?:[0-9a-f]{2})*)_")
-"""The stand-in for a key: its UTF-8 bytes as hexadecimal digits."""
+"""The placeholder for a key: its UTF-8 bytes as hexadecimal digits."""
 
 _KEY_END = re.compile(r"""(?<!\\):(?=[\s"'\[{]|$)""")
 _SPACED = re.compile(r"(?<!\\):\s")
@@ -140,7 +140,7 @@ def stand_in(key: str, *, dotted: bool = False) -> str:
 
 
 def real_key(name: Any) -> Any:
-    """Returns the key behind a stand-in; any other key unchanged."""
+    """Returns the key behind a placeholder; any other key unchanged."""
     found = _STAND_IN.fullmatch(name) if isinstance(name, str) else None
     return name if found is None else bytes.fromhex(found[1]).decode("utf-8", "surrogatepass")
 

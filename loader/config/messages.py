@@ -203,7 +203,7 @@ def _several_values(found: re.Match[str]) -> _Translation:
         fixes.insert(0, typed(f"rules=[{value}]", note="all of them, in order"))
     elif key not in GROUPS:
         fixes.append(line(key, value, note="one value with a comma in it"))
-    return f"'{safe_text(override, _LONGEST)}' gives several values to a single run", *fixes
+    return f"'{safe_text(override, _LONGEST)}' has several values, but a single run accepts one", *fixes
 
 
 def _already_there(found: re.Match[str]) -> _Translation:

@@ -165,7 +165,9 @@ def _text(key: str, value: str, *, sweep: bool, exists: Callable[[str], bool]) -
             return value  # Hydra refuses it, and `messages` explains that several values need -m
         if all(is_there(part.strip()) for part in parts):
             fix = typed("-m", f"{key}={value}", note="one job for each")
-            raise ConfigError(f"'{safe_text(f'{key}={value}', _LONGEST)}' gives several values to a single run", fix)
+            raise ConfigError(
+                f"'{safe_text(f'{key}={value}', _LONGEST)}' has several values, but a single run accepts one", fix
+            )
     # Hydra ignores spaces next to the comma that separates values.
     elements = [part.strip() for part in parts] if sweep else [value]
     return ",".join(_text_element(element, is_there, escapes=names_file) for element in elements)
@@ -177,7 +179,7 @@ def _expanded(key: str, value: str, elements: list[str], *, sweep: bool) -> str:
         paths += expand_glob(key, element) if is_glob(element) else [element.strip()]
     if len(paths) > 1 and not sweep:
         raise ConfigError(
-            f"'{key}={value}' matches {counted(len(paths), 'file')} ({listing(paths)}); a single run takes one",
+            f"'{key}={value}' matches {counted(len(paths), 'file')} ({listing(paths)}); a single run accepts one",
             typed("-m", f"{key}={value}", note="one job for each"),
         )
     return ",".join(map(quoted, paths))

@@ -100,7 +100,7 @@ class Descriptor:
             self._compare(status)
             # While it was closed, another file could get its inode and any of its times but this one.
             if status.st_ctime_ns != self._touched:
-                raise changed(self.path, "another file has its place, or its permissions or links changed")
+                raise changed(self.path, "it was replaced, or its permissions or links changed")
         except CheckpointError:
             os.close(number)
             raise
@@ -210,7 +210,7 @@ def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
 def _cannot_open(path: Path, error: OSError) -> CheckpointError:
     if error.errno == errno.ENOENT and path.is_symlink():
         return CheckpointError(
-            f"{shown_path(path)} is a symbolic link to {shown_path(path.readlink())}, and nothing is there",
+            f"{shown_path(path)} is a symbolic link to {shown_path(path.readlink())}, which does not exist",
             Fix("checkpoint.path=FILE"),
         )
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:

@@ -87,7 +87,7 @@ def called(path: str | Path) -> str:
 
 
 def is_copy(path: Path) -> bool:
-    """Whether a path is that of a local copy."""
+    """Whether a path is a local copy's."""
     return isinstance(path, CopyPath) and bool(path.origin)
 
 

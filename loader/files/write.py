@@ -118,7 +118,7 @@ class Drafts:
 
     def _tidy(self) -> None:
         for path in (*self._drafts.values(), *self._kept):
-            with suppress(OSError):  # its name is not that of a checkpoint
+            with suppress(OSError):  # a checkpoint does not have this name
                 path.unlink(missing_ok=True)
 
 

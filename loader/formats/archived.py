@@ -78,7 +78,7 @@ class Records:
             noun: What messages call it.
 
         Raises:
-            CheckpointError: It declares too much, or differs from what was written.
+            CheckpointError: It declares too much, or does not match its checksum.
         """
         member = self.archive.members[self.folder + name]
         if member.method == DEFLATED and member.size > max(LARGEST_DEFLATED_INDEX, MOST_FOLD * member.packed):
@@ -131,7 +131,7 @@ class Records:
         )
 
     def _differs(self, name: str, noun: str) -> CheckpointError:
-        return self.file.damaged(f"its {noun} ({safe_text(name)}) differs from what was written")
+        return self.file.damaged(f"its {noun} ({safe_text(name)}) does not match its checksum")
 
     def _located(self, member: Member, key: str) -> Storage:
         start, packed = self.archive.locate(member), None
@@ -170,7 +170,7 @@ def _refuse_several(archive: Archive) -> None:
     if len(roots) > 1:
         raise CheckpointError(
             f"{shown_path(archive.file.path)} holds {counted(len(roots), 'file')} of torch.save in one archive: "
-            f"{listing(roots)}; the file does not say which one is meant",
+            f"{listing(roots)}; the file does not say which one to use",
             Fix(note="do not load this file; ask whoever made it for one file each"),
         )
 

@@ -30,7 +30,7 @@ from .torch_zip import TorchZip
 from .tree import Container, Kind, Leaf, Node, Piece, Storage, TensorEntry, assembled, contiguous
 from .zip import Archive
 
-_AGAIN = Fix(note="copy or download the whole folder again; it may also be a save that never finished")
+_AGAIN = Fix(note="copy or download the whole folder again; the save may also be unfinished")
 
 
 def find_dcp(path: Path, names: Sequence[str], stack: ExitStack) -> DistributedFolder | None:

@@ -114,7 +114,7 @@ class _Reader:
         if self.faults:
             raise CheckpointError(
                 f"{shown_path(self.file.path)} contradicts itself: {phrases(self.faults)}",
-                Fix(note="copy or download the whole folder again; it may also be a save that never finished"),
+                Fix(note="copy or download the whole folder again; the save may also be unfinished"),
             )
         metadata.paths = self.nested(fields.get("planner_data"), metadata)
         return metadata
@@ -176,7 +176,7 @@ class _Reader:
         if unsafe:
             found = phrases(f"'{safe_text(path)}' {fault}" for path, fault in unsafe.items())
             raise CheckpointError(
-                f"{shown_path(self.file.path)} names {counted(len(unsafe), 'file')} that may not be opened: {found}; "
+                f"{shown_path(self.file.path)} names {counted(len(unsafe), 'file')} that must not be opened: {found}; "
                 "expected names of files below its own folder",
                 _UNSAFE,
             )

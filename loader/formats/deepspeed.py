@@ -38,7 +38,7 @@ _PIPELINE = re.compile(r"layer_\d+-model_\d+-model_states\.pt")
 _EXPERTS = re.compile(r"layer_\d+_expert_\d+_mp_rank_\d+_model_states\.pt")
 _STEP = re.compile(r"global_step\d+")
 _LATEST = "latest"
-_AGAIN = Fix(note="copy or download the whole folder again; a process may also not have finished its save")
+_AGAIN = Fix(note="copy or download the whole folder again; a process may not have finished its save")
 _CONVERT = Fix("python -m deepspeed.checkpoint.ds_to_universal", "assembles it, where DeepSpeed is installed")
 
 

@@ -56,7 +56,7 @@ def find(path: Path, stack: ExitStack, format: str = "auto") -> Found:
     """Recognizes what a path is.
 
     Args:
-        path: Absolute; something is there.
+        path: Absolute; it exists.
         stack: Closes the files that were opened for it when it unwinds.
         format: `checkpoint.format`, for `sniff.recognise`.
 
@@ -152,7 +152,7 @@ def has_preferred(names: Sequence[str]) -> bool:
 
 
 def is_shard(name: str) -> bool:
-    """Whether a name is that of one of several shards."""
+    """Whether a name is a shard's."""
     return _SHARD.fullmatch(name) is not None
 
 

@@ -40,7 +40,7 @@ _HEAD = 4096
 
 _MAGIC: tuple[tuple[int, bytes, Foreign], ...] = (
     (0, b"version https://git-lfs.github.com/spec/", Foreign(
-        "a Git LFS pointer: the note that stands in for a large file, not the file", Fix("git lfs pull"))),
+        "a Git LFS pointer: a placeholder for a large file, not the file itself", Fix("git lfs pull"))),
     (0, b"\x1f\x8b", Foreign("a gzip archive", UNPACK)),
     (0, b"BZh", Foreign("a bzip2 archive", UNPACK)),
     (0, b"\xfd7zXZ\x00", Foreign("an xz archive", UNPACK)),

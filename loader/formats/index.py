@@ -28,7 +28,7 @@ _UNSAFE = Fix(note="do not load this checkpoint; ask whoever made it for shards 
 
 
 def is_index_name(name: str) -> bool:
-    """Whether a name is that of an index."""
+    """Whether a name is an index's."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -82,8 +82,8 @@ def _refuse_unsafe(file: CheckpointFile, names: dict[str, None]) -> None:
     faults = [f"'{safe_text(name)}' {fault}" for name in names if (fault := fault_of_name(name))]
     if faults:
         raise CheckpointError(
-            f"{shown_path(file.path)} names {counted(len(faults), 'shard')} that may not be opened: {phrases(faults)}; "
-            "names of files below its own folder were expected",
+            f"{shown_path(file.path)} names {counted(len(faults), 'shard')} that must not be opened: "
+            f"{phrases(faults)}; names of files below its own folder were expected",
             _UNSAFE,
         )
 

@@ -196,7 +196,7 @@ class OpenedFile(Checkpoint):
         if damaged:
             raise CheckpointError(
                 f"{shown_path(self.path)} is damaged: {counted(len(damaged), 'record')} of {len(storages):,} read "
-                f"differ from what was written: {listing(s.key for s in damaged)}; damaged with them: "
+                f"do not match their checksums: {listing(s.key for s in damaged)}; damaged with them: "
                 f"{listing(self.tensors_in(damaged)) or 'no tensor'}",
                 Fix(note="copy or download the file again"),
             )

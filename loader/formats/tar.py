@@ -78,7 +78,7 @@ def _read_header(file: CheckpointFile, header: bytes, start: int) -> tuple[str, 
     declared, size = _octal(header[_CHECKSUM]), _octal(header[124:136])
     total = sum(header) - sum(header[_CHECKSUM]) + 8 * ord(" ")
     if declared != total or size is None:
-        raise file.damaged(f"the header of its member '{safe_text(name)}' differs from what was written")
+        raise file.damaged(f"the header of its member '{safe_text(name)}' does not match its checksum")
     return name, header[156:157], TarMember(start, size)
 
 

@@ -24,7 +24,7 @@ from .pickle.storages import shape_of
 from .tree import NO_DETAILS, Container, Node, Piece, TensorEntry, assembled, contiguous
 
 Shapes = Mapping[str, tuple[int, ...]]
-_AGAIN = Fix(note="copy or download the whole folder again; files of two saves may also be mixed in it")
+_AGAIN = Fix(note="copy or download the whole folder again; it may also mix files of two saves")
 
 
 class Vector:

@@ -4,9 +4,9 @@
 Modules may rename, convert or add entries of a state dict while they load it (old weight norm names, BatchNorm's
 versions, lazy parameters). This module rehearses those changes, so that the plan includes them.
 
-Guarantees: a rehearsal leaves the model untouched; it runs the hooks on stand-ins: modules with attributes, containers
-and tensors of their own, and tensors without data. Objects that a hook reaches in other ways (a closure over its
-module, an object deeper inside an attribute) are the model's own.
+Guarantees: a rehearsal leaves the model untouched; it runs the hooks on placeholders: modules with attributes,
+containers and tensors of their own, and tensors without data. Objects that a hook reaches in other ways (a closure
+over its module, an object deeper inside an attribute) are the model's own.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ class _Doubles:
         self._tensors: dict[int, torch.Tensor] = {}
 
     def of(self, value: Any, depth: int = 2) -> Any:
-        """Returns the stand-in for a value; containers are followed to some depth, since hooks write into them."""
+        """Returns the placeholder for a value; containers are followed to some depth, since hooks write into them."""
         if isinstance(value, torch.Tensor):
             if id(value) not in self._tensors:
                 self._tensors[id(value)] = _without_data(value)
@@ -244,7 +244,7 @@ class _Doubles:
         return value
 
     def hook(self, hook: Any) -> Any:
-        """Returns a load hook on the stand-ins; torch keeps hooks bare, or wrapped with a weak reference."""
+        """Returns a load hook on the placeholders; torch keeps hooks bare, or wrapped with a weak reference."""
         if isinstance(hook, functools.partial):
             arguments = (self.of(argument) for argument in hook.args)
             return functools.partial(self.hook(hook.func), *arguments, **self.of(hook.keywords))
@@ -259,7 +259,7 @@ class _Doubles:
 
 
 def _double(model: nn.Module) -> nn.Module:
-    """Returns a stand-in for a model: same classes, attributes and hooks, with its own tensors without data."""
+    """Returns a placeholder for a model: same classes, attributes and hooks, with its own tensors without data."""
     doubles = _Doubles(model)
     for module in model.modules():
         own = doubles.modules[id(module)].__dict__

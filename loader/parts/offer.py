@@ -47,7 +47,7 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
 
     Raises:
         CheckpointError: A selected entry is the result of a call that no model needs.
-        FitError: A nested key is not there, a rule hits nothing, or two keys become one.
+        FitError: A nested key does not exist, a rule matches nothing, or two keys become one.
     """
     offered = {part.name: _offer(part, mounted(part, parts), wanted) for part in parts}
     entries: dict[str, Offered] = {}

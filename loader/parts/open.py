@@ -122,8 +122,7 @@ def _compare_digest(path: Path, digest: Callable[[], str], wanted: str | None) -
     found = digest()
     if found != wanted:
         raise CheckpointError(
-            f"{shown_path(path)} is not the file that was meant: its sha256 is {found}, "
-            f"checkpoint.sha256 says {wanted}",
+            f"{shown_path(path)} is not the expected file: its sha256 is {found}, checkpoint.sha256 says {wanted}",
             Fix(note="download the file again"),
             Fix(f"checkpoint.sha256={found}", "if this one is right"),
         )

@@ -33,7 +33,7 @@ class RemoteHeader(CheckpointFile):
 
     Args:
         url: The file.
-        path: Its name in messages; nothing is there.
+        path: Its name in messages; no such file exists.
         transport: Closed with this file.
         head: The first bytes.
         version: Their version, with a known size.

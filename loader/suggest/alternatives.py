@@ -181,7 +181,7 @@ _LITTLE = 4
 def goals_of(root: Container, key: str | None, rules: Mapping[str, Rule], seen: Seen) -> list[Goal]:
     """Returns the file's tensors under the names that they would have in an architecture, most matching names first.
 
-    Names alone decide: the sizes of the architecture are what is to be found.
+    Names alone decide: the architecture's sizes are still to be found.
 
     Args:
         root: The whole file.

@@ -213,7 +213,7 @@ def _settled(attempt: Attempt) -> Attempt | None:
 
 
 def _renamed(keys: Mapping[str, Shape] | tuple[str, ...], rules: Mapping[str, Rule]) -> dict[str, str] | None:
-    # A rule may hit nothing in the sample and something in the file.
+    # A rule may match nothing in the sample and something in the file.
     patient = {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
     try:
         return rewrite(keys, patient).names

@@ -40,7 +40,7 @@ _GLOB_SIGNS = "*?["
 
 def confirm(problem: Problem, attempt: Attempt) -> Explanation | None:
     """Confirms an attempt and adds the allowances for its leftovers; None if it explains too little."""
-    # Without the rules that hit nothing in the whole file.
+    # Without the rules that match nothing in the whole file.
     hits = hits_of(attempt.source.container, attempt.rules)
     rules = {name: rule for name, rule in attempt.rules.items() if (hits or {}).get(name, 1) or rule.optional}
     best = _judged(problem, attempt, rules, problem.allow) if hits is not None else None

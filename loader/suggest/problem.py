@@ -103,7 +103,7 @@ def judge(problem: Problem, container: Container, rules: Mapping[str, Rule], all
     """Runs the loader's own rules, hooks and plan.
 
     Raises:
-        FitError: A rule hits nothing or two keys collide, a load hook refuses, or the weights are quantized.
+        FitError: A rule matches nothing or two keys collide, a load hook refuses, or the weights are quantized.
     """
     rewriting = rewrite(container.children, rules)
     names = {key: problem.full(name) for key, name in rewriting.names.items()}
@@ -221,7 +221,7 @@ def _selected(problem: Problem) -> Container:
 
 
 def _idle(problem: Problem) -> list[Rule]:
-    """Returns the user's own rules that hit nothing."""
+    """Returns the user's own rules that match nothing."""
     rules = {name: rule for name, rule in (problem.rules or {}).items() if rule.enabled}
     hits = hits_of(_selected(problem), rules)
     return [rules[name] for name, count in (hits or {}).items() if not count and name in rules]

@@ -161,7 +161,7 @@ def diagnosis(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape
 
 
 def notes(plan: Plan, wanted: Mapping[str, Wanted], file: Mapping[str, Shape]) -> list[str]:
-    """Returns remarks on differences that no rule can mend, going by the keys that are left."""
+    """Returns remarks on differences that no rule can repair, going by the keys that are left."""
     return [*transposed(plan, wanted), *_normed(plan), *_depth(plan, wanted, file), *_nameless(plan, wanted, file)]
 
 

@@ -42,7 +42,7 @@ _LONGEST = 8_000
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """One way out of a refusal; false where there is nothing to offer."""
+    """One way out of a refusal; false if there is nothing to offer."""
 
     line: str = ""
     """What to type, ready to paste."""

@@ -146,7 +146,7 @@ _HARM: Final = "can run code, load pickles or access files"
 
 @lru_cache(maxsize=4096)
 def why_dangerous(name: str) -> str:
-    """Returns why a name may not be called, as the end of a sentence; empty if nothing speaks against it."""
+    """Returns why a name may not be called, as the end of a sentence; empty if there is no objection."""
     if name in PLAIN_DATA or name in LOOKUPS or _below(name, _HARMLESS):
         return ""
     first = name.partition(".")[0]
@@ -173,7 +173,7 @@ def is_hostile(name: str) -> bool:
 
 
 def may_be_suggested(name: str) -> bool:
-    """Returns whether a message may say how to admit a name: only where nothing speaks against it."""
+    """Returns whether a message may say how to admit a name: only if there is no objection."""
     return not is_hostile(name) and (name in PICKLED or not why_dangerous(name))
 
 

@@ -57,7 +57,7 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
             Fix("verify.record=false"),
         )
     if job.device == "meta":
-        raise ConfigError("verify.record=true needs outputs, and on device=meta there are none", Fix("device=cpu"))
+        raise ConfigError("verify.record=true needs outputs, and device=meta produces none", Fix("device=cpu"))
     record = golden.record_of(only)
     if verify.golden not in (None, "auto") and Path(verify.golden).absolute() != record.absolute():
         raise ConfigError(

@@ -60,7 +60,7 @@ def plan_passes(
         model: The loaded model.
         parts: The submodules that parts fill; ``[""]`` for a plain job.
         config: How to verify.
-        records: Golden records by part; their inputs are used where the config gives none.
+        records: Golden records by part; their inputs are used if the config has none.
         device: Where the model is.
         seed: For random inputs.
     """

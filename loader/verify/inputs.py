@@ -254,7 +254,7 @@ def describe(inputs: Mapping[str, torch.Tensor]) -> str:
 
 
 def uniform_instead(raw: Any) -> Any:
-    """Returns the inputs with every picture drawn from 0 to 1 instead of a normal distribution."""
+    """Returns the inputs with every image drawn from 0 to 1 instead of a normal distribution."""
     if is_spec(raw):
         picture = isinstance(raw.get("shape"), Sequence) and len(raw["shape"]) == 4
         normal = raw.get("kind") in (None, "randn") and raw.get("value") is None and raw.get("path") is None

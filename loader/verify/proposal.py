@@ -1,7 +1,7 @@
 """Proposed inputs, from a model's first layer, where the config gives none.
 
 Guarantees: an input is proposed only from a first layer that determines its shape, and the report says so. Sizes that a
-convolution leaves open are those of a small picture first, then those that the model, its arguments and its error name.
+convolution leaves open are those of a small image first, then those that the model, its arguments and its error name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SIDE = 64
 _SMALLEST, _LARGEST = 8, 1024
 _MOST_TRIES = 8
 _SIZES = ("img_size", "image_size", "input_size", "input_resolution", "image_resolution", "resolution", "crop_size")
-"""Names that models and their configs use for the size of their pictures."""
+"""Names that models and their configs use for the size of their images."""
 _CONFIGS = ("config", "default_cfg", "pretrained_cfg")
 """Attributes in which models keep a config of their own."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -114,7 +114,7 @@ def _spec_of(module: nn.Module) -> dict[str, Any] | None:
 
 
 def _side(channels: int, dimensions: int) -> int:
-    """A layer in many groups may have a small weight and a large picture."""
+    """A layer in many groups may have a small weight and a large image."""
     side = _SIDE
     while side > 1 and channels * side**dimensions > MOST_PROPOSED:
         side //= 2

@@ -26,7 +26,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, **counts: int) -> None:
 
 
 def refusal(name: str) -> DeviceError:
-    with pytest.raises(DeviceError, match="here there is") as refused:
+    with pytest.raises(DeviceError, match="available: ") as refused:
         place.resolve_device(name)
     return refused.value
 
@@ -71,7 +71,7 @@ def test_an_absent_device_is_refused_with_what_there_is(name: str, monkeypatch: 
 
     error = refusal(name)
 
-    assert error.message == f"device '{name}' is not on this machine; here there is cpu, meta"
+    assert error.message == f"device '{name}' is not on this machine; available: cpu, meta"
     assert error.hint == "device=auto   # takes the first available accelerator, or the CPU"
     assert error.exit_code == 6
 
@@ -80,7 +80,7 @@ def test_a_device_beyond_the_last_one_is_refused(monkeypatch: pytest.MonkeyPatch
     machine(monkeypatch, cuda=2, mps=1)
 
     assert refusal("cuda:2").message == (
-        "device 'cuda:2' is not on this machine; here there is cpu, cuda:0, cuda:1, mps, meta"
+        "device 'cuda:2' is not on this machine; available: cpu, cuda:0, cuda:1, mps, meta"
     )
 
 
@@ -90,13 +90,13 @@ GONE = "which is not on this machine"
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("cuda0", f"'cuda0' is not a device (did you mean 'cuda', {GONE}?); here there is cpu, meta"),
-        ("mpss", f"'mpss' is not a device (did you mean 'mps', {GONE}?); here there is cpu, meta"),
-        ("atuo", "'atuo' is not a device (did you mean 'auto'?); here there is cpu, meta"),
-        ("cuda:-1", f"'cuda:-1' is not a device (did you mean 'cuda', {GONE}?); here there is cpu, meta"),
-        ("gpu", f"'gpu' is not a device (did you mean 'cuda', {GONE}?); here there is cpu, meta"),
-        ("", "'' is not a device; here there is cpu, meta"),
-        ("\x1b[2J", "'\\x1b[2J' is not a device; here there is cpu, meta"),
+        ("cuda0", f"'cuda0' is not a device (did you mean 'cuda', {GONE}?); available: cpu, meta"),
+        ("mpss", f"'mpss' is not a device (did you mean 'mps', {GONE}?); available: cpu, meta"),
+        ("atuo", "'atuo' is not a device (did you mean 'auto'?); available: cpu, meta"),
+        ("cuda:-1", f"'cuda:-1' is not a device (did you mean 'cuda', {GONE}?); available: cpu, meta"),
+        ("gpu", f"'gpu' is not a device (did you mean 'cuda', {GONE}?); available: cpu, meta"),
+        ("", "'' is not a device; available: cpu, meta"),
+        ("\x1b[2J", "'\\x1b[2J' is not a device; available: cpu, meta"),
     ],
 )
 def test_a_name_that_is_no_device_is_refused_with_the_nearest_one(

@@ -161,7 +161,7 @@ def _inference() -> Any:
 
 UNFOLDED = (
     "module.get_parameter('second.bias').data = module.get_parameter('second.bias').detach().clone()"
-    "   # gives each element memory of its own"
+    "   # gives each element its own memory"
 )
 UNWRITABLE: dict[str, tuple[Callable[[], Any], str, str]] = {
     "expanded": (
@@ -312,7 +312,7 @@ def test_parameters_that_share_memory_are_refused_values_that_differ_there(how: 
     assert refusal.value.message == (
         "the model has keys that share memory, and the file holds different values for them: left and right"
     )
-    assert refusal.value.hint.startswith("give each of them memory of its own in the model")
+    assert refusal.value.hint.startswith("give each of them its own memory in the model")
     assert snapshot(live) == before
 
 

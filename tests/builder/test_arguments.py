@@ -69,7 +69,7 @@ def test_an_argument_given_twice_is_told() -> None:
 
 
 def test_too_many_positional_arguments_are_told() -> None:
-    assert check(strict, 3, {})[0] == ["3 positional arguments where it takes 2"]
+    assert check(strict, 3, {})[0] == ["3 positional arguments, expected at most 2"]
 
 
 def test_a_positional_only_argument_cannot_be_given_by_name() -> None:

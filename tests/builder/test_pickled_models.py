@@ -76,7 +76,7 @@ def test_one_name_less_is_not_enough(whole: Path) -> None:
     names = needed(whole)
     for name in names:
         rest = [other for other in names if other != name]
-        with pytest.raises(CheckpointError, match="1 name would have to be admitted: ") as refusal:
+        with pytest.raises(CheckpointError, match="1 name must be admitted: ") as refusal:
             carry_out(None, whole, checkpoint={"allow_globals": rest})
         assert name in refusal.value.message
 
@@ -179,7 +179,7 @@ def test_a_damaged_whole_model_is_told(whole: Path, mmap: bool) -> None:
     data[data.index(bias)] ^= 1
     whole.write_bytes(bytes(data))
     for settings in ({"allow_globals": names}, {"trust": True}):
-        with pytest.raises(CheckpointError, match=r"1 record of \d read differ.* damaged with them: .*2\.bias"):
+        with pytest.raises(CheckpointError, match=r"1 record of \d read do not match.* damaged with them: .*2\.bias"):
             carry_out(None, whole, checkpoint=settings | {"mmap": mmap})
 
 
@@ -195,10 +195,10 @@ def test_damage_in_what_is_no_entry_of_a_state_dict_is_told_before_the_files_cod
     data[data.index(torch.arange(100.0, 116.0).numpy().tobytes())] ^= 1
     path.write_bytes(bytes(data))
     monkeypatch.setattr("loader.builder.pickled.revive", lambda *_: pytest.fail("the file's code runs"))
-    with pytest.raises(CheckpointError, match=r"1 record of \d read differ"):
+    with pytest.raises(CheckpointError, match=r"1 record of \d read do not match"):
         carry_out(None, path, checkpoint={"allow_globals": names, "mmap": mmap})
     monkeypatch.setattr("loader.builder.pickled.torch.load", lambda *_, **__: pytest.fail("the file's code runs"))
-    with pytest.raises(CheckpointError, match=r"1 record of \d read differ"):
+    with pytest.raises(CheckpointError, match=r"1 record of \d read do not match"):
         carry_out(None, path, checkpoint={"trust": True, "mmap": mmap})
 
 

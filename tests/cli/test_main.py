@@ -81,7 +81,7 @@ def test_a_refused_config_is_not_shown(folder: Path, capsys: pytest.CaptureFixtu
     assert run_command(["--cfg", "job", "checkpoint.path=glob(*.pth)"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "matches 2 files (other.pth, own.pth); a single run takes one" in err
+    assert "matches 2 files (other.pth, own.pth); a single run accepts one" in err
 
 
 def test_a_run_that_changes_its_folder_finds_the_typed_files(folder: Path) -> None:

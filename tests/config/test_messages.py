@@ -65,22 +65,22 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
         (["dtype"], "'dtype' is not an override (expected key=value)", "dtype=VALUE"),
         (
             ["device=cpu,cuda"],
-            "'device=cpu,cuda' gives several values to a single run",
+            "'device=cpu,cuda' has several values, but a single run accepts one",
             "-m device=cpu,cuda   # one job for each\n'device=\"cpu,cuda\"'   # one value with a comma in it",
         ),
         (
             ["seed=range(1,3)"],
-            "'seed=range(1,3)' gives several values to a single run",
+            "'seed=range(1,3)' has several values, but a single run accepts one",
             "-m 'seed=range(1,3)'   # one job for each\n'seed=\"range(1,3)\"'   # one value with a comma in it",
         ),
         (
             ["rules=ddp,compile"],
-            "'rules=ddp,compile' gives several values to a single run",
+            "'rules=ddp,compile' has several values, but a single run accepts one",
             "'rules=[ddp,compile]'   # all of them, in order\n-m rules=ddp,compile   # one job for each",
         ),
         (
             ["model=linear,custom"],
-            "'model=linear,custom' gives several values to a single run",
+            "'model=linear,custom' has several values, but a single run accepts one",
             "-m model=linear,custom   # one job for each",
         ),
         (["path=a.pt"], "unknown config key 'path' (did you mean 'checkpoint.path'?)", "checkpoint.path=a.pt"),

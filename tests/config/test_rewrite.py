@@ -278,7 +278,7 @@ def test_a_glob_with_several_matches_needs_a_sweep() -> None:
     with pytest.raises(ConfigError, match="single run") as caught:
         rewrite(["checkpoint.path=glob(*.ckpt)"])
     files = "epoch=1.ckpt, epoch=2.ckpt, epoch=10.ckpt"
-    expected = f"'checkpoint.path=glob(*.ckpt)' matches 3 files ({files}); a single run takes one"
+    expected = f"'checkpoint.path=glob(*.ckpt)' matches 3 files ({files}); a single run accepts one"
     assert caught.value.message == expected
     assert caught.value.hint == "-m 'checkpoint.path=glob(*.ckpt)'   # one job for each"
 
@@ -320,7 +320,7 @@ def test_several_files_whose_names_need_quotes_are_several_values() -> None:
     typed = "checkpoint.path=step=1.pth,step=2.pth"
     with pytest.raises(ConfigError) as refusal:
         rewrite([typed], exists={"step=1.pth", "step=2.pth"}.__contains__)
-    assert refusal.value.message == f"'{typed}' gives several values to a single run"
+    assert refusal.value.message == f"'{typed}' has several values, but a single run accepts one"
     assert refusal.value.hint == f"-m {typed}   # one job for each"
     assert rewrite([typed], exists=lambda _: False) == ['checkpoint.path="step=1.pth,step=2.pth"']
 

@@ -92,7 +92,7 @@ def test_a_file_that_is_another_when_it_is_opened_again_is_reported(how: str, tm
     fault = {
         "replaced": "changed while it was being read (same size, written since)",
         "rewritten": "changed while it was being read (5 bytes then, 18 now)",
-        "rewritten unseen": "changed while it was being read (another file has its place, or its permissions or links",
+        "rewritten unseen": "changed while it was being read (it was replaced, or its permissions or links",
         "gone": "no such file",
         "pipe": "is a named pipe; a checkpoint file was expected",
     }

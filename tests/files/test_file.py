@@ -137,7 +137,7 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
 def test_a_link_into_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "gone")
     assert refusal(tmp_path / "a").message == (
-        f"{tmp_path}/a is a symbolic link to {tmp_path}/gone, and nothing is there"
+        f"{tmp_path}/a is a symbolic link to {tmp_path}/gone, which does not exist"
     )
 
 

@@ -41,7 +41,7 @@ def test_a_flipped_bit_is_reported_with_the_record_and_the_tensor(path: Path, mm
         with pytest.raises(CheckpointError) as refusal:
             checkpoint.verify(state.tensors().values(), mmap=mmap)
     assert refusal.value.message == (
-        f"{path} is damaged: 1 record of 2 read differ from what was written: data/1; damaged with them: state.b"
+        f"{path} is damaged: 1 record of 2 read do not match their checksums: data/1; damaged with them: state.b"
     )
     assert refusal.value.hint == "copy or download the file again"
 
@@ -55,7 +55,7 @@ def test_only_what_is_used_is_checked(path: Path) -> None:
 def test_a_full_check_reads_every_record_at_once(path: Path) -> None:
     open_checkpoint(path, check="full").close()
     flipped(path, ONES)
-    with pytest.raises(CheckpointError, match=r"1 record of \d+ read differ from what was written: data/1"):
+    with pytest.raises(CheckpointError, match=r"1 record of \d+ read do not match their checksums: data/1"):
         open_checkpoint(path, check="full")
 
 
@@ -66,7 +66,7 @@ def test_a_structural_check_compares_no_checksum(path: Path) -> None:
 
 def test_a_damaged_index_is_reported(path: Path) -> None:
     flipped(path, b"other")
-    with pytest.raises(CheckpointError, match=r"its index \(data.pkl\) differs from what was written"):
+    with pytest.raises(CheckpointError, match=r"its index \(data.pkl\) does not match its checksum"):
         open_checkpoint(path)
     open_checkpoint(path, check="structure").close()
 
@@ -111,7 +111,7 @@ def test_the_digest_is_compared(path: Path) -> None:
     with pytest.raises(CheckpointError) as refusal:
         open_checkpoint(path, sha256="0" * 64)
     assert refusal.value.message == (
-        f"{path} is not the file that was meant: its sha256 is {digest}, checkpoint.sha256 says {'0' * 64}"
+        f"{path} is not the expected file: its sha256 is {digest}, checkpoint.sha256 says {'0' * 64}"
     )
     assert f"checkpoint.sha256={digest}" in refusal.value.hint
 

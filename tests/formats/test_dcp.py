@@ -349,7 +349,7 @@ def test_names_that_leave_the_folder_are_refused(path: str, tmp_path: Path) -> N
         place(writer).relative_path = path
 
     told = refusal(corrupted(change, tmp_path / "d"))
-    assert "names 1 file that may not be opened" in told.message
+    assert "names 1 file that must not be opened" in told.message
 
 
 def test_a_piece_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ def test_a_missing_piece_is_reported(tmp_path: Path) -> None:
     (folder / "__1_0.distcp").unlink()
     told = refusal(folder)
     assert told.message == f"1 of the 2 shards of {folder / '.metadata'} is missing: __1_0.distcp"
-    assert told.hint == "copy or download the whole folder again; it may also be a save that never finished"
+    assert told.hint == "copy or download the whole folder again; the save may also be unfinished"
 
 
 def test_a_save_that_never_finished_is_reported(tmp_path: Path) -> None:

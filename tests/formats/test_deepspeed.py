@@ -177,7 +177,7 @@ def test_states_of_a_missing_process_are_reported(tmp_path: Path) -> None:
     (folder / "zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
     told = refusal(folder)
     assert told.message == f"{folder} holds the optimizer states of 2 processes, but declares 3"
-    assert told.hint == "copy or download the whole folder again; a process may also not have finished its save"
+    assert told.hint == "copy or download the whole folder again; a process may not have finished its save"
 
 
 def test_model_states_of_a_missing_process_are_reported(tmp_path: Path) -> None:

@@ -331,7 +331,7 @@ def test_names_that_are_no_plain_paths_are_refused(name: str, fault: str, tmp_pa
     torch.save(A, tmp_path / "outside.safetensors")
     index = write_index(folder, {"a": shard_name(1, 1), "b": name})
     refused = refusal(index)
-    assert refused.message.startswith(f"{index} names 1 shard that may not be opened: '")
+    assert refused.message.startswith(f"{index} names 1 shard that must not be opened: '")
     assert refused.message.endswith(f"' {fault}; names of files below its own folder were expected")
     assert refused.hint == "do not load this checkpoint; ask whoever made it for shards in one folder"
 
@@ -342,7 +342,7 @@ def test_a_name_too_long_for_any_file_is_missing(tmp_path: Path) -> None:
 
 def test_a_path_beyond_any_file_system_is_not_looked_for(tmp_path: Path) -> None:
     error = refusal(write_index(tmp_path, {"a": "s/" * 100_000 + "b"}))
-    assert "names 1 shard that may not be opened: " in error.message
+    assert "names 1 shard that must not be opened: " in error.message
     assert error.message.endswith("is 200,001 characters long; names of files below its own folder were expected")
 
 

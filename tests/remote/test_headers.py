@@ -169,7 +169,7 @@ def test_a_shard_that_is_gone_is_reported_by_its_url(server: Server) -> None:
 def test_an_index_that_reaches_out_of_its_folder_is_refused(name: str, data: bool, server: Server) -> None:
     index = json.dumps({"weight_map": {"a": name}}).encode()
     url = server.add("/m/model.safetensors.index.json", index)
-    with pytest.raises(CheckpointError, match="that may not be opened"):
+    with pytest.raises(CheckpointError, match="that must not be opened"):
         open_checkpoint(url, data=data)
     assert {one.path for one in server.asked} == {"/m/model.safetensors.index.json"}
 

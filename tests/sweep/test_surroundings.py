@@ -231,7 +231,7 @@ def test_a_sweep_of_a_config_that_is_ended_still_says_how_far_it_came(folder: Pa
     [
         (["--json"], "--json prints the report of one run, and a sweep has several"),
         (["checkpoint.path=glob(gone*.pth)"], "no file matches 'gone*.pth' for checkpoint.path"),
-        (["hydra.mode=RUN", "checkpoint.path=glob(epoch*.pth)"], "; a single run takes one"),
+        (["hydra.mode=RUN", "checkpoint.path=glob(epoch*.pth)"], "; a single run accepts one"),
         (["hydra.sweeper.params={checkpoint.path:'glob(gone)'}"], "no file matches 'gone' for checkpoint.path"),
     ],
 )

@@ -236,7 +236,7 @@ def test_the_record_of_a_folder_stands_beside_what_is_read(
 def test_a_record_needs_outputs(path: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         carry_out("Two", path, device="meta", verify={**INPUT, "record": True})
-    assert refusal.value.message == "verify.record=true needs outputs, and on device=meta there are none"
+    assert refusal.value.message == "verify.record=true needs outputs, and device=meta produces none"
     assert refusal.value.hint == "device=cpu"
 
 

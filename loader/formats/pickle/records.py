@@ -95,7 +95,7 @@ class Reduced:
 
     @property
     def state(self) -> object:
-        """Its attributes as the pickle gives them; None if it gives none."""
+        """Its attributes as the pickle gives them; None if there are none."""
         return self.states[-1] if self.states else None
 
 

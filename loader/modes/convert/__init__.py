@@ -81,7 +81,7 @@ class Conversion:
     def __init__(self, job: JobConfig) -> None:
         self.destination: Destination = destination(job.convert)
         if job.device == "meta":
-            raise ConfigError("on device=meta there are no weights, and mode=convert writes them", Fix("device=cpu"))
+            raise ConfigError("mode=convert writes weights, and device=meta has none", Fix("device=cpu"))
         if job.convert.embed:
             to_text(Record({}, _writable(job.model)))
 
@@ -92,7 +92,7 @@ class Conversion:
             The files of an earlier result of this conversion.
 
         Raises:
-            ConfigError: Something else stands where it would write.
+            ConfigError: Something else exists where it would write.
         """
         sources, inputs = Sources(part.checkpoint for part in parts), Sources((), job.verify.input)
         return refuse_to_replace(
@@ -114,7 +114,7 @@ class Conversion:
             module: Loaded and verified.
             job: With the model's own config.
             parts: The opened parts.
-            recorded: The golden record of the checkpoint; where the model was run, a copy of it goes beside the result.
+            recorded: The golden record of the checkpoint; if the model was run, it is copied next to the result.
             report: Filled with what was written.
             renewed: The content of a new golden record of the checkpoint, written with the result or not at all.
 

@@ -41,7 +41,7 @@ class Destination:
 
     folder: Path
     stem: str
-    """What its files are called, without what stands behind."""
+    """The common start of its files' names."""
     shard_size: int
     """The most bytes of tensors in one file, unless a single tensor is larger."""
     shown_folder: str
@@ -160,7 +160,7 @@ def refuse_to_replace(
 
     Args:
         place: Where to write.
-        record: Makes what would be written; asked for only where something stands there.
+        record: Makes what would be written; asked for only if something exists there.
         sources: The files that are to be converted.
         inputs: The files that the model's inputs are read from.
         recorded: The golden record that an earlier copy would be of; None where no copy would be written.
@@ -194,11 +194,11 @@ def _refuse_to_lose(
     """Refuses a destination whose files, or their golden record, are what is being read."""
     weights = (place.index, place.single, *place.shards())
     for mine, what in (
-        (sources.among(there), "what is being converted"),
+        (sources.among(there), "the source of the conversion"),
         (inputs.among(there), "an input of its verification"),
         (
             [path for path in weights if recorded is not None and inode(path) == inode(recorded)],
-            "the golden record of what is being converted",
+            "the golden record of the source",
         ),
     ):
         if mine:
@@ -228,12 +228,12 @@ def _other_golden(path: Path, weights_too: bool, recorded: Path | None) -> str:
         same = False
     if same:
         return ""
-    gone = "" if recorded.exists() else ", which is not there"
-    return f"is another golden record than {shown_path(recorded)}{gone}"
+    gone = "" if recorded.exists() else ", which does not exist"
+    return f"differs from {shown_path(recorded)}{gone}"
 
 
 def _other(path: Path, record: Record) -> str:
-    """Says why a file is not what this conversion wrote before; empty where it is."""
+    """Says why a file was not written by this conversion before; empty if it was."""
     try:
         with open_checkpoint(path) as found:
             earlier = read_record(found)
@@ -251,7 +251,7 @@ def _other(path: Path, record: Record) -> str:
 
 
 def _other_index(index: Path, there: Sequence[Path]) -> str:
-    """Says why an index is not that of the shards beside it, which are judged by themselves; empty where it is."""
+    """Says why an index does not belong to the shards next to it, which are judged separately; empty if it does."""
     try:
         with closing(CheckpointFile(index)) as file:
             named = {index.with_name(name) for name in read_index(file).values()}

@@ -195,7 +195,7 @@ def _build(job: JobConfig, config: Mapping[str, Any]) -> Built:
 
 
 def _open(lines: list[Line], fitting: Fitting | None) -> list[str]:
-    """What has to be given before the config runs."""
+    """Whatever must be set before the config runs."""
     gaps = ((under("model", line.key), line.note) for line in lines if line.value == MISSING)
     ways = (typed(*way.overrides) for way in (fitting.ways if fitting else ()))
     return [str(fix) for fix in (*(blank(path, gap=MISSING, note=note) for path, note in gaps), *ways) if fix]

@@ -1,7 +1,7 @@
 """The arguments of the model's constructor as they go into a config, each with the reason for its value.
 
 Guarantees: a value is written only where it was given, where the file carries it, where it is the constructor's own
-default, or where the shapes leave no other; everything else that has to be given is left open.
+default, or where the shapes leave no other; every other required argument is left open.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Inference:
 
     lines: list[Line]
     values: Mapping[str, Any] | None
-    """The arguments that were built beside those that were given, with stand-ins for what is left open; None where
+    """The arguments that were built next to those that were given, with placeholders for those left open; None where
     nothing could be built."""
     probe: Probe
     fetching: Sequence[str] = ()
@@ -46,7 +46,7 @@ class Inference:
 
     @property
     def open(self) -> bool:
-        """Whether something has to be given."""
+        """Whether a value is still required."""
         return any(line.value == MISSING for line in self.lines)
 
 
@@ -94,7 +94,7 @@ def infer(
 
 @dataclass(frozen=True)
 class _Search:
-    """What is searched for, and what the file says of it."""
+    """The arguments to find, and what the file says of them."""
 
     probe: Probe
     node: Mapping[str, Any]
@@ -105,7 +105,7 @@ class _Search:
 
     @cached_property
     def names(self) -> set[str]:
-        """What is not to be looked for behind keywords."""
+        """Names not to look for behind keywords."""
         return {*self.given, *(knob.name for knob in self.everything)}
 
     @cached_property

@@ -170,7 +170,7 @@ def config_text(
         part: The opened checkpoint.
         model: The model's node.
         fitting: How the checkpoint goes into it; None where that could not be tried.
-        forward: What is to be said of the forward pass.
+        forward: Remarks on the forward pass.
     """
     head = [f"Written by mode=scaffold from {safe_text(job.checkpoint.path, 150)}.", f"Run it: {place.line}"]
     ready = _ready(fitting)
@@ -203,9 +203,9 @@ def _verdict(fitting: Fitting | None) -> list[str]:
         return ["Not tried: the model cannot be built until its arguments are set and its packages are installed."]
     if fitting.ways:
         lines = (typed(*way.overrides).line for way in fitting.ways)
-        head = "The file fits in several ways that are equally good; one of these has to be given:"
+        head = "The file fits in several ways that are equally good; choose one of these:"
         if _alone(fitting):
-            head = "The file fits only with the average that is next to its weights; to load that, give:"
+            head = "The file fits only with the average next to its weights; to load it, add:"
         return [head, *lines]
     return [
         f"All {fitting.loaded:,} keys of the model fit{': ' if fitting.reasons else '.'}{'; '.join(fitting.reasons)}"

@@ -113,7 +113,7 @@ def forward_note(module: nn.Module) -> str:
 
 
 def _trouble(module: nn.Module, spec: dict[str, object]) -> str:
-    """What a forward pass without data says; empty where it goes through, or cannot be tried without data."""
+    """The fault of a forward pass without data; empty if it succeeds, or cannot be tried without data."""
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     inputs = make_inputs(spec, dtype, torch.device("meta"), 0)
     item = run(Pass("", module.to("meta").eval(), inputs, proposed="verify.input"), 0)

@@ -38,7 +38,7 @@ _LARGE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A value, and where it stands: ``the file's params``."""
+    """A value, and where it is: ``the file's params``."""
 
     value: Any
     origin: str
@@ -51,10 +51,10 @@ class Source:
     origin: str
     values: Mapping[str, Any]
     known: bool = False
-    """Whether it stands where training programs keep arguments, so that every name in it may be one."""
+    """Whether it is where training programs keep arguments, so that every name in it may be one."""
 
     def rank(self, names: set[str]) -> tuple[bool, bool, int, bool]:
-        """How much it speaks of arguments: in a known place, in the file itself, of most of them, of nothing else."""
+        """How likely it holds arguments: its place is known or in the file, it names many, and nothing else."""
         shared = len(names & self.values.keys())
         return self.known, self.origin.startswith(_WHOSE), shared, shared == len(self.values)
 
@@ -66,12 +66,12 @@ class Hints:
     sources: Sequence[Source]
 
     def of(self, arguments: Iterable[str]) -> dict[str, Hint]:
-        """The values by name, each from the mapping that speaks most of arguments; none where two of those disagree."""
+        """The values by name, each from the mapping most likely to hold arguments; none if two of those disagree."""
         said = self._said(set(arguments))
         return {name: hints[0] for name, hints in said.items() if len(hints) == 1}
 
     def disputed(self, arguments: Iterable[str]) -> dict[str, str]:
-        """Of what they disagree about, who says what."""
+        """Where they disagree, the value of each."""
         said = self._said(set(arguments))
         return {
             name: " and ".join(f"{hint.value} in {hint.origin}" for hint in hints[:_MOST_NAMED])
@@ -118,7 +118,7 @@ def _known(root: Container) -> Iterator[Source]:
 
 
 def _sources(whole: object, origin: str) -> Iterator[Source]:
-    """Every mapping, outermost first; what stands next to the weights may be an argument by its name alone."""
+    """Every mapping, outermost first; a value next to the weights may be an argument by its name alone."""
     queue: list[tuple[str, object]] = [("", whole)]
     seen: set[int] = set()
     left = _MOST_LOOKED_AT

@@ -102,7 +102,7 @@ def test_the_source_is_never_replaced(source: Path, out: Path) -> None:
     for path in (out, out / INDEX):
         refusal = refused(path, out, model=embedded, trusted_targets=["tests.*"])
         assert refusal.message.startswith(f"convert.path would replace {out}/{INDEX}, {out}/{SHARDS[0]}, ")
-        assert refusal.message.endswith(", which is what is being converted")
+        assert refusal.message.endswith(", which is the source of the conversion")
         assert refusal.hint == "convert.path=OTHER.safetensors"
     assert {name: (out / name).read_bytes() for name in names(out)} == before
 
@@ -111,7 +111,7 @@ def test_the_source_is_known_by_another_name_too(source: Path, tmp_path: Path, o
     convert(source, out / "a.safetensors")
     (out / "b.safetensors").hardlink_to(out / "a.safetensors")
     refusal = refused(out / "a.safetensors", out / "b.safetensors")
-    assert refusal.message == f"convert.path would replace {out}/b.safetensors, which is what is being converted"
+    assert refusal.message == f"convert.path would replace {out}/b.safetensors, which is the source of the conversion"
 
 
 def test_a_part_of_the_source_is_the_source(source: Path, out: Path) -> None:
@@ -119,7 +119,9 @@ def test_a_part_of_the_source_is_the_source(source: Path, out: Path) -> None:
     save(nn.Linear(2, 1).state_dict(), out / "b.pt")
     parts = {"a": {"path": str(out / "model.safetensors")}, "b": {"path": str(out / "b.pt")}}
     refusal = refused("", out, model=target("two_models"), parts=parts)
-    assert refusal.message == f"convert.path would replace {out}/model.safetensors, which is what is being converted"
+    assert (
+        refusal.message == f"convert.path would replace {out}/model.safetensors, which is the source of the conversion"
+    )
 
 
 GOLDEN = ".golden.safetensors"
@@ -138,7 +140,7 @@ def test_the_place_of_the_golden_record_is_looked_at_too(out: Path) -> None:
     before = kept(out)
     for settings in ({}, ASKED):
         refusal = refused(weights, out / "x.safetensors", **settings)
-        assert refusal.message == f"convert.path would replace {weights}, which is what is being converted"
+        assert refusal.message == f"convert.path would replace {weights}, which is the source of the conversion"
         assert refusal.hint == "convert.path=OTHER.safetensors"
     assert kept(out) == before
 
@@ -152,7 +154,7 @@ def test_a_link_to_the_source_is_the_source_wherever_a_file_would_stand(
     link(out / name, source)
     before = source.read_bytes()
     refusal = refused(source, out / "x.safetensors")
-    assert refusal.message == f"convert.path would replace {out}/{name}, which is what is being converted"
+    assert refusal.message == f"convert.path would replace {out}/{name}, which is the source of the conversion"
     assert source.read_bytes() == before
 
 
@@ -193,9 +195,7 @@ def test_a_named_golden_record_is_not_replaced_by_weights(source: Path, out: Pat
     carry_out("Two", source, verify={"input": {"shape": [2, 4]}, "record": True})
     record = Path(f"{source}{GOLDEN}").rename(out / "model.safetensors")
     refusal = refused(source, out, verify={"golden": str(record)})
-    assert refusal.message == (
-        f"convert.path would replace {record}, which is the golden record of what is being converted"
-    )
+    assert refusal.message == (f"convert.path would replace {record}, which is the golden record of the source")
 
 
 def test_an_input_of_the_verification_is_not_replaced(source: Path, out: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_golden_record_of_other_weights_stays(source: Path, out: Path) -> None
     assert refusal.hint == f"rm {record}   # if it is not needed any more, or another convert.path"
     carry_out("Two", source, verify={"input": {"shape": [2, 4]}, "record": True})
     refusal = refused(source, out, **ASKED)
-    assert f"{record} already exists, and is another golden record than {source}{GOLDEN}; only" in refusal.message
+    assert f"{record} already exists, and differs from {source}{GOLDEN}; only" in refusal.message
     assert kept(out) == {record.name: b"of somebody else"}
 
 
@@ -243,9 +243,9 @@ def test_a_golden_record_that_somebody_made_of_the_result_stays(source: Path, ou
     result, record = out / "model.safetensors", out / f"model.safetensors{GOLDEN}"
     carry_out("Two", result, verify={"input": {"shape": [3, 4]}, "record": True})
     before = kept(out)
-    told = f"{record} already exists, and is another golden record than {source}{GOLDEN}"
+    told = f"{record} already exists, and differs from {source}{GOLDEN}"
     assert refused(source, out, **recorded).message.startswith(f"{told}; only ")
     Path(f"{source}{GOLDEN}").unlink()
-    assert refused(source, out, **recorded).message.startswith(f"{told}, which is not there; only ")
+    assert refused(source, out, **recorded).message.startswith(f"{told}, which does not exist; only ")
     assert kept(out) == before
     assert not Path(f"{source}{GOLDEN}").exists()

@@ -195,7 +195,7 @@ def test_an_average_next_to_weights_that_do_not_fit_is_not_written_as_the_weight
     written, text = scaffold("MLP", "both.pt", *sizes)
 
     assert written["checkpoint"] == {"path": "both.pt", "key": "auto"}
-    assert "# The file fits only with the average that is next to its weights; to load that, give:\n" in text
+    assert "# The file fits only with the average next to its weights; to load it, add:\n" in text
     refuses_to_choose("both", "checkpoint.key=ema")
 
 
