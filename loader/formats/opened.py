@@ -195,8 +195,8 @@ class OpenedFile(Checkpoint):
         damaged = differing(storages, read, self.inflate)
         if damaged:
             raise CheckpointError(
-                f"{shown_path(self.path)} is damaged: {counted(len(damaged), 'record')} of {len(storages):,} read "
-                f"do not match their checksums: {listing(s.key for s in damaged)}; damaged with them: "
+                f"{shown_path(self.path)} is damaged: checksum mismatch in {counted(len(damaged), 'record')} of "
+                f"{len(storages):,} read: {listing(s.key for s in damaged)}; damaged with them: "
                 f"{listing(self.tensors_in(damaged)) or 'no tensor'}",
                 Fix(note="copy or download the file again"),
             )

@@ -86,7 +86,7 @@ def test_damage_is_told_alike_with_a_mapping_and_without(tmp_path: Path) -> None
         told.append(refusal.value.message)
         assert_same_state(live, before)
     assert told[0] == told[1]
-    assert "2 records of 4 read do not match" in told[0]
+    assert "checksum mismatch in 2 records of 4 read" in told[0]
     assert "damaged with them: first.weight, second.bias" in told[0]
 
 
@@ -183,7 +183,7 @@ def test_damage_that_contradicts_a_layout_is_told_as_damage(tmp_path: Path, mmap
     data = bytearray(path.read_bytes())
     data[data.index(indices.numpy().tobytes()) + 7] = 0x7F
     path.write_bytes(bytes(data))
-    with pytest.raises(CheckpointError, match=r"is damaged: 1 record of .*damaged with them: sparse"):
+    with pytest.raises(CheckpointError, match=r"checksum mismatch in 1 record of .*damaged with them: sparse"):
         load_into(model, {"path": str(path), "mmap": mmap})
 
 
@@ -212,7 +212,7 @@ def test_tensors_inside_an_extra_state_are_compared_too(tmp_path: Path, mmap: bo
     data = bytearray(path.read_bytes())
     data[data.index(torch.arange(200.0, 216.0).numpy().tobytes())] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(CheckpointError, match=r"is damaged: 1 record of 1 read do not match"):
+    with pytest.raises(CheckpointError, match=r"is damaged: checksum mismatch in 1 record of 1 read"):
         load_into(model, {"path": str(path), "mmap": mmap})
 
 

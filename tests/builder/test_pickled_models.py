@@ -179,7 +179,9 @@ def test_a_damaged_whole_model_is_told(whole: Path, mmap: bool) -> None:
     data[data.index(bias)] ^= 1
     whole.write_bytes(bytes(data))
     for settings in ({"allow_globals": names}, {"trust": True}):
-        with pytest.raises(CheckpointError, match=r"1 record of \d read do not match.* damaged with them: .*2\.bias"):
+        with pytest.raises(
+            CheckpointError, match=r"checksum mismatch in 1 record of \d read.* damaged with them: .*2\.bias"
+        ):
             carry_out(None, whole, checkpoint=settings | {"mmap": mmap})
 
 
@@ -195,10 +197,10 @@ def test_damage_in_what_is_no_entry_of_a_state_dict_is_told_before_the_files_cod
     data[data.index(torch.arange(100.0, 116.0).numpy().tobytes())] ^= 1
     path.write_bytes(bytes(data))
     monkeypatch.setattr("loader.builder.pickled.revive", lambda *_: pytest.fail("the file's code runs"))
-    with pytest.raises(CheckpointError, match=r"1 record of \d read do not match"):
+    with pytest.raises(CheckpointError, match=r"checksum mismatch in 1 record of \d read"):
         carry_out(None, path, checkpoint={"allow_globals": names, "mmap": mmap})
     monkeypatch.setattr("loader.builder.pickled.torch.load", lambda *_, **__: pytest.fail("the file's code runs"))
-    with pytest.raises(CheckpointError, match=r"1 record of \d read do not match"):
+    with pytest.raises(CheckpointError, match=r"checksum mismatch in 1 record of \d read"):
         carry_out(None, path, checkpoint={"trust": True, "mmap": mmap})
 
 

@@ -41,7 +41,7 @@ def test_a_flipped_bit_is_reported_with_the_record_and_the_tensor(path: Path, mm
         with pytest.raises(CheckpointError) as refusal:
             checkpoint.verify(state.tensors().values(), mmap=mmap)
     assert refusal.value.message == (
-        f"{path} is damaged: 1 record of 2 read do not match their checksums: data/1; damaged with them: state.b"
+        f"{path} is damaged: checksum mismatch in 1 record of 2 read: data/1; damaged with them: state.b"
     )
     assert refusal.value.hint == "copy or download the file again"
 
@@ -55,7 +55,7 @@ def test_only_what_is_used_is_checked(path: Path) -> None:
 def test_a_full_check_reads_every_record_at_once(path: Path) -> None:
     open_checkpoint(path, check="full").close()
     flipped(path, ONES)
-    with pytest.raises(CheckpointError, match=r"1 record of \d+ read do not match their checksums: data/1"):
+    with pytest.raises(CheckpointError, match=r"checksum mismatch in 1 record of \d+ read: data/1"):
         open_checkpoint(path, check="full")
 
 

@@ -365,7 +365,9 @@ def test_a_flipped_bit_in_a_policy_is_reported(tmp_path: Path) -> None:
     path.write_bytes(raw[: where + 7] + bytes([raw[where + 7] ^ 1]) + raw[where + 8 :])
     with (
         open_checkpoint(path) as checkpoint,
-        pytest.raises(CheckpointError, match=r"is damaged: 1 record of 2 read do not match .* with them: mlp\.0\.weight"),
+        pytest.raises(
+            CheckpointError, match=r"is damaged: checksum mismatch in 1 record of 2 read: .* with them: mlp\.0\.weight"
+        ),
     ):
         checkpoint.verify(checkpoint.root.tensors().values())
 
