@@ -176,7 +176,7 @@ def _called(point: EntryPoint) -> str:
     if owner := _owner(point):
         return f"the reader '{name}' of {safe_text(owner)} {safe_text(point.dist and point.dist.version)} ({value})"
     folder = f" in {point.dist.locate_file('')}" if point.dist else ""
-    return f"the reader '{name}' of a package without metadata{safe_text(folder)} ({value})"
+    return f"the reader '{name}' of a package without metadata{safe_text(folder, 400)} ({value})"
 
 
 def _owner(point: EntryPoint) -> str:
