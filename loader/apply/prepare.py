@@ -117,10 +117,10 @@ def prepare(
         FitError: A nested key, a rule or a load hook fails, or ``auto`` finds no clear answer.
     """
     places = slots(model)
+    _refuse_nested(places)
     wants = wanted(places)
     check_mounts(model, parts, wants)
     check_weights(parts)
-    _refuse_nested(places)
     if any(part.config.autos for part in parts):
         parts = advise(model, parts, wants).settled()
     try:
