@@ -74,7 +74,7 @@ def layers(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Every command and every generated page of README and docs."""
     session.run(
-        "python",
+        sys.executable,
         "-m",
         "pytest",
         "tests/test_readme.py",
