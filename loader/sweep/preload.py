@@ -8,6 +8,7 @@ nor copy the pages that they share.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from pkgutil import walk_packages
 
 from .. import formats
@@ -23,5 +24,6 @@ _REST = (
 
 with importing():
     for _name in (*_REST, *(found.name for found in walk_packages(formats.__path__, f"{formats.__name__}."))):
-        import_module(_name)
+        if find_spec(_name) is not None:  # the oldest Hydra that is supported lacks one
+            import_module(_name)
     hydra_schema()
