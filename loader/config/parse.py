@@ -19,13 +19,18 @@ from ..schema import (
     ROOT,
     AllowConfig,
     CheckpointConfig,
+    CompareConfig,
     ConvertConfig,
+    EvaluateConfig,
     ExpectConfig,
     InspectConfig,
     JobConfig,
+    OutputConfig,
     PartConfig,
+    ReplayConfig,
     Rule,
     ScaffoldConfig,
+    SweepConfig,
     VerifyConfig,
 )
 from ..text.lines import MISSING, NO_FIX, Fix, line, typed
@@ -58,6 +63,10 @@ def parse_job(config: Raw) -> JobConfig:
     job.inspect = read_section(InspectConfig, raw.get("inspect", {}), "inspect", problems)
     job.convert = read_section(ConvertConfig, raw.get("convert", {}), "convert", problems)
     job.scaffold = read_section(ScaffoldConfig, raw.get("scaffold", {}), "scaffold", problems)
+    job.evaluate = read_section(EvaluateConfig, raw["evaluate"], "evaluate", problems) if "evaluate" in raw else None
+    job.sweep = _sweep(raw.get("sweep", {}), problems)
+    job.replay = read_section(ReplayConfig, raw.get("replay", {}), "replay", problems)
+    job.report = read_section(OutputConfig, raw.get("report", {}), "report", problems)
     job.trusted_targets = _names(raw.get("trusted_targets"), "trusted_targets", problems)
     if job.inspect.depth is not None and job.inspect.depth < 1:
         expected = "expected a whole number from 1, or null for as many levels as fit"
@@ -247,6 +256,14 @@ def _verify(raw: Any, problems: Problems) -> VerifyConfig:
     expect = raw.get("expect")
     verify.expect = read_section(ExpectConfig, {} if expect is None else expect, "verify.expect", problems)
     return verify
+
+
+def _sweep(raw: Any, problems: Problems) -> SweepConfig:
+    own = {key: value for key, value in raw.items() if key != "compare"} if isinstance(raw, Mapping) else raw
+    sweep = read_section(SweepConfig, own, "sweep", problems)
+    compare = raw.get("compare") if isinstance(raw, Mapping) else None
+    sweep.compare = read_section(CompareConfig, compare or {}, "sweep.compare", problems)
+    return sweep
 
 
 def _names(raw: Any, where: str, problems: Problems) -> list[str] | None:

@@ -141,6 +141,29 @@ class VerificationReport:
     """``{name, shape, dtype, device, min, max, mean, std, finite}`` of each output."""
     fingerprint: str | None = None
     """A digest of the outputs, to compare runs on one machine."""
+    kept: dict[str, Any] | None = None
+    """``{path, bytes}`` of ``outputs.safetensors``, the inputs and outputs of the forward pass; null if none was
+    written."""
+
+
+@dataclass(slots=True)
+class EvaluationReport:
+    """The measurement of the verified model."""
+
+    samples: int = 0
+    """Number of samples."""
+    batches: int = 0
+    """Number of batches."""
+    batch_size: int | None = None
+    """Samples per batch that worked; null where the data comes in batches."""
+    seconds: float = 0.0
+    """Time of the whole evaluation."""
+    samples_per_second: float | None = None
+    """Speed, reading the data included."""
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """``{value, stderr, n}`` of each metric; ``stderr`` is null unless there is a value per sample."""
+    objective: float | None = None
+    """The value of the metric that ``evaluate.objective`` names."""
 
 
 @dataclass(slots=True)
@@ -169,8 +192,11 @@ class Report:
     """Only with ``mode=convert`` and ``mode=scaffold``: ``{path, files, bytes, …}`` of the result."""
     verification: VerificationReport = field(default_factory=VerificationReport)
     """How the loaded model was verified."""
+    evaluation: EvaluationReport | None = None
+    """The measurement of the verified model; null if nothing was measured."""
     timings: dict[str, float] = field(default_factory=dict)
-    """Seconds of each step: ``build``, ``open``, ``plan``, ``apply``, ``place``, ``verify``, ``total``."""
+    """Seconds of each step: ``build``, ``open``, ``plan``, ``apply``, ``place``, ``verify``, ``evaluate``, ``convert``,
+    ``total``."""
     memory: dict[str, int | None] = field(default_factory=dict)
     """``{peak_rss_bytes}``: the process's largest resident memory so far; null if the system does not report it."""
     environment: dict[str, Any] = field(default_factory=dict)

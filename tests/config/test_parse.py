@@ -28,6 +28,7 @@ READY_MADE_RULES = (
     "or a mapping of your own"
 )
 TARGET = {"_target_": "my_pkg.Net"}
+MODES = "load, plan, inspect, convert, scaffold, replay"
 KINDS = "exactly one of strip, add, rename, regex, drop, keep"
 
 
@@ -213,7 +214,7 @@ def test_all_problems_are_reported_at_once() -> None:
         "'checkpoint.path' is required; "
         "'checkpoint.mmap' is 'maybe', expected true or false; "
         "'checkpoint.check' is 'crcs', expected one of crc, structure, full (did you mean 'crc'?); "
-        "'mode' is 'laod', expected one of load, plan, inspect, convert, scaffold (did you mean 'load'?); "
+        "'mode' is 'laod', expected one of load, plan, inspect, convert, scaffold, replay (did you mean 'load'?); "
         "'seed' is 'many', expected a whole number; "
         "'model' has no _target_; "
         f"rule 'rules.r' has no kind, expected {KINDS}; "
@@ -293,10 +294,14 @@ def test_all_problems_are_reported_at_once() -> None:
             "'trusted_targets' is '[1]', expected a list of names",
             "'trusted_targets=[my_pkg.*]'",
         ),
-        ({"mode": "train"}, "'mode' is 'train', expected one of load, plan, inspect, convert, scaffold", "mode=load"),
+        (
+            {"mode": "train"},
+            "'mode' is 'train', expected one of load, plan, inspect, convert, scaffold, replay",
+            "mode=load",
+        ),
         (
             {"mode": "inspct"},
-            "'mode' is 'inspct', expected one of load, plan, inspect, convert, scaffold (did you mean 'inspect'?)",
+            f"'mode' is 'inspct', expected one of {MODES} (did you mean 'inspect'?)",
             "mode=inspect",
         ),
     ],

@@ -16,6 +16,7 @@ from loader.report import fill
 from loader.report.data import (
     Check,
     ErrorReport,
+    EvaluationReport,
     KeysReport,
     ModelReport,
     PartReport,
@@ -72,8 +73,8 @@ def test_a_report_has_the_fields_that_others_read() -> None:
     expected = full_report().to_dict()
 
     assert set(expected) == {
-        "schema", "status", "exit_code", "error", "mode", "model", "parts", "keys", "verification", "timings", "memory",
-        "environment", "config", "overrides",
+        "schema", "status", "exit_code", "error", "mode", "model", "parts", "keys", "verification", "evaluation",
+        "timings", "memory", "environment", "config", "overrides",
     }  # fmt: skip
     assert expected["schema"] == 1
     assert expected["error"] == {
@@ -88,7 +89,7 @@ def test_a_report_has_the_fields_that_others_read() -> None:
         "path", "format", "key", "sha256", "bytes", "tensors", "rules", "dangers",
     }  # fmt: skip
     assert set(expected["keys"]) == {"loaded", "missing", "unexpected", "mismatched", "dropped", "cast", "tied"}
-    assert set(expected["verification"]) == {"checks", "inputs", "outputs", "fingerprint"}
+    assert set(expected["verification"]) == {"checks", "inputs", "outputs", "fingerprint", "kept"}
     assert expected["verification"]["checks"] == [{"name": "forward", "ok": True, "detail": "fine"}]
 
 
@@ -147,7 +148,16 @@ def test_every_field_is_documented_by_its_type() -> None:
 
     found = records(Report)
 
-    assert found == {Report, ErrorReport, ModelReport, PartReport, KeysReport, VerificationReport, Check}
+    assert found == {
+        Report,
+        ErrorReport,
+        ModelReport,
+        PartReport,
+        KeysReport,
+        VerificationReport,
+        EvaluationReport,
+        Check,
+    }
     plain: set[Any] = {str, int, float, bool, list, dict, type(None)}
     for kind in found:
         assert {type(getattr(full, field.name)) for full in instances(kind) for field in fields(kind)} <= plain | found

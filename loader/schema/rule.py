@@ -1,0 +1,60 @@
+"""The base of every key rule; its kinds are in `loader.keys.rules`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any, ClassVar
+
+from ..text.redaction import spare
+from ..text.wording import safe_text
+
+
+class Fate(Enum):
+    """A rule's decision on a name that it does not change."""
+
+    DROPPED = "dropped"
+    KEPT = "kept"
+
+
+Step = Callable[[str], str | Fate | None]
+"""Maps one name to its next name or its fate; None if the rule does not hit it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule(ABC):
+    """One rule for the names in a file; its kinds are in `loader.keys.rules`.
+
+    A kind is a subclass: its fields are the rule's settings in a config, and the first one names the kind.
+    """
+
+    enabled: bool = True
+    """False switches the rule off."""
+    optional: bool = False
+    """True allows the rule to hit no key."""
+    exclusive: ClassVar[bool] = False
+    """Whether every name that no exclusive rule keeps is dropped."""
+    example: ClassVar[Mapping[str, object]] = {"rename": "encoder.", "to": "backbone."}
+    """A rule to offer when one of this kind is invalid."""
+
+    @abstractmethod
+    def step(self) -> Step:
+        """Returns the rule's function for one name; raises ValueError with the reason if it cannot work."""
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the rule as in a config: its own settings first, without defaults."""
+        own = [one for one in fields(self) if not one.kw_only]
+        values = {one.name: getattr(self, one.name) for one in own if getattr(self, one.name) != one.default}
+        flags = {"optional": True} if self.optional else {}
+        return {**values, **flags} if self.enabled else {**values, **flags, "enabled": False}
+
+    def __str__(self) -> str:
+        """Writes the rule as in a config, without its flags: ``strip: module.``."""
+        own = [(one.name, getattr(self, one.name)) for one in fields(self) if not one.kw_only]
+        texts = ((name, str(value).lower() if isinstance(value, bool) else safe_text(value)) for name, value in own)
+        return ", ".join(f"{name}: {text}" for name, text in texts if text != "false")
+
+
+spare(list(vars().values()))

@@ -1,0 +1,1 @@
+"""Trackers: a sweep's jobs as the runs of another tool."""
