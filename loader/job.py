@@ -17,7 +17,7 @@ from .config.parse import parse_job
 from .errors import ConfigError, FitError, LoaderError
 from .modes import lines
 from .module.user_code import own_code_refused
-from .report import fill
+from .report import environment
 from .report.data import ErrorReport, Report, write_report
 from .report.terminal import print_dangers, print_error, print_report
 from .runtime import importing
@@ -123,7 +123,7 @@ def execute(
         describe_refusal(report, error)
         raise
     finally:
-        fill.environment(report)
+        environment.describe(report)
 
 
 def _carry_out(job: JobConfig, report: Report, target: Target | None, *, prove: bool, asked: bool) -> nn.Module | None:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.report import fill
+from loader.report import environment
 from loader.report.data import (
     Check,
     ErrorReport,
@@ -173,8 +173,8 @@ def test_the_version_of_torch_is_torchs_own_imported_or_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The package's own version may lack what torch was built for: 2.6.0, and 2.6.0+cu124."""
-    monkeypatch.setattr("loader.report.fill.metadata.version", lambda package: "0.0.0")
-    assert fill._torch_version() == str(torch.__version__)
+    monkeypatch.setattr("loader.report.environment.metadata.version", lambda package: "0.0.0")
+    assert environment._torch_version() == str(torch.__version__)
 
 
 JSON = st.recursive(
