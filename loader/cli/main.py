@@ -27,6 +27,7 @@ from ..files.path import conf_dir
 from ..runtime import find_modules_in, printing_failed, safe_path, terminable, unbreakable
 from ..sweep.callback import Abandoned, Sweep, every_job_has_its_turn, expecting, take_sweep
 from ..text.lines import Fix, program
+from ..text.progress import Voice, speaking
 from ..text.redaction import remember
 from .help import completing, fitted, shown
 from .task import Task
@@ -110,6 +111,12 @@ def _let_argparse_be() -> None:
 
 
 def _run(arguments: Arguments) -> int:
+    """Runs a job or a sweep, with its progress shown beside a text, but not beside JSON."""
+    with speaking(Voice.SILENT if arguments.json else Voice.LINES):
+        return _run_either(arguments)
+
+
+def _run_either(arguments: Arguments) -> int:
     """Runs a job or a sweep; a config can make it a sweep, as the command line can."""
     refusal = None
     try:

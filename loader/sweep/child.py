@@ -30,6 +30,7 @@ from ..errors import LoaderError
 from ..report.data import ErrorReport, Report, write_report
 from ..runtime import safe_path, unbreakable
 from ..text.lines import Fix
+from ..text.progress import Voice, speaking
 from ..text.redaction import remember
 from .records import INTERRUPTED, JobRecord
 
@@ -170,7 +171,7 @@ def _child(request: _Request, writer: connection.Connection) -> None:
     """Runs in a job's process."""
     threading.Thread(target=_end_with_sweep, name="end with the sweep", daemon=True).start()
     try:
-        with unbreakable():
+        with unbreakable(), speaking(Voice.SILENT):  # the sweep shows its own progress
             exit_code = _run_here(request)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
