@@ -18,8 +18,9 @@ from .errors import ConfigError, FitError, LoaderError
 from .modes import lines
 from .module.user_code import own_code_refused
 from .report import environment
-from .report.data import ErrorReport, Report, write_report
+from .report.data import ErrorReport, Report
 from .report.terminal import print_dangers, print_error, print_report
+from .report.writing import write_report
 from .runtime import importing
 from .schema import JobConfig
 from .text.lines import Fix

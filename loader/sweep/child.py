@@ -27,7 +27,8 @@ from omegaconf import OmegaConf, open_dict
 
 from ..config.compose import hydra_aside
 from ..errors import LoaderError
-from ..report.data import ErrorReport, Report, write_report
+from ..report.data import ErrorReport, Report
+from ..report.writing import write_report
 from ..runtime import safe_path, unbreakable
 from ..text.lines import Fix
 from ..text.progress import Voice, speaking

@@ -23,7 +23,8 @@ from omegaconf import OmegaConf
 
 from ..config.rewrite import readable
 from ..errors import ConfigError
-from ..report.data import REPORT, ErrorReport, write_json
+from ..report.data import REPORT, ErrorReport
+from ..report.writing import write_json
 from ..text.lines import Fix
 from ..text.wording import printable
 

@@ -21,8 +21,8 @@ from rich.text import Text
 
 from ..config.rewrite import readable
 from ..errors import ConfigError
-from ..report.data import write_json, write_text
 from ..report.terminal import print_error
+from ..report.writing import write_json, write_text
 from ..text.lines import Fix
 from ..text.redaction import redacted
 from ..text.wording import counted, safe_text
