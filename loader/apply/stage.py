@@ -6,7 +6,7 @@ compared; tied names that hold different values refuse the load here, casts that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ from ..parts.reading import Reader
 from ..runtime import collector_paused
 from ..schema import AllowConfig
 from ..text.lines import Fix
+from ..text.progress import progress
 from .live import is_folded
 from .prepare import Prepared, refuse_untied
 
@@ -65,7 +66,7 @@ def stage(prepared: Prepared, *, live: bool = False) -> Staged:
     aliased = set() if live else _aliased(prepared, filled)
     values: State = {}
     casts: list[Cast] = []
-    for source in needed:
+    for source in _shown(needed):
         key = filled.get(source)
         if key is None or prepared.tensor(source) is None or prepared.wanted[key].kind == "extra":
             values[source] = reader.value(source)
@@ -83,6 +84,14 @@ def stage(prepared: Prepared, *, live: bool = False) -> Staged:
     for part in prepared.parts.values():
         part.checkpoint.check_unchanged()
     return Staged(values, tuple(casts))
+
+
+def _shown(needed: list[str]) -> Iterator[str]:
+    """Yields the same keys, and shows how far the loop over them is."""
+    with progress("reading", total=len(needed), unit="tensors") as shown:
+        for source in needed:
+            yield source
+            shown.advance()
 
 
 def _cast(prepared: Prepared, key: str, value: torch.Tensor) -> tuple[torch.Tensor, Cast | None]:

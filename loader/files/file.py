@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from ..errors import CheckpointError
 from ..text.lines import Fix
+from ..text.progress import progress
 from .descriptors import Descriptor, changed, drop_pages, map_private, read_at, read_into_at
 from .path import shown_path
 
@@ -152,8 +153,10 @@ class CheckpointFile:
     def sha256(self) -> str:
         """Digest of the whole file."""
         digest = hashlib.sha256()
-        for offset in range(0, self.size, _CHUNK):
-            digest.update(self.pread(offset, min(_CHUNK, self.size - offset)))
+        with progress(f"sha256 of {self.path.name}", total=self.size, unit="B") as shown:
+            for offset in range(0, self.size, _CHUNK):
+                digest.update(block := self.pread(offset, min(_CHUNK, self.size - offset)))
+                shown.advance(len(block))
         return digest.hexdigest()
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from zlib_ng import zlib_ng
 
+from ..text.progress import progress
 from .tree import Storage, TensorEntry
 
 if TYPE_CHECKING:
@@ -31,13 +32,14 @@ _Piece = tuple[Storage, int, int]
 _Place = tuple[int, int, int]
 
 
-def differing(storages: Sequence[Storage], read: Read, inflate: Inflate) -> list[Storage]:
+def differing(storages: Sequence[Storage], read: Read, inflate: Inflate, what: str) -> list[Storage]:
     """Finds the storages whose bytes do not have the checksum that the file keeps for them.
 
     Args:
         storages: Each with a checksum.
         read: Reads bytes of the file.
         inflate: Unpacks a deflated storage piece by piece.
+        what: The name of this work, for its progress.
     """
 
     def checksums(pieces: list[_Piece]) -> list[int]:
@@ -50,8 +52,12 @@ def differing(storages: Sequence[Storage], read: Read, inflate: Inflate) -> list
     if len(batches) == 1:
         results = [checksums(batches[0])]
     else:
-        with ThreadPoolExecutor(_WORKERS) as pool:
-            results = list(pool.map(checksums, batches))
+        total = sum(length for batch in batches for _, _, length in batch)
+        results = []
+        with progress(what, total=total, unit="B") as shown, ThreadPoolExecutor(_WORKERS) as pool:
+            for batch, values in zip(batches, pool.map(checksums, batches), strict=True):
+                results.append(values)
+                shown.advance(sum(length for _, _, length in batch))
     found: dict[int, int] = {}
     for batch, values in zip(batches, results, strict=True):
         for (storage, _, length), value in zip(batch, values, strict=True):

@@ -192,7 +192,7 @@ class OpenedFile(Checkpoint):
         if mmap:
             view = memoryview(self.file.mapping)
             read = lambda offset, length: view[offset : offset + length]  # noqa: E731  # called a hundred thousand times
-        damaged = differing(storages, read, self.inflate)
+        damaged = differing(storages, read, self.inflate, f"checking {self.path.name}")
         if damaged:
             raise CheckpointError(
                 f"{shown_path(self.path)} is damaged: checksum mismatch in {counted(len(damaged), 'record')} of "

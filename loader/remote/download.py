@@ -3,23 +3,21 @@
 Guarantees: the result is complete, has the declared length and the required digest, and is of one version; until then
 nothing else can read any of it. A broken download is resumed a bounded number of times, if the server supports that and
 reports versions, and by the next run after that. No file becomes longer than declared, or than the disk and a limit
-allow. The progress bar is written to stderr, and only if that is a terminal.
+allow.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
 from ..errors import CheckpointError
 from ..formats.foreign import page_in
 from ..text.lines import Fix
+from ..text.progress import Shown, progress
 from ..text.wording import size
 from .cache import Cache
 from .transport import Answer, Interrupted, OutOfRange, Transport, Version, wait, with_retries, worth_another
@@ -34,9 +32,6 @@ _CHECKED = 64 << 20
 """Bytes after which the free space is checked again."""
 _MOST_UNDECLARED = 100 << 30
 """The largest size of a file whose length the server does not declare."""
-
-Advance = Callable[[int, int | None], None]
-"""Takes the number of bytes received, and the total if known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +85,9 @@ class _Download:
         try:
             with file:
                 self._prepare(file)
-                with bar(self._url.name) as advance:
-                    self._all(file, advance)
+                total = self._version.size
+                with progress(f"downloading {self._url.name}", total=total, unit="B", done=self._there) as shown:
+                    self._all(file, shown)
                 digest = self._digest.hexdigest()
                 if expected not in {None, digest}:
                     self._start_over(file)
@@ -125,14 +121,14 @@ class _Download:
         where = f", from byte {self._there:,}" if self._there else ""
         log.info("%s: downloading %sto %s%s", self._url.shown, much, self._cache.root, where)
 
-    def _all(self, file: IO[bytes], advance: Advance) -> None:
+    def _all(self, file: IO[bytes], shown: Shown) -> None:
         fruitless = attempts = 0
         self._heard = time.monotonic()
         while self._version.size is None or not self._there or self._there < self._version.size:
             before = self._there
             attempts += 1
             try:
-                self._attempt(file, advance)
+                self._attempt(file, shown)
             except Interrupted as error:
                 fruitless = 0 if self._there - before >= _FRUITFUL else fruitless + 1
                 if not worth_another(fruitless, self._heard):
@@ -141,14 +137,14 @@ class _Download:
             else:
                 return
 
-    def _attempt(self, file: IO[bytes], advance: Advance) -> None:
+    def _attempt(self, file: IO[bytes], shown: Shown) -> None:
         if self._there and not self._version.tag:  # the rest could be of another version, unnoticed
             self._start_over(file)
         try:
             with self._transport.open(self._url, self._there, None, self._version.tag) as answer:
                 self._settle(answer, file)
                 with self._cache.using():
-                    self._receive(answer, file, advance)
+                    self._receive(answer, file, shown)
                     file.flush()
         except OutOfRange:
             self._start_over(file)
@@ -176,7 +172,7 @@ class _Download:
             file.truncate(0)
         self._digest, self._there = hashlib.sha256(), 0
 
-    def _receive(self, answer: Answer, file: IO[bytes], advance: Advance) -> None:
+    def _receive(self, answer: Answer, file: IO[bytes], shown: Shown) -> None:
         checked = self._there
         for chunk in answer.chunks():
             if not self._there:
@@ -186,7 +182,7 @@ class _Download:
             self._digest.update(chunk)
             self._there += len(chunk)
             self._heard = time.monotonic()
-            advance(self._there, self._version.size)
+            shown.reached(self._there, self._version.size)
             if self._there - checked >= _CHECKED:
                 checked = self._there
                 self._cache.refuse_too_large(self._url, 0)
@@ -221,29 +217,3 @@ def refuse_page(url: Url, head: bytes, said: str) -> None:
     page = page_in(head)
     if page is not None:
         raise CheckpointError(f"{url.shown} is {page.what} ({said})", *page.fixes)
-
-
-@contextmanager
-def bar(label: str) -> Iterator[Advance]:
-    """Shows a progress bar while the block runs.
-
-    Args:
-        label: The name of the download.
-    """
-    if not sys.stderr.isatty():
-        yield lambda _done, _total: None
-        return
-    from rich import progress as bars  # noqa: PLC0415  # only a terminal needs it
-    from rich.console import Console  # noqa: PLC0415  # only a terminal needs it
-    from rich.markup import escape  # noqa: PLC0415  # only a terminal needs it
-
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.DownloadColumn(),
-        bars.TransferSpeedColumn(),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        task = progress.add_task(escape(label), total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

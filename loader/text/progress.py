@@ -76,8 +76,9 @@ class Shown:
             self._show()
 
     def reached(self, done: float, total: float | None) -> None:
-        """Sets how much has been done in all, and the total, if known by now."""
+        """Sets how much has been done in all, which may be less than before, and the total, if known by now."""
         self.total = total
+        self._start = min(self._start, done)
         self.advance(done - self.done)
 
     def line(self) -> str:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-import re
 import subprocess
 import sys
 
@@ -9,30 +7,34 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from loader.remote.download import bar
+from loader.text.progress import Voice, speaking
 from tests.command import REPOSITORY
 from tests.remote.asking import value
 from tests.remote.server import Server
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_terminal_shows_how_far_a_download_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_download_shows_how_far_it_is(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    with bar("[red]a.pt") as advance:
-        advance(500_000, 1_000_000)
-        advance(1_000_000, 1_000_000)
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
-    assert "[red]a.pt" in plain
-    assert "1.0/1.0 MB" in plain
-    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("loader.text.progress._SILENCE", 0.0)
+    content = save({"a": torch.zeros(1_000_000)})
+    with speaking(Voice.LINES):
+        value(server.add("/a.safetensors", content))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [line for line in captured.err.splitlines() if line.startswith("downloading")]
+    assert lines[-1].startswith("downloading a.safetensors  4.0 MB of 4.0 MB (100%), ")
+
+
+def test_a_resumed_download_counts_what_is_there(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("loader.text.progress._SILENCE", 0.0)
+    content = save({"a": torch.zeros(1_000_000)})
+    with speaking(Voice.LINES):
+        value(server.add("/a.safetensors", content, breaks=[3_000_000]))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("downloading")]
+    assert lines[-1].startswith("downloading a.safetensors  4.0 MB of 4.0 MB (100%), ")
 
 
 def test_a_log_file_gets_nothing_of_it(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
