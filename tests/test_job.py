@@ -17,8 +17,8 @@ from tests.jobs import job, save, target
 from tests.models import Two, filled
 
 TOP = [
-    "schema", "status", "exit_code", "error", "mode", "model", "parts", "keys", "verification", "timings", "memory",
-    "environment", "config", "overrides",
+    "schema", "status", "exit_code", "error", "mode", "model", "parts", "keys", "modules",
+    "verification", "evaluation", "timings", "memory", "environment", "config", "overrides",
 ]  # fmt: skip
 PART = {"path", "format", "key", "sha256", "bytes", "tensors", "rules", "other", "trust"}
 OUTPUT = {"name", "shape", "dtype", "device", "min", "max", "mean", "std", "finite"}

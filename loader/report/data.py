@@ -181,6 +181,10 @@ class Report:
     """The parts by submodule; the root is ``""``."""
     keys: KeysReport = field(default_factory=KeysReport)
     """The outcome of every key of the model and of the files."""
+    modules: list[dict[str, Any]] = field(default_factory=list)
+    """``{module, count, parameters, loaded, missing, mismatched, initialised}`` of each module that holds tensors: the
+    number of its keys with each outcome; ``initialised`` ones keep the model's own values, as an allowance says. Layers
+    that differ in their numbers alone are one, ``layers.{0..11}.attn``, with the sums of all."""
     plan: list[dict[str, Any]] | None = None
     """Only with ``mode=plan``: ``{action, key, source, part, model, checkpoint}`` of every key."""
     inspection: dict[str, Any] | None = None

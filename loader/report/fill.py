@@ -8,7 +8,7 @@ key exactly once, in the model's order, then the file's.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from ..formats.pickle.tree import PLAIN
 from ..formats.tree import Container, Leaf, TensorEntry
 from ..parts.offer import Offers, selected
 from ..schema import OF_A_FILE
+from . import modules
 from .data import KeysReport, ModelReport, PartReport, Report
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..apply.stage import Staged
     from ..builder import Built
     from ..keys.plan import Wanted
+    from ..module.slots import Slot
     from ..parts import Part
     from ..schema import JobConfig
 
@@ -94,13 +96,16 @@ def keys(
     if prepared is None:
         from ..module.slots import slots  # noqa: PLC0415  # imports torch
 
-        report.keys = KeysReport(loaded=len(slots(module)))
+        complete = slots(module)
+        report.keys = KeysReport(loaded=len(complete))
+        report.modules = modules.all_loaded(_sizes(complete))
         return
     plan = prepared.plan
     if plan.passes() and (plan.mismatched or plan.dropped):
         _note_doubts(report, opened, prepared)
     if report.mode == "plan":
         report.plan = rows(prepared)
+    report.modules = modules.of_plan(plan, prepared.wanted)
     report.keys = KeysReport(
         loaded=len(plan.loaded),
         missing=list(plan.missing),
@@ -110,6 +115,20 @@ def keys(
         cast=_planned_casts(prepared) if report.mode == "plan" else _casts(staged),
         tied=[list(group) for group in plan.tied],
     )
+
+
+def _sizes(places: Mapping[str, Slot]) -> dict[str, int]:
+    """Returns the number of parameters at each key; tied ones count once."""
+    from torch.nn.parameter import is_lazy  # noqa: PLC0415  # a report without a model needs none
+
+    seen: set[int] = set()
+    sizes = {}
+    for key, slot in places.items():
+        tensor = slot.tensor if slot.kind == "parameter" else None
+        counts = tensor is not None and id(tensor) not in seen and not is_lazy(tensor)
+        sizes[key] = tensor.numel() if tensor is not None and counts else 0
+        seen.add(id(tensor))
+    return sizes
 
 
 def _offered(report: PartReport, part: Part, offers: Offers | None) -> None:

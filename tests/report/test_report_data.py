@@ -65,8 +65,8 @@ def test_a_report_has_the_fields_that_others_read() -> None:
     expected = full_report().to_dict()
 
     assert set(expected) == {
-        "schema", "status", "exit_code", "error", "mode", "model", "parts", "keys", "verification", "evaluation",
-        "timings", "memory", "environment", "config", "overrides",
+        "schema", "status", "exit_code", "error", "mode", "model", "parts", "keys", "modules", "verification",
+        "evaluation", "timings", "memory", "environment", "config", "overrides",
     }  # fmt: skip
     assert expected["schema"] == 1
     assert expected["error"] == {
