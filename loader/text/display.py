@@ -115,7 +115,8 @@ class _Screen(Display):
                     return len(text)
                 self._erase()
                 write(text)
-                stream.flush()
+                if self._whole:  # half a line would mix with that of another process
+                    stream.flush()
                 return len(text)
 
         return written
