@@ -20,6 +20,8 @@ REDRAWN = 0.1
 _LONGEST_PAUSE = 60.0
 """Seconds between plain lines at most; each of the first ones comes at twice the time of the one before."""
 _ERASE = "\r\x1b[2K"
+_ERASE_UNSENT = "\x1b[1G\x1b[2K"
+"""The same; a text stream would send what has a carriage return in it at once, before the line is whole."""
 
 
 class Display:
@@ -111,7 +113,7 @@ class _Screen(Display):
             with _lock:
                 begins, self._whole = self._whole, text.endswith("\n") if text else self._whole
                 if os.getpid() != self._process:  # a forked worker does not know what is drawn by now
-                    write(_ERASE + text if begins else text)
+                    write(_ERASE_UNSENT + text if begins else text)
                     return len(text)
                 self._erase()
                 write(text)

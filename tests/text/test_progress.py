@@ -25,11 +25,11 @@ module._SILENCE = display.REDRAWN = 0.0
 def screen(output: str) -> list[str]:
     """What a terminal shows in the end: carriage returns, line feeds and erased lines are all it has to know."""
     lines, column = [""], 0
-    for part in re.findall(r"\x1b\[2K|\r|\n|[^\x1b\r\n]+", output):
+    for part in re.findall(r"\x1b\[2K|\x1b\[1G|\r|\n|[^\x1b\r\n]+", output):
         if part == "\n":
             lines.append("")
             column = 0
-        elif part == "\r":
+        elif part in ("\r", "\x1b[1G"):
             column = 0
         elif part == "\x1b[2K":
             lines[-1] = " " * column
@@ -114,7 +114,7 @@ with progress("evaluating") as shown:
     os.waitpid(child, 0)
     shown.advance()
 """)
-    assert sorted(screen(output)) == ["", "from the parent", "from the worker"]
+    assert sorted(screen(output)) == ["", "from the parent", "from the worker"], output
 
 
 def test_work_in_work_shares_the_line() -> None:
