@@ -28,7 +28,7 @@ from ..sweep.callback import Origin, origin
 from ..text.redaction import redact_files, remember
 
 if TYPE_CHECKING:
-    from ..sweep.records import JobRecord
+    from ..sweep.record import JobRecord
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,8 @@ class Task:
     def _run_in_sweep(self, config: DictConfig) -> int:
         from ..report.terminal import print_error  # noqa: PLC0415  # not needed by a single run
         from ..sweep.child import OrphanedError  # noqa: PLC0415
-        from ..sweep.records import INTERRUPTED, recorded  # noqa: PLC0415
+        from ..sweep.record import INTERRUPTED  # noqa: PLC0415
+        from ..sweep.records import recorded  # noqa: PLC0415
         from ..sweep.summary import worst  # noqa: PLC0415
 
         if self.origin is not None:

@@ -33,7 +33,7 @@ from ..runtime import safe_path, unbreakable
 from ..text.lines import Fix
 from ..text.progress import Voice, speaking
 from ..text.redaction import remember
-from .records import INTERRUPTED, JobRecord
+from .record import INTERRUPTED, JobRecord
 
 _PATIENCE = 5
 """Seconds that a job has to stop after a request to."""

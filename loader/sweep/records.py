@@ -7,14 +7,11 @@ of this process are also kept in memory, for a full disk.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,103 +20,16 @@ from omegaconf import OmegaConf
 
 from ..config.rewrite import readable
 from ..errors import ConfigError
-from ..report.data import REPORT, ErrorReport
+from ..report.data import REPORT
 from ..report.writing import write_json
 from ..text.lines import Fix
-from ..text.wording import printable
-
-RUNNING = "running"
-"""The status of a job that has not ended; it never appears in a summary."""
-
-INTERRUPTED = 130
-"""The exit code after an interruption by the user."""
+from .record import JobRecord
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 _FOLDER = ".jobs"
 _kept: dict[Path, dict[int, JobRecord]] = {}
 """The records of this process's jobs, by the sweep's folder."""
-
-
-def error_of(kind: str, message: str, *fixes: Fix) -> dict[str, Any]:
-    """Returns an error as a record stores it."""
-    return dataclasses.asdict(ErrorReport.of(kind, message, fixes))
-
-
-@dataclass(slots=True)
-class JobRecord:
-    """One job of a sweep, as ``summary.json`` lists it."""
-
-    job: int
-    """The job's number in the sweep."""
-    overrides: list[str] = field(default_factory=list)
-    """The job's overrides, as typed."""
-    status: str = RUNNING
-    """``ok``, ``failed`` (refused), ``error`` (a bug of the loader), ``crashed`` or ``not run``."""
-    exit_code: int | None = None
-    """The job's exit code; null if it is lost, or if the job did not run."""
-    error: dict[str, Any] | None = None
-    """``{type, message, hint, fixes}``, as in ``report.json``; null if the job succeeded."""
-    seconds: float | None = None
-    """How long the job took."""
-    output_dir: str | None = None
-    """The job's folder."""
-    report: str | None = None
-    """Path of the job's ``report.json``, if it wrote one."""
-
-    @property
-    def counts_as(self) -> int:
-        """The exit code as the sweep counts it: a job that did not finish counts as a bug."""
-        return 1 if self.exit_code is None or self.status not in ("ok", "failed") else self.exit_code
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the record as ``summary.json`` contains it."""
-        return dataclasses.asdict(self)
-
-    def settle(self, exit_code: int) -> None:
-        """Takes the outcome of a finished job from its report."""
-        self.exit_code = exit_code
-        self.status = {0: "ok", 1: "error"}.get(exit_code, "failed")
-        path = Path(self.output_dir or "", REPORT)
-        if path.is_file():
-            self.report = str(path)
-            self.error = json.loads(path.read_text(encoding="utf-8")).get("error")
-        else:
-            self.error = error_of("ConfigError", f"{path} could not be written")
-
-    def refuse(self, error: ConfigError) -> None:
-        """Notes that the job was refused before it ran."""
-        self.status, self.exit_code = "failed", error.exit_code
-        self.error = error_of(type(error).__name__, error.message, *error.fixes)
-
-    def crash(self, process_code: int) -> None:
-        """Notes that the job's process ended before the job was done.
-
-        Args:
-            process_code: As `multiprocessing` gives it: the exit code, or minus the signal's number.
-        """
-        self.status = "crashed"
-        self.exit_code = process_code if process_code >= 0 else 128 - process_code
-        how = f"ended with code {process_code}" if process_code >= 0 else f"was killed by {_signal_name(-process_code)}"
-        fixes = [Fix("dmesg | tail", "says whether memory ran out")] if "SIGKILL" in how else []
-        path = Path(self.output_dir or "", REPORT)
-        self.report = str(path) if path.is_file() else None
-        self.error = error_of("Crashed", f"the job's process {how} before the job was done", *fixes)
-
-    def fail(self, error: Exception) -> None:
-        """Notes that the job could not be started."""
-        self.status, self.exit_code = "error", 1
-        self.error = error_of(type(error).__name__, printable(str(error)))
-
-    def interrupt(self) -> None:
-        """Notes that the user or a scheduler stopped the sweep while the job ran."""
-        self.status, self.exit_code = "crashed", INTERRUPTED
-        self.error = error_of("Interrupted", "interrupted before the job was done")
-
-
-def _signal_name(number: int) -> str:
-    known = {member.value: member.name for member in signal.Signals}
-    return f"signal {number} ({known[number]})" if number in known else f"signal {number}"
 
 
 def new_record(hydra: Any) -> JobRecord:

@@ -7,10 +7,10 @@ on a terminal; elsewhere no line is cut or wrapped.
 
 from __future__ import annotations
 
-import csv
-import io
+import dataclasses
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,18 @@ from ..errors import ConfigError
 from ..report.terminal import print_error
 from ..report.writing import write_json, write_text
 from ..text.lines import Fix
-from ..text.redaction import redacted
 from ..text.wording import counted, safe_text
+from .best import best_of
 from .callback import Sweep
+from .columns import csv_of
 from .folders import SUMMARY
-from .records import RUNNING, JobRecord, error_of, forget, read_all
+from .record import BAD, GOOD, RUNNING, JobRecord, error_of
+from .records import forget, read_all
+from .swept import swept_values
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the summary's format."""
 
-_COLUMNS = ("job", "status", "exit_code", "seconds", "overrides", "error_type", "error", "hint", "output_dir", "report")
 _REFUSALS = range(2, 7)
 
 
@@ -45,33 +47,41 @@ class Summary:
     jobs: list[JobRecord]
 
     @property
-    def ok(self) -> int:
-        """Number of jobs that succeeded."""
-        return sum(job.status == "ok" for job in self.jobs)
+    def totals(self) -> dict[str, int]:
+        """Number of jobs, of those with a result, without one, skipped, and not run."""
+        found = Counter(job.status for job in self.jobs)
+        return {
+            "total": len(self.jobs),
+            "ok": sum(found[status] for status in GOOD),
+            "failed": sum(found[status] for status in BAD),
+            "skipped": found["skipped"],
+            "not_run": found["not run"],
+        }
 
     @property
     def exit_code(self) -> int:
-        """The worst of the jobs' codes; a job that crashed or never ran counts as a bug."""
+        """The worst of the jobs' codes; a job that did not end counts as a bug."""
         return worst(job.counts_as for job in self.jobs)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the content of ``summary.json``."""
-        total = len(self.jobs)
-        jobs = [job.to_dict() for job in self.jobs]
-        return {"schema": SCHEMA, "total": total, "ok": self.ok, "failed": total - self.ok, "jobs": jobs}
+        jobs = [job.to_dict() for job in self.relative()]
+        return {"schema": SCHEMA, **self.totals, "best": best_of(self.jobs), "jobs": jobs}
 
-    def to_csv(self) -> str:
-        """Returns the content of ``summary.csv``: one line per job."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_row(job) for job in self.jobs)
-        return text.getvalue()
+    def relative(self) -> list[JobRecord]:
+        """Returns the jobs with the paths of their results relative to the sweep's folder."""
+        return [
+            dataclasses.replace(job, output_dir=self._relative(job.output_dir), report=self._relative(job.report))
+            for job in self.jobs
+        ]
+
+    def _relative(self, path: str | None) -> str | None:
+        return path and Path(os.path.relpath(path, self.folder)).as_posix()
 
     def write(self) -> None:
         """Writes both files into the sweep's folder."""
         write_json(self.folder / SUMMARY, self.to_dict())
-        write_text(self.folder / "summary.csv", self.to_csv())
+        write_text(self.folder / "summary.csv", csv_of(self.relative()))
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -89,7 +99,14 @@ def summarize(sweep: Sweep) -> Summary:
     for record in records.values():
         if record.status == RUNNING:
             _lost(record)
+    _add_values(records)
     return Summary(sweep.folder, [records[job] for job in sorted(records)])
+
+
+def _add_values(records: Mapping[int, JobRecord]) -> None:
+    values = swept_values({job: records[job].overrides for job in sorted(records)})
+    for job, record in records.items():
+        record.values = values[job]
 
 
 def _not_run(job: int, overrides: list[str]) -> JobRecord:
@@ -104,19 +121,13 @@ def _lost(record: JobRecord) -> None:
     record.error = error_of("Crashed", message)
 
 
-def _row(job: JobRecord) -> dict[str, Any]:
-    error = job.error or {}
-    fields = {"error_type": error.get("type"), "error": error.get("message"), "hint": error.get("hint")}
-    # One line per job, even if a message has several.
-    flat = {name: " ".join(text.split()) if text else text for name, text in fields.items()}
-    own = {name: value for name, value in job.to_dict().items() if name in _COLUMNS and name != "error"}
-    row = {**own, **flat, "overrides": " ".join(job.overrides)}
-    return {name: redacted(value) if isinstance(value, str) else value for name, value in row.items()}
-
-
 _HEADS = ("job", "status", "exit", "seconds", "overrides", "error")
 _LONGEST = 200
-_STYLES = {"ok": "green", "failed": "red", "error": "bold red", "crashed": "bold red", "not run": "yellow"}
+_STYLES = (
+    dict.fromkeys(GOOD, "green")
+    | dict.fromkeys(BAD, "bold red")
+    | {"failed": "red", "skipped": "yellow", "not run": "yellow"}
+)
 
 
 def show_summary(summary: Summary, console: Console | None = None, *, written: bool = True) -> None:
@@ -128,8 +139,9 @@ def show_summary(summary: Summary, console: Console | None = None, *, written: b
     else:
         out.print(Text("\n".join(_plain_lines(rows))), soft_wrap=True)
     total = len(summary.jobs)
-    line = f"{summary.ok} of {counted(total, 'job')} ok" + (f": {summary.folder / SUMMARY}" if written else "")
-    out.print(Text(line, style="green" if summary.ok == total else "red"), soft_wrap=True)
+    ok = summary.totals["ok"]
+    line = f"{ok} of {counted(total, 'job')} ok" + (f": {summary.folder / SUMMARY}" if written else "")
+    out.print(Text(line, style="green" if ok == total else "red"), soft_wrap=True)
 
 
 def _rows(jobs: list[JobRecord]) -> list[tuple[str, ...]]:

@@ -19,7 +19,8 @@ import loader.cli.main
 from loader.cli.main import run_command
 from loader.files.path import conf_dir
 from loader.sweep.callback import Sweep, _seen
-from loader.sweep.records import JobRecord, keep
+from loader.sweep.record import JobRecord
+from loader.sweep.records import keep
 from tests.command import REPOSITORY, in_own_session, run, run_loader
 
 WEIGHTS = REPOSITORY / "loader" / "examples" / "weights"

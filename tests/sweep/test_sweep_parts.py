@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import multiprocessing
 import pickle
@@ -22,7 +21,8 @@ from loader.errors import ConfigError
 from loader.sweep import child
 from loader.sweep.callback import Abandoned, Origin, Sweep, SweepCallback, compose_once, expected_jobs, take_sweep
 from loader.sweep.folders import is_written
-from loader.sweep.records import JobRecord, forget, keep, read_all
+from loader.sweep.record import JobRecord
+from loader.sweep.records import forget, keep, read_all
 from loader.sweep.summary import Summary, show_summary, summarize, worst
 
 CODES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 137, -9]))
@@ -97,15 +97,6 @@ def test_jobs_of_a_sweeper_that_decides_as_it_goes_are_those_that_ran(tmp_path: 
     summary = summarize(Sweep(tmp_path, None))
     assert [job.job for job in summary.jobs] == [4]
     assert summary.exit_code == 4
-
-
-def test_the_csv_keeps_a_job_on_one_line(tmp_path: Path) -> None:
-    error = {"type": "FitError", "message": "two\nlines, and a comma", "hint": 'a "quote"'}
-    summary = Summary(tmp_path, [JobRecord(0, ["a=1", "b='x y'"], "failed", 4, error, 1.5, "out", "out/report.json")])
-    head, line = summary.to_csv().splitlines()
-    assert head == "job,status,exit_code,seconds,overrides,error_type,error,hint,output_dir,report"
-    outcome, expected = ["0", "failed", "4", "1.5", "a=1 b='x y'"], ["FitError", "two lines, and a comma", 'a "quote"']
-    assert next(csv.reader([line])) == [*outcome, *expected, "out", "out/report.json"]
 
 
 def test_writing_a_summary_leaves_nothing_else(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""``summary.csv``: the jobs of a sweep as a table for spreadsheets.
+
+Guarantees: one line per job, whatever its texts contain. Columns have different names: a swept key or a metric that is
+called like a fixed column has its place in ``summary.json`` as its name. No cell is a formula to a spreadsheet.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..text.lines import value_text
+from ..text.redaction import redacted
+from ..text.wording import printable
+from .record import JobRecord
+
+BEFORE = ("job", "status", "exit_code")
+"""The columns before those of the swept keys."""
+
+MEASURED = (
+    *("n", "fingerprint", "output_diff", "golden_diff", "parameters", "loaded", "missing", "unexpected", "mismatched"),
+    *("cast", "dtype", "device", "file_bytes", "load_seconds", "forward_seconds", "evaluate_seconds", "seconds"),
+    *("peak_rss_bytes", "torch"),
+)
+"""The columns behind those of the metrics that are fields of a record."""
+
+ENDING = ("error_type", "error", "hint", "command", "report")
+"""The last columns."""
+
+FIXED = frozenset({*BEFORE, "step", *MEASURED, *ENDING})
+"""The names that no metric may have."""
+
+GOT = ("dtype", "device")
+"""Swept keys without a column of their own: theirs has what the model got."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_LINES = re.compile("\\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\\s*")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def csv_of(jobs: Sequence[JobRecord]) -> str:
+    """Returns the content of ``summary.csv``."""
+    swept, metrics = swept_keys(jobs), metrics_of(jobs)
+    heads = [*BEFORE, *(_named("values", key) for key in swept), "step"]
+    for name in metrics:
+        heads += [_named("metrics", name), _named("metrics", f"{name}_stderr")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([_cell(head) for head in (*heads, *MEASURED, *ENDING)])
+    writer.writerows([_cell(value) for value in _row(job, swept, metrics)] for job in jobs)
+    return text.getvalue()
+
+
+def swept_keys(jobs: Iterable[JobRecord]) -> list[str]:
+    """Returns the swept keys that have a column of their own, in the order in which they were typed."""
+    return [key for key in dict.fromkeys(key for job in jobs for key in job.values) if key not in GOT]
+
+
+def metrics_of(jobs: Iterable[JobRecord]) -> list[str]:
+    """Returns the names of all metrics, in the order of the config."""
+    return list(dict.fromkeys(name for job in jobs for name in job.metrics))
+
+
+def _row(job: JobRecord, swept: Sequence[str], metrics: Sequence[str]) -> list[Any]:
+    measured = (job.metrics.get(name, {}) for name in metrics)
+    error = job.error or {}
+    hints = [error.get("hint"), job.command_note]
+    return [
+        *(getattr(job, name) for name in BEFORE),
+        *(job.values.get(key) for key in swept),
+        job.step,
+        *(metric.get(figure) for metric in measured for figure in ("value", "stderr")),
+        *(getattr(job, name) for name in MEASURED),
+        error.get("type"),
+        error.get("message"),
+        " ".join(filter(None, hints)),
+        job.command,
+        job.report,
+    ]
+
+
+def _named(place: str, name: str) -> str:
+    return f"{place}.{name}" if name in FIXED else name
+
+
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, int | float):
+        return "" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    text = redacted(value if isinstance(value, str) else value_text(value) or str(value))
+    # One line for each job, even if a message has several; no control characters for a terminal that shows the file.
+    shown = "\t".join(map(printable, _LINES.sub(" ", text).split("\t")))
+    runs = any(form.startswith(_FORMULA) and not _NUMBER.fullmatch(form) for form in (text, shown.lstrip()))
+    return f"'{shown}" if runs else shown
