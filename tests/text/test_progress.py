@@ -43,6 +43,7 @@ def on_a_terminal(code: str, **environment: str) -> str:
     """Runs code on a pseudo terminal, which is its stdout and stderr; returns what was written to it."""
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "60", **environment}
+    env.pop("PYTHONUNBUFFERED", None)  # would make two processes that print at once mix half lines
     command = [sys.executable, "-c", HEAD + code]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=REPOSITORY) as process:
         os.close(theirs)
