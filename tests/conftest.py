@@ -6,8 +6,11 @@ Property tests try few examples by default (`dev`); `.ci/run` repeats them with 
 from __future__ import annotations
 
 import gc
+import importlib.util
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -69,3 +72,35 @@ def closed_logs() -> Iterator[None]:
         for handler in [handler for handler in logger.handlers if type(handler) is logging.FileHandler]:
             logger.removeHandler(handler)
             handler.close()
+
+
+@pytest.fixture(autouse=True)
+def valid_reports(request: pytest.FixtureRequest, own_folders: set[Path]) -> Iterator[None]:
+    """Fails a test whose reports and summaries do not fulfill their schemas; `damaged_reports` marks one on purpose."""
+    folder: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    if folder is not None:
+        own_folders.add(folder)
+        if request.node.get_closest_marker("damaged_reports") is None:
+            _refuse_invalid_reports(folder)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[Path]]:
+    """The folders of single tests; fails the session if a report in another one does not fulfill its schema."""
+    own = set[Path]()
+    yield own
+    for folder in sorted({*tmp_path_factory.getbasetemp().iterdir()} - own):
+        _refuse_invalid_reports(folder)
+
+
+def _refuse_invalid_reports(folder: Path) -> None:
+    if importlib.util.find_spec("jsonschema") is None:  # the oldest versions are tried without it
+        return
+    from tests.schemas import OF_FILES, faults_of_file  # most tests write no report
+
+    places = (Path(place, name) for place, _, names in os.walk(folder) for name in OF_FILES.keys() & set(names))
+    for path in places:
+        if path.is_file():
+            found = faults_of_file(path)
+            assert not found, f"{path} does not fulfill its schema:\n" + "\n".join(found[:20])

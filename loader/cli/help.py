@@ -1,4 +1,4 @@
-"""Output of the command line without a run: the help page, the version, completions for a shell.
+"""Output of the command line without a run: the help page, the version, JSON Schemas, completions for a shell.
 
 Guarantees: imports no torch; lines fit 80 columns. Completion reads names of files and configs and opens no checkpoint;
 it adds values to the groups and keys that Hydra completes, and leaves everything else to Hydra.
@@ -30,6 +30,7 @@ from ..errors import LoaderError
 from ..files.path import conf_dir
 from ..formats.sniff import FORMATS
 from ..schema import CHECKS, MODES, Floating, JobConfig
+from . import schema
 
 _WIDTH = 80
 _HELP = ("--help", "-h")
@@ -40,7 +41,11 @@ _STANDS_ON = ("hydra-core", "torch")
 
 
 def shown(arguments: Arguments) -> bool:
-    """Shows the version, which needs no Hydra; returns whether nothing else was asked for."""
+    """Shows the version or a schema, which need no Hydra; returns whether nothing else was asked for."""
+    named = schema.asked(arguments.flags)
+    if named is not None:
+        sys.stdout.write(schema.schema(named))
+        return True
     if _VERSION in arguments.flags:
         sys.stdout.write(f"{version()}\n")
         return True
@@ -123,16 +128,17 @@ def _words(line: str) -> list[str]:
 
 FLAGS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--info", "--multirun", "--config-dir", "--json"),
-    *("--shell-completion", "--resolve", "--package"),
+    *("--shell-completion", "--resolve", "--package", schema.FLAG),
 )
 _AFTER = {
     "--cfg": ("job", "hydra", "all"),
     "-c": ("job", "hydra", "all"),
+    schema.FLAG: schema.NAMES,
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
     "-i": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
-_DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu", "meta")
-_DTYPES = ("null", "checkpoint", *get_args(Floating))
+DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu", "meta")
+DTYPES = ("null", "checkpoint", *get_args(Floating))
 _FILE = re.compile(r"(checkpoint|parts\.[^.]+|convert|scaffold|verify\.input(\..+)?)\.path|verify\.golden")
 _SAFE = re.compile(r"[\w./=+@%,:~\[\]-]+")
 """Text that no shell expands: bash expands completions, so a file's name could be a command."""
@@ -179,7 +185,7 @@ def _values(key: str, value: str, before: Sequence[str]) -> Iterator[str]:
     elif setting == "checkpoint.format":
         yield from ("auto", *FORMATS)
     else:
-        known = {"mode": MODES, "device": _DEVICES, "dtype": _DTYPES, "checkpoint.check": CHECKS}
+        known = {"mode": MODES, "device": DEVICES, "dtype": DTYPES, "checkpoint.check": CHECKS}
         flag = ("true", "false") if setting in _flags(JobConfig, "") else ()
         yield from known.get(setting, flag)
 

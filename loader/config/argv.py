@@ -24,10 +24,10 @@ from ..text.lines import Fix, typed
 from ..text.wording import listing, safe_text
 from .grammar import split_elements
 
-_VALUE_FLAGS = re.compile(r"--cfg|-c|--package|-p|--config-(path|name|dir)|-c[pnd]|--experimental-rerun")
+_VALUE_FLAGS = re.compile(r"--cfg|-c|--package|-p|--config-(path|name|dir)|-c[pnd]|--experimental-rerun|--schema")
 _INFO_FLAGS = ("--info", "-i")
 _COMPLETION_FLAGS = ("--shell-completion", "-sc")
-_SHOW_FLAGS = ("--cfg", "-c", *_INFO_FLAGS, "--help", "-h", "--hydra-help", "--version", *_COMPLETION_FLAGS)
+_SHOW_FLAGS = ("--cfg", "-c", *_INFO_FLAGS, "--help", "-h", "--hydra-help", "--version", "--schema", *_COMPLETION_FLAGS)
 """Flags with which nothing runs."""
 _LONGEST = 400
 _JSON = "--json"

@@ -210,3 +210,33 @@ def test_a_shell_is_answered(
     assert capsys.readouterr().out.strip() == expected
     assert run_command(["-sc", "query=fish"]) == 0
     assert capsys.readouterr().out.split() == expected.split()
+
+
+@pytest.mark.parametrize("words", [["--schema", "report"], ["--schema=report"], ["device=cpu", "--schema", "report"]])
+def test_a_schema_is_shown_as_its_file_has_it(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    shown(capsys, *words)
+
+    assert capsys.readouterr().out == (REPOSITORY / "loader/schemas/report.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "line"),
+    [
+        (["--schema", "confg"], "there is no schema 'confg' (did you mean 'config'?)", "--schema config"),
+        (["--schema", "../x"], "there is no schema '../x'", "--schema config"),
+        (["--schema"], "--schema has no name", "--schema config"),
+    ],
+)
+def test_an_unknown_schema_is_refused_with_the_line(
+    words: list[str], message: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(words) == 2
+
+    err = capsys.readouterr().err
+    assert f"error  {message}, expected one of config, report, summary\n" in err
+    assert f"{line}   # prints the JSON Schema" in err
+
+
+def test_a_shell_completes_the_names_of_schemas() -> None:
+    assert candidates(["--schema", "re"]) == ["report"]
+    assert candidates(["--sch"]) == ["--schema"]

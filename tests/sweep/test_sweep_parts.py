@@ -233,6 +233,7 @@ def left(folder: Path, what: str) -> str:
     return "an earlier sweep with 1 job"
 
 
+@pytest.mark.damaged_reports
 @pytest.mark.parametrize("what", ["records", "reports", "newer", "summary"])
 def test_the_results_of_an_earlier_sweep_are_kept(tmp_path: Path, what: str) -> None:
     shown_text = left(tmp_path / "sweep", what)
