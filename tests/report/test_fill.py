@@ -13,8 +13,8 @@ from loader.formats.pickle.tree import leaf
 from loader.formats.tree import Container, Leaf, Node, TensorEntry
 from loader.job import execute
 from loader.parts.open import open_checkpoint
+from loader.report.beside import beside
 from loader.report.data import Report
-from loader.report.fill import beside
 from loader.report.terminal import lines, table
 
 
