@@ -39,19 +39,22 @@ _MODEL = re.compile(r"[~+]*(model|experiment)([.@:=]|$)")
 _LONGEST = 400
 
 
-def run(config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *, quiet: bool = False) -> int:
+def run(
+    config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *, cwd: str = "", quiet: bool = False
+) -> int:
     """Runs one job for the command line.
 
     Args:
         config: The composed config, resolved and plain.
         overrides: The typed overrides, for the report.
         output_dir: The run's folder.
+        cwd: The folder that the command was typed in, for the report; the current one if empty.
         quiet: Whether a successful job prints nothing.
 
     Returns:
         The exit code.
     """
-    report = Report(config=dict(config), overrides=list(overrides))
+    report = Report(config=dict(config), overrides=list(overrides), environment={"cwd": cwd})
     try:
         execute(config, report, asked=names_model(overrides))
     except LoaderError as error:

@@ -93,7 +93,7 @@ class Task:
         from ..job import run  # noqa: PLC0415  # --help and --cfg do without
 
         with hydra_aside():
-            return run(resolved, self.typed, output_dir, quiet=self.as_json)
+            return run(resolved, self.typed, output_dir, cwd=HydraConfig.get().runtime.cwd, quiet=self.as_json)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles the task with the sweep's origin, for a launcher's process."""
@@ -181,6 +181,7 @@ def refuse(error: ConfigError, config: DictConfig, overrides: list[str], output_
     print_error(error)
     unresolved = OmegaConf.to_container(config, resolve=False)
     report = Report(status="failed", exit_code=error.exit_code, overrides=list(overrides))
+    report.environment = {"cwd": HydraConfig.get().runtime.cwd}
     report.error = ErrorReport.of(type(error).__name__, error.message, error.fixes)
     report.config = {str(key): value for key, value in dict(unresolved).items()}  # type: ignore[arg-type]
     return reported(report, output_dir)

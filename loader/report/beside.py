@@ -1,14 +1,35 @@
 """The entries of a file next to its weights.
 
-Guarantees: they are described as text, and none of them is rebuilt.
+Guarantees: they are described as text, and none of them is rebuilt. The step of training is a finite number.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 
 from ..formats.pickle.tree import PLAIN
-from ..formats.tree import Container, Leaf, TensorEntry
+from ..formats.tree import Container, Leaf, Node, TensorEntry
+
+_STEPS = ("global_step", "step", "epoch")
+"""The entries that say how far a training was, best first."""
+_NUMBER = re.compile(r"\d{1,18}(\.\d{1,18})?", re.ASCII)
+
+
+def step_of(root: Container) -> float | None:
+    """Returns the step of training at which a file was written; None if it does not say."""
+    notes = root.record if isinstance(root.record, dict) else {}  # of a safetensors file, whose values are text
+    found = (_number(root.children.get(name), notes.get(name)) for name in _STEPS)
+    return next((step for step in found if step is not None), None)
+
+
+def _number(entry: Node | None, note: object) -> float | None:
+    value: object = entry.record if isinstance(entry, Leaf) else None
+    if isinstance(note, str) and _NUMBER.fullmatch(note):
+        value = int(note) if note.isdecimal() else float(note)
+    return value if isinstance(value, int | float) and type(value) is not bool and math.isfinite(value) else None
+
 
 _MOST = 100
 _LEVELS = 2

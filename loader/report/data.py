@@ -86,6 +86,8 @@ class PartReport:
     """Entries under the nested key that are not tensors: key → type."""
     beside: dict[str, str] = field(default_factory=dict)
     """Entries of the file other than its weights, such as ``hyper_parameters.lr``: key → value, or type."""
+    step: float | None = None
+    """The file's ``global_step``, else its ``step``, else its ``epoch``; null if it has no such number."""
     applied: list[str] = field(default_factory=list)
     """The overrides that ``auto`` was replaced by; with them, the job is the same."""
     dangers: list[str] = field(default_factory=list)
@@ -138,6 +140,8 @@ class VerificationReport:
     """``{name, shape, dtype, device, min, max, mean, std, finite}`` of each output."""
     fingerprint: str | None = None
     """A digest of the outputs, to compare runs on one machine."""
+    golden_diff: float | None = None
+    """Largest absolute difference to the golden record's outputs; null if nothing was compared."""
     kept: dict[str, Any] | None = None
     """``{path, bytes}`` of ``outputs.safetensors``, the inputs and outputs of the forward pass; null if none was
     written."""
@@ -201,7 +205,7 @@ class Report:
     memory: dict[str, int | None] = field(default_factory=dict)
     """``{peak_rss_bytes}``: the process's largest resident memory so far; null if the system does not report it."""
     environment: dict[str, Any] = field(default_factory=dict)
-    """Versions, platform and number of threads."""
+    """Versions, platform and number of threads; ``cwd`` is the folder that the job was started in."""
     config: dict[str, Any] = field(default_factory=dict)
     """The resolved config."""
     overrides: list[str] = field(default_factory=list)

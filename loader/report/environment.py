@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import platform
 import re
 import sys
@@ -20,6 +21,7 @@ from .data import Report
 def describe(report: Report) -> None:
     """Describes the machine and the versions, and the process's peak memory."""
     report.environment = {
+        "cwd": report.environment.get("cwd") or _folder(),
         "python": platform.python_version(),
         **_versions(),
         # Not `platform.platform()`, which starts a process for the processor's name.
@@ -31,6 +33,13 @@ def describe(report: Report) -> None:
         found = {"torch": str(torch.__version__), "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
         report.environment |= found
     report.memory = {"peak_rss_bytes": peak_memory()}
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109  # a path as text
+    except OSError:
+        return None  # it has been removed
 
 
 _VERSION = re.compile(r"^__version__ *(?:: *str *)?= *['\"]([^'\"]+)['\"]", re.MULTILINE)

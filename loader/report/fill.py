@@ -18,7 +18,7 @@ from ..formats.tree import Container, TensorEntry
 from ..parts.offer import Offers, selected
 from ..schema import OF_A_FILE
 from . import modules
-from .beside import beside
+from .beside import beside, step_of
 from .data import KeysReport, ModelReport, PartReport, Report
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def _offered(report: PartReport, part: Part, offers: Offers | None) -> None:
     chosen = (selected(part) if offers is None else offers.selected[part.name]) or Container("dict", "dict")
     report.tensors = len(chosen.tensors())
     report.beside = beside(part.checkpoint.root, chosen)
+    report.step = step_of(part.checkpoint.root)
     if offers is not None:
         report.rules = [{"name": hit.name, "hits": hit.hits} for hit in offers.hits[part.name]]
         report.other = dict(offers.other[part.name])

@@ -209,4 +209,4 @@ def _run_here(request: _Request) -> int:
     from ..job import run  # noqa: PLC0415  # imports torch, which only this process may
 
     with hydra_aside():
-        return run(request.config, request.overrides, Path(request.output_dir))
+        return run(request.config, request.overrides, Path(request.output_dir), cwd=request.hydra["runtime"]["cwd"])

@@ -124,6 +124,7 @@ def verify(subject: Subject, report: VerificationReport) -> bytes | None:
         subject = replace(subject, records=golden.read(record))
     failed = [*_run_checks("loaded", subject, report)]
     done = _run_model(subject, report, failed) if settings.forward else []
+    report.golden_diff = max((gap for gap in subject.gaps.values() if gap is not None), default=None)
     failed += _run_checks("end", subject, report)
     if failed:
         message = "; ".join(f"{check.name}: {check.detail}" for _, check in failed)

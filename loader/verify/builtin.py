@@ -135,5 +135,7 @@ def _golden_record(subject: Subject) -> Iterator[Check]:
         return
     got = run_on_record(item, subject.device, subject.job.seed)
     computed_in = floating_dtype(item.module)
-    differing, closeness = golden.differences(item.golden.outputs, got, computed_in, verify.rtol, verify.atol)
+    differing, closeness, subject.gaps[item.name] = golden.differences(
+        item.golden.outputs, got, computed_in, verify.rtol, verify.atol
+    )
     yield Check(name, not differing, f"{listing(differing)}; {closeness}" if differing else f"as recorded: {closeness}")

@@ -49,6 +49,8 @@ class Subject:
     """The content of the record that the job compares with, by part."""
     run: Pass | None = None
     """The forward pass; None except at the moment ``run``."""
+    gaps: dict[str, float | None] = field(default_factory=dict)
+    """The largest difference to the golden record that was found, by part."""
 
     @property
     def has_values(self) -> bool:

@@ -177,7 +177,7 @@ def differences(
     computed_in: torch.dtype,
     rtol: float | None,
     atol: float | None,
-) -> tuple[list[str], str]:
+) -> tuple[list[str], str, float | None]:
     """Compares outputs with a record.
 
     Args:
@@ -188,9 +188,10 @@ def differences(
         atol: Absolute tolerance; None is the dtypes' own.
 
     Returns:
-        The differences, and a line that says how close the outputs were.
+        The differences, a line that says how close the outputs were, and their largest absolute difference; None if no
+        output can be compared with the record's.
     """
-    found, worst, held = [], 0.0, (0.0, 0.0)
+    found, gaps, held = [], list[float](), (0.0, 0.0)
     for name in sorted({*expected, *got}):
         if name not in got or name not in expected:
             found.append(f"output {safe_text(name)} is only in {'the record' if name in expected else 'the model'}")
@@ -207,11 +208,13 @@ def differences(
         wide = (_wide(have), _wide(want))
         held = (limits[0] if rtol is None else rtol, limits[1] * _scale(wide[1]) if atol is None else atol)
         gap = _gap(*wide)
-        worst = max(worst, gap)
+        gaps.append(gap)
         # Another check judges nan; here a recorded nan matches a nan.
         if not torch.allclose(*wide, rtol=held[0], atol=held[1], equal_nan=True):
             found.append(f"output {safe_text(name)} differs by up to {gap:.3g}")
-    return found, f"largest difference {worst:.3g} (rtol {held[0]:g}, atol {held[1]:g})"
+    worst = max(gaps, default=0.0)
+    closeness = f"largest difference {worst:.3g} (rtol {held[0]:g}, atol {held[1]:g})"
+    return found, closeness, worst if gaps else None
 
 
 def _wide(output: torch.Tensor) -> torch.Tensor:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import loader
@@ -13,7 +15,7 @@ from loader.formats.pickle.tree import leaf
 from loader.formats.tree import Container, Leaf, Node, TensorEntry
 from loader.job import execute
 from loader.parts.open import open_checkpoint
-from loader.report.beside import beside
+from loader.report.beside import beside, step_of
 from loader.report.data import Report
 from loader.report.terminal import lines, table
 
@@ -135,3 +137,24 @@ def test_the_plan_is_in_the_report_only_in_plan_mode(tmp_path: Path) -> None:
     report = _plan(tmp_path, {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
     assert len(json.loads(json.dumps(report.to_dict()))["plan"]) == 2
     assert "plan" not in Report().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("entries", "step"),
+    [
+        ({"epoch": 3, "step": 20, "global_step": 300}, 300),
+        ({"epoch": 3, "step": 20}, 20),
+        ({"epoch": 0, "lr": 0.1}, 0),
+        ({"step": "seven", "epoch": 1.5}, 1.5),
+        ({"step": True, "epoch": math.nan}, None),
+        ({"global_step": [1]}, None),
+        ({}, None),
+    ],
+)
+def test_the_step_is_the_best_number_that_the_file_has(entries: dict[str, object], step: float | None) -> None:
+    assert step_of(Container("dict", "dict", {name: leaf(value) for name, value in entries.items()})) == step
+
+
+@pytest.mark.parametrize(("note", "step"), [("300", 300), ("1.5", 1.5), ("1e400", None), ("", None), ("9" * 40, None)])
+def test_the_step_may_be_a_note_of_a_safetensors_file(note: str, step: float | None) -> None:
+    assert step_of(Container("dict", "safetensors", {}, record={"step": note})) == step

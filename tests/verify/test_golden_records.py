@@ -43,6 +43,7 @@ def test_a_record_is_written_beside_the_file_and_found_again(path: Path) -> None
     assert {name: tuple(value.shape) for name, value in held.items()} == {"input.0": (2, 4), "output.0": (2, 4)}
     again = carry_out("Two", path, verify={}).report
     assert checks(again)["golden record"]
+    assert (report.verification.golden_diff, again.verification.golden_diff) == (None, 0.0)
     assert again.verification.inputs[0]["origin"] == "golden record two.pt.golden.safetensors"
     assert again.verification.fingerprint == report.verification.fingerprint
 
@@ -87,7 +88,7 @@ def test_the_record_of_the_shipped_example_is_not_offered_to_be_replaced(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(golden, "differences", lambda *_: (["output 0 differs by up to 1"], ""))
+        patched.setattr(golden, "differences", lambda *_: (["output 0 differs by up to 1"], "", 1.0))
         with pytest.raises(VerificationError, match=r"^golden record: ") as refusal:
             load([])
     assert [fix.line for fix in refusal.value.fixes] == ["", "verify.rtol=… verify.atol=…", "verify.golden=null"]
@@ -317,8 +318,9 @@ def test_the_looser_dtype_counts() -> None:
 
 def test_tolerances_can_be_set() -> None:
     base = torch.ones(3)
-    told, close = differences(one(base), one(base + 0.1), torch.float32, 0.2, 0.0)
+    told, close, gap = differences(one(base), one(base + 0.1), torch.float32, 0.2, 0.0)
     assert (told, close) == ([], "largest difference 0.1 (rtol 0.2, atol 0)")
+    assert gap == pytest.approx(0.1)
     assert differences(one(base), one(base + 1e-6), torch.float32, 0.0, 0.0)[0] != []
 
 
@@ -344,14 +346,16 @@ def test_nan_meets_nan_only() -> None:
     assert differences(one(nan), one(torch.ones(2)), torch.float32, None, None)[0] == ["output 0 differs by up to inf"]
     inf = torch.tensor([float("inf"), 1.0])
     assert differences(one(inf), one(inf.clone()), torch.float32, None, None) == (
-        [], "largest difference 0 (rtol 0.0001, atol 1e-05)",
+        [], "largest difference 0 (rtol 0.0001, atol 1e-05)", 0.0,
     )  # fmt: skip
 
 
 def test_other_shapes_and_names_are_told() -> None:
-    told, _ = differences({"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.ones(3)}, torch.float32, None, None)
+    several = {"a": torch.ones(2), "b": torch.ones(1)}
+    told, _, gap = differences(several, {"a": torch.ones(3)}, torch.float32, None, None)
+    assert gap is None
     assert told == ["output a is [3], the record has [2]", "output b is only in the record"]
-    told, _ = differences({}, {"extra": torch.ones(1)}, torch.float32, None, None)
+    told, *_ = differences({}, {"extra": torch.ones(1)}, torch.float32, None, None)
     assert told == ["output extra is only in the model"]
 
 
