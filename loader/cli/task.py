@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ..config.compose import anchored, hydra_aside, near_misses, plain
+from ..config.jobs import refusal_in
 from ..config.layers import replaced
 from ..errors import ConfigError
 from ..report.data import REPORT, ErrorReport, Report
@@ -155,6 +156,9 @@ class Task:
 def _resolved(config: DictConfig) -> dict[str, Any]:
     """Returns the config as plain data, with paths relative to the folder in which they were typed."""
     hydra = HydraConfig.get()
+    refusal = refusal_in(hydra)
+    if refusal is not None:
+        raise refusal
     resolved = plain(config, _typed(hydra))
     scaffold = resolved.get("scaffold")
     if resolved.get("mode") == "scaffold" and isinstance(scaffold, dict) and scaffold.get("path") is None:

@@ -170,11 +170,21 @@ def _group(default: InputDefault) -> str | None:
     return default.group.removeprefix("/") if plain and default.group else None  # type: ignore[attr-defined]
 
 
-def _parse(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str]) -> Any:
-    self.repository.primary = config_name  # type: ignore[attr-defined]  # the repository does not know it otherwise
+def is_ours(loader: ConfigLoaderImpl) -> bool:
+    """Returns whether a config loader composes this project's configs, rather than another application's."""
+    return _ours(loader.repository.get_sources()) is not None
+
+
+def note_choices(loader: ConfigLoaderImpl, config_name: str | None, overrides: Iterable[str]) -> None:
+    """Notes the primary config and the groups that are typed, which decide what is laid over what."""
+    loader.repository.primary = config_name  # type: ignore[attr-defined]  # the repository does not know it otherwise
     keys = [override.partition("=")[0] for override in overrides]
     keys += ["rules" for override in overrides if re.match(r"\+hydra/clear=.*\brules\b", override)]
-    self.repository.typed = [key for key in keys if key in CLEARED]  # type: ignore[attr-defined]  # likewise
+    loader.repository.typed = [key for key in keys if key in CLEARED]  # type: ignore[attr-defined]  # likewise
+
+
+def _parse(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str]) -> Any:
+    note_choices(self, config_name, overrides)
     return _PARSE(self, config_name, overrides)
 
 

@@ -1,21 +1,22 @@
 """Hydra's callback: notes the jobs of a sweep before the first one starts, and helps Hydra's own launcher.
 
 Guarantees: the jobs of a sweep are known even if none of them runs; a sweep that would lose results is refused before
-it starts; `hydra.sweeper.params` of a config mean the same as on the command line. Each job's config is composed once.
-A job whose folder cannot be written runs all the same, or is refused alone; the jobs after it still run. Hydra does not
-report the jobs of a sweep, nor that a sweep broke off, so `conf/config.yaml` names this callback to record them. This
-module wraps private parts of Hydra: `BasicSweeper.split_arguments`, the basic launcher's `run_job`, and the config
-loader's `load_sweep_config`.
+it starts; `hydra.sweeper.params` of a config mean the same as on the command line. Each job's config is composed once,
+when it is the job's turn; a mistyped key or option is still refused before the first job. A job whose folder cannot be
+written runs all the same, or is refused alone; the jobs after it still run. The config of a job that is over is not
+kept. Hydra does not report the jobs of a sweep, nor that a sweep broke off, so `conf/config.yaml` names this callback.
+This module wraps private parts of Hydra: `BasicSweeper.split_arguments`, the basic launcher's `run_job`,
+and `Sweeper.validate_batch_is_legal`.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra._internal.core_plugins import basic_launcher
 from hydra.core.global_hydra import GlobalHydra
@@ -24,9 +25,11 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from ..config.jobs import compose_job, names_no_option
 from ..config.rewrite import rewrite
 from ..errors import ConfigError
 from ..text.lines import Fix
@@ -147,13 +150,12 @@ def _begin(config: DictConfig) -> None:
     rewrite_params(config)
     jobs, composer = expected_jobs(config), GlobalHydra.instance().config_loader()
     refuse_secret_sweep(config, jobs, composer)
+    refuse_mistyped(config, jobs or [], composer)
     refuse_shared(config, jobs, composer)
     folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
     targets, basic = _targets(config), (BASIC_SWEEPER, _BASIC_LAUNCHER)
     own = tuple(str(target) for target in targets if target not in basic)
     _seen.append(Sweep(folder, jobs, own, Claim(folder)))
-    if targets == basic:
-        compose_once(composer)
 
 
 def rewrite_params(config: DictConfig) -> None:
@@ -190,32 +192,44 @@ def expected_jobs(config: DictConfig) -> list[list[str]] | None:
     return [[*job] for batch in batches for job in batch]
 
 
-def compose_once(composer: Any) -> None:
-    """Makes a config loader keep each job's config from the sweeper's check of it until the launcher asks for it.
+def refuse_mistyped(config: DictConfig, jobs: Sequence[Sequence[str]], composer: Any) -> None:
+    """Refuses a sweep with a mistyped option, or of which no job's config can be composed.
 
-    Hydra's own sweeper and launcher compose every job twice, and composing takes most of a job's time besides its load.
-    This is right for these two only: other sweepers check nothing and may draw a job several times; other launchers
-    send the config loader to other processes.
+    Args:
+        config: The sweep's own config.
+        jobs: The overrides of each job.
+        composer: Hydra's config loader.
+
+    Raises:
+        ConfigError: As the first such job would be refused.
     """
-    compose: Callable[..., DictConfig] = composer.load_sweep_config
-    kept: dict[tuple[str, ...], DictConfig | None] = {}
-
-    def load_sweep_config(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        job = tuple(sweep_overrides)
-        known, first = kept.get(job), job not in kept
-        made = compose(master_config, sweep_overrides) if known is None else known
-        kept[job] = made if first else None  # the run will change it
-        return made
-
-    composer.load_sweep_config = load_sweep_config
+    first_with = {override: job for job in reversed(jobs) for override in job}
+    for job in (first_with[override] for override in first_with if names_no_option(override, composer)):
+        compose_job(composer, config, job)
+    first: ConfigError | None = None
+    for job in jobs:
+        try:
+            compose_job(composer, config, job)
+        except ConfigError as refusal:
+            first = first or refusal
+        else:
+            return
+    if first is not None:
+        raise first
 
 
 @contextmanager
 def every_job_has_its_turn() -> Iterator[None]:
-    """Keeps Hydra's launcher from ending a sweep at a job whose folder it cannot write."""
+    """Keeps Hydra from ending a sweep at a job whose folder it cannot write, or whose config it cannot compose."""
     Plugins.instance()  # imports the modules of its plugins a second time
     plugin: Any = basic_launcher
-    run_job = plugin.run_job
+    run_job, sweeper = plugin.run_job, cast("Any", Sweeper)
+    validate = sweeper.validate_batch_is_legal
+
+    def run_lightly(**arguments: Any) -> JobReturn:
+        done = run_or_refuse(**arguments)
+        done.cfg = done.hydra_cfg = None  # the launcher keeps what it returns until the sweep is over
+        return done
 
     def run_or_refuse(*, config: DictConfig, **others: Any) -> JobReturn:
         try:
@@ -231,11 +245,11 @@ def every_job_has_its_turn() -> Iterator[None]:
         except OSError as error:
             return _refused(config.hydra, error)
 
-    plugin.run_job = run_or_refuse
+    plugin.run_job, sweeper.validate_batch_is_legal = run_lightly, lambda *_: None  # `refuse_mistyped` has done it
     try:
         yield
     finally:
-        plugin.run_job = run_job
+        plugin.run_job, sweeper.validate_batch_is_legal = run_job, validate
 
 
 def _refused(hydra: Any, error: OSError) -> JobReturn:

@@ -20,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from ..config.jobs import is_numbered
 from ..errors import ConfigError
 from ..files.descriptors import SAFE_FLAGS
 from ..files.write import release_lock, try_lock
@@ -134,7 +135,6 @@ _FOLDER = "hydra.sweep.subdir"
 _FILES = {"convert": "convert.path", "scaffold": "scaffold.path"}
 """The config key of the file that a job of each mode writes."""
 _ENDINGS = {"convert.path": ".safetensors", "scaffold.path": ".yaml"}
-_NUMBERED = re.compile(r"\$\{hydra[.:]job\.(num|id)\}")
 _NUMBER = "${hydra:job.num}"
 _PLAIN = re.compile(r"[\w./@+${}: -]+")
 """A path with interpolations, to which one more can be added."""
@@ -184,7 +184,7 @@ def _pattern_of(config: DictConfig, key: str) -> str:
 def _doubtful(config: DictConfig, changed: set[str]) -> set[str]:
     """Returns the keys that may have one value for two jobs, given the keys that their overrides change."""
     modes = [key for mode, key in _FILES.items() if changed & {"mode", "experiment"} or key in _files(config)]
-    return {key for key in (_FOLDER, *modes) if key in changed or not _NUMBERED.search(_pattern_of(config, key))}
+    return {key for key in (_FOLDER, *modes) if key in changed or not is_numbered(_pattern_of(config, key))}
 
 
 def _shared(key: str, pattern: str, jobs: str) -> ConfigError:

@@ -19,7 +19,7 @@ from rich.console import Console
 from loader.cli.task import Task
 from loader.errors import ConfigError
 from loader.sweep import child
-from loader.sweep.callback import Abandoned, Origin, Sweep, SweepCallback, compose_once, expected_jobs, take_sweep
+from loader.sweep.callback import Abandoned, Origin, Sweep, SweepCallback, expected_jobs, take_sweep
 from loader.sweep.folders import is_written
 from loader.sweep.record import JobRecord
 from loader.sweep.records import forget, keep, read_all
@@ -165,7 +165,7 @@ def started(config: DictConfig) -> Sweep | Exception | None:
 
 @pytest.fixture(autouse=True)
 def composer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GlobalHydra, "config_loader", lambda _self: Composer())
+    monkeypatch.setattr(GlobalHydra, "config_loader", lambda _self: None)
 
 
 def test_a_callback_notes_the_sweep_once(tmp_path: Path) -> None:
@@ -259,27 +259,3 @@ def test_one_folder_for_all_jobs_of_any_sweeper_is_refused(tmp_path: Path) -> No
     assert refused.message == ("hydra.sweep.subdir=same is one folder for every job; expected one folder per job")
     assert refused.hint == "'hydra.sweep.subdir=${hydra.job.num}'"
     assert list(tmp_path.iterdir()) == []
-
-
-class Composer:
-    """Hydra's config loader, as far as a sweep asks it."""
-
-    def __init__(self) -> None:
-        self.asked: list[list[str]] = []
-
-    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        self.asked.append(sweep_overrides)
-        return OmegaConf.from_dotlist(sweep_overrides)
-
-
-def test_each_job_of_a_sweep_is_composed_once() -> None:
-    composer, master = Composer(), OmegaConf.create({"seed": 0})
-    compose_once(composer)
-    jobs = [["seed=1"], ["seed=2"], ["seed=1"]]
-    for job in jobs:
-        composer.load_sweep_config(master_config=master, sweep_overrides=list(job))
-    run = [composer.load_sweep_config(master, list(job)) for job in jobs]
-    assert [config.seed for config in run] == [1, 2, 1]
-    # Twins get a config each: a job's own is changed when it runs.
-    assert composer.asked == [["seed=1"], ["seed=2"], ["seed=1"], ["seed=1"]]
-    assert run[0] is not run[2]
