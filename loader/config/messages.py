@@ -26,7 +26,8 @@ from ..text.lines import Fix, line, program, typed
 from ..text.wording import closest, did_you_mean, listing, safe_text
 from .grammar import Refused, parse_value
 from .layers import primaries, users_file, without_package
-from .rewrite import FREE, GROUPS, refused_list
+from .lists import refused_list
+from .rewrite import FREE, GROUPS
 from .sections import known_keys, suggestion
 
 _LONGEST = 400

@@ -10,26 +10,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from hydra.core.override_parser.types import QuotedString, Sweep
+from hydra.core.override_parser.types import QuotedString
 
 from ..errors import ConfigError
 from ..schema import CheckpointConfig
-from ..text.lines import Fix, program, quoted, typed
-from ..text.wording import counted, listing, safe_text
-from .argv import Arguments, expand_glob, is_glob
-from .grammar import Refused, as_typed, is_function, literal, parse_value, real_key, split_elements, stand_in
-
-_PATH = re.compile(r"checkpoint\.path|parts\.[^.]+\.path")
-"""Values that name files to read, so that glob(...) finds them."""
-
-_TEXT = re.compile(
-    r"(checkpoint|parts\.[^.]+)\.(path|key|sha256)|verify\.golden|(convert|scaffold)\.path|verify\.input\.([^.]+\.)*path"
-    r"|(parts\.[^.]+\.)?rules\.[^.]+\.(strip|add|rename|regex|drop|keep|to)"
-)
-"""Values that are always text: `1e5` is not a number here, and `=` needs no quotes."""
+from ..text.lines import typed
+from .argv import Arguments
+from .grammar import as_typed, literal, parse_value, real_key, split_elements, stand_in
+from .texts import TEXT, for_text
 
 GROUPS = ("model", "checkpoint", "rules", "experiment")
 """Config groups in the defaults list: `+group=option` means `group=option`."""
@@ -105,7 +95,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
 
 def _readable_one(match: re.Match[str], override: str) -> str:
     value = parse_value(match[3])
-    text = value.text if isinstance(value, QuotedString) and _TEXT.fullmatch(match[2]) else match[3]
+    text = value.text if isinstance(value, QuotedString) and TEXT.fullmatch(match[2]) else match[3]
     key = ".".join(str(real_key(name)) for name in match[2].split("."))
     for candidate in (f"{key}={text}", f"{key}={as_typed(match[3])}"):
         if override in rewrite([candidate], exists=set().__contains__):
@@ -127,8 +117,8 @@ def _rewrite_one(
 ) -> list[str]:
     if key in GROUPS:
         return _group(plus, key, value, sweep=sweep)
-    if _TEXT.fullmatch(key):
-        value = _text(key, value, sweep=sweep, exists=exists)
+    if TEXT.fullmatch(key):
+        value = for_text(key, value, sweep=sweep, exists=exists)
     elif value.lstrip()[:1] in _BRACKETS:
         value = ",".join(literal(element, key) for element in _elements(value, sweep=sweep))
     inside = any(key.startswith(f"{node}.") for node in free)
@@ -152,58 +142,6 @@ def _group(plus: str, key: str, value: str, *, sweep: bool) -> list[str]:
             typed(f"{key}=NAME,OTHER", note=f"with the literal in its own file, {key}/NAME.yaml, and --config-dir"),
         )
     return [] if _is_null(value) else [f"++{key}={','.join(literal(element, key) for element in elements)}"]
-
-
-def _text(key: str, value: str, *, sweep: bool, exists: Callable[[str], bool]) -> str:
-    names_file = key.endswith(("path", "golden"))
-    is_there = exists if names_file else set().__contains__
-    parts = split_elements(value)
-    if _PATH.fullmatch(key) and any(map(is_glob, parts)):
-        return _expanded(key, value, parts, sweep=sweep)
-    if len(parts) > 1 and not sweep and not is_there(value):
-        if parse_value(value) is not Refused:
-            return value  # Hydra refuses it, and `messages` explains that several values need -m
-        if all(is_there(part.strip()) for part in parts):
-            fix = typed("-m", f"{key}={value}", note="one job for each")
-            raise ConfigError(
-                f"'{safe_text(f'{key}={value}', _LONGEST)}' has several values, but a single run accepts one", fix
-            )
-    # Hydra ignores spaces next to the comma that separates values.
-    elements = [part.strip() for part in parts] if sweep else [value]
-    return ",".join(_text_element(element, is_there, escapes=names_file) for element in elements)
-
-
-def _expanded(key: str, value: str, elements: list[str], *, sweep: bool) -> str:
-    paths: list[str] = []
-    for element in elements:
-        paths += expand_glob(key, element) if is_glob(element) else [element.strip()]
-    if len(paths) > 1 and not sweep:
-        raise ConfigError(
-            f"'{key}={value}' matches {counted(len(paths), 'file')} ({listing(paths)}); a single run accepts one",
-            typed("-m", f"{key}={value}", note="one job for each"),
-        )
-    return ",".join(map(quoted, paths))
-
-
-def _text_element(element: str, exists: Callable[[str], bool], *, escapes: bool) -> str:
-    """Quotes one value if Hydra would refuse or change it."""
-    parsed = parse_value(element)
-    if parsed is Refused:
-        return quoted(element)
-    if parsed is None:
-        return element
-    unchanged = isinstance(parsed, str) and parsed == element and "${" not in element
-    if unchanged or (not exists(element) and _is_meant_for_hydra(element, parsed, escapes=escapes)):
-        return element
-    return quoted(element)
-
-
-def _is_meant_for_hydra(element: str, parsed: Any, *, escapes: bool) -> bool:
-    """Returns whether a value is in Hydra's grammar on purpose."""
-    if isinstance(parsed, (QuotedString, Sweep)) or is_function(element):
-        return True
-    # In a regular expression, a backslash belongs to the expression.
-    return isinstance(parsed, str) and ("${" in element or (escapes and "\\" in element))
 
 
 def _replaces_group(key: str, value: str, *, sweep: bool) -> bool:
@@ -248,51 +186,3 @@ def _is_literal(element: str, key: str) -> bool:
 
 def _is_null(value: str) -> bool:
     return value.strip().lower() == "null"
-
-
-def refused_list(overrides: Sequence[str]) -> ConfigError | None:
-    """Refuses the first override of a group whose list contains anything but names; None if there is none."""
-    for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        elements = [element.strip() for element in split_elements(value)]
-        for element in elements:
-            others = [(text, data) for text, data in _listed(element) if not isinstance(data, (str, QuotedString))]
-            if others:
-                return _refusal(key, elements, element, others)
-    return None
-
-
-def _listed(element: str) -> Iterator[tuple[str, Any]]:
-    """The items of a list, as typed and as Hydra's grammar reads them."""
-    data = parse_value(literal(element))
-    texts = split_elements(element[1:-1])
-    if isinstance(data, list) and len(texts) == len(data):
-        yield from zip((text.strip() for text in texts), data, strict=True)
-
-
-def _refusal(key: str, elements: Sequence[str], element: str, others: Sequence[tuple[str, Any]]) -> ConfigError:
-    first, data = others[0]
-    kind = "a mapping" if isinstance(data, Mapping) else "a list" if isinstance(data, list) else "not a name"
-    fault = f"'{safe_text(f'{key}={element}', _LONGEST)}' lists {safe_text(first, _LONGEST)}, which is {kind}"
-    own = "; your own rules are a mapping from names to rules" if key == "rules" else ""
-    expected = f"the group '{safe_text(key)}' takes the names of its options{own}"
-    return ConfigError(f"{fault}; {expected}", *_lines(key, elements, element, others))
-
-
-def _lines(key: str, elements: Sequence[str], element: str, others: Sequence[tuple[str, Any]]) -> list[Fix]:
-    first, data = others[0]
-    if not isinstance(data, Mapping) or key not in ("rules", "model", "checkpoint"):
-        return [Fix(f"{program()} --help", "lists the groups and their options")]
-    content, option = (_named(first, data), "[mine]") if key == "rules" else (first, "mine")
-    if len(elements) > 1:
-        swept = ",".join(option if other == element else other for other in elements)
-        file = Fix(note=f"FOLDER/{key}/mine.yaml holds {content}")
-        return [typed("-m", f"{key}={swept}", "--config-dir", "FOLDER"), file]
-    names = ",".join(text for text, member in _listed(element) if isinstance(member, (str, QuotedString)))
-    chosen = [f"rules=[{names}]"] if names and key == "rules" else []
-    return [typed(*chosen, f"{'+' if key == 'rules' else ''}{key}={content}")]
-
-
-def _named(text: str, data: Mapping[Any, Any]) -> str:
-    """Gives a rule a name, unless it has one."""
-    return text if all(isinstance(value, Mapping) for value in data.values()) else f"{{mine: {text}}}"

@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 import loader
 from loader.config.argv import parse_arguments
 from loader.config.compose import compose
-from loader.config.rewrite import for_hydra, readable, refused_list, rewrite
+from loader.config.lists import refused_list
+from loader.config.rewrite import for_hydra, readable, rewrite
 from loader.errors import ConfigError
 from tests.command import run_loader
 

@@ -1,0 +1,93 @@
+"""Values that are always text, such as the names of files.
+
+Guarantees: a value means the text that was typed, whatever Hydra's grammar would make of it, unless it is in that
+grammar on purpose (quotes, ``choice(...)``, an interpolation). ``glob(...)`` for a file becomes the files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from hydra.core.override_parser.types import QuotedString, Sweep
+
+from ..errors import ConfigError
+from ..text.lines import quoted, typed
+from ..text.wording import counted, listing, safe_text
+from .globs import expand_glob, is_glob
+from .grammar import Refused, is_function, parse_value, split_elements
+
+_PATH = re.compile(r"checkpoint\.path|parts\.[^.]+\.path")
+"""Values that name files to read, so that glob(...) finds them."""
+
+TEXT = re.compile(
+    r"(checkpoint|parts\.[^.]+)\.(path|key|sha256)|verify\.golden|(convert|scaffold)\.path|verify\.input\.([^.]+\.)*path"
+    r"|(parts\.[^.]+\.)?rules\.[^.]+\.(strip|add|rename|regex|drop|keep|to)"
+)
+"""Values that are always text: `1e5` is not a number here, and `=` needs no quotes."""
+
+_LONGEST = 400
+
+
+def for_text(key: str, value: str, *, sweep: bool, exists: Callable[[str], bool]) -> str:
+    """Writes the value of a key that is always text for Hydra.
+
+    Args:
+        key: A key that `TEXT` matches.
+        value: The value as typed.
+        sweep: Whether an unquoted comma separates values.
+        exists: Returns whether a file of that name exists.
+
+    Raises:
+        ConfigError: A single run has several values; or a glob is without a match.
+    """
+    names_file = key.endswith(("path", "golden"))
+    is_there = exists if names_file else set().__contains__
+    parts = split_elements(value)
+    if _PATH.fullmatch(key) and any(map(is_glob, parts)):
+        return _expanded(key, value, parts, sweep=sweep)
+    if len(parts) > 1 and not sweep and not is_there(value):
+        if parse_value(value) is not Refused:
+            return value  # Hydra refuses it, and `messages` explains that several values need -m
+        if all(is_there(part.strip()) for part in parts):
+            fix = typed("-m", f"{key}={value}", note="one job for each")
+            raise ConfigError(
+                f"'{safe_text(f'{key}={value}', _LONGEST)}' has several values, but a single run accepts one", fix
+            )
+    # Hydra ignores spaces next to the comma that separates values.
+    elements = [part.strip() for part in parts] if sweep else [value]
+    return ",".join(_text_element(element, is_there, escapes=names_file) for element in elements)
+
+
+def _expanded(key: str, value: str, elements: list[str], *, sweep: bool) -> str:
+    paths: list[str] = []
+    for element in elements:
+        paths += expand_glob(key, element) if is_glob(element) else [element.strip()]
+    if len(paths) > 1 and not sweep:
+        raise ConfigError(
+            f"'{key}={value}' matches {counted(len(paths), 'file')} ({listing(paths)}); a single run accepts one",
+            typed("-m", f"{key}={value}", note="one job for each"),
+        )
+    return ",".join(map(quoted, paths))
+
+
+def _text_element(element: str, exists: Callable[[str], bool], *, escapes: bool) -> str:
+    """Quotes one value if Hydra would refuse or change it."""
+    parsed = parse_value(element)
+    if parsed is Refused:
+        return quoted(element)
+    if parsed is None:
+        return element
+    unchanged = isinstance(parsed, str) and parsed == element and "${" not in element
+    if unchanged or (not exists(element) and _is_meant_for_hydra(element, parsed, escapes=escapes)):
+        return element
+    return quoted(element)
+
+
+def _is_meant_for_hydra(element: str, parsed: Any, *, escapes: bool) -> bool:
+    """Returns whether a value is in Hydra's grammar on purpose."""
+    if isinstance(parsed, (QuotedString, Sweep)) or is_function(element):
+        return True
+    # In a regular expression, a backslash belongs to the expression.
+    return isinstance(parsed, str) and ("${" in element or (escapes and "\\" in element))
