@@ -93,8 +93,9 @@ class Task:
             return refuse(error, config, self.typed, output_dir)
         from ..job import run  # noqa: PLC0415  # --help and --cfg do without
 
+        cwd = HydraConfig.get().runtime.cwd
         with hydra_aside():
-            return run(resolved, self.typed, output_dir, cwd=HydraConfig.get().runtime.cwd, quiet=self.as_json)
+            return run(resolved, self.typed, output_dir, cwd=cwd, quiet=self.as_json)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles the task with the sweep's origin, for a launcher's process."""
