@@ -57,13 +57,15 @@ def compose_job(loader: Any, config: DictConfig, overrides: Sequence[str]) -> Di
 
 
 def names_no_option(override: str, loader: Any) -> bool:
-    """Returns whether an override chooses an option that its config group does not have."""
+    """Returns whether an override of a config group is not the name of one of its options, or a list of them."""
     files, group = loader.repository, override.lstrip("+").partition("=")[0].partition("@")[0]
     if override.startswith("~") or not files.group_exists(group):
         return False
     value = OverridesParser.create().parse_override(override).value()
+    if value is None or isinstance(value, dict):
+        return False
     names = value if isinstance(value, list) else [value]
-    return any(isinstance(name, str) and not files.config_exists(f"{group}/{name}") for name in names)
+    return any(not isinstance(name, str) or not files.config_exists(f"{group}/{name}") for name in names)
 
 
 def refusal_in(hydra: Any) -> ConfigError | None:

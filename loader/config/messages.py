@@ -53,7 +53,7 @@ def translate(error: Exception, overrides: Sequence[str] = ()) -> ConfigError | 
     if isinstance(error, ConfigError):
         return error
     if isinstance(error, OverrideParseException):
-        return _refused_list([error.override]) or ConfigError(*_unparsable(error))
+        return refused_lists([error.override]) or ConfigError(*_unparsable(error))
     if isinstance(error, MissingConfigException):
         return ConfigError(*_missing_config(error))
     if isinstance(error, yaml.YAMLError):
@@ -63,7 +63,7 @@ def translate(error: Exception, overrides: Sequence[str] = ()) -> ConfigError | 
     if isinstance(error, (HydraException, OSError)) or (isinstance(error, ValueError) and _is_hydras(error)):
         return ConfigError(*_composition(error, overrides))
     if isinstance(error, TypeError) and _is_hydras(error):
-        return _refused_list(overrides)
+        return refused_lists(overrides)
     return None
 
 
@@ -73,7 +73,7 @@ def _is_hydras(error: Exception) -> bool:
     return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith(("hydra.", "omegaconf."))
 
 
-def _refused_list(overrides: Sequence[str]) -> ConfigError | None:
+def refused_lists(overrides: Sequence[str]) -> ConfigError | None:
     """Refuses a list of anything but names for a config group, the loader's or the user's own."""
     no_groups = set(known_keys()).difference(GROUPS)
     return refused_list([one for one in overrides if one.lstrip("+").partition("=")[0] not in no_groups])

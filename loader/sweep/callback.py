@@ -30,6 +30,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config.jobs import compose_job, names_no_option
+from ..config.messages import refused_lists
 from ..config.rewrite import rewrite
 from ..errors import ConfigError
 from ..text.lines import Fix
@@ -203,8 +204,13 @@ def refuse_mistyped(config: DictConfig, jobs: Sequence[Sequence[str]], composer:
     Raises:
         ConfigError: As the first such job would be refused.
     """
+    from .records import typed_overrides  # noqa: PLC0415  # a single run keeps no records
+
     first_with = {override: job for job in reversed(jobs) for override in job}
     for job in (first_with[override] for override in first_with if names_no_option(override, composer)):
+        as_typed = refused_lists(typed_overrides(config.hydra))
+        if as_typed is not None:
+            raise as_typed
         compose_job(composer, config, job)
     first: ConfigError | None = None
     for job in jobs:
