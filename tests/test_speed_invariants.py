@@ -68,21 +68,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many bytes each read of a checkpoint's file took."""
     lengths: list[int] = []
-    pread, read_into = CheckpointFile.pread, CheckpointFile.read_into
+    pread, fill = CheckpointFile.pread, CheckpointFile.fill
 
     def counted(self: CheckpointFile, offset: int, length: int) -> bytes:
         lengths.append(length)
         return pread(self, offset, length)
 
-    def counted_into(self: CheckpointFile, tensor: torch.Tensor, offset: int) -> memoryview:
-        lengths.append(tensor.nbytes)
-        return read_into(self, tensor, offset)
+    def counted_into(self: CheckpointFile, target: memoryview, offset: int) -> None:
+        lengths.append(len(target))
+        fill(self, target, offset)
 
     def no_mapping(self: CheckpointFile) -> None:
         pytest.fail("the file is mapped, and was asked not to be")
 
     monkeypatch.setattr(CheckpointFile, "pread", counted)
-    monkeypatch.setattr(CheckpointFile, "read_into", counted_into)
+    monkeypatch.setattr(CheckpointFile, "fill", counted_into)
     monkeypatch.setattr(CheckpointFile, "mapping", property(no_mapping))
     yield lengths
     monkeypatch.undo()

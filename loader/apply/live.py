@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import ConfigError, FitError
+from ..formats.elements import flat
 from ..formats.tensor import is_plain
 from ..keys.plan import Plan
 from ..module.slots import Slot, storage_id, without_data
@@ -190,10 +191,7 @@ def _run(tensor: torch.Tensor) -> tuple[int, int]:
 def holds(tensor: torch.Tensor, value: torch.Tensor) -> bool:
     """Whether a dense tensor holds a value, bit for bit, in its own dtype."""
     own = tensor.detach()
-    pair = [
-        side.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8) for side in (own, value.to(own))
-    ]
-    return torch.equal(*pair)
+    return torch.equal(*(flat(side).view(torch.uint8) for side in (own, value.to(own))))
 
 
 def conflict(differing: Iterable[str], shared: Mapping[str, list[str]]) -> FitError:

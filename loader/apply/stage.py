@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.parameter import is_lazy
 
+from ..formats.elements import flat
 from ..formats.tensor import dtype_name
 from ..formats.tree import Storage, TensorEntry
 from ..keys.plan import Match, Wanted
@@ -180,4 +181,4 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_quantized:
         return tensor.int_repr()
     dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
-    return dense.contiguous().reshape(-1).view(torch.uint8)
+    return flat(dense).view(torch.uint8)

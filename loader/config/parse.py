@@ -7,6 +7,7 @@ the config; the result has plain Python values of the types in `loader.schema`.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,9 @@ def parse_job(config: Raw) -> JobConfig:
     job.replay = read_section(ReplayConfig, raw.get("replay", {}), "replay", problems)
     job.report = read_section(OutputConfig, raw.get("report", {}), "report", problems)
     job.trusted_targets = _names(raw.get("trusted_targets"), "trusted_targets", problems)
+    if job.verify.fingerprint is not None and job.device == "meta":
+        unread = "'verify.fingerprint' needs the weights, and device=meta reads none"
+        problems.add(unread, Fix("device=cpu"), Fix("verify.fingerprint=null"))
     if job.inspect.depth is not None and job.inspect.depth < 1:
         expected = "expected a whole number from 1, or null for as many levels as fit"
         problems.add(f"'inspect.depth' is '{job.inspect.depth}', {expected}", Fix("inspect.depth=1"))
@@ -255,7 +259,21 @@ def _verify(raw: Any, problems: Problems) -> VerifyConfig:
     verify.input = raw.get("input")
     expect = raw.get("expect")
     verify.expect = read_section(ExpectConfig, {} if expect is None else expect, "verify.expect", problems)
+    verify.fingerprint = _fingerprint(verify.fingerprint, problems)
     return verify
+
+
+def _fingerprint(typed_: str | None, problems: Problems) -> str | None:
+    """Returns the digits of an expected fingerprint as reports write them."""
+    if typed_ is None:
+        return None
+    digits = typed_.strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{32}", digits):
+        fix = Fix(note="verification.fingerprint of a report has it")
+        if re.fullmatch(r"[0-9a-f]{64}", digits):
+            fix = line("checkpoint.sha256", digits, note="if it is the digest of the file")
+        problems.add(f"'verify.fingerprint' is '{safe_text(typed_)}', expected 32 hexadecimal digits", fix)
+    return digits
 
 
 def _sweep(raw: Any, problems: Problems) -> SweepConfig:

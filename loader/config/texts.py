@@ -22,7 +22,8 @@ _PATH = re.compile(r"checkpoint\.path|parts\.[^.]+\.path")
 """Values that name files to read, so that glob(...) finds them."""
 
 TEXT = re.compile(
-    r"(checkpoint|parts\.[^.]+)\.(path|key|sha256)|verify\.golden|(convert|scaffold)\.path|verify\.input\.([^.]+\.)*path"
+    r"(checkpoint|parts\.[^.]+)\.(path|key|sha256)|verify\.(golden|fingerprint)|(convert|scaffold)\.path"
+    r"|verify\.input\.([^.]+\.)*path"
     r"|(parts\.[^.]+\.)?rules\.[^.]+\.(strip|add|rename|regex|drop|keep|to)"
 )
 """Values that are always text: `1e5` is not a number here, and `=` needs no quotes."""

@@ -99,13 +99,25 @@ class CheckpointFile:
             The tensor's memory, valid as long as the tensor is.
         """
         length = tensor.numel() * tensor.element_size()
+        # torch has no public way to hand out its memory as a writable buffer without NumPy.
+        memory = (ctypes.c_ubyte * length).from_address(tensor.data_ptr()) if length else b""
+        target = memoryview(memory).cast("B")
+        self.fill(target, offset)
+        return target
+
+    def fill(self, target: memoryview, offset: int) -> None:
+        """Fills memory with the file's bytes from this offset.
+
+        Args:
+            target: Writable bytes.
+            offset: Where to begin in the file.
+
+        Raises:
+            CheckpointError: The file ends before them, is shorter now, or cannot be read.
+        """
+        length, done = len(target), 0
         if offset < 0 or offset + length > self.size:
             raise self.ends_early(offset + length)
-        if not length:
-            return memoryview(b"")
-        # torch has no public way to hand out its memory as a writable buffer without NumPy.
-        target = memoryview((ctypes.c_ubyte * length).from_address(tensor.data_ptr())).cast("B")
-        done = 0
         while done < length:
             with self._descriptor as number:
                 try:
@@ -115,7 +127,6 @@ class CheckpointFile:
             if not count:
                 raise self.changed("it is shorter now")
             done += count
-        return target
 
     @property
     def mapping(self) -> mmap.mmap:

@@ -146,7 +146,8 @@ def pieces(tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> Ite
         tensors: By name; each has a dtype of `NAMES` and is dense, on any device, with any strides.
         notes: Text for the header.
     """
-    from .tensor import dtype_name  # noqa: PLC0415  # reading a header needs no torch
+    from .elements import raw  # noqa: PLC0415  # reading a header needs no torch
+    from .tensor import dtype_name  # noqa: PLC0415  # likewise
 
     # The widest elements first: without gaps between them, which the format forbids, each tensor is aligned.
     ordered = sorted(tensors, key=lambda name: -tensors[name].element_size())
@@ -157,21 +158,14 @@ def pieces(tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> Ite
         name: {"dtype": NAMES[dtype_name(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": places[name]}
         for name, tensor in tensors.items()
     }
-    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-len(raw) % _ALIGNMENT)
-    yield _LENGTH.pack(len(raw)) + raw
+    written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    written += b" " * (-len(written) % _ALIGNMENT)
+    yield _LENGTH.pack(len(written)) + written
     for name in ordered:
         if tensors[name].numel():
-            yield _elements(tensors[name])
+            yield raw(tensors[name])
 
 
 def nbytes(tensor: torch.Tensor) -> int:
     """Bytes of a tensor's elements when it is compact."""
     return tensor.numel() * tensor.element_size()
-
-
-def _elements(tensor: torch.Tensor) -> memoryview:
-    import torch  # noqa: PLC0415  # reading a header needs none
-
-    compact = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
-    return compact.reshape(-1).view(torch.uint8).numpy().data

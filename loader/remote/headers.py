@@ -10,7 +10,7 @@ import mmap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
@@ -20,9 +20,6 @@ from ..text.lines import Fix
 from .download import refuse_page
 from .transport import Answer, Interrupted, Transport, Version, with_retries
 from .urls import Url, changed_meanwhile
-
-if TYPE_CHECKING:
-    import torch
 
 _FIRST = 256 << 10
 """Long enough for most headers, so that one request suffices."""
@@ -67,7 +64,7 @@ class RemoteHeader(CheckpointFile):
         """Raises CheckpointError: no data is here."""
         self._refuse_data()
 
-    def read_into(self, tensor: torch.Tensor, offset: int) -> memoryview:  # noqa: ARG002  # as files take it
+    def fill(self, target: memoryview, offset: int) -> None:  # noqa: ARG002  # as files take it
         """Raises CheckpointError: no data is here."""
         self._refuse_data()
 

@@ -137,9 +137,10 @@ class VerificationReport:
     inputs: list[dict[str, Any]] = field(default_factory=list)
     """``{name, shape, dtype, …}`` of each input of the forward pass."""
     outputs: list[dict[str, Any]] = field(default_factory=list)
-    """``{name, shape, dtype, device, min, max, mean, std, finite}`` of each output."""
+    """``{name, shape, dtype, device, min, max, mean, std, finite, sha256}`` of each output."""
     fingerprint: str | None = None
-    """A digest of the outputs, to compare runs on one machine."""
+    """The identity of the loaded weights, as the file and the rules give them: equal on every machine and in every
+    container. Null without a verification, and on the meta device, which reads none."""
     golden_diff: float | None = None
     """Largest absolute difference to the golden record's outputs; null if nothing was compared."""
     kept: dict[str, Any] | None = None

@@ -190,7 +190,7 @@ def checks(report: Report) -> Iterator[Line]:
             numbers = f"min {output['min']:.4g}, max {output['max']:.4g}, mean {output['mean']:.4g}"
             yield "output", f"{safe_text(output['name'])} {shape(output['shape'])} {output['dtype']}: {numbers}", ""
     if report.verification.fingerprint:
-        yield "", f"fingerprint {report.verification.fingerprint[:16]}", "dim"
+        yield "weights", f"fingerprint {report.verification.fingerprint}", ""
 
 
 _MARKS = {True: ("ok  ", "green"), False: ("FAIL", "bold red"), None: ("-   ", "yellow")}

@@ -28,7 +28,8 @@ from ..text.wording import listing, safe_text
 from . import builtin, golden, readback  # noqa: F401  # which register their checks
 from .checks import Moment, Registered, Subject, checks_at, fixes_of
 from .forward import Pass, check_passes, plan_passes, run
-from .outputs import fingerprint, statistics
+from .outputs import statistics
+from .rereading import Reread, read_plan, read_whole
 
 
 def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
@@ -125,6 +126,9 @@ def verify(subject: Subject, report: VerificationReport) -> bytes | None:
     failed = [*_run_checks("loaded", subject, report)]
     done = _run_model(subject, report, failed) if settings.forward else []
     report.golden_diff = max((gap for gap in subject.gaps.values() if gap is not None), default=None)
+    if subject.has_values:
+        subject = replace(subject, reread=_reread(subject))
+        report.fingerprint = subject.reread.fingerprint if subject.reread else None
     failed += _run_checks("end", subject, report)
     if failed:
         message = "; ".join(f"{check.name}: {check.detail}" for _, check in failed)
@@ -149,6 +153,12 @@ def say_kept(record: Path, report: VerificationReport) -> None:
     report.checks.append(Check("golden record", True, f"written to {record}"))
 
 
+def _reread(subject: Subject) -> Reread:
+    if subject.prepared is None:
+        return read_whole(subject.module, subject.parts)
+    return read_plan(subject.prepared)
+
+
 def _run_checks(moment: Moment, subject: Subject, report: VerificationReport) -> Iterator[tuple[Registered, Check]]:
     """Reports the checks of a moment; yields those that failed."""
     for registered, check in checks_at(moment, subject):
@@ -166,8 +176,6 @@ def _run_model(subject: Subject, report: VerificationReport, failed: list[tuple[
         done.append(run(item, job.seed, job.model))
         _describe(done[-1], report)
         failed += _run_checks("run", replace(subject, run=done[-1]), report)
-    outputs = {f"{item.name}/{name}": output for item in done for name, output in item.outputs.items()}
-    report.fingerprint = fingerprint(outputs)
     return done
 
 

@@ -26,6 +26,7 @@ from ..text.lines import Fix
 from ..text.wording import safe_text
 from . import golden
 from .forward import Pass
+from .rereading import Reread
 
 Moment = Literal["loaded", "run", "end"]
 """When a check runs: once on the loaded model, after each forward pass, or at the end, when the model has been run."""
@@ -51,6 +52,8 @@ class Subject:
     """The forward pass; None except at the moment ``run``."""
     gaps: dict[str, float | None] = field(default_factory=dict)
     """The largest difference to the golden record that was found, by part."""
+    reread: Reread | None = None
+    """What the files gave when they were read again; None except at the moment ``end``, and without values."""
 
     @property
     def has_values(self) -> bool:

@@ -1,9 +1,9 @@
 """The outputs of a forward pass as plain data, and the parameters that it wrote to.
 
 Guarantees: nested outputs (tuples, lists, mappings) are flattened in a fixed order; statistics are null for an output
-without values; the fingerprint is the same for the same values, dtypes and shapes. A write to a parameter that is too
-large to be kept is detected, even past torch's version counter: pages that the system reports as unmodified pages of a
-file are not read, all other memory is summed by rows and by columns; nothing is copied.
+without values. A write to a parameter that is too large to be kept is detected, even past torch's version counter:
+pages that the system reports as unmodified pages of a file are not read, all other memory is summed by rows and by
+columns; nothing is copied.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import torch
 
+from ..formats.elements import raw
 from ..formats.tensor import dtype_name, is_plain
 
 _PAGE: Final = 4096
@@ -37,6 +38,8 @@ class OutputStats:
     mean: float | None
     std: float | None
     finite: bool | None
+    sha256: str | None
+    """Of its compact little-endian bytes. It depends on the processor, its threads and the libraries."""
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -56,27 +59,19 @@ def flatten(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 def statistics(name: str, output: torch.Tensor) -> OutputStats:
     """Describes one output; statistics are taken in float64."""
-    place = (list(output.shape), dtype_name(output.dtype), str(output.device))
+    place, digest = (list(output.shape), dtype_name(output.dtype), str(output.device)), _digest(output)
     if output.is_meta or output.numel() == 0 or output.is_complex():
-        return OutputStats(name, *place, None, None, None, None, None)
+        return OutputStats(name, *place, None, None, None, None, None, digest)
     wide = output.detach().to("cpu", torch.float64)
     finite = bool(torch.isfinite(wide).all())
     least, most, mean, deviation = (
         _number(float(number)) for number in (wide.min(), wide.max(), wide.mean(), wide.std(unbiased=False))
     )
-    return OutputStats(name, *place, least, most, mean, deviation, finite)
+    return OutputStats(name, *place, least, most, mean, deviation, finite, digest)
 
 
-def fingerprint(outputs: Mapping[str, torch.Tensor]) -> str | None:
-    """Returns a digest of outputs: equal for equal weights and inputs on the same kind of device; null on meta."""
-    if not outputs or any(output.is_meta for output in outputs.values()):
-        return None
-    digest = hashlib.sha256()
-    for name, output in outputs.items():
-        digest.update(f"{name}|{dtype_name(output.dtype)}|{list(output.shape)}|".encode())
-        plain = output.detach().cpu().contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-    return digest.hexdigest()
+def _digest(output: torch.Tensor) -> str | None:
+    return None if output.is_meta else hashlib.sha256(raw(output)).hexdigest()
 
 
 def _dense(output: torch.Tensor) -> torch.Tensor:

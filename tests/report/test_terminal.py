@@ -25,7 +25,7 @@ def report() -> Report:
             "": PartReport("/runs/a.pt", "torch-zip", "state_dict", None, 410_000, 4, [{"name": "ddp", "hits": 4}]),
         },
         keys=KeysReport(loaded=4),
-        verification=VerificationReport([Check("forward", True, "1 output")], [], [OUTPUT], "0123456789abcdef0123"),
+        verification=VerificationReport([Check("forward", True, "1 output")], [], [OUTPUT], "0123456789abcdef" * 2),
         timings={"open": 0.01, "apply": 0.1, "total": 0.5},
     )
 
@@ -64,7 +64,7 @@ def test_a_plain_load_takes_a_few_lines() -> None:
         "keys       loaded 4 of 4",
         "verified   ok   forward: 1 output",
         "output     0 [1, 10] float32: min -1.5, max 3, mean 0.25",
-        "           fingerprint 0123456789abcdef",
+        "weights    fingerprint 0123456789abcdef0123456789abcdef",
         "took       0.50 s (open 0.01, apply 0.10)",
     ]
 

@@ -193,7 +193,7 @@ def test_a_live_model_that_fails_its_verification_gets_its_weights_back(path: Pa
 
 
 def test_large_weights_are_read_back_in_samples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("loader.verify.readback.WHOLE_BELOW", 1000)
+    monkeypatch.setattr("loader.verify.rereading.WHOLE_BELOW", 1000)
     node = {"_target_": "torch.nn.Linear", "in_features": 100, "out_features": 50}
     path = save(filled(nn.Linear(100, 50)).state_dict(), tmp_path / "large.pt")
     report = carry_out(node, path).report
