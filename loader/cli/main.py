@@ -252,9 +252,12 @@ def _sweeping(arguments: Arguments, task: Task, refusal: ConfigError | None) -> 
 
     A single run just ends: it has nothing to clean up, and its model's own code might catch what a handler raises.
     """
-    with expecting(sweep=arguments.sweep, refusal=refusal):
-        if not arguments.sweep:
+    if not arguments.sweep:
+        with expecting(sweep=False, refusal=refusal):
             yield
-            return
-        with terminable(), every_job_has_its_turn(), safe_path() as task.environment:
-            yield
+        return
+    from ..sweep.command import Start  # noqa: PLC0415  # only a sweep has jobs to run alone
+
+    expected = expecting(sweep=True, refusal=refusal, start=Start.of(arguments))
+    with expected, terminable(), every_job_has_its_turn(), safe_path() as task.environment:
+        yield

@@ -52,6 +52,11 @@ class Arguments:
         return dataclasses.replace(self, sweep=True)
 
 
+def is_multirun(flag: str) -> bool:
+    """Returns whether a flag is ``--multirun``, which may be cut short."""
+    return flag == "-m" or (len(flag) > 3 and "--multirun".startswith(flag))
+
+
 def without_note(arguments: Sequence[str]) -> list[str]:
     """Returns the arguments before the first one that is exactly ``#``."""
     return list(itertools.takewhile(lambda argument: argument != _NOTE, arguments))
@@ -79,7 +84,7 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
         )
         if takes_next and queue:
             flags.append(queue.pop(0))
-    sweep = any(f == "-m" or (len(f) > 3 and "--multirun".startswith(f)) for f in flags)
+    sweep = any(map(is_multirun, flags))
     sweep = sweep or any(override.lstrip("+").lower() == "hydra.mode=multirun" for override in typed)
     parsed = Arguments(flags, typed, False, any(flag in _COMPLETION_FLAGS for flag in flags), json)
     return parsed.as_sweep() if sweep else parsed

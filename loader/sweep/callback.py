@@ -38,6 +38,7 @@ from ..text.redaction import has_secrets, remember
 from ..text.wording import safe_text
 
 if TYPE_CHECKING:
+    from .command import Start
     from .folders import Claim
 
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -52,6 +53,8 @@ class Sweep:
     plugins: tuple[str, ...] = field(default=(), compare=False)
     """The sweeper and the launcher, unless they are Hydra's own."""
     claim: Claim | None = field(default=None, compare=False)
+    start: Start | None = field(default=None, compare=False)
+    """How it was started; None if no command line was read."""
 
 
 class Abandoned(BaseException):
@@ -104,6 +107,7 @@ def _asked(check: Callable[[DictConfig], None], config: DictConfig) -> None:
 class _Expected:
     sweep: bool = True
     refusal: ConfigError | None = None
+    start: Start | None = None
 
 
 _expected = _Expected()
@@ -111,19 +115,20 @@ _seen: list[Sweep] = []
 
 
 @contextmanager
-def expecting(*, sweep: bool, refusal: ConfigError | None = None) -> Iterator[None]:
+def expecting(*, sweep: bool, refusal: ConfigError | None = None, start: Start | None = None) -> Iterator[None]:
     """Sets how the command line was read, which a config may contradict.
 
     Args:
         sweep: Whether it was read as a sweep.
         refusal: Why it is not valid for a single run.
+        start: How a sweep was started.
     """
-    before = _expected.sweep, _expected.refusal
-    _expected.sweep, _expected.refusal = sweep, refusal
+    before = _expected.sweep, _expected.refusal, _expected.start
+    _expected.sweep, _expected.refusal, _expected.start = sweep, refusal, start
     try:
         yield
     finally:
-        _expected.sweep, _expected.refusal = before
+        _expected.sweep, _expected.refusal, _expected.start = before
 
 
 def take_sweep() -> Sweep | None:
@@ -156,7 +161,16 @@ def _begin(config: DictConfig) -> None:
     folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
     targets, basic = _targets(config), (BASIC_SWEEPER, _BASIC_LAUNCHER)
     own = tuple(str(target) for target in targets if target not in basic)
-    _seen.append(Sweep(folder, jobs, own, Claim(folder)))
+    _seen.append(Sweep(folder, jobs, own, Claim(folder), _started(config)))
+
+
+def _started(config: DictConfig) -> Start | None:
+    if _expected.start is None:
+        return None
+    content: Any = OmegaConf.to_container(config, resolve=False)
+    # Hydra adds this override itself unless a config already says it.
+    multirun = "hydra.mode=MULTIRUN" not in config.hydra.overrides.hydra
+    return _expected.start.with_config(str({**content, "hydra": None}), multirun=multirun)
 
 
 def rewrite_params(config: DictConfig) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 _LOAD = ("open", "build", "plan", "apply", "place")
 """The steps of a load."""
 
+_LISTED = ("missing", "unexpected", "mismatched", "cast")
 _LONGEST = 200
 _EMPTY: Mapping[str, Any] = {}
 
@@ -22,7 +23,6 @@ def facts_of(report: Mapping[str, Any]) -> dict[str, Any]:
     model, keys, verified = (_mapping(report.get(name)) for name in ("model", "keys", "verification"))
     evaluation, timings = _mapping(report.get("evaluation")), _mapping(report.get("timings"))
     parts = [_mapping(part) for part in _mapping(report.get("parts")).values()]
-    counted = ("missing", "unexpected", "mismatched", "cast")
     return {
         "step": next((step for part in parts if (step := _number(part.get("step"))) is not None), None),
         "metrics": {str(name): _metric(found) for name, found in _mapping(evaluation.get("metrics")).items()},
@@ -31,8 +31,7 @@ def facts_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "fingerprint": _text(verified.get("fingerprint")),
         "golden_diff": _number(verified.get("golden_diff")),
         "parameters": _integer(model.get("parameters")),
-        "loaded": _integer(keys.get("loaded")),
-        **{name: len(keys[name]) if isinstance(keys.get(name), list) else None for name in counted},
+        **_counts(keys, planned="plan" in timings),
         "dtype": "/".join(map(str, _list(model.get("dtypes"))))[:_LONGEST] or None,
         "device": _text(model.get("device")),
         "file_bytes": _bytes(parts),
@@ -42,6 +41,13 @@ def facts_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "peak_rss_bytes": _integer(_mapping(report.get("memory")).get("peak_rss_bytes")),
         "torch": _text(_mapping(report.get("environment")).get("torch")),
     }
+
+
+def _counts(keys: Mapping[str, Any], *, planned: bool) -> dict[str, int | None]:
+    """Counts the keys by outcome; a job that was refused before it looked at them has none."""
+    listed = {name: len(keys[name]) if isinstance(keys.get(name), list) else None for name in _LISTED}
+    counts = {"loaded": _integer(keys.get("loaded")), **listed}
+    return counts if planned or any(counts.values()) else dict.fromkeys(counts)
 
 
 def _metric(found: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from ..text.wording import counted, safe_text
 from .best import best_of
 from .callback import Sweep
 from .columns import csv_of
+from .command import command_of
 from .folders import SUMMARY
 from .record import BAD, GOOD, RUNNING, JobRecord, error_of
 from .records import forget, read_all
@@ -100,6 +101,10 @@ def summarize(sweep: Sweep) -> Summary:
         if record.status == RUNNING:
             _lost(record)
     _add_values(records)
+    if sweep.start is not None:
+        for record in records.values():
+            command = command_of(sweep.start, record.job, record.overrides)
+            record.command, record.command_note = command.line, command.note
     return Summary(sweep.folder, [records[job] for job in sorted(records)])
 
 

@@ -91,3 +91,8 @@ def test_no_text_is_a_formula_or_takes_a_second_line(text: str) -> None:
 )
 def test_other_values_are_as_they_are_typed(value: object, expected: str) -> None:
     assert cell(value).replace(", ", ",") == expected
+
+
+def test_a_job_without_a_model_has_what_it_was_to_get() -> None:
+    job = JobRecord(0, values={"dtype": "float16", "device": "cuda:9"}, dtype="float32")
+    assert [rows([job])[0][name] for name in ("dtype", "device")] == ["float32", "cuda:9"]
