@@ -1,6 +1,6 @@
 """The whole story of a load.
 
-    config ─► open ─► build ─► plan ─► apply ─► place ─► verify (─► convert) ─► report
+    config ─► open ─► build ─► plan ─► apply ─► place ─► verify (─► evaluate ─► convert) ─► report
 
 One runner for every way in: `run.py`, `load` and `load_model` build the model (`apply.target.Fresh`); `load_into`, and
 `load_model` with a module, fill the caller's own (`apply.target.Live`).
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
 
@@ -37,6 +37,9 @@ from .runtime import collector_paused
 from .schema import EMBEDDED, JobConfig
 from .verify import check_inputs, check_structure, keep_record, record_of, verify
 from .verify.checks import Subject
+
+if TYPE_CHECKING:
+    from .evaluate.plan import Made, Plan
 
 Unasked = Callable[[JobConfig, Sequence[Part], FitError], LoaderError]
 """Rewrites the refusal of files that do not fit a model which nobody named."""
@@ -63,6 +66,7 @@ def run(
     """
     clock = fill.Clock(report)
     with own_random_state(target.final), ExitStack() as stack, clock("total"):
+        evaluation = _Evaluation.of(job, clock)
         with clock("open"):
             parts = target.open(job, stack)
             fill.parts(report, parts)
@@ -85,6 +89,7 @@ def run(
                     check_inputs(load.module, job, load.parts, record)
             if job.mode == "plan":
                 return load.module
+            evaluation.prepare()
             with clock("apply"):
                 load = load.staged()
                 load = load.committed()
@@ -92,14 +97,20 @@ def run(
                 target.place(load.module, job)
             with clock("verify"):
                 made = load.verified(record, report, prove=prove)
-            if ending is not None:
-                with clock("convert"):
-                    ending.carry_out(load.module, job, load.parts, record, report, made)
-            elif record is not None and made is not None:
-                keep_record(record, made, report.verification)
+            evaluation.carry_out(load, report)
+            _end(load, ending, record, report, made)
         finally:
             load.describe(report)
     return load.module
+
+
+def _end(load: Load, ending: Ending | None, record: Path | None, report: Report, made: bytes | None) -> None:
+    """Writes what the job is to write: nothing before this is on disk."""
+    if ending is not None:
+        with fill.Clock(report)("convert"):
+            ending.carry_out(load.module, load.job, load.parts, record, report, made)
+    elif record is not None and made is not None:
+        keep_record(record, made, report.verification)
 
 
 class Ending(Protocol):
@@ -118,6 +129,40 @@ class Ending(Protocol):
         renewed: bytes | None,
     ) -> None:
         """Runs the step; takes the content of a new golden record, which is not written yet."""
+
+
+@dataclass(slots=True)
+class _Evaluation:
+    """The measurement of the verified model; does nothing for a job that measures nothing."""
+
+    clock: fill.Clock
+    plan: Plan | None
+    made: Made | None = None
+
+    @classmethod
+    def of(cls, job: JobConfig, clock: fill.Clock) -> _Evaluation:
+        """Checks the settings of a job's evaluation, and judges the names of its code."""
+        if job.evaluate is None:
+            return cls(clock, None)
+        from .evaluate.plan import planned  # noqa: PLC0415  # few jobs measure
+
+        return cls(clock, planned(job))
+
+    def prepare(self) -> None:
+        """Builds the data and the metrics, so that a mistake in them is found before the weights are read."""
+        if self.plan is not None:
+            with self.clock("evaluate"):
+                self.made = self.plan.made()
+
+    def carry_out(self, load: Load, report: Report) -> None:
+        """Measures the model; checks that no file changed meanwhile."""
+        if self.made is None:
+            return
+        from .evaluate.run import evaluate  # noqa: PLC0415  # few jobs measure
+
+        with self.clock("evaluate"):
+            evaluate(self.made, load.module, load.target.final, report)
+            load.check_unchanged()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +222,13 @@ class Load:
             subject = Subject(self.module, self.job, self.parts, device, self.prepared, record)
             with self.target.proving(self.module):
                 made = verify(subject, verification)
+        self.check_unchanged()
+        return made
+
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError if a file has changed since it was opened."""
         for part in self.parts:
             part.checkpoint.check_unchanged()
-        return made
 
     @collector_paused()
     def describe(self, report: Report) -> None:

@@ -80,6 +80,15 @@ def own_random_state(device: torch.device) -> Iterator[None]:
         _end(device, job)
 
 
+def seed_all(seed: int) -> None:
+    """Seeds torch on every device, Python's `random` and, if it is in use, numpy; within `own_random_state`."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        numpy.seed(seed % 2**32)
+
+
 class _Job:
     """A running block; garbage-collected with it, even if an interruption skips the block's last lines."""
 

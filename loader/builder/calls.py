@@ -12,8 +12,8 @@ the one that was checked, and it stops at the first error and hides its cause. T
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeGuard
 
@@ -24,7 +24,7 @@ from ..text.lines import Fix, blank, line, together
 from ..text.wording import safe_text
 from . import arguments
 from .policy import Policy
-from .targets import TARGET, Target, Value, find_targets
+from .targets import TARGET, Target, Value, find_targets, judge_targets
 
 _KEYWORDS = frozenset({TARGET, "_args_", "_partial_", "_recursive_", "_convert_"})
 _UNSET = "???"
@@ -76,7 +76,7 @@ def _explained(call: Call, error: BaseException) -> ConfigError | None:
     """The refusal of a call whose arguments were not accepted, in terms of the callable's signature."""
     if not (isinstance(error, TypeError) and arguments.refused(call.target, error)):
         return None
-    return _wrong_arguments(call, is_root="." not in call.where)
+    return _wrong_arguments(call)
 
 
 def _failed(call: Call, error: BaseException) -> ConfigError:
@@ -101,22 +101,63 @@ def plan_calls(config: Mapping[str, Any], policy: Policy, where: str) -> Call:
             f"{where} has no {TARGET}: it must name the class or function that makes the model",
             line(f"{where}.{TARGET}", "your_module.YourModel"),
         )
-    containers = list(islice(_containers(config, where, 0), MOST_CONFIG_NODES + 1))
-    if len(containers) > MOST_CONFIG_NODES:
-        raise ConfigError(f"{where} contains more than {MOST_CONFIG_NODES:,} lists and mappings")
-    _check_set(config, where)
-    nodes = [(place, node) for place, node in containers if isinstance(node, Mapping) and node.get(TARGET) is not None]
-    targets = find_targets(nodes, policy)
-    target = targets[id(config)]
-    if isinstance(target, Value):
+    root = plan_all({where: config}, policy)[where]
+    if isinstance(root, Value):
         raise ConfigError(
-            f"{where}.{TARGET} looks up {safe_text(target.name)} and makes no model; expected a class or function that "
+            f"{where}.{TARGET} looks up {safe_text(root.name)} and makes no model; expected a class or function that "
             "makes one",
-            line(f"{where}.{TARGET}", target.name),
+            line(f"{where}.{TARGET}", root.name),
         )
-    root = _planned_call(config, where, target, targets)
-    _check_arguments(root)
     return root
+
+
+def plan_all(
+    configs: Mapping[str, Mapping[str, Any]], policy: Policy, bound: Collection[str] = ()
+) -> dict[str, Call | Value]:
+    """Checks the targets and arguments of several nodes that belong together: all names before the first import.
+
+    Args:
+        configs: The nodes by their places, each with a `_target_`.
+        policy: Which targets may be used.
+        bound: The places whose target, unless it is a class, is bound to its arguments instead of called.
+
+    Returns:
+        The call, or for one of Hydra's lookups the value, of every place.
+
+    Raises:
+        ConfigError: With all errors of one kind.
+    """
+    targets = find_targets(_with_targets(configs), policy)
+    planned: dict[str, Call | Value] = {}
+    for where, config in configs.items():
+        target = targets[id(config)]
+        if isinstance(target, Value):
+            planned[where] = target
+        else:
+            call = _planned_call(config, where, target, targets)
+            is_bound = where in bound and not isinstance(call.target, type)
+            planned[where] = replace(call, partial=True) if is_bound else call
+    _check_arguments([call for call in planned.values() if isinstance(call, Call)])
+    return planned
+
+
+def judge_all(configs: Mapping[str, Mapping[str, Any]], policy: Policy) -> None:
+    """Judges the targets of nodes by name, nested ones too, and imports nothing; raises ConfigError."""
+    judge_targets(_with_targets(configs), policy)
+
+
+def _with_targets(configs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Returns every node that has a target, with its place; refuses nodes that are too large or have open values."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for where, config in configs.items():
+        containers = list(islice(_containers(config, where, 0), MOST_CONFIG_NODES + 1))
+        if len(containers) > MOST_CONFIG_NODES:
+            raise ConfigError(f"{where} contains more than {MOST_CONFIG_NODES:,} lists and mappings")
+        _check_set(config, where)
+        found += [
+            (place, node) for place, node in containers if isinstance(node, Mapping) and node.get(TARGET) is not None
+        ]
+    return found
 
 
 def _containers(value: object, where: str, depth: int) -> Iterator[tuple[str, object]]:
@@ -208,17 +249,17 @@ def _calls(value: object) -> Iterator[Call]:
             yield from _calls(item)
 
 
-def _check_arguments(root: Call) -> None:
+def _check_arguments(roots: Sequence[Call]) -> None:
     """Refuses what Python would refuse; a signature that may be inaccurate is used only after the call has failed."""
     problems = Problems("\n")
-    for call in _calls(root):
-        wrong = _wrong_arguments(call, is_root=call is root) if arguments.is_binding(call.target) else None
+    for call in (call for root in roots for call in _calls(root)):
+        wrong = _wrong_arguments(call) if arguments.is_binding(call.target) else None
         if wrong is not None:
             problems.add(wrong.message, *wrong.fixes)
     problems.raise_any()
 
 
-def _wrong_arguments(call: Call, *, is_root: bool) -> ConfigError | None:
+def _wrong_arguments(call: Call) -> ConfigError | None:
     """The refusal of a call that does not fit its callable's signature; None if nothing is known to be wrong."""
     signature = arguments.signature_of(call.target)
     if signature is None:
@@ -227,5 +268,5 @@ def _wrong_arguments(call: Call, *, is_root: bool) -> ConfigError | None:
     if not found:
         return None
     text = f"{call.where}: wrong arguments for {arguments.written(call.name, signature)}: {'; '.join(found)}"
-    infers = [_INFER] if is_root and any(fix.line.endswith("=…") for fix in fixes) else []
+    infers = [_INFER] if "." not in call.where and any(fix.line.endswith("=…") for fix in fixes) else []
     return ConfigError(text, together(fixes), *infers)

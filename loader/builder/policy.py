@@ -24,7 +24,7 @@ from ..runtime import config_name
 from ..schema import OF_A_FILE
 from ..text.wording import matches, safe_text
 from ..trust import LOOKUPS, is_torch_constant, why_dangerous
-from ..trust.needed import PLAIN_DATA, VALUES_OF_A_FILE
+from ..trust.needed import DATA, PLAIN_DATA, VALUES_OF_A_FILE
 from .locate import EXAMPLES
 
 _UNNAMED = "trusted_targets does not name it"
@@ -47,11 +47,15 @@ class Policy:
         self.patterns: Sequence[str] = self.trusted or ()
         """The beginning of any longer list that a message proposes."""
 
+    def why_dangerous(self, name: str) -> str:
+        """Returns why a name is known to be dangerous, as the end of a sentence; empty if it is not."""
+        return why_dangerous(name)
+
     def objection(self, name: str) -> str:
         """Returns why a name may not be imported and called; empty if it may."""
         if self._names(name):
             return ""
-        if reason := why_dangerous(name):
+        if reason := self.why_dangerous(name):
             return f"it {reason}"
         if self.trusted is None or _is_plain(name):
             return ""
@@ -73,12 +77,12 @@ class Policy:
             return f"it is really {real}; write that name, so that its path is checked"
         if is_value and self._names(name):
             return ""
-        if is_value and (reason := why_dangerous(home := _by_its_module(name))):
+        if is_value and (reason := self.why_dangerous(home := _by_its_module(name))):
             return f"it is really {safe_text(home)}, which {reason}"
         if is_value and self.trusted is None:
             return ""
-        if not is_value and (reason := why_dangerous(real)):
-            meant = self._names(real) or (self._names(name) and why_dangerous(name))
+        if not is_value and (reason := self.why_dangerous(real)):
+            meant = self._names(real) or (self._names(name) and self.why_dangerous(name))
             return "" if meant else f"it is really {safe_text(real)}, which {reason}"
         if self.trusted is None or self._names(name) or self._names(real):
             return ""
@@ -102,6 +106,14 @@ class Policy:
 
     def _matches(self, name: str) -> bool:
         return any(matches(one, self.trusted or ()) for one in (name, config_name(name)))
+
+
+class OfData(Policy):
+    """The policy for the data and the metrics of an evaluation, which need torch's data sets and loaders too."""
+
+    def why_dangerous(self, name: str) -> str:
+        """As in `Policy`."""
+        return "" if name in DATA else super().why_dangerous(name)
 
 
 class OfAFile(Policy):

@@ -16,9 +16,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from ..errors import ConfigError, Problems
-from ..text.lines import NO_FIX, line, removal, typed
+from ..text.lines import NO_FIX, Fix, line, removal, typed
 from ..text.wording import phrases, safe_text
-from ..trust import LOOKUPS, why_dangerous
+from ..trust import LOOKUPS
 from .locate import check_name, locate, no_such_example
 from .policy import Policy, identity
 
@@ -52,11 +52,7 @@ def find_targets(nodes: Sequence[tuple[str, Mapping[str, Any]]], policy: Policy)
         ConfigError: With every target that is refused, or else with every one that cannot be found.
     """
     judge = _Judge(policy)
-    names: dict[int, tuple[str, str]] = {}
-    for where, node in nodes:
-        with judge.problems.noting():
-            names[id(node)] = _names(where, node, judge)
-    judge.raise_any()
+    names = _judged(nodes, judge)
     found: dict[int, Target | Value] = {}
     for where, node in nodes:
         name, path = names[id(node)]
@@ -64,6 +60,25 @@ def find_targets(nodes: Sequence[tuple[str, Mapping[str, Any]]], policy: Policy)
             found[id(node)] = _value(where, name, path, judge) if path else _target(where, name, node[TARGET], judge)
     judge.raise_any()
     return found
+
+
+def judge_targets(nodes: Sequence[tuple[str, Mapping[str, Any]]], policy: Policy) -> None:
+    """Judges the targets of nodes by their names alone; imports nothing.
+
+    Raises:
+        ConfigError: With every target that is refused.
+    """
+    _judged(nodes, _Judge(policy))
+
+
+def _judged(nodes: Sequence[tuple[str, Mapping[str, Any]]], judge: _Judge) -> dict[int, tuple[str, str]]:
+    """Returns the names of every node, by its identity, once all have been judged."""
+    names: dict[int, tuple[str, str]] = {}
+    for where, node in nodes:
+        with judge.problems.noting():
+            names[id(node)] = _names(where, node, judge)
+    judge.raise_any()
+    return names
 
 
 def judge_names(named: Sequence[tuple[str, str]], trusted: Sequence[str]) -> None:
@@ -117,7 +132,8 @@ class _Judge:
             self.known[name] = locate(name, where)
         found = given if is_given else self.known[name]
         self.by_object(where, name, found)
-        _ask_hydra(where, name)
+        if self.policy.why_dangerous(name):
+            _ask_hydra(where, name)
         return found
 
     def refuse(self, where: str, name: str, objection: str, real: str = "") -> None:
@@ -125,9 +141,8 @@ class _Judge:
         if not objection:
             return
         message = f"{where}: {safe_text(name)} is refused: {objection}"
-        if why_dangerous(name) or (real and why_dangerous(real)):
-            own = re.fullmatch(rf"model\.(.+\.)?{TARGET}", where)
-            raise ConfigError(message, line(where, "my_pkg.Net", note="a class of your own") if own else NO_FIX)
+        if self.policy.why_dangerous(name) or (real and self.policy.why_dangerous(real)):
+            raise ConfigError(message, _own(where))
         self.untrusted[name] = None
         raise ConfigError(message)
 
@@ -135,6 +150,18 @@ class _Judge:
         """Raises all refusals as one, with the list that would admit the names that may be admitted."""
         trusted = [line("trusted_targets", [*self.policy.patterns, *self.untrusted])] if self.untrusted else []
         self.problems.raise_any(*trusted)
+
+
+_OWN = re.compile(rf"(model|evaluate\.data|evaluate\.(?:step|metrics\.\w+))\.(.+\.)?{TARGET}")
+_OWNS = {"model": ("my_pkg.Net", "a class of your own"), "evaluate.data": ("my_pkg.Data", "code of your own")}
+"""What a user may write instead of a dangerous target, and a note."""
+
+
+def _own(where: str) -> Fix:
+    """Returns the line that puts code of the user's own in the place of a dangerous target."""
+    found = _OWN.fullmatch(where)
+    own, note = _OWNS.get(found[1] if found else "", ("my_pkg.metric", "a function of your own"))
+    return line(where, own, note=note) if found else NO_FIX
 
 
 def _names(where: str, node: Mapping[str, Any], judge: _Judge) -> tuple[str, str]:
@@ -179,8 +206,6 @@ def _value(where: str, lookup: str, path: str, judge: _Judge) -> Value:
 
 def _ask_hydra(where: str, name: str) -> None:
     """Refuses a dangerous name that Hydra refuses, even if the user trusts it by name."""
-    if not why_dangerous(name):
-        return
     try:
         instantiate({TARGET: name, "_partial_": True})  # a partial is judged, not called
     except InstantiationException as error:

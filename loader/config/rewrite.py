@@ -21,11 +21,11 @@ from .argv import Arguments
 from .grammar import as_typed, literal, parse_value, real_key, split_elements, stand_in
 from .texts import TEXT, for_text
 
-GROUPS = ("model", "checkpoint", "rules", "experiment")
+GROUPS = ("model", "checkpoint", "rules", "evaluate", "experiment")
 """Config groups in the defaults list: `+group=option` means `group=option`."""
 
-FREE = ("model", "rules", "parts", "verify.input")
-"""Nodes without a fixed set of keys: a dotted key below them may be new."""
+FREE = ("model", "rules", "parts", "verify.input", "evaluate")
+"""Nodes without a fixed set of keys, or that may be null: a dotted key below them may be new."""
 
 _BRACKETS = ("{", "[")
 _OF_A_PART = (*(field.name for field in dataclasses.fields(CheckpointConfig)), "rules")
@@ -33,7 +33,9 @@ _CLEAR_GROUP = "+hydra/clear"
 
 _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.$-]*)=(.*)", re.DOTALL)
 
-CLEARED = {"model": ("model", "verify.input"), "checkpoint": ("checkpoint",), "rules": ("rules",)}
+CLEARED = {
+    "model": ("model", "verify.input"), "checkpoint": ("checkpoint",), "rules": ("rules",), "evaluate": ("evaluate",),
+}  # fmt: skip
 """Groups that a literal replaces, with the nodes it clears: an input belongs to the model it was written for."""
 
 _Match = tuple[re.Match[str] | None, str]

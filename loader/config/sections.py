@@ -31,6 +31,7 @@ _EXPECTED: Mapping[Any, str] = {
     float: "a number",
     list[str]: "a list of names",
     list[int]: "a list of whole numbers",
+    dict[str, Any]: "a mapping",
 }
 
 
@@ -92,8 +93,12 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def _converted(value: Any, hint: Any) -> Any:
     """Converts a value to its field's type, as OmegaConf's structured configs do: 10 is valid text."""
-    if type(value) in _alternatives(hint):
+    if hint is Any or type(value) in _alternatives(hint):
         return value
+    if hint == dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise TypeError(value)
+        return {str(key): item for key, item in value.items()}
     if hint == list[str] and isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
         return list(value)
     if "${" in str(value) and str not in _alternatives(hint):
@@ -121,8 +126,9 @@ def known_keys() -> list[str]:
 def _fields(record: type, prefix: str) -> Iterator[str]:
     for name, hint in get_type_hints(record).items():
         yield f"{prefix}{name}"
-        if dataclasses.is_dataclass(hint):
-            yield from _fields(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+        for kind in _alternatives(hint):
+            if dataclasses.is_dataclass(kind):
+                yield from _fields(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
 
 
 def suggestion(key: str) -> str | None:

@@ -1,10 +1,10 @@
 """Trains the SimpleNet that the package ships, on scikit-learn's handwritten digits scaled to 28 × 28.
 
 Guarantees: all randomness is seeded and one thread does the work, so that one machine always produces the same weights;
-the recorded accuracy was measured on images that training never saw.
+the recorded accuracy was measured on images that training never saw, and those are written as well.
 
-`python -m loader.examples.train [FOLDER]` writes the weights and their golden record, by default into the package.
-It needs the `[examples]` extra.
+`python -m loader.examples.train [FOLDER]` writes the weights, their golden record and the unseen digits, by default
+into the package. It needs the `[examples]` extra.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from .data import FILE, enlarged
 from .models import SimpleNet
 
 _EPOCHS = 60
@@ -28,10 +29,12 @@ _TEST_IMAGES = 360
 
 @dataclass(frozen=True, slots=True)
 class Digits:
-    """Images ``[n, 784]`` with values between 0 and 1, and the digit of each, ``[n]``."""
+    """Images ``[n, 784]`` with values between 0 and 1, the digit of each, ``[n]``, and the images as they came."""
 
     images: torch.Tensor
     labels: torch.Tensor
+    small: torch.Tensor
+    """``[n, 8, 8]``, uint8, with values from 0 to 16."""
 
 
 def load_digits(test_images: int = _TEST_IMAGES) -> tuple[Digits, Digits]:
@@ -39,12 +42,11 @@ def load_digits(test_images: int = _TEST_IMAGES) -> tuple[Digits, Digits]:
     from sklearn.datasets import load_digits as load  # noqa: PLC0415 (an optional extra, and slow to import)
 
     raw = load()
-    small = torch.tensor(raw.images, dtype=torch.float32).unsqueeze(1) / 16
-    images = nn.functional.interpolate(small, size=(28, 28), mode="bilinear").flatten(1)
-    labels = torch.tensor(raw.target, dtype=torch.int64)
+    small, labels = torch.tensor(raw.images, dtype=torch.uint8), torch.tensor(raw.target, dtype=torch.int64)
+    images = enlarged(small)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SEED))
     train, test = order[test_images:], order[:test_images]
-    return Digits(images[train], labels[train]), Digits(images[test], labels[test])
+    return Digits(images[train], labels[train], small[train]), Digits(images[test], labels[test], small[test])
 
 
 def train(digits: Digits, epochs: int = _EPOCHS) -> SimpleNet:
@@ -77,7 +79,7 @@ def golden_record(model: SimpleNet, digits: Digits) -> dict[str, torch.Tensor]:
 
 
 def write(folder: Path, model: SimpleNet, digits: Digits) -> Path:
-    """Writes the weights and, next to them, their golden record; returns the path of the weights."""
+    """Writes the weights and, next to them, their golden record and the digits; returns the path of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "simple_net.safetensors"
     about = {
@@ -91,7 +93,14 @@ def write(folder: Path, model: SimpleNet, digits: Digits) -> Path:
     save_file(model.state_dict(), path, metadata=about)
     golden = {"format": "hydra-loader-golden", "schema": "1", "torch": torch.__version__, "dtype": "float32"}
     save_file(golden_record(model, digits), folder / f"{path.name}.golden.safetensors", metadata=golden)
+    write_digits(folder / FILE.name, digits)
     return path
+
+
+def write_digits(path: Path, digits: Digits) -> None:
+    """Writes digits as `data.UnseenDigits` reads them."""
+    tensors = {"images": digits.small.contiguous(), "labels": digits.labels.to(torch.uint8)}
+    save_file(tensors, path, metadata={"data": "scikit-learn load_digits, never trained on", "split_seed": str(_SEED)})
 
 
 def main(arguments: list[str] | None = None) -> None:

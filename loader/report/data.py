@@ -164,6 +164,8 @@ class EvaluationReport:
     """Speed, reading the data included."""
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     """``{value, stderr, n}`` of each metric; ``stderr`` is null unless there is a value per sample."""
+    higher_is_better: dict[str, bool] = field(default_factory=dict)
+    """Whether higher values are better, for each metric whose direction is known."""
     objective: float | None = None
     """The value of the metric that ``evaluate.objective`` names."""
 

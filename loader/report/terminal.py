@@ -59,7 +59,7 @@ def print_json(report: Path) -> None:
 
 def lines(report: Report) -> list[Line]:
     """Returns the report of a load or a plan as labeled lines."""
-    return [*sources(report), *keys(report), *_plan(report), *checks(report), *ending(report)]
+    return [*sources(report), *keys(report), *_plan(report), *checks(report), *evaluation(report), *ending(report)]
 
 
 def sources(report: Report) -> Iterator[Line]:
@@ -191,6 +191,20 @@ def checks(report: Report) -> Iterator[Line]:
             yield "output", f"{safe_text(output['name'])} {shape(output['shape'])} {output['dtype']}: {numbers}", ""
     if report.verification.fingerprint:
         yield "weights", f"fingerprint {report.verification.fingerprint}", ""
+
+
+def evaluation(report: Report) -> Iterator[Line]:
+    """Describes the measurement."""
+    found = report.evaluation
+    if found is None:
+        return
+    batches = counted(found.batches, "batch", "batches")
+    of = "" if found.batch_size is None else f" of {found.batch_size:,}"
+    speed = "" if found.samples_per_second is None else f", {found.samples_per_second:,.0f} samples/s"
+    yield "evaluated", f"{counted(found.samples, 'sample')} in {batches}{of}, {found.seconds:.2f} s{speed}", ""
+    for name, metric in found.metrics.items():
+        error = "" if metric["stderr"] is None else f" ± {metric['stderr']:.2g}"
+        yield "", f"{safe_text(name)} {metric['value']:.4g}{error}", "bold"
 
 
 _MARKS = {True: ("ok  ", "green"), False: ("FAIL", "bold red"), None: ("-   ", "yellow")}

@@ -158,8 +158,11 @@ class EmbeddedJob(JobConfig):
     of_a_file = True
 
 
-REPLACED = ("model", "rules", "parts", "verify.input", "trusted_targets")
+REPLACED = ("model", "rules", "parts", "verify.input", "evaluate.data", "evaluate.step", "trusted_targets")
 """Nodes that are replaced as a whole."""
+
+_EACH_REPLACED = ("evaluate.metrics", "evaluate.expect")
+"""Nodes of which each entry is replaced as a whole."""
 
 
 def overlay(defaults: Mapping[str, Any], given: Mapping[str, Any], where: str = "") -> dict[str, Any]:
@@ -168,7 +171,8 @@ def overlay(defaults: Mapping[str, Any], given: Mapping[str, Any], where: str = 
     for key, value in given.items():
         place = f"{where}.{key}" if where else str(key)
         below = result.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping) and place not in REPLACED:
+        is_whole = place in REPLACED or where in _EACH_REPLACED
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and not is_whole:
             result[key] = overlay(below, value, place)
         else:
             result[key] = value

@@ -126,7 +126,9 @@ _BELOW_TORCH_AND_NUMPY: Final = frozenset(
         *("setuptools", "triton", "nvidia", "cuda", "torchgen", "functorch"),
     )
 )
-_EXAMPLES: Final = tuple(f"{package}.examples.{name}" for package in NAMES for name in ("models", *examples.__all__))
+_EXAMPLES: Final = tuple(
+    f"{package}.examples.{name}" for package in NAMES for name in ("models", "data", "metrics", *examples.__all__)
+)
 _HARMLESS: Final = ("math", "cmath", *_EXAMPLES)
 # Functions and methods of any package: many have them, and they run code or read pickles or files.
 _ANYWHERE: Final = frozenset(

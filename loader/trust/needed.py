@@ -137,6 +137,20 @@ TORCH_OPERATORS: Final = tuple(
 )
 """Where torch's tensor functions are really defined: `torch.nn.functional.gelu` is `torch._C._nn.gelu`."""
 
+DATA: Final = frozenset(
+    f"torch.utils.data.{module}{name}"
+    for home, names in (
+        ("dataloader.", ("DataLoader",)),
+        ("dataset.", ("TensorDataset", "Subset", "ConcatDataset", "ChainDataset", "StackDataset")),
+        ("sampler.", ("SequentialSampler", "RandomSampler", "SubsetRandomSampler", "WeightedRandomSampler")),
+        ("sampler.", ("BatchSampler",)),
+        ("_utils.collate.", ("default_collate", "default_convert")),
+    )
+    for name in names
+    for module in ("", home)
+)
+"""Names of torch that the data of an evaluation needs, and no model does: as written, and as defined."""
+
 _NUMBERS: Final = (
     *("bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32"),
     *("float64", "longdouble", "complex64", "complex128", "int_", "uint", "single", "double", "half", "str_", "bytes_"),

@@ -8,6 +8,7 @@ Whatever the model's code does, raising and exiting included, becomes one refusa
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -172,21 +173,36 @@ def forward(module: nn.Module, inputs: Inputs, name: str, seed: int) -> dict[str
         ForwardError: The model's code raises.
         VerificationError: It writes to parameters that are too large to back up.
     """
+    with left_alone(module, f"the forward pass{_of(name)}", Fix("verify.forward=false", "leaves it out")) as before:
+        return _outputs(module, inputs, name, seed, before)
+
+
+@contextmanager
+def left_alone(module: nn.Module, doing: str, fix: Fix) -> Iterator[Snapshot]:
+    """Yields a snapshot of a module and restores it after the block.
+
+    Args:
+        module: The model that the block runs.
+        doing: What the block does, for the message.
+        fix: What to type if it cannot be restored.
+
+    Raises:
+        VerificationError: The block wrote to parameters that are too large to back up.
+    """
     before = Snapshot(module)
     large = Untouched(before.spared)
     try:
-        outputs = _outputs(module, inputs, name, seed, before)
+        yield before
     finally:
         before.restore()
     written = {id(tensor) for tensor in large.written()}
     if written:
         changed = [key for key, parameter in module.named_parameters() if id(parameter) in written]
         raise VerificationError(
-            f"the forward pass{_of(name)} writes to {listing(changed)}, parameters that it should only read, and "
-            "that are too large to back up",
-            Fix("verify.forward=false", "leaves it out"),
+            f"{doing} writes to {listing(changed)}, parameters that it should only read, and that are too large to "
+            "back up",
+            fix,
         )
-    return outputs
 
 
 def _outputs(module: nn.Module, inputs: Inputs, name: str, seed: int, before: Snapshot) -> dict[str, torch.Tensor]:

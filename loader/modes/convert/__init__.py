@@ -63,6 +63,7 @@ def lines(report: Report) -> list[terminal.Line]:
         *terminal.sources(report),
         *terminal.keys(report),
         *terminal.checks(report),
+        *terminal.evaluation(report),
         *shown,
         *terminal.ending(report),
     ]

@@ -1,0 +1,120 @@
+"""The values that metrics are expected to have, and the comparison with those that were measured.
+
+Guarantees: bounds are checked before anything is loaded; a value on a bound is within it; one refusal names every
+metric that is outside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError, Problems
+from ..text.lines import Fix, line, under
+from ..text.wording import closest, did_you_mean, safe_text
+
+KEYS = ("min", "max", "value", "within")
+
+WITHIN = 1e-6
+"""How far a metric may be from its expected value where ``within`` is not set."""
+
+_EXAMPLE = {"min": 0.9}
+_DIGITS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The bounds of one metric; at least one is set."""
+
+    min: float | None = None
+    max: float | None = None
+    value: float | None = None
+    within: float | None = None
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """The direction that the bounds suggest; None if they have none, or both."""
+        if (self.min is None) == (self.max is None):
+            return None
+        return self.min is not None
+
+    def faults(self, measured: float, where: str) -> Iterator[tuple[str, Fix]]:
+        """Yields what is wrong with a measured value, each with the line that accepts it."""
+        shown = f"{measured:.6g}"
+        if self.min is not None and measured < self.min:
+            yield f"{shown}, expected at least {self.min:g}", line(under(where, "min"), _rounded(measured, down=True))
+        if self.max is not None and measured > self.max:
+            yield f"{shown}, expected at most {self.max:g}", line(under(where, "max"), _rounded(measured, down=False))
+        if self.value is not None:
+            most, off = WITHIN if self.within is None else self.within, abs(measured - self.value)
+            if off > most and not math.isclose(off, most, rel_tol=1e-9):
+                fix = line(under(where, "value"), round(measured, 6))
+                yield f"{shown}, expected {self.value:g} within {most:g}", fix
+
+
+def _rounded(value: float, *, down: bool) -> float:
+    """Rounds a value to a bound that it keeps."""
+    if value == 0:
+        return 0.0
+    unit = 10.0 ** (_DIGITS - 1 - math.floor(math.log10(abs(value))))
+    bound = (math.floor if down else math.ceil)(value * unit) / unit
+    return bound if (bound <= value if down else bound >= value) else value
+
+
+def parse_bounds(raw: Mapping[str, Any], where: str) -> dict[str, Bounds]:
+    """Turns ``evaluate.expect`` into bounds by metric.
+
+    Raises:
+        ConfigError: With every entry that is not ``{min}``, ``{max}`` or ``{value, within}``.
+    """
+    problems, found = Problems(), dict[str, Bounds]()
+    for name, own in raw.items():
+        if own is not None:
+            with problems.noting():
+                found[str(name)] = _parsed(own, f"{where}.{safe_text(name)}", under(where, name))
+    problems.raise_any()
+    return found
+
+
+def _parsed(raw: Any, place: str, path: str) -> Bounds:
+    if not isinstance(raw, Mapping):
+        meant = {"min": raw} if _is_number(raw) else _EXAMPLE
+        raise ConfigError(
+            f"'{place}' is {safe_text(repr(raw))}, expected {{min}}, {{max}} or {{value, within}}", line(path, meant)
+        )
+    for key, value in raw.items():
+        if key not in KEYS:
+            near = closest(str(key), KEYS, most=1) or ["min"]
+            mended = {near[0] if k == key else k: v for k, v in raw.items()}
+            raise ConfigError(
+                f"unknown config key '{place}.{safe_text(key)}'{did_you_mean(str(key), KEYS)}; expected "
+                f"{', '.join(KEYS)}",
+                line(path, mended),
+            )
+        if value is not None and not _is_number(value):
+            raise ConfigError(
+                f"'{place}.{key}' is {safe_text(repr(value))}, expected a finite number", line(under(path, key), 0.9)
+            )
+    bounds = Bounds(**{key: None if value is None else float(value) for key, value in raw.items()})
+    _refuse_senseless(bounds, place, path)
+    return bounds
+
+
+def _refuse_senseless(bounds: Bounds, place: str, path: str) -> None:
+    """Refuses bounds that say nothing, or that no value keeps."""
+    if bounds == Bounds():
+        raise ConfigError(f"'{place}' is empty, expected {{min}}, {{max}} or {{value, within}}", line(path, _EXAMPLE))
+    if bounds.within is not None and (bounds.value is None or bounds.within < 0):
+        fault = "negative" if bounds.value is not None else "without the 'value' that it belongs to"
+        raise ConfigError(
+            f"'{place}.within' is {fault}", line(path, {"value": bounds.value or 0.9, "within": abs(bounds.within)})
+        )
+    if bounds.min is not None and bounds.max is not None and bounds.min > bounds.max:
+        fault = f"'{place}' has min {bounds.min:g} above max {bounds.max:g}"
+        raise ConfigError(fault, line(path, {"min": bounds.max, "max": bounds.min}))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

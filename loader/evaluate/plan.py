@@ -1,0 +1,207 @@
+"""What a job measures, checked before anything is loaded.
+
+Guarantees: `planned` judges every target by name and refuses settings that make no sense, and imports nothing;
+`Plan.made` imports and builds, with `trusted_targets` and the refusal of known-dangerous names applied to every target,
+nested ones too. Only jobs that end with a loaded model measure it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..apply.place import seed_all
+from ..builder.calls import Call, judge_all, plan_all
+from ..builder.policy import OfData
+from ..builder.targets import TARGET, Value
+from ..errors import ConfigError, Problems
+from ..module.user_code import bare_arguments
+from ..schema import EvaluateConfig, JobConfig
+from ..schema.columns import taken
+from ..text.lines import Fix, line, override, removal, typed, under
+from ..text.wording import closest, did_you_mean, is_printable, listing, safe_text
+from .batch import STEP
+from .bounds import Bounds, parse_bounds
+from .data import NOTHING, WHERE, Data
+from .metrics import WHERE as METRICS
+from .metrics import Metric, Updated, metric
+
+MEASURING = ("load", "convert")
+"""The modes that measure."""
+
+_LONGEST = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The evaluation of one job."""
+
+    job: JobConfig
+    config: EvaluateConfig
+    nodes: Mapping[str, Mapping[str, Any]]
+    """The nodes with a target, by place."""
+    given: Mapping[str, Any]
+    """Objects that Python code gave instead of nodes, by place."""
+    metrics: Mapping[str, str]
+    """The metrics' places, by name."""
+    bounds: Mapping[str, Bounds]
+
+    def made(self) -> Made:
+        """Imports and builds everything.
+
+        Raises:
+            ConfigError: A target is refused, cannot be found or cannot be built.
+        """
+        policy, bound = OfData(self.job.trusted_targets), [place for place in self.nodes if place != WHERE]
+        with bare_arguments():
+            calls = plan_all(self.nodes, policy, bound)
+            made = Made(self, calls)
+            made.data = Data(made.object(WHERE), made.code(WHERE))
+            step = made.object(STEP) if STEP in calls or STEP in self.given else None
+            if step is not None and not callable(step):
+                raise ConfigError(
+                    f"{STEP}: {safe_text(made.code(STEP))} made an object that cannot be called",
+                    line(f"{STEP}.{TARGET}", "my_pkg.step", note="a function of model and batch"),
+                )
+            made.step = step
+            made.metrics = made.new_metrics()
+        self._refuse_unknown(made.metrics)
+        return made
+
+    def _refuse_unknown(self, metrics: Mapping[str, Metric]) -> None:
+        """Refuses bounds and an objective for metrics that do not exist."""
+        problems = Problems()
+        wanted = [(f"evaluate.expect.{safe_text(name)}", name) for name in self.bounds]
+        objective = self.config.objective
+        for place, name in [*wanted, *([("evaluate.objective", objective)] if objective is not None else [])]:
+            if name not in metrics and not any(_computes(one, name) for one in metrics.values()):
+                near = closest(name, metrics, most=1) or list(metrics)[:1]
+                fix = line(place, near[0]) if near and place == "evaluate.objective" else Fix()
+                if near and not fix and (path := under("evaluate.expect", near[0])):
+                    fix = line(path, _plain(self.bounds[name]))
+                problems.add(
+                    f"'{place}' names the metric '{safe_text(name)}', which there is not"
+                    f"{did_you_mean(name, metrics)}; there are: {listing(metrics) or 'none'}",
+                    fix or line(f"{METRICS}.accuracy.{TARGET}", "loader.examples.metrics.accuracy"),
+                )
+        problems.raise_any()
+
+
+@dataclass(slots=True)
+class Made:
+    """The data, the step and the metrics of an evaluation, built."""
+
+    plan: Plan
+    calls: Mapping[str, Call | Value]
+    data: Data = field(init=False)
+    step: Any = field(init=False, default=None)
+    metrics: dict[str, Metric] = field(init=False, default_factory=dict)
+
+    def object(self, place: str) -> Any:
+        """Returns the object of a place, made anew."""
+        if place in self.plan.given:
+            return self.plan.given[place]
+        call = self.calls[place]
+        if isinstance(call, Value):
+            return call.found
+        seed_all(self.plan.job.seed)
+        return call.make()
+
+    def code(self, place: str) -> str:
+        """Returns the dotted name of the code of a place."""
+        if place in self.plan.given:
+            kind = type(self.plan.given[place])
+            return f"{kind.__module__}.{kind.__qualname__}"
+        return self.calls[place].name
+
+    def new_metrics(self) -> dict[str, Metric]:
+        """Returns metrics that have seen nothing."""
+        return {
+            name: metric(name, self.object(place), self.code(place), place) for name, place in self.plan.metrics.items()
+        }
+
+
+def planned(job: JobConfig) -> Plan | None:
+    """Returns the evaluation of a job; None if it measures nothing.
+
+    Raises:
+        ConfigError: A setting is invalid, or a target is refused by its name.
+    """
+    config = job.evaluate
+    if config is None or job.mode not in MEASURING:
+        return None
+    if job.device == "meta":
+        raise ConfigError("evaluate measures values, and device=meta has none", Fix("device=cpu"), NOTHING)
+    _check_numbers(config)
+    metrics = {str(name): node for name, node in config.metrics.items() if node is not None}
+    _check_names(metrics)
+    places = {name: f"{METRICS}.{name}" for name in metrics}
+    wanted = {WHERE: config.data, STEP: config.step, **{places[name]: node for name, node in metrics.items()}}
+    nodes, given, problems = dict[str, Mapping[str, Any]](), dict[str, Any](), Problems()
+    for place, node in wanted.items():
+        with problems.noting():
+            if place == WHERE and node is None:
+                raise ConfigError(
+                    "evaluate.data is not set: there is nothing to measure on",
+                    line(f"{WHERE}.{TARGET}", "my_pkg.Data", note="a class or function of your own"),
+                    NOTHING,
+                )
+            if _is_node(node, place):
+                nodes[place] = node
+            elif node is not None:
+                given[place] = node
+    problems.raise_any()
+    judge_all(nodes, OfData(job.trusted_targets))
+    return Plan(job, config, nodes, given, places, parse_bounds(config.expect, "evaluate.expect"))
+
+
+def _is_node(node: Any, place: str) -> bool:
+    """Returns whether a value is a node with a target, rather than an object or nothing; refuses any other."""
+    if isinstance(node, Mapping) and node.get(TARGET) is not None:
+        return True
+    if isinstance(node, Mapping | str | int | float | list | tuple):
+        path = place if line(place, 0) else ""
+        example = (
+            node if isinstance(node, str) and "." in node else f"my_pkg.{'Data' if place == WHERE else 'function'}"
+        )
+        raise ConfigError(
+            f"'{place}' is {safe_text(repr(node))}, expected a mapping with {TARGET}",
+            line(f"{path}.{TARGET}" if path else "", example),
+        )
+    return False
+
+
+def _check_numbers(config: EvaluateConfig) -> None:
+    problems = Problems()
+    if config.batch_size < 1:
+        fault = f"'evaluate.batch_size' is {config.batch_size}, expected a whole number from 1"
+        problems.add(fault, line("evaluate.batch_size", 64))
+    if config.batches is not None and config.batches < 1:
+        fault = f"'evaluate.batches' is {config.batches}, expected a whole number from 1, or null for all"
+        problems.add(fault, line("evaluate.batches", 1))
+    problems.raise_any()
+
+
+def _check_names(metrics: Mapping[str, Any]) -> None:
+    """Refuses metrics whose columns would have the name of another one."""
+    problems = Problems()
+    for name, owner in taken(metrics).items():
+        old, new = under(METRICS, name), under(METRICS, f"my_{name}")
+        fix = typed(removal(old), override(new, metrics[name])) if old and new else Fix(note="rename it")
+        problems.add(f"{METRICS} has a metric '{safe_text(name)}', which is the name of a column of {owner}", fix)
+    for name in metrics:
+        if not name or len(name) > _LONGEST or not is_printable(name):
+            expected = f"expected a printable name of at most {_LONGEST} characters"
+            problems.add(f"{METRICS} has a metric '{safe_text(name)}', {expected}")
+    problems.raise_any()
+
+
+def _computes(one: Metric, name: str) -> bool:
+    """Returns whether a metric may compute several values, one of which has this name."""
+    return isinstance(one, Updated) and name.startswith(f"{one.name}_")
+
+
+def _plain(bounds: Bounds) -> dict[str, float]:
+    named = {key: getattr(bounds, key) for key in ("min", "max", "value", "within")}
+    return {key: value for key, value in named.items() if value is not None}
