@@ -257,7 +257,8 @@ def _sweeping(arguments: Arguments, task: Task, refusal: ConfigError | None) -> 
             yield
         return
     from ..sweep.command import Start  # noqa: PLC0415  # only a sweep has jobs to run alone
+    from ..sweep.launchers import mended  # noqa: PLC0415
 
     expected = expecting(sweep=True, refusal=refusal, start=Start.of(arguments))
-    with expected, terminable(), every_job_has_its_turn(), safe_path() as task.environment:
+    with expected, terminable(), every_job_has_its_turn(), mended(), safe_path() as task.environment:
         yield
