@@ -1,13 +1,14 @@
 """One door to everything that checks the project: ``nox --list``.
 
-Every session but `lowest` and `newest` runs in the environment that nox is called from, so that nothing is installed
-twice: ``pip install -c constraints.txt -e '.[dev]'`` once, then ``nox -s lint types layers test``. What follows ``--``
-goes to the session's command: ``nox -s test -- tests/keys -x``.
+Every session but `lowest` and `newest` runs in the environment that nox is called from, or on top of it (`ray`,
+`optuna` and `mlflow`), so that nothing is installed twice: ``pip install -c constraints.txt -e '.[dev]'`` once, then
+``nox -s lint types layers test``. What follows ``--`` goes to the session's command: ``nox -s test -- tests/keys -x``.
 """
 
 from __future__ import annotations
 
 import sys
+import sysconfig
 from pathlib import Path
 
 import nox
@@ -17,7 +18,9 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "layers", "test"]
 
 IN_PARALLEL = ("-n", "auto", "--dist", "worksteal")
-SLOW = "(slow or hypothesis) and not benchmark"
+APART = {"ray": "tests/sweep/test_ray.py", "optuna": "tests/sweep/test_optuna.py", "mlflow": "tests/track"}
+"""Tests that are marked so need packages that exclude others; each mark has an environment of its own, and a place."""
+SLOW = f"(slow or hypothesis) and not (benchmark or {' or '.join(APART)})"
 """What the README's command leaves out, or tries with few examples."""
 REMOTE = ("aiohttp", "fsspec[http]")
 WHERE_VERSIONS_MATTER = (
@@ -94,6 +97,37 @@ def fuzz(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """The benchmarks: ratios to the peers that are installed."""
     session.run(sys.executable, "-m", "tests.benchmarks", *session.posargs)
+
+
+@nox.session(venv_backend="venv")
+def ray(session: nox.Session) -> None:
+    """Sweeps under the ray launcher."""
+    _apart(session, "ray")
+
+
+@nox.session(venv_backend="venv")
+def optuna(session: nox.Session) -> None:
+    """Sweeps with Optuna's sweeper."""
+    _apart(session, "optuna")
+
+
+@nox.session(venv_backend="venv")
+def mlflow(session: nox.Session) -> None:
+    """Runs and sweeps that are logged to a local MLflow store."""
+    _apart(session, "mlflow")
+
+
+def _apart(session: nox.Session, part: str) -> None:
+    _stand_on_this_environment(session)
+    session.install("-q", "-r", f".ci/{part}.txt")
+    session.run("python", "-m", "pytest", "-q", "-m", part, *(session.posargs or [APART[part]]))
+
+
+def _stand_on_this_environment(session: nox.Session) -> None:
+    """Lets an environment find what is installed in nox's own, behind its own packages: torch weighs gigabytes."""
+    beneath = sysconfig.get_path("purelib")
+    write = "import sysconfig, pathlib; pathlib.Path(sysconfig.get_path('purelib'), 'beneath.pth').write_text({!r})"
+    session.run("python", "-c", write.format(f"import site; site.addsitedir({beneath!r})"), silent=True)
 
 
 @nox.session(venv_backend="venv")

@@ -34,7 +34,6 @@ class Listed:
 
 LISTED = (
     Listed("no folder of published checkpoints; *", True, "they are gigabytes, and downloaded by hand"),
-    Listed("*hydra_plugins.hydra_joblib_launcher*", True, "a launcher of Hydra's that the dev extra leaves out"),
     Listed(
         "the system keeps the file in its cache", True, "some file systems keep a file in memory whatever is advised"
     ),

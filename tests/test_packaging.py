@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import loader
+import noxfile
 from tests.command import REPOSITORY, run
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -120,18 +122,35 @@ def test_another_hydra_app_finds_the_configs_on_its_search_path(installed: Path,
     assert out.strip() == "loader.examples.SimpleNet"
 
 
+def _name(line: str) -> str:
+    """The name in a requirement or a pin, as a package index knows it."""
+    return re.split(r"[^\w.-]", line)[0].lower().replace("_", "-")
+
+
+def _pins(file: str) -> dict[str, str]:
+    lines = (REPOSITORY / file).read_text().splitlines()
+    return {_name(line): line.partition("==")[2] for line in lines if line and not line.startswith("#")}
+
+
 def test_constraints_pin_torch_and_every_dependency() -> None:
-    pinned = {}
-    for line in (REPOSITORY / "constraints.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            name, _, version = line.partition("==")
-            pinned[name.lower().replace("_", "-")] = version
+    pinned = _pins("constraints.txt")
     assert pinned["torch"] == "2.13.0"
     extras = PROJECT["optional-dependencies"]
     # Benchmarks are run beside whatever releases of the peers are current, and say which.
-    wanted = [*PROJECT["dependencies"], *(line for name in extras if name != "bench" for line in extras[name])]
-    names = {line.partition(">=")[0].partition("[")[0].lower() for line in wanted}
-    assert names <= set(pinned)
+    elsewhere = {"bench", *noxfile.APART}
+    wanted = [*PROJECT["dependencies"], *(line for name in extras.keys() - elsewhere for line in extras[name])]
+    assert {_name(line) for line in wanted} <= set(pinned)
+
+
+@pytest.mark.parametrize("part", noxfile.APART)
+def test_a_part_with_an_environment_of_its_own_is_pinned_whole(part: str) -> None:
+    pinned = _pins(f".ci/{part}.txt")
+    assert {_name(line) for line in PROJECT["optional-dependencies"][part]} <= set(pinned)
+    assert all(pinned.values())
+    # The packages that nothing may be installed twice of, or in another version than the tests run with.
+    assert not {"torch", "hydra-core", "omegaconf", "hydra-loader"} & set(pinned)
+    assert callable(getattr(noxfile, part))
+    assert part in re.findall(r"^for session in (.*); do$", (REPOSITORY / ".ci" / "run").read_text(), re.MULTILINE)[0]
 
 
 def test_the_lowest_versions_that_are_tested_are_those_that_are_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from dataclasses import dataclass
@@ -16,13 +17,13 @@ RUN = [sys.executable, str(REPOSITORY / "run.py"), "-m"]
 TARGET = "model._target_=own_models.Net"
 
 OWN_MODULE = """
-import os, signal, sys, time
+import multiprocessing, os, pathlib, signal, sys, time
 from torch import nn
 
 class Net(nn.Linear):
     def __init__(self, behave="well"):
         print("job", behave, os.getpid(), os.getcwd(), os.environ.get("OWN"), flush=True)
-        super().__init__(2, 2)
+        super().__init__(3 if behave == "misfits" else 2, 2)
         if behave == "raises":
             raise RuntimeError("something the user did")
         if behave == "exits":
@@ -35,6 +36,10 @@ class Net(nn.Linear):
         if behave == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if behave == "slowly":
+            time.sleep(60)
+        if behave == "costs its worker" and not pathlib.Path("cost").exists():
+            pathlib.Path("cost").touch()
+            os.kill(multiprocessing.parent_process().pid, signal.SIGKILL)
             time.sleep(60)
 """
 
@@ -59,6 +64,16 @@ class Swept:
 def sweep(*overrides: str, cwd: Path, **environment: str) -> Swept:
     done = run(*RUN, TARGET, *overrides, "hydra.sweep.dir=sweep", cwd=cwd, **environment)
     return Swept(done.returncode, done.stdout, done.stderr, cwd / "sweep")
+
+
+def of_session(number: int) -> list[str]:
+    """The process ids of a session that have not ended."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            state, _parent, _group, session, *_ = file.read_text().rpartition(")")[2].split()
+            found += [file.parent.name] if session == str(number) and state != "Z" else []
+    return found
 
 
 def make_folder(folder: Path) -> Path:

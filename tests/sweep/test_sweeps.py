@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import json
@@ -18,7 +17,7 @@ import pytest
 
 from loader.sweep.record import JobRecord
 from tests.command import REPOSITORY, in_own_session, run
-from tests.sweep.sweeping import RUN, TARGET, Swept, make_folder, sweep
+from tests.sweep.sweeping import RUN, TARGET, Swept, make_folder, of_session, sweep
 
 
 @pytest.fixture
@@ -214,17 +213,6 @@ def test_a_sweep_that_is_stopped_still_says_how_far_it_came(
         os.kill(int(line.split()[2]), 0)
 
 
-def test_under_joblib(folder: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    behaviour = "model.behave=well,killed,raises,well"
-    done = sweep(
-        behaviour, "checkpoint.path=epoch=2.pth", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", cwd=folder
-    )
-    assert done.statuses == ["ok", "crashed", "failed", "ok"]
-    assert done.code == 1
-    assert "Traceback" not in done.err
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the processes of a session are listed nowhere")
 def test_jobs_do_not_outlive_a_sweep_that_is_killed(folder: Path) -> None:
     arguments = [TARGET, "checkpoint.path=epoch=2.pth", "model.behave=slowly", "hydra.sweep.dir=sweep"]
@@ -238,13 +226,3 @@ def test_jobs_do_not_outlive_a_sweep_that_is_killed(folder: Path) -> None:
         while of_session(process.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
     assert of_session(process.pid) == []
-
-
-def of_session(number: int) -> list[str]:
-    """The process ids of a session that have not ended."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            state, _parent, _group, session, *_ = file.read_text().rpartition(")")[2].split()
-            found += [file.parent.name] if session == str(number) and state != "Z" else []
-    return found

@@ -1,0 +1,60 @@
+"""Sweeps with Optuna's sweeper; needs an environment of its own: ``nox -s optuna``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.sweep.launching import WEIGHTS
+from tests.sweep.sweeping import Swept, make_folder, sweep
+
+pytestmark = pytest.mark.optuna
+
+OPTUNA = ("hydra/sweeper=optuna", "hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.seed=1")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path)
+
+
+def optimized(done: Swept) -> dict[str, object]:
+    return dict(yaml.safe_load((done.folder / "optimization_results.yaml").read_text()))
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_a_failed_job_is_never_the_best(folder: Path, direction: str) -> None:
+    behaviour = "model.behave=choice(well,misfits,killed)"
+    trials = ("hydra.sweeper.n_trials=8", f"hydra.sweeper.direction={direction}")
+    done = sweep(behaviour, WEIGHTS, *OPTUNA, *trials, cwd=folder)
+    assert len(done.statuses) == 8
+    assert set(done.statuses) == {"ok", "failed", "crashed"}, "the same parameters are drawn several times"
+    assert optimized(done)["best_params"] == {"++model.behave": "well"}
+    assert done.code == 1
+    assert "Traceback" not in done.out + done.err
+
+
+def test_a_study_without_a_good_job_is_a_refusal(folder: Path) -> None:
+    done = sweep("model.behave=choice(misfits,raises)", WEIGHTS, *OPTUNA, "hydra.sweeper.n_trials=2", cwd=folder)
+    assert set(done.statuses) == {"failed"}
+    assert "OptunaSweeper ended the sweep: ValueError: No trials are completed yet." in done.err
+    assert "hydra/launcher=basic" not in done.err
+    assert "Traceback" not in done.out + done.err
+    assert done.code == 4
+
+
+def test_a_study_that_cannot_be_stored_is_a_refusal(folder: Path) -> None:
+    storage = "hydra.sweeper.storage='nodatabase://here'"
+    done = sweep("seed=choice(1,2)", WEIGHTS, *OPTUNA, storage, cwd=folder)
+    assert "OptunaSweeper ended the sweep" in done.err
+    assert "Traceback" not in done.out + done.err
+    assert done.code == 2
+
+
+def test_a_stored_study_goes_on(folder: Path) -> None:
+    stored = ("hydra.sweeper.storage='sqlite:///study.db'", "hydra.sweeper.study_name=own", "hydra.sweeper.n_trials=2")
+    assert sweep("seed=choice(1,2)", WEIGHTS, *OPTUNA, *stored, cwd=folder).code == 0
+    done = sweep("seed=choice(1,2)", WEIGHTS, *OPTUNA, *stored, "hydra.sweep.dir=again", cwd=folder)
+    assert done.code == 0
