@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from tests.sweep.launching import WEIGHTS
 from tests.sweep.sweeping import Swept, make_folder, sweep
@@ -21,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def optimized(done: Swept) -> dict[str, object]:
-    return dict(yaml.safe_load((done.folder / "optimization_results.yaml").read_text()))
+    return dict(OmegaConf.load(done.folder / "optimization_results.yaml").items())
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
@@ -56,5 +57,7 @@ def test_a_study_that_cannot_be_stored_is_a_refusal(folder: Path) -> None:
 def test_a_stored_study_goes_on(folder: Path) -> None:
     stored = ("hydra.sweeper.storage='sqlite:///study.db'", "hydra.sweeper.study_name=own", "hydra.sweeper.n_trials=2")
     assert sweep("seed=choice(1,2)", WEIGHTS, *OPTUNA, *stored, cwd=folder).code == 0
-    done = sweep("seed=choice(1,2)", WEIGHTS, *OPTUNA, *stored, "hydra.sweep.dir=again", cwd=folder)
+    shutil.rmtree(folder / "sweep")
+    done = sweep("seed=choice(1,2)", WEIGHTS, *OPTUNA, *stored, cwd=folder)
     assert done.code == 0
+    assert "Using an existing study with name 'own'" in done.err
