@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..keys.plan import Plan, Wanted
-from ..suggest.names import is_number, ranges, segments
+from ..keys.segments import is_number, ranges, segments
 
 OUTCOMES = ("loaded", "missing", "mismatched", "initialised")
 """What can become of a model key: ``missing`` and ``mismatched`` ones are refused; one that is allowed to be either is

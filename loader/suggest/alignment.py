@@ -12,10 +12,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 from ..keys.candidates import Shape
 from ..keys.rules.key import Rename
+from ..keys.segments import Path, is_number, segments
 from ..schema import Rule
 from ..text.wording import phrases, safe_text
 from .attempts import Attempt, Step, numbered
-from .names import ANY, Path, is_number, likeness, segments, template
+from .names import ANY, likeness, template
 from .steps import pattern_rule
 
 _MOST_FAMILIES = 1500

@@ -20,6 +20,7 @@ from ..builder.targets import TARGET, find_targets
 from ..errors import LoaderError
 from ..formats.tree import Container
 from ..keys.candidates import Shape
+from ..keys.segments import segments
 from ..keys.select import find
 from ..keys.written import parts_override, value_override
 from ..module.hooks import rehearse
@@ -28,7 +29,6 @@ from ..schema import Rule
 from ..text.wording import counted, safe_text
 from .attempts import Attempt, ModelKeys, Source
 from .leftovers import Proposal
-from .names import segments
 from .problem import Explanation, Problem, asked, plan_as_typed, swapped
 from .search import attempts, explain, sources
 from .sizes import CERTAIN, Solution, at_start, solve, sure

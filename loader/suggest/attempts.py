@@ -14,9 +14,10 @@ from ..formats.tree import Container
 from ..keys.candidates import AVERAGE, Shape, is_average
 from ..keys.plan import fits
 from ..keys.rules import rewrite
+from ..keys.segments import Path, is_number, segments
 from ..keys.select import is_moment
 from ..schema import Rule
-from .names import Path, is_number, segments, template
+from .names import template
 
 _ALIASES = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 """Old names that torch's load hook of a parametrized weight norm accepts."""

@@ -16,6 +16,7 @@ from ..keys.candidates import LIGHTNING, Shape
 from ..keys.plan import Plan
 from ..keys.rules.key import Keep, Rename, Strip
 from ..keys.rules.ready import ready_made, under_ready_names
+from ..keys.segments import is_number, segments
 from ..keys.select import find, is_moment
 from ..keys.written import (
     globs_override,
@@ -26,7 +27,6 @@ from ..schema import AUTO, AllowConfig, Rule
 from ..text.wording import listing, safe_text
 from .attempts import Attempt, named
 from .leftovers import BUFFERS, EVERYTHING, excuse
-from .names import is_number, segments
 from .nature import adapter_of
 from .problem import Explanation, Problem, Verdict, asked, hits_of, judge, swapped
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 from ..formats.tree import TensorEntry
 from ..keys.plan import Mismatch, Plan, Wanted
+from ..keys.segments import Path, is_number, segments
 from ..keys.written import globs_override
 from ..schema import AllowConfig
 from ..text.wording import safe_text
-from .names import Path, is_number, segments, stem
+from .names import stem
 from .problem import Explanation
 
 _MOST_GLOBS = 8

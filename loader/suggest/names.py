@@ -14,17 +14,14 @@ import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..keys.segments import DEEPEST, Path, is_number, ranges
+
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 """Segments that module wrappers put into keys, at the start or in the middle."""
-
-Path = tuple[str, ...]
-"""Segments of a key, or of a pattern."""
 
 ANY = "{}"
 """The placeholder for a number in a template."""
 
-_DEEPEST = 24
-_MOST_DIGITS = 6
 _WORDS = re.compile(r"[A-Za-z]+?(?=[A-Z][a-z]|[_\W\d]|$)|[0-9]+")
 
 _SYNONYMS: dict[str, str] = {
@@ -59,16 +56,6 @@ _OPPOSED = (
     frozenset({"encoder", "decoder"}),
 )
 """Sets of words with different meanings."""
-
-
-def segments(key: str) -> Path:
-    """Splits a key into its segments."""
-    return tuple(key.split(".", _DEEPEST))
-
-
-def is_number(segment: str) -> bool:
-    """Whether a segment is an index among siblings."""
-    return segment.isdigit() and segment.isascii() and len(segment) <= _MOST_DIGITS
 
 
 def template(path: Sequence[str]) -> tuple[Path, tuple[int, ...]]:
@@ -146,7 +133,7 @@ class _Node:
 
 
 def group(
-    keys: Mapping[str, Hashable], universe: Iterable[str] = (), *, star: bool = True, deepest: int = _DEEPEST
+    keys: Mapping[str, Hashable], universe: Iterable[str] = (), *, star: bool = True, deepest: int = DEEPEST
 ) -> list[Group]:
     """Groups keys by module.
 
@@ -175,18 +162,6 @@ def group(
         common = next(iter(details)) if len(details) == 1 else None
         found.append(Group(piece.pattern, tuple(".".join(path) for path, _ in piece.members), common))
     return found
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Writes numbers exactly: ``{0,2..5}``; a single number without braces."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    written = [str(run[0]) if len(run) == 1 else f"{run[0]}{',' if len(run) == 2 else '..'}{run[-1]}" for run in runs]
-    return written[0] if len(numbers) == 1 else "{" + ",".join(written) + "}"
 
 
 def _mark_partial(root: _Node, key: str, deepest: int) -> None:

@@ -18,11 +18,12 @@ from ..formats.tree import Container, TensorEntry
 from ..keys.candidates import Shape, is_average
 from ..keys.plan import Plan, Wanted
 from ..keys.quantized import Quantized, by_what_is_left, has_plain_weight, quantized, summary, to_plain
+from ..keys.segments import segments
 from ..keys.select import MOMENTS, is_moment, without_optimizers
 from ..text.lines import NO_FIX, Fix, override, typed
 from ..text.wording import counted, listing, safe_text
 from ..trust import may_be_suggested
-from .names import group, segments
+from .names import group
 
 RECORD = "hydra_loader"
 """The note of a converted file that holds its model's config."""

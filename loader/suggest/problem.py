@@ -19,10 +19,10 @@ from ..keys.plan import Hooked, Offered, Plan, Wanted, make_plan
 from ..keys.quantized import refuse_quantized
 from ..keys.rules import Rewriting, rewrite, rewrite_metadata
 from ..keys.rules.key import Keep, Regex, Rename, Strip
+from ..keys.segments import segments
 from ..keys.select import find, near_key
 from ..schema import AUTO, AllowConfig, Rule, config_path
 from ..text.wording import closest
-from .names import segments
 
 _MOST_NAMES = 500
 NOT_THE_WEIGHTS = "this is the average, not the weights"

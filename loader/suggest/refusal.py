@@ -14,11 +14,12 @@ from ..errors import FitError
 from ..keys.candidates import Shape
 from ..keys.plan import Plan, Wanted
 from ..keys.rules.key import Add
+from ..keys.segments import is_number, ranges, segments
 from ..keys.written import may_be_typed, rules_override, written
 from ..text.lines import NO_FIX, Fix, typed
 from ..text.wording import counted, listing, safe_text, shape
 from .leftovers import Proposal
-from .names import Group, group, is_number, ranges, segments
+from .names import Group, group
 from .nature import transposed
 from .search import Candidate
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from ..keys.candidates import AVERAGE, Shape, is_average
 from ..keys.rules.key import Add, Drop, Keep, Regex, Rename, Strip
 from ..keys.rules.ready import ready_made
+from ..keys.segments import Path, is_number, segments
 from ..schema import Rule
 from ..text.wording import safe_text
 from .attempts import Attempt, Step
-from .names import ANY, WRAPPERS, Path, is_number, segments, template
+from .names import ANY, WRAPPERS, template
 
 _MOST_VOTES = 8
 _MOST_TARGETS = 4

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.suggest.names import Group, group, is_number, likeness, ranges, segments, stem, template
+from loader.keys.segments import is_number, ranges, segments
+from loader.suggest.names import Group, group, likeness, stem, template
 
 
 def test_a_deep_key_keeps_its_end_together() -> None:

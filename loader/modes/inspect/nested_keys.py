@@ -14,9 +14,10 @@ from ...formats.pickle.globals import needed_globals
 from ...keys.candidates import AVERAGE, LIGHTNING, Candidate, candidates
 from ...keys.rules.key import Strip
 from ...keys.rules.ready import ready_made, under_ready_names
+from ...keys.segments import Path, segments
 from ...keys.written import located, may_be_typed, rules_override
 from ...schema import CheckpointConfig, Rule
-from ...suggest.names import WRAPPERS, Path, segments
+from ...suggest.names import WRAPPERS
 from ...suggest.nature import described, embedded_line, pickled_line
 from ...suggest.steps import unwrapping
 from ...text.lines import NO_FIX, Fix, program, typed

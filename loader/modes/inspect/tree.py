@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from ...formats.tree import Container, contiguous
-from ...suggest.names import group, is_number
+from ...keys.segments import is_number
+from ...suggest.names import group
 from ...text.wording import counted, safe_text, shape, size
 from .contents import own_bytes, own_elements
 from .rows import EntryRow, ModuleRow, TensorRow
