@@ -123,10 +123,11 @@ class Task:
         return code
 
     def _run_recorded(self, config: DictConfig, record: JobRecord) -> None:
-        from ..sweep.child import run_apart  # noqa: PLC0415  # not needed by a single run
+        from ..sweep.control import run_job  # noqa: PLC0415  # not needed by a single run
 
+        environment = restored(os.environ, self.environment)
         try:
-            run_apart(_resolved(config), record, restored(os.environ, self.environment), self._is_swept)
+            run_job(_resolved(config), record, self._folder(), environment, self._is_swept)
         except ConfigError as error:
             record.settle(refuse(error, config, record.overrides, Path(str(record.output_dir))))
         except Exception as error:

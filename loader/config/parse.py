@@ -20,7 +20,6 @@ from ..schema import (
     ROOT,
     AllowConfig,
     CheckpointConfig,
-    CompareConfig,
     ConvertConfig,
     EvaluateConfig,
     ExpectConfig,
@@ -31,13 +30,13 @@ from ..schema import (
     ReplayConfig,
     Rule,
     ScaffoldConfig,
-    SweepConfig,
     VerifyConfig,
 )
 from ..text.lines import MISSING, NO_FIX, Fix, line, typed
 from ..text.redaction import remember
 from ..text.wording import closest, safe_text
 from .sections import Raw, add_unknown, names_of, no_such_rules, read_section, read_values, shown
+from .sweeps import read_sweep
 
 
 def parse_job(config: Raw) -> JobConfig:
@@ -65,7 +64,7 @@ def parse_job(config: Raw) -> JobConfig:
     job.convert = read_section(ConvertConfig, raw.get("convert", {}), "convert", problems)
     job.scaffold = read_section(ScaffoldConfig, raw.get("scaffold", {}), "scaffold", problems)
     job.evaluate = read_section(EvaluateConfig, raw["evaluate"], "evaluate", problems) if "evaluate" in raw else None
-    job.sweep = _sweep(raw.get("sweep", {}), problems)
+    job.sweep = read_sweep(raw.get("sweep", {}), problems)
     job.replay = read_section(ReplayConfig, raw.get("replay", {}), "replay", problems)
     job.report = read_section(OutputConfig, raw.get("report", {}), "report", problems)
     job.trusted_targets = _names(raw.get("trusted_targets"), "trusted_targets", problems)
@@ -274,14 +273,6 @@ def _fingerprint(typed_: str | None, problems: Problems) -> str | None:
             fix = line("checkpoint.sha256", digits, note="if it is the digest of the file")
         problems.add(f"'verify.fingerprint' is '{safe_text(typed_)}', expected 32 hexadecimal digits", fix)
     return digits
-
-
-def _sweep(raw: Any, problems: Problems) -> SweepConfig:
-    own = {key: value for key, value in raw.items() if key != "compare"} if isinstance(raw, Mapping) else raw
-    sweep = read_section(SweepConfig, own, "sweep", problems)
-    compare = raw.get("compare") if isinstance(raw, Mapping) else None
-    sweep.compare = read_section(CompareConfig, compare or {}, "sweep.compare", problems)
-    return sweep
 
 
 def _names(raw: Any, where: str, problems: Problems) -> list[str] | None:

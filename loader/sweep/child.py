@@ -9,10 +9,12 @@ process starts afresh.
 from __future__ import annotations
 
 import functools
+import math
 import multiprocessing
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -33,10 +35,8 @@ from ..runtime import safe_path, unbreakable
 from ..text.lines import Fix
 from ..text.progress import Voice, speaking
 from ..text.redaction import remember
+from .processes import guarded, lead_group
 from .record import INTERRUPTED, JobRecord
-
-_PATIENCE = 5
-"""Seconds that a job has to stop after a request to."""
 
 _PULSE = 1
 """Seconds between a launcher process's checks that its sweep is still running."""
@@ -59,7 +59,11 @@ class _Request:
 
 
 def run_apart(
-    config: dict[str, Any], record: JobRecord, environment: dict[str, str], swept: Callable[[], bool]
+    config: dict[str, Any],
+    record: JobRecord,
+    environment: dict[str, str],
+    swept: Callable[[], bool],
+    timeout: float | None = None,
 ) -> None:
     """Runs Hydra's current job in its own process, and notes the outcome in its record.
 
@@ -68,6 +72,7 @@ def run_apart(
         record: Has the overrides and the folder; receives the outcome.
         environment: The process's environment variables.
         swept: Returns whether the sweep is still running.
+        timeout: Seconds that the job may take once its process has begun; None for any.
 
     Raises:
         OrphanedError: The sweep is gone; the job has been ended.
@@ -75,12 +80,17 @@ def run_apart(
     output_dir = Path(str(record.output_dir))
     hydra = _plain_hydra(HydraConfig.get())
     request = _Request(config, record.overrides, str(output_dir), str(Path.cwd()), environment, hydra)
-    exit_code, process_code = _run(request, swept)
+    try:
+        exit_code, process_code = _run(request, swept, timeout)
+    except TimeoutError:
+        record.time_out(timeout or 0)
+        _report_end(config, record, output_dir)
+        return
     if exit_code is not None and exit_code == process_code:
         record.settle(exit_code)
     else:
         record.crash(process_code)
-        _report_crash(config, record, output_dir)
+        _report_end(config, record, output_dir)
 
 
 def _plain_hydra(hydra: Any) -> dict[str, Any]:
@@ -91,9 +101,9 @@ def _plain_hydra(hydra: Any) -> dict[str, Any]:
     return dict(settings)
 
 
-def _report_crash(config: dict[str, Any], record: JobRecord, output_dir: Path) -> None:
-    """Prints the crash of a job, and writes the report that the job could not write."""
-    from ..report.terminal import print_error  # noqa: PLC0415  # only a crash needs it
+def _report_end(config: dict[str, Any], record: JobRecord, output_dir: Path) -> None:
+    """Prints how a job was ended, and writes the report that it could not write."""
+    from ..report.terminal import print_error  # noqa: PLC0415  # only such an end needs it
 
     crash = ErrorReport(**(record.error or {}))
     print_error(LoaderError(f"job {record.job}: {crash.message}", *(Fix(**fix) for fix in crash.fixes)))
@@ -102,8 +112,8 @@ def _report_crash(config: dict[str, Any], record: JobRecord, output_dir: Path) -
         record.report = str(write_report(report, output_dir))
 
 
-def _run(request: _Request, swept: Callable[[], bool]) -> tuple[int | None, int]:
-    """Returns the exit code that the job reported, if it did, and that of its process."""
+def _run(request: _Request, swept: Callable[[], bool], timeout: float | None) -> tuple[int | None, int]:
+    """Returns the exit code that the job reported, if it did, and that of its process; or raises TimeoutError."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     processes: Any = multiprocessing.get_context(method)
     reader, writer = processes.Pipe(duplex=False)
@@ -119,33 +129,41 @@ def _run(request: _Request, swept: Callable[[], bool]) -> tuple[int | None, int]
     with reader:
         process.start()
         writer.close()
-        try:
-            return _await(process, reader, swept)
-        finally:
-            _stop(process)
+        with guarded(process, processes):
+            return _await(process, reader, swept, timeout)
 
 
-def _await(process: BaseProcess, reader: connection.Connection, swept: Callable[[], bool]) -> tuple[int | None, int]:
-    while not connection.wait([process.sentinel], _PULSE):
+def _await(
+    process: BaseProcess, reader: connection.Connection, swept: Callable[[], bool], timeout: float | None
+) -> tuple[int | None, int]:
+    """Waits for a job's process, which sends something once it has begun, and its exit code in the end."""
+    begun, until = False, math.inf
+    while True:
+        awaited: list[Any] = [process.sentinel] if begun else [process.sentinel, reader]
+        ready = connection.wait(awaited, min(_PULSE, max(until - time.monotonic(), 0)))
+        if process.sentinel in ready:
+            break
+        if reader in ready:
+            _received(reader)
+            begun, until = True, math.inf if timeout is None else time.monotonic() + timeout
+        elif time.monotonic() >= until:
+            raise TimeoutError
         if not swept():
             raise OrphanedError
     process.join()
-    try:
-        reported = reader.recv() if reader.poll() else None
-    except EOFError:
-        reported = None
+    sent: list[Any] = []
+    while reader.poll() and (more := _received(reader)):
+        sent += more
     code = process.exitcode
-    return reported, 1 if code is None else code
+    return sent[-1] if sent else None, 1 if code is None else code
 
 
-def _stop(process: BaseProcess) -> None:
-    """Ends a process that is still running because waiting for it was interrupted."""
-    if process.is_alive():
-        process.terminate()
-        process.join(_PATIENCE)
-    if process.is_alive():
-        process.kill()
-        process.join()
+def _received(reader: connection.Connection) -> list[Any]:
+    """Returns the next thing that was sent; an empty list if nothing will be."""
+    try:
+        return [reader.recv()]
+    except EOFError:
+        return []
 
 
 def _start_server() -> None:
@@ -170,7 +188,9 @@ def hydra_schema() -> Any:
 
 def _child(request: _Request, writer: connection.Connection) -> None:
     """Runs in a job's process."""
+    lead_group()
     threading.Thread(target=_end_with_sweep, name="end with the sweep", daemon=True).start()
+    writer.send(None)
     try:
         with unbreakable(), speaking(Voice.SILENT):  # the sweep shows its own progress
             exit_code = _run_here(request)

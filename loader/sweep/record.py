@@ -16,8 +16,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..report.data import REPORT, ErrorReport
-from ..text.lines import Fix
-from ..text.wording import printable
+from ..text.lines import Fix, line
+from ..text.wording import counted, printable
 from .facts import facts_of
 
 RUNNING = "running"
@@ -167,6 +167,35 @@ class JobRecord:
         path = Path(self.output_dir or "", REPORT)
         self.report = str(path) if path.is_file() else None
         self.error = error_of("Crashed", f"the job's process {how} before the job was done", *fixes)
+
+    def time_out(self, seconds: float) -> None:
+        """Notes that the job took longer than it may, and was ended.
+
+        Args:
+            seconds: The value of ``sweep.timeout``.
+        """
+        self.status, self.exit_code = "timed out", TIMED_OUT
+        path = Path(self.output_dir or "", REPORT)
+        self.report = str(path) if path.is_file() else None
+        ended = f"it was ended {seconds:g} s after its process began (sweep.timeout={seconds:g})"
+        longer = Fix(f"sweep.timeout={2 * seconds:g}", "allows more time, and null any")
+        self.error = error_of("TimedOut", f"the job was not done in time: {ended}", longer)
+
+    def skip(self) -> None:
+        """Notes that the job's device may be absent, and is; the error that it ended with is the reason."""
+        reason = (self.error or {}).get("message", "")
+        self.status, self.exit_code, self.error = "skipped", 0, error_of("Skipped", reason)
+
+    def stop(self, limit: int, folder: Path) -> None:
+        """Notes that the job is not started, since enough others did not end well.
+
+        Args:
+            limit: The value of ``sweep.stop_after``.
+            folder: The sweep's.
+        """
+        self.status, self.output_dir = "not run", None
+        ended = f"{counted(limit, 'job')} did not end well, and sweep.stop_after={limit} starts no more then"
+        self.error = error_of(STOPPED, ended, line("sweep.resume", str(folder)))
 
     def fail(self, error: Exception) -> None:
         """Notes that the job could not be started."""

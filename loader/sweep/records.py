@@ -23,11 +23,13 @@ from ..errors import ConfigError
 from ..report.data import REPORT
 from ..report.writing import write_json
 from ..text.lines import Fix
-from .record import JobRecord
+from .record import BAD, JobRecord
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 _FOLDER = ".jobs"
+_BAD = ".bad"
+"""The ending of an empty file beside the record of a job that did not end well: it is found without reading all."""
 _kept: dict[Path, dict[int, JobRecord]] = {}
 """The records of this process's jobs, by the sweep's folder."""
 
@@ -63,7 +65,8 @@ def recorded(folder: Path) -> Iterator[JobRecord]:
         record.interrupt()
         raise
     finally:
-        record.seconds = round(time.perf_counter() - started, 3)
+        if record.seconds is None and record.status != "not run":
+            record.seconds = round(time.perf_counter() - started, 3)
         keep(record, folder)
 
 
@@ -102,6 +105,15 @@ def keep(record: JobRecord, sweep_dir: Path) -> None:
     with suppress(OSError):  # a full disk; the summary is made from memory
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / f"{record.job}.json", record.to_dict())
+        mark = folder / f"{record.job}{_BAD}"
+        mark.touch() if record.status in BAD else mark.unlink(missing_ok=True)
+
+
+def count_bad(sweep_dir: Path) -> int:
+    """Returns how many jobs of a sweep did not end well so far, in all processes that run some."""
+    marked = {int(file.stem) for file in records_folder(sweep_dir).glob(f"[0-9]*{_BAD}")}
+    own = {job for job, record in _kept.get(sweep_dir, {}).items() if record.status in BAD}
+    return len(marked | own)
 
 
 def read_all(sweep_dir: Path) -> dict[int, JobRecord]:

@@ -210,9 +210,10 @@ def test_a_killed_sweep_is_not_there(tmp_path: Path) -> None:
 
 def test_a_job_whose_sweep_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "_PULSE", 0.01)
+    sentinel, ending = multiprocessing.Pipe(duplex=False)
     reader, writer = multiprocessing.Pipe(duplex=False)
-    with reader, writer, pytest.raises(child.OrphanedError):
-        child._await(SimpleNamespace(sentinel=reader), reader, lambda: False)  # type: ignore[arg-type]
+    with sentinel, ending, reader, writer, pytest.raises(child.OrphanedError):
+        child._await(SimpleNamespace(sentinel=sentinel), reader, lambda: False, None)  # type: ignore[arg-type]
 
 
 def left(folder: Path, what: str) -> str:

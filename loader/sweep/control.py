@@ -1,0 +1,52 @@
+"""Runs a job of a sweep as the section `sweep` of its config says.
+
+Guarantees: a job that is not started, or whose device may be absent, has a record with the reason. The decisions are
+taken in the process that is about to start the job, from what is on disk, so that they are the same for every launcher.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config.sweeps import parse_sweep
+from ..errors import DeviceError
+from ..text.wording import matches
+from .child import run_apart
+from .record import JobRecord
+from .records import count_bad
+
+_DEVICE = re.compile(r"(cuda|mps|xpu|hpu|mtia|npu|xla|ipu|hip|maia|ve|fpga|privateuseone)(:(\d+|\*))?")
+"""The names of accelerators; a mistyped one is never absent."""
+
+
+def run_job(
+    config: dict[str, Any],
+    record: JobRecord,
+    folder: Path,
+    environment: Mapping[str, str],
+    swept: Callable[[], bool],
+) -> None:
+    """Runs Hydra's current job, unless the sweep has to go on without it; notes the outcome in its record.
+
+    Args:
+        config: The job's resolved config.
+        record: Has the overrides and the folder; receives the outcome.
+        folder: The sweep's.
+        environment: The environment variables of the job's process.
+        swept: Returns whether the sweep is still running.
+
+    Raises:
+        ConfigError: The section `sweep` is invalid.
+        OrphanedError: The sweep is gone; the job has been ended.
+    """
+    settings = parse_sweep(config.get("sweep"))
+    if settings.stop_after is not None and count_bad(folder) >= settings.stop_after:
+        record.stop(settings.stop_after, folder)
+        return
+    run_apart(config, record, dict(environment), swept, settings.timeout)
+    device = str(config.get("device"))
+    if record.exit_code == DeviceError.exit_code and _DEVICE.fullmatch(device) and matches(device, settings.skip):
+        record.skip()

@@ -1,0 +1,177 @@
+"""Ends a job's process with every process that it started.
+
+Guarantees: after `end` none of them runs, whatever they do with signals; on POSIX they are the job's process group, on
+Linux also those that left the group. They end as well if the process that waits for the job is killed: a guard, which
+runs nothing of a job, waits for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 5.0
+"""Seconds that a job has to end after a request to."""
+
+_HAS_GROUPS = hasattr(os, "setpgid")
+_KILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
+_PROCESSES = Path("/proc")
+
+_Alive = tuple[int, str]
+"""A process's number, and when it began: numbers are used again."""
+
+
+def lead_group() -> None:
+    """Makes this process the leader of its own group, for all processes that it will start."""
+    if _HAS_GROUPS:
+        os.setpgid(0, 0)
+
+
+def end(process: BaseProcess) -> None:
+    """Ends a job's process and every process that it started, also what a job left behind that has ended itself.
+
+    Args:
+        process: The job's.
+    """
+    number = process.pid
+    if number is None:
+        return
+    strays: list[_Alive] = []
+    if process.is_alive():
+        strays = _descendants(number)
+        _send(number, signal.SIGTERM, strays)
+        process.join(PATIENCE)
+    if _HAS_GROUPS:
+        _send(number, _KILL, strays)
+    process.join(PATIENCE)  # a process that waits for a broken disk cannot even be killed
+
+
+def _send(number: int, what: int, strays: list[_Alive]) -> None:
+    """Sends a signal to a process's group, and to others that are still what they were."""
+    if not _HAS_GROUPS:
+        _end_tree_on_windows(number)
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(number, what)
+    for stray, began in strays:
+        if _began(stray) == began:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(stray, what)
+
+
+def _end_tree_on_windows(number: int) -> None:
+    """Ends a process and its children; Windows has no requests that a process could heed."""
+    command = ["taskkill", "/T", "/F", "/PID", str(number)]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(command, capture_output=True, check=False, timeout=60)  # noqa: S603  # a fixed command
+
+
+def _descendants(number: int) -> list[_Alive]:
+    """Lists a process and all below it, as far as the system says."""
+    below: dict[int, list[_Alive]] = {}
+    for file in _PROCESSES.glob("[0-9]*/stat") if _HAS_GROUPS else ():
+        fields = _fields(file)
+        if fields:
+            below.setdefault(int(fields[1]), []).append((int(file.parent.name), fields[19]))
+    began = _began(number)
+    found = [(number, began)] if began else []
+    for other, _ in found:
+        found.extend(below.get(other, []))
+    return found
+
+
+def _began(number: int) -> str:
+    fields = _fields(_PROCESSES / str(number) / "stat")
+    return fields[19] if fields else ""
+
+
+def _fields(file: Path) -> list[str]:
+    """Returns the fields of a process's status after its name; an empty list if it has ended."""
+    try:
+        return file.read_text("utf-8", "replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+class Guard:
+    """A process that ends jobs if this one is killed.
+
+    Args:
+        processes: The context of `multiprocessing` that starts it.
+    """
+
+    def __init__(self, processes: Any) -> None:
+        self._owner = os.getpid()
+        reader, self._writer = processes.Pipe(duplex=False)
+        # It ends when this process exits, before which all jobs have ended.
+        process = processes.Process(target=_guard, args=(reader,), name="guard", daemon=True)
+        with reader:
+            process.start()
+
+    def knows(self) -> bool:
+        """Returns whether this process started it, and it is still there."""
+        return self._owner == os.getpid() and not self._writer.closed
+
+    def send(self, number: int) -> None:
+        """Notes a job's process, or with a negative number that it has ended."""
+        try:
+            self._writer.send(number)
+        except OSError:  # somebody ended it; the next job gets another
+            self._writer.close()
+
+
+_guards: list[Guard] = []
+_lock = threading.Lock()
+
+
+@contextmanager
+def guarded(process: BaseProcess, processes: Any) -> Iterator[None]:
+    """Ends a job's process at the end of the block, and also if this process is killed in it.
+
+    Args:
+        process: The job's.
+        processes: The context of `multiprocessing` that started it.
+    """
+    guard = _guard_here(processes) if _HAS_GROUPS else None
+    try:
+        if guard is not None:
+            guard.send(process.pid or 0)
+        yield
+    finally:
+        end(process)
+        if guard is not None and guard.knows():
+            guard.send(-(process.pid or 0))
+
+
+def _guard_here(processes: Any) -> Guard:
+    with _lock:
+        if not _guards or not _guards[0].knows():
+            _guards[:] = [Guard(processes)]
+        return _guards[0]
+
+
+def _guard(reader: Connection) -> None:
+    """Runs in the guard's process."""
+    lead_group()
+    for name in ("SIGINT", "SIGHUP"):  # a closed terminal ends the sweep first, and then this process
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    jobs: set[int] = set()
+    try:
+        while True:
+            number = reader.recv()
+            jobs.add(number) if number > 0 else jobs.discard(-number)
+    except (EOFError, OSError):
+        pass
+    for job in jobs:
+        _send(job, _KILL, _descendants(job))
+    sys.exit()
