@@ -56,7 +56,7 @@ def run(
     """
     report = Report(config=dict(config), overrides=list(overrides), environment={"cwd": cwd})
     try:
-        execute(config, report, asked=names_model(overrides))
+        execute(config, report, asked=names_model(overrides), folder=output_dir)
     except LoaderError as error:
         if report.plan and not quiet:
             # A plan lists every key; a refused one is printed too, with the refusal below it.
@@ -102,6 +102,7 @@ def execute(
     target: Target | None = None,
     prove: bool = True,
     asked: bool = True,
+    folder: Path | None = None,
 ) -> nn.Module | None:
     """Parses a config and carries the job out, with the outcome in the report.
 
@@ -111,6 +112,7 @@ def execute(
         target: The target; None for a model that is built.
         prove: False leaves verification at the structural checks.
         asked: Whether the user named the model; otherwise it is the default's.
+        folder: The run's folder, for what is kept besides the report; None for a run without one.
 
     Returns:
         The model, in the modes that have one.
@@ -122,7 +124,7 @@ def execute(
         job = parse_job(config)
         report.mode = job.mode
         with own_code_refused():
-            return _carry_out(job, report, target, prove=prove, asked=asked)
+            return _carry_out(job, report, target, prove=prove, asked=asked, folder=folder)
     except LoaderError as error:
         describe_refusal(report, error)
         raise
@@ -130,7 +132,9 @@ def execute(
         environment.describe(report)
 
 
-def _carry_out(job: JobConfig, report: Report, target: Target | None, *, prove: bool, asked: bool) -> nn.Module | None:
+def _carry_out(
+    job: JobConfig, report: Report, target: Target | None, *, prove: bool, asked: bool, folder: Path | None
+) -> nn.Module | None:
     # Imports are per mode: importing torch takes longer than inspecting a file.
     if job.mode == "inspect":
         from .modes.inspect import run as run_inspect  # noqa: PLC0415  # only this mode needs it
@@ -149,7 +153,8 @@ def _carry_out(job: JobConfig, report: Report, target: Target | None, *, prove: 
 
     target = Fresh.of(job) if target is None else target
     ending = _conversion(job) if job.mode == "convert" else None
-    return pipeline.run(job, report, target, prove=prove, ending=ending, unasked=None if asked else _unasked)
+    manner = pipeline.Manner(prove, ending, None if asked else _unasked, folder)
+    return pipeline.run(job, report, target, manner)
 
 
 def _conversion(job: JobConfig) -> pipeline.Ending:
