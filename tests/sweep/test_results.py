@@ -22,7 +22,7 @@ def hydra(sweeper: str) -> Any:
 
 @pytest.mark.parametrize(("evaluation", "result"), [(None, 0.0), ({"objective": None}, 0.0), ({"objective": 0.5}, 0.5)])
 def test_a_good_job_gives_its_objective(tmp_path: Path, evaluation: dict[str, Any] | None, result: float) -> None:
-    report = tmp_path / "report.json"
+    report = tmp_path / "own.json"
     report.write_text(json.dumps({"evaluation": evaluation}))
     record = JobRecord(0, status="ok", exit_code=0, report=str(report))
     assert [result_of(record, hydra(name)) for name in (OPTUNA, "own.Sweeper")] == [result, result]
