@@ -75,13 +75,14 @@ def load(config: Sequence[str] | Node = ()) -> Loaded:
         LoaderError: The job is refused, or the model fails its verification.
     """
     overrides = [] if isinstance(config, Mapping) else _overrides_of(config)
-    composed = compose(overrides)
+    composed, given = compose(overrides), None
     if isinstance(config, Mapping):
         given = _plain(config)
-        composed = overlay(composed, {**given, **{k: _named(given[k]) for k in ("device", "dtype") if k in given}})
+        given = {**given, **{k: _named(given[k]) for k in ("device", "dtype") if k in given}}
+        composed = overlay(composed, given)
     report = Report(config=composed, overrides=overrides)
     asked = "model" in config if isinstance(config, Mapping) else names_model(overrides)
-    return Loaded(execute(composed, report, asked=asked), report)
+    return Loaded(execute(composed, report, asked=asked, given=given), report)
 
 
 def load_model(

@@ -97,6 +97,8 @@ class CheckpointError(LoaderError, ValueError):
     """The checkpoint cannot be read, or is refused."""
 
     exit_code = 3
+    another = False
+    """Whether it is another file than its digest says."""
     key = ""
     """The key that was being read, until the file's name is known too."""
 

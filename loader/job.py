@@ -56,10 +56,10 @@ def run(
     """
     report = Report(config=dict(config), overrides=list(overrides), environment={"cwd": cwd})
     try:
-        execute(config, report, asked=names_model(overrides), folder=output_dir)
+        execute(config, report, asked=names_model(overrides))
     except LoaderError as error:
-        if report.plan and not quiet:
-            # A plan lists every key; a refused one is printed too, with the refusal below it.
+        if (report.plan or report.replay) and not quiet:
+            # A plan lists every key, a replay what it compared; a refused one is printed too, the refusal below it.
             print_report(lines(report))
         else:
             print_dangers(report)
@@ -102,7 +102,7 @@ def execute(
     target: Target | None = None,
     prove: bool = True,
     asked: bool = True,
-    folder: Path | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> nn.Module | None:
     """Parses a config and carries the job out, with the outcome in the report.
 
@@ -112,7 +112,7 @@ def execute(
         target: The target; None for a model that is built.
         prove: False leaves verification at the structural checks.
         asked: Whether the user named the model; otherwise it is the default's.
-        folder: The run's folder, for what is kept besides the report; None for a run without one.
+        given: The mapping that was laid over the defaults; None if overrides were.
 
     Returns:
         The model, in the modes that have one.
@@ -124,7 +124,9 @@ def execute(
         job = parse_job(config)
         report.mode = job.mode
         with own_code_refused():
-            return _carry_out(job, report, target, prove=prove, asked=asked, folder=folder)
+            if job.mode == "replay":
+                return _repeated(job, config, report, given)
+            return _carry_out(job, report, target, prove=prove, asked=asked)
     except LoaderError as error:
         describe_refusal(report, error)
         raise
@@ -132,9 +134,19 @@ def execute(
         environment.describe(report)
 
 
-def _carry_out(
-    job: JobConfig, report: Report, target: Target | None, *, prove: bool, asked: bool, folder: Path | None
+def _repeated(
+    job: JobConfig, composed: Mapping[str, Any], report: Report, given: Mapping[str, Any] | None
 ) -> nn.Module | None:
+    from .config import laid  # noqa: PLC0415  # only this mode needs it
+    from .modes.replay import Replay  # noqa: PLC0415  # likewise
+
+    over = laid.from_overrides(report.overrides, composed) if given is None else list(laid.from_mapping(given))
+    replay = Replay(job.replay.path, composed, over, report)
+    with replay.compared():
+        return _carry_out(replay.job, report, None, prove=True, asked=True)
+
+
+def _carry_out(job: JobConfig, report: Report, target: Target | None, *, prove: bool, asked: bool) -> nn.Module | None:
     # Imports are per mode: importing torch takes longer than inspecting a file.
     if job.mode == "inspect":
         from .modes.inspect import run as run_inspect  # noqa: PLC0415  # only this mode needs it
@@ -153,8 +165,7 @@ def _carry_out(
 
     target = Fresh.of(job) if target is None else target
     ending = _conversion(job) if job.mode == "convert" else None
-    manner = pipeline.Manner(prove, ending, None if asked else _unasked, folder)
-    return pipeline.run(job, report, target, manner)
+    return pipeline.run(job, report, target, prove=prove, ending=ending, unasked=None if asked else _unasked)
 
 
 def _conversion(job: JobConfig) -> pipeline.Ending:

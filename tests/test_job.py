@@ -21,8 +21,8 @@ TOP = [
     "verification", "evaluation", "timings", "memory", "environment", "config", "overrides",
 ]  # fmt: skip
 PART = {"path", "format", "key", "sha256", "bytes", "tensors", "rules", "other", "trust"}
-OUTPUT = {"name", "shape", "dtype", "device", "min", "max", "mean", "std", "finite", "sha256"}
-STEPS = {"build", "open", "plan", "apply", "place", "verify", "forward", "total"}
+OUTPUT = {"name", "shape", "dtype", "device", "min", "max", "mean", "std", "finite"}
+STEPS = {"build", "open", "plan", "apply", "place", "verify", "total"}
 
 
 @pytest.fixture

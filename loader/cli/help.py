@@ -139,7 +139,7 @@ _AFTER = {
 }
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu", "meta")
 DTYPES = ("null", "checkpoint", *get_args(Floating))
-_FILE = re.compile(r"(checkpoint|parts\.[^.]+|convert|scaffold|verify\.input(\..+)?)\.path|verify\.golden")
+_FILE = re.compile(r"(checkpoint|parts\.[^.]+|convert|scaffold|replay|verify\.input(\..+)?)\.path|verify\.golden")
 _SAFE = re.compile(r"[\w./=+@%,:~\[\]-]+")
 """Text that no shell expands: bash expands completions, so a file's name could be a command."""
 _LIST = re.compile(r"\[((?:[\w.-]+,)*)[\w.-]*", re.ASCII)

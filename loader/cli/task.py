@@ -53,8 +53,8 @@ class Task:
         """Where the sweep was started, in a launcher's process."""
         self._noted: set[str] = set()
 
-    def __call__(self, config: DictConfig) -> float | None:
-        """Runs a job; returns its exit code, or what a sweeper gets that chooses jobs by their results."""
+    def __call__(self, config: DictConfig) -> int:
+        """Runs a job; returns its exit code, which a sweeper that minimizes can use as a result."""
         hydra = HydraConfig.get()
         remember(OmegaConf.to_container(config, resolve=False))
         redact_files(self._kept_by(hydra))
@@ -101,28 +101,26 @@ class Task:
         """Pickles the task with the sweep's origin, for a launcher's process."""
         return {**self.__dict__, "origin": origin()}
 
-    def _run_in_sweep(self, config: DictConfig) -> float | None:
+    def _run_in_sweep(self, config: DictConfig) -> int:
         from ..report.terminal import print_error  # noqa: PLC0415  # not needed by a single run
         from ..sweep.child import OrphanedError  # noqa: PLC0415
         from ..sweep.record import INTERRUPTED  # noqa: PLC0415
-        from ..sweep.records import draws_jobs, new_record, recorded  # noqa: PLC0415
-        from ..sweep.results import result_of  # noqa: PLC0415
+        from ..sweep.records import recorded  # noqa: PLC0415
         from ..sweep.summary import worst  # noqa: PLC0415
 
-        hydra = HydraConfig.get()
         if self.origin is not None:
-            find_modules_in(hydra.runtime.cwd)
+            find_modules_in(HydraConfig.get().runtime.cwd)
         try:
             with unbreakable(), recorded(self._folder()) as record:
                 self._run_recorded(config, record)
+            code = record.counts_as
         except ConfigError as error:
             print_error(error)
-            record = new_record(hydra)
-            record.refuse(error)
+            code = error.exit_code
         except OrphanedError:
             os._exit(INTERRUPTED)
-        self.exit_code = worst([self.exit_code or 0, record.counts_as])
-        return result_of(record, hydra) if draws_jobs(hydra) else record.counts_as
+        self.exit_code = worst([self.exit_code or 0, code])
+        return code
 
     def _run_recorded(self, config: DictConfig, record: JobRecord) -> None:
         from ..sweep.control import run_job  # noqa: PLC0415  # not needed by a single run

@@ -29,7 +29,8 @@ FREE = ("model", "rules", "parts", "verify.input", "evaluate")
 
 _BRACKETS = ("{", "[")
 _OF_A_PART = (*(field.name for field in dataclasses.fields(CheckpointConfig)), "rules")
-_CLEAR_GROUP = "+hydra/clear"
+CLEAR_GROUP = "hydra/clear"
+"""The group whose options clear what was composed for a node."""
 
 _OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.$-]*)=(.*)", re.DOTALL)
 
@@ -79,7 +80,7 @@ def rewrite(
         else:
             rewritten += _rewrite_one(match[1], _with_one_name(match[2]), match[3], free, sweep=sweep, exists=exists)
     cleared = dict.fromkeys(name for key, value in literals for name in _cleared(key, value))
-    return [f"{_CLEAR_GROUP}=[{','.join(cleared)}]", *rewritten] if cleared else rewritten
+    return [f"+{CLEAR_GROUP}=[{','.join(cleared)}]", *rewritten] if cleared else rewritten
 
 
 def readable(overrides: Sequence[str]) -> list[str]:

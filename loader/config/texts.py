@@ -18,11 +18,11 @@ from ..text.wording import counted, listing, safe_text
 from .globs import expand_glob, is_glob
 from .grammar import Refused, is_function, parse_value, split_elements
 
-_PATH = re.compile(r"checkpoint\.path|parts\.[^.]+\.path")
+_PATH = re.compile(r"checkpoint\.path|parts\.[^.]+\.path|replay\.path")
 """Values that name files to read, so that glob(...) finds them."""
 
 TEXT = re.compile(
-    r"(checkpoint|parts\.[^.]+)\.(path|key|sha256)|verify\.(golden|fingerprint)|(convert|scaffold)\.path"
+    r"(checkpoint|parts\.[^.]+)\.(path|key|sha256)|verify\.(golden|fingerprint)|(convert|scaffold|replay)\.path"
     r"|verify\.input\.([^.]+\.)*path"
     r"|(parts\.[^.]+\.)?rules\.[^.]+\.(strip|add|rename|regex|drop|keep|to)"
 )

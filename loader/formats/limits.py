@@ -104,6 +104,15 @@ MOST_CONFIG_NODES = 100_000
 MOST_PROPOSED = 1 << 24
 """Elements of an input that a file proposes, or a layer whose sizes a file gives."""
 
+# Reports that are read again
+
+LARGEST_REPORT = 64_000_000
+"""Bytes of a report; one on a model of a hundred thousand tensors has some twenty million."""
+MOST_REPORT_NODES = 1_000_000
+"""Lists and mappings of a report."""
+MOST_REPORT_LEVELS = 100
+"""Lists and mappings inside each other in a report; the deepest are those of a config."""
+
 # Names that mark quantized values
 
 MOST_SCALE_NAMES = 16

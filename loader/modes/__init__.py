@@ -21,4 +21,8 @@ def lines(report: Report) -> list[terminal.Line]:
         from . import scaffold  # noqa: PLC0415
 
         return scaffold.lines(report)
+    if report.mode == "replay":
+        from . import replay  # noqa: PLC0415
+
+        return replay.lines(report)
     return terminal.lines(report)

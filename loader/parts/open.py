@@ -121,11 +121,13 @@ def _compare_digest(path: Path, digest: Callable[[], str], wanted: str | None) -
         return
     found = digest()
     if found != wanted:
-        raise CheckpointError(
+        refusal = CheckpointError(
             f"{shown_path(path)} is not the expected file: its sha256 is {found}, checkpoint.sha256 says {wanted}",
             Fix(note="download the file again"),
             Fix(f"checkpoint.sha256={found}", "if this one is right"),
         )
+        refusal.another = True
+        raise refusal
 
 
 def open_parts(job: JobConfig, stack: ExitStack) -> tuple[Part, ...]:

@@ -94,6 +94,9 @@ class PartReport:
     """Dangerous names in the file's pickles, which no model needs; none of them was called."""
     trust: dict[str, Any] = field(default_factory=dict)
     """The permissions in use, ``allow_globals`` and ``trust``; empty if there are none."""
+    mtime: float | None = None
+    """When the file, or the index of several, was last changed, in seconds since 1970; null for what is not on this
+    machine."""
 
 
 @dataclass(slots=True)
@@ -171,6 +174,40 @@ class EvaluationReport:
 
 
 @dataclass(slots=True)
+class Difference:
+    """A part of the result, or of the environment, that is not as recorded."""
+
+    name: str
+    """What differs, such as ``fingerprint`` or ``torch``."""
+    recorded: Any
+    """Its recorded value."""
+    found: Any
+    """Its value now."""
+
+
+@dataclass(slots=True)
+class ReplayReport:
+    """The comparison of a repeated run with the recorded one."""
+
+    path: str
+    """The recorded run's ``report.json``."""
+    status: Literal["reproduced", "different", "not compared"] = "not compared"
+    """``reproduced``, ``different``, or ``not compared``, where the repeated run came to no result."""
+    overrides: list[str] = field(default_factory=list)
+    """The overrides that were laid over the recorded config."""
+    folder: str | None = None
+    """The folder that the recorded config's relative paths start at."""
+    compared: list[Check] = field(default_factory=list)
+    """What was compared, in order; the first that failed is the refusal's."""
+    differences: list[Difference] = field(default_factory=list)
+    """What differs of the results."""
+    environment: list[Difference] = field(default_factory=list)
+    """What differs of the environment, which decides nothing."""
+    left_out: dict[str, Any] = field(default_factory=dict)
+    """Permissions of the recorded run that this one does not have, since they come from the command line alone."""
+
+
+@dataclass(slots=True)
 class Report:
     """The outcome of one job."""
 
@@ -202,9 +239,11 @@ class Report:
     """How the loaded model was verified."""
     evaluation: EvaluationReport | None = None
     """The measurement of the verified model; null if nothing was measured."""
+    replay: ReplayReport | None = None
+    """Only with ``mode=replay``: the comparison with the recorded run."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds of each step: ``build``, ``open``, ``plan``, ``apply``, ``place``, ``verify``, ``evaluate``, ``convert``,
-    ``total``; and of the forward pass, a part of ``verify``: ``forward``."""
+    ``total``."""
     memory: dict[str, int | None] = field(default_factory=dict)
     """``{peak_rss_bytes}``: the process's largest resident memory so far; null if the system does not report it."""
     environment: dict[str, Any] = field(default_factory=dict)
@@ -218,12 +257,10 @@ class Report:
         """Returns the content of ``report.json``; fields of other modes are left out."""
         of_modes = {"plan": self.plan, "inspection": self.inspection, "written": self.written}
         bare = dataclasses.replace(self, plan=None, inspection=None, written=None)
-        content = {"schema": SCHEMA, **dataclasses.asdict(bare)}
-        for name, value in of_modes.items():
-            if value is None:
+        content = {"schema": SCHEMA, **dataclasses.asdict(bare)} | of_modes
+        for name in (*of_modes, "replay"):
+            if content[name] is None:
                 del content[name]
-            else:
-                content[name] = value
         return content
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files.path import called
+from ..files.path import called, is_copy
 from ..formats.pickle.globals import dangers_among
 from ..formats.tree import Container, TensorEntry
 from ..parts.offer import Offers, selected
@@ -72,11 +73,19 @@ def parts(report: Report, opened: Sequence[Part]) -> None:
             key=settings.key,
             sha256=digest,
             bytes=part.checkpoint.nbytes,
+            mtime=_changed(part.checkpoint.place),
             tensors=0,
             dangers=dangers_among(part.checkpoint.named.values()),
             note="; ".join(filter(None, (part.checkpoint.note, part.remark))),
             trust=used | ({"trust": True} if settings.trust else {}),
         )
+
+
+def _changed(place: Path) -> float | None:
+    try:
+        return None if is_copy(place) else place.stat().st_mtime
+    except OSError:
+        return None  # a state dict in memory, or a header read from afar
 
 
 def keys(

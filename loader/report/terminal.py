@@ -183,7 +183,7 @@ def _form(side: Mapping[str, Any] | None) -> str:
 def checks(report: Report) -> Iterator[Line]:
     """Describes the verification."""
     for index, check in enumerate(report.verification.checks):
-        mark, style = _MARKS[check.ok]
+        mark, style = MARKS[check.ok]
         yield "verified" if index == 0 else "", f"{mark} {check.name}: {safe_text(check.detail, 300)}", style
     for output in report.verification.outputs:
         if output["mean"] is not None:
@@ -207,14 +207,13 @@ def evaluation(report: Report) -> Iterator[Line]:
         yield "", f"{safe_text(name)} {metric['value']:.4g}{error}", "bold"
 
 
-_MARKS = {True: ("ok  ", "green"), False: ("FAIL", "bold red"), None: ("-   ", "yellow")}
+MARKS = {True: ("ok  ", "green"), False: ("FAIL", "bold red"), None: ("-   ", "yellow")}
+"""How the outcome of a check is shown."""
 
 
 def ending(report: Report) -> Iterator[Line]:
     """Describes how long the steps took."""
-    steps = ", ".join(
-        f"{name} {seconds:.2f}" for name, seconds in report.timings.items() if name not in ("total", "forward")
-    )
+    steps = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report.timings.items() if name != "total")
     yield "took", f"{report.timings.get('total', 0.0):.2f} s ({steps})", "dim"
 
 

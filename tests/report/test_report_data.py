@@ -11,11 +11,13 @@ import torch
 from loader.report import environment
 from loader.report.data import (
     Check,
+    Difference,
     ErrorReport,
     EvaluationReport,
     KeysReport,
     ModelReport,
     PartReport,
+    ReplayReport,
     Report,
     VerificationReport,
 )
@@ -77,7 +79,7 @@ def test_a_report_has_the_fields_that_others_read() -> None:
     }
     assert set(expected["model"]) == {"target", "parameters", "bytes", "device", "dtypes", "build", "trust"}
     part = set(expected["parts"][""])
-    assert part - {"note", "other", "beside", "step", "applied", "trust"} == {
+    assert part - {"note", "other", "beside", "step", "applied", "trust", "mtime"} == {
         "path", "format", "key", "sha256", "bytes", "tensors", "rules", "dangers",
     }  # fmt: skip
     assert set(expected["keys"]) == {"loaded", "missing", "unexpected", "mismatched", "dropped", "cast", "tied"}
@@ -148,6 +150,8 @@ def test_every_field_is_documented_by_its_type() -> None:
         KeysReport,
         VerificationReport,
         EvaluationReport,
+        ReplayReport,
+        Difference,
         Check,
     }
     plain: set[Any] = {str, int, float, bool, list, dict, type(None)}

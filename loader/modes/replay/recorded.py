@@ -1,0 +1,73 @@
+"""The recorded run that a replay repeats.
+
+Guarantees: only a run that ended well is repeated, and only one that loads; nothing of its report is followed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import ConfigError
+from ...report.data import REPORT, Report
+from ...report.reading import read_report
+from ...text.lines import Fix, line
+from ...text.wording import safe_text
+
+_LONGEST = 400
+_SUMMARY = "summary.json"
+_EXPECTED = Fix("replay.path=FOLDER", "of a run that ended well")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A run that ended well."""
+
+    path: Path
+    """Its report.json."""
+    report: Report
+    """What it reported."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.path.parent
+
+
+def read(named: str | None) -> Recorded:
+    """Reads the run that ``replay.path`` names.
+
+    Raises:
+        ConfigError: There is no such run, its report is damaged or of another version, or it has nothing to compare.
+    """
+    if not named:
+        raise ConfigError("mode=replay needs replay.path, the folder of the run to repeat", Fix("replay.path=FOLDER"))
+    path = _report_of(named)
+    report = read_report(path, _EXPECTED)
+    shown = safe_text(path, _LONGEST)
+    if report.mode not in ("load", "replay"):
+        fault = f"{shown} is of a run with mode={report.mode}; only runs with mode=load are repeated"
+        raise ConfigError(fault, Fix("replay.path=FOLDER", "of a run with mode=load"))
+    if report.status != "ok" or report.exit_code != 0:
+        error = report.error
+        why = f" ({error.type}: {safe_text(' '.join(error.message.split()), 200)})" if error is not None else ""
+        raise ConfigError(f"{shown} is of a run that did not end well{why}; there is nothing to compare", _EXPECTED)
+    return Recorded(path, report)
+
+
+def _report_of(named: str) -> Path:
+    if "\0" in named:
+        raise ConfigError(f"'replay.path' is {named!r:.60}, expected the folder of a run", _EXPECTED)
+    path = Path(os.path.abspath(os.path.expanduser(named)))  # noqa: PTH100, PTH111  # pathlib raises on an unknown user
+    shown = safe_text(path, _LONGEST)
+    if not os.path.lexists(path):
+        raise ConfigError(f"'replay.path' is {shown}, which does not exist; expected the folder of a run", _EXPECTED)
+    if not path.is_dir():
+        return path
+    if not os.path.lexists(path / REPORT):
+        if (path / _SUMMARY).is_file():
+            fault = f"{shown} is the folder of a sweep; a replay repeats one job"
+            raise ConfigError(fault, line("replay.path", f"{named.rstrip('/')}/0", note="the first job"))
+        raise ConfigError(f"{shown} has no {REPORT}; expected the folder of a run", _EXPECTED)
+    return path / REPORT
