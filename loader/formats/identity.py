@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import xxhash
 
+from ..errors import located
+from ..text.progress import progress
 from .opened import Checkpoint
 from .tree import ITEMSIZE, TensorEntry, contiguous
 
@@ -31,6 +34,13 @@ DIGITS = 32
 """Hexadecimal digits of a fingerprint."""
 _PIECE = 1 << 20
 """Bytes read at once: still in the processor's cache when they are hashed. A multiple of every element size."""
+
+BATCH = 2 << 20
+"""Bytes of small tensors that are handed to a thread together."""
+_WORKERS = 2
+"""Two cores hash about as fast as memory delivers."""
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,68 @@ def _hash_of(lines: Iterable[Line]) -> str:
     for line in lines:
         digest.update(line.encoded())
     return digest.hexdigest()
+
+
+def lines_of(checkpoint: Checkpoint, entries: Mapping[str, TensorEntry], label: str) -> list[Line]:
+    """Reads tensors of a checkpoint for their lines.
+
+    Args:
+        checkpoint: The opened checkpoint.
+        entries: Its tensors by key.
+        label: The file, for messages.
+
+    Raises:
+        CheckpointError: One cannot be read, or its bytes contradict its layout.
+    """
+
+    def read(batch: Sequence[tuple[str, TensorEntry]]) -> Iterator[Line]:
+        for key, entry in batch:
+            with located(label, key):
+                yield line_of(key, checkpoint, entry)
+
+    return in_batches(list(entries.items()), lambda item: item[1].nbytes, read, "fingerprint")
+
+
+def in_batches(
+    items: Sequence[_Item],
+    nbytes: Callable[[_Item], int],
+    work: Callable[[Sequence[_Item]], Iterable[_Result]],
+    what: str,
+) -> list[_Result]:
+    """Works on items, large ones by themselves and small ones together, in two threads.
+
+    Args:
+        items: What to work on.
+        nbytes: The bytes that an item takes.
+        work: Works on a batch; called in any thread.
+        what: The name of this work, for its progress.
+
+    Returns:
+        The results of all batches, in order.
+    """
+    batches = list(_batches(items, nbytes))
+    if len(batches) < 2:
+        return [result for batch in batches for result in work(batch)]
+    found: list[_Result] = []
+    total = sum(map(nbytes, items))
+    with progress(what, total=total, unit="B") as shown, ThreadPoolExecutor(_WORKERS) as pool:
+        for batch, results in zip(batches, pool.map(lambda batch: list(work(batch)), batches), strict=True):
+            found += results
+            shown.advance(sum(map(nbytes, batch)))
+    return found
+
+
+def _batches(items: Iterable[_Item], nbytes: Callable[[_Item], int]) -> Iterator[list[_Item]]:
+    batch: list[_Item] = []
+    waiting = 0
+    for item in items:
+        batch.append(item)
+        waiting += nbytes(item)
+        if waiting >= BATCH:
+            yield batch
+            batch, waiting = [], 0
+    if batch:
+        yield batch
 
 
 def line_of(key: str, checkpoint: Checkpoint, entry: TensorEntry) -> Line:

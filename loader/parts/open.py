@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 
 _SHIPPED = "pkg://loader.examples/"
 """The shipped checkpoint, which is used where no path is set."""
-_WITHOUT_DATA = ("plan", "inspect")
-"""Modes that read no tensor: the header of a remote file is enough."""
 
 
 def open_checkpoint(
@@ -147,7 +145,7 @@ def open_parts(job: JobConfig, stack: ExitStack) -> tuple[Part, ...]:
         identity = _identity(settings)
         if identity not in opened:
             override = config_path(name, "path", listed=bool(job.parts))
-            opened[identity] = _open(settings, stack, override, data=job.mode not in _WITHOUT_DATA)
+            opened[identity] = _open(settings, stack, override, data=_reads_tensors(job))
         parts.append(Part(name, config, opened[identity], listed=bool(job.parts)))
     return tuple(parts)
 
@@ -181,7 +179,7 @@ def with_root(parts: tuple[Part, ...], job: JobConfig, keys: Iterable[str], stac
     if reading and all(matches(key, job.allow.missing) for key in uncovered):
         return parts  # the uncovered keys are allowed to be missing, and the file is for the parts
     same = (part.checkpoint for part in reading if _identity(part.config.checkpoint) == _identity(settings))
-    file = next(same, None) or _open(settings, stack, "checkpoint.path", data=job.mode not in _WITHOUT_DATA)
+    file = next(same, None) or _open(settings, stack, "checkpoint.path", data=_reads_tensors(job))
     if reading and settings.key is None and not file.root.tensors():
         return parts  # the file holds a state dict for each part, and none for the root
     return (Part("", PartConfig(settings, job.rules), file), *parts)
@@ -199,6 +197,11 @@ def _names_file(job: JobConfig) -> bool:
 
 def _identity(settings: CheckpointConfig) -> tuple[object, ...]:
     return settings.path, settings.format, settings.sha256, settings.check
+
+
+def _reads_tensors(job: JobConfig) -> bool:
+    """Whether the header of a remote file is not enough."""
+    return job.mode not in ("plan", "inspect") or (job.mode == "inspect" and job.inspect.fingerprint)
 
 
 def _open(settings: CheckpointConfig, stack: ExitStack, override: str, *, data: bool) -> Checkpoint:

@@ -8,7 +8,6 @@ every tensor.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,23 +17,18 @@ import xxhash
 from ..apply.prepare import Prepared
 from ..errors import located
 from ..formats.elements import flat, same_elements
-from ..formats.identity import Line, compact, fingerprint, line_of_value, pieces
+from ..formats.identity import Line, compact, fingerprint, in_batches, line_of_value, pieces
 from ..formats.tensor import torch_dtype
 from ..formats.tree import ITEMSIZE, TensorEntry
 from ..module.dtype import cast
 from ..module.slots import slots
 from ..parts import Part
 from ..parts.offer import selected
-from ..text.progress import progress
 
 WHOLE_BELOW = 64 * 2**20
 """Bytes up to which everything is compared."""
 _RUN = 1024
 """Elements per sample; three samples are taken of a tensor."""
-_BATCH = 2 << 20
-"""Bytes of small tensors that are handed to a thread together."""
-_WORKERS = 2
-"""Two cores hash about as fast as memory delivers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,40 +119,16 @@ def _read(tensors: Sequence[_Tensor]) -> tuple[dict[str, Line], Reread]:
     """Reads tensors; returns their lines by key, and how they compare with the model's."""
     comparable = [tensor for tensor in tensors if tensor.mine is not None]
     sampled = sum(tensor.entry.nbytes for tensor in comparable) > WHOLE_BELOW
-    batches = list(_batches(tensors))
     read = partial(_read_batch, sampled=sampled)
-    found: list[tuple[Line, bool]] = []
-    if len(batches) < 2:
-        found.extend(result for batch in batches for result in read(batch))
-    else:
-        total = sum(tensor.entry.nbytes for tensor in tensors)
-        with progress("reading back", total=total, unit="B") as shown, ThreadPoolExecutor(_WORKERS) as pool:
-            for batch, results in zip(batches, pool.map(read, batches), strict=True):
-                found += results
-                shown.advance(sum(tensor.entry.nbytes for tensor in batch))
+    found = in_batches(tensors, lambda tensor: tensor.entry.nbytes, read, "reading back")
     differing = tuple(line.key for line, same in found if not same)
     return {line.key: line for line, _ in found}, Reread(None, len(comparable), sampled, differing)
 
 
-def _batches(tensors: Sequence[_Tensor]) -> Iterator[list[_Tensor]]:
-    batch: list[_Tensor] = []
-    waiting = 0
-    for tensor in tensors:
-        batch.append(tensor)
-        waiting += tensor.entry.nbytes
-        if waiting >= _BATCH:
-            yield batch
-            batch, waiting = [], 0
-    if batch:
-        yield batch
-
-
-def _read_batch(tensors: Sequence[_Tensor], *, sampled: bool) -> list[tuple[Line, bool]]:
-    results = []
+def _read_batch(tensors: Sequence[_Tensor], *, sampled: bool) -> Iterator[tuple[Line, bool]]:
     for tensor in tensors:
         with located(tensor.part.label, tensor.source):
-            results.append(_read_one(tensor, sampled=sampled))
-    return results
+            yield _read_one(tensor, sampled=sampled)
 
 
 def _read_one(tensor: _Tensor, *, sampled: bool) -> tuple[Line, bool]:

@@ -221,7 +221,7 @@ def test_samples_are_the_same_however_a_tensor_is_cut(numel: int, cuts: list[int
 def test_large_weights_are_read_by_several_threads_and_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loader.verify.rereading._BATCH", 1000)
+    monkeypatch.setattr("loader.formats.identity.BATCH", 1000)
     monkeypatch.setattr("loader.verify.rereading.WHOLE_BELOW", 10_000)
     layers = [nn.Linear(50, 50) for _ in range(20)]
     model = nn.Sequential(*layers)

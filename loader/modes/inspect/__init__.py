@@ -1,8 +1,8 @@
 """`mode=inspect`: reports the contents of a checkpoint.
 
-Guarantees: needs no model, imports no torch and reads no tensor data, unless `checkpoint.check` or `checkpoint.sha256`
-asks for the whole file; imports nothing that the file names. The report's lines are bounded in number and harmless for
-a terminal.
+Guarantees: needs no model, imports no torch and reads no tensor data, unless `checkpoint.check`, `checkpoint.sha256` or
+`inspect.fingerprint` asks for it; imports nothing that the file names. The report's lines are bounded in number and
+harmless for a terminal.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ...text.lines import line
 from ...text.wording import closest, counted, listing, phrases, safe_text, size
 from ...trust import HOSTILE, is_hostile
 from .contents import Contents, list_contents, notes_of
+from .identity import identity_of
 from .nested_keys import candidate_rows, what_to_type
 from .rows import CandidateRow, FileRow, GlobalRow
 from .tree import Known, draw, fold, is_view, module_rows
@@ -102,6 +103,8 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
         "filter": list(job.inspect.filter),
     }
     _show(row, found, job.inspect)
+    if job.inspect.fingerprint:
+        row["fingerprint"] = identity_of(part, root)
     return row
 
 
@@ -185,6 +188,7 @@ def _header(file: FileRow) -> Iterator[Line]:
     dtypes = ", ".join(f"{sums['tensors']:,} {name}" for name, sums in totals["dtypes"].items())
     amount = f"{counted(totals['tensors'], 'tensor')}{under}, {counted(totals['elements'], 'element')}"
     yield "", f"{amount}, {size(totals['bytes'])}{f': {dtypes}' if dtypes else ''}", ""
+    yield from _identity(file)
     if any(map(is_view, file["tensors"])) and totals["stored_bytes"] > totals["bytes"]:
         spare = size(totals["stored_bytes"] - totals["bytes"])
         yield "", f"{spare} of the file belong to no tensor: the tensors are views of larger storages", "dim"
@@ -196,6 +200,13 @@ def _header(file: FileRow) -> Iterator[Line]:
         yield "", f"in {counted(len(shards), 'file')}: {phrases(shards)}", "dim"
     for name, note in list(file["notes"].items())[:_MOST_NOTES]:
         yield "", f"{safe_text(name)}: {safe_text(note)}", "dim"
+
+
+def _identity(file: FileRow) -> Iterator[Line]:
+    if "fingerprint" in file:
+        place = f"'{safe_text(file['key'])}'" if file["key"] else "the top level"
+        none = f"none: {place} holds no tensor itself; checkpoint.key selects what does"
+        yield "weights", f"fingerprint {file['fingerprint'] or none}", ""
 
 
 def _candidates(file: FileRow) -> Iterator[Line]:

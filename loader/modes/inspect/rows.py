@@ -186,3 +186,6 @@ class FileRow(TypedDict):
     """Its contents as text, with equal siblings folded."""
     depth: int | None
     filter: list[str]
+    fingerprint: NotRequired[str | None]
+    """With ``inspect.fingerprint``: the identity of the tensors at the nested key itself, whatever the filter; None if
+    there are none."""
