@@ -66,7 +66,7 @@ def run(
     """
     clock = fill.Clock(report)
     with own_random_state(target.final), ExitStack() as stack, clock("total"):
-        evaluation = _Evaluation.of(job, clock)
+        evaluation = _Evaluation.of(job, report, clock)
         with clock("open"):
             parts = target.open(job, stack)
             fill.parts(report, parts)
@@ -140,13 +140,16 @@ class _Evaluation:
     made: Made | None = None
 
     @classmethod
-    def of(cls, job: JobConfig, clock: fill.Clock) -> _Evaluation:
+    def of(cls, job: JobConfig, report: Report, clock: fill.Clock) -> _Evaluation:
         """Checks the settings of a job's evaluation, and judges the names of its code."""
         if job.evaluate is None:
             return cls(clock, None)
         from .evaluate.plan import planned  # noqa: PLC0415  # few jobs measure
 
-        return cls(clock, planned(job))
+        plan = planned(job)
+        if plan is not None and plan.given:
+            report.config = {**report.config, "evaluate": plan.described()}
+        return cls(clock, plan)
 
     def prepare(self) -> None:
         """Builds the data and the metrics, so that a mistake in them is found before the weights are read."""

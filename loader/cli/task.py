@@ -53,8 +53,12 @@ class Task:
         """Where the sweep was started, in a launcher's process."""
         self._noted: set[str] = set()
 
-    def __call__(self, config: DictConfig) -> int:
-        """Runs a job; returns its exit code, which a sweeper that minimizes can use as a result."""
+    def __call__(self, config: DictConfig) -> float | None:
+        """Runs a job; returns its result for a sweeper that optimizes.
+
+        That is the value of ``evaluate.objective``, or None if the job has none because it did not end well; for a job
+        without an objective, the exit code.
+        """
         hydra = HydraConfig.get()
         remember(OmegaConf.to_container(config, resolve=False))
         redact_files(self._kept_by(hydra))
@@ -101,7 +105,7 @@ class Task:
         """Pickles the task with the sweep's origin, for a launcher's process."""
         return {**self.__dict__, "origin": origin()}
 
-    def _run_in_sweep(self, config: DictConfig) -> int:
+    def _run_in_sweep(self, config: DictConfig) -> float | None:
         from ..report.terminal import print_error  # noqa: PLC0415  # not needed by a single run
         from ..sweep.child import OrphanedError  # noqa: PLC0415
         from ..sweep.record import INTERRUPTED  # noqa: PLC0415
@@ -110,17 +114,19 @@ class Task:
 
         if self.origin is not None:
             find_modules_in(HydraConfig.get().runtime.cwd)
+        result: float | None = None
         try:
             with unbreakable(), recorded(self._folder()) as record:
                 self._run_recorded(config, record)
             code = record.counts_as
+            result = _result(config, record)
         except ConfigError as error:
             print_error(error)
             code = error.exit_code
         except OrphanedError:
             os._exit(INTERRUPTED)
         self.exit_code = worst([self.exit_code or 0, code])
-        return code
+        return result
 
     def _run_recorded(self, config: DictConfig, record: JobRecord) -> None:
         from ..sweep.control import run_job  # noqa: PLC0415  # not needed by a single run
@@ -166,6 +172,15 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     if resolved.get("mode") == "scaffold" and isinstance(scaffold, dict) and scaffold.get("path") is None:
         scaffold["path"] = _own_configs(hydra)
     return anchored(resolved, hydra.runtime.cwd) if hydra.job.chdir else resolved
+
+
+def _result(config: DictConfig, record: JobRecord) -> float | None:
+    """Returns what a sweeper learns of a job: never a value that a job which failed could be preferred for."""
+    objective = OmegaConf.select(config, "evaluate.objective", throw_on_resolution_failure=False)
+    if objective is None and refusal_in(HydraConfig.get()) is None:
+        return record.counts_as
+    measured = record.metrics.get(str(objective), {}).get("value")
+    return float(measured) if record.counts_as == 0 and measured is not None else None
 
 
 def _typed(hydra: HydraConf) -> list[str]:

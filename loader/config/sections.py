@@ -52,6 +52,10 @@ def read_section(
         problems.add(f"'{where}' is {safe_text(raw)!r}, expected a mapping", typed(f"{where}={{…}}"))
         return record
     add_unknown(problems, raw, names_of(kind), where)
+    for key in raw:
+        if key not in names_of(kind):
+            near = closest(str(key), names_of(kind), most=1)
+            problems.add_fixes(*(line(f"{where}.{name}" if where else name, raw[key]) for name in near))
     for name, value in read_values(kind, raw, where, problems).items():
         setattr(record, name, value)
     return record

@@ -101,7 +101,7 @@ def prediction_of(output: Any) -> Any:
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if logits is not None:
         return logits
-    elements = list(output.values()) if isinstance(output, Mapping) else output
+    elements = [item for item in output.values() if item is not None] if isinstance(output, Mapping) else output
     if isinstance(elements, Sequence) and not isinstance(elements, str | bytes) and len(elements):
         return elements[0]
     raise ConfigError(

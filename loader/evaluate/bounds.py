@@ -22,6 +22,8 @@ WITHIN = 1e-6
 
 _EXAMPLE = {"min": 0.9}
 _DIGITS = 4
+_SMALLEST = 1e-300
+"""The smallest number that is rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,8 @@ class Bounds:
 
 def _rounded(value: float, *, down: bool) -> float:
     """Rounds a value to a bound that it keeps."""
-    if value == 0:
-        return 0.0
+    if abs(value) < _SMALLEST:
+        return value
     unit = 10.0 ** (_DIGITS - 1 - math.floor(math.log10(abs(value))))
     bound = (math.floor if down else math.ceil)(value * unit) / unit
     return bound if (bound <= value if down else bound >= value) else value

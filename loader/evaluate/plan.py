@@ -7,13 +7,14 @@ nested ones too. Only jobs that end with a loaded model measure it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..apply.place import seed_all
 from ..builder.calls import Call, judge_all, plan_all
-from ..builder.policy import OfData
+from ..builder.policy import OfData, identity
 from ..builder.targets import TARGET, Value
 from ..errors import ConfigError, Problems
 from ..module.user_code import bare_arguments
@@ -54,7 +55,7 @@ class Plan:
             ConfigError: A target is refused, cannot be found or cannot be built.
         """
         policy, bound = OfData(self.job.trusted_targets), [place for place in self.nodes if place != WHERE]
-        with bare_arguments():
+        with bare_arguments(), _offering(NOTHING):
             calls = plan_all(self.nodes, policy, bound)
             made = Made(self, calls)
             made.data = Data(made.object(WHERE), made.code(WHERE))
@@ -69,6 +70,18 @@ class Plan:
         self._refuse_unknown(made.metrics)
         return made
 
+    def described(self) -> dict[str, Any]:
+        """Returns the settings for a report: plain data, with the names of classes in place of objects."""
+        config = {one.name: getattr(self.config, one.name) for one in fields(EvaluateConfig)}
+        named = {place: {TARGET: code_of(made)} for place, made in self.given.items()}
+        metrics = {name: named.get(place, self.nodes.get(place)) for name, place in self.metrics.items()}
+        return {
+            **config,
+            "data": named.get(WHERE, config["data"]),
+            "step": named.get(STEP, config["step"]),
+            "metrics": metrics,
+        }
+
     def _refuse_unknown(self, metrics: Mapping[str, Metric]) -> None:
         """Refuses bounds and an objective for metrics that do not exist."""
         problems = Problems()
@@ -81,7 +94,7 @@ class Plan:
                 if near and not fix and (path := under("evaluate.expect", near[0])):
                     fix = line(path, _plain(self.bounds[name]))
                 problems.add(
-                    f"'{place}' names the metric '{safe_text(name)}', which there is not"
+                    f"'{place}' names '{safe_text(name)}', and there is no such metric"
                     f"{did_you_mean(name, metrics)}; there are: {listing(metrics) or 'none'}",
                     fix or line(f"{METRICS}.accuracy.{TARGET}", "loader.examples.metrics.accuracy"),
                 )
@@ -106,20 +119,36 @@ class Made:
         if isinstance(call, Value):
             return call.found
         seed_all(self.plan.job.seed)
-        return call.make()
+        name = next((name for name, own in self.plan.metrics.items() if own == place), "")
+        with _offering(typed(removal(under(METRICS, name)), note="leaves it out") if name else NOTHING):
+            return call.make()
 
     def code(self, place: str) -> str:
         """Returns the dotted name of the code of a place."""
-        if place in self.plan.given:
-            kind = type(self.plan.given[place])
-            return f"{kind.__module__}.{kind.__qualname__}"
-        return self.calls[place].name
+        return code_of(self.plan.given[place]) if place in self.plan.given else self.calls[place].name
 
     def new_metrics(self) -> dict[str, Metric]:
         """Returns metrics that have seen nothing."""
         return {
             name: metric(name, self.object(place), self.code(place), place) for name, place in self.plan.metrics.items()
         }
+
+
+@contextmanager
+def _offering(fix: Fix) -> Iterator[None]:
+    """Adds something to type to a refusal that has nothing."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.fixes:
+            raise
+        raise ConfigError(error.message, fix) from error
+
+
+def code_of(made: object) -> str:
+    """Returns the dotted name of an object's code: its own if it is a function, else its class's."""
+    kind = type(made)
+    return identity(made, f"{kind.__module__}.{kind.__qualname__}")[0]
 
 
 def planned(job: JobConfig) -> Plan | None:
@@ -152,7 +181,8 @@ def planned(job: JobConfig) -> Plan | None:
             elif node is not None:
                 given[place] = node
     problems.raise_any()
-    judge_all(nodes, OfData(job.trusted_targets))
+    with _offering(NOTHING):
+        judge_all(nodes, OfData(job.trusted_targets))
     return Plan(job, config, nodes, given, places, parse_bounds(config.expect, "evaluate.expect"))
 
 
@@ -160,7 +190,7 @@ def _is_node(node: Any, place: str) -> bool:
     """Returns whether a value is a node with a target, rather than an object or nothing; refuses any other."""
     if isinstance(node, Mapping) and node.get(TARGET) is not None:
         return True
-    if isinstance(node, Mapping | str | int | float | list | tuple):
+    if isinstance(node, Mapping | str | int | float) or (isinstance(node, list | tuple) and all(map(_is_plain, node))):
         path = place if line(place, 0) else ""
         example = (
             node if isinstance(node, str) and "." in node else f"my_pkg.{'Data' if place == WHERE else 'function'}"
@@ -170,6 +200,15 @@ def _is_node(node: Any, place: str) -> bool:
             line(f"{path}.{TARGET}" if path else "", example),
         )
     return False
+
+
+def _is_plain(item: Any) -> bool:
+    """Returns whether an item of a list can come from a config file, and so is not a batch."""
+    if isinstance(item, list | tuple):
+        return all(map(_is_plain, item))
+    if isinstance(item, Mapping):
+        return all(map(_is_plain, item.values()))
+    return item is None or isinstance(item, str | int | float)
 
 
 def _check_numbers(config: EvaluateConfig) -> None:
