@@ -21,11 +21,14 @@ from ..errors import DeviceError
 from ..formats.tensor import dtype_name
 from ..module.dtype import Cast, can_cast, cast, refuse_losses
 from ..schema import AllowConfig
-from ..text.lines import Fix, line
+from ..text.lines import Fix, line, typed
 from ..text.wording import closest, listing, safe_text
 
 AUTO = ("cuda", "mps", "xpu")
 """The accelerators that ``auto`` looks for, in order, before it takes the CPU."""
+
+EVERY = "cuda:*"
+"""In a sweep, every CUDA device; it is replaced by them where there are any."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -36,6 +39,8 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device(next((kind for kind in AUTO if _count(kind)), "cpu"))
+    if name == EVERY:
+        raise _not_one()
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -49,6 +54,18 @@ def resolve_device(name: str) -> torch.device:
             Fix("device=auto", "takes the first available accelerator, or the CPU"),
         )
     return device
+
+
+def _not_one() -> DeviceError:
+    if _count("cuda"):
+        fault = f"device '{EVERY}' is one job for each CUDA device, and a single run accepts one; available: "
+        fault += listing(_present())
+        return DeviceError(fault, typed("-m", f"device={EVERY}"))
+    return DeviceError(
+        f"device '{EVERY}' is not on this machine; available: {listing(_present())}",
+        Fix("device=auto", "takes the first available accelerator, or the CPU"),
+        typed("sweep.skip=[cuda*]", note="leaves the jobs without their device out of a sweep"),
+    )
 
 
 def _no_device(name: str) -> DeviceError:

@@ -1,10 +1,9 @@
 """Hydra's override grammar: reading values, and lists and mappings whose keys it cannot write.
 
-Guarantees: `split_elements` cuts a value where Hydra's sweepers would, even one that Hydra's grammar refuses. In lists
-and mappings, values keep Hydra's meaning whatever their keys look like, and a quoted key is that text. A key that Hydra
-cannot write passes through it under a placeholder and is restored in the config. A scalar that the grammar refuses is
-text; unclosed brackets and quotes are left for Hydra to refuse. The one private part of Hydra used here,
-`Override._convert_value`, is wrapped at the end.
+Guarantees: in lists and mappings, values keep Hydra's meaning whatever their keys look like, and a quoted key is that
+text. A key that Hydra cannot write passes through it under a placeholder and is restored in the config. A scalar that
+the grammar refuses is text; unclosed brackets and quotes are left for Hydra to refuse. The one private part of Hydra
+used here, `Override._convert_value`, is wrapped at the end.
 """
 
 from __future__ import annotations
@@ -19,14 +18,9 @@ from hydra.errors import HydraException
 from ..errors import ConfigError
 from ..text.lines import is_plain_key, line, quoted, quoted_key
 from ..text.wording import safe_text
+from .elements import QUOTED, closing
 
 _PARSER = OverridesParser.create()
-
-_NAMES = "str|int|float|bool|choice|range|interval|sort|shuffle|tag|glob"
-_FUNCTION = re.compile(rf"({_NAMES})\s*\(.*\)", re.DOTALL)
-_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|["](?:[^"\\]|\\.)*["]""", re.DOTALL)
-_OPENING = re.compile(rf"\s*(?:{_QUOTED.pattern}|(?P<bracket>(?:({_NAMES})\s*\(|[\[{{])))", re.DOTALL)
-_CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
 class Refused:
@@ -41,52 +35,6 @@ def parse_value(value: str) -> Any:
         return Refused
 
 
-def is_function(value: str) -> bool:
-    """Returns whether a value calls one of Hydra's own functions, such as ``choice(a,b)``."""
-    return _FUNCTION.fullmatch(value.strip()) is not None
-
-
-def split_elements(value: str) -> list[str]:
-    """Cuts a value at the commas that separate the values of a sweep.
-
-    Commas inside quotes, literals and function calls, and escaped ones, do not separate values.
-    """
-    elements, start = [], 0
-    while True:
-        end = _element_end(value, start)
-        elements.append(value[start:end])
-        if end >= len(value):
-            return elements
-        start = end + 1
-
-
-def _element_end(value: str, start: int) -> int:
-    """Returns the index of the comma that ends the element, or the length of the value."""
-    opening = _OPENING.match(value, start)
-    at = start if opening is None else opening.end()
-    if opening and opening["bracket"]:
-        at = _closing(value, at - 1)
-    while at < len(value) and value[at] != ",":
-        at += 2 if value[at] == "\\" else 1
-    return min(at, len(value))
-
-
-def _closing(value: str, at: int) -> int:
-    """Returns the index after the bracket that closes the one at `at`; the index after `at` if none does."""
-    expected, place = [_CLOSING[value[at]]], at + 1
-    while place < len(value) and expected:
-        text = _QUOTED.match(value, place)
-        if text:
-            place = text.end()
-            continue
-        if value[place] == expected[-1]:
-            expected.pop()
-        elif value[place] in _CLOSING:
-            expected.append(_CLOSING[value[place]])
-        place += 2 if value[place] == "\\" else 1
-    return at + 1 if expected else place
-
-
 _STAND_IN = re.compile(r"_quoted_((?:[0-9a-f]{2})*)_")
 """The placeholder for a key: its UTF-8 bytes as hexadecimal digits."""
 
@@ -94,7 +42,7 @@ _KEY_END = re.compile(r"""(?<!\\):(?=[\s"'\[{]|$)""")
 _SPACED = re.compile(r"(?<!\\):\s")
 _ANOTHER = re.compile(r"(?<!\\):(?!/)")
 """A colon outside a URL."""
-_CLOSED = re.compile(rf"{_QUOTED.pattern}|\$\{{[^}}]*\}}", re.DOTALL)
+_CLOSED = re.compile(rf"{QUOTED.pattern}|\$\{{[^}}]*\}}", re.DOTALL)
 """Quoted text and interpolations, whose colons separate nothing."""
 _LONGEST = 400
 
@@ -189,7 +137,7 @@ class _Reader:
 
     def _pair(self) -> str:
         self._skip_spaces()
-        found = _QUOTED.match(self._text, self._at)
+        found = QUOTED.match(self._text, self._at)
         if found is not None:
             self._at = found.end()
             self._skip_spaces()
@@ -250,13 +198,13 @@ class _Reader:
         """
         at = self._at
         while at < len(self._text) and self._text[at] not in ",}]":
-            found = _QUOTED.match(self._text, at)
+            found = QUOTED.match(self._text, at)
             if keys and self._text[at] in "{[" and not self._text.startswith("${", at - 1):
                 return at
             if found is not None:
                 at = found.end()
             elif self._text[at] in "{[(":
-                at = _closing(self._text, at)
+                at = closing(self._text, at)
             else:
                 at += 2 if self._text[at] == "\\" else 1
         return min(at, len(self._text))

@@ -24,6 +24,7 @@ from ..text.lines import Fix
 from .layers import is_ours
 from .messages import translate
 from .sharing import sharing
+from .zips import spread, unpacked
 
 _REFUSAL = "refusal"
 """The key of Hydra's own node under which a stand-in contains the refusal."""
@@ -42,13 +43,13 @@ def compose_job(loader: Any, config: DictConfig, overrides: Sequence[str]) -> Di
     Args:
         loader: Hydra's config loader.
         config: The sweep's own config.
-        overrides: The job's overrides, as the sweeper gives them.
+        overrides: The job's overrides, as the sweeper gives them; those of a zip may be packed.
 
     Raises:
         ConfigError: It cannot be composed.
     """
     try:
-        return _LOAD(sharing(loader), config, list(overrides))
+        return _LOAD(sharing(loader), config, spread(overrides))
     except Exception as error:
         refusal = translate(error, overrides)
         if refusal is None:
@@ -90,7 +91,7 @@ def _stand_in(config: DictConfig, overrides: Sequence[str], refusal: ConfigError
     told = json.dumps({"message": refusal.message, "fixes": [dataclasses.asdict(fix) for fix in refusal.fixes]})
     made = copy.deepcopy(config)
     with read_write(made), open_dict(made.hydra):
-        made.hydra.overrides.task = [one for one in overrides if not one.startswith("hydra.")]
+        made.hydra.overrides.task = [one for one in unpacked(overrides) if not one.startswith("hydra.")]
         made.hydra[_REFUSAL] = told.replace("$", "\\u0024")  # it may quote an interpolation, and is not one
         subdir = OmegaConf.to_container(made.hydra.sweep, resolve=False).get("subdir")  # type: ignore[union-attr]
         if not is_numbered(str(subdir)):

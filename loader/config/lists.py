@@ -13,7 +13,8 @@ from hydra.core.override_parser.types import QuotedString
 from ..errors import ConfigError
 from ..text.lines import Fix, program, typed
 from ..text.wording import safe_text
-from .grammar import literal, parse_value, split_elements
+from .elements import split_elements
+from .grammar import literal, parse_value
 
 _LONGEST = 400
 

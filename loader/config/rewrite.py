@@ -1,8 +1,8 @@
 """Rewrites typed overrides into Hydra's grammar.
 
-Guarantees: a pure function of the overrides and of which files exist. Overrides that Hydra reads as meant, and those of
-``hydra`` itself, are passed on unchanged; the tables below list everything that is rewritten. An override that a later
-one replaces has no effect on the config. A list that a config group cannot take is refused with a line that it can.
+Guarantees: a pure function of the overrides, of which files exist, and of which devices there are. Overrides that Hydra
+reads as meant, and those of ``hydra`` itself, are passed on unchanged; the tables below list everything that is
+rewritten. An override that a later one replaces has no effect on the config.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ from hydra.core.override_parser.types import QuotedString
 from ..errors import ConfigError
 from ..schema import CheckpointConfig
 from ..text.lines import typed
+from ..text.wording import counted, safe_text
 from .argv import Arguments
-from .grammar import as_typed, literal, parse_value, real_key, split_elements, stand_in
+from .calls import refuse_mistyped_calls
+from .devices import EVERY, each_device
+from .elements import split_elements
+from .grammar import as_typed, literal, parse_value, real_key, stand_in
 from .texts import TEXT, for_text
+from .zips import is_zip, packed, read_zip
 
 GROUPS = ("model", "checkpoint", "rules", "evaluate", "experiment")
 """Config groups in the defaults list: `+group=option` means `group=option`."""
@@ -70,6 +75,7 @@ def rewrite(
         ConfigError: A glob without a match or, in a single run, with several; a sweep that mixes options of a group
             with literals.
     """
+    overrides = [one for override in overrides for one in _unzipped(override, sweep=sweep, exists=exists)]
     matches = _standing([(_OVERRIDE.fullmatch(override), override) for override in overrides])
     literals = [(m[2], m[3]) for m, _ in matches if m and not m[1] and _replaces_group(m[2], m[3], sweep=sweep)]
     free = (*FREE, *(key for key, _ in literals))
@@ -81,6 +87,23 @@ def rewrite(
             rewritten += _rewrite_one(match[1], _with_one_name(match[2]), match[3], free, sweep=sweep, exists=exists)
     cleared = dict.fromkeys(name for key, value in literals for name in _cleared(key, value))
     return [f"+{CLEAR_GROUP}=[{','.join(cleared)}]", *rewritten] if cleared else rewritten
+
+
+def _unzipped(override: str, *, sweep: bool, exists: Callable[[str], bool]) -> list[str]:
+    """Returns what stands for ``NAME=zip(...)``; any other override as it is."""
+    match = _OVERRIDE.fullmatch(override)
+    if match is None or not is_zip(match[3]):
+        return [override]
+    jobs = read_zip(match[2], match[3])
+    if not sweep and len(jobs) == 1:
+        return jobs[0]
+    if not sweep:
+        raise ConfigError(
+            f"'{safe_text(override, _LONGEST)}' has {counted(len(jobs), 'value')} for each key, but a single run "
+            "accepts one",
+            typed("-m", override, note="one job for each"),
+        )
+    return [packed(match[2], [rewrite(job, exists=exists) for job in jobs])]
 
 
 def readable(overrides: Sequence[str]) -> list[str]:
@@ -100,6 +123,8 @@ def _readable_one(match: re.Match[str], override: str) -> str:
     value = parse_value(match[3])
     text = value.text if isinstance(value, QuotedString) and TEXT.fullmatch(match[2]) else match[3]
     key = ".".join(str(real_key(name)) for name in match[2].split("."))
+    if isinstance(value, str) and parse_value(value) == value:
+        return f"{key}={value}"  # a sweeper escapes what needs no backslash, as in cuda\\:0
     for candidate in (f"{key}={text}", f"{key}={as_typed(match[3])}"):
         if override in rewrite([candidate], exists=set().__contains__):
             return candidate
@@ -120,8 +145,12 @@ def _rewrite_one(
 ) -> list[str]:
     if key in GROUPS:
         return _group(plus, key, value, sweep=sweep)
+    if not TEXT.fullmatch(key):
+        refuse_mistyped_calls(key, value)
     if TEXT.fullmatch(key):
         value = for_text(key, value, sweep=sweep, exists=exists)
+    elif key == "device":
+        value = _devices(value, sweep=sweep)
     elif value.lstrip()[:1] in _BRACKETS:
         value = ",".join(literal(element, key) for element in _elements(value, sweep=sweep))
     inside = any(key.startswith(f"{node}.") for node in free)
@@ -129,6 +158,14 @@ def _rewrite_one(
         # Two spellings, since a sweeper keeps only the last override of each; `+` merges into null, so it replaces.
         return [f"++{key}=null", f"+{key}={value}"]
     return [f"++{key}={value}" if inside else f"{plus}{key}={value}"]
+
+
+def _devices(value: str, *, sweep: bool) -> str:
+    elements = [device for element in split_elements(value) for device in each_device(element)]
+    if len(elements) > 1 and not sweep and EVERY in value:
+        fix = typed("-m", f"device={value}", note="one job for each")
+        raise ConfigError(f"'device={value}' stands for {', '.join(elements)}, but a single run accepts one", fix)
+    return ",".join(elements)
 
 
 def _group(plus: str, key: str, value: str, *, sweep: bool) -> list[str]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from .layers import note_choices
+
+_CLEAR = re.compile(r"\+hydra/clear=\[(.*)\]")
 
 _Made = TypeVar("_Made")
 
@@ -67,6 +70,7 @@ class _Composer(ConfigLoaderImpl):
         self._merged: _Few[DictConfig] = _Few()
 
     def _parse_overrides_and_create_caching_repo(self, config_name: str | None, overrides: list[str]) -> Any:
+        overrides = _cleared_once(overrides)
         searched = (config_name, *(override for override in overrides if override.startswith("hydra.searchpath")))
         if searched not in self._files:
             _, files = super()._parse_overrides_and_create_caching_repo(config_name, overrides)
@@ -79,6 +83,14 @@ class _Composer(ConfigLoaderImpl):
         key = (id(repo), typed, *(dataclasses.astuple(default) for default in defaults))
         compose = super()._compose_config_from_defaults_list
         return copy.deepcopy(self._merged.known_or(key, lambda: compose(defaults, repo.copied())))
+
+
+def _cleared_once(overrides: Sequence[str]) -> list[str]:
+    """Joins the lists of what is cleared for a whole sweep and for one job: Hydra takes one choice of a group."""
+    lists = [found[1].split(",") for one in overrides if (found := _CLEAR.fullmatch(one))]
+    rest = [one for one in overrides if not _CLEAR.fullmatch(one)]
+    names = dict.fromkeys(name for names in lists for name in names)
+    return [f"+hydra/clear=[{','.join(names)}]", *rest] if len(lists) > 1 else list(overrides)
 
 
 def _create_defaults_list(

@@ -15,15 +15,17 @@ from hydra.core.override_parser.types import QuotedString, Sweep
 from ..errors import ConfigError
 from ..text.lines import quoted, typed
 from ..text.wording import counted, listing, safe_text
+from .calls import refuse_mistyped_calls
+from .elements import is_function, split_elements
 from .globs import expand_glob, is_glob
-from .grammar import Refused, is_function, parse_value, split_elements
+from .grammar import Refused, parse_value
 
-_PATH = re.compile(r"checkpoint\.path|parts\.[^.]+\.path|replay\.path")
+FILES = re.compile(r"(checkpoint|parts\.[^.]+|verify\.input(\.[^.]+)*|replay)\.path|verify\.golden")
 """Values that name files to read, so that glob(...) finds them."""
 
 TEXT = re.compile(
     r"(checkpoint|parts\.[^.]+)\.(path|key|sha256)|verify\.(golden|fingerprint)|(convert|scaffold|replay)\.path"
-    r"|verify\.input\.([^.]+\.)*path"
+    r"|verify\.input\.([^.]+\.)*path|sweep\.resume"
     r"|(parts\.[^.]+\.)?rules\.[^.]+\.(strip|add|rename|regex|drop|keep|to)"
 )
 """Values that are always text: `1e5` is not a number here, and `=` needs no quotes."""
@@ -43,11 +45,13 @@ def for_text(key: str, value: str, *, sweep: bool, exists: Callable[[str], bool]
     Raises:
         ConfigError: A single run has several values; or a glob is without a match.
     """
-    names_file = key.endswith(("path", "golden"))
+    names_file = key.endswith(("path", "golden", "resume"))
     is_there = exists if names_file else set().__contains__
     parts = split_elements(value)
-    if _PATH.fullmatch(key) and any(map(is_glob, parts)):
-        return _expanded(key, value, parts, sweep=sweep)
+    if FILES.fullmatch(key) and any(map(is_glob, parts)):
+        return _expanded(key, value, parts, is_there, sweep=sweep)
+    if names_file and not any(map(is_there, (value, *map(str.strip, parts)))):
+        refuse_mistyped_calls(key, value)
     if len(parts) > 1 and not sweep and not is_there(value):
         if parse_value(value) is not Refused:
             return value  # Hydra refuses it, and `messages` explains that several values need -m
@@ -61,16 +65,18 @@ def for_text(key: str, value: str, *, sweep: bool, exists: Callable[[str], bool]
     return ",".join(_text_element(element, is_there, escapes=names_file) for element in elements)
 
 
-def _expanded(key: str, value: str, elements: list[str], *, sweep: bool) -> str:
-    paths: list[str] = []
-    for element in elements:
-        paths += expand_glob(key, element) if is_glob(element) else [element.strip()]
-    if len(paths) > 1 and not sweep:
+def _expanded(key: str, value: str, elements: list[str], exists: Callable[[str], bool], *, sweep: bool) -> str:
+    found: list[tuple[str, str]] = []
+    for element in map(str.strip, elements):
+        files = [(path, quoted(path)) for path in expand_glob(key, element)] if is_glob(element) else []
+        found += files or [(element, _text_element(element, exists, escapes=True))]
+    if len(found) > 1 and not sweep:
+        files_found = listing([path for path, _ in found])
         raise ConfigError(
-            f"'{key}={value}' matches {counted(len(paths), 'file')} ({listing(paths)}); a single run accepts one",
+            f"'{key}={value}' matches {counted(len(found), 'file')} ({files_found}); a single run accepts one",
             typed("-m", f"{key}={value}", note="one job for each"),
         )
-    return ",".join(map(quoted, paths))
+    return ",".join(written for _, written in found)
 
 
 def _text_element(element: str, exists: Callable[[str], bool], *, escapes: bool) -> str:

@@ -26,7 +26,8 @@ else:
     from pathlib import PosixPath as _SystemPath
 
 _DIGITS = re.compile(r"([0-9]+)")
-_PACKAGE = "pkg://"
+PACKAGE = "pkg://"
+"""Begins the name of a file inside an installed package."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SLASH_LOST = re.compile(r"(https?|s3|gs|hf):/?(?!/)", re.IGNORECASE)
 """The beginning of a URL that lost one or both slashes."""
@@ -37,7 +38,7 @@ _MOST_ENTRIES = 10_000
 
 def is_url(text: str | Path) -> bool:
     """Whether a text is a URL; ``pkg://`` is not, since it names a file on this machine."""
-    return _URL.match(str(text)) is not None and not str(text).lower().startswith(_PACKAGE)
+    return _URL.match(str(text)) is not None and not str(text).lower().startswith(PACKAGE)
 
 
 def resolve_path(text: str | Path) -> Path:
@@ -57,7 +58,7 @@ def resolve_path(text: str | Path) -> Path:
         raise CheckpointError(
             f"checkpoint.path is {typed!r:.60}; the path of a file was expected", Fix("checkpoint.path=FILE")
         )
-    path = _in_package(typed) if typed.startswith(_PACKAGE) else _on_disk(typed)
+    path = _in_package(typed) if typed.startswith(PACKAGE) else _on_disk(typed)
     if not os.path.lexists(path):
         raise missing_file(path, typed)
     return path
@@ -115,7 +116,7 @@ def missing_file(path: Path, typed: str = "") -> CheckpointError:
 
 def _is_pattern(typed: str) -> bool:
     """Whether a text looks like a shell's pattern for several files."""
-    return any(sign in typed for sign in "*?") and not typed.startswith(_PACKAGE)
+    return any(sign in typed for sign in "*?") and not typed.startswith(PACKAGE)
 
 
 def _on_disk(typed: str) -> Path:
@@ -144,7 +145,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _in_package(typed: str) -> Path:
-    package, _, inside = typed.removeprefix(_PACKAGE).partition("/")
+    package, _, inside = typed.removeprefix(PACKAGE).partition("/")
     parts = PurePosixPath(inside).parts
     if not package or not parts or ".." in parts or PurePosixPath(inside).is_absolute():
         raise CheckpointError(

@@ -1,18 +1,16 @@
 """Hydra's callback: notes the jobs of a sweep before the first one starts, and helps Hydra's own launcher.
 
 Guarantees: the jobs of a sweep are known even if none of them runs; a sweep that would lose results is refused before
-it starts; `hydra.sweeper.params` of a config mean the same as on the command line. Each job's config is composed once,
-when it is the job's turn; a mistyped key or option is still refused before the first job. A job whose folder cannot be
-written runs all the same, or is refused alone; the jobs after it still run. The config of a job that is over is not
-kept. Hydra does not report the jobs of a sweep, nor that a sweep broke off, so `conf/config.yaml` names this callback.
-This module wraps private parts of Hydra: `BasicSweeper.split_arguments`, the basic launcher's `run_job`,
-and `Sweeper.validate_batch_is_legal`.
+it starts. Each job's config is composed once, when it is the job's turn. A job whose folder cannot be written runs all
+the same, or is refused alone; the jobs after it still run. The config of a job that is over is not kept. Hydra does not
+report the jobs of a sweep, nor that a sweep broke off, so `conf/config.yaml` names this callback to record them. This
+module wraps private parts of Hydra: the basic launcher's `run_job`, and `Sweeper.validate_batch_is_legal`.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +18,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hydra._internal.core_plugins import basic_launcher
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
@@ -29,9 +26,6 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config.jobs import compose_job, names_no_option
-from ..config.messages import refused_lists
-from ..config.rewrite import rewrite
 from ..errors import ConfigError
 from ..text.lines import Fix
 from ..text.redaction import has_secrets, remember
@@ -150,6 +144,7 @@ def origin() -> Origin | None:
 
 
 def _begin(config: DictConfig) -> None:
+    from .expected import expected_jobs, refuse_mistyped, rewrite_params  # noqa: PLC0415
     from .folders import Claim, refuse_secret_sweep, refuse_shared  # noqa: PLC0415  # a single run has no sweep
     from .launchers import settle  # noqa: PLC0415
     from .records import BASIC_SWEEPER  # noqa: PLC0415
@@ -175,69 +170,8 @@ def _started(config: DictConfig) -> Start | None:
     return _expected.start.with_config(str({**content, "hydra": None}), multirun=multirun)
 
 
-def rewrite_params(config: DictConfig) -> None:
-    """Gives the parameters of a config's sweep the meaning that they have on the command line."""
-    params = OmegaConf.select(config, "hydra.sweeper.params")
-    if not params:
-        return
-    typed = [f"{key}={'null' if value is None else value}" for key, value in params.items()]
-    pairs = (override.partition("=") for override in rewrite(typed, sweep=True))
-    with open_dict(config.hydra):
-        config.hydra.sweeper.params = {key: value for key, _, value in pairs}
-
-
 def _targets(config: DictConfig) -> tuple[Any, ...]:
     return tuple(OmegaConf.select(config, f"hydra.{plugin}._target_") for plugin in ("sweeper", "launcher"))
-
-
-def expected_jobs(config: DictConfig) -> list[list[str]] | None:
-    """Lists the overrides of every job of a sweep, in Hydra's order.
-
-    Only the sweeper itself knows how it splits values into jobs; this asks Hydra's own as `BasicSweeper.sweep` does.
-    Any other sweeper chooses its jobs as results come in.
-    """
-    from .records import draws_jobs, typed_overrides  # noqa: PLC0415  # a single run keeps no records
-
-    if draws_jobs(config.hydra):
-        return None
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: PLC0415
-
-    parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    overrides = parser.parse_overrides([*parameters, *typed_overrides(config.hydra)])
-    batches = BasicSweeper.split_arguments(overrides, None)
-    return [[*job] for batch in batches for job in batch]
-
-
-def refuse_mistyped(config: DictConfig, jobs: Sequence[Sequence[str]], composer: Any) -> None:
-    """Refuses a sweep with a mistyped option, or of which no job's config can be composed.
-
-    Args:
-        config: The sweep's own config.
-        jobs: The overrides of each job.
-        composer: Hydra's config loader.
-
-    Raises:
-        ConfigError: As the first such job would be refused.
-    """
-    from .records import typed_overrides  # noqa: PLC0415  # a single run keeps no records
-
-    first_with = {override: job for job in reversed(jobs) for override in job}
-    for job in (first_with[override] for override in first_with if names_no_option(override, composer)):
-        as_typed = refused_lists(typed_overrides(config.hydra))
-        if as_typed is not None:
-            raise as_typed
-        compose_job(composer, config, job)
-    first: ConfigError | None = None
-    for job in jobs:
-        try:
-            compose_job(composer, config, job)
-        except ConfigError as refusal:
-            first = first or refusal
-        else:
-            return
-    if first is not None:
-        raise first
 
 
 @contextmanager

@@ -164,7 +164,7 @@ def value_text(value: object) -> str:
 
 def quoted(text: str) -> str:
     """Writes any text in double quotes so that Hydra and OmegaConf pass it on unchanged."""
-    return quoted_key(_without_interpolation(text))
+    return quoted_key(without_interpolation(text))
 
 
 def quoted_key(key: str) -> str:
@@ -193,7 +193,7 @@ def _yaml_written(value: object) -> str:
         return "null" if value is None else str(value).lower()
     if isinstance(value, float) and not math.isfinite(value):
         return {"inf": ".inf", "-inf": "-.inf"}.get(str(value), ".nan")
-    return str(value) if isinstance(value, int | float) else _yaml_text(_without_interpolation(str(value)))
+    return str(value) if isinstance(value, int | float) else _yaml_text(without_interpolation(str(value)))
 
 
 def _yaml_text(text: str) -> str:
@@ -204,7 +204,7 @@ def _yaml_text(text: str) -> str:
     return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**9)).strip()
 
 
-def _without_interpolation(text: str) -> str:
+def without_interpolation(text: str) -> str:
     r"""Escapes ``${``, which starts an interpolation for OmegaConf unless a backslash precedes it."""
     return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
 

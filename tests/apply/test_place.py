@@ -84,6 +84,16 @@ def test_a_device_beyond_the_last_one_is_refused(monkeypatch: pytest.MonkeyPatch
     )
 
 
+def test_every_device_is_for_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, cuda=2)
+    error = refusal("cuda:*")
+    assert error.message == (
+        "device 'cuda:*' is one job for each CUDA device, and a single run accepts one; "
+        "available: cpu, cuda:0, cuda:1, meta"
+    )
+    assert error.hint == "-m 'device=cuda:*'"
+
+
 GONE = "which is not on this machine"
 
 

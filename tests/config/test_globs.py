@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,90 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("glob(runs/10/best.*)", ["runs/10/best.pt"]),
         ("glob(runs/10/*.golden.safetensors)", ["runs/10/best.golden.safetensors"]),
         ("glob(runs/1/last.ckpt)", ["runs/1/last.ckpt"]),
+        ("glob(include=runs/1/*)", ["runs/1/last.ckpt"]),
+        # A name is excluded in any folder; a pattern with a slash is about the path.
+        ("glob(runs/**/*, exclude=[last.*,*.golden.*,epoch*,[0-9]*,deep])", ["runs/10/best.pt"]),
+        ("glob(runs/*/*.ckpt,exclude=*1*)", ["runs/1/last.ckpt", "runs/2/last.ckpt", "runs/10/last.ckpt"]),
+        ("glob(runs/*/*.ckpt,exclude=*/1/*)", ["runs/2/last.ckpt", "runs/10/last.ckpt"]),
+        ("glob(runs/*/last.ckpt,last=2)", ["runs/2/last.ckpt", "runs/10/last.ckpt"]),
+        ("glob(runs/*/last.ckpt,last=9)", ["runs/1/last.ckpt", "runs/2/last.ckpt", "runs/10/last.ckpt"]),
+        ("glob(runs/*/last.ckpt, every = 2)", ["runs/1/last.ckpt", "runs/10/last.ckpt"]),
+        ("glob(runs/*/last.ckpt,every=3)", ["runs/10/last.ckpt"]),
+        ("glob(runs/*/last.ckpt,every=2,last=1)", ["runs/10/last.ckpt"]),
+        ("glob(last=1,every=1,runs/*/last.ckpt)", ["runs/10/last.ckpt"]),
+        ("glob(runs/*/last.ckpt,exclude=runs/10/*,every=2,last=5)", ["runs/2/last.ckpt"]),
     ],
 )
 def test_files_come_in_natural_order(runs: Path, call: str, found: list[str]) -> None:
     assert expand_glob("checkpoint.path", call) == found
+
+
+@given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 12))
+def test_every_counts_from_the_last_file_and_last_comes_after_it(count: int, every: int, last: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        for step in range(count):
+            (Path(name) / f"step={step}.pt").touch()
+        found = expand_glob("checkpoint.path", f"glob({name}/*.pt,every={every},last={last})")
+    kept = [step for step in range(count) if (count - 1 - step) % every == 0][-last:]
+    assert found == [f"{name}/step={step}.pt" for step in kept]
+
+
+def test_files_of_a_package_are_found_without_importing_it(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = runs / "my_weights"
+    (package / "tiny").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    for name in ("tiny/step=2.pt", "tiny/step=10.pt", "best.pt"):
+        (package / name).touch()
+    monkeypatch.syspath_prepend(str(runs))
+    found = expand_glob("checkpoint.path", "glob(pkg://my_weights/tiny/*.pt)")
+    assert found == ["pkg://my_weights/tiny/step=2.pt", "pkg://my_weights/tiny/step=10.pt"]
+    assert expand_glob("checkpoint.path", "glob(pkg://my_weights/**/*.pt,exclude=step*)") == [
+        "pkg://my_weights/best.pt"
+    ]
+    for call, searched in (
+        ("glob(pkg://my_weights/*.ckpt)", str(package)),
+        ("glob(pkg://my_weights/../*.pt)", str(package)),
+        ("glob(pkg://no_such/*.pt)", "pkg://no_such, which is not installed"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            expand_glob("checkpoint.path", call)
+        assert caught.value.message == f"no file matches '{call[5:-1]}' for checkpoint.path (searched {searched})"
+
+
+ARGUMENTS = "expected patterns, exclude=PATTERN, last=N, every=N"
+
+
+@pytest.mark.parametrize(
+    ("call", "message", "hint"),
+    [
+        ("glob(runs/*, last=0)", "'last=0' in '{}' is not a whole number of at least 1", "glob(runs/*, last=1)"),
+        ("glob(runs/*,last=-3)", "'last=-3' in '{}' is not a whole number of at least 1", "glob(runs/*,last=1)"),
+        ("glob(runs/*,every=x)", "'every=x' in '{}' is not a whole number of at least 1", "glob(runs/*,every=1)"),
+        (
+            "glob(runs/*,lastt=3)",
+            f"glob(...) has no argument 'lastt' (did you mean 'last'?): '{{}}'; {ARGUMENTS}",
+            "glob(runs/*,last=3)",
+        ),
+        (
+            "glob(runs/*,exlude=[a*,b*])",
+            f"glob(...) has no argument 'exlude' (did you mean 'exclude'?): '{{}}'; {ARGUMENTS}",
+            "glob(runs/*,exclude=[a*,b*])",
+        ),
+        ("glob(runs/*,first=3)", f"glob(...) has no argument 'first': '{{}}'; {ARGUMENTS}", "glob(runs/*,last=3)"),
+        (
+            "glob(runs/*/last.ckpt,exclude=*.ckpt)",
+            "exclude='*.ckpt' leaves out all of the 3 files for checkpoint.path",
+            "glob(runs/*/last.ckpt)'   # all of them",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("runs")
+def test_an_invalid_argument_is_refused_with_the_line_that_has_it_right(call: str, message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        expand_glob("checkpoint.path", call)
+    assert caught.value.message == message.format(f"checkpoint.path={call}")
+    assert caught.value.hint == f"'checkpoint.path={hint}" + ("" if "#" in hint else "'")
+    assert caught.value.exit_code == 2
 
 
 def test_home_and_absolute_folders_are_found(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from loader.config.compose import compose
+from loader.config.elements import is_function, split_elements
 from loader.config.grammar import (
     Refused,
     as_typed,
-    is_function,
     literal,
     parse_value,
     real_key,
-    split_elements,
     stand_in,
 )
 from loader.errors import ConfigError

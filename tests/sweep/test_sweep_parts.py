@@ -19,7 +19,8 @@ from rich.console import Console
 from loader.cli.task import Task
 from loader.errors import ConfigError
 from loader.sweep import child
-from loader.sweep.callback import Abandoned, Origin, Sweep, SweepCallback, expected_jobs, take_sweep
+from loader.sweep.callback import Abandoned, Origin, Sweep, SweepCallback, take_sweep
+from loader.sweep.expected import expected_jobs
 from loader.sweep.folders import is_written
 from loader.sweep.record import JobRecord
 from loader.sweep.records import forget, keep, read_all

@@ -1,0 +1,96 @@
+"""The values of a sweep, as typed and in a config, through whole sweeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.command import run
+from tests.sweep.sweeping import RUN, TARGET, Swept, make_folder, sweep
+
+CONFIG = """
+defaults: [config, _self_]
+mine: {key: 1}
+hydra:
+  mode: MULTIRUN
+  sweep: {dir: sweep}
+  sweeper:
+    params:
+      checkpoint.path: glob(epoch=*.pth, exclude='*{}*', last=1)
+      pairs: zip(model.behave=[well,raises],seed=[3,4])
+      device: cpu,cuda:*
+"""
+
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path)
+
+
+def overrides(done: Swept) -> list[str]:
+    return [" ".join(one for one in job["overrides"] if one != TARGET) for job in done.summary["jobs"]]
+
+
+EXPECTED = [
+    f"checkpoint.path=epoch=10.pth model.behave={behave} seed={seed} device={device}"
+    for behave, seed in (("well", 3), ("raises", 4))
+    for device in ("cpu", "cuda:*")
+]
+STATUSES = [("ok", 0), ("failed", 6), ("failed", 2), ("failed", 6)]
+
+
+@no_cuda
+def test_every_kind_of_value_at_once(folder: Path) -> None:
+    done = sweep(
+        "checkpoint.path=glob(epoch=*.pth, exclude=*=2*)",
+        "pairs=zip(model.behave=[well,raises],seed=[3,4])",
+        "device=cpu,cuda:*",
+        cwd=folder,
+    )
+    assert done.code == 6, done.err
+    assert overrides(done) == EXPECTED
+    assert [(job["status"], job["exit_code"]) for job in done.summary["jobs"]] == STATUSES
+    absent = done.summary["jobs"][1]["error"]
+    assert absent["message"] == "device 'cuda:*' is not on this machine; available: cpu, meta"
+    assert absent["hint"].endswith("'sweep.skip=[cuda*]'   # leaves the jobs without their device out of a sweep")
+
+
+@no_cuda
+def test_a_config_means_what_the_command_line_means(folder: Path) -> None:
+    (folder / "conf").mkdir()
+    (folder / "conf" / "swept.yaml").write_text(CONFIG.replace("{}", "=2"))
+    command = [*RUN[:-1], "--config-dir=conf", "--config-name=swept", TARGET]
+    done = run(*command, cwd=folder)
+    swept = Swept(done.returncode, done.stdout, done.stderr, folder / "sweep")
+    assert (swept.code, overrides(swept)) == (6, EXPECTED)
+    assert [(job["status"], job["exit_code"]) for job in swept.summary["jobs"]] == STATUSES
+    # A zip that is typed replaces the one of the config; its name is no key of the user's own either.
+    again = run(*command, "pairs=zip(seed=[5])", "device=cpu", "hydra.sweep.dir=again", cwd=folder)
+    assert overrides(Swept(0, "", "", folder / "again")) == ["checkpoint.path=epoch=10.pth seed=5 device=cpu"], again
+    for typed, message in (
+        ("mine=zip(dtype=[null,float16])", "'mine' is a key of the config; expected a free name for the zip(...)"),
+        ("seed=5", "'seed' is in pairs=zip(...), and set by 'seed=5' as well"),
+    ):
+        refused = run(*command, typed, "hydra.sweep.dir=none", cwd=folder)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert message in refused.stderr
+        assert not (folder / "none").exists()
+
+
+def test_models_and_names_are_moved_together(folder: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2).state_dict(), folder / "odd ${x}, ü.pth")
+    models, files = "{_target_: own_models.Net},linear", "'odd \\${x}, ü.pth',epoch=2.pth"
+    zipped = f"pairs=zip(model=[{models}],checkpoint.path=[{files}])"
+    done = run(*RUN, zipped, "hydra.sweep.dir=sweep", cwd=folder)
+    swept = Swept(done.returncode, done.stdout, done.stderr, folder / "sweep")
+    first, second = swept.summary["jobs"]
+    assert (first["status"], second["status"]) == ("ok", "failed"), done.stderr
+    assert first["overrides"] == [
+        "model={_target_: own_models.Net}",
+        "checkpoint.path='odd \\${x}, ü.pth'",
+    ]
+    assert second["overrides"] == ["model=linear", "checkpoint.path=epoch=2.pth"]
