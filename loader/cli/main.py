@@ -25,7 +25,7 @@ from ..config.rewrite import for_hydra
 from ..errors import ConfigError, LoaderError
 from ..files.path import conf_dir
 from ..runtime import find_modules_in, printing_failed, safe_path, terminable, unbreakable
-from ..sweep.callback import Abandoned, Sweep, every_job_has_its_turn, expecting, take_sweep
+from ..sweep.callback import Abandoned, DryRun, Sweep, every_job_has_its_turn, expecting, take_sweep
 from ..text.lines import Fix, program
 from ..text.progress import Voice, speaking
 from ..text.redaction import remember
@@ -121,6 +121,7 @@ def _run_either(arguments: Arguments) -> int:
     refusal = None
     try:
         overrides = for_hydra(arguments)
+        refusal = arguments.refused_as_single_run()
     except ConfigError as error:
         refusal, overrides = error, _overrides_of_a_sweep(arguments, error)
     exit_code = _run_hydra(arguments, overrides, refusal)
@@ -157,6 +158,8 @@ def _run_hydra(arguments: Arguments, overrides: list[str], refusal: ConfigError 
     try:
         with _command_line(overrides), _hydra_raises(), _sweeping(arguments, task, refusal), judged():
             hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base=VERSION_BASE)(runs)()
+    except DryRun:
+        return 0
     except Abandoned as abandoned:
         if abandoned.refusal is not None:
             raise abandoned.refusal from None

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from ..text.lines import Fix
+from ..text.lines import Fix, typed
+from ..text.wording import safe_text
 
 _VALUE_FLAGS = re.compile(r"--cfg|-c|--package|-p|--config-(path|name|dir)|-c[pnd]|--experimental-rerun|--schema")
 _INFO_FLAGS = ("--info", "-i")
@@ -21,6 +22,8 @@ _SHOW_FLAGS = ("--cfg", "-c", *_INFO_FLAGS, "--help", "-h", "--hydra-help", "--v
 """Flags with which nothing runs."""
 _JSON = "--json"
 """The loader's own flag; the others are Hydra's."""
+_SETTING = re.compile(r"[~+]*sweep([.=@]|$)")
+_LONGEST = 400
 _NOTE = "#"
 """Begins the note behind a pasted line: zsh has no comments at a prompt, and passes notes on as words."""
 
@@ -50,6 +53,16 @@ class Arguments:
                 Fix(note=f"the same line without {_JSON}: {instead}"),
             )
         return dataclasses.replace(self, sweep=True)
+
+    def refused_as_single_run(self) -> ConfigError | None:
+        """Returns why these arguments are not valid for a single run, unless a config makes it a sweep; None if so."""
+        settings = [] if self.sweep or self.shows else [one for one in self.typed if _SETTING.match(one)]
+        if not settings:
+            return None
+        return ConfigError(
+            f"'{safe_text(settings[0], _LONGEST)}' is a setting of a sweep, and this is a single run",
+            typed("-m", *settings, note="a sweep, of one job or more"),
+        )
 
 
 def is_multirun(flag: str) -> bool:

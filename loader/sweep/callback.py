@@ -10,11 +10,11 @@ module wraps private parts of Hydra: the basic launcher's `run_job`, and `Sweepe
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from hydra._internal.core_plugins import basic_launcher
 from hydra.core.global_hydra import GlobalHydra
@@ -62,6 +62,10 @@ class Abandoned(BaseException):
     def __init__(self, refusal: Exception | None) -> None:
         super().__init__(refusal)
         self.refusal = refusal
+
+
+class DryRun(BaseException):
+    """Leaves Hydra after the jobs of a sweep were listed; none of them runs."""
 
 
 class SweepCallback(Callback):
@@ -155,10 +159,22 @@ def _begin(config: DictConfig) -> None:
     refuse_secret_sweep(config, jobs, composer)
     refuse_mistyped(config, jobs or [], composer)
     refuse_shared(config, jobs, composer)
+    if OmegaConf.select(config, "sweep.dry_run") is True:
+        _list_jobs(config, jobs)
     folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
     targets, basic = _targets(config), (BASIC_SWEEPER, _BASIC_LAUNCHER)
     own = tuple(str(target) for target in targets if target not in basic)
     _seen.append(Sweep(folder, jobs, own, Claim(folder), _started(config)))
+
+
+def _list_jobs(config: DictConfig, jobs: Sequence[Sequence[str]] | None) -> NoReturn:
+    from .command import Start  # noqa: PLC0415  # few sweeps are dry
+    from .dry_run import refuse_unknown, show_jobs  # noqa: PLC0415
+
+    if jobs is None:
+        raise refuse_unknown(str(_targets(config)[0]))
+    show_jobs(jobs, _started(config) or Start())
+    raise DryRun
 
 
 def _started(config: DictConfig) -> Start | None:
