@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.schema import REPLACED, overlay
+from loader.schema import EACH_REPLACED, REPLACED, overlay
 
 KEYS = st.sampled_from(["mode", "model", "checkpoint", "rules", "verify", "input", "expect", "path", "typo"])
 CONFIG = st.dictionaries(
@@ -63,16 +63,35 @@ def test_sections_are_merged_key_by_key() -> None:
         ({"parts": {"a": {"key": "x"}}}, ("parts",)),
         ({"verify": {"input": {"value": [1]}}}, ("verify", "input")),
         ({"trusted_targets": ["my.*"]}, ("trusted_targets",)),
+        ({"evaluate": {"data": {"_target_": "my.Data"}}}, ("evaluate", "data")),
+        ({"evaluate": {"step": {"_target_": "my.step"}}}, ("evaluate", "step")),
+        ({"evaluate": {"metrics": {"a": {"_target_": "my.metric"}}}}, ("evaluate", "metrics", "a")),
+        ({"evaluate": {"expect": {"a": {"max": 1}}}}, ("evaluate", "expect", "a")),
     ],
 )
 def test_what_belongs_together_is_replaced_as_a_whole(given_: dict[str, Any], place: tuple[str, ...]) -> None:
-    result: Any = overlay({**DEFAULTS, "parts": {"b": {"key": "y"}}}, given_)
+    node = {"_target_": "its.own", "argument": 1}
+    own = {"data": node, "step": node, "metrics": {"a": node, "b": node}, "expect": {"a": {"min": 0}}}
+    result: Any = overlay({**DEFAULTS, "parts": {"b": {"key": "y"}}, "evaluate": own}, given_)
     expected: Any = given_
     for name in place:
         result, expected = result[name], expected[name]
 
     assert result == expected
-    assert ".".join(place) in REPLACED
+    assert ".".join(place) in REPLACED or ".".join(place[:-1]) in EACH_REPLACED
+    assert result != node
+
+
+def test_other_metrics_and_settings_of_an_evaluation_are_kept() -> None:
+    own = {"batch_size": 8, "metrics": {"a": {"_target_": "my.a"}}, "expect": {"a": {"min": 0}}}
+    assert overlay({"evaluate": own}, {"evaluate": {"metrics": {"b": {"_target_": "my.b"}}, "batches": 1}}) == {
+        "evaluate": {
+            "batch_size": 8,
+            "batches": 1,
+            "metrics": {"a": {"_target_": "my.a"}, "b": {"_target_": "my.b"}},
+            "expect": {"a": {"min": 0}},
+        }
+    }
 
 
 def test_keys_that_do_not_exist_are_kept_for_the_parser_to_refuse() -> None:

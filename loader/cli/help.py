@@ -29,7 +29,7 @@ from ..config.rewrite import rewrite
 from ..errors import LoaderError
 from ..files.path import conf_dir
 from ..formats.sniff import FORMATS
-from ..schema import CHECKS, MODES, Floating, JobConfig
+from ..schema import CHECKS, MODES, EvaluateConfig, Floating, JobConfig
 from . import schema
 
 _WIDTH = 80
@@ -140,6 +140,11 @@ _AFTER = {
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu", "meta")
 DTYPES = ("null", "checkpoint", *get_args(Floating))
 _FILE = re.compile(r"(checkpoint|parts\.[^.]+|convert|scaffold|replay|verify\.input(\..+)?)\.path|verify\.golden")
+_BELOW_NULL = [
+    f"evaluate.{field.name}{'.' if field.type in ('Any', 'dict[str, Any]') else '='}"
+    for field in fields(EvaluateConfig)
+]
+"""Keys that Hydra does not know while the node above them is null."""
 _SAFE = re.compile(r"[\w./=+@%,:~\[\]-]+")
 """Text that no shell expands: bash expands completions, so a file's name could be a command."""
 _LIST = re.compile(r"\[((?:[\w.-]+,)*)[\w.-]*", re.ASCII)
@@ -159,7 +164,7 @@ def candidates(words: Sequence[str]) -> list[str]:
         return _starting(word, FLAGS)
     key, equals, value = word.partition("=")
     if not equals:
-        return []
+        return _starting(word, _BELOW_NULL) if word.startswith("evaluate.") else []
     return _starting(word, (f"{key}={found}" for found in _values(key.lstrip("+"), value, before)))
 
 

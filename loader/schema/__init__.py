@@ -38,6 +38,7 @@ from .sections import (
 __all__ = [
     "AUTO",
     "CHECKS",
+    "EACH_REPLACED",
     "EMBEDDED",
     "MODES",
     "OF_A_FILE",
@@ -161,7 +162,7 @@ class EmbeddedJob(JobConfig):
 REPLACED = ("model", "rules", "parts", "verify.input", "evaluate.data", "evaluate.step", "trusted_targets")
 """Nodes that are replaced as a whole."""
 
-_EACH_REPLACED = ("evaluate.metrics", "evaluate.expect")
+EACH_REPLACED = ("evaluate.metrics", "evaluate.expect")
 """Nodes of which each entry is replaced as a whole."""
 
 
@@ -171,7 +172,7 @@ def overlay(defaults: Mapping[str, Any], given: Mapping[str, Any], where: str = 
     for key, value in given.items():
         place = f"{where}.{key}" if where else str(key)
         below = result.get(key)
-        is_whole = place in REPLACED or where in _EACH_REPLACED
+        is_whole = place in REPLACED or where in EACH_REPLACED
         if isinstance(value, Mapping) and isinstance(below, Mapping) and not is_whole:
             result[key] = overlay(below, value, place)
         else:

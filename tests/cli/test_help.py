@@ -158,6 +158,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--cfg", ""], ["job", "hydra", "all"]),
         (["model="], []),
         (["chec"], []),
+        (["evaluate.b"], ["evaluate.batch_size=", "evaluate.batches="]),
+        (["evaluate.da"], ["evaluate.data."]),
+        (["evaluate=digits", "evaluate.metrics"], ["evaluate.metrics."]),
     ],
 )
 def test_values_that_hydra_does_not_know(typed: list[str], expected: list[str]) -> None:
