@@ -64,6 +64,7 @@ def test_a_sweeper_that_needs_results_has_no_jobs_to_list(tmp_path: Path, monkey
         "sweep": {"dir": "sweep", "subdir": "${hydra.job.num}"},
         "runtime": {"cwd": str(tmp_path)},
         "job": {"num": 0},
+        "overrides": {"task": []},
     }
     config = OmegaConf.create({"hydra": hydra, "sweep": {"dry_run": True}})
     with pytest.raises(Abandoned) as caught:

@@ -152,7 +152,7 @@ def sweeping(folder: Path, **sweep: str) -> DictConfig:
     """As much of a composed config as a sweep of an unknown sweeper is noted from."""
     settings = {"dir": "sweep", "subdir": "${hydra.job.num}", **sweep}
     hydra = {"sweeper": {"_target_": "other"}, "sweep": settings, "runtime": {"cwd": str(folder)}, "job": {"num": 0}}
-    return OmegaConf.create({"hydra": hydra})
+    return OmegaConf.create({"hydra": {**hydra, "overrides": {"task": []}}})
 
 
 def started(config: DictConfig) -> Sweep | Exception | None:
