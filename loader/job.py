@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from . import pipeline
     from .apply.target import Target
     from .parts import Part
+    from .report.identity import Identity
 
 log = logging.getLogger("loader")
 
@@ -40,7 +41,13 @@ _LONGEST = 400
 
 
 def run(
-    config: Mapping[str, Any], overrides: Sequence[str], output_dir: Path, *, cwd: str = "", quiet: bool = False
+    config: Mapping[str, Any],
+    overrides: Sequence[str],
+    output_dir: Path,
+    *,
+    cwd: str = "",
+    quiet: bool = False,
+    identity: Identity | None = None,
 ) -> int:
     """Runs one job for the command line.
 
@@ -50,6 +57,7 @@ def run(
         output_dir: The run's folder.
         cwd: The folder that the command was typed in, for the report; the current one if empty.
         quiet: Whether a successful job prints nothing.
+        identity: For the report of a job that ends well.
 
     Returns:
         The exit code.
@@ -72,6 +80,7 @@ def run(
         if not quiet:
             print_report(lines(report))
         log.info("%s", _summary(report))
+        report.identity = identity.complete() if identity is not None else None
     return reported(report, output_dir)
 
 

@@ -39,6 +39,17 @@ _posix: Any = os
 """Python's module with the names that it has on POSIX systems alone."""
 _WITHOUT_WAITING = getattr(os, "RWF_NOWAIT", None)
 Range = tuple[int, int]
+_opened: dict[str, os.stat_result] | None = None
+
+
+def note_opened() -> dict[str, os.stat_result]:
+    """Returns a mapping in which every file that is opened from now on is noted, by path, as it was then.
+
+    It is for a process with one job: it lasts as long as the process.
+    """
+    global _opened  # noqa: PLW0603  # one process, one job
+    _opened = {}
+    return _opened
 
 
 class CheckpointFile:
@@ -60,6 +71,9 @@ class CheckpointFile:
         self.size = self._descriptor.size
         self._mapping: mmap.mmap | None = None
         self._mapping_lock = threading.Lock()
+        if _opened is not None:
+            with self._descriptor as number:
+                _opened.setdefault(str(path), os.fstat(number))
 
     @functools.cached_property
     def named(self) -> dict[str, Global]:

@@ -248,6 +248,9 @@ class Report:
     """``{peak_rss_bytes}``: the process's largest resident memory so far; null if the system does not report it."""
     environment: dict[str, Any] = field(default_factory=dict)
     """Versions, platform and number of threads; ``cwd`` is the folder that the job was started in."""
+    identity: dict[str, Any] | None = None
+    """Only for a job of a sweep that ended well: ``{config, versions, files, sources}``, by which ``sweep.resume``
+    recognizes the same job."""
     config: dict[str, Any] = field(default_factory=dict)
     """The resolved config."""
     overrides: list[str] = field(default_factory=list)

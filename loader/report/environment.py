@@ -53,10 +53,11 @@ def _versions() -> dict[str, str]:
         package: getattr(sys.modules.get(module), "__version__", None) or metadata.version(package)
         for package, module in modules.items()
     }
-    return {"torch": _torch_version(), **found}
+    return {"torch": torch_version(), **found}
 
 
-def _torch_version() -> str:
+@functools.cache
+def torch_version() -> str:
     """Reads torch's own version, with its build (``2.6.0+cu124``), which the package's metadata may lack."""
     spec = importlib.util.find_spec("torch")  # without importing it
     file = Path(spec.origin).with_name("version.py") if spec is not None and spec.origin else None

@@ -152,6 +152,7 @@ def _begin(config: DictConfig) -> None:
     from .folders import Claim, refuse_secret_sweep, refuse_shared  # noqa: PLC0415  # a single run has no sweep
     from .launchers import settle  # noqa: PLC0415
     from .records import BASIC_SWEEPER  # noqa: PLC0415
+    from .resume import read_resumed  # noqa: PLC0415
 
     settle(config)
     rewrite_params(config)
@@ -162,6 +163,7 @@ def _begin(config: DictConfig) -> None:
     if OmegaConf.select(config, "sweep.dry_run") is True:
         _list_jobs(config, jobs)
     folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
+    read_resumed(config, folder)
     targets, basic = _targets(config), (BASIC_SWEEPER, _BASIC_LAUNCHER)
     own = tuple(str(target) for target in targets if target not in basic)
     _seen.append(Sweep(folder, jobs, own, Claim(folder), _started(config)))

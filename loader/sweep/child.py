@@ -30,6 +30,7 @@ from omegaconf import OmegaConf, open_dict
 from ..config.compose import hydra_aside
 from ..errors import LoaderError
 from ..report.data import ErrorReport, Report
+from ..report.identity import Identity
 from ..report.writing import write_report
 from ..runtime import safe_path, unbreakable
 from ..text.lines import Fix
@@ -228,5 +229,6 @@ def _run_here(request: _Request) -> int:
         # No room for a log; other failures to write are reported where they happen.
     from ..job import run  # noqa: PLC0415  # imports torch, which only this process may
 
+    identity, cwd = Identity(request.config), request.hydra["runtime"]["cwd"]
     with hydra_aside():
-        return run(request.config, request.overrides, Path(request.output_dir), cwd=request.hydra["runtime"]["cwd"])
+        return run(request.config, request.overrides, Path(request.output_dir), cwd=cwd, identity=identity)

@@ -6,17 +6,23 @@ taken in the process that is about to start the job, from what is on disk, so th
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+
 from ..config.sweeps import parse_sweep
 from ..errors import DeviceError
 from ..text.wording import matches
 from .child import run_apart
-from .record import JobRecord
+from .record import JobRecord, read_report
 from .records import count_bad
+from .resume import earlier, place_of
+
+log = logging.getLogger(__name__)
 
 _DEVICE = re.compile(r"(cuda|mps|xpu|hpu|mtia|npu|xla|ipu|hip|maia|ve|fpga|privateuseone)(:(\d+|\*))?")
 """The names of accelerators; a mistyped one is never absent."""
@@ -43,6 +49,8 @@ def run_job(
         OrphanedError: The sweep is gone; the job has been ended.
     """
     settings = parse_sweep(config.get("sweep"))
+    if settings.resume is not None and _reused(settings.resume, config, record):
+        return
     if settings.stop_after is not None and count_bad(folder) >= settings.stop_after:
         record.stop(settings.stop_after, folder)
         return
@@ -50,3 +58,19 @@ def run_job(
     device = str(config.get("device"))
     if record.exit_code == DeviceError.exit_code and _DEVICE.fullmatch(device) and matches(device, settings.skip):
         record.skip()
+
+
+def _reused(resume: str, config: Mapping[str, Any], record: JobRecord) -> bool:
+    """Takes the result of the same job of an earlier sweep, if there is one."""
+    found = earlier(place_of(resume, Path(HydraConfig.get().runtime.cwd))).find(config)
+    if isinstance(found, str):
+        log.info("the job runs, since %s does not have its result: %s", resume, found)
+        return False
+    try:
+        report = read_report(found.report)
+    except (OSError, ValueError) as error:
+        log.info("the job runs, since its earlier result cannot be read: %s", error)
+        return False
+    log.info("the same job ended well before, and is not run again: %s", found.report)
+    record.reuse(found.report, report, found.seconds)
+    return True

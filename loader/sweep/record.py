@@ -181,6 +181,18 @@ class JobRecord:
         longer = Fix(f"sweep.timeout={2 * seconds:g}", "allows more time, and null any")
         self.error = error_of("TimedOut", f"the job was not done in time: {ended}", longer)
 
+    def reuse(self, path: Path, report: Mapping[str, Any], seconds: float | None) -> None:
+        """Takes the outcome of the same job in an earlier sweep.
+
+        Args:
+            path: The earlier job's report.
+            report: Its content.
+            seconds: How long the earlier job took.
+        """
+        self.status, self.exit_code, self.seconds = "reused", 0, seconds
+        self.report, self.output_dir = str(path), str(path.parent)
+        self.describe(report)
+
     def skip(self) -> None:
         """Notes that the job's device may be absent, and is; the error that it ended with is the reason."""
         reason = (self.error or {}).get("message", "")

@@ -68,7 +68,7 @@ def test_a_report_has_the_fields_that_others_read() -> None:
 
     assert set(expected) == {
         "schema", "status", "exit_code", "error", "mode", "model", "parts", "keys", "modules", "verification",
-        "evaluation", "timings", "memory", "environment", "config", "overrides",
+        "evaluation", "timings", "memory", "environment", "identity", "config", "overrides",
     }  # fmt: skip
     assert expected["schema"] == 1
     assert expected["error"] == {
@@ -170,4 +170,4 @@ def test_the_version_of_torch_is_torchs_own_imported_or_not(
 ) -> None:
     """The package's own version may lack what torch was built for: 2.6.0, and 2.6.0+cu124."""
     monkeypatch.setattr("loader.report.environment.metadata.version", lambda package: "0.0.0")
-    assert environment._torch_version() == str(torch.__version__)
+    assert environment.torch_version() == str(torch.__version__)
