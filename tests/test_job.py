@@ -21,7 +21,7 @@ TOP = [
     "verification", "evaluation", "timings", "memory", "environment", "config", "overrides",
 ]  # fmt: skip
 PART = {"path", "format", "key", "sha256", "bytes", "tensors", "rules", "other", "trust"}
-OUTPUT = {"name", "shape", "dtype", "device", "min", "max", "mean", "std", "finite"}
+OUTPUT = {"name", "shape", "dtype", "device", "min", "max", "mean", "std", "finite", "sha256"}
 STEPS = {"build", "open", "plan", "apply", "place", "verify", "total"}
 
 

@@ -247,7 +247,9 @@ class Report:
     memory: dict[str, int | None] = field(default_factory=dict)
     """``{peak_rss_bytes}``: the process's largest resident memory so far; null if the system does not report it."""
     environment: dict[str, Any] = field(default_factory=dict)
-    """Versions, platform and number of threads; ``cwd`` is the folder that the job was started in."""
+    """Versions (``python``, ``torch``, …, ``packages``), ``platform``, ``devices`` by name, ``threads``,
+    ``interop_threads``, ``cpu_capability`` and ``deterministic`` settings; ``git`` is the ``{folder, commit, clean}``
+    of the tree that holds the model's source, or null; ``cwd`` is the folder that the job was started in."""
     identity: dict[str, Any] | None = None
     """Only for a job of a sweep that ended well: ``{config, versions, files, sources}``, by which ``sweep.resume``
     recognizes the same job."""
