@@ -64,7 +64,7 @@ def run(
     """
     report = Report(config=dict(config), overrides=list(overrides), environment={"cwd": cwd})
     try:
-        execute(config, report, asked=names_model(overrides))
+        execute(config, report, asked=names_model(overrides), folder=output_dir)
     except LoaderError as error:
         if (report.plan or report.replay) and not quiet:
             # A plan lists every key, a replay what it compared; a refused one is printed too, the refusal below it.
@@ -112,6 +112,7 @@ def execute(
     prove: bool = True,
     asked: bool = True,
     given: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
 ) -> nn.Module | None:
     """Parses a config and carries the job out, with the outcome in the report.
 
@@ -122,6 +123,7 @@ def execute(
         prove: False leaves verification at the structural checks.
         asked: Whether the user named the model; otherwise it is the default's.
         given: The mapping that was laid over the defaults; None if overrides were.
+        folder: The run's folder, for what is kept besides the report; None for a run without one.
 
     Returns:
         The model, in the modes that have one.
@@ -134,8 +136,8 @@ def execute(
         report.mode = job.mode
         with own_code_refused():
             if job.mode == "replay":
-                return _repeated(job, config, report, given)
-            return _carry_out(job, report, target, prove=prove, asked=asked)
+                return _repeated(job, config, report, given, folder)
+            return _carry_out(job, report, target, prove=prove, asked=asked, folder=folder)
     except LoaderError as error:
         describe_refusal(report, error)
         raise
@@ -144,7 +146,7 @@ def execute(
 
 
 def _repeated(
-    job: JobConfig, composed: Mapping[str, Any], report: Report, given: Mapping[str, Any] | None
+    job: JobConfig, composed: Mapping[str, Any], report: Report, given: Mapping[str, Any] | None, folder: Path | None
 ) -> nn.Module | None:
     from .config import laid  # noqa: PLC0415  # only this mode needs it
     from .modes.replay import Replay  # noqa: PLC0415  # likewise
@@ -152,10 +154,12 @@ def _repeated(
     over = laid.from_overrides(report.overrides, composed) if given is None else list(laid.from_mapping(given))
     replay = Replay(job.replay.path, composed, over, report)
     with replay.compared():
-        return _carry_out(replay.job, report, None, prove=True, asked=True)
+        return _carry_out(replay.job, report, None, prove=True, asked=True, folder=folder)
 
 
-def _carry_out(job: JobConfig, report: Report, target: Target | None, *, prove: bool, asked: bool) -> nn.Module | None:
+def _carry_out(
+    job: JobConfig, report: Report, target: Target | None, *, prove: bool, asked: bool, folder: Path | None
+) -> nn.Module | None:
     # Imports are per mode: importing torch takes longer than inspecting a file.
     if job.mode == "inspect":
         from .modes.inspect import run as run_inspect  # noqa: PLC0415  # only this mode needs it
@@ -174,7 +178,8 @@ def _carry_out(job: JobConfig, report: Report, target: Target | None, *, prove: 
 
     target = Fresh.of(job) if target is None else target
     ending = _conversion(job) if job.mode == "convert" else None
-    return pipeline.run(job, report, target, prove=prove, ending=ending, unasked=None if asked else _unasked)
+    manner = pipeline.Manner(prove, ending, None if asked else _unasked, folder)
+    return pipeline.run(job, report, target, manner)
 
 
 def _conversion(job: JobConfig) -> pipeline.Ending:

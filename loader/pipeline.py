@@ -45,18 +45,28 @@ Unasked = Callable[[JobConfig, Sequence[Part], FitError], LoaderError]
 """Rewrites the refusal of files that do not fit a model which nobody named."""
 
 
-def run(
-    job: JobConfig, report: Report, target: Target, *, prove: bool, ending: Ending | None, unasked: Unasked | None
-) -> nn.Module:
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a job is carried out."""
+
+    prove: bool = True
+    """False leaves verification at the structural checks."""
+    ending: Ending | None = None
+    """The step after the verification, if there is one."""
+    unasked: Unasked | None = None
+    """Rewrites misfits if the user did not name the model, which is then the default's."""
+    folder: Path | None = None
+    """The run's folder, which keeps the inputs and outputs of the forward pass; None for a run without one."""
+
+
+def run(job: JobConfig, report: Report, target: Target, manner: Manner) -> nn.Module:
     """Carries out one job.
 
     Args:
         job: What to do.
         report: Filled on the way.
         target: The model to build, or the module to fill.
-        prove: False leaves verification at the structural checks.
-        ending: The step after the verification, if there is one.
-        unasked: Rewrites misfits if the user did not name the model, which is then the default's.
+        manner: How.
 
     Returns:
         The model, on its device; in ``mode=plan`` the architecture without its weights.
@@ -64,7 +74,7 @@ def run(
     Raises:
         LoaderError: The job is refused.
     """
-    clock = fill.Clock(report)
+    clock, ending, prove = fill.Clock(report), manner.ending, manner.prove
     with own_random_state(target.final), ExitStack() as stack, clock("total"):
         evaluation = _Evaluation.of(job, report, clock)
         with clock("open"):
@@ -82,7 +92,7 @@ def run(
         load = Load(target, job, parts, built)
         try:
             with clock("plan"):
-                with _asked(unasked, job, parts):
+                with _asked(manner.unasked, job, parts):
                     load = load.planned()
                     load.refuse_misfit()
                 if prove:
@@ -96,7 +106,7 @@ def run(
             with clock("place"):
                 target.place(load.module, job)
             with clock("verify"):
-                made = load.verified(record, report, prove=prove)
+                made = load.verified(record, report, manner)
             evaluation.carry_out(load, report)
             _end(load, ending, record, report, made)
         finally:
@@ -216,15 +226,15 @@ class Load:
             return again.staged().committed()
         return self
 
-    def verified(self, record: Path | None, report: Report, *, prove: bool) -> bytes | None:
+    def verified(self, record: Path | None, report: Report, manner: Manner) -> bytes | None:
         """Checks the loaded model and that no file has changed; returns the golden record to keep, if any."""
-        device, verification = self.target.final, report.verification
-        check_structure(self.module, device, verification)
+        device = self.target.final
+        check_structure(self.module, device, report.verification)
         made = None
-        if prove:
+        if manner.prove:
             subject = Subject(self.module, self.job, self.parts, device, self.prepared, record)
             with self.target.proving(self.module):
-                made = verify(subject, verification)
+                made = verify(subject, report, manner.folder)
         self.check_unchanged()
         return made
 

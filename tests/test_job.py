@@ -22,7 +22,7 @@ TOP = [
 ]  # fmt: skip
 PART = {"path", "format", "key", "sha256", "bytes", "tensors", "rules", "other", "trust"}
 OUTPUT = {"name", "shape", "dtype", "device", "min", "max", "mean", "std", "finite", "sha256"}
-STEPS = {"build", "open", "plan", "apply", "place", "verify", "total"}
+STEPS = {"build", "open", "plan", "apply", "place", "verify", "forward", "total"}
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ the config; the result has plain Python values of the types in `loader.schema`.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,6 @@ from ..schema import (
     CheckpointConfig,
     ConvertConfig,
     EvaluateConfig,
-    ExpectConfig,
     InspectConfig,
     JobConfig,
     OutputConfig,
@@ -30,13 +28,13 @@ from ..schema import (
     ReplayConfig,
     Rule,
     ScaffoldConfig,
-    VerifyConfig,
 )
 from ..text.lines import MISSING, NO_FIX, Fix, line, typed
 from ..text.redaction import remember
 from ..text.wording import closest, safe_text
 from .sections import Raw, add_unknown, names_of, no_such_rules, read_section, read_values, shown
 from .sweeps import read_sweep
+from .verifying import read_verify
 
 
 def parse_job(config: Raw) -> JobConfig:
@@ -59,7 +57,7 @@ def parse_job(config: Raw) -> JobConfig:
     job.rules = _rules(raw.get("rules", {}), "rules", problems)
     job.parts = _parts(parts, checkpoint, job.rules, problems)
     job.allow = read_section(AllowConfig, raw.get("allow", {}), "allow", problems)
-    job.verify = _verify(raw.get("verify", {}), problems)
+    job.verify = read_verify(raw.get("verify", {}), job.device, problems)
     job.inspect = read_section(InspectConfig, raw.get("inspect", {}), "inspect", problems)
     job.convert = read_section(ConvertConfig, raw.get("convert", {}), "convert", problems)
     job.scaffold = read_section(ScaffoldConfig, raw.get("scaffold", {}), "scaffold", problems)
@@ -68,9 +66,6 @@ def parse_job(config: Raw) -> JobConfig:
     job.replay = read_section(ReplayConfig, raw.get("replay", {}), "replay", problems)
     job.report = read_section(OutputConfig, raw.get("report", {}), "report", problems)
     job.trusted_targets = _names(raw.get("trusted_targets"), "trusted_targets", problems)
-    if job.verify.fingerprint is not None and job.device == "meta":
-        unread = "'verify.fingerprint' needs the weights, and device=meta reads none"
-        problems.add(unread, Fix("device=cpu"), Fix("verify.fingerprint=null"))
     if job.inspect.depth is not None and job.inspect.depth < 1:
         expected = "expected a whole number from 1, or null for as many levels as fit"
         problems.add(f"'inspect.depth' is '{job.inspect.depth}', {expected}", Fix("inspect.depth=1"))
@@ -247,32 +242,6 @@ def _with_root(raw: Raw) -> Raw:
     plain, root = raw.get("", {}), raw[ROOT]
     merged = {**plain, **root} if isinstance(plain, Mapping) and isinstance(root, Mapping) else root
     return {"" if name == ROOT else name: merged if name in ("", ROOT) else own for name, own in raw.items()}
-
-
-def _verify(raw: Any, problems: Problems) -> VerifyConfig:
-    if not isinstance(raw, Mapping):
-        problems.add(f"'verify' is {safe_text(raw)!r}, expected a mapping", Fix("verify.forward=false"))
-        return VerifyConfig()
-    plain = {key: value for key, value in raw.items() if key not in ("input", "expect")}
-    verify = read_section(VerifyConfig, plain, "verify", problems)
-    verify.input = raw.get("input")
-    expect = raw.get("expect")
-    verify.expect = read_section(ExpectConfig, {} if expect is None else expect, "verify.expect", problems)
-    verify.fingerprint = _fingerprint(verify.fingerprint, problems)
-    return verify
-
-
-def _fingerprint(typed_: str | None, problems: Problems) -> str | None:
-    """Returns the digits of an expected fingerprint as reports write them."""
-    if typed_ is None:
-        return None
-    digits = typed_.strip().lower()
-    if not re.fullmatch(r"[0-9a-f]{32}", digits):
-        fix = Fix(note="verification.fingerprint of a report has it")
-        if re.fullmatch(r"[0-9a-f]{64}", digits):
-            fix = line("checkpoint.sha256", digits, note="if it is the digest of the file")
-        problems.add(f"'verify.fingerprint' is '{safe_text(typed_)}', expected 32 hexadecimal digits", fix)
-    return digits
 
 
 def _names(raw: Any, where: str, problems: Problems) -> list[str] | None:

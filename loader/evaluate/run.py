@@ -23,7 +23,7 @@ from ..report.data import EvaluationReport, Report
 from ..text.lines import Fix, line, removal, typed
 from ..text.progress import Shown, progress
 from ..text.wording import listing, safe_text
-from ..verify.forward import left_alone
+from ..verify.untouched import left_alone
 from .batch import OWN_STEP, STEP, default_step, described, is_pair, placed, prediction_of, samples_in
 from .data import NOTHING, WHERE
 from .guard import free, guarded, is_out_of_memory

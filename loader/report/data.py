@@ -243,7 +243,7 @@ class Report:
     """Only with ``mode=replay``: the comparison with the recorded run."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds of each step: ``build``, ``open``, ``plan``, ``apply``, ``place``, ``verify``, ``evaluate``, ``convert``,
-    ``total``."""
+    ``total``; and of the forward pass, a part of ``verify``: ``forward``."""
     memory: dict[str, int | None] = field(default_factory=dict)
     """``{peak_rss_bytes}``: the process's largest resident memory so far; null if the system does not report it."""
     environment: dict[str, Any] = field(default_factory=dict)

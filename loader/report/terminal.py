@@ -213,7 +213,9 @@ MARKS = {True: ("ok  ", "green"), False: ("FAIL", "bold red"), None: ("-   ", "y
 
 def ending(report: Report) -> Iterator[Line]:
     """Describes how long the steps took."""
-    steps = ", ".join(f"{name} {seconds:.2f}" for name, seconds in report.timings.items() if name != "total")
+    steps = ", ".join(
+        f"{name} {seconds:.2f}" for name, seconds in report.timings.items() if name not in ("total", "forward")
+    )
     yield "took", f"{report.timings.get('total', 0.0):.2f} s ({steps})", "dim"
 
 

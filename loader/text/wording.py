@@ -7,6 +7,7 @@ characters) and cut to a bounded length; lists name a few entries and count the 
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -92,6 +93,19 @@ def size(nbytes: float) -> str:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
         nbytes /= 1000
     return f"{nbytes:.1f} TB"
+
+
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?(?:([kmgt])(i?)b|([kmgt])|b)?", re.IGNORECASE)
+
+
+def bytes_of(text: str) -> int | None:
+    """Reads ``5GB``, ``1.5 MiB`` (binary) or ``200`` as bytes, rounded down; None if it is not a size."""
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        return None
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** _POWERS[(found[2] or found[4] or "").lower()])
 
 
 def shape(dimensions: Sequence[int] | None) -> str:

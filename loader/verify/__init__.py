@@ -21,13 +21,14 @@ from ..formats.memory import MemoryCheckpoint
 from ..formats.tensor import dtype_name
 from ..module.slots import without_data
 from ..parts import Part
-from ..report.data import Check, VerificationReport
+from ..report.data import Check, Report, VerificationReport
 from ..schema import JobConfig
 from ..text.lines import Fix, typed
 from ..text.wording import listing, safe_text
 from . import builtin, golden, readback  # noqa: F401  # which register their checks
 from .checks import Moment, Registered, Subject, checks_at, fixes_of
 from .forward import Pass, check_passes, plan_passes, run
+from .kept import keep
 from .outputs import statistics
 from .rereading import Reread, read_plan, read_whole
 
@@ -106,12 +107,13 @@ def check_structure(model: nn.Module, device: torch.device, report: Verification
     refuse_without_data(empty)
 
 
-def verify(subject: Subject, report: VerificationReport) -> bytes | None:
+def verify(subject: Subject, whole: Report, folder: Path | None = None) -> bytes | None:
     """Runs every check that applies.
 
     Args:
         subject: The loaded model, and the job.
-        report: Receives the results.
+        whole: The job's report; receives the results, and how long the forward pass took.
+        folder: The run's folder, which keeps the inputs and outputs; None keeps none.
 
     Returns:
         With ``verify.record``, the content of the golden record, for `keep_record` or to be written with other files.
@@ -120,11 +122,15 @@ def verify(subject: Subject, report: VerificationReport) -> bytes | None:
         VerificationError: A check fails.
         ConfigError: The record cannot hold an input or output.
     """
-    settings, record = subject.job.verify, subject.record
+    settings, record, report = subject.job.verify, subject.record, whole.verification
     if settings.forward and record is not None and not settings.record:
         subject = replace(subject, records=golden.read(record))
     failed = [*_run_checks("loaded", subject, report)]
     done = _run_model(subject, report, failed) if settings.forward else []
+    if settings.forward:
+        whole.timings["forward"] = sum(item.seconds for item in done)
+    if folder is not None:
+        keep(done, folder, settings.keep, report)
     report.golden_diff = max((gap for gap in subject.gaps.values() if gap is not None), default=None)
     if subject.has_values:
         subject = replace(subject, reread=_reread(subject))

@@ -7,8 +7,8 @@ Whatever the model's code does, raising and exiting included, becomes one refusa
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,11 +21,12 @@ from ..errors import VerificationError
 from ..module.dtype import floating_dtype
 from ..schema import VerifyConfig
 from ..text.lines import Fix, line, under
-from ..text.wording import listing, safe_text
+from ..text.wording import safe_text
 from .golden import Record
 from .inputs import Inputs, describe, is_spec, make_inputs, smallest
-from .outputs import Untouched, flatten
+from .outputs import flatten
 from .proposal import Proposal, no_proposal, other_sizes, propose
+from .untouched import left_alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Pass:
     """The config path of an input that was not given; empty if it was."""
     undone: str = ""
     """Why the pass was not done: every input that could be proposed failed."""
+    seconds: float = 0.0
+    """The time that the model took for the outputs, on its device."""
 
 
 def plan_passes(
@@ -124,7 +127,7 @@ def run(item: Pass, seed: int, arguments: Mapping[str, Any] | None = None) -> Pa
         VerificationError: The forward pass fails on a given input, or returns no tensor.
     """
     try:
-        done = replace(item, outputs=forward(item.module, item.inputs, item.name, seed))
+        done = _ran(item, item.inputs, seed)
     except ForwardError as error:
         if not item.proposed:
             raise error.refusal from error.__cause__
@@ -147,9 +150,14 @@ def run_on_record(item: Pass, device: torch.device, seed: int) -> dict[str, torc
         return item.outputs
     inputs = _placed(item.golden.inputs, item.module, device)
     try:
-        return forward(item.module, inputs, item.name, seed)
+        return forward(item.module, inputs, item.name, seed)[0]
     except ForwardError as error:
         raise error.refusal from error.__cause__
+
+
+def _ran(item: Pass, inputs: Inputs, seed: int) -> Pass:
+    outputs, seconds = forward(item.module, inputs, item.name, seed)
+    return replace(item, inputs=inputs, outputs=outputs, seconds=seconds)
 
 
 class ForwardError(Exception):
@@ -166,8 +174,8 @@ class ForwardError(Exception):
         super().__init__(reason)
 
 
-def forward(module: nn.Module, inputs: Inputs, name: str, seed: int) -> dict[str, torch.Tensor]:
-    """Returns the tensors of one forward pass: in eval mode, without gradients, from a seed.
+def forward(module: nn.Module, inputs: Inputs, name: str, seed: int) -> tuple[dict[str, torch.Tensor], float]:
+    """Returns the tensors of one forward pass, in eval mode, without gradients, from a seed, and how long it took.
 
     Raises:
         ForwardError: The model's code raises.
@@ -177,43 +185,21 @@ def forward(module: nn.Module, inputs: Inputs, name: str, seed: int) -> dict[str
         return _outputs(module, inputs, name, seed, before)
 
 
-@contextmanager
-def left_alone(module: nn.Module, doing: str, fix: Fix) -> Iterator[Snapshot]:
-    """Yields a snapshot of a module and restores it after the block.
-
-    Args:
-        module: The model that the block runs.
-        doing: What the block does, for the message.
-        fix: What to type if it cannot be restored.
-
-    Raises:
-        VerificationError: The block wrote to parameters that are too large to back up.
-    """
-    before = Snapshot(module)
-    large = Untouched(before.spared)
-    try:
-        yield before
-    finally:
-        before.restore()
-    written = {id(tensor) for tensor in large.written()}
-    if written:
-        changed = [key for key, parameter in module.named_parameters() if id(parameter) in written]
-        raise VerificationError(
-            f"{doing} writes to {listing(changed)}, parameters that it should only read, and that are too large to "
-            "back up",
-            fix,
-        )
-
-
-def _outputs(module: nn.Module, inputs: Inputs, name: str, seed: int, before: Snapshot) -> dict[str, torch.Tensor]:
+def _outputs(
+    module: nn.Module, inputs: Inputs, name: str, seed: int, before: Snapshot
+) -> tuple[dict[str, torch.Tensor], float]:
     torch.manual_seed(seed)
     args = [value.clone() for value in inputs.args]
     kwargs = {key: value.clone() for key, value in inputs.kwargs.items()}
     try:
         with torch.no_grad():
-            outputs = flatten(module(*args, **kwargs))
+            start = time.perf_counter()
+            outputs = dict(flatten(module(*args, **kwargs)))
+            if any(output.device.type not in ("cpu", "meta") for output in outputs.values()):
+                torch.accelerator.synchronize()  # the model is done when its device is
+            seconds = time.perf_counter() - start
             # Restoring the model must not change an output that shares its memory.
-            return {key: output.clone() if before.holds(output) else output for key, output in outputs}
+            return {key: value.clone() if before.holds(value) else value for key, value in outputs.items()}, seconds
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {_first_line(error)}"
         raise ForwardError(reason, _raised(reason, inputs, name)) from error
@@ -225,7 +211,7 @@ def _with_others(item: Pass, seed: int, arguments: Mapping[str, Any], error: For
     for proposal in other_sizes(item.module, arguments, error.reason):
         inputs = _proposed(proposal, item.module, device, seed, item.proposed)
         try:
-            return replace(item, inputs=inputs, outputs=forward(item.module, inputs, item.name, seed))
+            return _ran(item, inputs, seed)
         except ForwardError:
             continue
     return replace(item, undone=error.refusal.message)

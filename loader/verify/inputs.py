@@ -1,6 +1,7 @@
 """Inputs for the dummy forward pass.
 
-Guarantees: the same spec and seed give the same values on every device.
+Guarantees: the same spec and seed give the same values on every device and in every dtype, up to its rounding, whatever
+torch's default device and dtype are.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ SPEC_KEYS = ("shape", "dtype", "kind", "high", "value", "path")
 _TAKES = Fix(note=f"an input's spec takes {', '.join(SPEC_KEYS)}")
 
 KINDS = get_args(InputKind)
+_CPU = "cpu"
 
 
 @dataclass(slots=True)
@@ -58,7 +60,7 @@ def make_inputs(raw: Any, dtype: torch.dtype, device: torch.device, seed: int, w
     Raises:
         ConfigError: A spec is invalid.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(_CPU).manual_seed(seed)
 
     def make(spec: Any, place: str) -> torch.Tensor:
         return _make(spec, dtype, generator, place).to(device)
@@ -100,7 +102,7 @@ def _make(spec: Any, dtype: torch.dtype, generator: torch.Generator, where: str)
     dimensions = _shape(spec.get("shape"), where)
     try:
         if spec.get("value") is not None:
-            return torch.full(dimensions, spec["value"], dtype=own or dtype)
+            return torch.full(dimensions, spec["value"], dtype=own or dtype, device=_CPU)
         return _filled(spec, dimensions, own, dtype, generator, where)
     except (TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, ConfigError):
@@ -164,12 +166,14 @@ def _filled(
         )
     if kind == "randint":
         high = 2 if own is torch.bool else _high(spec.get("high"), own or torch.int64, where)
-        return torch.randint(high, dimensions, generator=generator).to(own or torch.int64)
+        return torch.randint(high, dimensions, generator=generator, dtype=torch.int64, device=_CPU).to(
+            own or torch.int64
+        )
     if kind in ("randn", "uniform"):
-        drawn = own if own is not None and own.is_complex else None
+        drawn = torch.complex64 if own is not None and own.is_complex else torch.float32
         draw = torch.randn if kind == "randn" else torch.rand
-        return draw(dimensions, generator=generator, dtype=drawn).to(own or dtype)
-    return torch.full(dimensions, float(kind == "ones"), dtype=own or dtype)
+        return draw(dimensions, generator=generator, dtype=drawn, device=_CPU).to(own or dtype)
+    return torch.full(dimensions, float(kind == "ones"), dtype=own or dtype, device=_CPU)
 
 
 def _is_float(dtype: torch.dtype) -> bool:
@@ -216,7 +220,7 @@ def _dtype(raw: Any, where: str) -> torch.dtype | None:
 
 def _value(value: Any, dtype: torch.dtype | None, where: str) -> torch.Tensor:
     try:
-        return torch.tensor(value, dtype=dtype)
+        return torch.tensor(value, dtype=dtype, device=_CPU)
     except (TypeError, ValueError, RuntimeError) as error:
         raise _no_tensor(where, error) from error
 

@@ -78,6 +78,32 @@ def test_kinds_of_values(spec: dict[str, Any], expected: torch.Tensor | None) ->
         assert torch.equal(value, expected)
 
 
+@pytest.mark.parametrize("kind", ["randn", "uniform"])
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "float8_e4m3fn", "complex128"])
+def test_every_dtype_sees_the_same_values_rounded(kind: str, dtype: str) -> None:
+    kinds: torch.dtype = getattr(torch, dtype)
+    base = "complex64" if kinds.is_complex else "float32"
+    (wide,) = make_inputs({"shape": [50], "kind": kind, "dtype": base}, torch.float32, CPU, 3).args
+    (named,) = make_inputs({"shape": [50], "kind": kind, "dtype": dtype}, torch.float32, CPU, 3).args
+    assert torch.equal(named.to(wide.dtype), wide.to(kinds).to(wide.dtype))
+    if not kinds.is_complex:
+        (models,) = make_inputs({"shape": [50], "kind": kind}, kinds, CPU, 3).args
+        assert torch.equal(models.to(wide.dtype), named.to(wide.dtype))
+
+
+def test_torchs_defaults_do_not_change_the_values() -> None:
+    specs = [{"shape": [4]}, {"shape": [4], "kind": "randint"}, {"shape": [2], "kind": "ones"}, {"value": [1, 2]}]
+    expected = make_inputs(specs, torch.float32, CPU, 3).args
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = make_inputs(specs, torch.float32, CPU, 3).args
+    finally:
+        torch.set_default_dtype(before)
+    assert all(map(torch.equal, found, expected))
+
+
 def test_whole_numbers_stay_below_the_limit() -> None:
     (tokens,) = made({"shape": [500], "kind": "randint", "high": 3})
     assert tokens.dtype == torch.int64

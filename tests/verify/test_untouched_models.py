@@ -22,7 +22,7 @@ from torch import nn
 from loader import VerificationError, load_into
 from loader.apply.snapshot import Snapshot
 from loader.verify import golden
-from loader.verify.outputs import Untouched
+from loader.verify.untouched import Untouched
 from tests.jobs import carry_out, checks, detail, save, snapshot
 from tests.models import filled
 

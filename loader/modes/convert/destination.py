@@ -25,14 +25,12 @@ from ...parts.open import open_checkpoint
 from ...schema import AUTO, ConvertConfig
 from ...text import lines
 from ...text.lines import Fix, typed
-from ...text.wording import listing, safe_text
+from ...text.wording import bytes_of, listing, safe_text
 from ...verify import golden
 
 ENDING = ".safetensors"
 _IN_A_FOLDER = "model"
 """What a file in a folder is called, as Hugging Face's libraries do."""
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?([kmgt]?b?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +109,7 @@ def destination(settings: ConvertConfig) -> Destination:
 
 
 def _bytes(text: str, problems: list[tuple[str, Fix]]) -> int:
-    """Reads `5GB`; units are decimal, as in Hugging Face's libraries."""
-    found = _SIZE.fullmatch(text.strip())
-    unit = found[2].upper() if found else ""
-    size = int(float(found[1]) * _UNITS[unit if unit in _UNITS else f"{unit}B"]) if found else 0
+    size = bytes_of(text) or 0
     if size < 1:
         problem = (
             f"'convert.shard_size' is '{safe_text(text)}', expected a size such as 5GB, 500MB or a number of bytes"

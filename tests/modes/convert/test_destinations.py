@@ -61,6 +61,7 @@ def test_the_line_to_type_names_the_file_as_the_folder_was_typed(
         ("7", 7),
         ("12B", 12),
         ("3m", 3 * 10**6),
+        ("1.5GiB", 3 * 2**29),
     ],
 )
 def test_sizes_are_decimal(text: str, size: int, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_a_size_is_its_number_in_its_unit(number: int, unit: str) -> None:
     assert at("/", f"{number}{unit}").shard_size == number * factor
 
 
-@pytest.mark.parametrize("text", ["", "many", "-1", "0", "5GiB", "1e9", "GB", "9" * 400])
+@pytest.mark.parametrize("text", ["", "many", "-1", "0", "5Gi", "1e9", "GB", "9" * 400])
 def test_a_size_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     refused = refusal(path=str(tmp_path), shard_size=text)
     assert refused.message.startswith("'convert.shard_size' is '")
