@@ -55,6 +55,7 @@ def test_wheel_holds_the_package_its_configs_and_its_weights(wheel: Path) -> Non
     assert configs <= names
     assert {
         "loader/py.typed",
+        "loader/examples/weights/digits.safetensors",
         "loader/examples/weights/simple_net.safetensors",
         "loader/examples/weights/simple_net.safetensors.golden.safetensors",
         f"hydra_loader-{loader.__version__}.dist-info/licenses/LICENSE",

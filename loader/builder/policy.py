@@ -23,7 +23,7 @@ from torch import nn
 from ..runtime import config_name
 from ..schema import OF_A_FILE
 from ..text.wording import matches, safe_text
-from ..trust import LOOKUPS, is_torch_constant, why_dangerous
+from ..trust import LOOKUPS, is_torch_constant, reads_data, why_dangerous
 from ..trust.needed import DATA, PLAIN_DATA, VALUES_OF_A_FILE
 from .locate import EXAMPLES
 
@@ -50,6 +50,10 @@ class Policy:
     def why_dangerous(self, name: str) -> str:
         """Returns why a name is known to be dangerous, as the end of a sentence; empty if it is not."""
         return why_dangerous(name)
+
+    def may_be_listed(self, name: str) -> bool:
+        """Returns whether a message may say how to admit a name by listing it."""
+        return not self.why_dangerous(name)
 
     def objection(self, name: str) -> str:
         """Returns why a name may not be imported and called; empty if it may."""
@@ -109,7 +113,20 @@ class Policy:
 
 
 class OfData(Policy):
-    """The policy for the data and the metrics of an evaluation, which need torch's data sets and loaders too."""
+    """The policy for the data and the metrics of an evaluation, which need torch's data sets and loaders too.
+
+    Args:
+        trusted: As in `Policy`.
+        used: The names that a list must hold to admit what the job uses already, for messages.
+    """
+
+    def __init__(self, trusted: Sequence[str] | None, used: Sequence[str] = ()) -> None:
+        super().__init__(trusted)
+        self.patterns = self.patterns or used
+
+    def may_be_listed(self, name: str) -> bool:
+        """As in `Policy`; known data sets of other packages may."""
+        return super().may_be_listed(name) or reads_data(name)
 
     def why_dangerous(self, name: str) -> str:
         """As in `Policy`."""

@@ -141,7 +141,7 @@ class _Judge:
         if not objection:
             return
         message = f"{where}: {safe_text(name)} is refused: {objection}"
-        if self.policy.why_dangerous(name) or (real and self.policy.why_dangerous(real)):
+        if not self.policy.may_be_listed(name) or (real and not self.policy.may_be_listed(real)):
             raise ConfigError(message, _own(where))
         self.untrusted[name] = None
         raise ConfigError(message)

@@ -18,7 +18,7 @@ from ..builder.policy import OfData, identity
 from ..builder.targets import TARGET, Value
 from ..errors import ConfigError, Problems
 from ..module.user_code import bare_arguments
-from ..schema import EvaluateConfig, JobConfig
+from ..schema import EMBEDDED, EvaluateConfig, JobConfig
 from ..schema.columns import taken
 from ..text.lines import Fix, line, override, removal, typed, under
 from ..text.wording import closest, did_you_mean, is_printable, listing, safe_text
@@ -32,6 +32,7 @@ MEASURING = ("load", "convert")
 """The modes that measure."""
 
 _LONGEST = 80
+_NO_LIST = OfData(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +183,19 @@ def planned(job: JobConfig) -> Plan | None:
                 given[place] = node
     problems.raise_any()
     with _offering(NOTHING):
-        judge_all(nodes, OfData(job.trusted_targets))
+        judge_all(nodes, OfData(job.trusted_targets, _used(job.model, *nodes.values())))
     return Plan(job, config, nodes, given, places, parse_bounds(config.expect, "evaluate.expect"))
+
+
+def _used(*nodes: Any) -> list[str]:
+    """Returns the names of all targets in nodes, each once, that a list of trusted targets may hold."""
+    found: dict[str, None] = {}
+    for node in nodes:
+        items = node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else ()
+        name = node.get(TARGET) if isinstance(node, Mapping) else None
+        own = [name] if isinstance(name, str) and name != EMBEDDED and not _NO_LIST.why_dangerous(name) else []
+        found |= dict.fromkeys([*own, *_used(*items)])
+    return list(found)
 
 
 def _is_node(node: Any, place: str) -> bool:

@@ -89,6 +89,8 @@ _FILES: Final = (
     *("transformers.utils.hub", "transformers.hub", "onnx.load*", "onnxruntime", "skimage.io", "mlflow", "wandb"),
     *("xdist", "execnet", "importlinter", "grimp"),
 )
+_DATA_SETS: Final = ("torchvision.datasets", "torchaudio.datasets", "sklearn.datasets", "timm.data")
+"""Of the names above, those that the data of an evaluation may well be, if the user lists them."""
 _OTHER_RULES: Final = ("hydra", "omegaconf", *OWN_NAMES)
 _TORCH: Final = tuple(
     f"torch.{name}"
@@ -165,6 +167,11 @@ def why_dangerous(name: str) -> str:
     if first in PACKAGES and (_leads_elsewhere(name) or not _is_needed_of_a_package(name)):
         return f"is not needed by any model that uses {first}"
     return ""
+
+
+def reads_data(name: str) -> bool:
+    """Returns whether a name is dangerous only because it reads data from files, or fetches them."""
+    return _below(name, _DATA_SETS)
 
 
 def is_hostile(name: str) -> bool:

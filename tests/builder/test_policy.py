@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from loader.builder.policy import Policy, identity
+from loader.builder.locate import locate
+from loader.builder.policy import OfData, Policy, identity
 from loader.trust import why_dangerous
-from loader.trust.needed import PLAIN_DATA
+from loader.trust.needed import DATA, PLAIN_DATA
 from tests.laws import examples
 
 REFUSED = [
@@ -273,6 +274,34 @@ def test_values_that_cannot_be_called_pass(value: object) -> None:
 )
 def test_an_objects_identity_is_where_it_was_defined(found: Callable[..., Any], name: str) -> None:
     assert identity(found, "?")[0] == name
+
+
+@pytest.mark.parametrize("name", sorted(DATA))
+def test_torchs_data_sets_are_for_evaluations_alone(name: str) -> None:
+    found = locate(name, "evaluate.data")
+    assert Policy(None).objection(name) == "it is not needed by any model that uses torch"
+    assert OfData(None).objection(name) == OfData(None).objection_to(found, name) == ""
+    assert OfData(["my.*"]).objection(name) == "trusted_targets does not name it"
+    assert OfData([name]).objection(name) == OfData([name]).objection_to(found, name) == ""
+
+
+@pytest.mark.parametrize("name", ["torch.load", "os.system", "torch.utils.data.datapipes", "loader.load"])
+def test_an_evaluation_is_as_strict_with_all_other_names(name: str) -> None:
+    assert OfData(None).objection(name) == Policy(None).objection(name) != ""
+
+
+@pytest.mark.parametrize("name", ["data.UnseenDigits", "metrics.accuracy", "metrics.cross_entropy"])
+@pytest.mark.parametrize("package", ["loader", "hydra_loader"])
+def test_the_shipped_data_and_metrics_pass(package: str, name: str) -> None:
+    full = f"{package}.examples.{name}"
+    assert Policy(None).objection(full) == Policy(None).objection_to(locate(full, "evaluate"), full) == ""
+
+
+@pytest.mark.parametrize("name", ["data.load_file", "metrics.torch.load", "data.torch.hub.load", "data.nn.Module"])
+def test_what_their_modules_import_is_judged_by_its_own_name(name: str) -> None:
+    full = f"loader.examples.{name}"
+    objection = Policy(None).objection_to(locate(full, "evaluate"), full)
+    assert ("it is really" in objection) is (name != "data.nn.Module")
 
 
 def test_hydras_allow_list_variable_widens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

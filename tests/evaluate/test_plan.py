@@ -178,6 +178,29 @@ def test_dangerous_targets_are_refused_before_anything_is_imported(case: str, lo
     assert not loud.exists()
 
 
+def test_a_known_data_set_may_be_listed() -> None:
+    transform = node("torchvision.transforms.ToTensor")
+    images = node("torchvision.datasets.MNIST", root=".", transform=transform)
+    data = node("torch.utils.data.DataLoader", dataset=images)
+    config = EvaluateConfig(data=data, metrics={"a": node("error")})
+    model = {"_target_": "loader.examples.SimpleNet", "in_features": 784}
+    with pytest.raises(ConfigError) as found:
+        planned(JobConfig(model=model, evaluate=config))
+    assert found.value.message == (
+        "evaluate.data.dataset._target_: torchvision.datasets.MNIST is refused: it can run code, load pickles or "
+        "access files"
+    )
+    names = [
+        "loader.examples.SimpleNet",
+        "torch.utils.data.DataLoader",
+        "torchvision.transforms.ToTensor",
+        f"{HOME}.error",
+        "torchvision.datasets.MNIST",
+    ]
+    assert found.value.fixes[0].line == f"'trusted_targets=[{','.join(names)}]'"
+    assert planned(JobConfig(model=model, evaluate=config, trusted_targets=names)) is not None
+
+
 def test_an_own_function_is_offered_in_place_of_a_dangerous_one() -> None:
     assert refusal(data=node("os.system")).fixes[0].line == "evaluate.data._target_=my_pkg.Data"
     metric = refusal(metrics={"a": node("os.system")}).fixes[0]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from loader.api import load
 from loader.errors import LoaderError, VerificationError
 from loader.evaluate.guard import is_out_of_memory
+from loader.text.progress import Voice, speaking
 from tests.evaluate.things import Line, Rows, batches, error, measured, node, report_of
 
 
@@ -267,3 +268,16 @@ def test_a_dataset_is_not_read_twice() -> None:
 def test_half_of_the_batches_may_be_asked_for() -> None:
     assert measured(Line(), data=list(batches((3, 2))), batches=9).batches == 2
     assert measured(Line(), data=list(batches((3, 2))), batches=1).samples == 3
+
+
+def test_progress_says_batches_speed_and_the_running_value(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("loader.text.progress._SILENCE", 0.0)
+    with speaking(Voice.LINES):
+        measured(Line(), data=node("Rows", n=10), batch_size=4, metrics={"off": node("error")})
+    shown = capsys.readouterr().err
+    assert shown.startswith("evaluating  4 of 10 samples (40%), ")
+    assert "samples (100%)" in shown
+    assert "/s, " in shown
+    assert shown.rstrip().endswith("  batch 3 of 3, off 0")

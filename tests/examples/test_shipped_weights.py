@@ -9,7 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from loader.examples import SimpleNet
+from loader.examples.data import FILE, UnseenDigits
 from loader.examples.files import trained_simple_net
+from loader.examples.metrics import accuracy
 
 WEIGHTS = Path(str(resources.files("loader.examples"))) / "weights" / "simple_net.safetensors"
 GOLDEN = WEIGHTS.with_name(f"{WEIGHTS.name}.golden.safetensors")
@@ -56,6 +58,32 @@ def test_record_tells_an_untrained_model_from_the_trained_one() -> None:
     record = load_file(GOLDEN)
     with torch.no_grad():
         assert not torch.allclose(SimpleNet()(record["input.0"]), record["output.0"], atol=0.1)
+
+
+def test_the_unseen_digits_are_exactly_those_that_training_leaves_out(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="training needs the [examples] extra")
+    from loader.examples.train import load_digits, write_digits
+
+    training, test = load_digits()
+    shipped = UnseenDigits()
+    assert len(shipped) == len(test.labels) == 360
+    assert torch.equal(shipped.images, test.images)
+    assert torch.equal(shipped.labels, test.labels)
+    seen = {image.numpy().tobytes() for image in training.images}
+    assert not [index for index in range(360) if shipped[index][0].numpy().tobytes() in seen]
+    write_digits(tmp_path / "again.safetensors", test)
+    again, kept = load_file(tmp_path / "again.safetensors"), load_file(FILE)
+    assert {name: tensor.dtype for name, tensor in kept.items()} == {"images": torch.uint8, "labels": torch.uint8}
+    assert all(torch.equal(again[name], kept[name]) for name in ("images", "labels"))
+    assert metadata(FILE) == metadata(tmp_path / "again.safetensors")
+    assert FILE.stat().st_size < 30_000
+
+
+def test_the_shipped_weights_are_right_about_as_many_unseen_digits_as_is_recorded() -> None:
+    digits = UnseenDigits()
+    with torch.no_grad():
+        right = accuracy(trained_simple_net()(digits.images), digits.labels)
+    assert f"{right.mean():.4f}" == metadata(WEIGHTS)["test_accuracy"]
 
 
 def test_training_again_gives_a_model_as_good(tmp_path: Path) -> None:
