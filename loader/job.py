@@ -85,7 +85,11 @@ def run(
 
 
 def reported(report: Report, output_dir: Path) -> int:
-    """Writes a job's report; returns the exit code, which is not 0 if the report cannot be written."""
+    """Writes a job's report, and its page if that is asked for.
+
+    Returns:
+        The exit code, which is not 0 if one of them cannot be written.
+    """
     try:
         written = write_report(report, output_dir)
     except OSError as error:
@@ -96,7 +100,26 @@ def reported(report: Report, output_dir: Path) -> int:
         print_error(refusal)
         return report.exit_code or refusal.exit_code
     log.info("report: %s", written)
-    return report.exit_code
+    unpaged = _page(report, output_dir)
+    return report.exit_code or unpaged
+
+
+def _page(report: Report, output_dir: Path) -> int:
+    """Writes a run's page if that is asked for; returns an exit code."""
+    settings = report.config.get("report")
+    if not isinstance(settings, Mapping) or settings.get("page") is not True:
+        return 0
+    from .page import RUN_PAGE, write_run_page  # noqa: PLC0415  # few runs ask for a page
+
+    try:
+        written = write_run_page(output_dir, report.to_dict())
+    except OSError as error:
+        message = f"{safe_text(str(output_dir), _LONGEST)}/{RUN_PAGE} could not be written: {error.strerror}"
+        refusal = ConfigError(message, Fix("report.page=false"), Fix("hydra.run.dir=FOLDER", "one with free space"))
+        print_error(refusal)
+        return refusal.exit_code
+    log.info("page: %s", written)
+    return 0
 
 
 def names_model(overrides: Sequence[str]) -> bool:

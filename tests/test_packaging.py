@@ -58,6 +58,10 @@ def test_wheel_holds_the_package_its_configs_and_its_weights(wheel: Path) -> Non
         "loader/examples/weights/digits.safetensors",
         "loader/examples/weights/simple_net.safetensors",
         "loader/examples/weights/simple_net.safetensors.golden.safetensors",
+        "loader/page/template/sweep.html",
+        "loader/page/template/page.js",
+        "loader/page/vendor/charts.min.js",
+        "loader/page/vendor/LICENSES.txt",
         f"hydra_loader-{loader.__version__}.dist-info/licenses/LICENSE",
     } <= names
     assert {name.split("/")[0] for name in names} == {

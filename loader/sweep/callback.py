@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
+from ..schema import SweepConfig
 from ..text.lines import Fix
 from ..text.redaction import has_secrets, remember
 from ..text.wording import safe_text
@@ -49,6 +50,7 @@ class Sweep:
     claim: Claim | None = field(default=None, compare=False)
     start: Start | None = field(default=None, compare=False)
     """How it was started; None if no command line was read."""
+    settings: SweepConfig = field(default_factory=SweepConfig, compare=False)
 
 
 class Abandoned(BaseException):
@@ -148,12 +150,14 @@ def origin() -> Origin | None:
 
 
 def _begin(config: DictConfig) -> None:
+    from ..config.sweeps import parse_sweep  # noqa: PLC0415  # a single run has no sweep
     from .expected import expected_jobs, refuse_mistyped, rewrite_params  # noqa: PLC0415
     from .folders import Claim, refuse_secret_sweep, refuse_shared  # noqa: PLC0415  # a single run has no sweep
     from .launchers import settle  # noqa: PLC0415
     from .records import BASIC_SWEEPER  # noqa: PLC0415
     from .resume import read_resumed  # noqa: PLC0415
 
+    settings = parse_sweep(OmegaConf.to_container(config.sweep) if "sweep" in config else None)
     settle(config)
     rewrite_params(config)
     jobs, composer = expected_jobs(config), GlobalHydra.instance().config_loader()
@@ -166,7 +170,7 @@ def _begin(config: DictConfig) -> None:
     read_resumed(config, folder)
     targets, basic = _targets(config), (BASIC_SWEEPER, _BASIC_LAUNCHER)
     own = tuple(str(target) for target in targets if target not in basic)
-    _seen.append(Sweep(folder, jobs, own, Claim(folder), _started(config)))
+    _seen.append(Sweep(folder, jobs, own, Claim(folder), _started(config), settings))
 
 
 def _list_jobs(config: DictConfig, jobs: Sequence[Sequence[str]] | None) -> NoReturn:

@@ -21,8 +21,10 @@ from rich.text import Text
 
 from ..config.rewrite import readable
 from ..errors import ConfigError
+from ..page import SWEEP_PAGE, write_sweep_page
 from ..report.terminal import print_error
 from ..report.writing import write_json, write_text
+from ..schema import SweepConfig
 from ..text.lines import Fix
 from ..text.wording import counted, safe_text
 from .best import best_of
@@ -197,24 +199,35 @@ def conclude(sweep: Sweep, *, broken: bool = False) -> int | None:
         ran = any(job.status != "not run" for job in summary.jobs)
         if not summary.jobs or not (ran or broken):
             return None
-        return worst([summary.exit_code if ran else ConfigError.exit_code, _write(summary)])
+        return worst([summary.exit_code if ran else ConfigError.exit_code, _write(summary, sweep.settings)])
     finally:
         if sweep.claim is not None:
             sweep.claim.release()
 
 
-def _write(summary: Summary) -> int:
+def _write(summary: Summary, settings: SweepConfig) -> int:
+    folder = safe_text(str(summary.folder), _LONGEST)
+    elsewhere = Fix("hydra.sweep.dir=FOLDER", "one with free space")
     try:
         summary.write()
     except OSError as error:
         show_summary(summary, written=False)
-        fault = f"the summary could not be written to {safe_text(str(summary.folder), _LONGEST)}: {error.strerror}"
-        refusal = ConfigError(fault, Fix("hydra.sweep.dir=FOLDER", "one with free space"))
-        print_error(refusal)
-        return refusal.exit_code
+        return _refused(f"the summary could not be written to {folder}: {error.strerror}", elsewhere)
     show_summary(summary)
     forget(summary.folder)
+    try:
+        if settings.page:
+            write_sweep_page(summary.folder, summary.to_dict(), settings.compare)
+    except OSError as error:
+        message = f"{folder}/{SWEEP_PAGE} could not be written: {error.strerror}"
+        return _refused(message, Fix("sweep.page=false"), elsewhere)
     return 0
+
+
+def _refused(message: str, *fixes: Fix) -> int:
+    refusal = ConfigError(message, *fixes)
+    print_error(refusal)
+    return refusal.exit_code
 
 
 def print_broken_off(error: Exception, sweep: Sweep) -> None:
