@@ -65,8 +65,11 @@ def _mapped(mapping: Mapping[Any, Any], move: Callable[[Any, Any], Any]) -> Any:
     items = {key: move(key, item) for key, item in mapping.items()}
     if type(mapping) is dict or not isinstance(mapping, MutableMapping):
         return items
-    result = copy.copy(mapping)
-    result.update(items)
+    try:
+        result = copy.copy(mapping)
+        result.update(items)
+    except Exception:  # noqa: BLE001  # a class of its own that cannot be copied or updated; torch's collate does so too
+        return items
     return result
 
 
@@ -116,8 +119,10 @@ def samples_in(target: Any, prediction: Any) -> int:
 
 
 def _first_size(value: Any) -> int | None:
-    if isinstance(value, torch.Tensor) or hasattr(value, "__array__"):
-        return int(value.shape[0]) if len(value.shape) else None
+    if isinstance(value, torch.Tensor):
+        return value.size(0) if value.dim() else None
+    if hasattr(value, "__array__") and getattr(value, "shape", None):
+        return int(value.shape[0])
     if isinstance(value, Mapping):
         return next((found for found in map(_first_size, value.values()) if found is not None), None)
     return len(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else None
@@ -125,6 +130,8 @@ def _first_size(value: Any) -> int | None:
 
 def described(value: Any) -> str:
     """Describes a value for a message: ``a tensor [64, 784] float32``, ``a list of 3``, ``a mapping of x, y``."""
+    if isinstance(value, torch.Tensor) and value.is_nested:
+        return "a nested tensor"
     if isinstance(value, torch.Tensor):
         return f"a tensor {shape(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, Mapping):

@@ -236,6 +236,8 @@ def _numbers(value: Any) -> torch.Tensor | None:
         return torch.tensor(float(value), dtype=torch.float64)
     if not isinstance(value, torch.Tensor) and hasattr(value, "__array__"):
         value = torch.as_tensor(value.__array__())
-    if not isinstance(value, torch.Tensor) or value.is_complex() or value.is_meta:
+    if not isinstance(value, torch.Tensor) or value.is_nested or value.is_complex() or value.is_meta:
+        return None
+    if value.layout != torch.strided or value.is_quantized:
         return None
     return value.detach().to("cpu").to(torch.float64)

@@ -121,7 +121,8 @@ class Made:
             return call.found
         seed_all(self.plan.job.seed)
         name = next((name for name, own in self.plan.metrics.items() if own == place), "")
-        with _offering(typed(removal(under(METRICS, name)), note="leaves it out") if name else NOTHING):
+        without = typed(removal(under(METRICS, name)), note="leaves it out") if name else NOTHING
+        with _offering(without or NOTHING):
             return call.make()
 
     def code(self, place: str) -> str:

@@ -202,7 +202,7 @@ def _refuse_outside(made: Made, values: Mapping[str, Measured]) -> None:
     for name, own in made.plan.bounds.items():
         for fault, fix in own.faults(values[name].value, f"evaluate.expect.{name}"):
             faults.append(f"{safe_text(name)} is {fault}")
-            fixes.append(fix)
+            fixes.append(fix or Fix(note=f"change the bound of {safe_text(name)} in the config"))
     if faults:
         over = f"over {values[next(iter(values))].n:,} samples"
         raise VerificationError(f"evaluate.expect: {'; '.join(faults)} ({over})", *fixes)

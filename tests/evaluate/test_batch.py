@@ -42,6 +42,11 @@ def test_containers_keep_their_class_and_the_users_own_is_not_changed() -> None:
     assert isinstance(moved, UserDict)
     assert batch["x"].device == CPU
     assert isinstance(placed(OrderedDict(x=torch.rand(2)), META, HALF), OrderedDict)
+    outputs = library("transformers.modeling_outputs").BaseModelOutput(last_hidden_state=torch.rand(2))
+    assert placed(outputs, META, HALF)["last_hidden_state"].dtype == HALF
+    encoding = library("transformers").BatchEncoding({"ids": torch.ones(2, 2), "labels": torch.ones(2)})
+    moved = placed(encoding, META, HALF)
+    assert (moved["ids"].dtype, moved["labels"].dtype, moved["labels"].device) == (HALF, torch.float32, META)
     packed = nn.utils.rnn.pack_sequence([torch.rand(3, 2), torch.rand(2, 2)])
     assert placed((packed, torch.rand(2)), META, HALF)[0].data.device == META
 
@@ -108,6 +113,7 @@ def test_the_output_of_a_transformer_has_logits() -> None:
     [
         (torch.rand(3, 2), torch.rand(5), 3),
         (torch.rand(()), torch.rand(5), 5),
+        (torch.nested.nested_tensor([torch.rand(2), torch.rand(3)], layout=torch.jagged), None, 2),
         (7, torch.rand(5, 2), 5),
         ([{"boxes": 1}, {"boxes": 2}], None, 2),
         ({"a": torch.rand(4, 2)}, None, 4),
