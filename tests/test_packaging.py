@@ -53,6 +53,7 @@ def test_wheel_holds_the_package_its_configs_and_its_weights(wheel: Path) -> Non
     configs = {f"loader/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "conf").rglob("*.yaml")}
     assert configs
     assert configs <= names
+    assert {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "loader/examples/run").iterdir()} <= names
     assert {
         "loader/py.typed",
         "loader/examples/weights/digits.safetensors",
