@@ -12,26 +12,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..schema.columns import BEFORE, ENDING, FIXED, MEASURED, STDERR, STEP
 from ..text.lines import value_text
 from ..text.redaction import redacted
 from ..text.wording import printable
 from .record import JobRecord
-
-BEFORE = ("job", "status", "exit_code")
-"""The columns before those of the swept keys."""
-
-MEASURED = (
-    *("n", "fingerprint", "output_diff", "golden_diff", "parameters", "loaded", "missing", "unexpected", "mismatched"),
-    *("cast", "dtype", "device", "file_bytes", "load_seconds", "forward_seconds", "evaluate_seconds", "seconds"),
-    *("peak_rss_bytes", "torch"),
-)
-"""The columns behind those of the metrics that are fields of a record."""
-
-ENDING = ("error_type", "error", "hint", "command", "report")
-"""The last columns."""
-
-FIXED = frozenset({*BEFORE, "step", *MEASURED, *ENDING})
-"""The names that no metric may have."""
 
 GOT = ("dtype", "device")
 """Swept keys without a column of their own: theirs has what the model got."""
@@ -44,9 +29,9 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 def csv_of(jobs: Sequence[JobRecord]) -> str:
     """Returns the content of ``summary.csv``."""
     swept, metrics = swept_keys(jobs), metrics_of(jobs)
-    heads = [*BEFORE, *(_named("values", key) for key in swept), "step"]
+    heads = [*BEFORE, *(_named("values", key) for key in swept), STEP]
     for name in metrics:
-        heads += [_named("metrics", name), _named("metrics", f"{name}_stderr")]
+        heads += [_named("metrics", name), _named("metrics", f"{name}{STDERR}")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([_cell(head) for head in (*heads, *MEASURED, *ENDING)])
