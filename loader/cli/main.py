@@ -29,6 +29,7 @@ from ..sweep.callback import Abandoned, DryRun, Sweep, every_job_has_its_turn, e
 from ..text.lines import Fix, program
 from ..text.progress import Voice, speaking
 from ..text.redaction import remember
+from ..track import summarized
 from .help import completing, fitted, shown
 from .task import Task
 
@@ -195,7 +196,10 @@ def _concluded(sweep: Sweep | None, *, broken: bool = False) -> int | None:
         return None
     from ..sweep.summary import conclude  # noqa: PLC0415  # only a sweep has one
 
-    return conclude(sweep, broken=broken)
+    exit_code = conclude(sweep, broken=broken)
+    if exit_code is not None:
+        summarized(sweep.folder)
+    return exit_code
 
 
 def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:

@@ -41,7 +41,7 @@ _OWN = frozenset(
         *(f"{_CORE}.basic_launcher.BasicLauncher", f"{_CORE}.basic_sweeper.BasicSweeper"),
         *(f"hydra.experimental.callbacks.{name}" for name in ("LogJobReturnCallback", "PickleJobInfoCallback")),
         "hydra.experimental.pickle_job_info_callback.PickleJobInfoCallback",
-        *(f"{name}.sweep.callback.SweepCallback" for name in OWN_NAMES),
+        *(f"{name}.{own}" for name in OWN_NAMES for own in ("sweep.callback.SweepCallback", "track.mlflow.Tracker")),
     )
 )
 _LOGGING = frozenset(

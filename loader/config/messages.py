@@ -50,8 +50,9 @@ def translate(error: Exception, overrides: Sequence[str] = ()) -> ConfigError | 
     Returns:
         The refusal; None if the exception is not about a config.
     """
-    if isinstance(error, ConfigError):
-        return error
+    for own in (error, error.__cause__):  # Hydra wraps what an object of its config raises
+        if isinstance(own, ConfigError):
+            return own
     if isinstance(error, OverrideParseException):
         return refused_lists([error.override]) or ConfigError(*_unparsable(error))
     if isinstance(error, MissingConfigException):

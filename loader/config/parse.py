@@ -28,6 +28,7 @@ from ..schema import (
     ReplayConfig,
     Rule,
     ScaffoldConfig,
+    TrackConfig,
 )
 from ..text.lines import MISSING, NO_FIX, Fix, line, typed
 from ..text.redaction import remember
@@ -65,6 +66,7 @@ def parse_job(config: Raw) -> JobConfig:
     job.sweep = read_sweep(raw.get("sweep", {}), problems)
     job.replay = read_section(ReplayConfig, raw.get("replay", {}), "replay", problems)
     job.report = read_section(OutputConfig, raw.get("report", {}), "report", problems)
+    job.track = read_section(TrackConfig, raw["track"], "track", problems) if "track" in raw else None
     job.trusted_targets = _names(raw.get("trusted_targets"), "trusted_targets", problems)
     if job.inspect.depth is not None and job.inspect.depth < 1:
         expected = "expected a whole number from 1, or null for as many levels as fit"

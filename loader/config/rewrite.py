@@ -26,7 +26,7 @@ from .grammar import as_typed, literal, parse_value, real_key, stand_in
 from .texts import TEXT, for_text
 from .zips import is_zip, packed, read_zip
 
-GROUPS = ("model", "checkpoint", "rules", "evaluate", "experiment")
+GROUPS = ("model", "checkpoint", "rules", "evaluate", "track", "experiment")
 """Config groups in the defaults list: `+group=option` means `group=option`."""
 
 FREE = ("model", "rules", "parts", "verify.input", "evaluate")

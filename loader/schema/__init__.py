@@ -32,6 +32,7 @@ from .sections import (
     ReplayConfig,
     ScaffoldConfig,
     SweepConfig,
+    TrackConfig,
     VerifyConfig,
 )
 
@@ -65,6 +66,7 @@ __all__ = [
     "ScaffoldConfig",
     "Step",
     "SweepConfig",
+    "TrackConfig",
     "VerifyConfig",
     "config_path",
     "overlay",
@@ -146,6 +148,8 @@ class JobConfig:
     """The run that ``mode=replay`` repeats."""
     report: OutputConfig = field(default_factory=OutputConfig)
     """What a run writes besides ``report.json``."""
+    track: TrackConfig | None = None
+    """Where results are logged; null logs nowhere. Also a config group: ``+track=mlflow``."""
     trusted_targets: list[str] | None = None
     """Patterns of admitted ``_target_`` names, such as ``my_pkg.*``; null admits all but known-dangerous ones."""
     of_a_file = False

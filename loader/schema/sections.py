@@ -198,3 +198,16 @@ class OutputConfig:
 
 
 spare(list(vars().values()))
+
+
+@dataclass(slots=True)
+class TrackConfig:
+    """Where a tracker logs runs and sweeps: ``+track=mlflow``."""
+
+    experiment: str = "hydra-loader"
+    """The experiment that runs are logged to; created if absent."""
+    uri: str | None = None
+    """The tracker's server or store, as in ``http://host:5000`` and ``sqlite:///mlflow.db``; null leaves it to the
+    tracker (``MLFLOW_TRACKING_URI``)."""
+    run: str | None = None
+    """The name of the run, or of the sweep's; null takes that of its folder."""

@@ -46,9 +46,9 @@ def test_every_key_is_in_the_config() -> None:
 
     from loader.config.sections import known_keys
 
-    below_null = {name for name in known_keys() if name.startswith("evaluate.")}
+    below_null = {name for name in known_keys() if name.startswith(("evaluate.", "track."))}
     assert keys(compose(["model=null"])) == set(known_keys()) - {"experiment", *below_null}
-    assert {"evaluate.data", "evaluate.batch_size", "evaluate.expect"} <= below_null
+    assert {"evaluate.data", "evaluate.batch_size", "evaluate.expect", "track.uri"} <= below_null
 
 
 @pytest.mark.parametrize("experiment", ["state_dict", "two_models", "whole_model"])
