@@ -191,6 +191,8 @@ def _no_such_key(key: str, value: str) -> _Translation:
     if os.path.lexists(f"{key}={value}"):
         shown = safe_text(f"{key}={value}", _LONGEST)
         return f"'{shown}' is a file, not an override (expected key=value)", path_override(f"{key}={value}")
+    if key.startswith("track.") and key in known_keys():
+        return f"'{key}' is set without a tracker (track is null)", typed("+track=mlflow", f"{key}={value}")
     meant = suggestion(key)
     near = f" (did you mean '{safe_text(meant)}'?)" if meant else ""
     fix = typed(f"{meant}={value}") if meant else _show_keys()

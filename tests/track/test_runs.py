@@ -100,3 +100,10 @@ def test_a_tracker_that_is_not_installed_is_refused_before_a_job(
         "error  track=mlflow requires the package mlflow\n  try  pip install 'hydra-loader[mlflow]'\n"
     )
     assert not [*tmp_path.rglob("report.json")]
+
+
+def test_a_key_of_a_tracker_needs_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["track.uri=sqlite:///own.db"]) == 2
+    assert capsys.readouterr().err == (
+        "error  'track.uri' is set without a tracker (track is null)\n  try  +track=mlflow track.uri=sqlite:///own.db\n"
+    )
