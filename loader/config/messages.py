@@ -63,9 +63,7 @@ def translate(error: Exception, overrides: Sequence[str] = ()) -> ConfigError | 
         return ConfigError(*_omegaconf(error))
     if isinstance(error, (HydraException, OSError)) or (isinstance(error, ValueError) and _is_hydras(error)):
         return ConfigError(*_composition(error, overrides))
-    if isinstance(error, TypeError) and _is_hydras(error):
-        return refused_lists(overrides)
-    return None
+    return refused_lists(overrides) if isinstance(error, TypeError) and _is_hydras(error) else None
 
 
 def _is_hydras(error: Exception) -> bool:
