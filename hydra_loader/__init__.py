@@ -3,7 +3,8 @@
 Guarantees: where `import loader` finds this project's package, the names here are the same objects as there
 (`hydra_loader.load is loader.load`). Where it finds the user's own `loader.py` or `loader/`, the package runs under
 this name instead, and `loader` stays the user's. The decision is made once in a process, when the first name is needed;
-the command line also considers the working folder, and hands its decision to the processes that it starts.
+the command line also considers the working folder, and hands its decision to the processes that it starts. The modules
+of this folder itself (`pytest_plugin`) need no decision.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ USERS_FOLDER = "HYDRA_LOADER_USERS_FOLDER"
 """Environment variable that hands the folder of the user's own `loader` to other processes."""
 
 _NAME = "hydra_loader"
-_HOME = Path(__file__).resolve().parents[1]
+_OWN = Path(__file__).resolve().parent
+_HOME = _OWN.parent
 _PACKAGE = _HOME / "loader"
 __path__ = [str(_PACKAGE)]
 if __spec__ is not None:
@@ -78,6 +80,10 @@ class _Names(MetaPathFinder):
         """As Python's import system asks for it."""
         if name == "loader" and self.users:
             return PathFinder.find_spec(name, [self.users])
+        own = _OWN / f"{name.removeprefix(f'{_NAME}.')}.py"
+        if name.startswith(f"{_NAME}.") and own.is_file():
+            # The plugin of pytest, which runs before it is known whether the project has a `loader` of its own.
+            return importlib.util.spec_from_file_location(name, own)
         if not name.startswith(f"{_NAME}.") or self.decide():
             return None
         first = importlib.util.find_spec(f"loader{name.removeprefix(_NAME)}")

@@ -57,6 +57,7 @@ def test_wheel_holds_the_package_its_configs_and_its_weights(wheel: Path) -> Non
     assert {
         "loader/py.typed",
         "loader/examples/weights/digits.safetensors",
+        *(f"loader/schemas/{name}.json" for name in ("config", "report", "summary")),
         "loader/examples/weights/simple_net.safetensors",
         "loader/examples/weights/simple_net.safetensors.golden.safetensors",
         "loader/page/template/sweep.html",
@@ -110,6 +111,27 @@ def test_console_script_sweeps_next_to_a_loader_of_the_users_own(installed: Path
     done = run_installed(installed, tmp_path, "-m", "seed=0,0", "hydra.sweep.dir=sweep")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((tmp_path / "sweep" / "summary.json").read_text())["ok"] == 2
+
+
+@pytest.mark.slow
+def test_pytest_finds_the_plugin_next_to_a_loader_of_the_projects_own(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "shipped.yaml").write_text("# @package _global_\ndevice: cpu\n")
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\ncheckpoints = ['conf/experiment/*.yaml']\n")
+    (tmp_path / "loader.py").write_text("def load():\n    return 'own'\n")
+    (tmp_path / "test_own.py").write_text(
+        "import sys, loader\n\n"
+        "def test_own():\n"
+        "    assert loader.load() == 'own'\n"
+        "    assert 'torch' not in sys.modules\n"
+    )
+
+    out = checked(sys.executable, "-m", "pytest", "-v", cwd=tmp_path, PYTHONPATH=str(installed))
+
+    assert re.findall(r"^(\S+) PASSED", out, re.MULTILINE) == [
+        "conf/experiment/shipped.yaml::shipped",
+        "test_own.py::test_own",
+    ]
 
 
 @pytest.mark.slow

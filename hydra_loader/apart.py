@@ -1,0 +1,32 @@
+"""The command line in a process that ends with the one that started it: ``python -P -m hydra_loader.apart WORD...``.
+
+Guarantees: the arguments mean what they mean to `hydra-loader`. Standard input is a pipe that the other process holds:
+when that process ends, in whatever way, the pipe closes and this process ends too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+import hydra_loader
+
+_GONE = 130
+"""The exit code of a command whose starter has gone: as if it had been interrupted."""
+
+
+def _end_with_the_starter(pipe: int) -> None:
+    while os.read(pipe, 1):
+        pass
+    os._exit(_GONE)
+
+
+if __name__ == "__main__":
+    _pipe = os.dup(0)
+    _nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(_nothing, 0)  # the model's own code may read its input, and must not wait for the pipe
+    os.close(_nothing)
+    threading.Thread(target=_end_with_the_starter, args=(_pipe,), daemon=True).start()
+    sys.argv[0] = "hydra-loader"
+    hydra_loader.main()
