@@ -176,8 +176,8 @@ def _repeated(
 
     over = laid.from_overrides(report.overrides, composed) if given is None else list(laid.from_mapping(given))
     replay = Replay(job.replay.path, composed, over, report)
-    with replay.compared():
-        return _carry_out(replay.job, report, None, prove=True, asked=True, folder=folder)
+    with replay.room(folder) as room, replay.compared():
+        return _carry_out(replay.job, report, None, prove=True, asked=True, folder=room)
 
 
 def _carry_out(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...config.laid import Laid
@@ -100,6 +101,18 @@ class Replay:
         if failed:
             raise self._different(failed)
         self._outcome.status = "reproduced"
+
+    @contextmanager
+    def room(self, folder: Path | None) -> Iterator[Path | None]:
+        """Yields a folder for what the run keeps: its own, or a temporary one, if there are outputs to compare with."""
+        if folder is not None or self._kept is None:
+            yield folder
+            return
+        with TemporaryDirectory() as made:
+            try:
+                yield Path(made)
+            finally:
+                self._report.verification.kept = None
 
     def _sides(self) -> Sides:
         return Sides(self._recorded.report, self._report, self.job, self._laid)

@@ -59,7 +59,8 @@ def settings(recorded: Report, composed: Mapping[str, Any], laid: Sequence[Laid]
         "replay": {"path": None},
     }
     _take_permissions(config)
-    _take_writes(config, composed)
+    if isinstance(config.get("verify"), dict):
+        config["verify"] = {**config["verify"], "record": False}
     config = over(anchored(config, folder) if folder else config, laid)
     _refuse_writes(config)
     _refuse_redacted(config, where)
@@ -98,13 +99,6 @@ def _take_permissions(config: dict[str, Any]) -> None:
 
 def _copied(node: Any) -> Any:
     return {key: _copied(value) for key, value in node.items()} if isinstance(node, Mapping) else node
-
-
-def _take_writes(config: dict[str, Any], composed: Mapping[str, Any]) -> None:
-    if isinstance(config.get("verify"), dict):
-        here = composed.get("verify")
-        keep = here.get("keep") if isinstance(here, Mapping) else None
-        config["verify"] = {**config["verify"], "record": False, "keep": keep}
 
 
 def _refuse_writes(config: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import loader
 from loader.errors import ConfigError, VerificationError
@@ -177,8 +178,6 @@ def test_an_override_can_restore_a_default(path: Path, tmp_path: Path) -> None:
 
 
 def test_another_file_by_override_is_decided_by_the_fingerprint(recorded: Done, path: Path, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     save_file(filled(Two()).state_dict(), tmp_path / "same.safetensors")
     same = replayed(recorded.folder, f"checkpoint.path={tmp_path}/same.safetensors")
     assert same.code == 0
@@ -252,6 +251,60 @@ def test_relative_paths_start_where_the_run_was_started(
     assert (moved.code, moved.report["replay"]["folder"]) == (0, None)
 
 
+def rewrite_kept(recorded: Done, name: str, change: float) -> None:
+    path = recorded.folder / "outputs.safetensors"
+    tensors = load_file(path)
+    tensors[name].view(-1)[1] += change
+    save_file(tensors, path)
+
+
+def test_kept_outputs_are_compared_with_tolerance(recorded: Done) -> None:
+    assert replayed(recorded.folder, to="same").detail("outputs").startswith("largest difference 0 (rtol 0.0001, atol")
+
+    rewrite_kept(recorded, "output.0", 1e-6)
+    close = replayed(recorded.folder, to="close")
+    assert (close.code, close.compared["outputs"]) == (0, True)
+
+    rewrite_kept(recorded, "output.0", 0.25)
+    far = replayed(recorded.folder, to="far")
+    assert far.code == 5
+    assert "is not reproduced: outputs: output.0 differs by up to 0.25; largest difference 0.25" in far.error
+    assert replayed(recorded.folder, "verify.atol=0.5", to="wide").code == 0
+
+
+def test_other_inputs_are_a_difference_unless_they_were_asked_for(recorded: Done) -> None:
+    asked = replayed(recorded.folder, "seed=7", to="asked")
+    assert (asked.code, asked.compared["outputs"]) == (0, None)
+    assert asked.detail("outputs") == "not compared, the inputs are other ones: input.0"
+
+    rewrite_kept(recorded, "input.0", 0.25)
+    drawn = replayed(recorded.folder, to="drawn")
+    assert drawn.code == 5
+    assert "is not reproduced: outputs: not compared, the inputs are other ones: input.0" in drawn.error
+
+
+def test_from_python_kept_outputs_are_compared_too(recorded: Done) -> None:
+    again = loader.load(["mode=replay", f"replay.path={recorded.folder}"])
+    assert again.report.replay is not None
+    assert again.report.replay.compared[-1].detail.startswith("largest difference 0 (")
+    assert again.report.verification.kept is None
+
+    rewrite_kept(recorded, "output.0", 0.25)
+    with pytest.raises(VerificationError, match=r"outputs: output\.0 differs by up to 0\.25"):
+        loader.load({"mode": "replay", "replay": {"path": str(recorded.folder)}})
+
+
+def test_without_kept_outputs_their_statistics_are_compared(path: Path, tmp_path: Path) -> None:
+    recorded = made(tmp_path / "first", *TWO, f"checkpoint.path={path}", "verify.keep=0")
+    same = replayed(recorded.folder)
+    assert (same.code, same.detail("outputs")[:17]) == (0, "statistics alone,")
+
+    recorded.edit(lambda report: report["verification"]["outputs"][0].update(mean=9.0, shape=[3, 5]))
+    other = replayed(recorded.folder, to="other")
+    assert other.code == 5
+    assert "outputs: the shape of 0 is [3, 4], recorded [3, 5]; the mean of 0 is " in other.error
+
+
 def test_a_run_that_did_not_end_well_has_nothing_to_compare(path: Path, tmp_path: Path) -> None:
     failed = made(tmp_path / "first", "model._target_=tests.models.Pair", f"checkpoint.path={path}")
     assert failed.code == 4
@@ -301,8 +354,8 @@ def test_the_command_line_repeats_a_run_from_another_folder(path: Path, tmp_path
     assert first.code == 0, first.err
 
     again = run_loader("mode=replay", f"replay.path={tmp_path}/run", "seed=1", cwd=elsewhere)
-    assert again.code == 5
-    assert "  try  verify.rtol=… verify.atol=…   # accepts larger differences\n" in again.err or "inputs" in again.err
+    assert (again.code, again.err) == (0, "")
+    assert "-    outputs: not compared, the inputs are other ones: input.0\n" in again.out
     assert f"relative paths start at {tmp_path}\n" in again.out
 
     same = run_loader("mode=replay", f"replay.path={tmp_path}/run", cwd=elsewhere)
