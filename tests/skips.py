@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ LISTED = (
         "the system keeps the file in its cache", True, "some file systems keep a file in memory whatever is advised"
     ),
     Listed("training needs the [[]examples] extra", not find_spec("sklearn"), "the README's line installs [dev] alone"),
+    Listed("git is not installed", not shutil.which("git"), "a container may have Python alone"),
     Listed("the superuser may read everything", _ROOT, "nothing is unreadable for root; containers run as root"),
     Listed("root may list every folder", _ROOT, "likewise"),
     Listed("there is such a device", _GPU, "the test is about a machine without a GPU"),

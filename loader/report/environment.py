@@ -24,8 +24,13 @@ from .data import Report
 from .source import git_of
 
 
-def describe(report: Report) -> None:
-    """Describes the machine and the versions, and the process's peak memory."""
+def describe(report: Report, *, code: bool = True) -> None:
+    """Describes the machine and the versions, and the process's peak memory.
+
+    Args:
+        report: The report to fill.
+        code: Whether git is asked about the model's source.
+    """
     report.environment = {
         "cwd": report.environment.get("cwd") or _folder(),
         "python": platform.python_version(),
@@ -33,7 +38,7 @@ def describe(report: Report) -> None:
         "packages": _packages(report),
         # Not `platform.platform()`, which starts a process for the processor's name.
         "platform": "-".join((platform.system(), platform.release(), platform.machine(), *platform.libc_ver())),
-        "git": git_of(report.model.target) if report.model is not None else None,
+        "git": git_of(report.model.target) if code and report.model is not None else None,
     }
     if "torch" in sys.modules:
         report.environment |= _of_torch(report)

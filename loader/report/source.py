@@ -21,6 +21,8 @@ Git = dict[str, Any]
 """``folder``, which holds the source; ``commit``; ``clean``, whether the folder's tracked files are the commit's."""
 
 _SECONDS = 1.0
+_LASTS = 10.0
+"""Seconds for which an answer is used again."""
 _SAFE = (
     "--no-pager", "--no-optional-locks",
     # Empty rather than false, which older versions take for the name of a program.
@@ -44,7 +46,7 @@ def git_of(target: str | None) -> Git | None:
         target: A dotted name in a module that has been imported, such as ``my_pkg.models.Net``.
     """
     file = source_of(target or "")
-    return None if file is None or _is_installed(file) else _described(file)
+    return None if file is None or _is_installed(file) else _described(file, int(time.monotonic() / _LASTS))
 
 
 def source_of(target: str) -> Path | None:
@@ -77,8 +79,9 @@ def _is_installed(file: Path) -> bool:
     return any(map(file.is_relative_to, _INSTALLED)) or not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
 
 
-@functools.cache
-def _described(file: Path) -> Git | None:
+@functools.lru_cache(maxsize=16)
+def _described(file: Path, _moment: int = 0) -> Git | None:
+    """Asks once in a while: loads may follow each other within milliseconds, and a notebook lives for days."""
     git = shutil.which("git")
     if git is None or not Path(git).is_absolute() or not any((above / ".git").exists() for above in file.parents):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,8 @@ Git = Callable[..., str]
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Git]:
     """A tree with the module `nets`, committed, and git in it."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
@@ -184,7 +187,7 @@ def test_a_run_reports_its_environment(tmp_path: Path) -> None:
     assert set(found["deterministic"]) == {
         "algorithms", "warn_only", "cudnn", "cudnn_benchmark", "float32_matmul_precision",
     }  # fmt: skip
-    if (REPOSITORY / ".git").exists():
+    if (REPOSITORY / ".git").exists() and shutil.which("git"):
         assert len(found["git"]["commit"]) == 40
         assert found["git"]["folder"] == str(REPOSITORY / "loader" / "examples")
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -157,7 +156,6 @@ def test_a_later_run_replaces_what_an_earlier_one_kept(two: Path, tmp_path: Path
     assert not torch.equal(first["input.0"], second["input.0"])
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a folder's mode is POSIX")
 def test_a_folder_that_cannot_be_written_costs_nothing_else(
     two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
