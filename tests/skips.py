@@ -15,11 +15,14 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from tests.page.chromium import PROGRAM, WITHOUT
+
 _LINUX = sys.platform == "linux"
 _KERNEL = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
 _TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 _ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 _GPU = torch.cuda.is_available()
+_UNSEEN = PROGRAM is None and "CI" not in os.environ
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ LISTED = (
     Listed(
         "the system keeps the file in its cache", True, "some file systems keep a file in memory whatever is advised"
     ),
+    Listed(WITHOUT, _UNSEEN, "`.ci/run` installs it, and fails without"),
     Listed("training needs the [[]examples] extra", not find_spec("sklearn"), "the README's line installs [dev] alone"),
     Listed("git is not installed", not shutil.which("git"), "a container may have Python alone"),
     Listed("the superuser may read everything", _ROOT, "nothing is unreadable for root; containers run as root"),

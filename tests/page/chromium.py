@@ -140,9 +140,8 @@ class Tab:
 
     def js(self, expression: str) -> Any:
         """Returns the value of an expression, as JSON has it."""
-        answer = self.send(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=True
-        )
+        how = {"returnByValue": True, "awaitPromise": True, "userGesture": True, "allowUnsafeEvalBlockedByCSP": False}
+        answer = self.send("Runtime.evaluate", expression=expression, **how)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -180,6 +179,10 @@ class Tab:
     def requests(self) -> list[str]:
         """Every URL that was asked for."""
         return [e["params"]["request"]["url"] for e in self._mine() if e["method"] == "Network.requestWillBeSent"]
+
+    def answered(self) -> list[str]:
+        """Every URL that something was received from."""
+        return [e["params"]["response"]["url"] for e in self._mine() if e["method"] == "Network.responseReceived"]
 
     def _mine(self) -> list[dict[str, Any]]:
         self.send("Runtime.evaluate", expression="0")  # events before the answer have arrived then
