@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+import loader
 from loader.config.compose import compose
 from loader.config.parse import parse_job
 from loader.schema import EvaluateConfig
@@ -226,3 +227,43 @@ def test_an_experiment_may_bring_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert compose(["experiment=own", "evaluate=null"])["evaluate"] is None
     assert compose(["experiment=chosen"])["evaluate"] == {**DIGITS, "batches": 3}
     assert compose(["experiment=chosen", "evaluate.batches=1"])["evaluate"] == {**DIGITS, "batches": 1}
+
+
+def test_python_measures_the_same(digits: Finished) -> None:
+    for found in (loader.load(["evaluate=digits"]), loader.load({"evaluate": DIGITS})):
+        assert found.report.evaluation is not None
+        assert found.report.evaluation.metrics == digits.report["evaluation"]["metrics"]
+        assert not found.model.training
+
+
+SWEEPER = """
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+class Drawing(Sweeper):
+    def __init__(self, **_settings):
+        pass
+
+    def setup(self, *, hydra_context, task_function, config):
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments):
+        for number, own in enumerate(["seed=1", "seed=1 ++evaluate.expect.accuracy.min=2"]):
+            (job,) = self.launcher.launch([[*arguments, *own.split()]], initial_job_idx=number)
+            open(f"drew{number}", "w").write(repr(job.return_value))
+"""
+
+
+def test_a_sweeper_that_optimizes_gets_the_objective_and_no_good_value_of_a_failed_job(folder: Path) -> None:
+    (folder / "hydra_plugins").mkdir()
+    (folder / "hydra_plugins" / "drawing.py").write_text(SWEEPER)
+    own = ["hydra.sweeper={_target_: hydra_plugins.drawing.Drawing}", "hydra.sweep.dir=sweep"]
+    settings = ["evaluate=digits", "evaluate.objective=accuracy"]
+    done = run(sys.executable, str(REPOSITORY / "run.py"), "-m", *settings, *own, cwd=folder)
+    assert done.returncode == 5, done.stderr
+    report = json.loads((folder / "sweep" / "0" / "report.json").read_text())["evaluation"]
+    assert report["objective"] == report["metrics"]["accuracy"]["value"] > 0.9
+    assert float((folder / "drew0").read_text()) == report["objective"]
+    assert (folder / "drew1").read_text() in ("None", "nan")

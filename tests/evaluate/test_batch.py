@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from loader.errors import ConfigError, LoaderError
 from loader.evaluate.batch import default_step, described, placed, prediction_of, samples_in
@@ -163,3 +164,27 @@ def test_values_are_described() -> None:
     assert described(Two(1, 2)) == "a Two of 2"
     assert described({"a": 1}) == "a mapping of a"
     assert described(Line()) == "a value of the type Line"
+
+
+def test_a_transformer_is_measured_as_its_own_data_comes() -> None:
+    transformers = library("transformers")
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=3
+    )
+    model = transformers.BertForSequenceClassification(config).eval()
+    ids, labels = torch.randint(20, (7, 5)), torch.randint(3, (7,))
+    rows = [{"input_ids": ids[at], "attention_mask": torch.ones(5), "labels": labels[at]} for at in range(7)]
+
+    class Sentences(Dataset[dict[str, torch.Tensor]]):
+        def __len__(self) -> int:
+            return 7
+
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            return rows[index]
+
+    metric = {"cross_entropy": node("loader.examples.metrics.cross_entropy")}
+    found = measured(model, data=Sentences(), batch_size=3, metrics=metric)
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=torch.ones(7, 5), labels=labels).loss
+    assert found.metrics["cross_entropy"]["value"] == pytest.approx(float(expected), rel=1e-5)
+    assert (found.samples, found.batches) == (7, 3)
