@@ -18,7 +18,7 @@ from torch import nn
 
 from ..errors import ConfigError, VerificationError
 from ..text.lines import Fix, removal, typed, under
-from ..text.wording import safe_text
+from ..text.wording import counted, safe_text
 from .batch import described
 from .guard import guarded
 
@@ -45,6 +45,27 @@ class Batch:
     samples: int
     prediction: Any
     target: Any
+    was_half: bool = False
+    """Whether the model gave the prediction in half precision."""
+
+    @property
+    def version(self) -> list[int]:
+        """A number for each tensor that grows when it is written to."""
+        given = (self.prediction, self.target)
+        return [t._version for t in given if isinstance(t, torch.Tensor) and not t.is_inference()]
+
+    @property
+    def broken(self) -> str:
+        """How many values of the prediction are not finite, as the end of a sentence; empty if all are."""
+        found = self.prediction
+        if not isinstance(found, torch.Tensor) or found.is_nested or not found.is_floating_point():
+            return ""
+        lost = int((~torch.isfinite(found)).sum())
+        return (
+            f"; the model predicts {counted(lost, 'value')} that {'is' if lost == 1 else 'are'} not finite"
+            if lost
+            else ""
+        )
 
     @property
     def where(self) -> str:
@@ -92,8 +113,21 @@ class Metric:
             with guarded(self.blamed, self.code, f"moved to {device}", self.fixes):
                 self.made.eval().to(device)
 
+    def take(self, batch: Batch) -> None:
+        """Takes one batch.
+
+        Raises:
+            VerificationError: The metric raises, gives no number, or writes to the tensors that it is given.
+        """
+        before = batch.version
+        self.add(batch)
+        if batch.version != before:
+            raise self.refused(
+                f"writes to the prediction or the target, which other metrics are given too, {batch.where}"
+            )
+
     def add(self, batch: Batch) -> None:
-        """Takes one batch."""
+        """Takes one batch, without a check of what the metric does to it."""
         raise NotImplementedError
 
     def values(self) -> Iterator[tuple[str, Measured]]:
@@ -169,7 +203,9 @@ class Called(Metric):
         if not bool(torch.isfinite(numbers).all()):
             found = numbers.reshape(-1)[~torch.isfinite(numbers.reshape(-1))][0]
             of = f" for sample {int((~torch.isfinite(numbers)).nonzero()[0, 0])}" if numbers.dim() else ""
-            raise self.refused(f"is {float(found)}{of} {batch.where}, expected finite numbers")
+            fault = f"{self.blamed} is {float(found)}{of} {batch.where}, expected finite numbers{batch.broken}"
+            wide = [Fix("dtype=float32", "if half precision overflows")] if batch.was_half else []
+            raise VerificationError(fault, *wide, *self.fixes)
         self._decide(numbers, batch)
         if numbers.dim() == 1 or n == 1:
             self._take(numbers.reshape(-1))

@@ -82,9 +82,9 @@ class _Model:
             batch = placed(batch, self.device, self.dtype)
         prediction, target = self._by_default(batch, at) if self.made.step is None else self._by_step(batch, at)
         # Half precision is for the model; a metric in it would be rounded as well.
-        if isinstance(prediction, torch.Tensor) and prediction.dtype in _HALF:
-            prediction = prediction.float()
-        return Batch(number, samples_in(target, prediction), prediction, target)
+        was_half = isinstance(prediction, torch.Tensor) and prediction.dtype in _HALF
+        prediction = prediction.float() if was_half else prediction
+        return Batch(number, samples_in(target, prediction), prediction, target, was_half)
 
     def _by_default(self, batch: Any, at: str) -> tuple[Any, Any]:
         args, kwargs, target = default_step(batch)
@@ -139,7 +139,7 @@ def _once(made: Made, model: _Model, found: EvaluationReport, size: int) -> dict
         for number, raw in enumerate(source, 1):
             batch = model(raw, number)
             for metric in metrics.values():
-                metric.add(batch)
+                metric.take(batch)
             found.samples, found.batches = found.samples + batch.samples, number
             _show(shown, batch, batches, metrics)
     if not found.samples:

@@ -119,6 +119,26 @@ def test_what_is_not_such_a_number_is_refused(form: str, message: str) -> None:
     assert [fix.line for fix in refusal.value.fixes] == ["'~evaluate.metrics.m'"]
 
 
+def test_a_model_that_overflows_is_named_with_the_dtype_that_does_not() -> None:
+    data = [(torch.full((2, 4), 6e4), torch.zeros(2, 4))]
+    assert measured(Line(), data=data, metrics=one("error")).metrics["m"]["value"] == 120_001
+    with pytest.raises(VerificationError) as refusal:
+        measured(Line().half(), data=data, metrics=one("error"))
+    assert "is inf for sample 0 in batch 1 (" in refusal.value.message
+    assert refusal.value.message.endswith("expected finite numbers; the model predicts 8 values that are not finite")
+    assert [fix.line for fix in refusal.value.fixes] == ["dtype=float32", "'~evaluate.metrics.m'"]
+
+
+def test_a_metric_may_not_write_to_what_the_others_are_given() -> None:
+    with pytest.raises(VerificationError) as refusal:
+        measured(Line(), data=node("batches"), metrics={"m": lambda p, t: p.zero_().mean(), "n_": error})
+    assert "writes to the prediction or the target, which other metrics are given too, in batch 1 (" in (
+        refusal.value.message
+    )
+    with torch.inference_mode():
+        assert Batch(1, 1, torch.rand(1), torch.rand(1)).version == []
+
+
 def test_a_last_batch_of_one_sample_may_lose_its_dimension() -> None:
     squeezed = [(torch.zeros(n, 4), torch.ones(n, 4)) for n in (3, 1)]
     found = measured(Line(), data=squeezed, metrics={"m": lambda p, t: (p - t).abs().mean(1).squeeze()})
