@@ -327,6 +327,8 @@ NOT_FOR_A_LOAD = (
     *(
         "loader.suggest.advice",
         "loader.suggest",
+        "loader.evaluate",
+        "loader.examples.data",
         "loader.modes.convert",
         "loader.modes.inspect",
         "loader.modes.scaffold",

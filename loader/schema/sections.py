@@ -132,9 +132,9 @@ class EvaluateConfig:
     """How a loaded model is measured."""
 
     data: Any = None
-    """A ``_target_`` of an iterable of batches, or of a map-style torch Dataset; null measures nothing."""
+    """A ``_target_`` of an iterable of batches, or of a map-style torch Dataset; every measurement needs it."""
     batch_size: int = 64
-    """Samples per batch of a map-style Dataset."""
+    """Samples per batch of a map-style Dataset; halved if the memory does not hold them."""
     batches: int | None = None
     """The largest number of batches; null takes all."""
     step: Any = None
@@ -144,7 +144,7 @@ class EvaluateConfig:
     """Metrics by name, each a ``_target_`` with its arguments: an object with ``update`` and ``compute``, or a
     function of ``(prediction, target)``."""
     expect: dict[str, Any] = field(default_factory=dict)
-    """Bounds by metric: ``{min}``, ``{max}``, ``{value, within}``; a metric outside fails the job."""
+    """Bounds by metric: ``{min}``, ``{max}``, ``{value, within}`` (1e-6); a metric outside fails the job."""
     objective: str | None = None
     """The metric that a job returns to a sweeper that optimizes, such as Optuna's."""
 
