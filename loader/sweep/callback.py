@@ -35,6 +35,7 @@ from ..text.wording import safe_text
 if TYPE_CHECKING:
     from .command import Start
     from .folders import Claim
+    from .watch import Watch
 
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -51,6 +52,8 @@ class Sweep:
     start: Start | None = field(default=None, compare=False)
     """How it was started; None if no command line was read."""
     settings: SweepConfig = field(default_factory=SweepConfig, compare=False)
+    watch: Watch | None = field(default=None, compare=False)
+    """Prints its lines."""
 
 
 class Abandoned(BaseException):
@@ -156,6 +159,7 @@ def _begin(config: DictConfig) -> None:
     from .launchers import settle  # noqa: PLC0415
     from .records import BASIC_SWEEPER  # noqa: PLC0415
     from .resume import read_resumed  # noqa: PLC0415
+    from .watch import Watch  # noqa: PLC0415
 
     settings = parse_sweep(OmegaConf.to_container(config.sweep) if "sweep" in config else None)
     settle(config)
@@ -170,7 +174,9 @@ def _begin(config: DictConfig) -> None:
     read_resumed(config, folder)
     targets, basic = _targets(config), (BASIC_SWEEPER, _BASIC_LAUNCHER)
     own = tuple(str(target) for target in targets if target not in basic)
-    _seen.append(Sweep(folder, jobs, own, Claim(folder), _started(config), settings))
+    start, claim = _started(config), Claim(folder)
+    watch = Watch(folder, jobs, start.swept) if start is not None else None
+    _seen.append(Sweep(folder, jobs, own, claim, start, settings, watch))
 
 
 def _list_jobs(config: DictConfig, jobs: Sequence[Sequence[str]] | None) -> NoReturn:
@@ -189,7 +195,8 @@ def _started(config: DictConfig) -> Start | None:
     content: Any = OmegaConf.to_container(config, resolve=False)
     # Hydra adds this override itself unless a config already says it.
     multirun = "hydra.mode=MULTIRUN" not in config.hydra.overrides.hydra
-    return _expected.start.with_config(str({**content, "hydra": None}), multirun=multirun)
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    return _expected.start.with_config(str({**content, "hydra": None}), map(str, params), multirun=multirun)
 
 
 def _targets(config: DictConfig) -> tuple[Any, ...]:

@@ -58,7 +58,7 @@ def _row(job: JobRecord, swept: Sequence[str], metrics: Sequence[str]) -> list[A
         *(job.values.get(key) for key in swept),
         job.step,
         *(metric.get(figure) for metric in measured for figure in ("value", "stderr")),
-        *(_got(job, name) if name in GOT else getattr(job, name) for name in MEASURED),
+        *(got(job, name) if name in GOT else getattr(job, name) for name in MEASURED),
         error.get("type"),
         error.get("message"),
         " ".join(filter(None, hints)),
@@ -67,7 +67,7 @@ def _row(job: JobRecord, swept: Sequence[str], metrics: Sequence[str]) -> list[A
     ]
 
 
-def _got(job: JobRecord, name: str) -> Any:
+def got(job: JobRecord, name: str) -> Any:
     """Returns what the model got; a job without a model still has what it was to get."""
     return getattr(job, name) or job.values.get(name)
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config.argv import Arguments, is_multirun
+from ..config.globs import is_glob
+from ..config.grammar import split_elements
 from ..config.layers import VARIABLE
 from ..text.redaction import HIDDEN, redacted
 from ..text.wording import is_printable, safe_text
@@ -42,6 +44,8 @@ class Start:
     """Hydra's flags, with their values, without `--multirun`."""
     settings: tuple[str, ...] = ()
     """Overrides of Hydra's own settings."""
+    swept: tuple[str, ...] = ()
+    """Keys that are swept even if all jobs have one value: a glob over files may match only one."""
     numbered: bool = False
     """Whether the config uses the job's number."""
 
@@ -52,17 +56,21 @@ class Start:
         folder = os.environ.get(VARIABLE)
         if folder and not any(map(_CONFIG_DIR.fullmatch, flags)):
             flags += ["--config-dir", folder]
-        return cls(_program(), tuple(flags), tuple(filter(_is_setting, arguments.typed)))
+        pairs = (override.lstrip("+").partition("=") for override in arguments.typed)
+        globs = [key for key, _, value in pairs if any(map(is_glob, split_elements(value)))]
+        return cls(_program(), tuple(flags), tuple(filter(_is_setting, arguments.typed)), tuple(globs))
 
-    def with_config(self, config: str, *, multirun: bool) -> Start:
+    def with_config(self, config: str, params: Iterable[str] = (), *, multirun: bool) -> Start:
         """Adds what only the sweep's config says.
 
         Args:
             config: The unresolved config, as text.
+            params: The keys that it sweeps.
             multirun: Whether the config makes it a sweep, whatever the command line is.
         """
         settings = (*self.settings, "hydra.mode=RUN") if multirun else self.settings
-        return replace(self, settings=settings, numbered=_NUMBER.search(config) is not None)
+        swept = (*self.swept, *(key.lstrip("+") for key in params))
+        return replace(self, settings=settings, swept=swept, numbered=_NUMBER.search(config) is not None)
 
 
 @dataclass(frozen=True, slots=True)

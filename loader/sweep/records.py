@@ -7,6 +7,7 @@ of this process are also kept in memory, for a full disk.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -100,7 +101,7 @@ def typed_overrides(hydra: Any) -> list[str]:
 
 def keep(record: JobRecord, sweep_dir: Path) -> None:
     """Writes a record, replacing the job's earlier one."""
-    _kept.setdefault(sweep_dir, {})[record.job] = record
+    _kept.setdefault(sweep_dir, {})[record.job] = dataclasses.replace(record)  # a thread looks at it
     folder = records_folder(sweep_dir)
     with suppress(OSError):  # a full disk; the summary is made from memory
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,9 +119,18 @@ def count_bad(sweep_dir: Path) -> int:
 
 def read_all(sweep_dir: Path) -> dict[int, JobRecord]:
     """Reads the records of a sweep, by job."""
-    files = records_folder(sweep_dir).glob("[0-9]*.json")
-    records = (JobRecord(**json.loads(file.read_text(encoding="utf-8"))) for file in files)
-    return {record.job: record for record in records} | _kept.get(sweep_dir, {})
+    records = map(read_one, records_folder(sweep_dir).glob("[0-9]*.json"))
+    return {record.job: record for record in records} | in_memory(sweep_dir)
+
+
+def read_one(file: Path) -> JobRecord:
+    """Reads the record in a file; raises OSError, ValueError or TypeError if there is none."""
+    return JobRecord(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def in_memory(sweep_dir: Path) -> dict[int, JobRecord]:
+    """Returns the records of the jobs that this process ran, by job."""
+    return dict(_kept.get(sweep_dir, {}))
 
 
 def forget(sweep_dir: Path) -> None:

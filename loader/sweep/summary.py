@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ..config.rewrite import readable
@@ -35,6 +34,7 @@ from .folders import SUMMARY
 from .record import BAD, GOOD, RUNNING, JobRecord, error_of
 from .records import forget, read_all
 from .swept import swept_values
+from .table import best_lines, table_of
 
 SCHEMA = 2
 """Version of the summary's format."""
@@ -102,7 +102,7 @@ def summarize(sweep: Sweep) -> Summary:
     for record in records.values():
         if record.status == RUNNING:
             _lost(record)
-    _add_values(records)
+    _add_values(records, () if sweep.start is None else sweep.start.swept)
     if sweep.start is not None:
         for record in records.values():
             command = command_of(sweep.start, record.job, record.overrides)
@@ -110,8 +110,8 @@ def summarize(sweep: Sweep) -> Summary:
     return Summary(sweep.folder, [records[job] for job in sorted(records)])
 
 
-def _add_values(records: Mapping[int, JobRecord]) -> None:
-    values = swept_values({job: records[job].overrides for job in sorted(records)})
+def _add_values(records: Mapping[int, JobRecord], known: Iterable[str]) -> None:
+    values = swept_values({job: records[job].overrides for job in sorted(records)}, known)
     for job, record in records.items():
         record.values = values[job]
 
@@ -128,57 +128,17 @@ def _lost(record: JobRecord) -> None:
     record.error = error_of("Crashed", message)
 
 
-_HEADS = ("job", "status", "exit", "seconds", "overrides", "error")
-_LONGEST = 200
-_STYLES = (
-    dict.fromkeys(GOOD, "green")
-    | dict.fromkeys(BAD, "bold red")
-    | {"failed": "red", "skipped": "yellow", "not run": "yellow"}
-)
-
-
 def show_summary(summary: Summary, console: Console | None = None, *, written: bool = True) -> None:
-    """Prints the table, the number of jobs that succeeded, and the path of the summary, if written."""
+    """Prints the table, the best jobs, the number of jobs that succeeded, and the path of the summary, if written."""
     out = console or Console(highlight=False)
-    rows = _rows(summary.jobs)
-    if out.is_terminal:
-        out.print(_rich_table(rows))
-    else:
-        out.print(Text("\n".join(_plain_lines(rows))), soft_wrap=True)
-    total = len(summary.jobs)
-    ok = summary.totals["ok"]
-    line = f"{ok} of {counted(total, 'job')} ok" + (f": {summary.folder / SUMMARY}" if written else "")
-    out.print(Text(line, style="green" if ok == total else "red"), soft_wrap=True)
-
-
-def _rows(jobs: list[JobRecord]) -> list[tuple[str, ...]]:
-    shared = Counter(override for job in jobs for override in set(job.overrides))
-    rows = []
-    for job in jobs:
-        # Overrides that all jobs share do not distinguish them.
-        own = [override for override in job.overrides if shared[override] < len(jobs) or len(jobs) == 1]
-        error = job.error or {}
-        message = f"{error.get('type')}: {' '.join(str(error.get('message')).split())}" if error else ""
-        seconds = "" if job.seconds is None else f"{job.seconds:.2f}"
-        code = "" if job.exit_code is None else str(job.exit_code)
-        shown = [safe_text(text, _LONGEST) for text in (" ".join(own), message)]
-        rows.append((str(job.job), job.status, code, seconds, *shown))
-    return rows
-
-
-def _rich_table(rows: list[tuple[str, ...]]) -> Table:
-    table = Table()
-    for head in _HEADS:
-        table.add_column(head, overflow="fold", no_wrap=head in _HEADS[:4])
-    for row in rows:
-        table.add_row(*(Text(cell, style=_STYLES[row[1]] if column == 1 else "") for column, cell in enumerate(row)))
-    return table
-
-
-def _plain_lines(rows: list[tuple[str, ...]]) -> list[str]:
-    lines = [_HEADS, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADS))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    out.print(table_of(summary.jobs, out.width if out.is_terminal else None), soft_wrap=True)
+    for text in best_lines(summary.jobs):
+        out.print(Text(text), soft_wrap=True)
+    totals = summary.totals
+    others = [f"{totals[name]} {name.replace('_', ' ')}" for name in ("skipped", "not_run") if totals[name]]
+    line = ", ".join([f"{totals['ok']} of {counted(totals['total'], 'job')} ok", *others])
+    where = f": {summary.folder / SUMMARY}" if written else ""
+    out.print(Text(line + where, style="green" if totals["ok"] == totals["total"] else "red"), soft_wrap=True)
 
 
 _LONGEST = 400
@@ -195,6 +155,8 @@ def conclude(sweep: Sweep, *, broken: bool = False) -> int | None:
         The sweep's exit code; None if no job was started and there is nothing to report.
     """
     try:
+        if sweep.watch is not None:
+            sweep.watch.stop()
         summary = summarize(sweep)
         ran = any(job.status != "not run" for job in summary.jobs)
         if not summary.jobs or not (ran or broken):

@@ -7,6 +7,7 @@ option of a config group is a text.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from hydra.errors import HydraException
 from ..config.rewrite import GROUPS, rewrite
 
 _PARSER = OverridesParser.create()
+_WORD = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)
+"""Text that means itself, which parsing would only confirm."""
+_KEYWORDS = frozenset({"null", "true", "false", "nan", "inf"})
 
 
 def swept_values(jobs: Mapping[int, Sequence[str]], known: Iterable[str] = ()) -> dict[int, dict[str, Any]]:
@@ -25,13 +29,33 @@ def swept_values(jobs: Mapping[int, Sequence[str]], known: Iterable[str] = ()) -
         jobs: The overrides of each job, as typed.
         known: Keys that count as swept even if they are the same in all jobs, as with a single job.
     """
-    typed = {job: _by_key(overrides) for job, overrides in jobs.items()}
-    keys = [*known, *(key for overrides in typed.values() for key in overrides)]
-    swept = [key for key in dict.fromkeys(keys) if key in known or len({of.get(key) for of in typed.values()}) > 1]
-    return {job: {key: _value(key, of[key]) for key in swept if key in of} for job, of in typed.items()}
+    keys = swept_keys(jobs.values(), known)
+    return {job: values_of(overrides, keys) for job, overrides in jobs.items()}
 
 
-def _by_key(overrides: Iterable[str]) -> dict[str, str]:
+def swept_keys(jobs: Iterable[Sequence[str]], known: Iterable[str] = ()) -> list[str]:
+    """Returns the keys of which jobs have different values, in the order in which they were typed.
+
+    If there is only one job, all its keys are swept.
+
+    Args:
+        jobs: The overrides of each job.
+        known: Keys that count as swept in any case.
+    """
+    typed, certain = [texts_of(overrides) for overrides in jobs], set(known)
+    if len(typed) == 1:
+        return list(typed[0])
+    keys = dict.fromkeys(key for texts in typed for key in texts)
+    return [key for key in keys if key in certain or len({texts.get(key) for texts in typed}) > 1]
+
+
+def values_of(overrides: Sequence[str], keys: Iterable[str]) -> dict[str, Any]:
+    """Returns a job's values of some keys, as far as it has them."""
+    texts = texts_of(overrides)
+    return {key: _value(key, texts[key]) for key in keys if key in texts}
+
+
+def texts_of(overrides: Iterable[str]) -> dict[str, str]:
     """Returns the text of each value, by key without `+`; of equal keys, the last one counts."""
     pairs = (override.lstrip("+").partition("=") for override in overrides if not override.startswith("~"))
     return {key: text for key, _, text in pairs}
@@ -39,7 +63,7 @@ def _by_key(overrides: Iterable[str]) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=4096)
 def _value(key: str, text: str) -> Any:
-    if key in GROUPS or "/" in key:
+    if key in GROUPS or "/" in key or (_WORD.fullmatch(text) and text.lower() not in _KEYWORDS):
         return text
     try:
         override = _PARSER.parse_override(rewrite([f"{key}={text}"], exists=set().__contains__)[-1])
