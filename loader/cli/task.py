@@ -75,7 +75,7 @@ class Task:
     def _note(self, notes: Sequence[str]) -> None:
         """Prints notes, each once for all jobs of a sweep."""
         for text in notes:
-            if text not in self._noted:
+            if text not in self._noted and self.origin is None:  # a launcher's process has no terminal of its own
                 from ..report.terminal import print_note  # noqa: PLC0415  # few runs have one
 
                 print_note(text)
@@ -94,7 +94,10 @@ class Task:
         try:
             resolved = _resolved(config)
         except ConfigError as error:
-            return refuse(error, config, self.typed, output_dir)
+            from ..report.terminal import print_error  # noqa: PLC0415  # only a refusal needs it
+
+            print_error(error)
+            return refused(error, config, self.typed, output_dir)
         from ..job import run  # noqa: PLC0415  # --help and --cfg do without
 
         cwd = HydraConfig.get().runtime.cwd
@@ -106,8 +109,7 @@ class Task:
         return {**self.__dict__, "origin": origin()}
 
     def _run_in_sweep(self, config: DictConfig) -> float | None:
-        from ..report.terminal import print_error  # noqa: PLC0415  # not needed by a single run
-        from ..sweep.child import OrphanedError  # noqa: PLC0415
+        from ..sweep.child import OrphanedError  # noqa: PLC0415  # not needed by a single run
         from ..sweep.record import INTERRUPTED  # noqa: PLC0415
         from ..sweep.records import recorded  # noqa: PLC0415
         from ..sweep.summary import worst  # noqa: PLC0415
@@ -121,7 +123,6 @@ class Task:
             code = record.counts_as
             result = _result(config, record)
         except ConfigError as error:
-            print_error(error)
             code = error.exit_code
         except OrphanedError:
             os._exit(INTERRUPTED)
@@ -130,12 +131,14 @@ class Task:
 
     def _run_recorded(self, config: DictConfig, record: JobRecord) -> None:
         from ..sweep.control import run_job  # noqa: PLC0415  # not needed by a single run
+        from ..sweep.output import print_error_into  # noqa: PLC0415
 
-        environment = restored(os.environ, self.environment)
+        environment, output_dir = restored(os.environ, self.environment), Path(str(record.output_dir))
         try:
             run_job(_resolved(config), record, self._folder(), environment, self._is_swept)
         except ConfigError as error:
-            record.settle(refuse(error, config, record.overrides, Path(str(record.output_dir))))
+            print_error_into(output_dir, error)
+            record.settle(refused(error, config, record.overrides, output_dir))
         except Exception as error:
             # No process could be started, or a bug: the next jobs still run.
             log.exception("the job could not be run")
@@ -194,12 +197,10 @@ def _own_configs(hydra: HydraConf) -> str:
     return f"{folder}experiment/"
 
 
-def refuse(error: ConfigError, config: DictConfig, overrides: list[str], output_dir: Path) -> int:
-    """Prints and reports a refusal before the job could start; returns its exit code."""
+def refused(error: ConfigError, config: DictConfig, overrides: list[str], output_dir: Path) -> int:
+    """Reports a refusal before the job could start; returns its exit code."""
     from ..job import reported  # noqa: PLC0415  # only a refusal needs it
-    from ..report.terminal import print_error  # noqa: PLC0415
 
-    print_error(error)
     unresolved = OmegaConf.to_container(config, resolve=False)
     report = Report(status="failed", exit_code=error.exit_code, overrides=list(overrides))
     report.environment = {"cwd": HydraConfig.get().runtime.cwd}

@@ -20,17 +20,23 @@ _HEADINGS = ("action", "model key", "model", "file key", "file")
 
 Line = tuple[str, str, str]
 """Label, text and style."""
+_Labeled = tuple[tuple[str, str], str, str]
+"""Label and its style, text and its style."""
 
 
 def print_error(error: LoaderError) -> None:
     """Prints a refusal on stderr: its message and the lines to type."""
-    _show(
-        sys.stderr,
-        [
-            (("error  ", "bold red"), error.message, ""),
-            *((("  try  ", "bold green"), str(fix), "") for fix in error.fixes),
-        ],
-    )
+    _show(sys.stderr, _refusal(error))
+
+
+def error_text(error: LoaderError) -> str:
+    """Returns what is printed of a refusal, as plain text."""
+    return _plain(_refusal(error), "utf-8")
+
+
+def _refusal(error: LoaderError) -> list[_Labeled]:
+    tries = ((("  try  ", "bold green"), str(fix), "") for fix in error.fixes)
+    return [(("error  ", "bold red"), error.message, ""), *tries]
 
 
 def print_note(text: str) -> None:
@@ -219,16 +225,20 @@ def ending(report: Report) -> Iterator[Line]:
     yield "took", f"{report.timings.get('total', 0.0):.2f} s ({steps})", "dim"
 
 
-def _show(stream: TextIO, shown: Sequence[tuple[tuple[str, str], str, str]]) -> None:
+def _harmless(text: str, encoding: str) -> str:
+    return printable(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _plain(shown: Sequence[_Labeled], encoding: str) -> str:
+    return "".join(f"{label}{_harmless(text, encoding)}\n" for (label, _), text, _ in shown)
+
+
+def _show(stream: TextIO, shown: Sequence[_Labeled]) -> None:
     """Writes labeled lines at once; a plan may have one per key of a model."""
     encoding = stream.encoding or "utf-8"
-
-    def harmless(text: str) -> str:
-        return printable(text).encode(encoding, "backslashreplace").decode(encoding)
-
     if not stream.isatty():
         # No colors in a log file, whatever the environment says (FORCE_COLOR).
-        stream.write("".join(f"{label}{harmless(text)}\n" for (label, _), text, _ in shown))
+        stream.write(_plain(shown, encoding))
         stream.flush()
         return
     from rich.console import Console  # noqa: PLC0415  # only a terminal needs it
@@ -236,4 +246,6 @@ def _show(stream: TextIO, shown: Sequence[tuple[tuple[str, str], str, str]]) -> 
 
     # Wrapping would break the lines to paste, and names from a file must not act as markup.
     console = Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True, force_terminal=True)
-    console.print(Text("\n").join(Text(*label) + Text(harmless(text), style) for label, text, style in shown))
+    console.print(
+        Text("\n").join(Text(*label) + Text(_harmless(text, encoding), style) for label, text, style in shown)
+    )

@@ -238,8 +238,7 @@ def every_job_has_its_turn() -> Iterator[None]:
 
 
 def _refused(hydra: Any, error: OSError) -> JobReturn:
-    from ..report.terminal import print_error  # noqa: PLC0415  # only a refusal needs them
-    from .records import keep, new_record  # noqa: PLC0415
+    from .records import keep, new_record  # noqa: PLC0415  # only a refusal needs them
 
     where = f"the job's folder {safe_text(error.filename, 400)}" if error.filename else "the job's folder"
     fault = f"{where} cannot be used: {error.strerror}"
@@ -249,7 +248,6 @@ def _refused(hydra: Any, error: OSError) -> JobReturn:
     started = origin()
     if started is not None:
         keep(record, started.folder)
-    print_error(refusal)
     done = JobReturn(status=JobStatus.COMPLETED)
     done.return_value = refusal.exit_code
     return done

@@ -36,6 +36,7 @@ from ..runtime import safe_path, unbreakable
 from ..text.lines import Fix
 from ..text.progress import Voice, speaking
 from ..text.redaction import remember
+from .output import print_error_into, print_into
 from .processes import guarded, lead_group
 from .record import INTERRUPTED, JobRecord
 
@@ -103,13 +104,12 @@ def _plain_hydra(hydra: Any) -> dict[str, Any]:
 
 
 def _report_end(config: dict[str, Any], record: JobRecord, output_dir: Path) -> None:
-    """Prints how a job was ended, and writes the report that it could not write."""
-    from ..report.terminal import print_error  # noqa: PLC0415  # only such an end needs it
-
+    """Notes below the job's output how it was ended, and writes the report that it could not write."""
     crash = ErrorReport(**(record.error or {}))
-    print_error(LoaderError(f"job {record.job}: {crash.message}", *(Fix(**fix) for fix in crash.fixes)))
+    print_error_into(output_dir, LoaderError(crash.message, *(Fix(**fix) for fix in crash.fixes)))
     if record.report is None:
         report = Report("error", record.exit_code or 1, crash, config=config, overrides=record.overrides)
+        report.environment = {"cwd": HydraConfig.get().runtime.cwd}
         record.report = str(write_report(report, output_dir))
 
 
@@ -190,6 +190,7 @@ def hydra_schema() -> Any:
 def _child(request: _Request, writer: connection.Connection) -> None:
     """Runs in a job's process."""
     lead_group()
+    print_into(Path(request.output_dir))
     threading.Thread(target=_end_with_sweep, name="end with the sweep", daemon=True).start()
     writer.send(None)
     try:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config.argv import Arguments, is_multirun
+from ..config.elements import split_elements
 from ..config.globs import is_glob
-from ..config.grammar import split_elements
 from ..config.layers import VARIABLE
 from ..text.redaction import HIDDEN, redacted
 from ..text.wording import is_printable, safe_text

@@ -17,6 +17,7 @@ from .record import JobRecord
 from .swept import texts_of, values_of
 
 _LONGEST = 60
+_LONGEST_PATH = 4_096
 _LONGEST_MESSAGE = 200
 _PATH = "path"
 
@@ -41,9 +42,10 @@ class Labels:
 
     def _text(self, key: str, value: Any) -> str:
         text = value if isinstance(value, str) else value_text(value) or str(value)
-        if key in self._folders:
-            text = _below(text, self._folders[key])
-        return safe_text(redacted(text), _LONGEST)
+        if key not in self._folders:
+            return safe_text(redacted(text), _LONGEST)
+        shown = safe_text(redacted(_below(text, self._folders[key])), _LONGEST_PATH)
+        return shown if len(shown) <= _LONGEST else f"…{shown[1 - _LONGEST :]}"  # the end has the file's name
 
     def of(self, overrides: Sequence[str], step: float | None = None) -> str:
         """Returns a job's label, as in ``epoch=3.pt step=300 dtype=bfloat16``."""

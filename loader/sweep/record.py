@@ -9,16 +9,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
 from ..report.data import REPORT, ErrorReport
-from ..text.lines import Fix, line
+from ..text.lines import Fix, line, typed
 from ..text.wording import counted, printable
 from .facts import facts_of
+from .output import OUTPUT, has_output
 
 RUNNING = "running"
 """The status of a job that has not ended; it never appears in a summary."""
@@ -163,7 +164,8 @@ class JobRecord:
         self.status = "crashed"
         self.exit_code = process_code if process_code >= 0 else 128 - process_code
         how = f"ended with code {process_code}" if process_code >= 0 else f"was killed by {_signal_name(-process_code)}"
-        fixes = [Fix("dmesg | tail", "says whether memory ran out")] if "SIGKILL" in how else []
+        fixes = [*_last_words(self.output_dir)]
+        fixes += [Fix("dmesg | tail", "says whether memory ran out")] if "SIGKILL" in how else []
         path = Path(self.output_dir or "", REPORT)
         self.report = str(path) if path.is_file() else None
         self.error = error_of("Crashed", f"the job's process {how} before the job was done", *fixes)
@@ -218,6 +220,12 @@ class JobRecord:
         """Notes that the user or a scheduler stopped the sweep while the job ran."""
         self.status, self.exit_code = "crashed", INTERRUPTED
         self.error = error_of("Interrupted", "interrupted before the job was done")
+
+
+def _last_words(folder: str | None) -> Iterator[Fix]:
+    """Yields the line that shows what a job printed before its end, if it printed anything."""
+    if folder is not None and has_output(Path(folder)):
+        yield typed("tail", str(Path(folder, OUTPUT)), note="shows its last output")
 
 
 def _signal_name(number: int) -> str:

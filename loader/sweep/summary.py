@@ -33,6 +33,7 @@ from .command import command_of
 from .folders import SUMMARY
 from .record import BAD, GOOD, RUNNING, JobRecord, error_of
 from .records import forget, read_all
+from .refusals import show_errors
 from .swept import swept_values
 from .table import best_lines, table_of
 
@@ -129,9 +130,11 @@ def _lost(record: JobRecord) -> None:
 
 
 def show_summary(summary: Summary, console: Console | None = None, *, written: bool = True) -> None:
-    """Prints the table, the best jobs, the number of jobs that succeeded, and the path of the summary, if written."""
+    """Prints the table, the errors, the best jobs, the number of jobs with a result, and where the summary is."""
     out = console or Console(highlight=False)
     out.print(table_of(summary.jobs, out.width if out.is_terminal else None), soft_wrap=True)
+    out.file.flush()
+    show_errors(summary.jobs)
     for text in best_lines(summary.jobs):
         out.print(Text(text), soft_wrap=True)
     totals = summary.totals

@@ -83,7 +83,8 @@ def columns_of(jobs: Sequence[JobRecord]) -> list[Column]:
 
 
 def _status(jobs: Sequence[JobRecord]) -> list[Column]:
-    return [Column("status", [job.status for job in jobs], left=True)]
+    found = [job.status for job in jobs]
+    return [Column("status", found, left=True)] if len(set(found)) > 1 else []
 
 
 def _swept(jobs: Sequence[JobRecord]) -> Iterable[Column]:
@@ -109,7 +110,8 @@ def _metrics(jobs: Sequence[JobRecord]) -> Iterable[Column]:
 def _if_they_differ(jobs: Sequence[JobRecord], name: str, rank: int, write: Callable[[Any], str]) -> Iterable[Column]:
     values = [getattr(job, name) for job in jobs]
     if len({value for value in values if value is not None}) > 1:
-        yield Column(name, ["" if value is None else write(value) for value in values], rank)
+        texts = any(isinstance(value, str) for value in values)
+        yield Column(name, ["" if value is None else write(value) for value in values], rank, left=texts)
 
 
 def _number(value: Any) -> str:

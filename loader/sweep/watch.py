@@ -110,9 +110,11 @@ class Watch:
         Console(highlight=False, soft_wrap=True).print(text)
 
     def _named(self, running: Sequence[JobRecord]) -> str:
-        names = [f"{record.job} {self._label(record)}".rstrip() for record in running[:_MOST]]
+        if not running:
+            return ""
+        names = [f"job {record.job} {self._label(record)}".rstrip() for record in running[:_MOST]]
         more = len(running) - len(names)
-        return ", ".join([*names, *([f"{more} more"] if more > 0 else [])])
+        return "running " + ", ".join([*names, *([f"{more} more"] if more > 0 else [])])
 
     def _label(self, record: JobRecord) -> str:
         if self._labels is None or self._jobs is None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.command import REPOSITORY, run
+from tests.command import REPOSITORY, TIMEOUT, run
 
 RUN = [sys.executable, str(REPOSITORY / "run.py"), "-m"]
 TARGET = "model._target_=own_models.Net"
@@ -56,6 +57,10 @@ class Swept:
     def summary(self) -> dict[str, Any]:
         return dict(json.loads((self.folder / "summary.json").read_text()))
 
+    def output(self, job: int) -> str:
+        """What a job printed."""
+        return (self.folder / str(job) / "output.txt").read_text()
+
     @property
     def statuses(self) -> list[str]:
         return [job["status"] for job in self.summary["jobs"]]
@@ -63,7 +68,24 @@ class Swept:
 
 def sweep(*overrides: str, cwd: Path, **environment: str) -> Swept:
     done = run(*RUN, TARGET, *overrides, "hydra.sweep.dir=sweep", cwd=cwd, **environment)
-    return Swept(done.returncode, done.stdout, done.stderr, cwd / "sweep")
+    return Swept(done.returncode, done.stdout, without_progress(done.stderr), cwd / "sweep")
+
+
+def without_progress(err: str) -> str:
+    """What a sweep printed on stderr besides its progress, which depends on how fast the machine is."""
+    return "".join(line for line in err.splitlines(keepends=True) if not line.startswith("sweep  "))
+
+
+def printed(folder: Path, start: str) -> str:
+    """Waits until a job of a sweep that is running prints a line; returns it."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        for file in folder.glob("*/output.txt"):
+            found = [line for line in file.read_text().splitlines() if line.startswith(start)]
+            if found:
+                return found[0]
+        time.sleep(0.05)
+    raise TimeoutError(start)
 
 
 def of_session(number: int) -> list[str]:

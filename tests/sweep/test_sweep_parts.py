@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import pickle
 import platform
@@ -14,7 +13,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from loader.cli.task import Task
 from loader.errors import ConfigError
@@ -24,7 +22,7 @@ from loader.sweep.expected import expected_jobs
 from loader.sweep.folders import is_written
 from loader.sweep.record import JobRecord
 from loader.sweep.records import forget, keep, read_all
-from loader.sweep.summary import Summary, show_summary, summarize, worst
+from loader.sweep.summary import Summary, summarize, worst
 
 CODES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 137, -9]))
 
@@ -105,42 +103,6 @@ def test_writing_a_summary_leaves_nothing_else(tmp_path: Path) -> None:
     summarize(Sweep(tmp_path, [[]])).write()
     forget(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.csv", "summary.json"]
-
-
-def shown(summary: Summary, *, terminal: bool) -> str:
-    stream = io.StringIO()
-    show_summary(summary, Console(file=stream, force_terminal=terminal, width=60, highlight=False))
-    return stream.getvalue()
-
-
-def test_a_table_off_a_terminal_is_plain_and_complete(tmp_path: Path) -> None:
-    error = {"type": "FitError", "message": "a \x1b[31mlong " + "word " * 30, "hint": ""}
-    jobs = [
-        JobRecord(0, ["seed=1", "a=[b]"], "ok", 0, seconds=1.234),
-        JobRecord(1, ["seed=1", "a=[c]"], "failed", 4, error),
-    ]
-    text = shown(Summary(tmp_path, jobs), terminal=False)
-    assert text.splitlines()[:2] == [
-        "job  status  exit  seconds  overrides  error",
-        "0    ok      0     1.23     a=[b]",
-    ]
-    assert text.splitlines()[2].startswith("1    failed  4              a=[c]      FitError: a \\x1b[31mlong word word")
-    assert text.splitlines()[3:] == [f"1 of 2 jobs ok: {tmp_path}/summary.json"]
-    assert "\x1b" not in text
-
-
-def test_a_table_on_a_terminal_has_colours_and_fits(tmp_path: Path) -> None:
-    jobs = [JobRecord(0, ["seed=1"], "ok", 0, seconds=1.0), JobRecord(1, ["[bold]x"], "not run")]
-    text = shown(Summary(tmp_path, jobs), terminal=True)
-    assert "\x1b[32mok" in text
-    assert "[bold]x" in text
-    assert "┃" in text
-
-
-def test_a_single_job_shows_all_its_overrides(tmp_path: Path) -> None:
-    assert "seed=1 device=cpu" in shown(
-        Summary(tmp_path, [JobRecord(0, ["seed=1", "device=cpu"], "ok", 0)]), terminal=False
-    )
 
 
 def test_another_sweepers_jobs_are_not_guessed() -> None:

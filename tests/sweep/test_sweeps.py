@@ -17,7 +17,7 @@ import pytest
 
 from loader.sweep.record import JobRecord
 from tests.command import REPOSITORY, in_own_session, run
-from tests.sweep.sweeping import RUN, TARGET, Swept, make_folder, of_session, sweep
+from tests.sweep.sweeping import RUN, TARGET, Swept, make_folder, of_session, printed, sweep, without_progress
 
 
 @pytest.fixture
@@ -58,7 +58,8 @@ def test_the_summary_lists_each_outcome(mixed: Swept) -> None:
         f"the job's process was killed by signal 9 (SIGKILL) {before}",
         f"the job's process ended with code 0 {before}",
     ]
-    assert jobs[4]["error"]["hint"] == "dmesg | tail   # says whether memory ran out"
+    output = f"tail {mixed.folder}/4/output.txt   # shows its last output"
+    assert jobs[4]["error"]["hint"] == f"{output}\ndmesg | tail   # says whether memory ran out"
     assert [jobs[index]["error"] for index in (0, 6)] == [None, None]
 
 
@@ -76,26 +77,51 @@ def test_each_job_has_its_own_log_and_report(mixed: Swept) -> None:
 
 
 def test_each_job_has_its_own_process_in_the_users_environment(mixed: Swept) -> None:
-    expected = re.findall(r"^job (\w+) (\d+) (.+) (\w+)$", mixed.out, re.MULTILINE)
+    printed_by = "".join(mixed.output(job) for job in range(7))
+    expected = re.findall(r"^job (\w+) (\d+) (.+) (\w+)$", printed_by, re.MULTILINE)
     assert [behave for behave, *_ in expected][:2] == ["well", "raises"]
     assert len({pid for _, pid, *_ in expected}) == 7
     assert {(Path(cwd), own) for *_, cwd, own in expected} == {(mixed.folder.parent, "mine")}
 
 
-def test_the_terminal_shows_the_jobs_in_order_and_one_table(mixed: Swept) -> None:
-    places = [
-        mixed.out.index(expected) for expected in ("#0 :", "job well", "#1 :", "job raises", "last words", "#4 :")
+def test_the_terminal_shows_a_line_for_each_job_then_one_table(mixed: Swept) -> None:
+    lines = mixed.out.splitlines()
+    crashed = "Crashed: the job's process was killed by signal 9 (SIGKILL) before the job was done"
+    vanished = "Crashed: the job's process ended with code 0 before the job was done"
+    before = [re.sub(r"  \d+\.\d s  ", "  0.1 s  ", line) for line in lines[:7]]
+    assert before[:1] + before[3:] == [
+        "1/7  ok  0.1 s  model.behave=well",
+        "4/7  crashed  0.1 s  model.behave=dies  Crashed: the job's process ended with code 9 before the job was done",
+        f"5/7  crashed  0.1 s  model.behave=killed  {crashed}",
+        f"6/7  crashed  0.1 s  model.behave=vanishes  {vanished}",
+        "7/7  ok  0.1 s  model.behave=finely",
     ]
-    assert places == sorted(places)
-    *_, head, good, raised, _, _, killed, _, _, ending = mixed.out.splitlines()
-    assert head.split() == ["job", "status", "exit", "seconds", "overrides", "error"]
-    assert re.fullmatch(r"0    ok       0     +\d+\.\d\d +model\.behave=well", good)
+    assert before[1].startswith("2/7  failed  0.1 s  model.behave=raises  ConfigError: model: the")
+    head, good, raised, _, _, killed, _, _, ending = lines[7:]
+    assert head.split() == ["job", "status", "model.behave", "seconds", "error"]
+    assert re.fullmatch(r"  0  ok +well +\d+\.\d\d", good)
     assert "ConfigError: " in raised
-    assert killed.endswith("Crashed: the job's process was killed by signal 9 (SIGKILL) before the job was done")
+    assert killed.endswith(crashed)
     assert ending == f"2 of 7 jobs ok: {mixed.folder / 'summary.json'}"
     assert "\x1b" not in mixed.out
+
+
+def test_the_errors_have_the_lines_to_type(mixed: Swept) -> None:
     assert "Traceback" not in mixed.err
-    assert "error  job 4: the job's process was killed by signal 9 (SIGKILL) before the job was done\n" in mixed.err
+    assert (
+        "error  job 4: the job's process was killed by signal 9 (SIGKILL) before the job was done\n"
+        f"  try  tail {mixed.folder}/4/output.txt   # shows its last output\n"
+        "  try  dmesg | tail   # says whether memory ran out\n"
+    ) in mixed.err
+    assert [line.partition(":")[0] for line in mixed.err.splitlines() if line.startswith("error")] == [
+        f"error  job {number}" for number in range(1, 6)
+    ]
+
+
+def test_what_a_job_prints_is_in_its_folder(mixed: Swept) -> None:
+    assert "keys       loaded 2 of 2\n" in mixed.output(0)
+    assert mixed.output(1).partition("error  ")[2].startswith("model: ")
+    assert mixed.output(3).partition("last words\n")[2].startswith("error  the job's process ended with code 9 before")
 
 
 def test_the_csv_has_one_line_for_each_job(mixed: Swept) -> None:
@@ -191,15 +217,13 @@ def test_a_sweep_that_is_stopped_still_says_how_far_it_came(
         "hydra.sweep.dir=sweep",
     ]
     with in_own_session(number, *RUN, *arguments, cwd=folder) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        line = next(line for line in process.stdout if line.startswith("job slowly"))
+        line = printed(folder / "sweep", "job slowly")
         if number == signal.SIGINT:
             os.killpg(process.pid, number)
         else:
             os.kill(process.pid, number)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (code, expected)
+    assert (process.returncode, without_progress(err)) == (code, expected)
     done = Swept(code, out, err, folder / "sweep")
     assert done.statuses == ["ok", "crashed", "not run"]
     assert [job["exit_code"] for job in done.summary["jobs"]] == [0, 130, None]
@@ -217,8 +241,7 @@ def test_a_sweep_that_is_stopped_still_says_how_far_it_came(
 def test_jobs_do_not_outlive_a_sweep_that_is_killed(folder: Path) -> None:
     arguments = [TARGET, "checkpoint.path=epoch=2.pth", "model.behave=slowly", "hydra.sweep.dir=sweep"]
     with subprocess.Popen([*RUN, *arguments], cwd=folder, stdout=subprocess.PIPE, start_new_session=True) as process:
-        assert process.stdout is not None
-        next(line for line in process.stdout if line.startswith(b"job slowly"))
+        printed(folder / "sweep", "job slowly")
         assert len(of_session(process.pid)) > 2
         process.kill()
         process.wait(timeout=60)

@@ -1,0 +1,56 @@
+"""The errors of a sweep's jobs, at its end.
+
+Guarantees: each different error is shown once, with its jobs and the lines to type, however many jobs it ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..errors import LoaderError
+from ..report.terminal import print_error, print_note
+from ..text.lines import Fix, typed
+from ..text.wording import counted, listing
+from .output import OUTPUT, has_output
+from .record import JobRecord
+
+_MOST = 20
+"""Different errors that are shown."""
+_OF_THE_SWEEP = ("Interrupted", "NotRun")
+"""Errors that say no more than the table does."""
+
+
+def show_errors(jobs: Sequence[JobRecord]) -> None:
+    """Prints the errors of jobs on stderr."""
+    found = list(errors_of(jobs))
+    for error in found[:_MOST]:
+        print_error(error)
+    if len(found) > _MOST:
+        print_note(f"{counted(len(found) - _MOST, 'more error')}: summary.csv lists them")
+
+
+def errors_of(jobs: Sequence[JobRecord]) -> Iterator[LoaderError]:
+    """Yields each different error, as a refusal that names its jobs."""
+    for group in _grouped([job for job in jobs if job.error and job.error.get("type") not in _OF_THE_SWEEP]):
+        first = group[0]
+        error = first.error or {}
+        numbers = listing([job.job for job in group])
+        name = f"job {numbers}" if len(group) == 1 else f"jobs {numbers}"
+        fixes = [Fix(**fix) for fix in error.get("fixes") or []]
+        if first.status == "error":
+            fixes += _traceback(first)
+        yield LoaderError(f"{name}: {error.get('message')}", *fixes)
+
+
+def _grouped(jobs: Sequence[JobRecord]) -> Iterator[list[JobRecord]]:
+    groups: dict[tuple[str, ...], list[JobRecord]] = {}
+    for job in jobs:
+        error = job.error or {}
+        groups.setdefault(tuple(str(error.get(name)) for name in ("type", "message", "hint")), []).append(job)
+    yield from groups.values()
+
+
+def _traceback(job: JobRecord) -> Iterator[Fix]:
+    if job.output_dir and has_output(Path(job.output_dir)):
+        yield typed("cat", str(Path(job.output_dir, OUTPUT)), note="has the traceback")
