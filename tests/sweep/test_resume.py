@@ -16,7 +16,7 @@ from loader.cli.main import run_command
 from loader.sweep.folders import Claim
 from loader.sweep.resume import earlier
 from tests.command import in_own_session, run
-from tests.sweep.sweeping import RUN, TARGET, Swept, make_folder
+from tests.sweep.sweeping import RUN, TARGET, Swept, make_folder, printed, without_progress
 from tests.sweep.test_surroundings import OWN_SWEEPER
 
 FILES = "checkpoint.path=epoch=2.pth,epoch=10.pth"
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def sweep(folder: Path, name: str, *overrides: str) -> Swept:
     done = run(*RUN, TARGET, *overrides, f"hydra.sweep.dir={name}", cwd=folder)
-    return Swept(done.returncode, done.stdout, done.stderr, folder / name)
+    return Swept(done.returncode, done.stdout, without_progress(done.stderr), folder / name)
 
 
 def resumed(folder: Path, name: str, *overrides: str, of: str = "first") -> Swept:
@@ -107,8 +107,7 @@ def test_results_that_are_damaged_are_run_again(folder: Path) -> None:
 def test_a_sweep_that_was_interrupted_is_resumed(folder: Path) -> None:
     typed = [TARGET, "checkpoint.path=epoch=2.pth", "model.behave=well,slowly", "hydra.sweep.dir=first"]
     with in_own_session(signal.SIGTERM, *RUN, *typed, cwd=folder) as process:
-        assert process.stdout is not None
-        next(line for line in process.stdout if line.startswith("job slowly"))
+        printed(folder / "first", "job slowly")
         process.kill()
         process.communicate(timeout=60)
     assert not (folder / "first" / "summary.json").exists()
