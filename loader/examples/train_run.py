@@ -23,7 +23,7 @@ from .train import Digits, load_digits
 
 HIDDEN = 16
 """Width of the hidden layer; an eighth of that of the SimpleNet that `train` makes."""
-_EPOCHS = (1, 2, 5, 10, 20, 60, 300)
+_EPOCHS = (1, 2, 5, 10, 20, 30, 60, 120)
 _HALF, _DAMAGED = 20, 40
 """The epochs that are also written in half precision, and written damaged."""
 _IMAGES, _WRONG = 300, 0.25
