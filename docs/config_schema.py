@@ -166,7 +166,7 @@ def _rule() -> Schema:
 
 
 def _input() -> Schema:
-    number = {"type": ["number", "boolean", "string"], "pattern": _OPEN}
+    number = {"type": ["number", "boolean", "null", "string"], "pattern": _OPEN}
     properties = {
         "shape": {"description": "The sizes of its dimensions.", **_list(_setting(int), alone=False)},
         "dtype": {"description": "A dtype of torch; the model's for floating inputs that name none.", **_TEXT},

@@ -10,6 +10,7 @@ import logging
 import re
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from .errors import ConfigError, FitError, LoaderError
 from .modes import lines
 from .module.user_code import own_code_refused
 from .report import environment
-from .report.data import ErrorReport, Report
+from .report.data import REPORT, ErrorReport, Report
 from .report.terminal import print_dangers, print_error, print_report
 from .report.writing import write_report
 from .runtime import importing
@@ -88,8 +89,11 @@ def reported(report: Report, output_dir: Path) -> int:
     """Writes a job's report, and its page if that is asked for.
 
     Returns:
-        The exit code, which is not 0 if one of them cannot be written.
+        The exit code, which is not 0 if one of them cannot be written. The report of a run that was to be replayed into
+        its own folder stays.
     """
+    if _is_recorded(report, output_dir / REPORT):
+        return report.exit_code
     try:
         written = write_report(report, output_dir)
     except OSError as error:
@@ -120,6 +124,12 @@ def _page(report: Report, output_dir: Path) -> int:
         return refusal.exit_code
     log.info("page: %s", written)
     return 0
+
+
+def _is_recorded(report: Report, path: Path) -> bool:
+    with suppress(OSError):
+        return report.replay is not None and path.samefile(report.replay.path)
+    return False
 
 
 def names_model(overrides: Sequence[str]) -> bool:
@@ -175,8 +185,8 @@ def _repeated(
     from .modes.replay import Replay  # noqa: PLC0415  # likewise
 
     over = laid.from_overrides(report.overrides, composed) if given is None else list(laid.from_mapping(given))
-    replay = Replay(job.replay.path, composed, over, report)
-    with replay.room(folder) as room, replay.compared():
+    replay = Replay(job.replay.path, composed, over, report, folder)
+    with replay.room() as room, replay.compared():
         return _carry_out(replay.job, report, None, prove=True, asked=True, folder=room)
 
 

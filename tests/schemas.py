@@ -35,5 +35,9 @@ def faults(content: Any, name: str, definition: str | None = None) -> list[str]:
 
 
 def faults_of_file(path: Path) -> list[str]:
-    """What a report's or a summary's schema refuses in a file."""
-    return faults(json.loads(path.read_text(encoding="utf-8")), OF_FILES[path.name])
+    """What the schemas refuse in a report, with its config if the run ended well, or in a summary."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    found = faults(content, OF_FILES[path.name])
+    if not found and content.get("status") == "ok":
+        found += [f"config: {fault}" for fault in faults(content["config"], "config")]
+    return found

@@ -20,7 +20,7 @@ from ...report import environment, terminal
 from ...report.data import Check, Difference, ReplayReport, Report
 from ...report.kept import KEPT, Kept, read_kept
 from ...schema import JobConfig
-from ...text.lines import NO_FIX
+from ...text.lines import NO_FIX, Fix
 from ...text.wording import counted, listing, safe_text
 from . import recorded as runs
 from .comparing import Finding, Sides, compare, environments, files
@@ -63,21 +63,30 @@ class Replay:
         composed: The config that was composed here.
         laid: What was typed for this run.
         report: The new run's report; gets the repeated config, and the comparison.
+        folder: The new run's folder; None for a run without one.
 
     Raises:
         ConfigError: There is no such run, it did not end well, or its config cannot be repeated.
     """
 
-    def __init__(self, named: str | None, composed: Mapping[str, Any], laid: Sequence[Laid], report: Report) -> None:
+    def __init__(
+        self,
+        named: str | None,
+        composed: Mapping[str, Any],
+        laid: Sequence[Laid],
+        report: Report,
+        folder: Path | None = None,
+    ) -> None:
         self._recorded = runs.read(named)
+        self._report, self._folder = report, folder
+        report.replay = self._outcome = ReplayReport(str(self._recorded.path))
+        self._refuse_replacing()
         self._laid = [one for one in laid if one.path[0] not in _OF_REPLAY]
         where = safe_text(self._recorded.path, _LONGEST)
         made = settings(self._recorded.report, composed, self._laid, where)
         typed = list(dict.fromkeys(one.override for one in self._laid))
-        self._report = report
-        self._outcome = ReplayReport(str(self._recorded.path), overrides=typed, folder=made.folder)
-        self._outcome.left_out = made.left_out
-        report.replay, report.config = self._outcome, made.config
+        report.config = made.config
+        self._outcome.overrides, self._outcome.folder, self._outcome.left_out = typed, made.folder, made.left_out
         self.job = _parsed(made.config, where)
         self._kept = _kept(self._recorded.report, self._recorded.folder)
 
@@ -102,11 +111,17 @@ class Replay:
             raise self._different(failed)
         self._outcome.status = "reproduced"
 
+    def _refuse_replacing(self) -> None:
+        """Refuses to write over the recorded run; its report stays (`loader.job.reported`)."""
+        if self._folder is not None and self._folder.exists() and self._folder.samefile(self._recorded.folder):
+            fault = f"{safe_text(self._recorded.folder, _LONGEST)} is the folder of the recorded run, which must stay"
+            raise ConfigError(f"{fault}; a folder for the new run was expected", Fix("hydra.run.dir=FOLDER"))
+
     @contextmanager
-    def room(self, folder: Path | None) -> Iterator[Path | None]:
+    def room(self) -> Iterator[Path | None]:
         """Yields a folder for what the run keeps: its own, or a temporary one, if there are outputs to compare with."""
-        if folder is not None or self._kept is None:
-            yield folder
+        if self._folder is not None or self._kept is None:
+            yield self._folder
             return
         with TemporaryDirectory() as made:
             try:

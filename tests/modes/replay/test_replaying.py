@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import loader
+from loader import job
+from loader.config.compose import compose
 from loader.errors import ConfigError, VerificationError
 from tests.command import REPOSITORY, run, run_loader
 from tests.jobs import save
@@ -338,6 +340,16 @@ def test_a_path_that_is_not_a_runs_is_refused(recorded: Done, tmp_path: Path) ->
     (tmp_path / "sweep" / "summary.json").unlink()
     with pytest.raises(ConfigError, match=r"mode=replay needs replay\.path"):
         loader.load(["mode=replay"])
+
+
+def test_the_recorded_run_is_never_replaced(recorded: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.read_bytes() for path in recorded.folder.iterdir()}
+    overrides = ["mode=replay", f"replay.path={recorded.folder}", "seed=1"]
+
+    assert job.run(compose(overrides), overrides, recorded.folder) == 2
+
+    assert "is the folder of the recorded run, which must stay" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in recorded.folder.iterdir()} == before
 
 
 def test_what_chooses_a_config_file_cannot_be_laid_over(recorded: Done) -> None:
