@@ -139,6 +139,17 @@ def _config_rows(record: type, prefix: str, defaults: Any) -> Iterator[tuple[str
         else:
             shown = "required" if default == "???" else f"`{_plain(default)}`"
             yield f"`{key}`", _type(hint), shown, docs[field.name]
+            # A section that may be null has the defaults of its record once a key of it is set.
+            for kind in get_args(hint) if type(None) in get_args(hint) else ():
+                if dataclasses.is_dataclass(kind):
+                    own = {one.name: _default(one) for one in dataclasses.fields(kind)}
+                    yield from _config_rows(kind, f"{key}.", own)  # type: ignore[arg-type]
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return "???" if field.default is dataclasses.MISSING else field.default
 
 
 def _plain(value: Any) -> str:
