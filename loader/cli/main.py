@@ -211,14 +211,14 @@ def _failed(error: Exception, sweep: Sweep | None, typed: list[str]) -> int:
     exit_code = _concluded(sweep, broken=refusal is None and sweep is not None and bool(sweep.plugins))
     if refusal is not None:
         raise refusal from error
-    if sweep is None or exit_code is None:
+    if sweep is None or (exit_code is None and not sweep.plugins):
         raise error
     if os.environ.get(_FULL_ERROR) == "1":
         traceback.print_exception(error)
     from ..sweep.summary import print_broken_off  # noqa: PLC0415  # only a sweep is broken off
 
     print_broken_off(error, sweep)
-    return exit_code
+    return ConfigError.exit_code if exit_code is None else exit_code
 
 
 def _unwritable(error: OSError, sweep: Sweep) -> ConfigError | None:

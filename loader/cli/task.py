@@ -54,11 +54,7 @@ class Task:
         self._noted: set[str] = set()
 
     def __call__(self, config: DictConfig) -> float | None:
-        """Runs a job; returns its result for a sweeper that optimizes.
-
-        That is the value of ``evaluate.objective``, or None if the job has none because it did not end well; for a job
-        without an objective, the exit code.
-        """
+        """Runs a job; returns its exit code, or what a sweeper gets that chooses jobs by their results."""
         hydra = HydraConfig.get()
         remember(OmegaConf.to_container(config, resolve=False))
         redact_files(self._kept_by(hydra))
@@ -111,23 +107,23 @@ class Task:
     def _run_in_sweep(self, config: DictConfig) -> float | None:
         from ..sweep.child import OrphanedError  # noqa: PLC0415  # not needed by a single run
         from ..sweep.record import INTERRUPTED  # noqa: PLC0415
-        from ..sweep.records import recorded  # noqa: PLC0415
+        from ..sweep.records import draws_jobs, new_record, recorded  # noqa: PLC0415
+        from ..sweep.results import result_of  # noqa: PLC0415
         from ..sweep.summary import worst  # noqa: PLC0415
 
+        hydra = HydraConfig.get()
         if self.origin is not None:
-            find_modules_in(HydraConfig.get().runtime.cwd)
-        result: float | None = None
+            find_modules_in(hydra.runtime.cwd)
         try:
             with unbreakable(), recorded(self._folder()) as record:
                 self._run_recorded(config, record)
-            code = record.counts_as
-            result = _result(config, record)
         except ConfigError as error:
-            code = error.exit_code
+            record = new_record(hydra)
+            record.refuse(error)
         except OrphanedError:
             os._exit(INTERRUPTED)
-        self.exit_code = worst([self.exit_code or 0, code])
-        return result
+        self.exit_code = worst([self.exit_code or 0, record.counts_as])
+        return result_of(record, hydra) if draws_jobs(hydra) else record.counts_as
 
     def _run_recorded(self, config: DictConfig, record: JobRecord) -> None:
         from ..sweep.control import run_job  # noqa: PLC0415  # not needed by a single run
@@ -175,15 +171,6 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     if resolved.get("mode") == "scaffold" and isinstance(scaffold, dict) and scaffold.get("path") is None:
         scaffold["path"] = _own_configs(hydra)
     return anchored(resolved, hydra.runtime.cwd) if hydra.job.chdir else resolved
-
-
-def _result(config: DictConfig, record: JobRecord) -> float | None:
-    """Returns what a sweeper learns of a job: never a value that a job which failed could be preferred for."""
-    objective = OmegaConf.select(config, "evaluate.objective", throw_on_resolution_failure=False)
-    if objective is None and refusal_in(HydraConfig.get()) is None:
-        return record.counts_as
-    measured = record.metrics.get(str(objective), {}).get("value")
-    return float(measured) if record.counts_as == 0 and measured is not None else None
 
 
 def _typed(hydra: HydraConf) -> list[str]:

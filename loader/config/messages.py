@@ -28,7 +28,7 @@ from .grammar import Refused, parse_value
 from .layers import primaries, users_file, without_package
 from .lists import refused_list
 from .rewrite import FREE, GROUPS
-from .sections import known_keys, suggestion
+from .sections import known_keys, package_of, suggestion
 
 _LONGEST = 400
 _MOST_OPTIONS = 30
@@ -134,8 +134,8 @@ def _missing_config(error: MissingConfigException) -> _Translation:
         f"the config group '{safe_text(group)}' has no option '{safe_text(option)}'{asked}"
         f"{did_you_mean(option, options)}; there are: {listing(options, _MOST_OPTIONS) or 'none'}"
     )
-    if group == "hydra/launcher":
-        return message, typed("pip", "install", f"hydra-{option}-launcher")
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        return message, typed("pip", "install", package_of(group, option))
     if group == "model" and _DOTTED.fullmatch(option):
         return message, line("model._target_", option)
     near = closest(option, options, most=1)

@@ -24,6 +24,9 @@ from ..text.wording import closest, did_you_mean, listing, safe_text
 _Record = TypeVar("_Record")
 Raw = Mapping[str, Any]
 
+_EXTRAS = ("joblib", "submitit", "ray", "optuna")
+"""The extras that have a launcher or a sweeper."""
+
 _EXPECTED: Mapping[Any, str] = {
     str: "text",
     bool: "true or false",
@@ -133,6 +136,12 @@ def _fields(record: type, prefix: str) -> Iterator[str]:
         for kind in _alternatives(hint):
             if dataclasses.is_dataclass(kind):
                 yield from _fields(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+
+
+def package_of(group: str, option: str) -> str:
+    """Returns the package, or our extra, that probably has a launcher or sweeper which is not installed."""
+    extra = option.partition("_")[0]  # of submitit_local
+    return f"hydra-loader[{extra}]" if extra in _EXTRAS else f"hydra-{option}-{group.removeprefix('hydra/')}"
 
 
 def suggestion(key: str) -> str | None:

@@ -26,7 +26,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..text.wording import listing
 from .record import RUNNING, JobRecord
-from .records import read_all, records_folder
+from .records import draws_jobs, read_all, records_folder
+from .results import result_of
 
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 SUBMITIT = "hydra_plugins.hydra_submitit_launcher.submitit_launcher"
@@ -67,14 +68,15 @@ class Mended(Launcher):
     Args:
         launcher: Hydra's launcher, set up.
         basic: Hydra's own launcher, set up alike.
-        folder: The sweep's.
+        hydra: Hydra's settings.
         patience: Makes the launcher await all its workers.
     """
 
     def __init__(
-        self, launcher: Launcher, basic: Launcher, folder: Path, patience: Callable[[], AbstractContextManager[None]]
+        self, launcher: Launcher, basic: Launcher, hydra: Any, patience: Callable[[], AbstractContextManager[None]]
     ) -> None:
-        self._launcher, self._basic, self._folder, self._patience = launcher, basic, folder, patience
+        self._launcher, self._basic, self._hydra, self._patience = launcher, basic, hydra, patience
+        self._folder = Path(str(hydra.runtime.cwd), str(hydra.sweep.dir))
 
     def setup(self, **_surroundings: Any) -> None:
         """Both launchers are set up already."""
@@ -116,7 +118,13 @@ class Mended(Launcher):
         """
         records = read_all(self._folder)
         ended = [records[job] for job in jobs if job in records and records[job].status != RUNNING]
-        return {record.job: _result(record) for record in ended if not self._ended_with_worker(record, since)}
+        return {record.job: self._result(record) for record in ended if not self._ended_with_worker(record, since)}
+
+    def _result(self, record: JobRecord) -> JobReturn:
+        """Returns what the job's own process would have returned to the sweeper."""
+        done = JobReturn(overrides=record.overrides, status=JobStatus.COMPLETED)
+        done.return_value = result_of(record, self._hydra) if draws_jobs(self._hydra) else record.counts_as
+        return done
 
     def _ended_with_worker(self, record: JobRecord, since: float) -> bool:
         """Returns whether a job may have been killed because its worker was about to be."""
@@ -132,13 +140,6 @@ def _consecutive(jobs: _Jobs) -> list[_Jobs]:
         else:
             runs.append({job: overrides})
     return runs
-
-
-def _result(record: JobRecord) -> JobReturn:
-    """Returns what the job's own process would have returned to the sweeper."""
-    done = JobReturn(overrides=record.overrides, status=JobStatus.COMPLETED)
-    done.return_value = record.counts_as
-    return done
 
 
 def _report(lost: dict[int, str]) -> None:
@@ -221,13 +222,12 @@ def mended() -> Iterator[None]:
         self: Plugins, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> Launcher:
         launcher = plain(self, hydra_context=hydra_context, task_function=task_function, config=config)
-        hydra = config.hydra
-        patience = _PATIENCE.get(str(OmegaConf.select(hydra, "launcher._target_")))
+        patience = _PATIENCE.get(str(OmegaConf.select(config, "hydra.launcher._target_")))
         if patience is None:
             return launcher
         basic = BasicLauncher()
         basic.setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        return Mended(launcher, basic, Path(str(hydra.runtime.cwd), str(hydra.sweep.dir)), patience)
+        return Mended(launcher, basic, config.hydra, patience)
 
     Plugins.instantiate_launcher = instantiate_launcher  # type: ignore[method-assign]
     try:

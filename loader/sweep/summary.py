@@ -199,5 +199,6 @@ def print_broken_off(error: Exception, sweep: Sweep) -> None:
     """Reports what ended a sweep early, such as a launcher without its server."""
     what = " or ".join(sweep.plugins) or "the launcher"
     fault = f"{what} ended the sweep: {type(error).__name__}: {safe_text(str(error), _LONGEST)}"
-    elsewhere = [Fix("hydra/launcher=basic", "one job after another, on this machine")] if sweep.plugins else []
+    launched = len(sweep.plugins) > (sweep.jobs is None)  # a sweeper that draws its jobs is one of them
+    elsewhere = [Fix("hydra/launcher=basic", "one job after another, on this machine")] if launched else []
     print_error(ConfigError(fault, *elsewhere))

@@ -56,6 +56,8 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
             "hydra-loader --help   # lists the groups and their options",
         ),
         (["hydra/launcher=zzz"], None, "pip install hydra-zzz-launcher"),
+        (["hydra/launcher=ray_own"], None, "pip install 'hydra-loader[ray]'"),
+        (["hydra/sweeper=zzz"], None, "pip install hydra-zzz-sweeper"),
         (
             ["device=a=b"],
             GRAMMAR,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ from tests.sweep.sweeping import Swept, make_folder, sweep
 pytestmark = pytest.mark.optuna
 
 OPTUNA = ("hydra/sweeper=optuna", "hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.seed=1")
+
+DATA = """
+import torch
+
+def batches(level):
+    return [(torch.zeros(1, 2), torch.full((1,), level))]
+
+def level(prediction, target):
+    return target
+"""
 
 
 @pytest.fixture
@@ -37,9 +48,23 @@ def test_a_failed_job_is_never_the_best(folder: Path, direction: str) -> None:
     assert "Traceback" not in done.out + done.err
 
 
+@pytest.mark.parametrize(("direction", "best"), [("minimize", min), ("maximize", max)])
+def test_the_objective_is_optimized(folder: Path, direction: str, best: Callable[[list[float]], float]) -> None:
+    (folder / "own_data.py").write_text(DATA)
+    measured = ("+evaluate.data._target_=own_data.batches", "+evaluate.data.level=choice(1,2,3,nan)")
+    settings = ("+evaluate.metrics={level: {_target_: own_data.level}}", "evaluate.objective=level")
+    trials = ("hydra.sweeper.n_trials=10", f"hydra.sweeper.direction={direction}")
+    done = sweep(*measured, *settings, WEIGHTS, *OPTUNA, *trials, "hydra/launcher=basic", cwd=folder)
+    assert set(done.statuses) == {"ok", "failed"}, done.out + done.err
+    levels = [job["metrics"]["level"]["value"] for job in done.summary["jobs"] if job["status"] == "ok"]
+    assert len(set(levels)) > 1
+    assert optimized(done)["best_value"] == best(levels)
+
+
 def test_a_study_without_a_good_job_is_a_refusal(folder: Path) -> None:
-    done = sweep("model.behave=choice(misfits,raises)", WEIGHTS, *OPTUNA, "hydra.sweeper.n_trials=2", cwd=folder)
-    assert set(done.statuses) == {"failed"}
+    misfits = ("seed=choice(1,2)", "model.behave=misfits", "hydra.sweeper.n_trials=2")
+    done = sweep(*misfits, WEIGHTS, *OPTUNA, cwd=folder)
+    assert done.statuses == ["failed", "failed"]
     assert "OptunaSweeper ended the sweep: ValueError: No trials are completed yet." in done.err
     assert "hydra/launcher=basic" not in done.err
     assert "Traceback" not in done.out + done.err
