@@ -16,6 +16,7 @@ from . import SWEEP_PAGE
 from .build import Content
 from .compared import output_matrix
 from .coverage import coverage, maps_of
+from .drift import drift_picture, read_drift
 from .figures import cost_pictures, metric_pictures
 from .jobs import QUIET, Failure, Jobs, Limits, jobs_of
 from .plain import figure, link, typed_line, word
@@ -34,6 +35,7 @@ def sweep_content(summary: Mapping[str, Any], folder: Path, compare: CompareConf
     """
     jobs = jobs_of(summary, folder)
     maps = maps_of(jobs.every)
+    drift = read_drift(jobs.every, compare.reference) if compare.weights else None
     name = "/".join(word(part) for part in folder.resolve().parts[-2:])
 
     def make(limits: Limits) -> Content:
@@ -50,6 +52,7 @@ def sweep_content(summary: Mapping[str, Any], folder: Path, compare: CompareConf
         pictures = [
             *metric_pictures(jobs),
             output_matrix(jobs, limits) if compare.outputs else None,
+            drift_picture(drift, jobs),
             coverage(maps, jobs, limits),
             *cost_pictures(jobs),
         ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from ..keys.plan import Plan, Wanted
@@ -77,12 +78,32 @@ def _modules(rows: Iterable[tuple[str, str, int]]) -> dict[str, _Module]:
     return modules
 
 
+def fold_names(names: Iterable[str]) -> dict[str, list[str]]:
+    """Groups names that differ in their numbers alone: ``layers.{0..11}.attn`` → its names."""
+    alike: dict[Words, dict[tuple[int, ...], str]] = {}
+    left = {}
+    for name in names:
+        words, numbers = _split(name)
+        if alike.setdefault(words, {}).setdefault(numbers, name) != name:
+            left[name] = [name]  # 1 and 01 are one number
+    found = {
+        _named(words, places): [several[numbers] for numbers in product(*places)]
+        for words, several in alike.items()
+        for places in _products(list(several))
+    }
+    return found | left
+
+
+def _split(name: str) -> tuple[Words, tuple[int, ...]]:
+    path = segments(name)
+    words = tuple(None if is_number(segment) else segment for segment in path)
+    return words, tuple(int(segment) for segment in path if is_number(segment))
+
+
 def _folded(modules: Mapping[str, _Module]) -> Iterator[Row]:
     alike: dict[tuple[Words, int, tuple[int, ...]], list[tuple[int, ...]]] = {}
     for name, module in modules.items():
-        path = segments(name)
-        words = tuple(None if is_number(segment) else segment for segment in path)
-        numbers = tuple(int(segment) for segment in path if is_number(segment))
+        words, numbers = _split(name)
         alike.setdefault((words, module.parameters, tuple(module.outcomes)), []).append(numbers)
     rows = [
         _row(_named(words, numbers), math.prod(map(len, numbers)), parameters, outcomes)

@@ -113,7 +113,8 @@ def verify(subject: Subject, whole: Report, folder: Path | None = None) -> bytes
     Args:
         subject: The loaded model, and the job.
         whole: The job's report; receives the results, and how long the forward pass took.
-        folder: The run's folder, which keeps the inputs and outputs; None keeps none.
+        folder: The run's folder, which keeps the inputs and outputs, and what is compared of the weights; None keeps
+            none.
 
     Returns:
         With ``verify.record``, the content of the golden record, for `keep_record` or to be written with other files.
@@ -131,6 +132,10 @@ def verify(subject: Subject, whole: Report, folder: Path | None = None) -> bytes
         whole.timings["forward"] = sum(item.seconds for item in done)
     if folder is not None:
         keep(done, folder, settings.keep, report)
+        if subject.has_values and subject.job.sweep.compare.weights:
+            from .sketch import keep_weights  # noqa: PLC0415  # few sweeps compare weights
+
+            keep_weights(subject.module, folder, report)
     report.golden_diff = max((gap for gap in subject.gaps.values() if gap is not None), default=None)
     if subject.has_values:
         subject = replace(subject, reread=_reread(subject))

@@ -86,6 +86,21 @@ def test_a_sweep_has_a_page_with_every_job(tmp_path: Path) -> None:
     assert picture["maps"][0]["rows"] == [["(model)", 1, 6, [2, 0, 0, 0]]]
 
 
+def test_weights_are_compared_where_that_is_asked_for(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    weights = [torch.load(tmp_path / name, weights_only=True) for name in ("epoch=2.pth", "epoch=10.pth")]
+    done = sweep("checkpoint.path=glob(*.pth)", "sweep.compare.weights=true", "device=cpu", cwd=tmp_path)
+    assert done.code == 0
+    ours, theirs = (torch.cat([value.flatten() for value in state.values()]) for state in weights)
+    page = parsed(done.folder / "summary.html")
+    (picture,) = page.pictures("drift")
+    expected = float((theirs - ours).norm() / ours.norm())
+    assert (picture["modules"], picture["jobs"]) == (["(model)"], [0, 1])
+    assert picture["values"] == [[0.0, pytest.approx(expected, rel=1e-2)]]
+    assert "Distance of each module to that of job 0, relative to its norm (exact)." in page.text
+    assert {"weights.sketch.safetensors", "report.json"} <= {path.name for path in (done.folder / "1").iterdir()}
+
+
 def test_a_sweep_without_a_page(tmp_path: Path) -> None:
     make_folder(tmp_path)
     done = sweep("checkpoint.path=epoch=2.pth", "seed=0", "sweep.page=false", cwd=tmp_path)

@@ -13,12 +13,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from loader.page import write_sweep_page
 from loader.page.figures import lines_of
 from loader.page.jobs import Job
 from loader.page.plain import figure, typed_line, without_shared_folder
 from loader.report.kept import KEPT
+from loader.report.sketched import SKETCHED
 from loader.schema import CompareConfig
 from tests.page.folders import failed, job_row, keep, make_sweep, module_row, new_folder, summary_of, write_report
 from tests.page.parsed import Parsed, parsed
@@ -233,6 +235,41 @@ def test_large_outputs_are_compared_as_far_as_there_is_room(tmp_path: Path, monk
     page = written(tmp_path, rows)
     assert page.pictures("matrix")[0]["jobs"] == [0, 1]
     assert "Not read, for their size: jobs 2 and 3." in page.text
+
+
+def sketch(folder: Path, number: int, **modules: torch.Tensor) -> None:
+    save_file({f"exact:{name}": value for name, value in modules.items()}, folder / str(number) / SKETCHED)
+
+
+def test_weights_are_compared_with_the_reference(tmp_path: Path) -> None:
+    rows = [failed(0), *(job_row(number) for number in range(1, 5))]
+    for row in rows:
+        write_report(tmp_path, row)
+    for number, factor in ((1, 1.0), (2, 1.1), (3, 1.0)):
+        sketch(tmp_path, number, fc1=torch.ones(4), fc2=torch.full((2,), factor))
+    page = written(tmp_path, rows, weights=True)
+    (picture,) = page.pictures("drift")
+    assert (picture["modules"], picture["jobs"]) == (["fc1", "fc2"], [1, 2, 3])
+    assert picture["values"] == [[0.0, 0.0, 0.0], [0.0, 0.1, 0.0]]
+    # The reference failed: the first job that did not takes its place.
+    about = "Distance of each module to that of job 1, relative to its norm (exact). The farthest: 10 %, fc2 of job 2."
+    assert about in page.text
+    assert "The same weights as job 1: job 3." in page.text
+    assert "Without kept weights: job 4." in page.text
+    assert written(tmp_path, rows, weights=True, reference=2).pictures("drift")[0]["values"][1][1] == 0
+    assert written(tmp_path, rows).pictures("drift") == []
+
+
+def test_the_drift_of_many_alike_modules_is_folded(tmp_path: Path) -> None:
+    rows = [job_row(number) for number in range(2)]
+    for row in rows:
+        write_report(tmp_path, row)
+        state = {f"blocks.{index}.{name}": torch.ones(4) for index in range(30) for name in ("q", "k")}
+        state["blocks.3.q"] = torch.full((4,), 1.0 + row["job"])
+        sketch(tmp_path, row["job"], **state)
+    (picture,) = written(tmp_path, rows, weights=True).pictures("drift")
+    assert {*picture["modules"]} == {"blocks.{0..29}.q", "blocks.{0..29}.k"}
+    assert {value for row in picture["values"] for value in row} == {0.0, pytest.approx(math.sqrt(4 / 120), rel=1e-2)}
 
 
 def test_coverage_shows_different_maps_once_and_incomplete_ones_first(tmp_path: Path) -> None:
