@@ -86,7 +86,7 @@ class SweepCallback(Callback):
         """Notes the sweep, after checking that none of its results will be lost."""
         if not _expected.sweep:
             raise Abandoned(None)
-        _asked(_begin, config)
+        _asked(_begin_or_refuse, config)
 
 
 def _refuse_secret(config: DictConfig) -> None:
@@ -152,6 +152,15 @@ def origin() -> Origin | None:
     return Origin(_seen[-1].folder, platform.node()) if _seen else None
 
 
+def _begin_or_refuse(config: DictConfig) -> None:
+    try:
+        _begin(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        from ..config.messages import translate  # noqa: PLC0415  # only a refusal needs it
+
+        raise translate(error) or error from error
+
+
 def _begin(config: DictConfig) -> None:
     from ..config.sweeps import parse_sweep  # noqa: PLC0415  # a single run has no sweep
     from .expected import expected_jobs, refuse_mistyped, rewrite_params  # noqa: PLC0415
@@ -161,14 +170,14 @@ def _begin(config: DictConfig) -> None:
     from .resume import read_resumed  # noqa: PLC0415
     from .watch import Watch  # noqa: PLC0415
 
-    settings = parse_sweep(OmegaConf.to_container(config.sweep) if "sweep" in config else None)
+    settings = parse_sweep(OmegaConf.to_container(config.sweep, resolve=True) if "sweep" in config else None)
     settle(config)
     rewrite_params(config)
     jobs, composer = expected_jobs(config), GlobalHydra.instance().config_loader()
     refuse_secret_sweep(config, jobs, composer)
     refuse_mistyped(config, jobs or [], composer)
     refuse_shared(config, jobs, composer)
-    if OmegaConf.select(config, "sweep.dry_run") is True:
+    if settings.dry_run:
         _list_jobs(config, jobs)
     folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
     read_resumed(config, folder)

@@ -267,8 +267,8 @@ def test_a_limit_that_is_none_is_refused(typed: str, message: str, hint: str) ->
     assert (caught.value.message, caught.value.hint) == (message, hint)
 
 
-def test_a_limit_that_is_invalid_fails_the_jobs(folder: Path) -> None:
+def test_a_limit_that_is_invalid_starts_no_job(folder: Path) -> None:
     done = sweep("checkpoint.path=epoch=2.pth", "seed=1,2", "sweep.timeout=-1", cwd=folder)
-    assert done.statuses == ["failed", "failed"]
-    assert done.code == 2
-    assert isinstance(done, Swept)
+    assert (done.code, done.out) == (2, "")
+    assert "'sweep.timeout' is '-1.0', expected a number of seconds above 0, or null for no limit" in done.err
+    assert not done.folder.exists()

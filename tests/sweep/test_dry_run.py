@@ -107,6 +107,27 @@ def test_a_setting_of_a_sweep_needs_one(
     assert not (folder / "outputs").exists()
 
 
+def test_a_setting_that_leads_nowhere_starts_no_sweep(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert run_command(["-m", "seed=1,2", "sweep.timeout=${nowhere}"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Interpolation key 'nowhere' not found" in err
+    assert not (folder / "multirun").exists()
+
+
+def test_a_setting_that_is_none_is_refused_before_the_first_job(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert run_command(["-m", "seed=1,2", "sweep.dry_run=maybe"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "error  'sweep.dry_run' is 'maybe', expected true or false\n  try  sweep.dry_run=false\n")
+    assert not (folder / "multirun").exists()
+
+
 def test_a_setting_beside_a_config_that_is_a_sweep_is_one_of_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
