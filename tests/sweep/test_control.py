@@ -17,7 +17,7 @@ from loader.errors import ConfigError
 from loader.sweep.control import _DEVICE
 from loader.sweep.record import BAD, STOPPED, JobRecord
 from loader.sweep.records import count_bad, forget, keep
-from tests.sweep.sweeping import RUN, Swept, make_folder, sweep
+from tests.sweep.sweeping import RUN, make_folder, sweep
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed nowhere")
 
@@ -252,7 +252,7 @@ def test_bad_ends_are_counted_over_processes(tmp_path: Path) -> None:
             "'sweep.stop_after' is '0', expected a number of jobs from 1, or null to start all",
             "sweep.stop_after=1",
         ),
-        ("+sweep.tiemout=3", "unknown config key 'sweep.tiemout' (did you mean 'timeout'?)", ""),
+        ("+sweep.tiemout=3", "unknown config key 'sweep.tiemout' (did you mean 'timeout'?)", "sweep.timeout=3.0"),
     ],
 )
 def test_a_limit_that_is_none_is_refused(typed: str, message: str, hint: str) -> None:
