@@ -108,7 +108,12 @@ def summarize(sweep: Sweep) -> Summary:
         for record in records.values():
             command = command_of(sweep.start, record.job, record.overrides)
             record.command, record.command_note = command.line, command.note
-    return Summary(sweep.folder, [records[job] for job in sorted(records)])
+    jobs = [records[job] for job in sorted(records)]
+    if sweep.settings.compare.outputs:
+        from .outputs import add_output_diffs  # noqa: PLC0415  # imports numpy
+
+        add_output_diffs(jobs, sweep.settings.compare.reference)
+    return Summary(sweep.folder, jobs)
 
 
 def _add_values(records: Mapping[int, JobRecord], known: Iterable[str]) -> None:
