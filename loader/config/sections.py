@@ -80,6 +80,8 @@ def read_values(kind: type, raw: Raw, where: str, problems: Problems) -> dict[st
             except (OmegaConfBaseException, TypeError):
                 kinds = [_EXPECTED.get(kind, "null") for kind in _alternatives(str if choices else hint)]
                 fix = NO_FIX if field.default in (dataclasses.MISSING, "") else line(place, field.default)
+                if hint == dict[str, Any]:
+                    fix = typed(f"{place}={{…}}")
                 problems.add(f"'{place}' is {shown(value)}, expected {' or '.join(kinds)}", fix)
             if choices and values.get(name, choices[0]) not in choices:
                 near, meant = did_you_mean(values[name], choices), closest(values[name], choices, most=1) or choices

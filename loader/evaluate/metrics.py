@@ -109,9 +109,11 @@ class Metric:
 
     def begin(self, device: torch.device) -> None:
         """Brings a metric with a state of its own to the device."""
-        if isinstance(self.made, nn.Module):
-            with guarded(self.blamed, self.code, f"moved to {device}", self.fixes):
-                self.made.eval().to(device)
+        with guarded(self.blamed, self.code, f"moved to {device}", self.fixes):
+            if isinstance(self.made, nn.Module):
+                self.made.eval()
+            if callable(getattr(self.made, "to", None)):
+                self.made.to(device)
 
     def take(self, batch: Batch) -> None:
         """Takes one batch.

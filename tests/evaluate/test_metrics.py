@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from loader.errors import ConfigError, LoaderError, VerificationError
-from loader.evaluate.metrics import Batch, Called
+from loader.evaluate.metrics import Batch, Called, Updated
 from loader.examples.metrics import accuracy, cross_entropy
-from tests.evaluate.things import CPU, Line, error, measured, node
+from tests.evaluate.things import CPU, Greatest, Line, error, measured, node
 from tests.libraries import library
 
 numbers = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=40)
@@ -286,6 +286,11 @@ def test_a_metric_is_moved_to_the_device() -> None:
     weighted.begin(torch.device("meta"))
     assert weighted.made.weight.is_meta
     assert not weighted.made.training
+    moved: list[Any] = []
+    other = Greatest()
+    other.to = moved.append  # type: ignore[attr-defined]
+    Updated("m", other, "mine").begin(CPU)
+    assert moved == [CPU]
     Called("m", error, "mine").begin(CPU)
 
 
