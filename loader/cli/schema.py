@@ -1,6 +1,6 @@
 """The JSON Schemas of the config, the report and the summary on stdout: ``--schema config``.
 
-Guarantees: reads a file of the package, and imports neither torch nor Hydra for it.
+Guarantees: the text is that of a file of the package; nothing is composed, and torch is not imported.
 """
 
 from __future__ import annotations

@@ -243,3 +243,13 @@ def test_an_unknown_schema_is_refused_with_the_line(
 def test_a_shell_completes_the_names_of_schemas() -> None:
     assert candidates(["--schema", "re"]) == ["report"]
     assert candidates(["--sch"]) == ["--schema"]
+
+
+def test_a_schema_needs_no_torch() -> None:
+    shows = "from loader.cli.main import run_command; run_command(['--schema', 'config'])"
+    code = f"import sys; {shows}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("{")
+    assert done.stdout.endswith("}\nFalse\n")
