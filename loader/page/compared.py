@@ -18,7 +18,7 @@ from ..report.kept import KEPT, Array, Kept, read_kept, same_inputs
 from ..text.wording import counted, safe_text
 from .figures import Picture, listed, rounded
 from .jobs import Job, Jobs, Limits
-from .plain import figure, mapping
+from .plain import figure
 
 MOST_BYTES = 64 << 20
 """Bytes of outputs that are read; the jobs behind them are not compared."""
@@ -66,7 +66,7 @@ def _kept(jobs: Sequence[Job], limits: Limits) -> tuple[list[_Group], list[tuple
     left: list[int] = []
     budget, compared = MOST_BYTES, 0
     for job in jobs:
-        if job.folder is None or not job.good or not mapping(mapping(job.report.get("verification")).get("kept")):
+        if job.folder is None or not job.good or not job.kept:
             continue
         path = job.folder / KEPT
         length = path.stat().st_size if path.is_file() else 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .maps import Map, map_of
 from .plain import block, mapping, number, read_report, rows, typed_line, without_shared_folder, word
 
 GOOD = ("ok", "reused")
@@ -64,8 +65,12 @@ class Job:
     status: str
     row: Mapping[str, Any]
     """Its entry in ``summary.json``."""
-    report: Mapping[str, Any] = field(default_factory=dict)
-    """Its ``report.json``; empty if there is none, or if it is damaged."""
+    map: Map = ()
+    """Its coverage map; empty if its report has none, or is damaged."""
+    target: str = ""
+    """The name of its model."""
+    kept: bool = False
+    """Whether it kept its inputs and outputs."""
     folder: Path | None = None
     damage: str = ""
     """Why its report cannot be shown."""
@@ -143,7 +148,8 @@ def jobs_of(summary: Mapping[str, Any], folder: Path) -> Jobs:
         summary: The content of ``summary.json``.
         folder: The sweep's.
     """
-    every = [_job(row, index, folder) for index, row in enumerate(rows(summary.get("jobs")))]
+    maps: dict[Map, Map] = {}
+    every = [_job(row, index, folder, maps) for index, row in enumerate(rows(summary.get("jobs")))]
     keys = list(dict.fromkeys(key for job in every for key in job.values))
     metrics = list(dict.fromkeys(name for job in every for name in mapping(job.row.get("metrics"))))
     for key in keys:
@@ -153,12 +159,16 @@ def jobs_of(summary: Mapping[str, Any], folder: Path) -> Jobs:
     return Jobs(every, keys, metrics, mapping(summary.get("best")))
 
 
-def _job(row: Mapping[str, Any], index: int, folder: Path) -> Job:
+def _job(row: Mapping[str, Any], index: int, folder: Path, maps: dict[Map, Map]) -> Job:
     given = row.get("job")
     job = Job(given if type(given) is int else index, word(row.get("status")) or "not run", row)
     path = row.get("report")
     if isinstance(path, str) and path:
         place = folder / path
-        job.report, job.damage = read_report(place)
+        report, job.damage = read_report(place)
         job.folder = place.parent
+        found = map_of(report)
+        job.map = maps.setdefault(found, found)  # that of most jobs is the same
+        job.target = word(mapping(report.get("model")).get("target"))
+        job.kept = bool(mapping(mapping(report.get("verification")).get("kept")))
     return job

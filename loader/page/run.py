@@ -15,9 +15,10 @@ from ..report.kept import KEPT
 from ..report.modules import OUTCOMES
 from ..text.wording import counted, shape
 from .build import Content
-from .coverage import complete, describe, map_of, shown
+from .coverage import describe, shown
 from .figures import Picture, rounded
 from .jobs import Failure, Limits, fixes_of
+from .maps import complete, map_of
 from .plain import amount, block, figure, mapping, number, rows, seconds, whole, word
 
 Fact = tuple[str, str]
@@ -194,8 +195,9 @@ def _pictures(report: Mapping[str, Any], limits: Limits) -> list[Picture]:
 def _coverage(report: Mapping[str, Any], limits: Limits) -> Iterator[Picture]:
     found = map_of(report)
     if found:
-        about = describe(found, word(mapping(report.get("model")).get("target")))
-        sentence = "Every key is loaded." if complete(found) else "Some keys are not loaded."
+        good = report.get("status") == "ok"
+        about = describe(found, word(mapping(report.get("model")).get("target")), good=good)
+        sentence = "Every key is loaded." if good and complete(found) else "Not every key is loaded."
         maps = [{"rows": shown(found, limits), "about": about, "jobs": [[0, ""]]}]
         yield Picture("coverage", "Coverage", [sentence], {"outcomes": OUTCOMES, "maps": maps})
 

@@ -284,6 +284,19 @@ def test_coverage_shows_different_maps_once_and_incomplete_ones_first(tmp_path: 
     assert "Every key is loaded in 7 of 8 jobs." in page.text
 
 
+def test_a_job_that_failed_later_has_loaded_nothing(tmp_path: Path) -> None:
+    rows = [job_row(0), failed(1)]
+    for row in rows:
+        write_report(tmp_path, row, modules=[module_row("fc1", 6)])
+    page = written(tmp_path, rows)
+    (picture,) = page.pictures("coverage")
+    assert [each["about"] for each in picture["maps"]] == [
+        "my.Net, 6 parameters: all 2 keys found; the job failed later.",
+        "my.Net, 6 parameters: all 2 keys loaded.",
+    ]
+    assert "Every key is loaded in 1 of 2 jobs." in page.text
+
+
 def test_a_map_with_many_modules_keeps_the_important_ones(tmp_path: Path) -> None:
     row = job_row(0)
     modules = [module_row(f"m{index}", index) for index in range(500)] + [module_row("tiny", 0, missing=1)]
