@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..errors import LoaderError
 from ..files.file import note_opened
-from ..files.path import is_url
+from ..files.path import PACKAGE, is_url, resolve_path
 from ..formats.signatures import GOLDEN
 from ..runtime import own_name
 from ..text.redaction import redacted
 from .environment import torch_version
 
-_ASIDE = ("hydra", "sweep")
-"""Sections that do not change what a job does."""
+_ASIDE = ("hydra", "sweep", "track")
+"""Sections that do not change what a job does: how it is run, and where its result is logged."""
 _OUTPUTS = (("convert", "path"), ("scaffold", "path"))
 _FREE = ("model", "evaluate", "verify")
 """Sections in which any text may be the path of a file."""
@@ -58,7 +59,7 @@ class Identity:
     def complete(self) -> dict[str, Any]:
         """Returns it with all files that the job used."""
         named = self._known["files"]
-        places = {os.path.abspath(os.path.expanduser(name)) for name in named}  # noqa: PTH100, PTH111  # texts
+        places = {str(place.absolute()) for place in map(_place, named) if place is not None}
         opened = {name: _seen(status) for name, status in self._opened.items() if name not in places}
         files = {**named, **opened}
         sources = {str(file): self._source(file) for file in sorted(_sources(self._config))}
@@ -124,8 +125,10 @@ def _equal(recorded: Any, now: State, name: str) -> bool:
     if recorded == now:
         return True
     digest = now.get("sha256")
-    same_size = digest is not None and (recorded.get("sha256"), recorded.get("bytes")) == (digest, now["bytes"])
-    return same_size and _sha256(Path(name).expanduser()) == digest
+    place = _place(name)
+    if digest is None or place is None or recorded.get("sha256") != digest or recorded.get("bytes") != now["bytes"]:
+        return False
+    return _sha256(place) == str(digest)
 
 
 def _files(config: Mapping[str, Any]) -> Iterator[tuple[str, State]]:
@@ -171,10 +174,12 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def _state(path: str) -> State:
+    place = _place(path)
     try:
-        place = Path(path).expanduser()
-        status = place.stat()
-    except (OSError, ValueError, RuntimeError):
+        status = place.stat() if place is not None else None
+    except (OSError, ValueError):
+        return None
+    if place is None or status is None:
         return None
     if not stat.S_ISDIR(status.st_mode):
         return _seen(status) if stat.S_ISREG(status.st_mode) else {"remote": True}
@@ -184,6 +189,14 @@ def _state(path: str) -> State:
         if number >= _MOST_FILES:
             break
     return {"files": number, "digest": digest.hexdigest()}
+
+
+def _place(path: str) -> Path | None:
+    """Returns where a path leads; None if it leads nowhere."""
+    try:
+        return resolve_path(path) if path.lower().startswith(PACKAGE) else Path(path).expanduser()
+    except (LoaderError, OSError, ValueError, RuntimeError):
+        return None
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -74,7 +74,10 @@ def test_the_same_job_is_the_same(folder: Path) -> None:
 
 
 def test_sections_and_paths_of_the_output_do_not_count(folder: Path) -> None:
-    assert now(hydra={"job": {"num": 4}}, sweep={"resume": "a"}, convert={"path": "out/2.safetensors"}) is None
+    assert (
+        now(hydra={"job": {"num": 4}}, sweep={"resume": "a"}, track={"uri": "a"}, convert={"path": "out/2.safetensors"})
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,6 +194,16 @@ def test_another_version_is_another_job(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("damage", [{"files": None}, {"sources": 3}, {"files": {"a.safetensors": 1}}])
 def test_a_damaged_record_is_the_same_as_nothing(folder: Path, damage: dict[str, Any]) -> None:
     assert difference({**recorded(config()), **damage}, identity_of(config())) is not None
+
+
+def test_a_file_in_a_package_is_a_file(folder: Path) -> None:
+    name = "pkg://loader.examples/weights/simple_net.safetensors"
+    of = config(checkpoint={"path": name, "sha256": None})
+    known = recorded(of)
+    assert known["files"][name]["bytes"] > 0
+    assert difference(known, identity_of(of)) is None
+    known["files"][name]["mtime_ns"] -= 1
+    assert difference(known, identity_of(of)) == name
 
 
 def test_odd_texts_are_no_files(folder: Path) -> None:
