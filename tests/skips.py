@@ -57,6 +57,8 @@ LISTED = (
     Listed("open files are listed in /proc alone", not _LINUX, "only Linux has /proc"),
     Listed("Linux tells of a process's *", not _LINUX, "only Linux has /proc"),
     Listed("the processes of a session are listed nowhere", not _LINUX, "only Linux has /proc"),
+    Listed("no small disk can be mounted", not _LINUX or not _ROOT, "a container may forbid it to others than root"),
+    Listed("Windows has no pseudo terminals", sys.platform == "win32", "only POSIX has them"),
     Listed("no file that is always full", not _LINUX, "only Linux has /dev/full"),
     Listed("this system takes no advice", not _LINUX, "macOS and Windows have no posix_fadvise"),
     Listed("this system cannot tell what is in memory", not _LINUX, "only Linux has RWF_NOWAIT"),

@@ -25,7 +25,7 @@ from ..config.layers import replaced
 from ..errors import ConfigError
 from ..report.data import REPORT, ErrorReport, Report
 from ..runtime import find_modules_in, restored, unbreakable
-from ..sweep.callback import Origin, origin
+from ..sweep.callback import Origin, origin, spare_jobs_here
 from ..text.redaction import redact_files, remember
 
 if TYPE_CHECKING:
@@ -103,6 +103,12 @@ class Task:
     def __getstate__(self) -> dict[str, Any]:
         """Pickles the task with the sweep's origin, for a launcher's process."""
         return {**self.__dict__, "origin": origin()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickles it in a launcher's process."""
+        self.__dict__.update(state)
+        if self.origin is not None:
+            spare_jobs_here(self.origin)
 
     def _run_in_sweep(self, config: DictConfig) -> float | None:
         from ..sweep.child import OrphanedError  # noqa: PLC0415  # not needed by a single run

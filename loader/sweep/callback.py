@@ -10,6 +10,7 @@ module wraps private parts of Hydra: the basic launcher's `run_job`, and `Sweepe
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from hydra._internal.core_plugins import basic_launcher
+from hydra.core import utils
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.plugins.sweeper import Sweeper
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -87,6 +90,13 @@ class SweepCallback(Callback):
         if not _expected.sweep:
             raise Abandoned(None)
         _asked(_begin_or_refuse, config)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_kwargs: Any) -> None:
+        """Adds a job's record to what a launcher's process gives back: the disk may have no room for it."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            from .records import hand_over  # noqa: PLC0415  # a single run has no record
+
+            hand_over(int(config.hydra.job.num), job_return)
 
 
 def _refuse_secret(config: DictConfig) -> None:
@@ -220,24 +230,12 @@ def every_job_has_its_turn() -> Iterator[None]:
     run_job, sweeper = plugin.run_job, cast("Any", Sweeper)
     validate = sweeper.validate_batch_is_legal
 
+    spared = _spared(run_job)
+
     def run_lightly(**arguments: Any) -> JobReturn:
-        done = run_or_refuse(**arguments)
+        done = spared(**arguments)
         done.cfg = done.hydra_cfg = None  # the launcher keeps what it returns until the sweep is over
         return done
-
-    def run_or_refuse(*, config: DictConfig, **others: Any) -> JobReturn:
-        try:
-            return run_job(config=config, **others)  # type: ignore[no-any-return]
-        except (OSError, ValueError) as error:
-            if not isinstance(error, OSError) and not isinstance(error.__cause__, OSError):  # `logging` wraps it
-                raise
-            # No room for the config and log that Hydra keeps of a job; the job itself may need none.
-            with read_write(config.hydra), open_dict(config.hydra):
-                config.hydra.output_subdir = None
-        try:
-            return run_job(config=config, configure_logging=False, **others)  # type: ignore[no-any-return]
-        except OSError as error:
-            return _refused(config.hydra, error)
 
     plugin.run_job, sweeper.validate_batch_is_legal = run_lightly, lambda *_: None  # `refuse_mistyped` has done it
     try:
@@ -246,17 +244,58 @@ def every_job_has_its_turn() -> Iterator[None]:
         plugin.run_job, sweeper.validate_batch_is_legal = run_job, validate
 
 
+def spare_jobs_here(started: Origin) -> None:
+    """Does the same in a process of another launcher, which has imported Hydra's function by now.
+
+    Args:
+        started: Where the sweep was started.
+    """
+    global _elsewhere  # a launcher's process works for one sweep
+    first, _elsewhere = _elsewhere is None, started
+    if first:
+        run_job = utils.run_job
+        spared = _spared(run_job)
+        launchers = [module for name, module in [*sys.modules.items()] if name.startswith("hydra_plugins.")]
+        for module in (utils, *launchers):
+            if vars(module).get("run_job") is run_job:
+                vars(module)["run_job"] = spared
+
+
+_elsewhere: Origin | None = None
+
+
+def _spared(run_job: Callable[..., JobReturn]) -> Callable[..., JobReturn]:
+    """Returns Hydra's `run_job`, but for jobs whose folder has no room."""
+
+    def run_or_refuse(*, config: DictConfig, **others: Any) -> JobReturn:
+        try:
+            return run_job(config=config, **others)
+        except (OSError, ValueError) as error:
+            if not isinstance(error, OSError) and not isinstance(error.__cause__, OSError):  # `logging` wraps it
+                raise
+            # No room for the config and log that Hydra keeps of a job; the job itself may need none.
+            with read_write(config.hydra), open_dict(config.hydra):
+                config.hydra.output_subdir = None
+        try:
+            return run_job(config=config, **{**others, "configure_logging": False})
+        except OSError as error:
+            return _refused(config.hydra, error)
+
+    return run_or_refuse
+
+
 def _refused(hydra: Any, error: OSError) -> JobReturn:
-    from .records import keep, new_record  # noqa: PLC0415  # only a refusal needs them
+    from .records import hand_over, keep, new_record  # noqa: PLC0415  # only a refusal needs them
 
     where = f"the job's folder {safe_text(error.filename, 400)}" if error.filename else "the job's folder"
     fault = f"{where} cannot be used: {error.strerror}"
     refusal = ConfigError(fault, Fix("hydra.sweep.dir=FOLDER", "one with free space"))
     record = new_record(hydra)
     record.refuse(refusal)
-    started = origin()
+    started = origin() or _elsewhere
     if started is not None:
         keep(record, started.folder)
     done = JobReturn(status=JobStatus.COMPLETED)
     done.return_value = refusal.exit_code
+    hand_over(record.job, done)
     return done

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..text.wording import listing
 from .record import RUNNING, JobRecord
-from .records import draws_jobs, read_all, records_folder
+from .records import draws_jobs, read_all, records_folder, take_over
 from .results import result_of
 
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
@@ -88,6 +88,8 @@ class Mended(Launcher):
         lost = {job: result.reason for job, result in done.items() if isinstance(result, Lost)}
         if lost:
             _report(lost)
+        for result in done.values():
+            take_over(result, self._folder)
         again = {job: self._basic.launch([jobs[job]], initial_job_idx=job)[0] for job in lost}
         return [(done | again)[job] for job in jobs]
 

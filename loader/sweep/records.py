@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from ..config.rewrite import readable
@@ -31,6 +32,7 @@ BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 _FOLDER = ".jobs"
 _BAD = ".bad"
 """The ending of an empty file beside the record of a job that did not end well: it is found without reading all."""
+_HANDED = "loader_record"
 _kept: dict[Path, dict[int, JobRecord]] = {}
 """The records of this process's jobs, by the sweep's folder."""
 
@@ -108,6 +110,20 @@ def keep(record: JobRecord, sweep_dir: Path) -> None:
         write_json(folder / f"{record.job}.json", record.to_dict())
         mark = folder / f"{record.job}{_BAD}"
         mark.touch() if record.status in BAD else mark.unlink(missing_ok=True)
+
+
+def hand_over(job: int, done: JobReturn) -> None:
+    """Adds the record of a job that ran in this process to its result, for the process that awaits it."""
+    own = next((records[job] for records in _kept.values() if job in records), None)
+    vars(done)[_HANDED] = own.to_dict() if own is not None else None
+
+
+def take_over(done: JobReturn, sweep_dir: Path) -> None:
+    """Keeps the record in the result of a job that ran in another process, in memory alone."""
+    handed = vars(done).pop(_HANDED, None)
+    if handed is not None:
+        record = JobRecord(**handed)
+        _kept.setdefault(sweep_dir, {}).setdefault(record.job, record)
 
 
 def count_bad(sweep_dir: Path) -> int:

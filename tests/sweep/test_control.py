@@ -19,7 +19,9 @@ from loader.sweep.record import BAD, STOPPED, JobRecord
 from loader.sweep.records import count_bad, forget, keep
 from tests.sweep.sweeping import RUN, make_folder, sweep
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed nowhere")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="the processes of a session are listed nowhere"
+)
 
 BUSY_MODULE = """
 import os, re, signal, subprocess, sys, time
