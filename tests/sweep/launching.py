@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import time
 from pathlib import Path
 
+from tests.command import REPOSITORY, run
 from tests.sweep.sweeping import RUN, TARGET, Swept, sweep
 
 WEIGHTS = "checkpoint.path=epoch=2.pth"
 MARK = "SWEEP_OF_A_TEST"
+
+
+def lines_of_the_page(word: str) -> list[str]:
+    """The commands with a word in docs/launchers.md that can be run anywhere."""
+    page = (REPOSITORY / "docs" / "launchers.md").read_text()
+    lines = [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
+    return [line for line in lines if word in line]
+
+
+def runs_as_typed(line: str, folder: Path) -> None:
+    """Asserts that a command of the page does what it is for."""
+    python, script, *arguments = shlex.split(line)
+    assert (python, script) == ("python", "run.py")
+    done = run(*RUN[:2], *arguments, cwd=folder)
+    assert (done.returncode, "note" in done.stderr) == (0, False), done.stdout + done.stderr
 
 
 def as_basic(folder: Path, *launcher: str) -> Swept:
@@ -37,7 +59,7 @@ def survives_a_lost_worker(folder: Path, *launcher: str) -> Swept:
     """Asserts that a worker that is killed costs no job its result."""
     behaviour = "model.behave=well,'costs its worker',misfits,finely,well"
     done = sweep(behaviour, WEIGHTS, *launcher, cwd=folder)
-    assert (folder / "cost").exists()
+    assert (folder / "cost").exists(), done.out + done.err
     assert done.statuses == ["ok", "ok", "failed", "ok", "ok"], done.out + done.err
     assert done.code == 4
     assert "Traceback" not in done.out + done.err
@@ -77,7 +99,8 @@ def _marked(folder: Path) -> list[str]:
         try:
             if f"{MARK}={folder}".encode() in (process / "environ").read_bytes().split(b"\0"):
                 ended = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-                found += [] if ended else [(process / "cmdline").read_text().replace("\0", " ")]
+                command = (process / "cmdline").read_text().replace("\0", " ").strip()
+                found += [] if ended or "Agent" in command else [command]  # ray's own end somewhat later
         except OSError:  # it ended meanwhile
             continue
     return found

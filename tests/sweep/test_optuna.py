@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from tests.sweep.launching import WEIGHTS
+from tests.sweep.launching import WEIGHTS, lines_of_the_page, runs_as_typed
 from tests.sweep.sweeping import Swept, make_folder, sweep
 
 pytestmark = pytest.mark.optuna
@@ -86,3 +86,8 @@ def test_a_stored_study_goes_on(folder: Path) -> None:
     done = sweep("seed=choice(1,2)", WEIGHTS, *OPTUNA, *stored, cwd=folder)
     assert done.code == 0
     assert "Using an existing study with name 'own'" in done.err
+
+
+def test_the_pages_command_runs(tmp_path: Path) -> None:
+    for line in lines_of_the_page("=optuna"):
+        runs_as_typed(line, tmp_path)

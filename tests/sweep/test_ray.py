@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweep.launching import as_basic, leaves_nothing, survives_a_lost_worker
+from tests.sweep.launching import as_basic, leaves_nothing, lines_of_the_page, runs_as_typed, survives_a_lost_worker
 from tests.sweep.sweeping import make_folder
 
 pytestmark = pytest.mark.ray
@@ -31,3 +31,8 @@ def test_a_worker_that_is_killed_costs_no_job_its_result(folder: Path) -> None:
 
 def test_nothing_outlives_a_sweep_that_is_killed(folder: Path) -> None:
     leaves_nothing(folder, *RAY)
+
+
+def test_the_pages_command_runs(tmp_path: Path) -> None:
+    for line in lines_of_the_page("=ray"):
+        runs_as_typed(line, tmp_path)

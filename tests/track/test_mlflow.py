@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from loader.track.names import accepted
 from tests.command import Finished, run_loader
+from tests.sweep.launching import lines_of_the_page, runs_as_typed
 from tests.sweep.sweeping import make_folder, sweep
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.filterwarnings("ignore")]  # the client's own warnings
@@ -174,3 +175,8 @@ def test_mlflow_takes_every_name(names: list[str]) -> None:
         _validate_param_name(name)
         _validate_metric_name(name)
         _validate_tag_name(name)
+
+
+def test_the_pages_commands_run(tmp_path: Path) -> None:
+    for line in lines_of_the_page("=mlflow"):
+        runs_as_typed(line, tmp_path)
