@@ -18,6 +18,7 @@ from ..errors import VerificationError
 from ..module.user_code import in_one_line
 from ..runtime import is_termination
 from ..text.lines import Fix
+from ..text.wording import text_of
 
 _OUT_OF_MEMORY = (
     "out of memory",  # CUDA, HIP, XPU and MPS
@@ -34,7 +35,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether an exception says that the memory of the machine or of a device ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(text in text_of(error) for text in _OUT_OF_MEMORY)
 
 
 @contextmanager
@@ -52,12 +53,14 @@ def guarded(what: str, home: str, at: str = "", fixes: Iterable[Fix] = ()) -> It
     """
     try:
         yield
-    except (Exception, SystemExit) as error:
-        if is_termination(error) or is_out_of_memory(error):
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or is_termination(error) or is_out_of_memory(error):
             raise
         verb = "exited:" if isinstance(error, SystemExit) else "raised"
         place = f", {at}" if at else ""
-        raise VerificationError(f"{what} {verb} {in_one_line(error, home)}{place}", *fixes) from error
+        refusal = VerificationError(f"{what} {verb} {in_one_line(error, home)}{place}", *fixes)
+        # A context manager lets a StopIteration pass, instead of a RuntimeError that it caused.
+        raise refusal from (None if isinstance(error, StopIteration) else error)
 
 
 def free(device: torch.device) -> None:

@@ -20,13 +20,15 @@ from ..apply.place import seed_all
 from ..errors import Problems, VerificationError
 from ..module.dtype import floating_dtype
 from ..report.data import EvaluationReport, Report
+from ..schema.columns import taken
 from ..text.lines import Fix, line, removal, typed
 from ..text.progress import Shown, progress
-from ..text.wording import listing, safe_text
+from ..text.wording import listing, safe_text, text_of
 from ..verify.untouched import left_alone
 from .batch import OWN_STEP, STEP, default_step, described, is_pair, placed, prediction_of, samples_in
 from .data import NOTHING, WHERE
 from .guard import free, guarded, is_out_of_memory
+from .metrics import WHERE as METRICS
 from .metrics import Batch, Measured, Metric
 from .plan import Made
 
@@ -114,7 +116,7 @@ def _measured(made: Made, model: _Model, found: EvaluationReport) -> dict[str, M
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            reason = f"{type(error).__name__}: {safe_text(str(error).partition(chr(10))[0], 200)}"
+            reason = f"{type(error).__name__}: {safe_text(text_of(error).partition(chr(10))[0], 200)}"
             if not made.data.is_dataset or size == 1:
                 raise _does_not_fit(made, model.device, reason, found) from error
         size //= 2
@@ -180,8 +182,14 @@ def _directions(made: Made, values: Mapping[str, Measured]) -> dict[str, bool]:
 
 
 def _refuse_unknown(made: Made, values: Mapping[str, Measured]) -> None:
-    """Refuses bounds and an objective that name a value which a metric might have computed, but did not."""
+    """Refuses bounds and an objective that name a value which a metric might have computed, but did not.
+
+    Values that a metric named itself may not have the name of a column either.
+    """
     objective, problems = made.plan.config.objective, Problems()
+    for name, owner in taken(values).items():
+        fault = f"{METRICS} computes a value '{safe_text(name)}', which is the name of a column of {owner}"
+        problems.add(fault, Fix(note="give the metric another name"))
     for place, name in (
         *((f"evaluate.expect.{safe_text(name)}", name) for name in made.plan.bounds),
         *([("evaluate.objective", objective)] if objective is not None else []),

@@ -192,6 +192,15 @@ def test_several_computed_values_are_named_after_their_metric() -> None:
     assert refusal.value.fixes[0].line == "evaluate.objective=m_low"
 
 
+def test_nor_may_a_computed_value_be_called_like_a_column() -> None:
+    several = {"seconds": 1, "other": 2}
+    with pytest.raises(ConfigError) as refusal:
+        measured(Line(), data=node("batches"), metrics={"load": node("Greatest", gives=several)})
+    assert refusal.value.message == (
+        "evaluate.metrics computes a value 'load_seconds', which is the name of a column of summary.csv"
+    )
+
+
 def test_a_module_is_a_function_as_well() -> None:
     found = measured(
         Line(),
