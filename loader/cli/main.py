@@ -25,7 +25,8 @@ from ..config.rewrite import for_hydra
 from ..errors import ConfigError, LoaderError
 from ..files.path import conf_dir
 from ..runtime import find_modules_in, printing_failed, safe_path, terminable, unbreakable
-from ..sweep.callback import Abandoned, DryRun, Sweep, every_job_has_its_turn, expecting, take_sweep
+from ..sweep.callback import Abandoned, DryRun, Sweep, expecting, take_sweep
+from ..sweep.sparing import every_job_has_its_turn
 from ..text.lines import Fix, program
 from ..text.progress import Voice, speaking
 from ..text.redaction import remember

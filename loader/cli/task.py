@@ -25,7 +25,8 @@ from ..config.layers import replaced
 from ..errors import ConfigError
 from ..report.data import REPORT, ErrorReport, Report
 from ..runtime import find_modules_in, restored, unbreakable
-from ..sweep.callback import Origin, origin, spare_jobs_here
+from ..sweep.callback import Origin, origin
+from ..sweep.sparing import spare_jobs_here
 from ..text.redaction import redact_files, remember
 
 if TYPE_CHECKING:
