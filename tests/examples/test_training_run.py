@@ -104,5 +104,9 @@ def test_the_demonstration_finds_the_best_checkpoint(tmp_path: Path) -> None:
     kept = [(summary.parent / job["output_dir"] / "outputs.safetensors").is_file() for job in jobs]
     assert kept == [job["status"] == "ok" for job in jobs]
     assert len({job["fingerprint"] for job in jobs}) == 10
+    best = f"best accuracy: {by_accuracy[BEST]:.4g} ± {jobs[BEST]['metrics']['accuracy']['stderr']:.2g}  job {BEST} "
+    assert best in done.stdout
+    (marked,) = [line for line in done.stdout.splitlines() if line.startswith(f"{BEST:>3}  ok ")]
+    assert f"{by_accuracy[BEST]:.4g} ± {jobs[BEST]['metrics']['accuracy']['stderr']:.2g}*" in marked
     page = (summary.parent / "summary.html").read_text(encoding="utf-8")
     assert [name for name in NAMES if name in page] == NAMES
