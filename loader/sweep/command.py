@@ -99,9 +99,14 @@ def command_of(start: Start, job: int, overrides: Iterable[str]) -> Command:
         key = safe_text(unprintable.partition("=")[0])
         return Command(None, f"no command: {key} has control characters, or others that cannot be typed")
     shown = [redacted(word) for word in words]
-    secret = next((word for word in shown if ":/" in word and HIDDEN in word), None)
+    secret = next((new for old, new in zip(words, shown, strict=True) if new != old or _is_hidden(new)), None)
     note = f"type the credentials of the URL in {secret.partition('=')[0]} in place of {HIDDEN}" if secret else ""
     return Command(shlex.join(shown), note)
+
+
+def _is_hidden(word: str) -> bool:
+    """Returns whether credentials were left out of a word before, as in a record that another process wrote."""
+    return ":/" in word and HIDDEN in word
 
 
 def _is_setting(override: str) -> bool:

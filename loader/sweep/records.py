@@ -135,8 +135,16 @@ def count_bad(sweep_dir: Path) -> int:
 
 def read_all(sweep_dir: Path) -> dict[int, JobRecord]:
     """Reads the records of a sweep, by job."""
-    records = map(read_one, records_folder(sweep_dir).glob("[0-9]*.json"))
+    records = map(_read_or_lost, records_folder(sweep_dir).glob("[0-9]*.json"))
     return {record.job: record for record in records} | in_memory(sweep_dir)
+
+
+def _read_or_lost(file: Path) -> JobRecord:
+    """Reads a record; a damaged one is that of a job that has not ended."""
+    try:
+        return read_one(file)
+    except (OSError, ValueError, TypeError):
+        return JobRecord(int(file.stem))
 
 
 def read_one(file: Path) -> JobRecord:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import LoaderError
 from ..report.terminal import print_error, print_note
@@ -37,10 +38,17 @@ def errors_of(jobs: Sequence[JobRecord]) -> Iterator[LoaderError]:
         error = first.error or {}
         numbers = listing([job.job for job in group])
         name = f"job {numbers}" if len(group) == 1 else f"jobs {numbers}"
-        fixes = [Fix(**fix) for fix in error.get("fixes") or []]
+        fixes = [*_fixes(error.get("fixes"))]
         if first.status == "error":
             fixes += _traceback(first)
         yield LoaderError(f"{name}: {error.get('message')}", *fixes)
+
+
+def _fixes(found: Any) -> Iterator[Fix]:
+    """Reads the fixes of a report, which may be damaged."""
+    for fix in found if isinstance(found, list) else ():
+        if isinstance(fix, dict):
+            yield Fix(str(fix.get("line") or ""), str(fix.get("note") or ""))
 
 
 def _grouped(jobs: Sequence[JobRecord]) -> Iterator[list[JobRecord]]:

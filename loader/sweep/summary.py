@@ -99,7 +99,10 @@ def summarize(sweep: Sweep) -> Summary:
     records = read_all(sweep.folder)
     expected = sweep.jobs if sweep.jobs is not None else []
     for job, overrides in enumerate(expected):
-        records.setdefault(job, _not_run(job, readable(overrides)))
+        if job not in records:
+            records[job] = _not_run(job, readable(overrides))
+        elif not records[job].overrides:
+            records[job].overrides = readable(overrides)  # the record is damaged
     for record in records.values():
         if record.status == RUNNING:
             _lost(record)

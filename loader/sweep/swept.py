@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from ..config.rewrite import GROUPS, rewrite
+from ..errors import ConfigError
 
 _PARSER = OverridesParser.create()
 _WORD = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)
@@ -36,14 +37,14 @@ def swept_values(jobs: Mapping[int, Sequence[str]], known: Iterable[str] = ()) -
 def swept_keys(jobs: Iterable[Sequence[str]], known: Iterable[str] = ()) -> list[str]:
     """Returns the keys of which jobs have different values, in the order in which they were typed.
 
-    If there is only one job, all its keys are swept.
+    If there is only one job and no key is known, all of its keys are swept.
 
     Args:
         jobs: The overrides of each job.
         known: Keys that count as swept in any case.
     """
     typed, certain = [texts_of(overrides) for overrides in jobs], set(known)
-    if len(typed) == 1:
+    if len(typed) == 1 and not certain:
         return list(typed[0])
     keys = dict.fromkeys(key for texts in typed for key in texts)
     return [key for key in keys if key in certain or len({texts.get(key) for texts in typed}) > 1]
@@ -67,7 +68,7 @@ def _value(key: str, text: str) -> Any:
         return text
     try:
         override = _PARSER.parse_override(rewrite([f"{key}={text}"], exists=set().__contains__)[-1])
-    except HydraException:
+    except (HydraException, ConfigError):
         return text
     return text if override.is_sweep_override() else _plain(override.value())
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..config.rewrite import readable
 from ..text.progress import Shown, progress
 from .label import Labels, line_of
 from .record import RUNNING, JobRecord
@@ -119,13 +118,8 @@ class Watch:
     def _label(self, record: JobRecord) -> str:
         if self._labels is None or self._jobs is None:
             known = self._jobs if self._jobs is not None else [seen.overrides for seen in self._seen.values()]
-            self._labels = _labels(known, self._known)
+            self._labels = Labels(swept_keys(known, self._known), known)
         return self._labels.of(record.overrides, record.step)
-
-
-def _labels(jobs: Iterable[Sequence[str]], known: Sequence[str]) -> Labels:
-    typed = [readable(overrides) for overrides in jobs]
-    return Labels(swept_keys(typed, known), typed)
 
 
 def _number(name: str) -> int | None:

@@ -74,6 +74,17 @@ def test_records_survive_the_process_that_wrote_them(tmp_path: Path) -> None:
     assert read_all(tmp_path) == {}
 
 
+@pytest.mark.damaged_reports
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"job": 3, "strange": 1}', '"text"'])
+def test_a_damaged_record_costs_no_other_job_its_result(tmp_path: Path, content: str) -> None:
+    keep(JobRecord(1, ["seed=2"], "ok", 0), tmp_path)
+    forgotten = tmp_path / ".jobs" / "0.json"
+    forgotten.write_text(content)
+    summary = summarize(Sweep(tmp_path, [["seed=1"], ["seed=2"]]))
+    assert [(job.status, job.overrides) for job in summary.jobs] == [("crashed", ["seed=1"]), ("ok", ["seed=2"])]
+    forget(tmp_path)
+
+
 def test_a_summary_lists_every_job_once(tmp_path: Path) -> None:
     keep(JobRecord(1, ["seed=2"], "ok", 0), tmp_path)
     keep(JobRecord(2, ["seed=3"]), tmp_path)

@@ -22,6 +22,10 @@ def test_a_key_that_only_some_jobs_have_is_swept() -> None:
     assert swept_values({4: ["seed=1"], 7: ["seed=1", "dtype=float16"]}) == {4: {}, 7: {"dtype": "float16"}}
 
 
+def test_a_single_job_has_all_its_keys() -> None:
+    assert swept_values({0: ["seed=1", "device=cpu"]}) == {0: {"seed": 1, "device": "cpu"}}
+
+
 def test_a_key_may_be_known_to_be_swept() -> None:
     assert swept_values({0: ["seed=1", "device=cpu"]}, ["seed"]) == {0: {"seed": 1}}
 

@@ -138,6 +138,13 @@ def test_an_error_is_shown_once_with_all_its_jobs(capsys: pytest.CaptureFixture[
     )
 
 
+def test_damaged_fixes_are_left_out() -> None:
+    error = {"message": "m", "fixes": [1, {"line": 2}, {"note": "n", "x": 1}]}
+    (shown_error,) = errors_of([job(0, "failed", error=error)])
+    assert [str(fix) for fix in shown_error.fixes] == ["2", "n"]
+    assert [list(one.fixes) for one in errors_of([job(0, "failed", error={"message": "m", "fixes": 3})])] == [[]]
+
+
 def test_many_different_errors_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     show_errors([job(number, "failed", error=error_of("A", str(number))) for number in range(25)])
     assert capsys.readouterr().err.splitlines()[-1] == "note   5 more errors: summary.csv lists them"
