@@ -53,7 +53,7 @@ def test_a_sweeper_that_draws_jobs_has_no_total(tmp_path: Path, capsys: pytest.C
     watch = Watch(tmp_path, None, ["seed"])
     keep(record(0), tmp_path)
     watch.stop()
-    assert capsys.readouterr().out == "1  ok  0.5 s  a.pt seed=1\n"
+    assert capsys.readouterr().out == "1  ok  0.5 s  seed=1\n"
     forget(tmp_path)
 
 
