@@ -20,12 +20,12 @@ from ...report import environment, terminal
 from ...report.data import Check, Difference, ReplayReport, Report
 from ...report.kept import KEPT, Kept, read_kept
 from ...schema import JobConfig
-from ...text.lines import NO_FIX, Fix
+from ...text.lines import Fix
 from ...text.wording import counted, listing, safe_text
 from . import recorded as runs
 from .comparing import Finding, Sides, compare, environments, files
 from .outputs import Outputs
-from .settings import permission_lines, settings, unknown
+from .settings import permission_lines, settings
 
 _LONGEST = 300
 _OF_REPLAY = ("mode", "replay")
@@ -173,9 +173,6 @@ class Replay:
 
 
 def _parsed(config: Mapping[str, Any], where: str) -> JobConfig:
-    strange = unknown(config)
-    if strange:
-        raise ConfigError(f"the config in {where} has keys that this version does not know: {listing(strange)}", NO_FIX)
     try:
         return parse_job(config)
     except ConfigError as error:

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from ...config.compose import anchored
 from ...config.laid import Laid, over
+from ...config.sections import names_of
 from ...errors import ConfigError
 from ...report.data import Report
 from ...schema import CheckpointConfig, JobConfig
 from ...text.lines import Fix, blank, line
 from ...text.redaction import HIDDEN
-from ...text.wording import phrases, safe_text
+from ...text.wording import listing, phrases, safe_text
 
-_FROM_HERE = ("trusted_targets", "inspect", "convert", "scaffold", "sweep", "report")
-"""Sections of the config that are permissions, or say where and what to write."""
+_OF_THE_RUN = ("model", "checkpoint", "rules", "parts", "allow", "device", "dtype", "seed", "verify", "evaluate")
+"""The keys that come from the report; the others are permissions, or say where and what to write."""
 _PERMISSIONS = ("trust", "allow_globals")
 _LONGEST = 400
 
@@ -51,10 +52,13 @@ def settings(recorded: Report, composed: Mapping[str, Any], laid: Sequence[Laid]
         ConfigError: The run would write outside its folder, or a recorded URL lacks its credentials.
     """
     own = recorded.config
+    strange = [key for key in own if key not in names_of(JobConfig)]
+    if strange:
+        raise ConfigError(f"the config in {where} has keys that this version does not know: {listing(strange)}")
     folder = _folder(recorded)
     config = {
-        **{key: value for key, value in own.items() if key not in _FROM_HERE},
-        **{key: composed[key] for key in _FROM_HERE if key in composed},
+        **{key: value for key, value in composed.items() if key not in _OF_THE_RUN},
+        **{key: own[key] for key in _OF_THE_RUN if key in own},
         "mode": "load",
         "replay": {"path": None},
     }
@@ -88,8 +92,7 @@ def _checkpoints(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
 
 
 def _take_permissions(config: dict[str, Any]) -> None:
-    for name in ("checkpoint", "parts"):
-        config[name] = _copied(config.get(name))
+    config |= {name: _copied(config[name]) for name in ("checkpoint", "parts") if name in config}
     for at, given in _checkpoints(config):
         for permission in _PERMISSIONS:
             given.pop(permission, None)
@@ -135,11 +138,6 @@ def _texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
     elif isinstance(node, list):
         for item in node:
             yield from _texts(item, where)
-
-
-def unknown(config: Mapping[str, Any]) -> list[str]:
-    """Returns the keys of a recorded config that this version does not know."""
-    return [str(key) for key in config if key not in {field.name for field in fields(JobConfig)}]
 
 
 def permission_lines(left_out: Mapping[str, Any]) -> list[Fix]:

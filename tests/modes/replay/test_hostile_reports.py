@@ -123,6 +123,7 @@ def test_a_replay_writes_only_into_its_own_folder(recorded: Done, path: Path, tm
         config["verify"]["record"] = True
         config["report"] = {"page": True}
         config["sweep"] = {"resume": str(tmp_path / "sweep")}
+        config["track"] = {"uri": f"sqlite:///{tmp_path}/track.db"}
         report["verification"]["kept"] = {"path": "/etc/passwd", "bytes": 3}
 
     recorded.edit(hostile)
@@ -135,6 +136,7 @@ def test_a_replay_writes_only_into_its_own_folder(recorded: Done, path: Path, tm
     assert new == {"again"}
     assert done.report["config"]["verify"]["record"] is False
     assert done.report["config"]["convert"]["path"] is None
+    assert done.report["config"]["track"] is None
 
     asked = replayed(recorded.folder, "verify.record=true", to="asked")
     assert (asked.code, asked.error) == (
