@@ -65,6 +65,18 @@ def expand_glob(key: str, value: str) -> list[str]:
     return thinned[-asked.last :] if asked.last else thinned
 
 
+def refuse_counts(key: str, value: str) -> None:
+    """Raises ConfigError if a glob over the options of a config group counts them, which only one over files does."""
+    call = _CALL.fullmatch(value)
+    arguments = split_arguments(call[1]) if call else []
+    others = [one for one in arguments if one.partition("=")[0].strip() not in _COUNTS]
+    if len(others) < len(arguments):
+        raise ConfigError(
+            f"last and every count files, and '{_shown(key, value)}' is over the options of a group",
+            typed(f"{key}=glob({','.join(others)})", note="all of them"),
+        )
+
+
 @dataclass(slots=True)
 class _Call:
     """The arguments of one ``glob(...)``."""

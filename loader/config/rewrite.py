@@ -22,6 +22,7 @@ from .argv import Arguments
 from .calls import refuse_mistyped_calls
 from .devices import EVERY, each_device
 from .elements import split_elements
+from .globs import refuse_counts
 from .grammar import as_typed, literal, parse_value, real_key, stand_in
 from .texts import TEXT, for_text
 from .zips import is_zip, packed, read_zip
@@ -143,10 +144,12 @@ def _with_one_name(key: str) -> str:
 def _rewrite_one(
     plus: str, key: str, value: str, free: Sequence[str], *, sweep: bool, exists: Callable[[str], bool]
 ) -> list[str]:
-    if key in GROUPS:
-        return _group(plus, key, value, sweep=sweep)
     if not TEXT.fullmatch(key):
         refuse_mistyped_calls(key, value)
+        for element in split_elements(value):
+            refuse_counts(key, element)
+    if key in GROUPS:
+        return _group(plus, key, value, sweep=sweep)
     if TEXT.fullmatch(key):
         value = for_text(key, value, sweep=sweep, exists=exists)
     elif key == "device":

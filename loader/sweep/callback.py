@@ -174,13 +174,14 @@ def _begin(config: DictConfig) -> None:
     settings = parse_sweep(OmegaConf.to_container(config.sweep, resolve=True) if "sweep" in config else None)
     settle(config)
     rewrite_params(config)
+    # The time in a folder's name is taken once, here; each job's config has it then.
+    folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
     jobs, composer = expected_jobs(config), GlobalHydra.instance().config_loader()
     refuse_secret_sweep(config, jobs, composer)
     refuse_mistyped(config, jobs or [], composer)
     refuse_shared(config, jobs, composer)
     if settings.dry_run:
         _list_jobs(config, jobs)
-    folder = Path(config.hydra.runtime.cwd, str(config.hydra.sweep.dir))
     read_resumed(config, folder)
     targets, basic = _targets(config), (BASIC_SWEEPER, _BASIC_LAUNCHER)
     own = tuple(str(target) for target in targets if target not in basic)

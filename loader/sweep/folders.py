@@ -232,12 +232,12 @@ def _composed_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], composer: 
 @contextmanager
 def _at_hand(config: DictConfig) -> Iterator[None]:
     """Makes `${hydra:...}` in a config refer to that config."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(config)
+    known = HydraConfig.instance()
+    before, known.cfg = known.cfg, config  # type: ignore[assignment]  # its method `set_config` would copy the config
     try:
         yield
     finally:
-        HydraConfig.instance().cfg = before
+        known.cfg = before
 
 
 _RUN, _SWEEP, _JOB = "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"

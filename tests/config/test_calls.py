@@ -34,6 +34,16 @@ from loader.errors import ConfigError
             "'checkpoint.path=glob(runs/*.pt)'",
         ),
         (
+            "model=globe(*)",
+            "'globe' is not a function (did you mean 'glob'?): 'model=globe(*)'",
+            "'model=glob(*)'",
+        ),
+        (
+            "experiment=glob(a*, last=2,exclude=ab*)",
+            "last and every count files, and 'experiment=glob(a*, last=2,exclude=ab*)' is over the options of a group",
+            "'experiment=glob(a*,exclude=ab*)'   # all of them",
+        ),
+        (
             "pairs=zip(seed=[1,2]",
             "'pairs=zip(seed=[1,2]' does not close the bracket of zip(",
             "'pairs=zip(seed=[1,2])'",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from loader.cli.main import run_command
 from tests.sweep.sweeping import make_folder, sweep
 
 BROKEN = {
@@ -60,3 +61,16 @@ def test_what_is_mistyped_is_refused_before_the_first_job(folder: Path, typed: l
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert not done.folder.exists()
+
+
+def test_a_shared_folder_is_refused_whatever_the_time_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert run_command(["-m", "seed=1,2", "hydra.sweep.subdir=same"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(
+        "error  hydra.sweep.subdir=same is one folder for jobs 0 and 1; expected one folder per job\n"
+    )
+    assert not (folder / "multirun").exists()

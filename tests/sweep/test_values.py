@@ -94,3 +94,17 @@ def test_models_and_names_are_moved_together(folder: Path) -> None:
         "checkpoint.path='odd \\${x}, ü.pth'",
     ]
     assert second["overrides"] == ["model=linear", "checkpoint.path=epoch=2.pth"]
+
+
+@pytest.mark.slow
+def test_another_launcher_spreads_a_zip_and_fails_one_job_alone(folder: Path) -> None:
+    (folder / "conf" / "experiment").mkdir(parents=True)
+    for name, text in (("broken", "defaults: [override /model: no_such_model]"), ("good", "seed: 5")):
+        (folder / "conf" / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+    joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "--config-dir=conf"]
+    done = sweep(*joblib, "pairs=zip(experiment=[broken,good],checkpoint.path=glob(*.pth))", cwd=folder)
+    assert done.code == 2
+    assert [(job["status"], job["overrides"][1:]) for job in done.summary["jobs"]] == [
+        ("failed", ["experiment=broken", "checkpoint.path=epoch=2.pth"]),
+        ("ok", ["experiment=good", "checkpoint.path=epoch=10.pth"]),
+    ]
