@@ -57,6 +57,16 @@ def test_what_is_in_a_remote_file_is_reported_by_its_header(server: Server, tmp_
     assert not cache.exists()
 
 
+def test_the_fingerprint_of_a_remote_files_weights_needs_its_data(server: Server, tmp_path: Path) -> None:
+    path = linear(tmp_path / "a.safetensors")
+    url = server.add("/a.safetensors", path.read_bytes())
+    report = carry_out(None, url, mode="inspect", inspect={"fingerprint": True}).report
+    assert report.inspection is not None
+    found = report.inspection["files"][0]["fingerprint"]
+    assert found == carry_out(LINEAR, path).report.verification.fingerprint
+    assert found == carry_out(LINEAR, url).report.verification.fingerprint
+
+
 def test_a_scaffold_of_a_url_is_called_by_the_file_and_holds_no_credentials(server: Server, tmp_path: Path) -> None:
     url = server.add("/my%20net.safetensors?sig=verysecret", WEIGHTS.read_bytes())
     done = run_loader("mode=scaffold", f"checkpoint.path={url}", cwd=tmp_path)
