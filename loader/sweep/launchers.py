@@ -10,7 +10,7 @@ replaced in one place for this, while it launches: the function that raises at t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..text.wording import listing
 from .record import RUNNING, JobRecord
-from .records import draws_jobs, read_all, records_folder, take_over
+from .records import draws_jobs, keep, read_all, records_folder, take_over
 from .results import result_of
 
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
@@ -93,6 +93,12 @@ class Mended(Launcher):
         again = {job: self._basic.launch([jobs[job]], initial_job_idx=job)[0] for job in lost}
         return [(done | again)[job] for job in jobs]
 
+    def _reopen(self, done: Mapping[int, JobReturn]) -> None:
+        """Takes back how lost jobs seemed to end, which would count for `sweep.stop_after`."""
+        records = read_all(self._folder)
+        for job in [job for job, result in done.items() if isinstance(result, Lost) and job in records]:
+            keep(JobRecord(job, records[job].overrides, output_dir=records[job].output_dir), self._folder)
+
     def _launched(self, jobs: _Jobs) -> dict[int, JobReturn]:
         """Runs consecutive jobs with the launcher; those that it drops before they began are launched again."""
         began = time.time()
@@ -105,11 +111,14 @@ class Mended(Launcher):
             if len(waiting) == len(jobs) and not isinstance(error, BrokenExecutor):
                 raise
             done = dict.fromkeys(jobs, Lost(error)) | self._settled(jobs, max(began, time.time() - _MOMENT))
+            self._reopen(done)
             if len(waiting) < len(jobs):
                 for several in _consecutive(waiting):
                     done |= self._launched(several)
             return done
-        return dict(zip(jobs, results, strict=True))
+        done = dict(zip(jobs, results, strict=True))
+        self._reopen(done)
+        return done
 
     def _settled(self, jobs: _Jobs, since: float) -> dict[int, JobReturn]:
         """Returns the results of the jobs that ended, from their records.
@@ -131,7 +140,7 @@ class Mended(Launcher):
     def _ended_with_worker(self, record: JobRecord, since: float) -> bool:
         """Returns whether a job may have been killed because its worker was about to be."""
         file = records_folder(self._folder) / f"{record.job}.json"
-        return record.status == "crashed" and file.stat().st_mtime >= since
+        return record.status == "crashed" and file.is_file() and file.stat().st_mtime >= since
 
 
 def _consecutive(jobs: _Jobs) -> list[_Jobs]:

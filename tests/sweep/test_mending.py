@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from loader.sweep.launchers import Lost, Mended
 from loader.sweep.record import JobRecord
-from loader.sweep.records import BASIC_SWEEPER, forget, keep, records_folder
+from loader.sweep.records import BASIC_SWEEPER, count_bad, forget, keep, records_folder
 
 LONG_AGO = 1_000_000_000
 
@@ -97,8 +97,14 @@ def test_a_broken_pool_keeps_what_ended_and_launches_what_had_not_begun(folder: 
         note(folder, 6, "running")
         raise BrokenProcessPool
 
-    launcher, again = Recording(run), basic()
+    def run_again(jobs: list[int]) -> list[JobReturn]:
+        bad.append(count_bad(folder / "sweep"))
+        return [returned(f"again {job}") for job in jobs]
+
+    bad: list[int] = []
+    launcher, again = Recording(run), Recording(run_again)
     found = launch(launcher, again, folder, [*range(9)])
+    assert bad == [2, 2, 2], "what did not end by itself does not count for sweep.stop_after"
     assert found == [0, 4, "again 2", "again 3", 1, "later 5", "again 6", "later 7", "later 8"]
     assert launcher.launched == [[*range(9)], [5], [7, 8]]
     assert again.launched == [[2], [3], [6]]
