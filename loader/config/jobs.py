@@ -37,6 +37,11 @@ def is_numbered(pattern: str) -> bool:
     return _NUMBERED.search(pattern) is not None
 
 
+def is_only_numbered(pattern: str) -> bool:
+    """Returns whether a path differs between jobs by their number alone."""
+    return "${" not in _NUMBERED.sub("", pattern)
+
+
 def compose_job(loader: Any, config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Composes the config of a job.
 

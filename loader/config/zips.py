@@ -142,7 +142,7 @@ def _uneven(name: str, columns: Mapping[str, list[str]]) -> ConfigError:
 
 def packed(name: str, jobs: Sequence[Sequence[str]]) -> str:
     """Writes the overrides of each job, in Hydra's grammar, as one swept override."""
-    return f"+_zip_.{name}=" + ",".join(quoted_key(json.dumps(job)) for job in jobs)
+    return f"+_zip_.{name}=" + ",".join(quoted_key(json.dumps(job, ensure_ascii=False)) for job in jobs)
 
 
 def names_in(overrides: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config.jobs import is_numbered
+from ..config.jobs import is_numbered, is_only_numbered
 from ..errors import ConfigError
 from ..files.descriptors import SAFE_FLAGS
 from ..files.write import release_lock, try_lock
@@ -272,7 +272,8 @@ def refuse_secret_sweep(config: DictConfig, jobs: Sequence[Sequence[str]] | None
         return
     if jobs is None:
         raise _secret(_JOB)
-    _refuse(name for composed in _composed_jobs(config, jobs, composer) for name in _named(composed, _JOB))
+    alike = jobs[:1] if is_only_numbered(pattern) else jobs
+    _refuse(name for composed in _composed_jobs(config, alike, composer) for name in _named(composed, _JOB))
 
 
 def _named(config: DictConfig, key: str) -> Iterator[tuple[str, str]]:
