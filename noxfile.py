@@ -28,6 +28,7 @@ WHERE_VERSIONS_MATTER = (
     "tests/builder/test_targets.py",
     "tests/modes/convert/test_round_trip.py",
     "tests/formats/test_safetensors.py",
+    "tests/formats/test_identity.py",
     "tests/formats/pickle/test_tensors.py",
     "tests/report",
     "tests/remote/test_web_refusals.py",
@@ -37,7 +38,7 @@ WHERE_VERSIONS_MATTER = (
     "tests/cli/test_main.py::test_what_hydra_refuses",
     "--deselect=tests/modes/convert/test_round_trip.py::test_whatever_a_constructor_does_its_model_comes_back",
 )
-"""What reads Hydra's grammar and configs, safetensors written and read, a web server, reports and sweeps."""
+"""What reads Hydra's grammar and configs, safetensors written and read, hashes, a web server, reports and sweeps."""
 
 
 @nox.session

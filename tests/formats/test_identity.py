@@ -26,7 +26,7 @@ from tests.formats.sharding import write_shards
 from tests.jobs import save
 from tests.laws import examples
 
-DTYPES = ("float32", "float16", "bfloat16", "float64", "int8", "int64", "bool", "complex64", "float8_e4m3fn", "uint8")
+DTYPES = ("float32", "float16", "bfloat16", "float64", "int8", "int64", "bool", "float8_e4m3fn", "uint8")
 State = dict[str, torch.Tensor]
 
 
@@ -43,12 +43,13 @@ def tensor(dtype: str, sizes: list[int], seed: int) -> torch.Tensor:
     return torch.complex(drawn, -drawn).to(kind) if kind.is_complex else drawn.to(kind)
 
 
-STATES = st.dictionaries(
-    st.text("abcdefgh.äß", min_size=1, max_size=6).filter(lambda name: not name.startswith(".")),
-    st.builds(tensor, st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=3), st.integers(0, 99)),
-    min_size=1,
-    max_size=5,
-)
+def states(*dtypes: str) -> st.SearchStrategy[State]:
+    return st.dictionaries(
+        st.text("abcdefgh.äß", min_size=1, max_size=6).filter(lambda name: not name.startswith(".")),
+        st.builds(tensor, st.sampled_from(dtypes), st.lists(st.integers(0, 4), max_size=3), st.integers(0, 99)),
+        min_size=1,
+        max_size=5,
+    )
 
 
 def test_the_fingerprint_is_what_the_documentation_says() -> None:
@@ -62,7 +63,7 @@ def test_the_fingerprint_is_what_the_documentation_says() -> None:
     assert identity(state) == expected.hexdigest() == "a458ac3811cd8f964b0b89ca94ab1f25"
 
 
-@given(STATES)
+@given(states(*DTYPES))  # safetensors of 0.5 knows no complex tensors
 @settings(max_examples=examples(60), deadline=None)
 def test_every_container_of_the_same_tensors_has_one_fingerprint(
     tmp_path_factory: pytest.TempPathFactory, state: State
@@ -80,7 +81,7 @@ def test_every_container_of_the_same_tensors_has_one_fingerprint(
     assert identity(write_distributed(folder / "e", state), "model") == expected
 
 
-@given(STATES, st.randoms(use_true_random=False))
+@given(states(*DTYPES, "complex64"), st.randoms(use_true_random=False))
 @settings(max_examples=examples(60), deadline=None)
 def test_where_the_elements_lie_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, state: State, random: Any
