@@ -113,16 +113,15 @@ def _page(report: Report, output_dir: Path) -> int:
     settings = report.config.get("report")
     if not isinstance(settings, Mapping) or settings.get("page") is not True:
         return 0
-    from .page import RUN_PAGE, write_run_page  # noqa: PLC0415  # few runs ask for a page
+    from .page import RUN_PAGE, reason_against, write_run_page  # noqa: PLC0415  # few runs ask for a page
 
-    try:
-        written = write_run_page(output_dir, report.to_dict())
-    except OSError as error:
-        message = f"{safe_text(str(output_dir), _LONGEST)}/{RUN_PAGE} could not be written: {error.strerror}"
+    reason = reason_against(lambda: write_run_page(output_dir, report.to_dict()))
+    if reason:
+        message = f"{safe_text(str(output_dir), _LONGEST)}/{RUN_PAGE} could not be written: {reason}"
         refusal = ConfigError(message, Fix("report.page=false"), Fix("hydra.run.dir=FOLDER", "one with free space"))
         print_error(refusal)
         return refusal.exit_code
-    log.info("page: %s", written)
+    log.info("page: %s", output_dir / RUN_PAGE)
     return 0
 
 

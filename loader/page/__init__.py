@@ -6,17 +6,31 @@ only place that knows HTML; it reads reports, summaries and the outputs that job
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..schema import CompareConfig
+from ..text.wording import safe_text
 
 SWEEP_PAGE = "summary.html"
 """The name of a sweep's page, in its folder."""
 
 RUN_PAGE = "report.html"
 """The name of a run's page, in its folder."""
+
+_LONGEST = 400
+
+
+def reason_against(write: Callable[[], object]) -> str:
+    """Writes a page; returns why it could not be written, and an empty text if it was."""
+    try:
+        write()
+    except OSError as error:
+        return error.strerror or str(error)
+    except Exception as error:  # noqa: BLE001  # a bug of a page must not cost a finished job its result
+        return f"a bug of the loader, please report it: {type(error).__name__}: {safe_text(error, _LONGEST)}"
+    return ""
 
 
 def write_sweep_page(folder: Path, summary: Mapping[str, Any], compare: CompareConfig | None = None) -> Path:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from ..report.modules import OUTCOMES
 from ..text.wording import counted
 from .figures import Picture, listed
-from .jobs import Job, Jobs, Limits
-from .maps import Map, complete
+from .jobs import Job, Jobs, Limits, Map, complete
 from .plain import figure, word
 
 _LONGEST_NAME = 100

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .maps import Map, map_of
-from .plain import block, mapping, number, read_report, rows, typed_line, without_shared_folder, word
+from ..report.modules import OUTCOMES
+from .plain import block, mapping, number, read_report, rows, typed_line, whole, without_shared_folder, word
 
 GOOD = ("ok", "reused")
 """The statuses of jobs that have a result."""
@@ -21,6 +21,10 @@ QUIET = (*GOOD, "skipped", "not run")
 """The statuses of jobs that did not fail."""
 
 _LONGEST_SERIES = 80
+_LONGEST_MODULE = 1000
+
+Map = tuple[tuple[str, int, int, tuple[int, ...]], ...]
+"""``(module, count, parameters, numbers of keys by outcome)`` of each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +176,21 @@ def _job(row: Mapping[str, Any], index: int, folder: Path, maps: dict[Map, Map])
         job.target = word(mapping(report.get("model")).get("target"))
         job.kept = bool(mapping(mapping(report.get("verification")).get("kept")))
     return job
+
+
+def map_of(report: Mapping[str, Any]) -> Map:
+    """Returns the coverage map of a report; empty if it has none."""
+    return tuple(
+        (
+            name[:_LONGEST_MODULE] if isinstance(name := row.get("module"), str) else "",
+            whole(row.get("count")),
+            whole(row.get("parameters")),
+            tuple(whole(row.get(outcome)) for outcome in OUTCOMES),
+        )
+        for row in rows(report.get("modules"))
+    )
+
+
+def complete(found: Map) -> bool:
+    """Whether every key of a map is loaded, or to be loaded."""
+    return not any(any(outcomes[1:]) for *_, outcomes in found)

@@ -17,8 +17,7 @@ from ..text.wording import counted, shape
 from .build import Content
 from .coverage import describe, shown
 from .figures import Picture, rounded
-from .jobs import Failure, Limits, fixes_of
-from .maps import complete, map_of
+from .jobs import Failure, Limits, complete, fixes_of, map_of
 from .plain import amount, block, figure, mapping, number, rows, seconds, whole, word
 
 Fact = tuple[str, str]

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ..config.rewrite import readable
 from ..errors import ConfigError
-from ..page import SWEEP_PAGE, write_sweep_page
+from ..page import SWEEP_PAGE
 from ..report.terminal import print_error
 from ..report.writing import write_json, write_text
 from ..schema import SweepConfig
@@ -31,6 +31,7 @@ from .callback import Sweep
 from .columns import csv_of
 from .command import command_of
 from .folders import SUMMARY
+from .page import write_page
 from .record import BAD, GOOD, RUNNING, JobRecord, error_of
 from .records import forget, read_all
 from .refusals import show_errors
@@ -188,12 +189,9 @@ def _write(summary: Summary, settings: SweepConfig) -> int:
         return _refused(f"the summary could not be written to {folder}: {error.strerror}", elsewhere)
     show_summary(summary)
     forget(summary.folder)
-    try:
-        if settings.page:
-            write_sweep_page(summary.folder, summary.to_dict(), settings.compare)
-    except OSError as error:
-        message = f"{folder}/{SWEEP_PAGE} could not be written: {error.strerror}"
-        return _refused(message, Fix("sweep.page=false"), elsewhere)
+    reason = write_page(summary.folder, settings.compare) if settings.page else ""
+    if reason:
+        return _refused(f"{folder}/{SWEEP_PAGE} could not be written: {reason}", Fix("sweep.page=false"), elsewhere)
     return 0
 
 

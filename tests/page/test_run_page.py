@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from loader.job import reported
 from loader.page import write_run_page
+from loader.report.data import Report
 from tests.command import REPOSITORY, run, run_loader
 from tests.page.folders import make_sweep
 from tests.page.parsed import Parsed, parsed
@@ -69,6 +71,31 @@ def test_a_page_that_cannot_be_written_is_a_refusal(tmp_path: Path) -> None:
     assert "report.html could not be written: Is a directory" in done.err
     assert "try  report.page=false" in done.err
     assert "Traceback" not in done.err
+
+
+def test_a_bug_of_a_page_costs_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr("loader.page.run.run_content", fail)
+    report = Report(config={"report": {"page": True}})
+    assert reported(report, tmp_path) == 2
+    assert "a bug of the loader, please report it: RecursionError: too deep" in capsys.readouterr().err
+    assert json.loads((tmp_path / "report.json").read_text())["status"] == "ok"
+
+
+def test_a_page_whose_process_dies_is_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nsys.addaudithook(lambda name, given: name == 'open' and str(given[0]).endswith('page.css')"
+        " and os._exit(9))\n"
+    )
+    make_folder(tmp_path)
+    done = sweep("checkpoint.path=epoch=2.pth", "seed=0", cwd=tmp_path, PYTHONPATH=f"{tmp_path}")
+    assert done.code == 2
+    assert "summary.html could not be written: its process ended with 9" in done.err
+    assert done.summary["ok"] == 1
 
 
 def test_a_sweep_has_a_page_with_every_job(tmp_path: Path) -> None:
