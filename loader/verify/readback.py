@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..report.data import Check
-from ..text.lines import Fix
+from ..text.lines import NO_FIX, Fix, line
 from ..text.wording import listing
 from .checks import Subject, register
 
@@ -38,7 +38,7 @@ def _read_back(subject: Subject) -> Iterator[Check]:
 
 def _other_weights(subject: Subject, _failed: Sequence[str]) -> Sequence[Fix]:
     found = subject.reread.fingerprint if subject.reread is not None else None
-    right = Fix(f"verify.fingerprint={found}", "if these weights are right") if found else Fix()
+    right = line("verify.fingerprint", found, note="if these weights are right") if found else NO_FIX
     return [Fix("checkpoint.path=FILE", "the file with the expected weights"), right]
 
 
