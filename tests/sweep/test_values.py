@@ -23,7 +23,7 @@ hydra:
       device: cpu,cuda:*
 """
 
-no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+NO_CUDA = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ EXPECTED = [
 STATUSES = [("ok", 0), ("failed", 6), ("failed", 2), ("failed", 6)]
 
 
-@no_cuda
 def test_every_kind_of_value_at_once(folder: Path) -> None:
     done = sweep(
         "checkpoint.path=glob(epoch=*.pth, exclude=*=2*)",
         "pairs=zip(model.behave=[well,raises],seed=[3,4])",
         "device=cpu,cuda:*",
         cwd=folder,
+        **NO_CUDA,
     )
     assert done.code == 6, done.err
     assert overrides(done) == EXPECTED
@@ -59,12 +59,11 @@ def test_every_kind_of_value_at_once(folder: Path) -> None:
     assert absent["hint"].endswith("'sweep.skip=[cuda*]'   # leaves the jobs without their device out of a sweep")
 
 
-@no_cuda
 def test_a_config_means_what_the_command_line_means(folder: Path) -> None:
     (folder / "conf").mkdir()
     (folder / "conf" / "swept.yaml").write_text(CONFIG.replace("{}", "=2"))
     command = [*RUN[:-1], "--config-dir=conf", "--config-name=swept", TARGET]
-    done = run(*command, cwd=folder)
+    done = run(*command, cwd=folder, **NO_CUDA)
     swept = Swept(done.returncode, done.stdout, done.stderr, folder / "sweep")
     assert (swept.code, overrides(swept)) == (6, EXPECTED)
     assert [(job["status"], job["exit_code"]) for job in swept.summary["jobs"]] == STATUSES
