@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -110,6 +111,41 @@ class Task:
         self.__dict__.update(state)
         if self.origin is not None:
             spare_jobs_here(self.origin)
+
+    def reused(self, config: DictConfig) -> JobReturn | None:
+        """Returns the result that a resumed sweep has of a job; None if the job has to run.
+
+        Hydra asks before it prepares the job, which takes longer than to find the result.
+
+        Args:
+            config: The job's composed config, with Hydra's node.
+        """
+        if OmegaConf.select(config, "sweep.resume") is None:
+            return None
+        from ..sweep.control import reuse  # noqa: PLC0415  # few sweeps resume another
+        from ..sweep.folders import at_hand  # noqa: PLC0415
+        from ..sweep.records import unprepared  # noqa: PLC0415
+
+        with at_hand(config):
+            own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            remember(OmegaConf.to_container(own, resolve=False))
+            record = unprepared(config.hydra)
+            try:
+                reason = reuse(_resolved(own), record)
+            except ConfigError:
+                return None  # the job itself will say so
+            return self._handed(record, self._folder()) if reason is None else None
+
+    def _handed(self, record: JobRecord, folder: Path) -> JobReturn:
+        from ..sweep.records import draws_jobs, hand_over, keep  # noqa: PLC0415  # see above
+        from ..sweep.results import result_of  # noqa: PLC0415
+
+        keep(record, folder)
+        hydra, done = HydraConfig.get(), JobReturn(status=JobStatus.COMPLETED, overrides=record.overrides)
+        done.return_value = result_of(record, hydra) if draws_jobs(hydra) else record.counts_as
+        hand_over(record.job, done)
+        self.exit_code = self.exit_code or 0
+        return done
 
     def _run_in_sweep(self, config: DictConfig) -> float | None:
         from ..sweep.child import OrphanedError  # noqa: PLC0415  # not needed by a single run

@@ -49,8 +49,11 @@ def run_job(
         OrphanedError: The sweep is gone; the job has been ended.
     """
     settings = parse_sweep(config.get("sweep"))
-    if settings.resume is not None and _reused(settings.resume, config, record):
-        return
+    if settings.resume is not None:
+        reason = reuse(config, record)
+        if reason is None:
+            return
+        log.info("the job runs, since %s does not have its result: %s", settings.resume, reason)
     if settings.stop_after is not None and count_bad(folder) >= settings.stop_after:
         record.stop(settings.stop_after, folder)
         return
@@ -60,17 +63,26 @@ def run_job(
         record.skip()
 
 
-def _reused(resume: str, config: Mapping[str, Any], record: JobRecord) -> bool:
-    """Takes the result of the same job of an earlier sweep, if there is one."""
+def reuse(config: Mapping[str, Any], record: JobRecord) -> str | None:
+    """Takes the result of Hydra's current job from the sweep that this one resumes, if it is there.
+
+    Args:
+        config: The job's resolved config.
+        record: Receives the result.
+
+    Returns:
+        Why it is not there; None if it is.
+
+    Raises:
+        ConfigError: The section `sweep` is invalid, or the earlier sweep is gone.
+    """
+    resume = str(parse_sweep(config.get("sweep")).resume)
     found = earlier(place_of(resume, Path(HydraConfig.get().runtime.cwd))).find(config)
     if isinstance(found, str):
-        log.info("the job runs, since %s does not have its result: %s", resume, found)
-        return False
+        return found
     try:
         report = read_report(found.report)
     except (OSError, ValueError) as error:
-        log.info("the job runs, since its earlier result cannot be read: %s", error)
-        return False
-    log.info("the same job ended well before, and is not run again: %s", found.report)
+        return f"{found.report} cannot be read ({error})"
     record.reuse(found.report, report, found.seconds)
-    return True
+    return None

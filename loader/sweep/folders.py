@@ -208,7 +208,7 @@ def _places(
 ) -> Iterator[tuple[int, tuple[str, str, str]]]:
     """Yields, for each job, the keys of what it writes, with the absolute path and the unresolved value."""
     for number, composed in enumerate(_composed_jobs(config, jobs, composer)):
-        with _at_hand(composed):
+        with at_hand(composed):
             sweep = composed.hydra.sweep
             place = os.path.abspath(Path(str(sweep.dir), str(sweep.subdir)))  # noqa: PTH100  # also takes out `..`
             yield number, (_FOLDER, place, _pattern_of(config, _FOLDER))
@@ -230,7 +230,7 @@ def _composed_jobs(config: DictConfig, jobs: Sequence[Sequence[str]], composer: 
 
 
 @contextmanager
-def _at_hand(config: DictConfig) -> Iterator[None]:
+def at_hand(config: DictConfig) -> Iterator[None]:
     """Makes `${hydra:...}` in a config refer to that config."""
     known = HydraConfig.instance()
     before, known.cfg = known.cfg, config  # type: ignore[assignment]  # its method `set_config` would copy the config
@@ -279,7 +279,7 @@ def refuse_secret_sweep(config: DictConfig, jobs: Sequence[Sequence[str]] | None
 def _named(config: DictConfig, key: str) -> Iterator[tuple[str, str]]:
     remember(OmegaConf.to_container(config, resolve=False))
     if has_secrets():
-        with _at_hand(config):
+        with at_hand(config):
             yield key, str(OmegaConf.select(config, key))
 
 

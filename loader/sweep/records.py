@@ -39,8 +39,14 @@ _kept: dict[Path, dict[int, JobRecord]] = {}
 
 def new_record(hydra: Any) -> JobRecord:
     """Makes the record of a job that has not begun, from Hydra's settings."""
-    overrides = readable(typed_overrides(hydra))
-    return JobRecord(int(hydra.job.num), overrides, output_dir=str(hydra.runtime.output_dir))
+    record = unprepared(hydra)
+    record.output_dir = str(hydra.runtime.output_dir)
+    return record
+
+
+def unprepared(hydra: Any) -> JobRecord:
+    """Makes the record of a job that has no folder yet."""
+    return JobRecord(int(hydra.job.num), readable(typed_overrides(hydra)))
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Keeps Hydra's launchers from ending a sweep for one of its jobs.
 
 Guarantees: each job's config is composed once, when it is the job's turn. A job whose folder cannot be written runs all
-the same, or is refused alone; the jobs after it still run, in this process and in those of other launchers. The config
-of a job that is over is not kept. This module wraps private parts of Hydra: `run_job`, and
-`Sweeper.validate_batch_is_legal`.
+the same, or is refused alone; the jobs after it still run, in this process and in those of other launchers. A job
+whose result is there already is not prepared. The config of a job that is over is not kept. This module wraps private
+parts of Hydra: `run_job`, and `Sweeper.validate_batch_is_legal`.
 """
 
 from __future__ import annotations
@@ -68,9 +68,13 @@ _elsewhere: Origin | None = None
 
 
 def _spared(run_job: Callable[..., JobReturn]) -> Callable[..., JobReturn]:
-    """Returns Hydra's `run_job`, but for jobs whose folder has no room."""
+    """Returns Hydra's `run_job`, but for jobs whose result is there, or whose folder has no room."""
 
     def run_or_refuse(*, config: DictConfig, **others: Any) -> JobReturn:
+        asked = getattr(others.get("task_function"), "reused", None)  # another program's task has no such method
+        done: JobReturn | None = asked(config) if asked is not None else None
+        if done is not None:
+            return done
         try:
             return run_job(config=config, **others)
         except (OSError, ValueError) as error:
