@@ -127,9 +127,16 @@ def _readable_one(match: re.Match[str], override: str) -> str:
     if isinstance(value, str) and parse_value(value) == value:
         return f"{key}={value}"  # a sweeper escapes what needs no backslash, as in cuda\\:0
     for candidate in (f"{key}={text}", f"{key}={as_typed(match[3])}"):
-        if override in rewrite([candidate], exists=set().__contains__):
+        if _means(candidate, override):
             return candidate
     return override
+
+
+def _means(candidate: str, override: str) -> bool:
+    try:
+        return override in rewrite([candidate], exists=set().__contains__)
+    except ConfigError:
+        return False  # a text that looks like a call
 
 
 def _with_one_name(key: str) -> str:

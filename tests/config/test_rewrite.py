@@ -231,6 +231,11 @@ def test_readable_undoes_rewriting(typed: list[str]) -> None:
     assert not any(override.startswith("+") for override in shown)
 
 
+@pytest.mark.parametrize("name", ["glob(x)", "globe(1)", "zip(a=[1,2])", "glob(x"])
+def test_a_name_that_looks_like_a_call_stays_quoted(name: str) -> None:
+    assert readable([f'checkpoint.path="{name}"']) == [f'checkpoint.path="{name}"']
+
+
 def test_a_comma_belongs_to_the_name_of_a_file_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert rewrite(["checkpoint.path=a,b.pt"]) == ["checkpoint.path=a,b.pt"]
