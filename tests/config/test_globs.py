@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader.config.globs import expand_glob
+from loader.config.rewrite import rewrite
 from loader.errors import ConfigError
 from loader.files.path import natural
 
@@ -167,3 +168,20 @@ def test_numbers_in_names_order_as_numbers(numbers: list[int]) -> None:
 @given(st.data(), st.lists(st.text(max_size=8)))
 def test_any_names_have_one_order(data: st.DataObject, names: list[str]) -> None:
     assert sorted(data.draw(st.permutations(names)), key=natural) == sorted(names, key=natural)
+
+
+@pytest.mark.parametrize(
+    ("typed", "rewritten"),
+    [
+        ("checkpoint.path=glob(runs/1*/*.pt)", 'checkpoint.path="runs/10/best.pt"'),
+        ("parts.head.path=glob(runs/1*/*.pt)", '++parts.head.path="runs/10/best.pt"'),
+        ("verify.golden=glob(runs/10/*.safetensors)", 'verify.golden="runs/10/best.golden.safetensors"'),
+        ("verify.input.x.path=glob(runs/1*/*.pt)", '++verify.input.x.path="runs/10/best.pt"'),
+        ("replay.path=glob(runs/2*)", 'replay.path="runs/2"'),
+        ("model=glob(*)", "model=glob(*)"),
+        ("seed=glob(*)", "seed=glob(*)"),
+    ],
+)
+@pytest.mark.usefixtures("runs")
+def test_keys_that_name_files_to_read_take_a_glob(typed: str, rewritten: str) -> None:
+    assert rewrite([typed]) == [rewritten]
