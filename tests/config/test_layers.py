@@ -17,6 +17,7 @@ from loader.errors import ConfigError
 from loader.files.path import conf_dir
 from tests.command import run_loader
 from tests.rules import parse_rules
+from tests.sweep.sweeping import without_progress
 
 LINEAR = "_target_: torch.nn.Linear\nin_features: 3\nout_features: 2\n"
 
@@ -147,7 +148,7 @@ def test_a_key_of_a_file_that_is_close_to_one_of_the_loaders_is_said_on_the_term
 
     assert run_command(["--config-dir", "conf", *typed]) == 0
     expected = "note   the config has a key 'dtpye', which the loader does not know (did you mean 'dtype'?)\n"
-    assert capsys.readouterr().err == expected
+    assert without_progress(capsys.readouterr().err) == expected
 
 
 def test_an_option_that_no_defaults_list_chooses_is_refused_with_the_config_that_does(mine: Path) -> None:
