@@ -59,6 +59,8 @@ def test_the_objective_is_optimized(folder: Path, direction: str, best: Callable
     levels = [job["metrics"]["level"]["value"] for job in done.summary["jobs"] if job["status"] == "ok"]
     assert len(set(levels)) > 1
     assert optimized(done)["best_value"] == best(levels)
+    assert f"Best value: {best(levels)}" in done.out
+    assert "alembic" not in done.out + done.err
 
 
 def test_a_study_without_a_good_job_is_a_refusal(folder: Path) -> None:
