@@ -205,6 +205,16 @@ MINE = {"_target_": "my.thing"}
             ["evaluate=digits", "~evaluate.metrics.accuracy", "evaluate.metrics.own={_target_: my.thing}"],
             {**DIGITS, "metrics": {"cross_entropy": DIGITS["metrics"]["cross_entropy"], "own": MINE}},
         ),
+        (["evaluate=digits", "evaluate.metrics.own._target_=my.thing", "~evaluate.metrics.own"], DIGITS),
+        (
+            [
+                "evaluate.metrics.n._target_=my.thing",
+                "~evaluate.metrics.n",
+                "evaluate.metrics.my_n={_target_: my.thing}",
+            ],
+            {"metrics": {"my_n": MINE}},
+        ),
+        (["evaluate.expect.a.min=0.9", "evaluate.expect.a={max: 1}"], {"expect": {"a": {"max": 1}}}),
         (
             ["evaluate=digits", "evaluate.expect={accuracy: {min: 0.9}}"],
             {**DIGITS, "expect": {"accuracy": {"min": 0.9}}},
