@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from ..text.lines import value_text
@@ -44,7 +43,8 @@ class Labels:
         text = value if isinstance(value, str) else value_text(value) or str(value)
         if key not in self._folders:
             return safe_text(redacted(text), _LONGEST)
-        shown = safe_text(redacted(_below(text, self._folders[key])), _LONGEST_PATH)
+        # Redacted first: what is left of a URL may not look like one.
+        shown = safe_text(redacted(text).removeprefix(redacted(self._folders[key])), _LONGEST_PATH)
         return shown if len(shown) <= _LONGEST else f"…{shown[1 - _LONGEST :]}"  # the end has the file's name
 
     def of(self, overrides: Sequence[str], step: float | None = None) -> str:
@@ -61,17 +61,10 @@ def is_path(key: str) -> bool:
     return key.rpartition(".")[2] == _PATH
 
 
-def _common_folder(paths: Iterable[str]) -> PurePath:
-    folders = {PurePath(path.strip("'\"")).parent for path in paths}
-    try:
-        return PurePath(os.path.commonpath(folders))
-    except ValueError:  # none, or absolute and relative ones
-        return PurePath()
-
-
-def _below(path: str, folder: PurePath) -> str:
-    inside = "://" not in path and PurePath(path).is_relative_to(folder)
-    return str(PurePath(path).relative_to(folder)) if inside else path
+def _common_folder(paths: Sequence[str]) -> str:
+    """Returns how all paths or URLs begin, up to a slash; they may be quoted."""
+    common = os.path.commonprefix([path.strip("'\"") for path in paths])  # noqa: RUF071  # of texts: a URL is no path
+    return common[: common.rfind("/") + 1]
 
 
 def message_of(job: JobRecord) -> str:

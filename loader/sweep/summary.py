@@ -138,14 +138,16 @@ def _lost(record: JobRecord) -> None:
     record.error = error_of("Crashed", message)
 
 
-def show_summary(summary: Summary, console: Console | None = None, *, written: bool = True) -> None:
-    """Prints the table, the errors, the best jobs, the number of jobs with a result, and where the summary is."""
+def show_summary(summary: Summary, console: Console | None = None, *, written: bool = True, page: bool = False) -> None:
+    """Prints the table, the errors, the best jobs, the number of jobs with a result, and where page and summary are."""
     out = console or Console(highlight=False)
     out.print(table_of(summary.jobs, out.width if out.is_terminal else None), soft_wrap=True)
     out.file.flush()
     show_errors(summary.jobs)
     for text in best_lines(summary.jobs):
         out.print(Text(text), soft_wrap=True)
+    if page:
+        out.print(Text(f"page: {summary.folder / SWEEP_PAGE}"), soft_wrap=True)
     totals = summary.totals
     others = [f"{totals[name]} {name.replace('_', ' ')}" for name in ("skipped", "not_run") if totals[name]]
     line = ", ".join([f"{totals['ok']} of {counted(totals['total'], 'job')} ok", *others])
@@ -187,9 +189,9 @@ def _write(summary: Summary, settings: SweepConfig) -> int:
     except OSError as error:
         show_summary(summary, written=False)
         return _refused(f"the summary could not be written to {folder}: {error.strerror}", elsewhere)
-    show_summary(summary)
-    forget(summary.folder)
     reason = write_page(summary.folder, settings.compare) if settings.page else ""
+    show_summary(summary, page=settings.page and not reason)
+    forget(summary.folder)
     if reason:
         return _refused(f"{folder}/{SWEEP_PAGE} could not be written: {reason}", Fix("sweep.page=false"), elsewhere)
     return 0

@@ -97,11 +97,12 @@ def test_the_terminal_shows_a_line_for_each_job_then_one_table(mixed: Swept) -> 
         "7/7  ok  0.1 s  model.behave=finely",
     ]
     assert before[1].startswith("2/7  failed  0.1 s  model.behave=raises  ConfigError: model: the")
-    head, good, raised, _, _, killed, _, _, ending = lines[7:]
+    head, good, raised, _, _, killed, _, _, page, ending = lines[7:]
     assert head.split() == ["job", "status", "model.behave", "seconds", "error"]
     assert re.fullmatch(r"  0  ok +well +\d+\.\d\d", good)
     assert "ConfigError: " in raised
     assert killed.endswith(crashed)
+    assert page == f"page: {mixed.folder / 'summary.html'}"
     assert ending == f"2 of 7 jobs ok: {mixed.folder / 'summary.json'}"
     assert "\x1b" not in mixed.out
 

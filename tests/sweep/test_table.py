@@ -183,6 +183,15 @@ def test_a_label_is_one_printable_line(values: dict[str, str]) -> None:
     assert all(is_printable(text) and len(text) <= 60 for text in texts)
 
 
+def test_urls_are_shown_from_where_they_differ() -> None:
+    jobs = [[f"checkpoint.path=pkg://my.package/run/{name}"] for name in ("a.pt", "b/c.pt")]
+    labels = Labels(["checkpoint.path"], jobs)
+    assert [labels.of(job) for job in jobs] == ["a.pt", "b/c.pt"]
+
+
 def test_secrets_are_hidden() -> None:
+    jobs = [[f"checkpoint.path=https://me:hunter2@host/run/{name}"] for name in ("a.pt", "b.pt")]
+    assert Labels(["checkpoint.path"], jobs).of(jobs[0]) == "a.pt"
+    assert "hunter2" not in Labels(["checkpoint.path"], [["checkpoint.path=https://me"], *jobs]).of(jobs[0])
     labels = Labels(["checkpoint.path"], [])
     assert "hunter2" not in labels.of(["checkpoint.path=https://me:hunter2@host/a.pt"])
