@@ -71,7 +71,13 @@ def render(content: Content) -> bytes:
     """Returns a page as UTF-8."""
     script, style = _script(), _resource("template/page.css")
     pictures = [
-        {"id": f"picture-{at}", "kind": picture.kind, "title": picture.title, "sentences": picture.sentences}
+        {
+            "id": f"picture-{at}",
+            "kind": picture.kind,
+            "title": picture.title,
+            "sentences": picture.sentences,
+            "drawn": bool(picture.data),
+        }
         for at, picture in enumerate(content.pictures)
     ]
     drawn = {

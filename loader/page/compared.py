@@ -38,11 +38,19 @@ class _Group:
 def output_matrix(jobs: Jobs, limits: Limits) -> Picture | None:
     """Returns the largest absolute differences between the outputs of all pairs of jobs; None for less than two."""
     found, unreadable, left = _kept(jobs.every, limits)
-    if sum(len(group.jobs) for group in found) < 2:
+    if sum(job.good for job in jobs.every) < 2:
         return None
+    notes = [
+        *listed("Not read, for their size", left),
+        *(f"Job {number}: {reason}." for number, reason in unreadable[:6]),
+    ]
+    if sum(len(group.jobs) for group in found) < 2:
+        return Picture("matrix", "Output differences", ["Less than two jobs kept their outputs.", *notes])
     groups, other = _comparable(found)
+    if sum(len(group.jobs) for group in groups) < 2:
+        return Picture("matrix", "Output differences", ["No two jobs had the same inputs.", *notes])
     few = _affordable(groups)
-    left += sorted(number for group in groups[few:] for number in group.jobs)
+    left = sorted(number for group in groups[few:] for number in group.jobs)
     groups = groups[:few]
     order = sorted((number, at) for at, group in enumerate(groups) for number in group.jobs)
     apart = _distances(groups)
@@ -50,8 +58,7 @@ def output_matrix(jobs: Jobs, limits: Limits) -> Picture | None:
         [_cell(0.0 if a == b else apart[max(a, b)][min(a, b)]) for _, b in order[:row]]
         for row, (_, a) in enumerate(order)
     ]
-    notes = [*listed("Other inputs or outputs, not compared", other), *listed("Not read, for their size", left)]
-    notes += [f"Job {number}: {reason}." for number, reason in unreadable[:6]]
+    notes += [*listed("Other inputs or outputs, not compared", other), *listed("Not compared, for their number", left)]
     data = {"jobs": [number for number, _ in order], "cells": cells}
     return Picture("matrix", "Output differences", [*_about(groups, apart), *notes], data)
 

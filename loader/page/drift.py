@@ -38,21 +38,18 @@ class Drift:
     """The jobs that kept nothing that can be read."""
 
 
-def read_drift(jobs: Sequence[Job], reference: int) -> Drift | None:
+def read_drift(jobs: Sequence[Job], reference: int) -> Drift:
     """Compares the weights of all jobs with those of one.
 
     Args:
         jobs: All jobs.
         reference: The number of the job to compare with; the first that kept its weights replaces one that did not.
-
-    Returns:
-        None if less than two jobs kept their weights.
     """
     good = [job for job in jobs if job.good]
     first = sorted(good, key=lambda job: job.number != reference)
     chosen = next(((job, weights) for job in first if (weights := _weights(job)) is not None), None)
     if chosen is None:
-        return None
+        return Drift(reference, estimated=False, without=[job.number for job in good])
     result = Drift(chosen[0].number, chosen[1].estimated)
     room = MOST_BYTES
     for job in good:
@@ -63,7 +60,7 @@ def read_drift(jobs: Sequence[Job], reference: int) -> Drift | None:
             result.without.append(job.number)
         else:
             result.found.append((job, drift(chosen[1], weights)))
-    return result if len(result.found) > 1 else None
+    return result
 
 
 def _path(job: Job) -> Path | None:
@@ -79,9 +76,11 @@ def _weights(job: Job) -> Weights | None:
 
 
 def drift_picture(found: Drift | None, jobs: Jobs) -> Picture | None:
-    """Returns the distances as a picture; None if there is nothing to compare."""
+    """Returns the distances as a picture; None if nobody asked for them."""
     if found is None:
         return None
+    if len(found.found) < 2:
+        return Picture("drift", "Weight drift", ["Less than two jobs kept their weights.", *_left(found)])
     names = list(dict.fromkeys(name for _, apart in found.found for name in apart))
     groups = fold_names(names) if len(names) > MOST_MODULES else {name: [name] for name in names}
     shown = dict(list(groups.items())[: 4 * MOST_MODULES])
@@ -120,8 +119,12 @@ def _about(found: Drift, modules: Sequence[str], values: Sequence[Sequence[float
     return [
         f"{text} ({how}).{most}",
         *listed(f"The same weights as job {found.reference}", others),
-        *listed("Without kept weights", found.without),
+        *_left(found),
     ]
+
+
+def _left(found: Drift) -> list[str]:
+    return listed("Without kept weights, as they ran without sweep.compare.weights or are too large", found.without)
 
 
 def _percent(value: float) -> str:

@@ -30,7 +30,7 @@ class Picture:
     sentences: list[str]
     """What it shows, in words."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """What the page's script draws."""
+    """What the page's script draws; nothing if it is empty."""
 
 
 def rounded(value: float | None, digits: int = _DIGITS) -> float | None:

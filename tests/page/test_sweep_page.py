@@ -226,6 +226,16 @@ def test_jobs_with_other_inputs_or_unreadable_outputs_are_named(tmp_path: Path) 
     assert "Job 4: " in page.text
 
 
+def test_jobs_of_different_inputs_have_no_matrix(tmp_path: Path) -> None:
+    rows = [job_row(number) for number in range(2)]
+    for row in rows:
+        write_report(tmp_path, row)
+        keep(tmp_path, row["job"], torch.ones(2), torch.full((3,), float(row["job"])))
+    page = written(tmp_path, rows)
+    assert "No two jobs had the same inputs." in page.text
+    assert page.pictures("matrix") == []
+
+
 def test_large_outputs_are_compared_as_far_as_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loader.page.compared.MOST_BYTES", 10_000)
     rows = [job_row(number) for number in range(4)]
@@ -255,9 +265,19 @@ def test_weights_are_compared_with_the_reference(tmp_path: Path) -> None:
     about = "Distance of each module to that of job 1, relative to its norm (exact). The farthest: 10 %, fc2 of job 2."
     assert about in page.text
     assert "The same weights as job 1: job 3." in page.text
-    assert "Without kept weights: job 4." in page.text
+    assert "Without kept weights, as they ran without sweep.compare.weights or are too large: job 4." in page.text
     assert written(tmp_path, rows, weights=True, reference=2).pictures("drift")[0]["values"][1][1] == 0
     assert written(tmp_path, rows).pictures("drift") == []
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+    rows = [job_row(number) for number in range(2)]
+    for row in rows:
+        write_report(tmp_path, row, verification={"kept": None})
+    page = written(tmp_path, rows, weights=True)
+    assert "Less than two jobs kept their outputs." in page.text
+    assert "Less than two jobs kept their weights." in page.text
+    assert not page.pictures("matrix") + page.pictures("drift")
 
 
 def test_the_drift_of_many_alike_modules_is_folded(tmp_path: Path) -> None:
