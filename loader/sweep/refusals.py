@@ -18,7 +18,7 @@ from .record import JobRecord
 
 _MOST = 20
 """Different errors that are shown."""
-_OF_THE_SWEEP = ("Interrupted", "NotRun")
+_OF_THE_SWEEP = ("Interrupted", "NotRun", "Skipped")
 """Errors that say no more than the table does."""
 
 

@@ -211,6 +211,7 @@ def test_a_device_that_may_be_absent_is_skipped(folder: Path) -> None:
 
 def test_a_sweep_of_skipped_jobs_ends_well(folder: Path) -> None:
     done = sweep("checkpoint.path=epoch=2.pth", "device=cuda:93,cpu", "sweep.skip=cuda*", cwd=folder)
+    assert "error" not in done.err
     assert done.statuses == ["skipped", "ok"]
     assert done.code == 0
 
