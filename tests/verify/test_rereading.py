@@ -15,6 +15,7 @@ from torch import nn
 
 import loader
 from loader import ConfigError, VerificationError, load_into, load_model
+from loader.text.lines import line
 from loader.verify.rereading import _samples
 from tests.command import run_loader
 from tests.jobs import carry_out, save, target
@@ -170,7 +171,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     )
     assert refusal.value.hint == (
         "checkpoint.path=FILE   # the file with the expected weights\n"
-        f"verify.fingerprint={found}   # if these weights are right"
+        f"{line('verify.fingerprint', found, note='if these weights are right')}"
     )
     live = Two()
     before = {key: value.clone() for key, value in live.state_dict().items()}
