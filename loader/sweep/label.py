@@ -63,7 +63,7 @@ def is_path(key: str) -> bool:
 
 def _common_folder(paths: Sequence[str]) -> str:
     """Returns how all paths or URLs begin, up to a slash; they may be quoted."""
-    common = os.path.commonprefix([path.strip("'\"") for path in paths])  # noqa: RUF071  # of texts: a URL is no path
+    common = os.path.commonprefix([path.strip("'\"") for path in paths])  # noqa: RUF071  # of texts, as URLs are not paths
     return common[: common.rfind("/") + 1]
 
 
