@@ -67,7 +67,7 @@ def test_a_sweep_is_the_parent_of_its_jobs(folder: Path, launcher: tuple[str, ..
     assert all(files_of(folder, run) == {"report.json"} for run in jobs)
     assert parent.info.run_name == "mine"
     assert parent.data.metrics == {"total": 3, "ok": 1, "failed": 2, "skipped": 0, "not_run": 0}
-    assert {"summary.json", "summary.csv"} <= files_of(folder, parent)
+    assert files_of(folder, parent) == {"summary.json", "summary.csv", "summary.html"}
     assert 0 < jobs[0].data.metrics["seconds"] < 60
 
 
@@ -87,7 +87,7 @@ def test_a_run_has_its_metrics_at_the_step_of_its_file(folder: Path) -> None:
     assert run.data.metrics["accuracy"] == accuracy["value"]
     assert run.data.metrics["accuracy_stderr"] == accuracy["stderr"]
     assert run.data.tags["fingerprint"] == done.report["verification"]["fingerprint"]
-    assert "report.json" in files_of(folder, run)
+    assert files_of(folder, run) == {"report.json", "report.html"}
     client = MlflowClient(f"sqlite:///{folder / 'store.db'}")
     assert [point.step for point in client.get_metric_history(run.info.run_id, "accuracy")] == [0]
 
