@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -58,6 +59,8 @@ def test_the_help_page_fits_one_screen(capsys: pytest.CaptureFixture[str]) -> No
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
     capsys.readouterr()
+    # A run in this process before may have quieted Hydra, which writes its pages to a log.
+    logging.getLogger("hydra").setLevel(logging.NOTSET)
     try:
         assert run_command(arguments) == 0
     except SystemExit as ended:
