@@ -24,7 +24,7 @@ from ..config.jobs import is_numbered, is_only_numbered
 from ..errors import ConfigError
 from ..files.descriptors import SAFE_FLAGS
 from ..files.write import release_lock, try_lock
-from ..text.lines import Fix, line, typed
+from ..text.lines import NO_FIX, Fix, line, together, typed
 from ..text.redaction import has_secrets, redacted, remember
 from ..text.wording import counted, safe_text
 from .records import records_folder
@@ -100,24 +100,28 @@ def _locked(folder: Path) -> int:
 
 
 def _refuse_earlier(folder: Path) -> None:
-    found = _earlier(folder)
-    if found is not None:
-        raise ConfigError(f"{_shown(folder)} contains {found}; expected one folder per sweep", _other(folder))
+    found, usable = _earlier(folder)
+    if found:
+        other = _other(folder)
+        again = together([other, line("sweep.resume", str(folder))], "goes on where it ended") if usable else NO_FIX
+        raise ConfigError(f"{_shown(folder)} contains {found}; expected one folder per sweep", other, again)
 
 
-def _earlier(folder: Path) -> str | None:
-    """Describes the results of an earlier sweep in a folder; None if it ran no job."""
+def _earlier(folder: Path) -> tuple[str, bool]:
+    """Describes the results of an earlier sweep in a folder; empty if it ran no job. Returns if they can be resumed."""
     kept = sum(1 for _ in records_folder(folder).glob("[0-9]*.json"))
     if kept:
-        return f"an earlier, interrupted sweep with {counted(kept, 'job')}"
+        return f"an earlier, interrupted sweep with {counted(kept, 'job')}", True
+    usable = True
     try:
         jobs = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["jobs"]
         ran = sum(job["status"] != "not run" for job in jobs)
     except FileNotFoundError:
+        usable = False
         ran = sum(1 for _ in folder.glob("*/report.json")) if (folder / "multirun.yaml").is_file() else 0
     except (OSError, ValueError, LookupError, TypeError):
-        return f"a {SUMMARY} that this version cannot read"
-    return f"an earlier sweep with {counted(ran, 'job')}" if ran else None
+        return f"a {SUMMARY} that this version cannot read", False
+    return f"an earlier sweep with {counted(ran, 'job')}" if ran else "", usable
 
 
 def _other(folder: Path) -> Fix:

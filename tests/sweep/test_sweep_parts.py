@@ -217,7 +217,9 @@ def test_the_results_of_an_earlier_sweep_are_kept(tmp_path: Path, what: str) -> 
     refused = started(sweeping(tmp_path))
     assert isinstance(refused, ConfigError)
     assert refused.message == f"{tmp_path}/sweep contains {shown_text}; expected one folder per sweep"
-    assert refused.hint == f"hydra.sweep.dir={tmp_path}/sweep-3"
+    other = f"hydra.sweep.dir={tmp_path}/sweep-3"
+    resuming = f"\n{other} sweep.resume={tmp_path}/sweep   # goes on where it ended"
+    assert refused.hint == other + (resuming if what in ("records", "summary") else "")
     assert sorted(tmp_path.rglob("*")) == before
 
 
