@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ def write_page(folder: Path, compare: CompareConfig) -> str:
         except EOFError:
             process.join()
             return f"its process ended with {process.exitcode}"
+        except KeyboardInterrupt:  # the sweep itself is over, and its results are still to be shown
+            process.terminate()
+            return "interrupted"
         finally:
             process.join()
 
@@ -55,4 +59,6 @@ def _write(folder: Path, compare: CompareConfig, writer: Connection) -> None:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         write_sweep_page(folder, summary, compare)
 
-    writer.send(reason_against(write))
+    reason = reason_against(write)
+    with suppress(OSError):  # the sweep is gone
+        writer.send(reason)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -13,6 +16,8 @@ import torch
 from loader.job import reported
 from loader.page import write_run_page
 from loader.report.data import Report
+from loader.schema import CompareConfig
+from loader.sweep.page import write_page
 from tests.command import REPOSITORY, run, run_loader
 from tests.page.folders import make_sweep
 from tests.page.parsed import Parsed, parsed
@@ -96,6 +101,26 @@ def test_a_page_whose_process_dies_is_a_reason(tmp_path: Path) -> None:
     assert done.code == 2
     assert "summary.html could not be written: its process ended with 9" in done.err
     assert done.summary["ok"] == 1
+
+
+def test_an_interruption_while_the_page_is_written_ends_the_page_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    reader, writer = context.Pipe(duplex=False)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with reader:
+        stopped = SimpleNamespace(start=lambda: None, terminate=lambda: ended.append(1), join=lambda: ended.append(2))
+        ends = MagicMock(wraps=reader, recv=interrupted)
+        ends.__enter__.return_value = ends
+        processes = SimpleNamespace(Pipe=lambda duplex: (ends, writer), Process=lambda **_: stopped)
+        monkeypatch.setattr("loader.sweep.page.multiprocessing.get_context", lambda method: processes)
+        ended: list[int] = []
+        assert write_page(tmp_path, CompareConfig()) == "interrupted"
+        assert ended == [1, 2]
 
 
 def test_a_sweep_has_a_page_with_every_job(tmp_path: Path) -> None:
