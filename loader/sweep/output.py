@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import LoaderError
+from ..files.descriptors import SAFE_FLAGS
 from ..report.terminal import error_text
 from ..text.redaction import redacted
 
@@ -22,6 +23,7 @@ OUTPUT = "output.txt"
 """The name of the file."""
 
 _STDOUT, _STDERR = 1, 2
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | SAFE_FLAGS
 
 
 def print_into(folder: Path) -> None:
@@ -31,7 +33,7 @@ def print_into(folder: Path) -> None:
         folder: The job's.
     """
     try:
-        descriptor = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        descriptor = os.open(folder / OUTPUT, _FLAGS, 0o644)
     except OSError:
         descriptor = os.open(os.devnull, os.O_WRONLY)
     for stream, number in ((sys.stdout, _STDOUT), (sys.stderr, _STDERR)):

@@ -180,7 +180,10 @@ class JobRecord:
         path = Path(self.output_dir or "", REPORT)
         self.report = str(path) if path.is_file() else None
         ended = f"it was ended {seconds:g} s after its process began (sweep.timeout={seconds:g})"
-        longer = Fix(f"sweep.timeout={2 * seconds:g}", "allows more time, and null any")
+        twice = float(2 * seconds)
+        longer = line(
+            "sweep.timeout", int(twice) if twice.is_integer() else twice, note="allows more time, and null any"
+        )
         self.error = error_of("TimedOut", f"the job was not done in time: {ended}", longer)
 
     def reuse(self, path: Path, report: Mapping[str, Any], seconds: float | None) -> None:

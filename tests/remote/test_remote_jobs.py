@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import shutil
@@ -178,6 +179,11 @@ def test_a_sweep_over_a_url_downloads_it_once_and_tells_no_credentials(server: S
     assert done.code == 0, done.err
     summary = json.loads((tmp_path / "sweep" / "summary.json").read_text())
     assert (summary["total"], summary["ok"]) == (2, 2)
+    assert all("://***@" in job["command"] for job in summary["jobs"])
+    note = "type the credentials of the URL in checkpoint.path in place of ***"
+    assert [job["command_note"] for job in summary["jobs"]] == [note, note]
+    rows = list(csv.DictReader((tmp_path / "sweep" / "summary.csv").read_text().splitlines()))
+    assert [row["hint"] for row in rows] == [note, note]
     assert server.methods() == ["HEAD", "GET", "HEAD"]
     assert "multirun.yaml" in {path.name for path in tmp_path.rglob("*")}
     texts = [
