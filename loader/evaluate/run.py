@@ -23,7 +23,7 @@ from ..report.data import EvaluationReport, Report
 from ..schema.columns import taken
 from ..text.lines import Fix, line, removal, typed
 from ..text.progress import Shown, progress
-from ..text.wording import listing, safe_text, text_of
+from ..text.wording import counted, listing, safe_text, text_of
 from ..verify.untouched import left_alone
 from .batch import OWN_STEP, STEP, default_step, described, is_pair, placed, prediction_of, samples_in
 from .data import NOTHING, WHERE
@@ -145,8 +145,9 @@ def _once(made: Made, model: _Model, found: EvaluationReport, size: int) -> dict
             found.samples, found.batches = found.samples + batch.samples, number
             _show(shown, batch, batches, metrics)
     if not found.samples:
+        read = counted(found.batches, "batch", "batches")
         raise VerificationError(
-            f"{WHERE} ({safe_text(data.name)}) holds no samples: it ended after {found.batches} batches",
+            f"{WHERE} ({safe_text(data.name)}) holds no samples: it ended after {read}",
             line(f"{WHERE}._target_", "my_pkg.Data", note="data that is not empty"),
             NOTHING,
         )

@@ -101,6 +101,6 @@ def _place(error: BaseException, package: str) -> str:
         for frame, line in traceback.walk_tb(error.__traceback__)
         if not frame.f_code.co_filename.startswith("<frozen") and frame.f_globals.get("__name__") != "importlib"
     ]
-    foreign = [f for f in frames if not f[0].startswith(f"{PACKAGE}.builder")]
+    foreign = [f for f in frames if not f[0].startswith((f"{PACKAGE}.builder", f"{PACKAGE}.evaluate"))]
     own = [f for f in foreign if f[0].partition(".")[0] == package] or foreign
     return f"{safe_text(own[-1][1], 200)}:{own[-1][2]}" if own else ""

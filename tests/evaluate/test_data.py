@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from loader.errors import ConfigError, LoaderError, VerificationError
 from loader.evaluate.data import Data
@@ -137,6 +137,17 @@ def test_data_that_fails_is_refused_with_its_exit_code(name: str, code: int, mes
     assert refusal.value.exit_code == code
     assert message in refusal.value.message
     assert refusal.value.fixes
+
+
+def test_a_failure_without_a_place_in_the_users_code_names_none_of_ours() -> None:
+    class NoLength(Dataset[Any]):
+        def __getitem__(self, index: int) -> Any:
+            return index
+
+    with pytest.raises(VerificationError) as refusal:
+        measured(Line(), data=NoLength())
+    text = refusal.value.message.partition(" raised ")[2]
+    assert text == "TypeError: object of type 'NoLength' has no len(), asked for its length"
 
 
 def test_an_interruption_passes() -> None:
