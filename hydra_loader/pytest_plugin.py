@@ -34,7 +34,11 @@ _HELP = "a config, or a glob over configs, each of which is one test: it loads, 
 _DIGITS = re.compile(r"([0-9]+)")
 _PLAIN = re.compile(r"[\w./-]+", re.ASCII)
 _ERROR = re.compile(r"^error  ", re.MULTILINE)
+_TYPED = "checkpoints_paths_typed"
 _FOUND = pytest.StashKey[frozenset[Path]]()
+"""All configs, resolved."""
+_ADDED = pytest.StashKey[dict[Path, Path]]()
+"""Those that are collected wherever they are: resolved → as named."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,33 +49,45 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Finds the configs, and adds them to what is collected."""
+    """Finds the configs."""
     config.addinivalue_line("markers", f"{MARK}: a test that {OPTION} made of a config")
     typed = _matches(config.getoption(OPTION), Path(config.invocation_params.dir), OPTION)
     listed = _matches(config.getini(SETTING), config.rootpath, f"the setting '{SETTING}'")
-    config.stash[_FOUND] = frozenset(path.resolve() for path in (*typed, *listed))
     # Like `testpaths`, the setting holds where nothing else was typed; a config typed by its path is a test as well.
-    chosen = getattr(config, "args_source", None)
-    by_hand = chosen is not None and chosen is type(chosen).ARGS and not hasattr(config, "workerinput")
-    added = dict.fromkeys((*typed, *(() if by_hand and config.args else listed)))
-    config.args += [str(path) for path in added if str(path) not in config.args]
+    added = typed if _paths_were_typed(config) else [*typed, *listed]
+    by_path = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
+    config.stash[_ADDED] = {path.resolve(): path for path in added if path.resolve() not in by_path}
+    config.stash[_FOUND] = frozenset(path.resolve() for path in (*typed, *listed))
+
+
+def _paths_were_typed(config: pytest.Config) -> bool:
+    """Returns whether the command line names what to collect; a worker of xdist gets every path as if it were typed."""
+    handed = getattr(config, "workerinput", {}).get(_TYPED)
+    source = getattr(config, "args_source", None)
+    return bool(handed if handed is not None else source is not None and source is type(source).ARGS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Hands a worker of xdist what only the command line knows."""
+    node.workerinput[_TYPED] = _paths_were_typed(node.config)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
+    """Adds the configs to what the session collects, whether pytest would look into their folders or not."""
+    outcome = yield
+    if isinstance(collector, pytest.Session):
+        added = collector.config.stash.get(_ADDED, {})
+        outcome.get_result().result += [Config.from_parent(collector, path=path) for path in added.values()]
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """Makes a test of a config."""
+    """Makes a test of a config that pytest comes across, unless it has been added."""
     found = parent.config.stash.get(_FOUND, frozenset())
-    return Config.from_parent(parent, path=file_path) if found and file_path.resolve() in found else None
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps each config once, though its folder is collected too."""
-    seen: set[str] = set()
-    for item in list(items):
-        if isinstance(item, Checkpoint):
-            if item.nodeid in seen:
-                items.remove(item)
-            seen.add(item.nodeid)
+    if not found or file_path.resolve() not in found - parent.config.stash[_ADDED].keys():
+        return None
+    return Config.from_parent(parent, path=file_path)
 
 
 class Config(pytest.File):

@@ -55,15 +55,16 @@ def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 
 def test_each_config_is_a_test_and_a_refusal_its_text(project: Path) -> None:
-    (project / "plain.yaml").write_text(TREE)
+    (project / "build").mkdir()  # a folder that pytest itself leaves out
+    (project / "build" / "plain.yaml").write_text(TREE)
 
-    done = run_pytest(project, "--checkpoints", GLOB, "--checkpoints", "plain.yaml", "-v", "-rA")
+    done = run_pytest(project, "--checkpoints", GLOB, "--checkpoints", "build/plain.yaml", "-v", "-rA")
 
     assert done.returncode == 1
     assert outcomes(done) == {
         "conf/experiment/bad.yaml::bad": "FAILED",
         "conf/experiment/good.yaml::good": "PASSED",
-        "plain.yaml::plain": "PASSED",
+        "build/plain.yaml::plain": "PASSED",
         "test_own.py::test_own": "PASSED",
     }
     assert "\nerror  unknown config key 'inspect.depht' (did you mean 'depth'?)\n" in done.stdout
@@ -71,7 +72,7 @@ def test_each_config_is_a_test_and_a_refusal_its_text(project: Path) -> None:
     # pytest shows what the run printed.
     assert "4 tensors, 101,770 elements" in done.stdout.partition("Captured stdout call")[2]
     assert {path.name for path in project.iterdir()} - {".pytest_cache", "__pycache__"} == {
-        "conf", "loader.py", "plain.yaml", "pytest.ini", "test_own.py",
+        "build", "conf", "loader.py", "pytest.ini", "test_own.py",
     }  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def test_the_setting_is_like_the_option_unless_paths_are_typed(project: Path) ->
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.partition("\n\n")[0] + "\n"
 
-    assert ids() == f"{every}test_own.py::test_own\n"
+    assert ids() == f"test_own.py::test_own\n{every}"
     assert ids("test_own.py") == "test_own.py::test_own\n"
     assert ids("conf/experiment/good.yaml") == "conf/experiment/good.yaml::good\n"
     assert ids("conf/experiment/bad.yaml::bad") == "conf/experiment/bad.yaml::bad\n"
@@ -142,6 +143,9 @@ def test_configs_are_spread_over_the_workers_of_xdist(project: Path) -> None:
     assert set(re.findall(r"PASSED (\S+)", done.stdout)) == {
         f"conf/experiment/{name}.yaml::{name}" for name in ("bad", "good", "more")
     }
+
+    own = run_pytest(project, "-o", f"checkpoints={GLOB}", "-p", "xdist", "-n", "1", "-v", "test_own.py")
+    assert set(re.findall(r"PASSED (\S+)", own.stdout)) == {"test_own.py::test_own"}
 
 
 def test_a_config_runs_from_the_root_folder_with_pytests_module_path(project: Path) -> None:
