@@ -23,6 +23,7 @@ from ..errors import ConfigError
 from ..report.terminal import print_note
 from ..schema import TrackConfig
 from ..text.lines import typed
+from ..text.progress import progress
 from ..text.redaction import redacted, remember
 from ..text.wording import counted, safe_text
 from . import await_summary
@@ -88,8 +89,12 @@ def log_to_mlflow(described: Callable[[], Run], settings: TrackConfig) -> None:
     try:
         run = described()
         total = 1 + len(run.jobs)
-        with _client_settings():
-            patiently(lambda advance: _log(run, settings, logged, advance), _PATIENCE)
+        with _client_settings(), progress("logging to MLflow", total=total, unit="runs") as shown:
+
+            def meanwhile() -> None:
+                shown.reached(len(logged), total)
+
+            patiently(lambda advance: _log(run, settings, logged, advance), _PATIENCE, meanwhile)
     except Exception as error:  # noqa: BLE001  # whatever the tracker and its client raise, the jobs are done
         where = f" at {safe_text(redacted(settings.uri), _LONGEST)}" if settings.uri else ""
         what = f"{len(logged)} of {counted(total, 'run')}" if logged else "nothing"

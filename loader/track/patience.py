@@ -9,8 +9,13 @@ import threading
 import time
 from collections.abc import Callable
 
+_PULSE = 0.5
+"""Seconds between two looks at how far the work is."""
 
-def patiently(work: Callable[[Callable[[], None]], object], seconds: float) -> None:
+
+def patiently(
+    work: Callable[[Callable[[], None]], object], seconds: float, meanwhile: Callable[[], None] = lambda: None
+) -> None:
     """Does work that calls its argument after each step; gives up where a step takes too long.
 
     The thread that still works then ends with the process.
@@ -18,6 +23,7 @@ def patiently(work: Callable[[Callable[[], None]], object], seconds: float) -> N
     Args:
         work: Does the work.
         seconds: The longest time for one step.
+        meanwhile: Is called now and then while it lasts.
 
     Raises:
         TimeoutError: A step took longer.
@@ -40,6 +46,7 @@ def patiently(work: Callable[[Callable[[], None]], object], seconds: float) -> N
         left = last[0] + seconds - time.monotonic()
         if left <= 0:
             raise TimeoutError(f"no answer within {seconds:g} seconds")
-        thread.join(left)
+        thread.join(min(left, _PULSE))
+        meanwhile()
     if raised:
         raise raised[0]

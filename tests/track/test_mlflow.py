@@ -41,6 +41,11 @@ def logged(folder: Path, experiment: str = "hydra-loader") -> list[Any]:
     return sorted(client.search_runs([found.experiment_id]), key=lambda run: str(run.info.run_name))
 
 
+def notes(err: str) -> list[str]:
+    """The lines on stderr but those of progress, which a slow machine shows."""
+    return [line for line in err.splitlines() if not line.startswith(("logging to MLflow", "sweep "))]
+
+
 def files_of(folder: Path, run: Any) -> set[str]:
     return {file.name for file in (folder / "mlruns").glob(f"*/{run.info.run_id}/artifacts/*")}
 
@@ -52,7 +57,7 @@ def test_a_sweep_is_the_parent_of_its_jobs(folder: Path, launcher: tuple[str, ..
     done = sweep("model.behave=well,misfits,killed", WEIGHTS, *TRACK, "track.run=mine", *launcher, cwd=folder)
     assert done.statuses == ["ok", "failed", "crashed"]
     assert done.code == 1
-    assert "MLflow" not in done.err
+    assert not [line for line in notes(done.err) if "MLflow" in line]
     *jobs, parent = logged(folder)
     assert [run.info.run_name for run in jobs] == [
         "0 model.behave=well",
@@ -79,7 +84,7 @@ def test_a_run_has_its_metrics_at_the_step_of_its_file(folder: Path) -> None:
     from mlflow import MlflowClient
 
     done = measured(folder, *TRACK, "track.experiment=own", "seed=3", "report.page=true")
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, notes(done.err)) == (0, [])
     (run,) = logged(folder, "own")
     assert run.info.run_name == f"{folder.name}/run"
     assert run.data.params == {"evaluate": "digits", "seed": "3", "report.page": "true"}

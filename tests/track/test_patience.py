@@ -20,8 +20,10 @@ def test_work_that_goes_on_is_waited_for() -> None:
             done.append(step)
             advance()
 
-    patiently(work, 0.3)
+    seen: list[int] = []
+    patiently(work, 0.3, lambda: seen.append(len(done)))
     assert done == [*range(8)]
+    assert seen[-1] == 8
 
 
 def test_work_that_stands_still_is_not() -> None:
