@@ -127,7 +127,8 @@ class JobConfig:
     allow: AllowConfig = field(default_factory=AllowConfig)
     """Keys that need no partner."""
     device: str = "auto"
-    """``auto`` (the first available of cuda, mps, xpu, cpu), ``cpu``, ``cuda:1``, ``meta``, …"""
+    """``auto`` (the first available of cuda, mps, xpu, cpu), ``cpu``, ``cuda:1``, ``meta``, …; in a sweep, ``cuda:*``
+    is every CUDA device."""
     dtype: str | None = None
     """null keeps the model's dtypes; ``checkpoint`` takes the file's; or ``float16``, ``bfloat16``, …"""
     seed: int = 0
