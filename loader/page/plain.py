@@ -7,21 +7,16 @@ bounded size are read.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import CheckpointError
-from ..files.file import CheckpointFile
+from ..report.reading import read_content
 from ..text.lines import value_text
 from ..text.redaction import redacted
 from ..text.wording import printable, safe_text, size
-
-LARGEST_REPORT = 64 << 20
-"""Bytes of a ``report.json`` that are read."""
 
 _LONGEST_WORD = 200
 _LEAST_SAVED = 8
@@ -121,17 +116,12 @@ def amount(value: float | None) -> str:
 def read_report(path: Path) -> tuple[Mapping[str, Any], str]:
     """Reads a job's ``report.json``; returns it, or an empty mapping and the reason."""
     try:
-        file = CheckpointFile(path)
-        if file.size > LARGEST_REPORT:
-            return {}, f"its report.json cannot be shown: {size(file.size)} are more than {size(LARGEST_REPORT)}"
-        content = json.loads(file.pread(0, file.size))
-    except CheckpointError as error:
-        return {}, f"its report.json cannot be read: {error.message}"
-    except (ValueError, RecursionError) as error:
-        return {}, f"its report.json is damaged: {safe_text(error)}"
-    if not isinstance(content, Mapping):
-        return {}, "its report.json is damaged: it is not a mapping"
-    return content, ""
+        return read_content(path), ""
+    except OSError as error:
+        return {}, f"its report.json cannot be read: {error.strerror}"
+    except ValueError as error:
+        reason = "has a path that is not valid" if "\0" in str(path) else str(error)
+        return {}, f"its report.json {reason}"
 
 
 def in_words(names: Sequence[object], most: int = 6) -> str:

@@ -40,7 +40,7 @@ def read_report(path: Path, *fixes: Fix) -> Report:
         ConfigError: It cannot be read, is not a report, or is one of another version.
     """
     try:
-        content = parse_mapping(_bounded(_bytes(path)))
+        content = read_content(path)
         if "schema" not in content or "status" not in content or "config" not in content:
             raise ValueError("is not a report of the loader: it has no 'schema', 'status' and 'config'")
         if content["schema"] != SCHEMA:
@@ -51,6 +51,16 @@ def read_report(path: Path, *fixes: Fix) -> Report:
         raise ConfigError(f"{safe_text(path, _LONGEST)} cannot be read: {error.strerror}", *fixes) from error
     except ValueError as error:
         raise ConfigError(f"{safe_text(path, _LONGEST)} {error}", *fixes) from error
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Reads the JSON of a report, or of a summary, whatever is in it.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not a regular file, too large, or not a mapping in JSON; a sentence without its subject.
+    """
+    return parse_mapping(_bounded(_bytes(path)))
 
 
 def _bytes(path: Path) -> bytes:
