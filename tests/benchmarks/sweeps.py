@@ -122,22 +122,26 @@ def _inside(place: Path) -> float:
 
 
 def _memory(folder: Path, count: int) -> float:
-    """Growth of the parent's memory in kB for each job, from the first fifth to its highest, summary included."""
-    place, early = folder / "long", count // 5
+    """Growth of the parent's highest memory in kB for each job, between a short sweep and a long one."""
+    few = count // 10
+    return (_highest(folder / "long", count) - _highest(folder / "short", few)) / (count - few)
+
+
+def _highest(place: Path, count: int) -> int:
+    """The highest resident memory in kB of the process that sweeps, its summary included."""
+    highest = 0
     with _started(place, count) as process:
-        _wait(process, (place / ".jobs" / f"{early}.json").exists)
-        before = after = _peak(process.pid)
         while process.poll() is None:
-            after = _peak(process.pid) or after
-            time.sleep(10 * _POLL)
+            highest = _peak(process.pid) or highest
+            time.sleep(_POLL)
     if process.returncode:
         raise RuntimeError(f"a sweep ended with {process.returncode}")
-    return (after - before) / (count - early)
+    return highest
 
 
 def _peak(pid: int) -> int:
     """The highest resident memory of a process so far, in kB; 0 once it has ended."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
