@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from ..config.argv import Arguments, is_multirun
 from ..config.elements import split_elements
 from ..config.globs import is_glob
 from ..config.layers import VARIABLE
+from ..text.lines import for_shell
 from ..text.redaction import HIDDEN, redacted
 from ..text.wording import is_printable, safe_text
 
@@ -101,7 +101,7 @@ def command_of(start: Start, job: int, overrides: Iterable[str]) -> Command:
     shown = [redacted(word) for word in words]
     secret = next((new for old, new in zip(words, shown, strict=True) if new != old or _is_hidden(new)), None)
     note = f"type the credentials of the URL in {secret.partition('=')[0]} in place of {HIDDEN}" if secret else ""
-    return Command(shlex.join(shown), note)
+    return Command(for_shell(shown), note)
 
 
 def _is_hidden(word: str) -> bool:

@@ -108,6 +108,11 @@ def under(path: str, *names: object) -> str:
     return dotted if _PATH.fullmatch(dotted) and not any("." in name for name in map(str, names)) else ""
 
 
+def for_shell(words: Iterable[str]) -> str:
+    """Quotes words for a POSIX shell and joins them to one line, however long it is."""
+    return shlex.join(words)
+
+
 def typed(*words: str, note: str = "") -> Fix:
     """Quotes words for a shell and joins them to one line.
 
@@ -118,7 +123,7 @@ def typed(*words: str, note: str = "") -> Fix:
     Returns:
         The line; empty without words, or if one is empty or not printable.
     """
-    line = shlex.join(words)
+    line = for_shell(words)
     if not words or not all(words) or not is_printable(line) or len(line) > _LONGEST:
         return NO_FIX
     return Fix(line, note)

@@ -146,6 +146,7 @@ def test_nothing_but_the_results_stays_in_the_folder(mixed: Swept) -> None:
         "multirun.yaml",
         "summary.json",
         "summary.csv",
+        "summary.html",
     }
 
 
