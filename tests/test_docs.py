@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from docs import generate
+from loader.examples.files import write_examples
 from loader.schema import JobConfig
 from loader.sweep.summary import Summary
+from tests import reader
 
 
 @pytest.mark.parametrize("name", generate.PAGES)
@@ -29,3 +31,12 @@ def test_every_key_and_field_has_a_meaning(name: str) -> None:
 
 def test_the_summary_has_the_documented_fields() -> None:
     assert generate.SUMMARY.keys() == Summary(Path(), []).to_dict().keys()
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_evaluation_run(tmp_path: Path) -> None:
+    page = (generate.HERE / "evaluation.md").read_text(encoding="utf-8")
+    folder = reader.folder(tmp_path)
+    write_examples(folder / "examples")
+
+    reader.run_all(reader.shell_lines(page), folder)

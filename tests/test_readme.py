@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
-import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +17,7 @@ from loader.examples.files import write_examples
 from loader.formats.sniff import FORMATS
 from loader.keys.rules import kinds as rule_kinds
 from loader.schema import CheckpointConfig, JobConfig, VerifyConfig
+from tests import reader
 from tests.command import REPOSITORY, run
 
 README = (REPOSITORY / "README.md").read_text()
@@ -26,44 +25,20 @@ SETUP = "python3 -m venv .venv && "
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return reader.blocks(README, language)
 
 
-def shell_lines() -> list[str]:
-    return [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
-
-
-COMMANDS = [line for line in shell_lines() if not line.startswith(SETUP)]
-SETUPS = [line for line in shell_lines() if line.startswith(SETUP)]
+COMMANDS = [line for line in reader.shell_lines(README) if not line.startswith(SETUP)]
+SETUPS = [line for line in reader.shell_lines(README) if line.startswith(SETUP)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a reader stands: run.py is here, and a model and a checkpoint of the reader's own."""
-    made = tmp_path_factory.mktemp("reader")
-    (made / "run.py").symlink_to(REPOSITORY / "run.py")
-    (made / "my_pkg.py").write_text(
-        "from torch import nn\n"
-        "class Net(nn.Sequential):\n"
-        "    def __init__(self, width): super().__init__(nn.Identity(), nn.Linear(width, 2))\n"
-    )
-    code = "import torch, my_pkg; torch.save(my_pkg.Net(3).state_dict(), 'my.pth')"
-    assert run(sys.executable, "-c", code, cwd=made).returncode == 0
-    return made
-
-
-def run_as_reader(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a line of the README with `python` being this environment's."""
-    quoted = re.sub(r"^python3? ", f"{shlex.quote(sys.executable)} ", line)
-    return run("bash", "-c", quoted, cwd=folder, PYTHONPATH=f"{REPOSITORY}:{folder}")
+    return reader.folder(tmp_path_factory.mktemp("reader"))
 
 
 def test_shell_commands_run_one_after_the_other(folder: Path) -> None:
-    for line in COMMANDS:  # one test, since some use what others have written
-        named = re.search(r"# exit code (\d)", line)
-        done = run_as_reader(line, folder)
-        assert done.returncode == (int(named[1]) if named else 0), line + done.stdout + done.stderr
-        assert "Traceback" not in done.stderr, line
+    reader.run_all(COMMANDS, folder)  # one test, since some use what others have written
 
 
 @pytest.mark.parametrize("code", blocks("python"))
@@ -89,7 +64,7 @@ def without_figures(text: str) -> list[str]:
 
 
 def test_main_job_prints_what_is_shown(folder: Path) -> None:
-    done = run_as_reader("python run.py device=cpu", folder)
+    done = reader.run_line("python run.py device=cpu", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     (sample,) = blocks("text")
     assert without_figures(done.stdout) == without_figures(sample)
@@ -106,7 +81,7 @@ def test_other_hydra_app_instantiates_the_shown_config(folder: Path) -> None:
         "def main(config): print(type(hydra.utils.instantiate(config.net)).__name__)\n"
         "main()\n"
     )
-    done = run_as_reader("python app.py hydra.run.dir=. hydra.output_subdir=null", folder)
+    done = reader.run_line("python app.py hydra.run.dir=. hydra.output_subdir=null", folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "Net"
 
