@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 from ..text.wording import counted
@@ -52,16 +51,20 @@ def _metric(found: Jobs, name: str) -> Picture | None:
     over_step = len({step for job in measured if (step := job.figure("step")) is not None}) > 1
     if over_step:
         measured = [job for job in measured if job.figure("step") is not None]
+        apart, lines = lines_of(measured, found.keys)
         series = [
             {"name": label, "points": [[job.figure("step"), *_point(job, name)] for job in line]}
-            for label, line in lines_of(measured, found.keys)
+            for label, line in lines
         ]
     else:
+        apart = []
         series = [{"name": "", "points": [[found.label(job), *_point(job, name)] for job in measured]}]
     best = found.best.get(name)
     best = best if type(best) is int else None
     data = {"name": word(name), "over": "step" if over_step else "", "series": series, "best": best}
-    return Picture("metric", word(name), _about(found.every, measured, name, best, over_step=over_step), data)
+    about = _about(found.every, measured, name, best, over_step=over_step)
+    about += [f"A line for each {in_words(apart)}."] if apart else []
+    return Picture("metric", word(name), about, data)
 
 
 def _point(job: Job, name: str) -> list[float | None]:
@@ -85,44 +88,64 @@ def _about(jobs: Sequence[Job], measured: Sequence[Job], name: str, best: int | 
     return [text] + ([f"{counted(left, 'job')} without a value."] if left else [])
 
 
-def lines_of(jobs: Sequence[Job], keys: Sequence[str]) -> list[tuple[str, list[Job]]]:
+def lines_of(jobs: Sequence[Job], keys: Sequence[str]) -> tuple[list[str], list[tuple[str, list[Job]]]]:
     """Sorts jobs into lines over the step: one for each combination of the swept values that are not the step itself.
 
     A path is the step's own if its numbers are all that differs; its line is the path without them.
+
+    Returns:
+        The keys in which the lines differ, and each line with its values of them.
     """
     differing = [key for key in keys if len({repr(job.values.get(key)) for job in jobs}) > 1]
     found: dict[tuple[str, ...], list[Job]] = {}
-    for job in jobs:
-        names = tuple(_stem(job.values.get(key), job.figure("step")) for key in differing)
-        found.setdefault(names, []).append(job)
+    stems = [_stems([job.values.get(key) for job in jobs], [job.figure("step") for job in jobs]) for key in differing]
+    for at, job in enumerate(jobs):
+        found.setdefault(tuple(each[at] for each in stems), []).append(job)
     own = [at for at in range(len(differing)) if len({names[at] for names in found}) > 1]
     shown = [without_shared_folder([names[at] for names in found]) for at in own]
+    apart = [word(differing[at]) for at in own]
     labels = [
-        " ".join(f"{word(differing[at])}={each}" for at, each in zip(own, names, strict=True))
+        names[0] if len(own) == 1 and names[0] else " ".join(map("=".join, zip(apart, names, strict=True)))
         for names in zip(*shown, strict=True)
     ]
     merged: dict[str, list[Job]] = {}
     for label, line in zip(labels or [""] * len(found), found.values(), strict=True):
         merged.setdefault(label, []).extend(line)
-    return [(label, sorted(line, key=lambda job: job.figure("step") or 0.0)) for label, line in merged.items()]
+    by_step = [(label, sorted(line, key=lambda job: job.figure("step") or 0.0)) for label, line in merged.items()]
+    return apart, by_step
 
 
-_NUMBER = re.compile(r"[0-9]{1,18}")
+_NUMBER = re.compile(r"[0-9]+")
 _FILE = re.compile(r"\.[A-Za-z]\w{1,11}$")
 
 
-def _stem(value: Any, step: float | None) -> str:
-    """A value without what follows the step."""
-    if isinstance(value, int | float) and value == step:
-        return ""
-    text = word(value, 1000)
-    if not isinstance(value, str) or ("/" not in text and not _FILE.search(text)):
-        return text
-    path = PurePosixPath(text)
-    folders = [
-        _NUMBER.sub(lambda found: "*" if int(found[0]) == step else found[0], part) for part in path.parent.parts
-    ]
-    return str(PurePosixPath(*folders, _NUMBER.sub("*", path.name)))
+def _stems(values: Sequence[Any], steps: Sequence[float | None]) -> list[str]:
+    """Returns the values of one key without what goes with the step: the whole number, or numbers in a path."""
+    if all(type(value) in (int, float) and value == step for value, step in zip(values, steps, strict=True)):
+        return [""] * len(values)
+    texts = [word(value, 1000) for value in values]
+    alike: dict[str, list[int]] = {}
+    for at, (value, text) in enumerate(zip(values, texts, strict=True)):
+        if isinstance(value, str) and ("/" in text or _FILE.search(text)):
+            alike.setdefault(_NUMBER.sub("*", text), []).append(at)
+    for members in alike.values():
+        for at, stem in zip(
+            members, _starred([texts[at] for at in members], [steps[at] for at in members]), strict=True
+        ):
+            texts[at] = stem
+    return texts
+
+
+def _starred(texts: Sequence[str], steps: Sequence[float | None]) -> list[str]:
+    """Replaces the numbers that go with the step, in texts that differ in their numbers alone."""
+    columns = list(zip(*map(_NUMBER.findall, texts), strict=True))
+    starred = [len({*column}) > 1 and len({*zip(steps, column, strict=True)}) == len({*steps}) for column in columns]
+
+    def stem(text: str) -> str:
+        star = iter(starred)
+        return _NUMBER.sub(lambda found: "*" if next(star) else found[0], text)
+
+    return [stem(text) for text in texts]
 
 
 def cost_pictures(found: Jobs) -> list[Picture]:

@@ -91,6 +91,7 @@ def test_a_bug_of_a_page_costs_no_result(
     assert json.loads((tmp_path / "report.json").read_text())["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_page_whose_process_dies_is_a_reason(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nsys.addaudithook(lambda name, given: name == 'open' and str(given[0]).endswith('page.css')"
@@ -138,6 +139,7 @@ def test_a_sweep_has_a_page_with_every_job(tmp_path: Path) -> None:
     assert picture["maps"][0]["rows"] == [["(model)", 1, 6, [2, 0, 0, 0]]]
 
 
+@pytest.mark.slow
 def test_weights_are_compared_where_that_is_asked_for(tmp_path: Path) -> None:
     make_folder(tmp_path)
     weights = [torch.load(tmp_path / name, weights_only=True) for name in ("epoch=2.pth", "epoch=10.pth")]
@@ -161,6 +163,7 @@ def test_a_sweep_without_a_page(tmp_path: Path) -> None:
     assert done.summary["ok"] == 1
 
 
+@pytest.mark.slow
 def test_a_sweeps_page_that_cannot_be_written_loses_no_result(tmp_path: Path) -> None:
     make_folder(tmp_path)
     (tmp_path / "sweep" / "summary.html" / "taken").mkdir(parents=True)

@@ -22,7 +22,17 @@ from loader.page.plain import figure, typed_line, without_shared_folder
 from loader.report.kept import KEPT
 from loader.report.sketched import SKETCHED
 from loader.schema import CompareConfig
-from tests.page.folders import failed, job_row, keep, make_sweep, module_row, new_folder, summary_of, write_report
+from tests.page.folders import (
+    DTYPES,
+    failed,
+    job_row,
+    keep,
+    make_sweep,
+    module_row,
+    new_folder,
+    summary_of,
+    write_report,
+)
 from tests.page.parsed import Parsed, parsed
 
 pytestmark = pytest.mark.damaged_reports
@@ -128,8 +138,8 @@ def test_a_metric_over_the_step_has_a_line_for_each_other_value(tmp_path: Path) 
     (picture,) = written(tmp_path, [job_row(number) for number in range(6)]).pictures("metric")
     assert (picture["over"], picture["best"]) == ("step", 5)
     assert picture["series"] == [
-        {"name": "dtype=float32", "points": [[0, 0.5, 0.01, 0], [100, 0.52, 0.01, 2], [200, 0.54, 0.01, 4]]},
-        {"name": "dtype=bfloat16", "points": [[0, 0.51, 0.01, 1], [100, 0.53, 0.01, 3], [200, 0.55, 0.01, 5]]},
+        {"name": "float32", "points": [[0, 0.5, 0.01, 0], [100, 0.52, 0.01, 2], [200, 0.54, 0.01, 4]]},
+        {"name": "bfloat16", "points": [[0, 0.51, 0.01, 1], [100, 0.53, 0.01, 3], [200, 0.55, 0.01, 5]]},
     ]
 
 
@@ -137,6 +147,14 @@ def test_without_a_step_there_are_bars(tmp_path: Path) -> None:
     (picture,) = written(tmp_path, [job_row(number, step=None) for number in range(2)]).pictures("metric")
     assert picture["over"] == ""
     assert [point[1:] for point in picture["series"][0]["points"]] == [[0.5, 0.01, 0], [0.51, 0.01, 1]]
+
+
+def test_lines_of_several_values_have_their_keys(tmp_path: Path) -> None:
+    rows = [job_row(at, values={"dtype": DTYPES[at % 2], "seed": at // 2 % 2}, step=at // 4) for at in range(8)]
+    page = written(tmp_path, rows)
+    names = [line["name"] for line in page.pictures("metric")[0]["series"]]
+    assert names == ["dtype=float32 seed=0", "dtype=bfloat16 seed=0", "dtype=float32 seed=1", "dtype=bfloat16 seed=1"]
+    assert "A line for each dtype and seed." in page.text
 
 
 def jobs(key: str, values: list[Any], steps: list[int], **others: list[Any]) -> list[Job]:
@@ -152,17 +170,22 @@ def jobs(key: str, values: list[Any], steps: list[int], **others: list[Any]) -> 
     [
         (jobs("checkpoint.path", ["r/s=1.pt", "r/s=2.pt"], [1, 2]), [""]),
         (jobs("checkpoint.path", ["a/s=1.pt", "b/s=1.pt", "a/s=2.pt", "b/s=2.pt"], [1, 1, 2, 2]),
-         ["checkpoint.path=a/s=*.pt", "checkpoint.path=b/s=*.pt"]),
+         ["a/s=*.pt", "b/s=*.pt"]),
         (jobs("checkpoint.path", ["run-7/checkpoint-100", "run-7/checkpoint-200"], [100, 200]), [""]),
         (jobs("p", ["1/step-100/m.pt", "1/step-200/m.pt", "2/step-100/m.pt"], [100, 200, 100]),
-         ["p=1/step-*/m.pt", "p=2/step-*/m.pt"]),
-        (jobs("epoch", [1, 2, 3], [1, 2, 3], seed=[0, 0, 1]), ["seed=0", "seed=1"]),
-        (jobs("dtype", ["float16", "float32"], [1, 1]), ["dtype=float16", "dtype=float32"]),
+         ["1/step-*/m.pt", "2/step-*/m.pt"]),
+        (jobs("p", ["run-100/step-100/m.pt", "run-100/step-200/m.pt"], [100, 200]), [""]),
+        (jobs("p", ["seed1_step10.pt", "seed2_step10.pt", "seed1_step20.pt", "seed2_step20.pt"], [10, 10, 20, 20]),
+         ["seed1_step*.pt", "seed2_step*.pt"]),
+        (jobs("p", ["epoch=1-step=50.ckpt", "epoch=2-step=100.ckpt"], [50, 100]), [""]),
+        (jobs("p", ["m/step1.pt", "m/step2.pt", "m/step2_half.pt"], [1, 2, 2]), ["m/step*.pt", "m/step2_half.pt"]),
+        (jobs("epoch", [1, 2, 3], [1, 2, 3], seed=[0, 0, 1]), ["0", "1"]),
+        (jobs("dtype", ["float16", "float32"], [1, 1]), ["float16", "float32"]),
     ],
 )  # fmt: skip
 def test_a_path_is_a_line_without_its_step(found: list[Job], names: list[str]) -> None:
     keys = list(dict.fromkeys(key for job in found for key in job.values))
-    lines = lines_of(found, keys)
+    _, lines = lines_of(found, keys)
     assert [name for name, _ in lines] == names
     assert sorted(job.number for _, line in lines for job in line) == [job.number for job in found]
 
@@ -173,7 +196,7 @@ VALUES = st.sampled_from(["a", "b", "x/1.pt", "x/2.pt", "y/10.pt", 1, 2, True, N
 @given(st.lists(st.tuples(VALUES, VALUES, st.integers(0, 3)), max_size=12))
 def test_every_job_is_on_one_line(drawn: list[tuple[Any, Any, int]]) -> None:
     found = [Job(at, "ok", {"step": step, "values": {"a": a, "b": b}}) for at, (a, b, step) in enumerate(drawn)]
-    lines = lines_of(found, ["a", "b"])
+    _, lines = lines_of(found, ["a", "b"])
     assert sorted(job.number for _, line in lines for job in line) == list(range(len(found)))
     assert len({name for name, _ in lines}) == len(lines)
     for _, line in lines:
