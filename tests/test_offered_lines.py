@@ -38,6 +38,7 @@ REVIEWED = {
     ("remote/urls.py", "url.scheme"): "one of the known schemes",
     ("remote/urls.py", "scheme"): "one of the known schemes",
     ("builder/pickled.py", "_OPEN.sub"): "a line of the builder for another one",
+    ("cli/schema.py", "(closest(name, NAMES, most=1) or NAMES)[0]"): "one of the names of the schemas",
     ("sweep/refusals.py", "str(fix.get('line') or '')"): "a line of the builder, out of the job's own report",
 }
 """What else is a part of a line, and why it may be."""
