@@ -278,13 +278,17 @@ def test_tooltips_are_text(tab: Tab, pages: dict[str, Path]) -> None:
     assert tab.complaints() == []
 
 
+def shown_tables(tab: Tab, number: int) -> bool:
+    return bool(tab.js("document.querySelectorAll('.numbers table').length") == number)
+
+
 def test_the_numbers_of_a_picture_can_be_read(tab: Tab, pages: dict[str, Path]) -> None:
     tab.open(pages["sweep"])
     firsts = {"matrix": "0", "coverage": "fc1", "seconds": "0", "memory": "0", "metric": "0"}
-    for kind in firsts:
+    for number, (kind, first) in enumerate(firsts.items(), 1):
         tab.click(f".{kind} .numbers summary")
-    tab.wait(lambda: tab.js("document.querySelectorAll('.numbers table').length") == len(firsts))
-    for kind, first in firsts.items():
+        # Each table moves what is below it; the next place is looked for afterwards.
+        tab.wait(functools.partial(shown_tables, tab, number))
         assert tab.js(f"document.querySelector('.{kind} .numbers tbody th').textContent") == first
 
 
