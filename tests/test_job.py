@@ -18,7 +18,7 @@ from tests.models import Two, filled
 
 TOP = [
     "schema", "status", "exit_code", "error", "mode", "model", "parts", "keys", "modules",
-    "verification", "evaluation", "timings", "memory", "environment", "config", "overrides",
+    "verification", "evaluation", "timings", "memory", "environment", "identity", "config", "overrides",
 ]  # fmt: skip
 PART = {"path", "format", "key", "sha256", "bytes", "tensors", "rules", "other", "trust"}
 OUTPUT = {"name", "shape", "dtype", "device", "min", "max", "mean", "std", "finite", "sha256"}

@@ -52,6 +52,8 @@ _CODE: Final = (
     *("pyproject_hooks", "build.util", "build.env", "build.ProjectBuilder", "build.main", "build._*"),
     *("hatchling", "flit_core", "poetry", "virtualenv", "nox", "tox", "mypy", "mypyc", "ruff", "hypothesis"),
     *("_hypothesis_*", "trove_classifiers", "isympy", "xdist", "importlinter", "grimp", "tenacity", "stamina"),
+    *("jsonschema", "jsonschema_specifications", "referencing", "rpds", "submitit", "threadpoolctl"),
+    *("lightning_utilities", "narwhals"),
     *("argcomplete", "distlib", "dependency_groups", "python_discovery", "pre_commit", "nodeenv", "identify", "cfgv"),
     *("pluggy", "py.process", "py.path", "py._*", "pydevd_plugins", "pydevd", "_distutils_hack"),
     *("six.exec_", "six.moves", "six._import_module", "future.utils", "past.builtins", "decorator.FunctionMaker"),

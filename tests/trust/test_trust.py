@@ -112,7 +112,7 @@ def test_what_no_model_needs_of_a_known_package_has_to_be_named(name: str) -> No
     assert not may_be_suggested(name)
 
 
-LISTED_BY_PARTS = {"build", "py", "tokenizers", "sortedcontainers"}
+LISTED_BY_PARTS = {"build", "py", "tokenizers", "sortedcontainers", "torchmetrics", "scipy", "sklearn", "hydra_plugins"}
 """Packages of whose names only some are refused: others may well have a module of that name, or all may be needed."""
 
 
