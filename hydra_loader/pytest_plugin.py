@@ -34,6 +34,7 @@ _HELP = "a config, or a glob over configs, each of which is one test: it loads, 
 _DIGITS = re.compile(r"([0-9]+)")
 _PLAIN = re.compile(r"[\w./-]+", re.ASCII)
 _ERROR = re.compile(r"^error  ", re.MULTILINE)
+_UNDONE = "the process ended with exit code 0 before the load was done: it has written no report"
 _TYPED = "checkpoints_paths_typed"
 _FOUND = pytest.StashKey[frozenset[Path]]()
 """All configs, resolved."""
@@ -119,6 +120,8 @@ class Checkpoint(pytest.Item):
             sys.stderr.write(notes if text or code == 0 else "")
             if code != 0:
                 raise Refused(_failure(code, _of_jobs(Path(folder)) or text.strip() or err.strip()))
+            if not _ended_well(Path(folder)):
+                raise Refused(f"{_UNDONE}\n{err}".strip())
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Shows a refusal as its text."""
@@ -192,6 +195,14 @@ def _failure(code: int, text: str) -> str:
     known = {member.value: member.name for member in signal.Signals}
     killed = f"the process was killed by {known.get(-code, f'signal {-code}')}"
     return f"{killed}\n{text}" if text else killed
+
+
+def _ended_well(folder: Path) -> bool:
+    """Returns whether a run or a sweep has written that it ended well: the model's own code may end the process."""
+    for name, key, expected in (("report.json", "status", "ok"), ("summary.json", "failed", 0)):
+        with contextlib.suppress(OSError, ValueError):
+            return bool(json.loads((folder / name).read_text(encoding="utf-8")).get(key) == expected)
+    return False
 
 
 def _of_jobs(folder: Path) -> str:

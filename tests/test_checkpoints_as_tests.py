@@ -190,6 +190,10 @@ class Dies(torch.nn.Linear):
     def __init__(self):
         os.kill(os.getpid(), signal.SIGSEGV)
 
+class Leaves(torch.nn.Linear):
+    def __init__(self):
+        os._exit(0)
+
 class Sleeps(torch.nn.Linear):
     def __init__(self):
         pathlib.Path("pid.part").write_text(str(os.getpid()))
@@ -207,6 +211,7 @@ def test_loads_crashes_and_sweeps(project: Path) -> None:
         good=f"{device}defaults: [{{override /evaluate: digits}}]\n",
         bad=f"{device}evaluate: {{expect: {{accuracy: {{min: 0.999}}}}}}\ndefaults: [{{override /evaluate: digits}}]\n",
         dies=f"{device}model: {{_target_: my_models.Dies}}\n",
+        leaves=f"{device}model: {{_target_: my_models.Leaves}}\n",
         sweep=f"{device}hydra: {{mode: MULTIRUN, sweeper: {{params: {{dtype: 'null,float1'}}}}}}\n",
     )
 
@@ -216,9 +221,11 @@ def test_loads_crashes_and_sweeps(project: Path) -> None:
         "conf/experiment/bad.yaml::bad": "FAILED",
         "conf/experiment/dies.yaml::dies": "FAILED",
         "conf/experiment/good.yaml::good": "PASSED",
+        "conf/experiment/leaves.yaml::leaves": "FAILED",
         "conf/experiment/sweep.yaml::sweep": "FAILED",
     }
     assert "the process was killed by SIGSEGV\n" in done.stdout
+    assert "the process ended with exit code 0 before the load was done: it has written no report\n" in done.stdout
     assert re.search(r"^error  .*accuracy", done.stdout, re.MULTILINE)
     assert re.search(r"^job 1 \(.*dtype=float1.*\): 'dtype' is 'float1'", done.stdout, re.MULTILINE)
 
