@@ -19,6 +19,9 @@ from .text.wording import printable, safe_text
 if TYPE_CHECKING:
     from .keys.plan import Plan
 
+INTERRUPTED = 130
+"""The exit code after an interruption by the user."""
+
 
 class LoaderError(Exception):
     """Base class of every refusal.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config.parse import parse_job
-from .errors import ConfigError, FitError, LoaderError
+from .errors import INTERRUPTED, ConfigError, FitError, LoaderError
 from .modes import lines
 from .module.user_code import own_code_refused
 from .report import environment
@@ -77,6 +77,9 @@ def run(
     except Exception as error:
         _describe_bug(report, error)
         log.exception("a bug of the loader")
+    except KeyboardInterrupt:
+        _note_interruption(report, output_dir)
+        raise
     else:
         if not quiet:
             print_report(lines(report))
@@ -231,6 +234,15 @@ def describe_refusal(report: Report, error: LoaderError) -> None:
     report.status = "failed"
     report.exit_code = error.exit_code
     report.error = ErrorReport.of(type(error).__name__, error.message, error.fixes)
+
+
+def _note_interruption(report: Report, output_dir: Path) -> None:
+    """Writes what a job that is interrupted knows by then."""
+    report.status, report.exit_code = "failed", INTERRUPTED
+    report.error = ErrorReport("Interrupted", "interrupted before the job was done")
+    if not _is_recorded(report, output_dir / REPORT):
+        with suppress(OSError):
+            write_report(report, output_dir)
 
 
 def _describe_bug(report: Report, error: Exception) -> None:

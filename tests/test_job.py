@@ -210,3 +210,18 @@ def test_a_report_that_finds_no_room_is_a_refusal(
         f"error  {full}/report.json could not be written: Not a directory\n"
         "  try  hydra.run.dir=FOLDER   # one with free space, or hydra.sweep.dir for a sweep\n"
     )
+
+
+class Interrupted(Two):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_job_has_its_report(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(job({"_target_": f"{__name__}.Interrupted"}, path, verify={}), ["seed=0"], tmp_path)
+
+    report = report_of(tmp_path)
+    assert (report["status"], report["exit_code"], report["overrides"]) == ("failed", 130, ["seed=0"])
+    assert report["error"]["message"] == "interrupted before the job was done"
+    assert report["environment"]["torch"]

@@ -22,7 +22,7 @@ from ..config.judged import judged
 from ..config.layers import CONFIG_NAME
 from ..config.messages import translate
 from ..config.rewrite import for_hydra
-from ..errors import ConfigError, LoaderError
+from ..errors import INTERRUPTED, ConfigError, LoaderError
 from ..files.path import conf_dir
 from ..runtime import find_modules_in, printing_failed, safe_path, terminable, unbreakable
 from ..sweep.callback import Abandoned, DryRun, Sweep, expecting, take_sweep
@@ -35,7 +35,6 @@ from .help import completing, fitted, shown
 from .task import Task
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
-_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -95,7 +94,7 @@ def _guarded(command: Callable[[], int]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        return _INTERRUPTED
+        return INTERRUPTED
 
 
 def _find_modules_here() -> None:

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..config.compose import anchored, hydra_aside, near_misses, plain
 from ..config.jobs import refusal_in
 from ..config.layers import replaced
-from ..errors import ConfigError
+from ..errors import INTERRUPTED, ConfigError
 from ..report.data import REPORT, ErrorReport, Report
 from ..runtime import find_modules_in, restored, unbreakable
 from ..sweep.callback import Origin, origin
@@ -149,7 +149,6 @@ class Task:
 
     def _run_in_sweep(self, config: DictConfig) -> float | None:
         from ..sweep.child import OrphanedError  # noqa: PLC0415  # not needed by a single run
-        from ..sweep.record import INTERRUPTED  # noqa: PLC0415
         from ..sweep.records import draws_jobs, new_record, recorded  # noqa: PLC0415
         from ..sweep.results import result_of  # noqa: PLC0415
         from ..sweep.summary import worst  # noqa: PLC0415

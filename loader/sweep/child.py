@@ -28,7 +28,7 @@ from hydra.core.utils import configure_log, setup_globals
 from omegaconf import OmegaConf, open_dict
 
 from ..config.compose import hydra_aside
-from ..errors import LoaderError
+from ..errors import INTERRUPTED, LoaderError
 from ..report.data import ErrorReport, Report
 from ..report.identity import Identity
 from ..report.writing import write_report
@@ -38,7 +38,7 @@ from ..text.progress import Voice, speaking
 from ..text.redaction import remember
 from .output import print_error_into, print_into
 from .processes import guarded, lead_group
-from .record import INTERRUPTED, JobRecord
+from .record import JobRecord
 
 _PULSE = 1
 """Seconds between a launcher process's checks that its sweep is still running."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import INTERRUPTED, ConfigError
 from ..report.data import REPORT, ErrorReport
 from ..text.lines import Fix, line, typed
 from ..text.wording import counted, printable
@@ -23,9 +23,6 @@ from .output import OUTPUT, has_output
 
 RUNNING = "running"
 """The status of a job that has not ended; it never appears in a summary."""
-
-INTERRUPTED = 130
-"""The exit code after an interruption by the user."""
 
 TIMED_OUT = 124
 """The exit code of a job that took too long, as of ``timeout``."""
