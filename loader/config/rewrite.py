@@ -45,6 +45,9 @@ CLEARED = {
 }  # fmt: skip
 """Groups that a literal replaces, with the nodes it clears: an input belongs to the model it was written for."""
 
+_MEASURES = "evaluate"
+"""The group that may be typed key by key while it is null; `~evaluate` means `evaluate=null`."""
+
 _Match = tuple[re.Match[str] | None, str]
 """An override with its sign, key and value; None if it has another form."""
 
@@ -77,6 +80,7 @@ def rewrite(
             with literals.
     """
     overrides = [one for override in overrides for one in _unzipped(override, sweep=sweep, exists=exists)]
+    overrides = [f"{_MEASURES}=null" if override == f"~{_MEASURES}" else override for override in overrides]
     matches = _standing([(_OVERRIDE.fullmatch(override), override) for override in overrides])
     literals = [(m[2], m[3]) for m, _ in matches if m and not m[1] and _replaces_group(m[2], m[3], sweep=sweep)]
     free = (*FREE, *(key for key, _ in literals))
@@ -204,11 +208,11 @@ def _elements(value: str, *, sweep: bool) -> list[str]:
 
 def _standing(matches: Sequence[_Match]) -> Sequence[_Match]:
     """Leaves out overrides that a later one replaces: those of a group before its literal, and earlier rules."""
-    last = {match[2]: at for at, (match, _) in enumerate(matches) if match and _replaces(match)}
+    last = [(match[2], match[3], at) for at, (match, _) in enumerate(matches) if match and _replaces(match)]
     return [
         (match, override)
         for at, (match, override) in enumerate(matches)
-        if not any(at < end and _is_replaced(match, override, key) for key, end in last.items())
+        if not any(at < end and _is_replaced(match, override, key, value) for key, value, end in last)
     ]
 
 
@@ -217,9 +221,11 @@ def _replaces(match: re.Match[str]) -> bool:
     return match[2] in CLEARED and not (match[1] and _is_literal(match[3], match[2]))
 
 
-def _is_replaced(match: re.Match[str] | None, override: str, key: str) -> bool:
+def _is_replaced(match: re.Match[str] | None, override: str, key: str, value: str) -> bool:
     typed_key = match[2] if match else override.removeprefix("~").partition("=")[0]
-    return typed_key == key or (key == "rules" and typed_key.startswith("rules."))
+    # `evaluate=null` is the line that measures nothing, whatever was typed before it.
+    with_keys = key == "rules" or (key == _MEASURES and _is_null(value))
+    return typed_key == key or (with_keys and typed_key.startswith(f"{key}."))
 
 
 def _cleared(key: str, value: str) -> Sequence[str]:

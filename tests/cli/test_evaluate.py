@@ -126,6 +126,16 @@ def test_the_line_of_a_missed_bound_works_when_it_is_pasted(folder: Path) -> Non
     assert run_loader("evaluate=digits", "evaluate.expect.accuracy.min=0.99", fix["line"], cwd=folder).code == 0
 
 
+def test_the_line_that_measures_nothing_works_behind_keys_that_were_typed(folder: Path) -> None:
+    own = [DATA, "evaluate.data.fails=true", METRIC]
+    done = run_loader(*own, "evaluate.data.sizes=[]", cwd=folder)
+    assert done.code == 5
+    assert done.report["error"]["fixes"][-1]["line"] == "evaluate=null"
+    done = run_loader(*own, "evaluate=null", cwd=folder)
+    assert done.code == 0, done.err
+    assert done.report["evaluation"] is None
+
+
 @pytest.mark.parametrize("mode", ["plan", "inspect"])
 def test_other_modes_leave_it_out(folder: Path, mode: str) -> None:
     done = run_loader("evaluate=digits", "evaluate.data._target_=os.system", f"mode={mode}", cwd=folder)
@@ -189,6 +199,9 @@ MINE = {"_target_": "my.thing"}
         ([], None),
         (["evaluate=null"], None),
         (["evaluate=digits", "evaluate=null"], None),
+        (["evaluate.data._target_=my.thing", "+evaluate.batch_size=8", "~evaluate.step", "evaluate=null"], None),
+        (["evaluate=digits", "evaluate.metrics={a: {_target_: my.thing}}", "~evaluate"], None),
+        (["evaluate.data._target_=my.thing", "evaluate=null", "evaluate.batches=2"], {"batches": 2}),
         (["evaluate=digits"], DIGITS),
         (["evaluate=digits", "evaluate.batches=2"], {**DIGITS, "batches": 2}),
         (["evaluate.batches=2", "evaluate=digits"], {**DIGITS, "batches": 2}),
