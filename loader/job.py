@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,7 @@ def run(
     cwd: str = "",
     quiet: bool = False,
     identity: Identity | None = None,
+    unwritten: Callable[[Report, OSError], None] | None = None,
 ) -> int:
     """Runs one job for the command line.
 
@@ -59,6 +60,7 @@ def run(
         cwd: The folder that the command was typed in, for the report; the current one if empty.
         quiet: Whether a successful job prints nothing.
         identity: For the report of a job that ends well.
+        unwritten: Is called with a report that cannot be written, and the reason.
 
     Returns:
         The exit code.
@@ -85,11 +87,16 @@ def run(
             print_report(lines(report))
         log.info("%s", _summary(report))
         report.identity = identity.complete() if identity is not None else None
-    return reported(report, output_dir)
+    return reported(report, output_dir, unwritten)
 
 
-def reported(report: Report, output_dir: Path) -> int:
+def reported(report: Report, output_dir: Path, unwritten: Callable[[Report, OSError], None] | None = None) -> int:
     """Writes a job's report, and its page if that is asked for.
+
+    Args:
+        report: The job's.
+        output_dir: The run's folder.
+        unwritten: Is called with a report that cannot be written, and the reason.
 
     Returns:
         The exit code, which is not 0 if one of them cannot be written. The report of a run that was to be replayed into
@@ -105,6 +112,8 @@ def reported(report: Report, output_dir: Path) -> int:
             message, Fix("hydra.run.dir=FOLDER", "one with free space, or hydra.sweep.dir for a sweep")
         )
         print_error(refusal)
+        if unwritten is not None:
+            unwritten(report, error)
         return report.exit_code or refusal.exit_code
     log.info("report: %s", written)
     unpaged = _page(report, output_dir)

@@ -35,11 +35,15 @@ def write_json(path: Path, content: Any) -> Path:
 
     A mapping takes a line for each key, a list one for each item: a report may have as many as a file has tensors.
     """
+    write_whole(path, f"{json_text(content)}\n".encode("ascii"))
+    return path
+
+
+def json_text(content: Any) -> str:
+    """Returns the text that `write_json` writes, without its last line break."""
     text = _written(content, "")
     # Inside strings only: a secret next to a quote would take the quote's backslash with it.
-    text = text if redacted(text) == text else _written(_redacted(content), "")
-    write_whole(path, f"{text}\n".encode("ascii"))
-    return path
+    return text if redacted(text) == text else _written(_redacted(content), "")
 
 
 def _redacted(content: Any) -> Any:

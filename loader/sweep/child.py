@@ -9,6 +9,7 @@ process starts afresh.
 from __future__ import annotations
 
 import functools
+import json
 import math
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -31,14 +33,14 @@ from ..config.compose import hydra_aside
 from ..errors import INTERRUPTED, LoaderError
 from ..report.data import ErrorReport, Report
 from ..report.identity import Identity
-from ..report.writing import write_report
+from ..report.writing import json_text, write_report
 from ..runtime import safe_path, unbreakable
 from ..text.lines import Fix
 from ..text.progress import Voice, speaking
 from ..text.redaction import remember
 from .output import print_error_into, print_into
 from .processes import guarded, lead_group
-from .record import JobRecord
+from .record import JobRecord, Unwritten
 
 _PULSE = 1
 """Seconds between a launcher process's checks that its sweep is still running."""
@@ -83,13 +85,13 @@ def run_apart(
     hydra = _plain_hydra(HydraConfig.get())
     request = _Request(config, record.overrides, str(output_dir), str(Path.cwd()), environment, hydra)
     try:
-        exit_code, process_code = _run(request, swept, timeout)
+        sent, process_code = _run(request, swept, timeout)
     except TimeoutError:
         record.time_out(timeout or 0)
         _report_end(config, record, output_dir)
         return
-    if exit_code is not None and exit_code == process_code:
-        record.settle(exit_code)
+    if sent and sent[-1] == process_code:
+        record.settle(process_code, next((each for each in sent if isinstance(each, Unwritten)), None))
     else:
         record.crash(process_code)
         _report_end(config, record, output_dir)
@@ -110,11 +112,12 @@ def _report_end(config: dict[str, Any], record: JobRecord, output_dir: Path) -> 
     if record.report is None:
         report = Report("error", record.exit_code or 1, crash, config=config, overrides=record.overrides)
         report.environment = {"cwd": HydraConfig.get().runtime.cwd}
-        record.report = str(write_report(report, output_dir))
+        with suppress(OSError):  # a full disk; the record has the error
+            record.report = str(write_report(report, output_dir))
 
 
-def _run(request: _Request, swept: Callable[[], bool], timeout: float | None) -> tuple[int | None, int]:
-    """Returns the exit code that the job reported, if it did, and that of its process; or raises TimeoutError."""
+def _run(request: _Request, swept: Callable[[], bool], timeout: float | None) -> tuple[list[Any], int]:
+    """Returns what the job sent, its exit code last, and the exit code of its process; or raises TimeoutError."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     processes: Any = multiprocessing.get_context(method)
     reader, writer = processes.Pipe(duplex=False)
@@ -136,27 +139,29 @@ def _run(request: _Request, swept: Callable[[], bool], timeout: float | None) ->
 
 def _await(
     process: BaseProcess, reader: connection.Connection, swept: Callable[[], bool], timeout: float | None
-) -> tuple[int | None, int]:
+) -> tuple[list[Any], int]:
     """Waits for a job's process, which sends something once it has begun, and its exit code in the end."""
-    begun, until = False, math.inf
+    sent: list[Any] = []
+    until, open_ = math.inf, True
     while True:
-        awaited: list[Any] = [process.sentinel] if begun else [process.sentinel, reader]
+        awaited: list[Any] = [process.sentinel, reader] if open_ else [process.sentinel]
         ready = connection.wait(awaited, min(_PULSE, max(until - time.monotonic(), 0)))
         if process.sentinel in ready:
             break
         if reader in ready:
-            _received(reader)
-            begun, until = True, math.inf if timeout is None else time.monotonic() + timeout
+            if not sent and timeout is not None:
+                until = time.monotonic() + timeout
+            sent += (more := _received(reader))
+            open_ = bool(more)
         elif time.monotonic() >= until:
             raise TimeoutError
         if not swept():
             raise OrphanedError
     process.join()
-    sent: list[Any] = []
     while reader.poll() and (more := _received(reader)):
         sent += more
     code = process.exitcode
-    return sent[-1] if sent else None, 1 if code is None else code
+    return sent, 1 if code is None else code
 
 
 def _received(reader: connection.Connection) -> list[Any]:
@@ -195,7 +200,7 @@ def _child(request: _Request, writer: connection.Connection) -> None:
     writer.send(None)
     try:
         with unbreakable(), speaking(Voice.SILENT):  # the sweep shows its own progress
-            exit_code = _run_here(request)
+            exit_code = _run_here(request, writer)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     writer.send(exit_code)
@@ -210,7 +215,7 @@ def _end_with_sweep() -> None:
         os._exit(INTERRUPTED)  # at once: nothing is left to clean up for
 
 
-def _run_here(request: _Request) -> int:
+def _run_here(request: _Request, writer: connection.Connection) -> int:
     remember([request.config, request.overrides])
     os.environ.clear()
     os.environ.update(request.environment)
@@ -230,6 +235,17 @@ def _run_here(request: _Request) -> int:
         # No room for a log; other failures to write are reported where they happen.
     from ..job import run  # noqa: PLC0415  # imports torch, which only this process may
 
+    def hand_over(report: Report, error: OSError) -> None:
+        content = json.loads(json_text(report.to_dict()))
+        writer.send(Unwritten.of(content, error.strerror or str(error)))
+
     identity, cwd = Identity(request.config), request.hydra["runtime"]["cwd"]
     with hydra_aside():
-        return run(request.config, request.overrides, Path(request.output_dir), cwd=cwd, identity=identity)
+        return run(
+            request.config,
+            request.overrides,
+            Path(request.output_dir),
+            cwd=cwd,
+            identity=identity,
+            unwritten=hand_over,
+        )

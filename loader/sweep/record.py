@@ -42,6 +42,27 @@ def error_of(kind: str, message: str, *fixes: Fix) -> dict[str, Any]:
     return dataclasses.asdict(ErrorReport.of(kind, message, fixes))
 
 
+@dataclass(frozen=True, slots=True)
+class Unwritten:
+    """The part of a report that a record needs, where the report itself could not be written."""
+
+    error: dict[str, Any] | None
+    """The job's; if it ended well, the reason why there is no report."""
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any], reason: str) -> Unwritten:
+        """Makes it from the content of a report.
+
+        Args:
+            report: As it would be read from its file.
+            reason: Why it could not be written.
+        """
+        elsewhere = Fix("hydra.sweep.dir=FOLDER", "one with free space")
+        fault = error_of("ConfigError", f"the job's {REPORT} could not be written: {reason}", elsewhere)
+        return cls(_error_in(report) or fault, facts_of(report))
+
+
 @dataclass(slots=True)
 class JobRecord:
     """One job of a sweep, as ``summary.json`` lists it."""
@@ -124,10 +145,18 @@ class JobRecord:
         """Returns the record as plain data."""
         return dataclasses.asdict(self)
 
-    def settle(self, exit_code: int) -> None:
-        """Takes the outcome of a finished job from its report."""
+    def settle(self, exit_code: int, unwritten: Unwritten | None = None) -> None:
+        """Takes the outcome of a finished job from its report.
+
+        Args:
+            exit_code: The job's.
+            unwritten: What the job sent instead of a report.
+        """
         self.exit_code = exit_code
         self.status = {0: "ok", 1: "error"}.get(exit_code, "failed")
+        if unwritten is not None:
+            self._take(unwritten.error, unwritten.facts)
+            return
         path = Path(self.output_dir or "", REPORT)
         try:
             report = read_report(path)
@@ -142,9 +171,11 @@ class JobRecord:
 
     def describe(self, report: Mapping[str, Any]) -> None:
         """Takes the job's error and figures from its report."""
-        error = report.get("error")
-        self.error = error if isinstance(error, dict) else None
-        for name, value in facts_of(report).items():
+        self._take(_error_in(report), facts_of(report))
+
+    def _take(self, error: dict[str, Any] | None, facts: Mapping[str, Any]) -> None:
+        self.error = error
+        for name, value in facts.items():
             setattr(self, name, value)
 
     def refuse(self, error: ConfigError) -> None:
@@ -220,6 +251,11 @@ class JobRecord:
         """Notes that the user or a scheduler stopped the sweep while the job ran."""
         self.status, self.exit_code = "crashed", INTERRUPTED
         self.error = error_of("Interrupted", "interrupted before the job was done")
+
+
+def _error_in(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    error = report.get("error")
+    return error if isinstance(error, dict) else None
 
 
 def _last_words(folder: str | None) -> Iterator[Fix]:

@@ -14,6 +14,17 @@ _ROOM = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=$0 tmpfs "$1" && 
 """Runs a command that alone sees a small disk in a folder."""
 
 
+OWN_DATA = """
+import torch
+
+def samples():
+    return [(torch.ones(4, 2), torch.tensor([1.0, 1.0, 1.0, 0.0]))]
+
+def acc(outputs, targets):
+    return targets
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "small").mkdir()
@@ -48,6 +59,21 @@ def test_a_full_disk_ends_with_the_table(folder: Path) -> None:
         f"error  the summary could not be written to {folder}/small/sweep: No space left on device\n"
         "  try  hydra.sweep.dir=FOLDER   # one with free space\n"
     )
+
+
+def test_a_full_disk_costs_no_figure_of_a_job(folder: Path) -> None:
+    (folder / "own_data.py").write_text(OWN_DATA)
+    measured = ["evaluate.data._target_=own_data.samples", "evaluate.metrics.acc._target_=own_data.acc"]
+    done = sweep_on(folder, "72k", *measured, "seed=range(5)")
+    assert done.returncode == 2
+    rows = table(done.stdout)
+    unwritten = [row for row in rows if row[1] == "failed"]
+    assert rows[0][1] == "ok"
+    assert unwritten
+    assert {row[3] for row in rows} == {rows[0][3]}, rows
+    assert rows[0][3].startswith("0.75")
+    assert done.stderr.count("job's report.json could not be written: No space left on device\n") == 1
+    assert done.stderr.count("  try  hydra.sweep.dir=FOLDER   # one with free space\n") == 2
 
 
 @pytest.mark.slow
