@@ -64,7 +64,7 @@ def _not_one() -> DeviceError:
     return DeviceError(
         f"device '{EVERY}' is not on this machine; available: {listing(_present())}",
         Fix("device=auto", "takes the first available accelerator, or the CPU"),
-        typed("sweep.skip=[cuda*]", note="leaves the jobs without their device out of a sweep"),
+        typed("-m", "sweep.skip=[cuda*]", note="leaves the jobs without their device out of a sweep"),
     )
 
 

@@ -21,6 +21,9 @@ def read_sweep(raw: Any, problems: Problems) -> SweepConfig:
     sweep = read_section(SweepConfig, own, "sweep", problems)
     compare = raw.get("compare") if isinstance(raw, Mapping) else None
     sweep.compare = read_section(CompareConfig, compare or {}, "sweep.compare", problems)
+    if sweep.compare.reference < 0:
+        fault = f"'sweep.compare.reference' is {shown(sweep.compare.reference)}, expected the number of a job, from 0"
+        problems.add(fault, Fix("sweep.compare.reference=0"))
     if sweep.timeout is not None and not 0 < sweep.timeout < math.inf:
         expected = "expected a number of seconds above 0, or null for no limit"
         problems.add(f"'sweep.timeout' is {shown(sweep.timeout)}, {expected}", Fix("sweep.timeout=null"))

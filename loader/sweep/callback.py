@@ -164,7 +164,7 @@ def _begin_or_refuse(config: DictConfig) -> None:
 
 def _begin(config: DictConfig) -> None:
     from ..config.sweeps import parse_sweep  # noqa: PLC0415  # a single run has no sweep
-    from .expected import expected_jobs, refuse_mistyped, rewrite_params  # noqa: PLC0415
+    from .expected import expected_jobs, refuse_absent_reference, refuse_mistyped, rewrite_params  # noqa: PLC0415
     from .folders import Claim, refuse_secret_sweep, refuse_shared  # noqa: PLC0415  # a single run has no sweep
     from .launchers import settle  # noqa: PLC0415
     from .records import BASIC_SWEEPER  # noqa: PLC0415
@@ -179,6 +179,7 @@ def _begin(config: DictConfig) -> None:
     jobs, composer = expected_jobs(config), GlobalHydra.instance().config_loader()
     refuse_secret_sweep(config, jobs, composer)
     refuse_mistyped(config, jobs or [], composer)
+    refuse_absent_reference(settings.compare.reference, jobs)
     refuse_shared(config, jobs, composer)
     if settings.dry_run:
         _list_jobs(config, jobs)

@@ -20,7 +20,7 @@ from ..config.messages import refused_lists
 from ..config.rewrite import rewrite
 from ..config.zips import names_in, refuse_known, spread
 from ..errors import ConfigError
-from ..text.lines import without_interpolation
+from ..text.lines import line, without_interpolation
 from .records import draws_jobs, typed_overrides
 
 
@@ -87,3 +87,20 @@ def refuse_mistyped(config: DictConfig, jobs: Sequence[Sequence[str]], composer:
             return
     if first is not None:
         raise first
+
+
+def refuse_absent_reference(reference: int, jobs: Sequence[Sequence[str]] | None) -> None:
+    """Refuses a job to compare with that a sweep does not have, as far as its jobs are known.
+
+    Args:
+        reference: The value of ``sweep.compare.reference``.
+        jobs: The overrides of each job; None if the sweeper chooses them as it goes.
+
+    Raises:
+        ConfigError: It is not the number of a job.
+    """
+    if jobs and reference >= len(jobs):
+        last = len(jobs) - 1
+        expected = f"the number of one of this sweep's jobs, from 0 to {last}" if last else "0, this sweep's only job"
+        fault = f"'sweep.compare.reference' is {reference}, expected {expected}"
+        raise ConfigError(fault, line("sweep.compare.reference", last))

@@ -94,6 +94,12 @@ def test_every_device_is_for_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error.hint == "-m 'device=cuda:*'"
 
 
+def test_where_there_is_no_cuda_the_line_to_leave_it_out_is_one_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch)
+    _, leaves_out = refusal("cuda:*").fixes
+    assert leaves_out.line == "-m 'sweep.skip=[cuda*]'"
+
+
 GONE = "which is not on this machine"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from loader.cli.main import run_command
 from tests.command import run
 from tests.sweep.sweeping import RUN, TARGET, Swept, make_folder, sweep
 
@@ -56,7 +57,7 @@ def test_every_kind_of_value_at_once(folder: Path) -> None:
     assert [(job["status"], job["exit_code"]) for job in done.summary["jobs"]] == STATUSES
     absent = done.summary["jobs"][1]["error"]
     assert absent["message"] == "device 'cuda:*' is not on this machine; available: cpu, meta"
-    assert absent["hint"].endswith("'sweep.skip=[cuda*]'   # leaves the jobs without their device out of a sweep")
+    assert absent["hint"].endswith("-m 'sweep.skip=[cuda*]'   # leaves the jobs without their device out of a sweep")
 
 
 def test_a_config_means_what_the_command_line_means(folder: Path) -> None:
@@ -107,3 +108,43 @@ def test_another_launcher_spreads_a_zip_and_fails_one_job_alone(folder: Path) ->
         ("failed", ["experiment=broken", "checkpoint.path=epoch=2.pth"]),
         ("ok", ["experiment=good", "checkpoint.path=epoch=10.pth"]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (
+            ["seed=1,2", "sweep.compare.reference=2"],
+            (
+                "error  'sweep.compare.reference' is 2, expected the number of one of this sweep's jobs, from 0 to 1\n"
+                "  try  sweep.compare.reference=1\n"
+            ),
+        ),
+        (
+            ["seed=1", "sweep.compare.reference=99", "sweep.dry_run=true"],
+            (
+                "error  'sweep.compare.reference' is 99, expected 0, this sweep's only job\n"
+                "  try  sweep.compare.reference=0\n"
+            ),
+        ),
+        (
+            ["seed=1,2", "sweep.compare.reference=-1"],
+            (
+                "error  'sweep.compare.reference' is '-1', expected the number of a job, from 0\n"
+                "  try  sweep.compare.reference=0\n"
+            ),
+        ),
+    ],
+)
+def test_a_reference_that_is_no_job_of_the_sweep_is_refused_before_the_first_job(
+    typed: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["-m", "device=meta", *typed, "hydra.sweep.dir=new"]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", expected)
+    assert not (tmp_path / "new").exists()
