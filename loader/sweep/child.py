@@ -65,6 +65,7 @@ class _Request:
 def run_apart(
     config: dict[str, Any],
     record: JobRecord,
+    folder: Path,
     environment: dict[str, str],
     swept: Callable[[], bool],
     timeout: float | None = None,
@@ -74,6 +75,7 @@ def run_apart(
     Args:
         config: The job's resolved config.
         record: Has the overrides and the folder; receives the outcome.
+        folder: The sweep's.
         environment: The process's environment variables.
         swept: Returns whether the sweep is still running.
         timeout: Seconds that the job may take once its process has begun; None for any.
@@ -90,6 +92,12 @@ def run_apart(
         record.time_out(timeout or 0)
         _report_end(config, record, output_dir)
         return
+    except OrphanedError:
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        record.interrupt(folder)
+        _report_end(config, record, output_dir)
+        raise
     if sent and sent[-1] == process_code:
         record.settle(process_code, next((each for each in sent if isinstance(each, Unwritten)), None))
     else:
@@ -110,7 +118,14 @@ def _report_end(config: dict[str, Any], record: JobRecord, output_dir: Path) -> 
     crash = ErrorReport(**(record.error or {}))
     print_error_into(output_dir, LoaderError(crash.message, *(Fix(**fix) for fix in crash.fixes)))
     if record.report is None:
-        report = Report("error", record.exit_code or 1, crash, config=config, overrides=record.overrides)
+        interrupted = crash.type == "Interrupted"
+        report = Report(
+            "failed" if interrupted else "error",
+            record.exit_code or 1,
+            crash,
+            config=config,
+            overrides=record.overrides,
+        )
         report.environment = {"cwd": HydraConfig.get().runtime.cwd}
         with suppress(OSError):  # a full disk; the record has the error
             record.report = str(write_report(report, output_dir))

@@ -57,7 +57,7 @@ def run_job(
     if settings.stop_after is not None and count_bad(folder) >= settings.stop_after:
         record.stop(settings.stop_after, folder)
         return
-    run_apart(config, record, dict(environment), swept, settings.timeout)
+    run_apart(config, record, folder, dict(environment), swept, settings.timeout)
     device = str(config.get("device"))
     if record.exit_code == DeviceError.exit_code and _DEVICE.fullmatch(device) and matches(device, settings.skip):
         record.skip()

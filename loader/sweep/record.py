@@ -247,10 +247,16 @@ class JobRecord:
         self.status, self.exit_code = "error", 1
         self.error = error_of(type(error).__name__, printable(str(error)))
 
-    def interrupt(self) -> None:
-        """Notes that the user or a scheduler stopped the sweep while the job ran."""
+    def interrupt(self, folder: Path) -> None:
+        """Notes that the user or a scheduler stopped the sweep while the job ran.
+
+        Args:
+            folder: The sweep's.
+        """
         self.status, self.exit_code = "crashed", INTERRUPTED
-        self.error = error_of("Interrupted", "interrupted before the job was done")
+        path = Path(self.output_dir or "", REPORT)
+        self.report = str(path) if path.is_file() else None
+        self.error = error_of("Interrupted", "interrupted before the job was done", line("sweep.resume", str(folder)))
 
 
 def _error_in(report: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ def recorded(folder: Path) -> Iterator[JobRecord]:
     try:
         yield record
     except (KeyboardInterrupt, SystemExit):
-        record.interrupt()
+        record.interrupt(folder)
         raise
     finally:
         if record.seconds is None and record.status != "not run":

@@ -18,7 +18,9 @@ from .record import JobRecord
 
 _MOST = 20
 """Different errors that are shown."""
-_OF_THE_SWEEP = ("Interrupted", "NotRun", "Skipped")
+_ENDED = ("Interrupted", "NotRun")
+"""Errors of jobs that ended, or never began, because their sweep did."""
+_OF_THE_SWEEP = (*_ENDED, "Skipped")
 """Errors that say no more than the table does."""
 
 
@@ -42,6 +44,17 @@ def errors_of(jobs: Sequence[JobRecord]) -> Iterator[LoaderError]:
         if first.status == "error":
             fixes += _traceback(first)
         yield LoaderError(f"{name}: {error.get('message')}", *fixes)
+    yield from _ended_early(jobs)
+
+
+def _ended_early(jobs: Sequence[JobRecord]) -> Iterator[LoaderError]:
+    """Yields one refusal for all jobs that the end of the sweep cost, if there is a line that runs them."""
+    found = [job for job in jobs if job.error and job.error.get("type") in _ENDED]
+    fixes = next((fixes for job in found if (fixes := [*_fixes((job.error or {}).get("fixes"))])), [])
+    if fixes:
+        numbers = listing([job.job for job in found])
+        name = f"job {numbers} was" if len(found) == 1 else f"jobs {numbers} were"
+        yield LoaderError(f"{name} not run to the end, as the sweep ended before", *fixes)
 
 
 def _fixes(found: Any) -> Iterator[Fix]:

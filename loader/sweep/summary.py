@@ -24,7 +24,7 @@ from ..page import SWEEP_PAGE
 from ..report.terminal import print_error
 from ..report.writing import write_json, write_text
 from ..schema import SweepConfig
-from ..text.lines import Fix
+from ..text.lines import Fix, line
 from ..text.wording import counted, safe_text
 from .best import best_of
 from .callback import Sweep
@@ -98,10 +98,11 @@ def worst(codes: Iterable[int]) -> int:
 def summarize(sweep: Sweep) -> Summary:
     """Lists the outcome of every job of a sweep that is over."""
     records = read_all(sweep.folder)
+    resumed = [line("sweep.resume", str(sweep.folder))] if records else []
     expected = sweep.jobs if sweep.jobs is not None else []
     for job, overrides in enumerate(expected):
         if job not in records:
-            records[job] = _not_run(job, readable(overrides))
+            records[job] = _not_run(job, readable(overrides), resumed)
         elif not records[job].overrides:
             records[job].overrides = readable(overrides)  # the record is damaged
     for record in records.values():
@@ -126,8 +127,8 @@ def _add_values(records: Mapping[int, JobRecord], known: Iterable[str]) -> None:
         record.values = values[job]
 
 
-def _not_run(job: int, overrides: list[str]) -> JobRecord:
-    error = error_of("NotRun", "the sweep ended before this job was started")
+def _not_run(job: int, overrides: list[str], fixes: Iterable[Fix]) -> JobRecord:
+    error = error_of("NotRun", "the sweep ended before this job was started", *fixes)
     return JobRecord(job, overrides, status="not run", error=error)
 
 
@@ -150,9 +151,9 @@ def show_summary(summary: Summary, console: Console | None = None, *, written: b
         out.print(Text(f"page: {summary.folder / SWEEP_PAGE}"), soft_wrap=True)
     totals = summary.totals
     others = [f"{totals[name]} {name.replace('_', ' ')}" for name in ("skipped", "not_run") if totals[name]]
-    line = ", ".join([f"{totals['ok']} of {counted(totals['total'], 'job')} ok", *others])
+    counts = ", ".join([f"{totals['ok']} of {counted(totals['total'], 'job')} ok", *others])
     where = f": {summary.folder / SUMMARY}" if written else ""
-    out.print(Text(line + where, style="green" if totals["ok"] == totals["total"] else "red"), soft_wrap=True)
+    out.print(Text(counts + where, style="green" if totals["ok"] == totals["total"] else "red"), soft_wrap=True)
 
 
 _LONGEST = 400

@@ -218,7 +218,8 @@ def test_a_sweep_of_a_config_that_is_ended_still_says_how_far_it_came(folder: Pa
         line = printed(folder / "sweep", "job slowly")
         process.terminate()
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, without_progress(err)) == (143, "")
+    ended = "error  jobs 2, 3, 4, 5 were not run to the end, as the sweep ended before\n"
+    assert (process.returncode, without_progress(err)) == (143, f"{ended}  try  sweep.resume={folder}/sweep\n")
     assert "2 of 6 jobs ok" in out
     statuses = Swept(0, "", "", folder / "sweep").statuses
     assert statuses == ["ok", "ok", "crashed", "not run", "not run", "not run"]

@@ -99,6 +99,7 @@ def test_a_summary_lists_every_job_once(tmp_path: Path) -> None:
         None,
         "the process that ran the job was lost, and its exit code with it",
     ]
+    assert (summary.jobs[0].error or {})["hint"] == f"sweep.resume={tmp_path}"
     assert summary.exit_code == 1
 
 

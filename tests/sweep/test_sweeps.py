@@ -225,9 +225,16 @@ def test_a_sweep_that_is_stopped_still_says_how_far_it_came(
         else:
             os.kill(process.pid, number)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, without_progress(err)) == (code, expected)
+    hint = f"sweep.resume={folder}/sweep"
+    ended = f"error  jobs 1, 2 were not run to the end, as the sweep ended before\n  try  {hint}\n"
+    assert (process.returncode, without_progress(err)) == (code, ended + expected)
     done = Swept(code, out, err, folder / "sweep")
     assert done.statuses == ["ok", "crashed", "not run"]
+    assert [(job["error"] or {}).get("hint") for job in done.summary["jobs"]] == [None, hint, hint]
+    assert done.summary["jobs"][1]["report"] == "1/report.json"
+    report = json.loads((folder / "sweep" / "1" / "report.json").read_text())
+    assert (report["status"], report["exit_code"]) == ("failed", 130)
+    assert report["error"] == done.summary["jobs"][1]["error"]
     assert [job["exit_code"] for job in done.summary["jobs"]] == [0, 130, None]
     assert [(job["error"] or {}).get("message") for job in done.summary["jobs"]] == [
         None,
