@@ -35,10 +35,14 @@ if __spec__ is not None:
     __spec__.submodule_search_locations = __path__
 
 
-def main() -> NoReturn:
-    """Runs the command line and ends the process with its exit code; the entry point of the console script."""
+def main(*, as_test: bool = False) -> NoReturn:
+    """Runs the command line and ends the process with its exit code; the entry point of the console script.
+
+    Args:
+        as_test: Whether a job is refused that tests no checkpoint of its own.
+    """
     _Names.decide(_working_folder())
-    sys.exit(importlib.import_module(f"{_NAME}.cli.main").run_command(sys.argv[1:]))
+    sys.exit(importlib.import_module(f"{_NAME}.cli.main").run_command(sys.argv[1:], as_test=as_test))
 
 
 def users_folder() -> str:

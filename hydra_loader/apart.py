@@ -1,7 +1,8 @@
-"""The command line in a process that ends with the one that started it: ``python -P -m hydra_loader.apart WORD...``.
+"""The command line as a test, in a process that ends with its starter: ``python -P -m hydra_loader.apart WORD...``.
 
-Guarantees: the arguments mean what they mean to `hydra-loader`. Standard input is a pipe that the other process holds:
-when that process ends, in whatever way, the pipe closes and this process ends too.
+Guarantees: the arguments mean what they mean to `hydra-loader`, but a config that tests no checkpoint of its own is
+refused. Standard input is a pipe that the other process holds: when that process ends, in whatever way, the pipe closes
+and this process ends too.
 """
 
 from __future__ import annotations
@@ -29,4 +30,4 @@ if __name__ == "__main__":
     os.close(_nothing)
     threading.Thread(target=_end_with_the_starter, args=(_pipe,), daemon=True).start()
     sys.argv[0] = "hydra-loader"
-    hydra_loader.main()
+    hydra_loader.main(as_test=True)

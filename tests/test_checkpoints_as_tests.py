@@ -20,8 +20,8 @@ PYTEST = (sys.executable, "-m", "pytest", "-p", "hydra_loader.pytest_plugin")
 ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 """Without other plugins, Hydra's own among them, which imports Hydra."""
 GLOB = "conf/experiment/*.yaml"
-TREE = 'mode: inspect\ncheckpoint: {path: "pkg://loader.examples/weights/simple_net.safetensors"}\n'
-"""Loads nothing, and so needs no torch."""
+GOOD = 'device: cpu\ncheckpoint: {path: "pkg://loader.examples/weights/simple_net.safetensors"}\n'
+"""The shipped weights, chosen by the config itself."""
 
 
 def write(project: Path, **configs: str) -> None:
@@ -41,7 +41,7 @@ def project(tmp_path: Path) -> Path:
         "    assert loader.VALUE == 3\n"
         "    assert {'torch', 'hydra', 'omegaconf', 'loader.api'}.isdisjoint(sys.modules)\n"
     )
-    write(tmp_path, good=TREE, bad=f"{TREE}inspect: {{depht: 1}}\n")
+    write(tmp_path, good=GOOD, bad=f"{GOOD}inspect: {{depht: 1}}\n")
     return tmp_path
 
 
@@ -56,7 +56,7 @@ def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 def test_each_config_is_a_test_and_a_refusal_its_text(project: Path) -> None:
     (project / "build").mkdir()  # a folder that pytest itself leaves out
-    (project / "build" / "plain.yaml").write_text(TREE)
+    (project / "build" / "plain.yaml").write_text(GOOD)
 
     done = run_pytest(project, "--checkpoints", GLOB, "--checkpoints", "build/plain.yaml", "-v", "-rA")
 
@@ -70,7 +70,7 @@ def test_each_config_is_a_test_and_a_refusal_its_text(project: Path) -> None:
     assert "\nerror  unknown config key 'inspect.depht' (did you mean 'depth'?)\n" in done.stdout
     assert "Traceback" not in done.stdout
     # pytest shows what the run printed.
-    assert "4 tensors, 101,770 elements" in done.stdout.partition("Captured stdout call")[2]
+    assert "simple_net.safetensors" in done.stdout.partition("Captured stdout call")[2]
     assert {path.name for path in project.iterdir()} - {".pytest_cache", "__pycache__"} == {
         "build", "conf", "loader.py", "pytest.ini", "test_own.py",
     }  # fmt: skip
@@ -126,7 +126,7 @@ def test_what_is_not_a_config_is_a_usage_error(project: Path, words: list[str], 
 def test_pytests_own_options_choose_among_the_configs(project: Path) -> None:
     first = run_pytest(project, "--checkpoints", GLOB, "-x", "-v", "-m", "checkpoint")
     again = run_pytest(project, "--checkpoints", GLOB, "--lf", "-v")
-    write(project, bad=TREE)
+    write(project, bad=GOOD)
     mended = run_pytest(project, "--checkpoints", GLOB, "--lf", "-v")
 
     assert outcomes(first) == {"conf/experiment/bad.yaml::bad": "FAILED"}
@@ -135,7 +135,7 @@ def test_pytests_own_options_choose_among_the_configs(project: Path) -> None:
 
 
 def test_configs_are_spread_over_the_workers_of_xdist(project: Path) -> None:
-    write(project, more=TREE, bad=TREE)
+    write(project, more=GOOD, bad=GOOD)
 
     done = run_pytest(project, "--checkpoints", GLOB, "-p", "xdist", "-n", "2", "-v", "-m", "checkpoint")
 
@@ -150,12 +150,12 @@ def test_configs_are_spread_over_the_workers_of_xdist(project: Path) -> None:
 
 def test_a_config_runs_from_the_root_folder_with_pytests_module_path(project: Path) -> None:
     (project / "src").mkdir()
-    (project / "src" / "my_reader.py").write_text("class Net: ...\n")
+    (project / "src" / "my_reader.py").write_text("from hydra_loader.examples.models import SimpleNet as Net\n")
     (project / "pytest.ini").write_text("[pytest]\npythonpath = src\n")
     (project / "net.safetensors").write_bytes(
         (REPOSITORY / "loader/examples/weights/simple_net.safetensors").read_bytes()
     )
-    write(project, good="mode: inspect\ncheckpoint: {path: net.safetensors}\nmodel: {_target_: my_reader.Net}\n")
+    write(project, good="device: cpu\ncheckpoint: {path: net.safetensors}\nmodel: {_target_: my_reader.Net}\n")
 
     done = run_pytest(project / "conf", "--rootdir", "..", "--checkpoints", "experiment/good.yaml", "-m", "checkpoint")
 
@@ -205,14 +205,13 @@ class Sleeps(torch.nn.Linear):
 @pytest.mark.slow
 def test_loads_crashes_and_sweeps(project: Path) -> None:
     (project / "my_models.py").write_text(MODELS)
-    device = "device: cpu\n"
     write(
         project,
-        good=f"{device}defaults: [{{override /evaluate: digits}}]\n",
-        bad=f"{device}evaluate: {{expect: {{accuracy: {{min: 0.999}}}}}}\ndefaults: [{{override /evaluate: digits}}]\n",
-        dies=f"{device}model: {{_target_: my_models.Dies}}\n",
-        leaves=f"{device}model: {{_target_: my_models.Leaves}}\n",
-        sweep=f"{device}hydra: {{mode: MULTIRUN, sweeper: {{params: {{dtype: 'null,float1'}}}}}}\n",
+        good=f"{GOOD}defaults: [{{override /evaluate: digits}}]\n",
+        bad=f"{GOOD}evaluate: {{expect: {{accuracy: {{min: 0.999}}}}}}\ndefaults: [{{override /evaluate: digits}}]\n",
+        dies=f"{GOOD}model: {{_target_: my_models.Dies}}\n",
+        leaves=f"{GOOD}model: {{_target_: my_models.Leaves}}\n",
+        sweep=f"{GOOD}hydra: {{mode: MULTIRUN, sweeper: {{params: {{dtype: 'null,float1'}}}}}}\n",
     )
 
     done = run_pytest(project, "--checkpoints", GLOB, "-v", "-m", "checkpoint")
@@ -228,6 +227,52 @@ def test_loads_crashes_and_sweeps(project: Path) -> None:
     assert "the process ended with exit code 0 before the load was done: it has written no report\n" in done.stdout
     assert re.search(r"^error  .*accuracy", done.stdout, re.MULTILINE)
     assert re.search(r"^job 1 \(.*dtype=float1.*\): 'dtype' is 'float1'", done.stdout, re.MULTILINE)
+
+
+def test_a_config_that_tests_no_checkpoint_of_its_own_fails(project: Path) -> None:
+    write(project, empty="", typo="checkpont: {path: nothing.pt}\n", plan=f"{GOOD}mode: plan\n")
+    (project / "conf" / "experiment" / "bad.yaml").unlink()
+    (project / "plain.yaml").write_text("device: cpu\n")
+
+    done = run_pytest(project, "--checkpoints", GLOB, "--checkpoints", "plain.yaml", "-v", "-m", "checkpoint")
+
+    assert outcomes(done) == {
+        "conf/experiment/empty.yaml::empty": "FAILED",
+        "conf/experiment/good.yaml::good": "PASSED",
+        "conf/experiment/plan.yaml::plan": "FAILED",
+        "conf/experiment/typo.yaml::typo": "FAILED",
+        "plain.yaml::plain": "FAILED",
+    }
+    default = "the default, pkg://loader.examples/weights/simple_net.safetensors"
+    unchosen = f"\nerror  the config chooses no checkpoint, and a test of it would load {default}\n"
+    assert done.stdout.count(f"{unchosen}  try  checkpoint.path=FILE   # the file to test, in the config\n") == 2
+    key = "the config has a key 'checkpont', which the loader does not know (did you mean 'checkpoint'?)"
+    assert f"\nerror  {key}\n  try  in a test, rename the key or remove it\n" in done.stdout
+    mode = "'mode' is 'plan', which verifies nothing; a test loads a checkpoint"
+    assert f"\nerror  {mode}\n  try  mode=load\n" in done.stdout
+
+
+@pytest.mark.slow
+def test_what_chooses_a_checkpoint(project: Path) -> None:
+    (project / "conf" / "checkpoint").mkdir()
+    (project / "conf" / "checkpoint" / "mine.yaml").write_text(GOOD.partition("checkpoint: {")[2].rstrip("}\n"))
+    swept = "hydra: {mode: MULTIRUN, sweeper: {params: {"
+    shipped = GOOD.partition("path: ")[2].rstrip("}\n")
+    write(
+        project,
+        good="device: cpu\ndefaults: [{override /checkpoint: mine}]\n",
+        bad=f"device: cpu\n{swept}seed: 1}}}}}}\n",
+        sweep=f"device: cpu\n{swept}checkpoint.path: {shipped}}}}}}}\n",
+    )
+
+    done = run_pytest(project, "--checkpoints", GLOB, "-v", "-m", "checkpoint")
+
+    assert outcomes(done) == {
+        "conf/experiment/bad.yaml::bad": "FAILED",
+        "conf/experiment/good.yaml::good": "PASSED",
+        "conf/experiment/sweep.yaml::sweep": "PASSED",
+    }
+    assert re.search(r"^job 0 \(.*\): the config chooses no checkpoint", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -257,7 +302,7 @@ def test_the_page_does_as_it_says(project: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_load_outlives_pytest(project: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "my_models.py").write_text(MODELS)
-    write(project, good="device: cpu\nmodel: {_target_: my_models.Sleeps}\n")
+    write(project, good=f"{GOOD}model: {{_target_: my_models.Sleeps}}\n")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv(*next(iter(ALONE.items())))
     pid = project / "pid"

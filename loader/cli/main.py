@@ -7,6 +7,7 @@ a traceback, including Hydra's own refusals (HYDRA_FULL_ERROR=1 also shows the t
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import traceback
@@ -42,11 +43,12 @@ def main() -> None:
     sys.exit(run_command(sys.argv[1:]))
 
 
-def run_command(arguments: Sequence[str]) -> int:
+def run_command(arguments: Sequence[str], *, as_test: bool = False) -> int:
     """Runs one command.
 
     Args:
         arguments: The words after the program's name.
+        as_test: Whether a job is refused that tests no checkpoint of its own.
 
     Returns:
         The exit code.
@@ -56,13 +58,13 @@ def run_command(arguments: Sequence[str]) -> int:
     """
     _let_argparse_be()
     with unbreakable():
-        return _guarded(lambda: _printed(_answer(arguments)))
+        return _guarded(lambda: _printed(_answer(arguments, as_test=as_test)))
 
 
-def _answer(arguments: Sequence[str]) -> int:
+def _answer(arguments: Sequence[str], *, as_test: bool) -> int:
     _find_modules_here()
     remember(arguments)
-    parsed = parse_arguments(arguments)
+    parsed = dataclasses.replace(parse_arguments(arguments), as_test=as_test)
     if shown(parsed):
         return 0
     with completing(parsed) as answered, fitted(parsed):
@@ -153,7 +155,7 @@ def _run_hydra(arguments: Arguments, overrides: list[str], refusal: ConfigError 
     Returns:
         The exit code; None if a config makes this a sweep, and it was read as a single run.
     """
-    task = Task(arguments.typed, as_json=arguments.json)
+    task = Task(arguments.typed, as_json=arguments.json, as_test=arguments.as_test)
     runs = _nothing if refusal else task
     take_sweep()
     try:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.conf import HydraConf
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ..config.compose import anchored, hydra_aside, near_misses, plain
-from ..config.jobs import refusal_in
+from ..config.jobs import refusal_in, refuse_untested
 from ..config.layers import replaced
 from ..errors import INTERRUPTED, ConfigError
 from ..report.data import REPORT, ErrorReport, Report
@@ -42,11 +43,13 @@ class Task:
     Args:
         typed: The overrides as the user typed them.
         as_json: Whether a single run prints its report as JSON instead of text, even after a refusal.
+        as_test: Whether a job is refused that tests no checkpoint of its own.
     """
 
-    def __init__(self, typed: list[str], *, as_json: bool = False) -> None:
+    def __init__(self, typed: list[str], *, as_json: bool = False, as_test: bool = False) -> None:
         self.typed = typed
         self.as_json = as_json
+        self.as_test = as_test
         self.exit_code: int | None = None
         """The exit code of the run, or of the worst job run from this process; None if none was."""
         self.environment: dict[str, str | None] = {}
@@ -90,7 +93,7 @@ class Task:
 
     def _run_in(self, output_dir: Path, config: DictConfig) -> int:
         try:
-            resolved = _resolved(config)
+            resolved = self._accepted(config)
         except ConfigError as error:
             from ..report.terminal import print_error  # noqa: PLC0415  # only a refusal needs it
 
@@ -101,6 +104,12 @@ class Task:
         cwd = HydraConfig.get().runtime.cwd
         with hydra_aside():
             return run(resolved, self.typed, output_dir, cwd=cwd, quiet=self.as_json)
+
+    def _accepted(self, config: DictConfig) -> dict[str, Any]:
+        resolved = _resolved(config)
+        if self.as_test:
+            refuse_untested(config, HydraConfig.instance().cfg, GlobalHydra.instance().config_loader())
+        return resolved
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles the task with the sweep's origin, for a launcher's process."""
@@ -173,7 +182,7 @@ class Task:
 
         environment, output_dir = restored(os.environ, self.environment), Path(str(record.output_dir))
         try:
-            run_job(_resolved(config), record, self._folder(), environment, self._is_swept)
+            run_job(self._accepted(config), record, self._folder(), environment, self._is_swept)
         except ConfigError as error:
             print_error_into(output_dir, error)
             record.settle(refused(error, config, record.overrides, output_dir))

@@ -38,6 +38,8 @@ class Arguments:
     completion: bool
     json: bool = False
     """Whether the report goes to stdout as JSON."""
+    as_test: bool = False
+    """Whether a job has to test a checkpoint that its config chooses."""
 
     @property
     def shows(self) -> bool:

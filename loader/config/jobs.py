@@ -3,7 +3,8 @@
 Guarantees: a job's config is composed when it is needed. One that cannot be composed becomes a stand-in that contains
 the refusal, since no launcher goes on after an error of Hydra's: the job then fails alone, in its own folder. All of
 this also holds in the processes of other launchers, which compose the configs of their jobs themselves. Jobs of other
-programs are not affected. This module wraps a private part of Hydra: `ConfigLoaderImpl.load_sweep_config`.
+programs are not affected. A config that is to be a test of a checkpoint chooses one, and loads it. This module wraps a
+private part of Hydra: `ConfigLoaderImpl.load_sweep_config`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from ..errors import ConfigError
-from ..text.lines import Fix
-from .layers import is_ours
+from ..text.lines import MISSING, Fix, line
+from ..text.wording import safe_text
+from .compose import near_misses
+from .layers import is_ours, users_file
 from .messages import translate
 from .sharing import sharing
 from .zips import spread, unpacked
 
 _REFUSAL = "refusal"
 """The key of Hydra's own node under which a stand-in contains the refusal."""
+_TESTING = ("load", "convert", "replay")
+"""The modes that verify what they load."""
+_DEFAULT = "default"
+"""The option of the group `checkpoint` that is loaded if none is chosen."""
 _NUMBER = "${hydra.job.num}"
 _NUMBERED = re.compile(r"\$\{hydra[.:]job\.(num|id)\}")
 
@@ -60,6 +67,41 @@ def compose_job(loader: Any, config: DictConfig, overrides: Sequence[str]) -> Di
         if refusal is None:
             raise
         raise refusal from error
+
+
+def refuse_untested(config: DictConfig, hydra: Any, loader: Any) -> None:
+    """Refuses a job that would end well although the checkpoint that it is to test was not loaded.
+
+    Args:
+        config: The job's composed config.
+        hydra: Hydra's own node of it, under its key.
+        loader: Hydra's config loader.
+
+    Raises:
+        ConfigError: A key resembles one of the loader's, the mode verifies nothing, or the default would be loaded.
+    """
+    overrides = list(map(str, hydra.hydra.overrides.task))
+    notes = near_misses(config, overrides)
+    if notes:
+        raise ConfigError("; ".join(notes), Fix(note="in a test, rename the key or remove it"))
+    mode = config.get("mode")
+    if mode not in _TESTING:
+        fault = f"'mode' is '{safe_text(mode)}', which verifies nothing; a test loads a checkpoint"
+        raise ConfigError(fault, line("mode", _TESTING[0]))
+    if mode != "replay" and not _chooses_checkpoint(hydra, loader, overrides):
+        shipped = safe_text(OmegaConf.select(config, "checkpoint.path"))
+        fault = f"the config chooses no checkpoint, and a test of it would load the default, {shipped}"
+        raise ConfigError(fault, Fix("checkpoint.path=FILE", "the file to test, in the config"))
+
+
+def _chooses_checkpoint(hydra: Any, loader: Any, overrides: Sequence[str]) -> bool:
+    """Returns whether a config has a file to load without the shipped default."""
+    option = OmegaConf.select(hydra, "hydra.runtime.choices.checkpoint")
+    if option != _DEFAULT or users_file(f"checkpoint/{_DEFAULT}") != f"checkpoint/{_DEFAULT}":
+        return True
+    own = compose_job(loader, hydra, [*overrides, f"~checkpoint={_DEFAULT}"])
+    places = [own.get("checkpoint"), *(own.get("parts") or {}).values()]
+    return any(isinstance(place, DictConfig) and place.get("path", MISSING) not in (None, MISSING) for place in places)
 
 
 def names_no_option(override: str, loader: Any) -> bool:
