@@ -1,19 +1,25 @@
-"""The values that metrics are expected to have, and the comparison with those that were measured.
+"""The values that metrics are expected to have, the comparison with those measured, and lines about metrics.
 
 Guarantees: bounds are checked before anything is loaded; a value on a bound is within it; one refusal names every
-metric that is outside.
+metric that is outside. A line that leaves a metric out, or renames it, does so with its bounds and the objective, so
+that it works at the end of the command that was refused.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, Problems
-from ..text.lines import Fix, line, under
+from ..schema import EvaluateConfig
+from ..text.lines import Fix, line, override, removal, typed, under
 from ..text.wording import closest, did_you_mean, safe_text
+
+METRICS = "evaluate.metrics"
+EXPECT = "evaluate.expect"
+OBJECTIVE = "evaluate.objective"
 
 KEYS = ("min", "max", "value", "within")
 
@@ -120,3 +126,47 @@ def _refuse_senseless(bounds: Bounds, place: str, path: str) -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def without(name: str, config: EvaluateConfig) -> Fix:
+    """Returns the line that leaves a metric out."""
+    return _changed(name, config, "", "leaves it out") or Fix(note="leave the metric out")
+
+
+def renamed(name: str, config: EvaluateConfig, new: str = "") -> Fix:
+    """Returns the line that gives a metric another name, ``my_NAME`` by default."""
+    new = new or f"my_{name}"
+    while new in config.metrics:
+        new = f"my_{new}"
+    return _changed(name, config, new, "") or Fix(note="give the metric another name")
+
+
+def _changed(name: str, config: EvaluateConfig, new: str, note: str) -> Fix:
+    """Writes a line that removes a metric, or puts it under a new name; empty if it cannot be typed."""
+
+    def rename(own: str) -> str:
+        return f"{new}{own.removeprefix(name)}" if new else ""
+
+    def is_own(value: str) -> bool:
+        return value == name or (value.startswith(f"{name}_") and value not in config.metrics)
+
+    words = [*_words(METRICS, config.metrics, name.__eq__, rename), *_words(EXPECT, config.expect, is_own, rename)]
+    if config.objective is not None and is_own(config.objective):
+        words.append(override(OBJECTIVE, rename(config.objective) or None))
+    return typed(*words, note=note)
+
+
+def _words(
+    place: str, nodes: Mapping[str, Any], is_own: Callable[[str], bool], rename: Callable[[str], str]
+) -> Iterator[str]:
+    own = [name for name in nodes if is_own(name)]
+    pairs = [(under(place, name), under(place, rename(name)) if rename(name) else None) for name in own]
+    if all(old and new != "" for old, new in pairs):
+        for (old, new), name in zip(pairs, own, strict=True):
+            yield removal(old)
+            if new is not None:
+                yield override(new, nodes[name])
+        return
+    # A name that cannot stand in a dotted path: the whole mapping is typed anew.
+    kept = {rename(name) if name in own else name: node for name, node in nodes.items()}
+    yield override(place, {name: node for name, node in kept.items() if name})

@@ -17,12 +17,11 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError, VerificationError
-from ..text.lines import Fix, removal, typed, under
+from ..text.lines import Fix
 from ..text.wording import counted, safe_text
 from .batch import described
+from .bounds import METRICS as WHERE
 from .guard import guarded
-
-WHERE = "evaluate.metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +80,18 @@ class Metric:
         name: Its name in the config.
         made: The object, or the function with its arguments.
         code: The dotted name of its code.
+        without: The line that leaves it out.
     """
 
-    def __init__(self, name: str, made: Any, code: str) -> None:
+    def __init__(self, name: str, made: Any, code: str, without: Fix) -> None:
         self.name, self.made, self.code = name, made, code
+        self.fixes = [without]
         self.samples = 0
 
     @property
     def blamed(self) -> str:
         """The metric in a message."""
         return f"{WHERE}.{safe_text(self.name)} ({safe_text(self.code)})"
-
-    @property
-    def fixes(self) -> list[Fix]:
-        """The line that leaves it out."""
-        path = under(WHERE, self.name)
-        return [typed(removal(path), note="leaves it out")] if path else [Fix(note="leave the metric out")]
 
     def higher_is_better(self) -> dict[str, bool]:
         """The direction of each value whose direction is known, by the value's name."""
@@ -188,8 +183,8 @@ class Updated(Metric):
 class Called(Metric):
     """A function of ``(prediction, target)``: a number per batch, or a 1-D tensor with one number per sample."""
 
-    def __init__(self, name: str, made: Any, code: str) -> None:
-        super().__init__(name, made, code)
+    def __init__(self, name: str, made: Any, code: str, without: Fix) -> None:
+        super().__init__(name, made, code, without)
         self.total, self.squares = 0.0, 0.0
         self.per_sample: bool | None = None
 
@@ -246,19 +241,26 @@ class Called(Metric):
         return self.total / self.samples if self.samples else None
 
 
-def metric(name: str, made: Any, code: str, where: str) -> Metric:
+def metric(name: str, made: Any, code: str, where: str, without: Fix) -> Metric:
     """Returns the metric that an object is.
+
+    Args:
+        name: Its name in the config.
+        made: The object.
+        code: The dotted name of its code.
+        where: Its place in the config.
+        without: The line that leaves it out.
 
     Raises:
         ConfigError: It is neither a function, nor does it have ``update`` and ``compute``.
     """
     if all(callable(getattr(made, method, None)) for method in ("update", "compute")) and not isinstance(made, type):
-        return Updated(name, made, code)
+        return Updated(name, made, code, without)
     if callable(made):
-        return Called(name, made, code)
+        return Called(name, made, code, without)
     raise ConfigError(
         f"{where}: {safe_text(code)} made {described(made)}, which has no update and compute and cannot be called",
-        typed(removal(under(WHERE, name)), note="leaves it out") if under(WHERE, name) else Fix(),
+        without,
     )
 
 

@@ -23,9 +23,8 @@ from ..schema.columns import taken
 from ..text.lines import Fix, line, override, removal, typed, under
 from ..text.wording import closest, did_you_mean, is_printable, listing, safe_text
 from .batch import STEP
-from .bounds import Bounds, parse_bounds
+from .bounds import EXPECT, METRICS, OBJECTIVE, Bounds, parse_bounds, renamed, without
 from .data import NOTHING, WHERE, Data
-from .metrics import WHERE as METRICS
 from .metrics import Metric, Updated, metric
 
 MEASURING = ("load", "convert")
@@ -86,20 +85,31 @@ class Plan:
     def _refuse_unknown(self, metrics: Mapping[str, Metric]) -> None:
         """Refuses bounds and an objective for metrics that do not exist."""
         problems = Problems()
-        wanted = [(f"evaluate.expect.{safe_text(name)}", name) for name in self.bounds]
+        wanted = [(f"{EXPECT}.{safe_text(name)}", name) for name in self.bounds]
         objective = self.config.objective
-        for place, name in [*wanted, *([("evaluate.objective", objective)] if objective is not None else [])]:
+        for place, name in [*wanted, *([(OBJECTIVE, objective)] if objective is not None else [])]:
             if name not in metrics and not any(_computes(one, name) for one in metrics.values()):
                 near = closest(name, metrics, most=1) or list(metrics)[:1]
-                fix = line(place, near[0]) if near and place == "evaluate.objective" else Fix()
-                if near and not fix and (path := under("evaluate.expect", near[0])):
-                    fix = line(path, _plain(self.bounds[name]))
+                if not near:
+                    fix = line(under(METRICS, name, TARGET), "loader.examples.metrics.accuracy")
+                elif place == OBJECTIVE:
+                    fix = line(place, near[0])
+                else:
+                    fix = self._bounding(name, near[0])
                 problems.add(
                     f"'{place}' names '{safe_text(name)}', and there is no such metric"
                     f"{did_you_mean(name, metrics)}; there are: {listing(metrics) or 'none'}",
-                    fix or line(f"{METRICS}.accuracy.{TARGET}", "loader.examples.metrics.accuracy"),
+                    fix or NOTHING,
                 )
         problems.raise_any()
+
+    def _bounding(self, name: str, other: str) -> Fix:
+        """Returns the line by which the bounds of a metric are those of another one, unless it has its own."""
+        old, new = under(EXPECT, name), under(EXPECT, other)
+        if old and new:
+            return typed(removal(old), *([] if other in self.bounds else [override(new, _plain(self.bounds[name]))]))
+        kept = {key: _plain(own) for key, own in self.bounds.items() if key != name}
+        return line(EXPECT, {other: _plain(self.bounds[name]), **kept})
 
 
 @dataclass(slots=True)
@@ -121,8 +131,7 @@ class Made:
             return call.found
         seed_all(self.plan.job.seed)
         name = next((name for name, own in self.plan.metrics.items() if own == place), "")
-        without = typed(removal(under(METRICS, name)), note="leaves it out") if name else NOTHING
-        with _offering(without or NOTHING):
+        with _offering(without(name, self.plan.config) if name else NOTHING):
             return call.make()
 
     def code(self, place: str) -> str:
@@ -132,7 +141,8 @@ class Made:
     def new_metrics(self) -> dict[str, Metric]:
         """Returns metrics that have seen nothing."""
         return {
-            name: metric(name, self.object(place), self.code(place), place) for name, place in self.plan.metrics.items()
+            name: metric(name, self.object(place), self.code(place), place, without(name, self.plan.config))
+            for name, place in self.plan.metrics.items()
         }
 
 
@@ -165,8 +175,9 @@ def planned(job: JobConfig) -> Plan | None:
     if job.device == "meta":
         raise ConfigError("evaluate measures values, and device=meta has none", Fix("device=cpu"), NOTHING)
     _check_numbers(config)
+    _check_is_named(config.metrics)
     metrics = {str(name): node for name, node in config.metrics.items() if node is not None}
-    _check_names(metrics)
+    _check_names(metrics, config)
     places = {name: f"{METRICS}.{name}" for name in metrics}
     wanted = {WHERE: config.data, STEP: config.step, **{places[name]: node for name, node in metrics.items()}}
     nodes, given, problems = dict[str, Mapping[str, Any]](), dict[str, Any](), Problems()
@@ -235,17 +246,29 @@ def _check_numbers(config: EvaluateConfig) -> None:
     problems.raise_any()
 
 
-def _check_names(metrics: Mapping[str, Any]) -> None:
+def _check_is_named(metrics: Mapping[str, Any]) -> None:
+    """Refuses a metric that was typed where the metrics by name belong."""
+    target = metrics.get(TARGET)
+    if isinstance(target, str):
+        own = {key: value for key, value in metrics.items() if not isinstance(value, Mapping)}
+        others = {key: value for key, value in metrics.items() if key not in own}
+        raise ConfigError(
+            f"'{METRICS}' is a metric without a name, expected metrics by name",
+            line(METRICS, {target.rpartition(".")[2] or "metric": own, **others}),
+        )
+
+
+def _check_names(metrics: Mapping[str, Any], config: EvaluateConfig) -> None:
     """Refuses metrics whose columns would have the name of another one."""
     problems = Problems()
     for name, owner in taken(metrics).items():
-        old, new = under(METRICS, name), under(METRICS, f"my_{name}")
-        fix = typed(removal(old), override(new, metrics[name])) if old and new else Fix(note="rename it")
-        problems.add(f"{METRICS} has a metric '{safe_text(name)}', which is the name of a column of {owner}", fix)
+        fault = f"{METRICS} has a metric '{safe_text(name)}', which is the name of a column of {owner}"
+        problems.add(fault, renamed(name, config))
     for name in metrics:
         if not name or len(name) > _LONGEST or not is_printable(name):
             expected = f"expected a printable name of at most {_LONGEST} characters"
-            problems.add(f"{METRICS} has a metric '{safe_text(name)}', {expected}")
+            fix = renamed(name, config, "metric")
+            problems.add(f"{METRICS} has a metric '{safe_text(name)}', {expected}", fix)
     problems.raise_any()
 
 

@@ -8,7 +8,7 @@ the batch size and begins again, so that the result is the one of the batch size
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any
@@ -21,16 +21,19 @@ from ..errors import Problems, VerificationError
 from ..module.dtype import floating_dtype
 from ..report.data import EvaluationReport, Report
 from ..schema.columns import taken
-from ..text.lines import Fix, line, removal, typed
+from ..text.lines import Fix, line, override, removal, typed, under
 from ..text.progress import Shown, progress
 from ..text.wording import counted, listing, safe_text, text_of
 from ..verify.untouched import left_alone
 from .batch import OWN_STEP, STEP, default_step, described, is_pair, placed, prediction_of, samples_in
+from .bounds import EXPECT, METRICS, OBJECTIVE, renamed, without
 from .data import NOTHING, WHERE
 from .guard import free, guarded, is_out_of_memory
-from .metrics import WHERE as METRICS
 from .metrics import Batch, Measured, Metric
 from .plan import Made
+
+_Row = tuple[str, str, Measured]
+"""A metric, and the name and the value that it gives."""
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -53,11 +56,15 @@ def evaluate(made: Made, model: nn.Module, device: torch.device, report: Report)
     found = report.evaluation = EvaluationReport()
     try:
         with left_alone(model, "the evaluation", NOTHING), torch.no_grad():
-            values = _measured(made, _Model(made, model, device), found)
+            rows = _measured(made, _Model(made, model, device), found)
     finally:
         found.seconds = time.perf_counter() - start
+    values = dict[str, Measured]()
+    for _, name, value in rows:
+        values.setdefault(name, value)
     found.metrics = {name: asdict(value) for name, value in values.items()}
     found.higher_is_better = _directions(made, values)
+    _refuse_taken(made, rows)
     _refuse_unknown(made, values)
     objective = made.plan.config.objective
     found.objective = None if objective is None else values[objective].value
@@ -107,7 +114,7 @@ class _Model:
         return result[0], result[1]
 
 
-def _measured(made: Made, model: _Model, found: EvaluationReport) -> dict[str, Measured]:
+def _measured(made: Made, model: _Model, found: EvaluationReport) -> list[_Row]:
     """Runs over the data, with smaller batches where the memory does not hold them."""
     size = made.plan.config.batch_size
     while True:
@@ -124,7 +131,7 @@ def _measured(made: Made, model: _Model, found: EvaluationReport) -> dict[str, M
         made.metrics = made.new_metrics()
 
 
-def _once(made: Made, model: _Model, found: EvaluationReport, size: int) -> dict[str, Measured]:
+def _once(made: Made, model: _Model, found: EvaluationReport, size: int) -> list[_Row]:
     config, data = made.plan.config, made.data
     found.samples, found.batches = 0, 0
     found.batch_size = size if data.is_dataset else None
@@ -151,9 +158,9 @@ def _once(made: Made, model: _Model, found: EvaluationReport, size: int) -> dict
             line(f"{WHERE}._target_", "my_pkg.Data", note="data that is not empty"),
             NOTHING,
         )
-    values = dict(value for metric in metrics.values() for value in metric.values())
+    rows = [(metric.name, name, value) for metric in metrics.values() for name, value in metric.values()]
     found.samples_per_second = found.samples / max(time.perf_counter() - began, 1e-9)
-    return values
+    return rows
 
 
 def _show(shown: Shown, batch: Batch, batches: int | None, metrics: Mapping[str, Metric]) -> None:
@@ -182,22 +189,35 @@ def _directions(made: Made, values: Mapping[str, Measured]) -> dict[str, bool]:
     return {name: known[name] for name in values if name in known}
 
 
-def _refuse_unknown(made: Made, values: Mapping[str, Measured]) -> None:
-    """Refuses bounds and an objective that name a value which a metric might have computed, but did not.
-
-    Values that a metric named itself may not have the name of a column either.
-    """
-    objective, problems = made.plan.config.objective, Problems()
-    for name, owner in taken(values).items():
+def _refuse_taken(made: Made, rows: Sequence[_Row]) -> None:
+    """Refuses values that have the name of a column, or of another value."""
+    config, problems, owners = made.plan.config, Problems(), dict[str, str]()
+    for metric, name, _ in rows:
+        if name not in owners:
+            owners[name] = metric
+            continue
+        # The one whose own name it is keeps it.
+        other = owners[name] if metric == name else metric
+        again = renamed(other, config) if owners[name] != metric else without(metric, config)
+        fault = f"{METRICS} gives two values '{safe_text(name)}'"
+        problems.add(f"{fault}, by the metrics {listing(map(repr, map(safe_text, (owners[name], metric))))}", again)
+    for name, owner in taken(owners).items():
         fault = f"{METRICS} computes a value '{safe_text(name)}', which is the name of a column of {owner}"
-        problems.add(fault, Fix(note="give the metric another name"))
+        problems.add(fault, renamed(owners[name], config))
+    problems.raise_any()
+
+
+def _refuse_unknown(made: Made, values: Mapping[str, Measured]) -> None:
+    """Refuses bounds and an objective that name a value which a metric might have computed, but did not."""
+    objective, problems = made.plan.config.objective, Problems()
     for place, name in (
-        *((f"evaluate.expect.{safe_text(name)}", name) for name in made.plan.bounds),
-        *([("evaluate.objective", objective)] if objective is not None else []),
+        *((f"{EXPECT}.{safe_text(name)}", name) for name in made.plan.bounds),
+        *([(OBJECTIVE, objective)] if objective is not None else []),
     ):
         if name not in values:
             near = next((value for value in values if value.startswith(name.partition("_")[0])), next(iter(values)))
-            fix = line(place, near) if place == "evaluate.objective" else typed(removal(place))
+            words = override(place, near) if place == OBJECTIVE else removal(under(EXPECT, name))
+            fix = typed(words) or Fix(note="leave the bounds out")
             problems.add(
                 f"'{place}' names '{safe_text(name)}', which no metric computed; there are: {listing(values)}", fix
             )

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from loader.errors import ConfigError, LoaderError, VerificationError
 from loader.evaluate.metrics import Batch, Called, Updated
 from loader.examples.metrics import accuracy, cross_entropy
-from tests.evaluate.things import CPU, Greatest, Line, error, measured, node
+from loader.text.lines import NO_FIX
+from tests.evaluate.things import CPU, HOME, Greatest, Line, error, measured, node
 from tests.libraries import library
 
 numbers = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=40)
@@ -29,7 +30,7 @@ def one(name: str, **arguments: Any) -> dict[str, Any]:
 
 def mean_of(values: Sequence[float], cuts: Sequence[int]) -> Called:
     """A metric per sample that was given values in batches."""
-    taken = Called("m", lambda prediction, _: prediction, "mine")
+    taken = Called("m", lambda prediction, _: prediction, "mine", NO_FIX)
     edges = [0, *sorted(cut % (len(values) + 1) for cut in cuts), len(values)]
     for number, (start, end) in enumerate(pairwise(edges), 1):
         if end > start:
@@ -199,6 +200,38 @@ def test_nor_may_a_computed_value_be_called_like_a_column() -> None:
     assert refusal.value.message == (
         "evaluate.metrics computes a value 'load_seconds', which is the name of a column of summary.csv"
     )
+    assert refusal.value.fixes[0].line.startswith("'~evaluate.metrics.load' 'evaluate.metrics.my_load={_target_: ")
+
+
+@pytest.mark.parametrize("order", [("m", "m_low"), ("m_low", "m")])
+def test_two_values_may_not_have_one_name(order: tuple[str, str]) -> None:
+    several = node("Greatest", gives={"low": 5.0, "high": 2.0})
+    metrics = {name: {"m": several, "m_low": node("error")}[name] for name in order}
+    settings: dict[str, Any] = {"data": node("batches"), "expect": {"m_high": {"max": 3}, "m_low": {"max": 9}}}
+    with pytest.raises(ConfigError) as refusal:
+        measured(Line(), metrics=metrics, objective="m_high", **settings)
+    first, second = order
+    assert refusal.value.message == f"evaluate.metrics gives two values 'm_low', by the metrics '{first}', '{second}'"
+    assert refusal.value.fixes[0].line == (
+        f"'~evaluate.metrics.m' 'evaluate.metrics.my_m={{_target_: {HOME}.Greatest, gives: {{low: 5.0, high: 2.0}}}}' "
+        "'~evaluate.expect.m_high' 'evaluate.expect.my_m_high={max: 3}' evaluate.objective=my_m_high"
+    )
+
+
+def test_the_line_that_leaves_a_metric_out_takes_its_bounds_and_the_objective_along() -> None:
+    def refused(name: str, **settings: Any) -> str:
+        metrics = {name: node("gives", form="nan"), "other": node("error")}
+        with pytest.raises(VerificationError) as refusal:
+            measured(Line(), data=node("batches"), metrics=metrics, **settings)
+        return refusal.value.fixes[0].line
+
+    assert refused("m", expect={"m": {"min": 0}, "other": {"max": 1}}, objective="m") == (
+        "'~evaluate.metrics.m' '~evaluate.expect.m' evaluate.objective=null"
+    )
+    assert refused("m", expect={"other": {"max": 1}}, objective="other") == "'~evaluate.metrics.m'"
+    assert refused("top 1", expect={"top 1": {"min": 0}}) == (
+        f"'evaluate.metrics={{other: {{_target_: {HOME}.error}}}}' 'evaluate.expect={{}}'"
+    )
 
 
 def test_a_module_is_a_function_as_well() -> None:
@@ -291,16 +324,16 @@ def test_a_table_of_torchmetrics_is_refused() -> None:
 
 
 def test_a_metric_is_moved_to_the_device() -> None:
-    weighted = Called("m", nn.CrossEntropyLoss(weight=torch.rand(3)), "torch.nn.CrossEntropyLoss")
+    weighted = Called("m", nn.CrossEntropyLoss(weight=torch.rand(3)), "torch.nn.CrossEntropyLoss", NO_FIX)
     weighted.begin(torch.device("meta"))
     assert weighted.made.weight.is_meta
     assert not weighted.made.training
     moved: list[Any] = []
     other = Greatest()
     other.to = moved.append  # type: ignore[attr-defined]
-    Updated("m", other, "mine").begin(CPU)
+    Updated("m", other, "mine", NO_FIX).begin(CPU)
     assert moved == [CPU]
-    Called("m", error, "mine").begin(CPU)
+    Called("m", error, "mine", NO_FIX).begin(CPU)
 
 
 def test_a_live_metric_forgets_what_it_saw_before() -> None:

@@ -80,12 +80,27 @@ def test_other_modes_leave_it_out(mode: Any) -> None:
         (
             {"metrics": {"accuracy": node("error")}, "expect": {"acc": {"min": 0.5}}},
             "'evaluate.expect.acc' names 'acc', and there is no such metric; there are: accuracy",
-            "'evaluate.expect.accuracy={min: 0.5}'",
+            "'~evaluate.expect.acc' 'evaluate.expect.accuracy={min: 0.5}'",
         ),
         (
             {"expect": {"acc": {"min": 0.5}}},
             "'evaluate.expect.acc' names 'acc', and there is no such metric; there are: none",
-            "evaluate.metrics.accuracy._target_=loader.examples.metrics.accuracy",
+            "evaluate.metrics.acc._target_=loader.examples.metrics.accuracy",
+        ),
+        (
+            {"metrics": {"m": node("error")}, "expect": {"m": {"min": 0}, "n": {"max": 5}}},
+            "'evaluate.expect.n' names 'n', and there is no such metric; there are: m",
+            "'~evaluate.expect.n'",
+        ),
+        (
+            {"metrics": {"m": node("error")}, "expect": {"a b": {"max": 5}}},
+            "'evaluate.expect.a b' names 'a b', and there is no such metric; there are: m",
+            "'evaluate.expect={m: {max: 5.0}}'",
+        ),
+        (
+            {"metrics": node("mean_error", scale=2)},
+            "'evaluate.metrics' is a metric without a name, expected metrics by name",
+            f"'evaluate.metrics={{mean_error: {{_target_: {HOME}.mean_error, scale: 2}}}}'",
         ),
         (
             {"data": node("nothing_like_it")},
@@ -115,7 +130,15 @@ def test_other_modes_leave_it_out(mode: Any) -> None:
         (
             {"step": node("torch.nn.Identity"), "metrics": {"a\n": node("error")}},
             "evaluate.metrics has a metric 'a\\n', expected a printable name of at most 80 characters",
-            "",
+            f"'evaluate.metrics={{metric: {{_target_: {HOME}.error}}}}'",
+        ),
+        (
+            {"metrics": {"": node("error"), "m": node("error")}, "expect": {"": {"max": 1}}, "objective": "m"},
+            "evaluate.metrics has a metric '', expected a printable name of at most 80 characters",
+            (
+                f"'evaluate.metrics={{metric: {{_target_: {HOME}.error}}, m: {{_target_: {HOME}.error}}}}'"
+                " 'evaluate.expect={metric: {max: 1}}'"
+            ),
         ),
         (
             {"step": node("Neither")},
