@@ -7,12 +7,14 @@ with the number of the batch.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ..errors import ConfigError, VerificationError
 from ..text.lines import Fix, line
@@ -83,7 +85,7 @@ class Data:
         read = 0
         try:
             while most is None or read < most:
-                with guarded(self._blamed, self.name, f"reading batch {read + 1}", self._fixes(read, size)):
+                with guarded(self._blamed, self.name, f"reading batch {read + 1}", partial(self._fixes, read)):
                     batch = next(iterator, _END)
                 if batch is _END:
                     break
@@ -96,16 +98,17 @@ class Data:
             ended = (
                 f"{self._blamed} ended after {counted(read, 'batch', 'batches')}, expected {expected:,} by its length"
             )
-            raise VerificationError(ended, *self._fixes(read, size))
+            raise VerificationError(ended, *self._fixes(read))
 
     @property
     def _blamed(self) -> str:
         return f"{WHERE} ({safe_text(self.name)})"
 
-    def _fixes(self, read: int, size: int) -> list[Fix]:
-        before = [line("evaluate.batches", read, note="measures the batches before it")] if read else []
-        single = [line("evaluate.batch_size", 1, note="for samples of different shapes")] if self.is_dataset else []
-        return [*before, *(single if size > 1 and not read else []), *([] if before else [NOTHING])]
+    def _fixes(self, read: int, error: BaseException | None = None) -> list[Fix]:
+        if read:
+            return [line("evaluate.batches", read, note="measures the batches before it")]
+        single = line("evaluate.batch_size", 1, note="for samples of different shapes")
+        return [*([single] if self.is_dataset and _is_of_collate(error) else []), NOTHING]
 
     def _length(self) -> int | None:
         made = self.made
@@ -118,6 +121,12 @@ class Data:
                 return len(made)
             except (TypeError, NotImplementedError):
                 return None
+
+
+def _is_of_collate(error: BaseException | None) -> bool:
+    """Returns whether samples were read, and could not be put into one batch."""
+    frames = traceback.walk_tb(error.__traceback__ if error is not None else None)
+    return any(frame.f_code is default_collate.__code__ for frame, _ in frames)
 
 
 _END: Final = object()

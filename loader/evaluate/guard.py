@@ -8,7 +8,7 @@ other can be answered with smaller batches.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,14 +39,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def guarded(what: str, home: str, at: str = "", fixes: Iterable[Fix] = ()) -> Iterator[None]:
+def guarded(
+    what: str, home: str, at: str = "", fixes: Iterable[Fix] | Callable[[BaseException], Iterable[Fix]] = ()
+) -> Iterator[None]:
     """Refuses what the code in the block raises.
 
     Args:
         what: What the code is, with its place in the config.
         home: The dotted name of the code, to find its line.
         at: Which batch it was given.
-        fixes: What to type.
+        fixes: What to type, if need be by what was raised.
 
     Raises:
         VerificationError: The code raised, or called `sys.exit`.
@@ -58,7 +60,8 @@ def guarded(what: str, home: str, at: str = "", fixes: Iterable[Fix] = ()) -> It
             raise
         verb = "exited:" if isinstance(error, SystemExit) else "raised"
         place = f", {at}" if at else ""
-        refusal = VerificationError(f"{what} {verb} {in_one_line(error, home)}{place}", *fixes)
+        chosen = fixes(error) if callable(fixes) else fixes
+        refusal = VerificationError(f"{what} {verb} {in_one_line(error, home)}{place}", *chosen)
         # A context manager lets a StopIteration pass, instead of a RuntimeError that it caused.
         raise refusal from (None if isinstance(error, StopIteration) else error)
 

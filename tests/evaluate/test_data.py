@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from loader.errors import ConfigError, LoaderError, VerificationError
 from loader.evaluate.data import Data
-from tests.evaluate.things import Bare, Line, Rows, Stopping, Stream, batches, measured, node
+from tests.evaluate.things import Bare, Line, Ragged, Rows, Stopping, Stream, batches, measured, node
 
 
 def sizes(made: Any, size: int = 4, most: int | None = None) -> list[int]:
@@ -73,7 +73,13 @@ def test_workers_of_a_data_loader_are_used() -> None:
     ("made", "message", "fixes"),
     [
         (Rows(10, fails_at=5), "raised ValueError: row 5 is damaged (", ["evaluate.batches=1"]),
-        (Rows(10, fails_at=0), "raised ValueError: row 0 is damaged (", ["evaluate.batch_size=1", "evaluate=null"]),
+        (Rows(10, fails_at=0), "raised ValueError: row 0 is damaged (", ["evaluate=null"]),
+        (Rows(3, claims=4), "raised IndexError: 3 (", ["evaluate=null"]),
+        (
+            Ragged(10),
+            "raised RuntimeError: stack expects each tensor to be",
+            ["evaluate.batch_size=1", "evaluate=null"],
+        ),
         (Rows(6, claims=10), "raised IndexError: 6 (", ["evaluate.batches=1"]),
         (Stopping(10), "ended after 1 batch, expected 3 by its length", ["evaluate.batches=1"]),
         (Stream(4), "ended after 2 batches, expected 4 by its length", ["evaluate.batches=2"]),

@@ -114,6 +114,14 @@ class Rows(Dataset[tuple[Tensor, Tensor]]):
         return torch.full((4,), float(index)), torch.full((4,), 2.0 * index + 1)
 
 
+class Ragged(Rows):
+    """Samples of different shapes."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x, y = super().__getitem__(index)
+        return x[: 1 + index % 3], y
+
+
 class Bare:
     """A map-style data set that knows nothing of torch's class."""
 
