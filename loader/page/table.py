@@ -78,7 +78,7 @@ _FIGURES: Sequence[tuple[str, str, Callable[[float | None], str]]] = (
 )
 _TEXTS = (("dtype", "dtype"), ("device", "device"), ("fingerprint", "fingerprint"), ("torch", "torch"))
 _GOT = ("dtype", "device")
-"""Swept keys whose column has what the model got."""
+"""Swept keys whose column also has what the model got."""
 
 
 def table_of(found: Jobs, failures: Sequence[Failure | None], limits: Limits) -> Table:
@@ -91,10 +91,10 @@ def table_of(found: Jobs, failures: Sequence[Failure | None], limits: Limits) ->
     """
     jobs = found.every
     fixed = [_job(jobs), Column("status", [Cell(job.status) for job in jobs], kind="status")]
-    swept = [_swept(jobs, key, limits) for key in found.keys if key not in _GOT]
+    swept = [_asked(jobs, key, limits) if key in _GOT else _swept(jobs, key, limits) for key in found.keys]
     measured = [_number(jobs, "step", "step", figure), *(_metric(jobs, name, found.best) for name in found.metrics)]
     others = [_number(jobs, name, title, written) for name, title, written in _FIGURES]
-    others += [_text(jobs, name, title, limits) for name, title in _TEXTS]
+    others += [_text(jobs, name, title, limits) for name, title in _TEXTS if not (name in _GOT and name in found.keys)]
     costs = [_number(jobs, "seconds", "seconds", seconds), _number(jobs, "peak_rss_bytes", "peak memory", amount)]
     ending = [_error(failures, jobs, limits)]
     table = Table([*fixed, *swept, *measured, *others[:2], *costs, *others[2:], *ending])
@@ -122,6 +122,16 @@ def _swept(jobs: Sequence[Job], key: str, limits: Limits) -> Column:
         for short, text, value in zip(without_shared_folder(texts), texts, found, strict=True)
     ]
     return Column(word(key), cells, numeric=all(value is None or _sortable(value) is not None for value in found))
+
+
+def _asked(jobs: Sequence[Job], key: str, limits: Limits) -> Column:
+    """The column of what each job was to get, and what its model got if that is called otherwise."""
+    cells = []
+    for job in jobs:
+        text = word("null" if job.values.get(key, "") is None else job.values.get(key), limits.text)
+        got = word(job.row.get(key), limits.text)
+        cells.append(Cell(text or got, more=got if text and got != text else ""))
+    return Column(key, cells)
 
 
 def _sortable(value: Any) -> float | None:

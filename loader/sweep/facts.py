@@ -13,6 +13,9 @@ from typing import Any
 _LOAD = ("open", "build", "plan", "apply", "place")
 """The steps of a load."""
 
+_PLACED = ("verify", "evaluate", "convert")
+"""The steps of which each follows the cast to the dtype that was asked for."""
+
 _LISTED = ("missing", "unexpected", "mismatched", "cast")
 _LONGEST = 200
 _EMPTY: Mapping[str, Any] = {}
@@ -32,7 +35,7 @@ def facts_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "golden_diff": _number(verified.get("golden_diff")),
         "parameters": _integer(model.get("parameters")),
         **_counts(keys, planned="plan" in timings),
-        "dtype": "/".join(map(str, _list(model.get("dtypes"))))[:_LONGEST] or None,
+        "dtype": _dtype(model) if not report.get("error") or any(step in timings for step in _PLACED) else None,
         "device": _text(model.get("device")),
         "file_bytes": _bytes(parts),
         "load_seconds": _sum(timings, _LOAD),
@@ -48,6 +51,10 @@ def _counts(keys: Mapping[str, Any], *, planned: bool) -> dict[str, int | None]:
     listed = {name: len(keys[name]) if isinstance(keys.get(name), list) else None for name in _LISTED}
     counts = {"loaded": _integer(keys.get("loaded")), **listed}
     return counts if planned or any(counts.values()) else dict.fromkeys(counts)
+
+
+def _dtype(model: Mapping[str, Any]) -> str | None:
+    return "/".join(map(str, _list(model.get("dtypes"))))[:_LONGEST] or None
 
 
 def _metric(found: Any) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class JobRecord:
     cast: int | None = None
     """Number of tensors whose dtype changed."""
     dtype: str | None = None
-    """The dtypes of the model's tensors, separated by ``/``."""
+    """The dtypes of the model's tensors, separated by ``/``; null if the job ended before they were final."""
     device: str | None = None
     """The device that the model is on."""
     file_bytes: int | None = None

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 
 from loader.page import write_sweep_page
 from loader.page.figures import lines_of
-from loader.page.jobs import Job
+from loader.page.jobs import Job, Limits, jobs_of
 from loader.page.plain import figure, typed_line, without_shared_folder
+from loader.page.table import table_of
 from loader.report.kept import KEPT
 from loader.report.sketched import SKETCHED
 from loader.schema import CompareConfig
@@ -48,7 +49,7 @@ def headings(page: Parsed) -> list[str]:
 
 def test_the_table_is_whole_without_scripts(tmp_path: Path) -> None:
     page = parsed(write_sweep_page(tmp_path, make_sweep(tmp_path)))
-    columns = ["job", "status", "checkpoint.path", "step", "accuracy", "output diff", "seconds", "peak memory"]
+    columns = ["job", "status", "checkpoint.path", "dtype", "step", "accuracy", "output diff", "seconds", "peak memory"]
     assert headings(page)[: len(columns)] == columns
     assert {"loaded", "missing", "unexpected", "cast", "parameters", "fingerprint", "torch", "error"} <= {
         *headings(page)
@@ -78,6 +79,17 @@ def test_what_is_alike_is_said_once(tmp_path: Path) -> None:
     assert "The same in all jobs:" in page.text
     unchecked = [found for tag, found in page.tags if tag == "input" and found["type"] == "checkbox"]
     assert any("checked" not in found for found in unchecked)
+
+
+def test_a_swept_device_has_a_column_of_what_was_asked_for(tmp_path: Path) -> None:
+    asked = ("cpu", "cuda:*", None)
+    rows = [job_row(0, values={"device": device}, device="cpu" if device != "cuda:*" else None) for device in asked]
+    table = table_of(jobs_of(summary_of(rows), tmp_path), [None] * 3, Limits())
+    (column,) = [column for column in table.columns if column.title == "device"]
+    assert [(cell.text, cell.more) for cell in column.cells] == [("cpu", ""), ("cuda:*", ""), ("null", "cpu")]
+    assert column.shown
+    assert "device" not in dict(table.alike)
+    assert {"dtype", "torch"} <= dict(table.alike).keys()
 
 
 def test_a_failed_job_has_its_message_a_line_to_type_and_its_command(tmp_path: Path) -> None:

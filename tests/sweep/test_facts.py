@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.report.data import EvaluationReport, KeysReport, ModelReport, PartReport, Report
+from loader.report.data import ErrorReport, EvaluationReport, KeysReport, ModelReport, PartReport, Report
 from loader.sweep.facts import facts_of
 from loader.sweep.record import JobRecord
 
@@ -58,6 +58,13 @@ def test_a_load_is_described_in_numbers() -> None:
         "peak_rss_bytes": 1000,
         "torch": "2.13.0",
     }
+
+
+def test_a_job_that_was_refused_before_the_cast_has_no_dtype() -> None:
+    model, error = ModelReport("Net", 6, 24, "cpu", ["float32"]), ErrorReport("FitError", "no")
+    for timings, dtype in (({"place": 0.1}, None), ({"place": 0.1, "verify": 0.1}, "float32")):
+        assert facts(model=model, error=error, timings=timings)["dtype"] == dtype
+    assert facts(model=model, timings={"plan": 0.1})["dtype"] == "float32"
 
 
 def test_a_job_that_looked_at_no_key_counts_none() -> None:
