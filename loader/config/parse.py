@@ -30,12 +30,15 @@ from ..schema import (
     ScaffoldConfig,
     TrackConfig,
 )
-from ..text.lines import MISSING, NO_FIX, Fix, line, typed
+from ..text.lines import MISSING, NO_FIX, Fix, line
 from ..text.redaction import remember
 from ..text.wording import closest, safe_text
 from .sections import Raw, add_unknown, names_of, no_such_rules, read_section, read_values, shown
 from .sweeps import read_sweep
 from .verifying import read_verify
+
+FIRST_SEED, LAST_SEED = -(2**63), 2**64 - 1
+"""The seeds that torch takes."""
 
 
 def parse_job(config: Raw) -> JobConfig:
@@ -71,6 +74,9 @@ def parse_job(config: Raw) -> JobConfig:
     if job.inspect.depth is not None and job.inspect.depth < 1:
         expected = "expected a whole number from 1, or null for as many levels as fit"
         problems.add(f"'inspect.depth' is '{job.inspect.depth}', {expected}", Fix("inspect.depth=1"))
+    if not FIRST_SEED <= job.seed <= LAST_SEED:
+        expected = f"expected a whole number from {FIRST_SEED} to {LAST_SEED}"
+        problems.add(f"'seed' is {job.seed}, {expected}", Fix("seed=0"))
     problems.raise_any()
     return job
 
@@ -166,7 +172,7 @@ def _rule_settings() -> dict[str, list[type[Rule]]]:
 
 def _rule(raw: Any, where: str, problems: Problems) -> Rule | None:
     if not isinstance(raw, Mapping):
-        problems.add(f"'{where}' is {safe_text(raw)!r}, expected a mapping", typed(f"{where}={{…}}"))
+        problems.add(f"'{where}' is {safe_text(raw)!r}, expected a mapping", line(where, Rule.example))
         return None
     settings = _rule_settings()
     add_unknown(problems, raw, settings, where)

@@ -52,7 +52,7 @@ def read_section(
     """Checks one section's keys and types; null is a value if the type allows it, and otherwise means unset."""
     record = copy.copy(defaults) if defaults is not None else kind()
     if not isinstance(raw, Mapping):
-        problems.add(f"'{where}' is {safe_text(raw)!r}, expected a mapping", typed(f"{where}={{…}}"))
+        problems.add(f"'{where}' is {safe_text(raw)!r}, expected a mapping", line(where, {}))
         return record
     add_unknown(problems, raw, names_of(kind), where)
     for key in raw:
@@ -81,7 +81,7 @@ def read_values(kind: type, raw: Raw, where: str, problems: Problems) -> dict[st
                 kinds = [_EXPECTED.get(kind, "null") for kind in _alternatives(str if choices else hint)]
                 fix = NO_FIX if field.default in (dataclasses.MISSING, "") else line(place, field.default)
                 if hint == dict[str, Any]:
-                    fix = typed(f"{place}={{…}}")
+                    fix = line(place, {})
                 problems.add(f"'{place}' is {shown(value)}, expected {' or '.join(kinds)}", fix)
             if choices and values.get(name, choices[0]) not in choices:
                 near, meant = did_you_mean(values[name], choices), closest(values[name], choices, most=1) or choices

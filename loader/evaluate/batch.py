@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from numbers import Number
 from typing import Any
 
 import torch
@@ -116,6 +117,16 @@ def prediction_of(output: Any) -> Any:
 def samples_in(target: Any, prediction: Any) -> int:
     """Returns the number of samples: the size of the target's first dimension, or of the prediction's."""
     return next((found for found in map(_first_size, (target, prediction)) if found is not None), 1)
+
+
+def fits(target: Any, prediction: Any) -> bool:
+    """Returns whether a target may have the samples of a prediction; if not, an item was probably a single sample."""
+    if not isinstance(prediction, torch.Tensor) or not prediction.dim() or target is None:
+        return True
+    is_scalar = isinstance(target, Number | str | bytes) or getattr(target, "shape", None) == ()
+    if is_scalar:
+        return prediction.size(0) == 1
+    return not isinstance(target, torch.Tensor) or target.size(0) in (1, prediction.size(0))
 
 
 def _first_size(value: Any) -> int | None:

@@ -7,6 +7,7 @@ nested ones too. Only jobs that end with a loaded model measure it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -237,8 +238,9 @@ def _is_plain(item: Any) -> bool:
 
 def _check_numbers(config: EvaluateConfig) -> None:
     problems = Problems()
-    if config.batch_size < 1:
+    if not 1 <= config.batch_size <= sys.maxsize:
         fault = f"'evaluate.batch_size' is {config.batch_size}, expected a whole number from 1"
+        fault += f" to {sys.maxsize}" if config.batch_size > 1 else ""
         problems.add(fault, line("evaluate.batch_size", 64))
     if config.batches is not None and config.batches < 1:
         fault = f"'evaluate.batches' is {config.batches}, expected a whole number from 1, or null for all"

@@ -15,17 +15,18 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from ..apply.place import seed_all
-from ..errors import Problems, VerificationError
+from ..errors import ConfigError, Problems, VerificationError
 from ..module.dtype import floating_dtype
 from ..report.data import EvaluationReport, Report
 from ..schema.columns import taken
-from ..text.lines import Fix, line, override, removal, typed, under
+from ..text.lines import NO_FIX, Fix, line, override, removal, typed, under
 from ..text.progress import Shown, progress
 from ..text.wording import counted, listing, safe_text, text_of
 from ..verify.untouched import left_alone
-from .batch import OWN_STEP, STEP, default_step, described, is_pair, placed, prediction_of, samples_in
+from .batch import OWN_STEP, STEP, default_step, described, fits, is_pair, placed, prediction_of, samples_in
 from .bounds import EXPECT, METRICS, OBJECTIVE, renamed, without
 from .data import NOTHING, WHERE
 from .guard import free, guarded, is_out_of_memory
@@ -100,7 +101,22 @@ class _Model:
         inputs = listing(map(described, args)) if args else listing(f"{key} {described(kwargs[key])}" for key in kwargs)
         with guarded("the model", type(self.model).__module__, f"{at} (its input was {inputs})", [OWN_STEP, NOTHING]):
             output = self.model(*args, **kwargs)
-        return prediction_of(output), target
+        prediction = prediction_of(output)
+        if not fits(target, prediction):
+            raise self._unbatched(prediction, target, at)
+        return prediction, target
+
+    def _unbatched(self, prediction: Any, target: Any, at: str) -> ConfigError:
+        """Returns the refusal of items that are samples, with the line that batches them where torch can."""
+        data, node = self.made.data, self.made.plan.nodes.get(WHERE)
+        batched = {"_target_": "torch.utils.data.DataLoader", "dataset": node, "batch_size": 64}
+        can_be_batched = node is not None and isinstance(data.made, IterableDataset | list | tuple)
+        return ConfigError(
+            f"{WHERE} ({safe_text(data.name)}) seems to yield samples, not batches: {at} the prediction is "
+            f"{described(prediction)} and the target {described(target)}, expected the same number of samples in both",
+            line(WHERE, batched) if can_be_batched else NO_FIX,
+            OWN_STEP,
+        )
 
     def _by_step(self, batch: Any, at: str) -> tuple[Any, Any]:
         code = self.made.code(STEP)

@@ -102,7 +102,7 @@ def test_keys_may_be_typed_while_it_is_null(folder: Path) -> None:
         (["evaluate=digits", "evaluate.batchsize=8"], 2, "unknown config key 'evaluate.batchsize'",
          "evaluate.batch_size=8"),
         (["evaluate=digits", "evaluate.metrics=[a]"], 2, "'evaluate.metrics' is \"['a']\", expected a mapping",
-         "'evaluate.metrics={…}'"),
+         "'evaluate.metrics={}'"),
         (["evaluate=digits", "evaluate.data._target_=os.system"], 2, "evaluate.data._target_: os.system is refused",
          "evaluate.data._target_=my_pkg.Data"),
     ],

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from loader.errors import ConfigError, LoaderError
-from loader.evaluate.batch import default_step, described, placed, prediction_of, samples_in
-from tests.evaluate.things import CPU, Giving, Keywords, Line, batches, error, measured, node
+from loader.evaluate.batch import default_step, described, fits, placed, prediction_of, samples_in
+from tests.evaluate.things import CPU, HOME, Giving, Keywords, Line, batches, error, measured, node
 from tests.libraries import library
 
 META = torch.device("meta")
@@ -126,6 +126,46 @@ def test_the_output_of_a_transformer_has_logits() -> None:
 )
 def test_samples_are_counted_by_the_target_or_else_the_prediction(target: Any, prediction: Any, samples: int) -> None:
     assert samples_in(target, prediction) == samples
+
+
+@pytest.mark.parametrize(
+    ("target", "prediction", "expected"),
+    [
+        (torch.tensor(1), torch.rand(3), False),
+        (1, torch.rand(3), False),
+        ("cat", torch.rand(3), False),
+        (np.array(1), torch.rand(3), False),
+        (torch.rand(4), torch.rand(3), False),
+        (torch.tensor(1), torch.rand(()), True),
+        (torch.tensor(1), torch.rand(1, 3), True),
+        (torch.rand(3, 7), torch.rand(3, 2), True),
+        (torch.rand(1), torch.rand(3), True),
+        (["a", "b"], torch.rand(3), True),
+        (None, torch.rand(3), True),
+        (torch.tensor(1), [torch.rand(3)], True),
+    ],
+)
+def test_a_target_fits_a_prediction_with_as_many_samples(target: Any, prediction: Any, expected: bool) -> None:
+    assert fits(target, prediction) is expected
+
+
+@pytest.mark.parametrize("data", ["Samples", "samples"])
+def test_samples_that_are_no_batches_are_refused(data: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        measured(Line(), data=node(data), metrics={"off": node("error")})
+    assert refusal.value.message == (
+        f"evaluate.data ({HOME}.{data}) seems to yield samples, not batches: in batch 1 the prediction is a tensor [4] "
+        "float32 and the target a tensor [] int64, expected the same number of samples in both"
+    )
+    batched = (
+        f"'evaluate.data={{_target_: torch.utils.data.DataLoader, dataset: {{_target_: {HOME}.Samples}}, "
+        "batch_size: 64}'"
+    )
+    own = "evaluate.step._target_=my_pkg.step"
+    assert [fix.line for fix in refusal.value.fixes] == ([batched, own] if data == "Samples" else [own])
+    if data == "Samples":
+        loader = node("torch.utils.data.DataLoader", dataset=node(data), batch_size=4)
+        assert measured(Line(), data=loader).samples == 5
 
 
 def test_half_models_get_half_inputs_and_are_measured_in_single_precision() -> None:

@@ -68,6 +68,11 @@ def test_other_modes_leave_it_out(mode: Any) -> None:
             "evaluate.batch_size=64",
         ),
         (
+            {"batch_size": 10**23},
+            f"'evaluate.batch_size' is {10**23}, expected a whole number from 1 to {sys.maxsize}",
+            "evaluate.batch_size=64",
+        ),
+        (
             {"batches": 0},
             "'evaluate.batches' is 0, expected a whole number from 1, or null for all",
             "evaluate.batches=1",

@@ -156,6 +156,18 @@ class Stream(IterableDataset[tuple[Tensor, Tensor]]):
         yield from batches(sizes=(3, 3))
 
 
+class Samples(IterableDataset[tuple[Tensor, Tensor]]):
+    """Samples one by one, for a DataLoader to batch."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from samples()
+
+
+def samples() -> Iterator[tuple[Tensor, Tensor]]:
+    """Five samples that nothing batches."""
+    yield from ((torch.rand(4), torch.tensor(number)) for number in range(5))
+
+
 def batches(sizes: tuple[int, ...] = (3, 2), noise: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of random rows, the same each time."""
     generator = torch.Generator().manual_seed(1)
