@@ -71,10 +71,11 @@ class SweepCallback(Callback):
     """Called by Hydra in the process that starts the jobs."""
 
     def on_run_start(self, config: DictConfig, **_kwargs: Any) -> None:
-        """Raises a pending refusal, as this is a single run after all; refuses a secret in its folder's name."""
+        """Raises a pending refusal, as this is a single run after all; refuses a folder that it must not have."""
         if _expected.refusal is not None:
             raise Abandoned(_expected.refusal)
         _asked(_refuse_secret, config)
+        _asked(_refuse_replacing, config)
 
     def on_multirun_start(self, config: DictConfig, **_kwargs: Any) -> None:
         """Notes the sweep, after checking that none of its results will be lost."""
@@ -96,6 +97,16 @@ def _refuse_secret(config: DictConfig) -> None:
         from .folders import refuse_secret_run  # noqa: PLC0415  # hardly any run has a secret
 
         refuse_secret_run(config)
+
+
+def _refuse_replacing(config: DictConfig) -> None:
+    if config.get("mode") == "replay":
+        from ..modes.replay.recorded import refuse_replacing  # noqa: PLC0415  # only this mode needs it
+        from .folders import at_hand  # noqa: PLC0415  # likewise
+
+        with at_hand(config):
+            folder = Path(config.hydra.runtime.cwd, str(config.hydra.run.dir))
+        refuse_replacing(OmegaConf.select(config, "replay.path"), folder)
 
 
 def _asked(check: Callable[[DictConfig], None], config: DictConfig) -> None:
@@ -164,7 +175,7 @@ def _begin_or_refuse(config: DictConfig) -> None:
 
 def _begin(config: DictConfig) -> None:
     from ..config.sweeps import parse_sweep  # noqa: PLC0415  # a single run has no sweep
-    from .expected import expected_jobs, refuse_absent_reference, refuse_mistyped, rewrite_params  # noqa: PLC0415
+    from .expected import expected_jobs, refuse_absent_reference, refuse_mistyped, refuse_replacing, rewrite_params  # noqa: PLC0415
     from .folders import Claim, refuse_secret_sweep, refuse_shared  # noqa: PLC0415  # a single run has no sweep
     from .launchers import settle  # noqa: PLC0415
     from .records import BASIC_SWEEPER  # noqa: PLC0415
@@ -181,6 +192,7 @@ def _begin(config: DictConfig) -> None:
     refuse_mistyped(config, jobs or [], composer)
     refuse_absent_reference(settings.compare.reference, jobs)
     refuse_shared(config, jobs, composer)
+    refuse_replacing(config, jobs or [], folder)
     if settings.dry_run:
         _list_jobs(config, jobs)
     read_resumed(config, folder)

@@ -8,6 +8,7 @@ the cost of composing one job. This module wraps a private part of Hydra: `Basic
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -104,3 +105,25 @@ def refuse_absent_reference(reference: int, jobs: Sequence[Sequence[str]] | None
         expected = f"the number of one of this sweep's jobs, from 0 to {last}" if last else "0, this sweep's only job"
         fault = f"'sweep.compare.reference' is {reference}, expected {expected}"
         raise ConfigError(fault, line("sweep.compare.reference", last))
+
+
+def refuse_replacing(config: DictConfig, jobs: Sequence[Sequence[str]], folder: Path) -> None:
+    """Refuses a sweep into a folder that holds a run that it repeats.
+
+    Args:
+        config: The sweep's own config.
+        jobs: The overrides of each job, as far as they are known.
+        folder: The sweep's folder.
+
+    Raises:
+        ConfigError: It holds one.
+    """
+    swept = {one for job in jobs for one in job if one.startswith(("mode=", "replay.path="))}
+    if config.get("mode") != "replay" and "mode=replay" not in swept:
+        return
+    from ..modes.replay import recorded  # noqa: PLC0415  # few sweeps repeat runs
+
+    parser = OverridesParser.create()
+    values = [parser.parse_override(one).value() for one in swept if one.startswith("replay.path=")]
+    for named in (OmegaConf.select(config, "replay.path"), *values):
+        recorded.refuse_replacing(named, folder, swept=True)

@@ -20,7 +20,6 @@ from ...report import environment, terminal
 from ...report.data import Check, Difference, ReplayReport, Report
 from ...report.kept import KEPT, Kept, read_kept
 from ...schema import JobConfig
-from ...text.lines import Fix
 from ...text.wording import counted, listing, safe_text
 from . import recorded as runs
 from .comparing import Finding, Sides, compare, environments, files
@@ -80,7 +79,8 @@ class Replay:
         self._recorded = runs.read(named)
         self._report, self._folder = report, folder
         report.replay = self._outcome = ReplayReport(str(self._recorded.path))
-        self._refuse_replacing()
+        if folder is not None:
+            runs.refuse_replacing(named, folder)
         self._laid = [one for one in laid if one.path[0] not in _OF_REPLAY]
         where = safe_text(self._recorded.path, _LONGEST)
         made = settings(self._recorded.report, composed, self._laid, where)
@@ -110,12 +110,6 @@ class Replay:
         if failed:
             raise self._different(failed)
         self._outcome.status = "reproduced"
-
-    def _refuse_replacing(self) -> None:
-        """Refuses to write over the recorded run; its report stays (`loader.job.reported`)."""
-        if self._folder is not None and self._folder.exists() and self._folder.samefile(self._recorded.folder):
-            fault = f"{safe_text(self._recorded.folder, _LONGEST)} is the folder of the recorded run, which must stay"
-            raise ConfigError(f"{fault}; a folder for the new run was expected", Fix("hydra.run.dir=FOLDER"))
 
     @contextmanager
     def room(self) -> Iterator[Path | None]:

@@ -56,6 +56,31 @@ def read(named: str | None) -> Recorded:
     return Recorded(path, report)
 
 
+def refuse_replacing(named: object, folder: Path, *, swept: bool = False) -> None:
+    """Refuses to write over a recorded run before anything is written; a path that names no run is refused elsewhere.
+
+    Args:
+        named: What ``replay.path`` says.
+        folder: Where the new run, or the sweep, will write.
+        swept: Whether it is a sweep, whose jobs have folders of their own in that one.
+
+    Raises:
+        ConfigError: The recorded run is there.
+    """
+    try:
+        recorded = _report_of(named).parent if isinstance(named, str) else None
+    except ConfigError:
+        return
+    if recorded is None or not folder.exists():
+        return
+    above = recorded.parent
+    is_job = swept and (recorded.name.isdecimal() or (above / _SUMMARY).is_file())
+    if folder.samefile(recorded) or (is_job and folder.samefile(above)):
+        key = "hydra.sweep.dir" if swept else "hydra.run.dir"
+        fault = f"{safe_text(recorded, _LONGEST)} is the folder of the recorded run, which must stay"
+        raise ConfigError(f"{fault}; a folder for the new run was expected", Fix(f"{key}=FOLDER"))
+
+
 def _report_of(named: str) -> Path:
     if "\0" in named:
         raise ConfigError(f"'replay.path' is {named!r:.60}, expected the folder of a run", _EXPECTED)

@@ -352,6 +352,34 @@ def test_the_recorded_run_is_never_replaced(recorded: Done, capsys: pytest.Captu
     assert {path.name: path.read_bytes() for path in recorded.folder.iterdir()} == before
 
 
+def test_a_replay_into_the_recorded_folder_is_refused_before_hydra_writes(path: Path, tmp_path: Path) -> None:
+    first = run_loader(f"checkpoint.path={path}", *TWO, cwd=tmp_path)
+    assert first.code == 0, first.err
+    folder = tmp_path / "run"
+    before = contents(folder)
+    assert {".hydra/overrides.yaml", "report.json"} <= before.keys()
+
+    again = run_loader("mode=replay", "replay.path=run", cwd=tmp_path)
+    fault = (
+        f"error  {folder} is the folder of the recorded run, which must stay; a folder for the new run was expected\n"
+    )
+    assert (again.code, again.err) == (2, f"{fault}  try  hydra.run.dir=FOLDER\n")
+    assert contents(folder) == before
+
+    job = tmp_path / "sweep" / "0"
+    shutil.copytree(folder, job)
+    command = [sys.executable, str(REPOSITORY / "run.py"), "-m", "mode=replay", "replay.path=glob(sweep/*)", "seed=1,2"]
+    swept = run(*command, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert (swept.returncode, swept.stdout) == (2, "")
+    assert swept.stderr == f"{fault.replace(str(folder), str(job))}  try  hydra.sweep.dir=FOLDER\n"
+    assert contents(job) == before
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["0"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_what_chooses_a_config_file_cannot_be_laid_over(recorded: Done) -> None:
     done = replayed(recorded.folder, "experiment=ddp")
 
