@@ -172,7 +172,7 @@ def _run_hydra(arguments: Arguments, overrides: list[str], refusal: ConfigError 
             raise refusal from None
         return _failed(error, take_sweep(), arguments.typed)
     except BaseException:
-        _concluded(take_sweep())
+        _concluded(take_sweep(), stopped=True)
         raise
     if refusal is not None:
         raise refusal
@@ -192,13 +192,13 @@ def _nothing(_config: object) -> None:
     """Replaces the task when nothing may run."""
 
 
-def _concluded(sweep: Sweep | None, *, broken: bool = False) -> int | None:
+def _concluded(sweep: Sweep | None, *, broken: bool = False, stopped: bool = False) -> int | None:
     """Writes and shows the summary of a sweep; returns None if no job was started."""
     if sweep is None:
         return None
     from ..sweep.summary import conclude  # noqa: PLC0415  # only a sweep has one
 
-    exit_code = conclude(sweep, broken=broken)
+    exit_code = conclude(sweep, broken=broken, stopped=stopped)
     if exit_code is not None:
         summarized(sweep.folder)
     return exit_code

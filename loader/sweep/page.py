@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any
 
 from ..schema import CompareConfig
 from .folders import SUMMARY
+
+UNAWAITED = "interrupted"
+"""The reason why there is no page if the user did not wait for it."""
 
 
 def write_page(folder: Path, compare: CompareConfig) -> str:
@@ -46,13 +50,14 @@ def write_page(folder: Path, compare: CompareConfig) -> str:
             return f"its process ended with {process.exitcode}"
         except KeyboardInterrupt:  # the sweep itself is over, and its results are still to be shown
             process.terminate()
-            return "interrupted"
+            return UNAWAITED
         finally:
             process.join()
 
 
 def _write(folder: Path, compare: CompareConfig, writer: Connection) -> None:
     """Runs in the page's process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep hears it, and ends this process
     from ..page import reason_against, write_sweep_page  # noqa: PLC0415  # only this process needs it
 
     def write() -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from rich.console import Console
 from rich.text import Text
 
 from ..config.rewrite import readable
-from ..errors import ConfigError
+from ..errors import INTERRUPTED, ConfigError
 from ..page import SWEEP_PAGE
+from ..report.data import REPORT, ErrorReport, Report
 from ..report.terminal import print_error
-from ..report.writing import write_json, write_text
+from ..report.writing import write_json, write_report, write_text
 from ..schema import SweepConfig
 from ..text.lines import Fix, line
 from ..text.wording import counted, safe_text
@@ -31,7 +33,7 @@ from .callback import Sweep
 from .columns import csv_of
 from .command import command_of
 from .folders import SUMMARY
-from .page import write_page
+from .page import UNAWAITED, write_page
 from .record import BAD, GOOD, RUNNING, JobRecord, error_of
 from .records import forget, read_all
 from .refusals import show_errors
@@ -95,8 +97,13 @@ def worst(codes: Iterable[int]) -> int:
     return 1 if 1 in bad else max(bad, default=0)
 
 
-def summarize(sweep: Sweep) -> Summary:
-    """Lists the outcome of every job of a sweep that is over."""
+def summarize(sweep: Sweep, *, stopped: bool = False) -> Summary:
+    """Lists the outcome of every job of a sweep that is over.
+
+    Args:
+        sweep: The sweep, as noted when it began.
+        stopped: Whether the user or a scheduler ended it.
+    """
     records = read_all(sweep.folder)
     resumed = [line("sweep.resume", str(sweep.folder))] if records else []
     expected = sweep.jobs if sweep.jobs is not None else []
@@ -107,7 +114,8 @@ def summarize(sweep: Sweep) -> Summary:
             records[job].overrides = readable(overrides)  # the record is damaged
     for record in records.values():
         if record.status == RUNNING:
-            _lost(record)
+            record.interrupt(sweep.folder) if stopped else _lost(record)
+            _report_for(record)
     _add_values(records, () if sweep.start is None else sweep.start.swept)
     if sweep.start is not None:
         for record in records.values():
@@ -139,6 +147,17 @@ def _lost(record: JobRecord) -> None:
     record.error = error_of("Crashed", message)
 
 
+def _report_for(record: JobRecord) -> None:
+    """Writes the report of a job that left none, and whose supervising process left none either."""
+    if record.output_dir is None or Path(record.output_dir, REPORT).exists():
+        return
+    error = ErrorReport(**(record.error or {}))
+    report = Report("failed" if record.exit_code == INTERRUPTED else "error", record.exit_code or 1, error)
+    report.overrides = record.overrides
+    with suppress(OSError):  # no room, or no folder
+        record.report = str(write_report(report, Path(record.output_dir)))
+
+
 def show_summary(summary: Summary, console: Console | None = None, *, written: bool = True, page: bool = False) -> None:
     """Prints the table, the errors, the best jobs, the number of jobs with a result, and where page and summary are."""
     out = console or Console(highlight=False)
@@ -159,12 +178,13 @@ def show_summary(summary: Summary, console: Console | None = None, *, written: b
 _LONGEST = 400
 
 
-def conclude(sweep: Sweep, *, broken: bool = False) -> int | None:
+def conclude(sweep: Sweep, *, broken: bool = False, stopped: bool = False) -> int | None:
     """Writes and shows the summary of a sweep.
 
     Args:
         sweep: The sweep, as noted when it began.
         broken: Whether something other than a job ended it; then jobs that did not run are listed even if none ran.
+        stopped: Whether the user or a scheduler ended it.
 
     Returns:
         The sweep's exit code; None if no job was started and there is nothing to report.
@@ -172,7 +192,7 @@ def conclude(sweep: Sweep, *, broken: bool = False) -> int | None:
     try:
         if sweep.watch is not None:
             sweep.watch.stop()
-        summary = summarize(sweep)
+        summary = summarize(sweep, stopped=stopped)
         ran = any(job.status != "not run" for job in summary.jobs)
         if not summary.jobs or not (ran or broken):
             return None
@@ -193,6 +213,9 @@ def _write(summary: Summary, settings: SweepConfig) -> int:
     reason = write_page(summary.folder, settings.compare) if settings.page else ""
     show_summary(summary, page=settings.page and not reason)
     forget(summary.folder)
+    if reason == UNAWAITED:
+        again = line("sweep.resume", str(summary.folder), note="writes it into the new sweep's folder")
+        return _refused(f"{folder}/{SWEEP_PAGE} was not written, as the sweep was interrupted", again)
     if reason:
         return _refused(f"{folder}/{SWEEP_PAGE} could not be written: {reason}", Fix("sweep.page=false"), elsewhere)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import pickle
 import platform
@@ -20,9 +21,10 @@ from loader.sweep import child
 from loader.sweep.callback import Abandoned, Origin, Sweep, SweepCallback, take_sweep
 from loader.sweep.expected import expected_jobs
 from loader.sweep.folders import is_written
+from loader.sweep.page import UNAWAITED
 from loader.sweep.record import JobRecord
 from loader.sweep.records import forget, keep, read_all
-from loader.sweep.summary import Summary, summarize, worst
+from loader.sweep.summary import Summary, conclude, summarize, worst
 
 CODES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 137, -9]))
 
@@ -101,6 +103,34 @@ def test_a_summary_lists_every_job_once(tmp_path: Path) -> None:
     ]
     assert (summary.jobs[0].error or {})["hint"] == f"sweep.resume={tmp_path}"
     assert summary.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("stopped", "kind", "code", "status"), [(True, "Interrupted", 130, "failed"), (False, "Crashed", 1, "error")]
+)
+def test_a_job_whose_process_is_lost_has_a_report(
+    tmp_path: Path, stopped: bool, kind: str, code: int, status: str
+) -> None:
+    (tmp_path / "0").mkdir()
+    keep(JobRecord(0, ["seed=1"], output_dir=str(tmp_path / "0")), tmp_path)
+    (job,) = summarize(Sweep(tmp_path, [["seed=1"]]), stopped=stopped).jobs
+    assert (job.status, (job.error or {})["type"], job.report) == ("crashed", kind, str(tmp_path / "0" / "report.json"))
+    report = json.loads((tmp_path / "0" / "report.json").read_text())
+    assert (report["status"], report["exit_code"], report["error"], report["overrides"]) == (
+        *(status, code, job.error),
+        ["seed=1"],
+    )
+
+
+def test_a_page_that_was_not_awaited_is_written_by_the_sweep_that_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("loader.sweep.summary.write_page", lambda *_: UNAWAITED)
+    keep(JobRecord(0, ["seed=1"], "ok", 0), tmp_path)
+    assert conclude(Sweep(tmp_path, [["seed=1"]])) == 2
+    assert capsys.readouterr().err.startswith(  # the note is left out where the line is long
+        f"error  {tmp_path}/summary.html was not written, as the sweep was interrupted\n  try  sweep.resume={tmp_path}"
+    )
 
 
 def test_jobs_of_a_sweeper_that_decides_as_it_goes_are_those_that_ran(tmp_path: Path) -> None:
