@@ -24,7 +24,7 @@ from .report.terminal import print_dangers, print_error, print_report
 from .report.writing import write_report
 from .runtime import importing
 from .schema import JobConfig
-from .text.lines import Fix
+from .text.lines import Fix, override, typed
 from .text.wording import safe_text, text_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("loader")
 
 _MODEL = re.compile(r"[~+]*(model|experiment)([.@:=]|$)")
+_REPLAY = re.compile(r"[~+]*replay([.=]|$)")
 _LONGEST = 400
 
 
@@ -178,6 +179,7 @@ def execute(
     try:
         job = parse_job(config)
         report.mode = job.mode
+        _refuse_unused_replay(job, report.overrides, given)
         with own_code_refused():
             if job.mode == "replay":
                 return _repeated(job, config, report, given, folder)
@@ -187,6 +189,17 @@ def execute(
         raise
     finally:
         environment.describe(report, code=prove)  # a load without a verification is to take no time
+
+
+def _refuse_unused_replay(job: JobConfig, overrides: Sequence[str], given: Mapping[str, Any] | None) -> None:
+    """Refuses the path of a run to repeat that was typed in a mode that repeats none; a config file may have one."""
+    path = job.replay.path
+    asked = any(map(_REPLAY.match, overrides)) or "replay" in (given or {})
+    if job.mode != "replay" and path is not None and asked:
+        fault = (
+            f"'replay.path' is {safe_text(path, _LONGEST)}, and mode={job.mode} repeats no run; expected mode=replay"
+        )
+        raise ConfigError(fault, typed("mode=replay", override("replay.path", path)))
 
 
 def _repeated(

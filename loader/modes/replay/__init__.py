@@ -22,7 +22,7 @@ from ...report.kept import KEPT, Kept, read_kept
 from ...schema import JobConfig
 from ...text.wording import counted, listing, safe_text
 from . import recorded as runs
-from .comparing import Finding, Sides, compare, environments, files
+from .comparing import Finding, Sides, compare, environments, files, fix_of
 from .outputs import Outputs
 from .settings import permission_lines, settings
 
@@ -141,7 +141,7 @@ class Replay:
         first = failed[0].check
         more = f" ({counted(len(failed), 'difference')} in all)" if len(failed) > 1 else ""
         shown = safe_text(self._recorded.path, _LONGEST)
-        return VerificationError(f"{shown} is not reproduced: {first.name}: {first.detail}{more}", failed[0].fix)
+        return VerificationError(f"{shown} is not reproduced: {first.name}: {first.detail}{more}", fix_of(failed))
 
     def _refused(self, error: LoaderError) -> None:
         """Turns the refusal of a run that ended well before into a difference, if it is about what was loaded."""

@@ -16,10 +16,11 @@ from typing import Any
 from ...config.laid import Laid
 from ...report.data import Check, Difference, KeysReport, PartReport, Report
 from ...schema import JobConfig
-from ...text.lines import NO_FIX, Fix, override, typed
+from ...text.lines import NO_FIX, Fix, override, together, typed
 from ...text.wording import counted, listing, safe_text
 from .outputs import Outputs
 
+_METRIC = "metric "
 WITHIN = 1e-6
 """How far a metric may be from the recorded one, unless ``evaluate.expect`` says ``within``."""
 
@@ -181,7 +182,7 @@ def _metrics(sides: Sides) -> Iterator[Finding]:
     if then is None:
         return
     for name, row in then.metrics.items():
-        what, found = f"metric {safe_text(name)}", (now.metrics.get(name) if now is not None else None)
+        what, found = f"{_METRIC}{safe_text(name)}", (now.metrics.get(name) if now is not None else None)
         if found is None:
             other = sides.laid_on("evaluate")
             difference = None if other else Difference(what, row.get("value"), None)
@@ -203,6 +204,14 @@ def _metric(what: str, name: str, then: Any, now: Any, within: float) -> Finding
     detail = f"{safe_text(now)}, recorded {safe_text(then)} (within {within:g})"
     fix = _accepting(name, float(then), abs(then - now)) if numbers else NO_FIX
     return Finding(Check(what, False, detail), Difference(what, then, now), fix)
+
+
+def fix_of(failed: Sequence[Finding]) -> Fix:
+    """Returns the line for the first difference; where it is a metric's, for all metrics at once."""
+    first, metrics = failed[0].fix, [one.fix for one in failed if one.check.name.startswith(_METRIC)]
+    if len(metrics) < 2 or first is not metrics[0] or not all(metrics):
+        return first
+    return together(metrics, "accepts these differences")
 
 
 def _accepting(name: str, value: float, gap: float) -> Fix:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -219,6 +220,36 @@ def test_a_metric_within_its_bound_is_reproduced(path: Path, tmp_path: Path) -> 
     line = coarse.report["error"]["fixes"][0]["line"]
     accepted = replayed(recorded.folder, "dtype=bfloat16", *line.split(), to="accepted")
     assert accepted.code == 0, accepted.error
+
+
+def test_all_metrics_that_differ_are_accepted_at_once(path: Path, tmp_path: Path) -> None:
+    recorded = made(tmp_path / "first", "evaluate=digits", "evaluate.batches=1", "device=cpu")
+    names = ("accuracy", "cross_entropy")
+    recorded.edit(lambda report: [report["evaluation"]["metrics"][name].update(value=0.5) for name in names])
+
+    done = replayed(recorded.folder)
+
+    assert done.code == 5
+    assert "is not reproduced: metric accuracy: " in done.error
+    assert done.error.endswith(" (2 differences in all)")
+    (fix,) = done.report["error"]["fixes"]
+    assert fix["note"] == "accepts these differences"
+    again = replayed(recorded.folder, *fix["line"].split(), to="again_accepted")
+    assert again.code == 0, again.error
+
+
+@pytest.mark.parametrize("mode", ["load", "inspect"])
+def test_the_path_of_a_run_wants_the_mode_that_repeats_it(recorded: Done, tmp_path: Path, mode: str) -> None:
+    done = made(tmp_path / "other", f"mode={mode}", f"replay.path={recorded.folder}")
+
+    assert done.code == 2
+    expected = f"and mode={mode} repeats no run; expected mode=replay"
+    assert done.error == f"'replay.path' is {recorded.folder}, {expected}"
+    line = done.report["error"]["fixes"][0]["line"]
+    assert line == f"mode=replay replay.path={recorded.folder}" or line.startswith("mode=replay 'replay.path=")
+    assert made(tmp_path / "pasted", f"mode={mode}", *shlex.split(line)).code == 0
+    with pytest.raises(ConfigError, match="repeats no run; expected mode=replay"):
+        loader.load({"replay": {"path": str(recorded.folder)}})
 
 
 def test_differences_of_the_environment_decide_nothing(recorded: Done, capsys: pytest.CaptureFixture[str]) -> None:
