@@ -6,7 +6,7 @@ the number that it is sorted by. Columns in which all jobs are alike are listed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,7 +92,7 @@ def table_of(found: Jobs, failures: Sequence[Failure | None], limits: Limits) ->
     jobs = found.every
     fixed = [_job(jobs), Column("status", [Cell(job.status) for job in jobs], kind="status")]
     swept = [_asked(jobs, key, limits) if key in _GOT else _swept(jobs, key, limits) for key in found.keys]
-    measured = [_number(jobs, "step", "step", figure), *(_metric(jobs, name, found.best) for name in found.metrics)]
+    measured = [_number(jobs, "step", "step", figure), *(_metric(found, name) for name in found.metrics)]
     others = [_number(jobs, name, title, written) for name, title, written in _FIGURES]
     others += [_text(jobs, name, title, limits) for name, title in _TEXTS if not (name in _GOT and name in found.keys)]
     costs = [_number(jobs, "seconds", "seconds", seconds), _number(jobs, "peak_rss_bytes", "peak memory", amount)]
@@ -138,13 +138,13 @@ def _sortable(value: Any) -> float | None:
     return number(value) if not isinstance(value, bool) else None
 
 
-def _metric(jobs: Sequence[Job], name: str, best: Mapping[str, Any]) -> Column:
+def _metric(found: Jobs, name: str) -> Column:
     cells = []
-    for job in jobs:
+    for job in found.every:
         value, stderr = job.metric(name)
         more = f"± {figure(stderr, 2)}" if stderr is not None else ""
-        cells.append(Cell(figure(value), value, more, best=value is not None and best.get(name) == job.number))
-    return Column(word(name), cells, numeric=True, kind="metric")
+        cells.append(Cell(figure(value), value, more, best=value is not None and found.best.get(name) == job.number))
+    return Column(word(name if name not in found.keys else f"metrics.{name}"), cells, numeric=True, kind="metric")
 
 
 def _number(jobs: Sequence[Job], name: str, title: str, written: Callable[[float | None], str]) -> Column:

@@ -219,8 +219,9 @@ def _started(config: DictConfig) -> Start | None:
     content: Any = OmegaConf.to_container(config, resolve=False)
     # Hydra adds this override itself unless a config already says it.
     multirun = "hydra.mode=MULTIRUN" not in config.hydra.overrides.hydra
-    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-    return _expected.start.with_config(str({**content, "hydra": None}), map(str, params), multirun=multirun)
+    params = OmegaConf.to_container(OmegaConf.select(config, "hydra.sweeper.params") or OmegaConf.create())
+    own = {str(key): str(value) for key, value in params.items()} if isinstance(params, dict) else {}
+    return _expected.start.with_config(str({**content, "hydra": None}), own, multirun=multirun)
 
 
 def _targets(config: DictConfig) -> tuple[Any, ...]:

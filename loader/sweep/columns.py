@@ -1,7 +1,8 @@
 """``summary.csv``: the jobs of a sweep as a table for spreadsheets.
 
-Guarantees: one line per job, whatever its texts contain. Columns have different names: a swept key or a metric that is
-called like a fixed column has its place in ``summary.json`` as its name. No cell is a formula to a spreadsheet.
+Guarantees: one line per job, whatever its texts contain. Columns have different names: a swept key that is called
+like a fixed column, or a metric called like one of both, has its place in ``summary.json`` as its name. No cell is a
+formula to a spreadsheet.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 def csv_of(jobs: Sequence[JobRecord]) -> str:
     """Returns the content of ``summary.csv``."""
     swept, metrics = swept_keys(jobs), metrics_of(jobs)
-    heads = [*BEFORE, *(_named("values", key) for key in swept), STEP]
-    for name in metrics:
-        heads += [_named("metrics", name), _named("metrics", f"{name}{STDERR}")]
+    heads, taken = [*BEFORE], set(FIXED)
+    heads += [own_name(key, "values", taken) for key in swept]
+    heads.append(STEP)
+    heads += [own_name(f"{name}{ending}", "metrics", taken) for name in metrics for ending in ("", STDERR)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([_cell(head) for head in (*heads, *MEASURED, *ENDING)])
@@ -72,8 +74,18 @@ def got(job: JobRecord, name: str) -> Any:
     return getattr(job, name) or job.values.get(name)
 
 
-def _named(place: str, name: str) -> str:
-    return f"{place}.{name}" if name in FIXED else name
+def own_name(name: str, place: str, taken: set[str]) -> str:
+    """Returns a name that no other column has, and adds it to those.
+
+    Args:
+        name: The name of a swept key or metric.
+        place: Its place in ``summary.json``, which its name begins with if another column is called like it.
+        taken: The names of the other columns.
+    """
+    while name in taken:
+        name = f"{place}.{name}"
+    taken.add(name)
+    return name
 
 
 def _cell(value: Any) -> str:

@@ -11,17 +11,16 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config.argv import Arguments, is_multirun
-from ..config.elements import split_elements
-from ..config.globs import is_glob
 from ..config.layers import VARIABLE
 from ..text.lines import for_shell
 from ..text.redaction import HIDDEN, redacted
 from ..text.wording import is_printable, safe_text
+from .swept import swept_by_config, swept_in
 
 _OF_A_SWEEP = re.compile(
     r"[~+]*(sweep|hydra\.(mode|sweep|sweeper|launcher)|hydra/(sweeper|launcher)(@[\w.]+)?)([.=].*)?", re.DOTALL
@@ -56,20 +55,19 @@ class Start:
         folder = os.environ.get(VARIABLE)
         if folder and not any(map(_CONFIG_DIR.fullmatch, flags)):
             flags += ["--config-dir", folder]
-        pairs = (override.lstrip("+").partition("=") for override in arguments.typed)
-        globs = [key for key, _, value in pairs if any(map(is_glob, split_elements(value)))]
-        return cls(_program(), tuple(flags), tuple(filter(_is_setting, arguments.typed)), tuple(globs))
+        swept = swept_in(arguments.typed)
+        return cls(_program(), tuple(flags), tuple(filter(_is_setting, arguments.typed)), tuple(swept))
 
-    def with_config(self, config: str, params: Iterable[str] = (), *, multirun: bool) -> Start:
+    def with_config(self, config: str, params: Mapping[str, str] | None = None, *, multirun: bool) -> Start:
         """Adds what only the sweep's config says.
 
         Args:
             config: The unresolved config, as text.
-            params: The keys that it sweeps.
+            params: Its ``hydra.sweeper.params``, in Hydra's grammar.
             multirun: Whether the config makes it a sweep, whatever the command line is.
         """
         settings = (*self.settings, "hydra.mode=RUN") if multirun else self.settings
-        swept = (*self.swept, *(key.lstrip("+") for key in params))
+        swept = (*self.swept, *swept_by_config(params or {}))
         return replace(self, settings=settings, swept=swept, numbered=_NUMBER.search(config) is not None)
 
 

@@ -17,10 +17,9 @@ from rich.text import Text
 from ..schema.columns import STEP
 from ..text.wording import safe_text, size
 from .best import best_of
-from .columns import GOT, got, metrics_of
+from .columns import GOT, got, metrics_of, own_name
 from .label import Labels, is_path, message_of, metric_text
 from .record import BAD, GOOD, JobRecord
-from .swept import swept_keys
 
 STYLES = {
     **dict.fromkeys(GOOD, "green"),
@@ -100,11 +99,12 @@ def _swept(jobs: Sequence[JobRecord]) -> Iterable[Column]:
 
 
 def _metrics(jobs: Sequence[JobRecord]) -> Iterable[Column]:
-    best = best_of(jobs)
+    best, taken = best_of(jobs), {key for job in jobs for key in job.values}
     for name in metrics_of(jobs):
         marks = [BEST if best.get(name) == job.job else " " if name in best else "" for job in jobs]
         texts = [metric_text(job.metrics.get(name, {})) for job in jobs]
-        yield Column(safe_text(name), [f"{text}{mark}" for text, mark in zip(texts, marks, strict=True)], left=True)
+        head = safe_text(own_name(name, "metrics", taken))
+        yield Column(head, [f"{text}{mark}" for text, mark in zip(texts, marks, strict=True)], left=True)
 
 
 def _if_they_differ(jobs: Sequence[JobRecord], name: str, rank: int, write: Callable[[Any], str]) -> Iterable[Column]:
@@ -157,8 +157,8 @@ def _style(column: Column, text: str) -> str:
 
 def best_lines(jobs: Sequence[JobRecord]) -> list[str]:
     """Says which job is the best one by each metric."""
-    typed = [job.overrides for job in jobs]
-    labels, by_number = Labels(swept_keys(typed), typed), {job.job: job for job in jobs}
+    keys = list(dict.fromkeys(key for job in jobs for key in job.values))
+    labels, by_number = Labels(keys, [job.overrides for job in jobs]), {job.job: job for job in jobs}
     lines = []
     for name, number in best_of(jobs).items():
         job = by_number[number]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from loader.sweep.columns import csv_of
 from loader.sweep.record import JobRecord
 from loader.sweep.summary import Summary
+from loader.sweep.table import columns_of
 
 ORDER = (
     "job,status,exit_code,checkpoint.path,model.width,step,accuracy,accuracy_stderr,n,fingerprint,output_diff,golden_diff,"
@@ -53,6 +54,22 @@ def test_a_key_or_metric_with_the_name_of_a_column_has_another() -> None:
     job = JobRecord(0, values={"step": 7}, metrics={"n": {"value": 0.5}}, step=3, n=9)
     row = rows([job])[0]
     assert [row[name] for name in ("values.step", "step", "metrics.n", "n")] == ["7", "3", "0.5", "9"]
+
+
+def test_a_metric_with_the_name_of_a_swept_key_has_another() -> None:
+    swept = {"a.path": "x.pt", "b_stderr": 1, "metrics.a.path": 2}
+    job = JobRecord(0, values=swept, metrics={"a.path": {"value": 0.5}, "b": {"value": 1.5, "stderr": 0.25}})
+    header, *_ = csv_of([job]).splitlines()
+    assert header.split(",")[3:11] == [
+        *swept,
+        "step",
+        "metrics.metrics.a.path",
+        "a.path_stderr",
+        "b",
+        "metrics.b_stderr",
+    ]
+    heads = [column.head for column in columns_of([job])]
+    assert heads == ["job", *swept, "metrics.metrics.a.path", "b", "seconds"]
 
 
 def test_a_job_is_one_line(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader.config.rewrite import readable, rewrite
-from loader.sweep.swept import swept_values
+from loader.config.zips import packed
+from loader.sweep.swept import swept_by_config, swept_in, swept_values
 from loader.text.lines import quoted
 
 
@@ -22,8 +23,44 @@ def test_a_key_that_only_some_jobs_have_is_swept() -> None:
     assert swept_values({4: ["seed=1"], 7: ["seed=1", "dtype=float16"]}) == {4: {}, 7: {"dtype": "float16"}}
 
 
-def test_a_single_job_has_all_its_keys() -> None:
-    assert swept_values({0: ["seed=1", "device=cpu"]}) == {0: {"seed": 1, "device": "cpu"}}
+def test_of_a_single_job_nothing_is_swept() -> None:
+    assert swept_values({0: ["seed=1", "device=cpu"]}) == {0: {}}
+
+
+def test_settings_of_the_sweep_are_never_swept() -> None:
+    settings = ["sweep.resume", "sweep", "hydra.job.name", "hydra/job_logging", "track.mlflow"]
+    jobs = {job: [f"{key}={job}" for key in (*settings, "tracker", "seed")] for job in (0, 1)}
+    assert [list(values) for values in swept_values(jobs, settings).values()] == [["tracker", "seed"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("override", "keys"),
+    [
+        ("seed=1,2", ["seed"]),
+        ("+seed=1,1", ["seed"]),
+        ("seed=1", []),
+        ("verify.input={shape: [1, 2]}", []),
+        ("model.name='a,b'", []),
+        ("seed=int(1)", []),
+        ("seed=range(0,1)", ["seed"]),
+        ("model.scale=interval(0, 1)", ["model.scale"]),
+        ("checkpoint.path=glob(*.pt)", ["checkpoint.path"]),
+        ("checkpoint.path=glob(1).pt", []),
+        ("device=cuda:*", ["device"]),
+        ("pairs=zip(seed=[1], +model.width=[2])", ["seed", "model.width"]),
+        ("pairs=zip(seed=[1], model.width=[2, 3])", []),
+        ("sweep.resume=first", []),
+        ("~evaluate", []),
+    ],
+)
+def test_a_value_for_several_jobs_is_swept_even_by_one(override: str, keys: list[str]) -> None:
+    assert swept_in([override]) == keys
+
+
+def test_a_config_sweeps_its_parameters_and_the_keys_of_its_zips() -> None:
+    zipped = packed("pairs", [["seed=1", "+model.width=2"], ["seed=3", "+model.width=4"]])
+    key, _, value = zipped.partition("=")
+    assert swept_by_config({"dtype": "float16", "+a": "1,2", key: value}) == ["dtype", "a", "seed", "model.width"]
 
 
 def test_a_key_may_be_known_to_be_swept() -> None:
