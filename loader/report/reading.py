@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import re
 import stat
@@ -27,6 +28,8 @@ from .data import SCHEMA, Report
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _LONGEST = 400
+_NAMELESS = '""'
+"""Stands for the key of the part at the root, in the place of a field."""
 
 
 def read_report(path: Path, *fixes: Fix) -> Report:
@@ -43,8 +46,8 @@ def read_report(path: Path, *fixes: Fix) -> Report:
         content = read_content(path)
         if "schema" not in content or "status" not in content or "config" not in content:
             raise ValueError("is not a report of the loader: it has no 'schema', 'status' and 'config'")
-        if content["schema"] != SCHEMA:
-            version = safe_text(content["schema"])
+        version = _value(int, content["schema"], "schema")
+        if version != SCHEMA:
             raise ValueError(f"has schema {version}; this version of the loader reads schema {SCHEMA}")
         return _made(Report, content, "")  # type: ignore[no-any-return]
     except OSError as error:
@@ -126,7 +129,7 @@ def _value(hint: Any, content: Any, where: str) -> Any:
     if origin is list and isinstance(content, list):
         return [_value(inner[0], item, f"{where}[{number}]") for number, item in enumerate(content)]
     if origin is dict and isinstance(content, dict):
-        return {key: _value(inner[1], item, f"{where}.{key}") for key, item in content.items()}
+        return {key: _value(inner[1], item, f"{where}.{key or _NAMELESS}") for key, item in content.items()}
     fits = content in inner if origin is Literal else _is_a(content, hint) if origin is None else False
     if not fits:
         raise ValueError(f"is damaged: '{safe_text(where, _LONGEST)}' is {_shown(content)}, expected {_name(hint)}")
@@ -149,4 +152,4 @@ def _name(hint: Any) -> str:
 def _shown(content: Any) -> str:
     if isinstance(content, dict | list):
         return "a mapping" if isinstance(content, dict) else "a list"
-    return "null" if content is None else repr(safe_text(content))
+    return repr(safe_text(content)) if isinstance(content, str) else safe_text(json.dumps(content))

@@ -46,6 +46,7 @@ def read(named: str | None) -> Recorded:
     path = _report_of(named)
     report = read_report(path, _EXPECTED)
     shown = safe_text(path, _LONGEST)
+    _refuse_values(report, shown)
     if report.mode not in ("load", "replay"):
         fault = f"{shown} is of a run with mode={report.mode}; only runs with mode=load are repeated"
         raise ConfigError(fault, Fix("replay.path=FOLDER", "of a run with mode=load"))
@@ -54,6 +55,16 @@ def read(named: str | None) -> Recorded:
         why = f" ({error.type}: {safe_text(' '.join(error.message.split()), 200)})" if error is not None else ""
         raise ConfigError(f"{shown} is of a run that did not end well{why}; there is nothing to compare", _EXPECTED)
     return Recorded(path, report)
+
+
+def _refuse_values(report: Report, shown: str) -> None:
+    """Refuses a recorded metric that is not a number; null stands for one that JSON does not have."""
+    for name, row in report.evaluation.metrics.items() if report.evaluation is not None else ():
+        value = row.get("value")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            place = f"evaluation.metrics.{safe_text(name)}.value"
+            found = f"{safe_text(value)!r}" if isinstance(value, str) else safe_text(value)
+            raise ConfigError(f"{shown} is damaged: '{place}' is {found}, expected a number", _EXPECTED)
 
 
 def refuse_replacing(named: object, folder: Path, *, swept: bool = False) -> None:

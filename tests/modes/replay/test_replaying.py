@@ -238,6 +238,21 @@ def test_all_metrics_that_differ_are_accepted_at_once(path: Path, tmp_path: Path
     assert again.code == 0, again.error
 
 
+@pytest.mark.damaged_reports
+@pytest.mark.parametrize(("value", "shown"), [("x", "'x'"), (True, "True"), ([1], "[1]")])
+def test_a_recorded_metric_that_is_not_a_number_is_damage(
+    recorded: Done, tmp_path: Path, value: object, shown: str
+) -> None:
+    recorded.edit(lambda report: report.update(evaluation={"samples": 1, "metrics": {"acc": {"value": value}}}))
+
+    done = replayed(recorded.folder)
+
+    assert done.code == 2
+    assert done.error == (
+        f"{recorded.folder}/report.json is damaged: 'evaluation.metrics.acc.value' is {shown}, expected a number"
+    )
+
+
 @pytest.mark.parametrize("mode", ["load", "inspect"])
 def test_the_path_of_a_run_wants_the_mode_that_repeats_it(recorded: Done, tmp_path: Path, mode: str) -> None:
     done = made(tmp_path / "other", f"mode={mode}", f"replay.path={recorded.folder}")
