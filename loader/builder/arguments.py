@@ -85,7 +85,8 @@ def mends(call: Called, error: BaseException) -> Fix:
         return typed("pip", "install", error.name.partition(".")[0])
     signature = signature_of(call.target)
     names = [*call.named, *(signature.parameters if signature is not None else ())]
-    words = set(re.findall(r"[^\W\d]\w*", text_of(error)))
+    found = text_of(error).partition("but expected one of")[0]  # torch lists signatures of its own behind that
+    words = set(re.findall(r"[^\W\d]\w*", found))
     named = [name for name in dict.fromkeys(names) if name in words and len(name) > 1][:_MOST_NAMED]
     return together(_given(call.where, name, sign="" if name in call.named else "+") for name in named)
 

@@ -58,7 +58,7 @@ def translate(error: Exception, overrides: Sequence[str] = ()) -> ConfigError | 
     if isinstance(error, MissingConfigException):
         return ConfigError(*_missing_config(error))
     if isinstance(error, yaml.YAMLError):
-        return ConfigError(f"a config file is not valid YAML: {_one_line(str(error))}")
+        return ConfigError(f"a config file is not valid YAML: {_one_line(str(error))}", Fix(note="mend that line"))
     if isinstance(error, OmegaConfBaseException):
         return ConfigError(*_omegaconf(error))
     if isinstance(error, (HydraException, OSError)) or (isinstance(error, ValueError) and _is_hydras(error)):

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import Problems
 from ..schema import AUTO, JobConfig
-from ..text.lines import MISSING, NO_FIX, Fix, line, override, typed
+from ..text.lines import MISSING, NO_FIX, Fix, line, override, removal, typed
 from ..text.wording import closest, did_you_mean, listing, safe_text
 
 _Record = TypeVar("_Record")
@@ -58,7 +58,8 @@ def read_section(
     for key in raw:
         if key not in names_of(kind):
             near = closest(str(key), names_of(kind), most=1)
-            problems.add_fixes(*(line(f"{where}.{name}" if where else name, raw[key]) for name in near))
+            old = removal(f"{where}.{key}" if where else str(key))
+            problems.add_fixes(*(typed(override(f"{where}.{name}" if where else name, raw[key]), old) for name in near))
     for name, value in read_values(kind, raw, where, problems).items():
         setattr(record, name, value)
     return record

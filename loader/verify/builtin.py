@@ -110,11 +110,12 @@ def _finite_outputs(subject: Subject) -> Iterator[Check]:
 
 
 def _golden_fixes(subject: Subject, _failed: Sequence[str]) -> Sequence[Fix]:
+    gap = max((gap for gap in subject.gaps.values() if gap is not None), default=None)
     shipped = subject.record is not None and subject.record.is_relative_to(_PACKAGE)
     return [
         Fix(note="the model no longer computes what was recorded: compare its code and arguments"),
         NO_FIX if shipped else Fix("verify.record=true", "replaces the record"),
-        Fix("verify.rtol=… verify.atol=…", "widens the tolerance"),
+        golden.accepting(gap),
         Fix("verify.golden=null", "leaves it out"),
     ]
 

@@ -26,7 +26,7 @@ from ..formats.signatures import GOLDEN
 from ..formats.tensor import dtype_name
 from ..formats.tree import TensorEntry
 from ..parts.open import open_checkpoint
-from ..text.lines import Fix, line
+from ..text.lines import NO_FIX, Fix, line
 from ..text.wording import counted, listing, phrases, safe_text, shape
 from .inputs import Inputs
 
@@ -215,6 +215,14 @@ def differences(
     worst = max(gaps, default=0.0)
     closeness = f"largest difference {worst:.3g} (rtol {held[0]:g}, atol {held[1]:g})"
     return found, closeness, worst if gaps else None
+
+
+def accepting(gap: float | None) -> Fix:
+    """Returns the line with an absolute tolerance that accepts a difference; empty if none does."""
+    if not gap or not math.isfinite(gap):
+        return NO_FIX
+    unit = 10.0 ** (math.floor(math.log10(gap)) - 1)
+    return line("verify.atol", float(f"{(math.floor(gap / unit) + 1) * unit:.2g}"), note="accepts this difference")
 
 
 def _wide(output: torch.Tensor) -> torch.Tensor:

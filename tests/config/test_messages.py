@@ -193,6 +193,7 @@ def test_a_config_file_that_is_not_yaml(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not valid YAML") as caught:
         compose([f"hydra.searchpath=[file://{tmp_path}]", "model=broken"])
     assert caught.value.message.startswith("a config file is not valid YAML: while parsing a flow sequence; in ")
+    assert caught.value.hint == "mend that line"
     assert "broken.yaml" in caught.value.message
 
 

@@ -303,3 +303,9 @@ def test_code_that_is_built_sees_the_jobs_seed() -> None:
 def test_every_refusal_is_the_loaders_own() -> None:
     with pytest.raises(LoaderError):
         measured(Line(), data=node("nowhere.at.all"))
+
+
+def test_the_words_of_a_signature_that_torch_lists_are_no_proposal() -> None:
+    found = refusal(data=node("random_rows", n="x"))
+    assert "randn() received an invalid combination of arguments" in found.message
+    assert [fix.line for fix in found.fixes] == ["evaluate=null"]

@@ -209,6 +209,10 @@ def alone() -> Iterator[Any]:
     yield torch.rand(2, 4)
 
 
+def random_rows(n: int = 3, dtype: str = "float32") -> list[Any]:
+    return [(torch.randn(n, 4), torch.ones(n, dtype=getattr(torch, dtype)))]
+
+
 def empty() -> list[Any]:
     return []
 

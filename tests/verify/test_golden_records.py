@@ -91,7 +91,7 @@ def test_the_record_of_the_shipped_example_is_not_offered_to_be_replaced(
         patched.setattr(golden, "differences", lambda *_: (["output 0 differs by up to 1"], "", 1.0))
         with pytest.raises(VerificationError, match=r"^golden record: ") as refusal:
             load([])
-    assert [fix.line for fix in refusal.value.fixes] == ["", "verify.rtol=… verify.atol=…", "verify.golden=null"]
+    assert [fix.line for fix in refusal.value.fixes] == ["", "verify.atol=1.1", "verify.golden=null"]
     carry_out("Two", path, verify={**INPUT, "record": True})
     with pytest.raises(VerificationError) as refusal:
         carry_out(target("Two", activation="tanh"), path, verify={})
