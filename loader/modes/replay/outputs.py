@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ...report.kept import Kept, Values, same_inputs
+from ...text.lines import NO_FIX, Fix
 from ...text.wording import listing, safe_text, shape
-from ...verify.golden import TOLERANCES
+from ...verify.golden import TOLERANCES, accepting
 
 _NUMBERS = ("min", "max", "mean", "std")
 
@@ -63,6 +64,15 @@ class Outputs:
             if not _close(one, other, held):
                 found.append(f"{safe_text(name)} differs by up to {gap:.3g}")
         return found, f"largest difference {worst:.3g} (rtol {held[0]:g}, atol {held[1]:g})"
+
+    def accepting(self) -> Fix:
+        """Returns the line that accepts the differences; empty if no tolerance does."""
+        then, now = self.recorded.outputs, self.found.outputs
+        if then.keys() != now.keys() or any(then[name].array.shape != now[name].array.shape for name in then):
+            return NO_FIX
+        gaps = {name: _gap(then[name], now[name]) for name in then}
+        exact = [name for name in then if {then[name].array.dtype.kind, now[name].array.dtype.kind} - {"f", "c"}]
+        return NO_FIX if any(gaps[name] for name in exact) else accepting(max(gaps.values(), default=0.0))
 
 
 def _same(then: Mapping[str, Values], now: Mapping[str, Values], name: str) -> bool:
