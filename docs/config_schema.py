@@ -16,6 +16,7 @@ import yaml  # type: ignore[import-untyped]
 
 from docs.docstrings import attribute_docs, doc
 from loader.cli.help import DEVICES, DTYPES
+from loader.evaluate.bounds import KEYS
 from loader.files.path import conf_dir
 from loader.formats.sniff import FORMATS
 from loader.keys.rules import kinds
@@ -28,6 +29,12 @@ _PLAIN = {str: "string", bool: "boolean", int: "integer", float: "number", NoneT
 _OPEN = r"\$\{|^\?\?\?$"
 """Text that stands for a value of any type: an interpolation, or a value that is required."""
 _TEXT: Schema = {"type": ["string", "number", "null"]}
+_BOUNDS = {
+    "min": "The smallest value that is accepted.",
+    "max": "The largest value that is accepted.",
+    "value": "The expected value.",
+    "within": "How far the metric may be from `value`; 1e-6 where it is not set.",
+}
 _GROUPS = ("model", "checkpoint", "rules", "evaluate")
 _ANY_GROUP = r"^(override +|optional +)?/?[\w./@-]+$"
 
@@ -77,6 +84,10 @@ def _definitions() -> dict[str, Schema]:
     part = {**checkpoint, "properties": {**checkpoint["properties"], "rules": {"$ref": "#/$defs/rules"}}}
     evaluate = {"description": doc(EvaluateConfig), **_settings(EvaluateConfig)}
     evaluate["properties"] |= {name: {**evaluate["properties"][name], **_free()} for name in ("data", "step")}
+    for name in ("batch_size", "batches"):
+        evaluate["properties"][name]["minimum"] = 1
+    bounds = {name: {"description": _BOUNDS[name], **_setting(float)} for name in KEYS}
+    evaluate["properties"]["expect"]["additionalProperties"] = _free(properties=bounds, additionalProperties=False)
     return {
         "open": {"description": "An interpolation, or `???`: a value is required.", "type": "string", "pattern": _OPEN},
         "model": {

@@ -11,6 +11,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonschema import Draft202012Validator
 
 from docs import generate, schemas
+from loader.api import load
 from loader.config.compose import compose
 from loader.config.parse import parse_job
 from loader.errors import ConfigError
@@ -121,6 +122,22 @@ def test_what_the_schema_accepts_the_loader_takes(text: str) -> None:
     assert faults(given, "config") == []
     if "${" not in text:
         parse_job(overlay(compose(), given))
+
+
+@pytest.mark.parametrize(
+    ("settings", "overrides"),
+    [
+        ({"batch_size": -1}, ["evaluate.batch_size=-1"]),
+        ({"batches": 0}, ["evaluate.batches=0"]),
+        ({"expect": {"accuracy": {"mn": 1}}}, ["evaluate.expect.accuracy.mn=1"]),
+        ({"expect": {"accuracy": {"min": True}}}, ["evaluate.expect.accuracy.min=true"]),
+        ({"expect": {"accuracy": 0.9}}, ["evaluate.expect.accuracy=0.9"]),
+    ],
+)
+def test_what_the_schema_refuses_of_a_measurement_the_run_refuses(settings: object, overrides: list[str]) -> None:
+    assert faults({"evaluate": settings}, "config") != []
+    with pytest.raises(ConfigError, match=r"expected|unknown"):
+        load(["evaluate=digits", "device=cpu", *overrides])
 
 
 @pytest.mark.parametrize("text", REFUSED)
