@@ -2,7 +2,8 @@
 
 Guarantees: one line per job, whatever its texts contain. Columns have different names: a swept key that is called
 like a fixed column, or a metric called like one of both, has its place in ``summary.json`` as its name. No cell is a
-formula to a spreadsheet.
+formula to a spreadsheet. A metric whose direction is unknown, or on which jobs disagree, has no best job; of equal
+ones, the first is the best.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..schema.columns import BEFORE, ENDING, FIXED, MEASURED, STDERR, STEP
 from ..text.lines import value_text
 from ..text.redaction import redacted
 from ..text.wording import printable
-from .record import JobRecord
+from .record import GOOD, JobRecord
 
 GOT = ("dtype", "device")
 """Swept keys without a column of their own: theirs has what the model got."""
@@ -49,6 +50,22 @@ def swept_keys(jobs: Iterable[JobRecord]) -> list[str]:
 def metrics_of(jobs: Iterable[JobRecord]) -> list[str]:
     """Returns the names of all metrics, in the order of the config."""
     return list(dict.fromkeys(name for job in jobs for name in job.metrics))
+
+
+def best_of(jobs: Iterable[JobRecord]) -> dict[str, int]:
+    """Returns the number of the best job by each metric, of those with a result."""
+    judged = [job for job in jobs if job.status in GOOD]
+    names = dict.fromkeys(name for job in judged for name in job.metrics)
+    return {name: best for name in names if (best := _best(name, judged)) is not None}
+
+
+def _best(name: str, jobs: Iterable[JobRecord]) -> int | None:
+    found = [job for job in jobs if job.metrics.get(name, {}).get("value") is not None]
+    directions = {job.higher_is_better.get(name) for job in found}
+    if directions not in ({True}, {False}):
+        return None
+    choose = max if True in directions else min
+    return choose(found, key=lambda job: float(job.metrics[name]["value"])).job
 
 
 def _row(job: JobRecord, swept: Sequence[str], metrics: Sequence[str]) -> list[Any]:

@@ -10,13 +10,14 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_LOAD = ("open", "build", "plan", "apply", "place")
+LOAD = ("open", "build", "plan", "apply", "place")
 """The steps of a load."""
 
 _PLACED = ("verify", "evaluate", "convert")
 """The steps of which each follows the cast to the dtype that was asked for."""
 
-_LISTED = ("missing", "unexpected", "mismatched", "cast")
+LISTED = ("missing", "unexpected", "mismatched", "cast")
+"""The lists of keys that are counted."""
 _LONGEST = 200
 _EMPTY: Mapping[str, Any] = {}
 
@@ -38,7 +39,7 @@ def facts_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "dtype": _dtype(model) if not report.get("error") or any(step in timings for step in _PLACED) else None,
         "device": _text(model.get("device")),
         "file_bytes": _bytes(parts),
-        "load_seconds": _sum(timings, _LOAD),
+        "load_seconds": _sum(timings, LOAD),
         "forward_seconds": _sum(timings, ["forward"]),
         "evaluate_seconds": _sum(timings, ["evaluate"]),
         "peak_rss_bytes": _integer(_mapping(report.get("memory")).get("peak_rss_bytes")),
@@ -48,7 +49,7 @@ def facts_of(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _counts(keys: Mapping[str, Any], *, planned: bool) -> dict[str, int | None]:
     """Counts the keys by outcome; a job that was refused before it looked at them has none."""
-    listed = {name: len(keys[name]) if isinstance(keys.get(name), list) else None for name in _LISTED}
+    listed = {name: len(keys[name]) if isinstance(keys.get(name), list) else None for name in LISTED}
     counts = {"loaded": _integer(keys.get("loaded")), **listed}
     return counts if planned or any(counts.values()) else dict.fromkeys(counts)
 

@@ -187,6 +187,10 @@ def _result(path: Path, seconds: float | None) -> Result | None:
     identity = report.get("identity")
     if report.get("status") != "ok" or not isinstance(identity, Mapping) or not _is_there(report.get("written")):
         return None
+    from .sound import is_sound  # noqa: PLC0415  # few sweeps resume another one
+
+    if not is_sound(report, path.parent):
+        return None
     return Result(path, identity, seconds)
 
 

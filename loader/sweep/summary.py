@@ -28,9 +28,8 @@ from ..report.writing import write_json, write_report, write_text
 from ..schema import SweepConfig
 from ..text.lines import Fix, line
 from ..text.wording import counted, safe_text
-from .best import best_of
 from .callback import Sweep
-from .columns import csv_of
+from .columns import best_of, csv_of
 from .command import command_of
 from .folders import SUMMARY
 from .page import UNAWAITED, write_page

@@ -16,8 +16,7 @@ from rich.text import Text
 
 from ..schema.columns import STEP
 from ..text.wording import safe_text, size
-from .best import best_of
-from .columns import GOT, got, metrics_of, own_name
+from .columns import GOT, best_of, got, metrics_of, own_name
 from .label import Labels, is_path, message_of, metric_text
 from .record import BAD, GOOD, JobRecord
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -100,6 +101,43 @@ def test_results_that_are_damaged_are_run_again(folder: Path) -> None:
     assert second.err == (
         f"note   4 jobs of {folder}/first cannot be recognized: the reports are missing, damaged or incomplete\n"
     )
+
+
+OWN_DATA = """
+import torch
+
+def batches():
+    return [(torch.ones(4, 2), torch.tensor([0, 1, 1, 1]))]
+"""
+
+
+@pytest.mark.damaged_reports
+def test_a_result_that_lost_a_figure_is_run_again(folder: Path) -> None:
+    (folder / "own_data.py").write_text(OWN_DATA)
+    typed = ["checkpoint.path=epoch=2.pth", "seed=1,2,3,4,5", "verify.input={shape: [1, 2]}"]
+    typed += ["evaluate.data._target_=own_data.batches"]
+    typed += ["evaluate.metrics.right._target_=loader.examples.metrics.accuracy"]
+    first = sweep(folder, "first", *typed)
+    assert first.statuses == ["ok"] * 5, first.err
+
+    def damage(job: int, change: Callable[[dict[str, Any]], Any]) -> None:
+        edit(folder / "first" / str(job) / "report.json", change)
+
+    damage(0, lambda report: report["evaluation"]["metrics"]["right"].update(value=math.nan))
+    damage(1, lambda report: report["evaluation"].update(metrics={"<b>": {"value": 1.0, "stderr": None, "n": 4}}))
+    damage(2, lambda report: report.update(keys=5))
+    kept = folder / "first" / "3" / "outputs.safetensors"
+    kept.write_bytes(b"\xff" * kept.stat().st_size)
+    second = resumed(folder, "second", *typed)
+    assert second.statuses == ["ok", "ok", "ok", "ok", "reused"]
+    assert second.err == (
+        f"note   4 jobs of {folder}/first cannot be recognized: the reports are missing, damaged or incomplete\n"
+    )
+    assert "<b>" not in (folder / "second" / "summary.csv").read_text()
+    for before, after in zip(first.summary["jobs"], second.summary["jobs"], strict=True):
+        for name in ("metrics", "loaded", "fingerprint"):
+            assert after[name] == before[name]
+            assert after[name] is not None
 
 
 def test_a_sweep_that_was_interrupted_is_resumed(folder: Path) -> None:
