@@ -113,7 +113,7 @@ class Checkpoint(pytest.Item):
     def runtest(self) -> None:
         """Loads in a process of its own, from pytest's root folder; raises `Refused` if it does not end well."""
         with tempfile.TemporaryDirectory(prefix="checkpoint-", ignore_cleanup_errors=True) as folder:
-            code, out, err = _run([*arguments(self.path), *_into(folder)], self.config)
+            code, out, err = _run(folder, arguments(self.path), self.config)
             refusal = _ERROR.search(err)
             notes, text = (err[: refusal.start()], err[refusal.start() :]) if refusal else (err, "")
             sys.stdout.write(out)
@@ -153,10 +153,10 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _run(words: list[str], config: pytest.Config) -> tuple[int, str, str]:
+def _run(folder: str, words: list[str], config: pytest.Config) -> tuple[int, str, str]:
     """Runs the command line; ends it if this process is interrupted, or ends."""
     # Python's own path is not led by the working folder, in which modules of the project may have any name.
-    command = [sys.executable, "-P", "-m", "hydra_loader.apart", *words]
+    command = [sys.executable, "-P", "-m", "hydra_loader.apart", folder, *words, *_into(folder)]
     pipe, environment = subprocess.PIPE, {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": _python_path(config)}
     with subprocess.Popen(  # noqa: S603  # the words are those of this command
         command,

@@ -305,6 +305,8 @@ def test_no_load_outlives_pytest(project: Path, number: signal.Signals, monkeypa
     write(project, good=f"{GOOD}model: {{_target_: my_models.Sleeps}}\n")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv(*next(iter(ALONE.items())))
+    (project / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(project / "temporary"))
     pid = project / "pid"
 
     with in_own_session(signal.SIGINT, *PYTEST, "--checkpoints", "conf/experiment/good.yaml", cwd=project) as process:
@@ -314,6 +316,7 @@ def test_no_load_outlives_pytest(project: Path, number: signal.Signals, monkeypa
 
     assert number == signal.SIGKILL or "KeyboardInterrupt" in out
     wait(lambda: not Path(f"/proc/{pid.read_text()}").exists())
+    assert not list((project / "temporary").glob("checkpoint-*"))
 
 
 def wait(condition) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
