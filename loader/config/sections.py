@@ -60,6 +60,7 @@ def read_section(
             near = closest(str(key), names_of(kind), most=1)
             old = removal(f"{where}.{key}" if where else str(key))
             problems.add_fixes(*(typed(override(f"{where}.{name}" if where else name, raw[key]), old) for name in near))
+            problems.add_fixes(NO_FIX if near else typed(old, note="leaves it out"))
     for name, value in read_values(kind, raw, where, problems).items():
         setattr(record, name, value)
     return record

@@ -192,6 +192,11 @@ def test_a_key_that_does_not_exist_is_refused_at_every_level(config: dict[Any, A
     assert refusal(config).message == expected
 
 
+def test_the_line_of_a_mistyped_key_removes_it() -> None:
+    assert refusal({"evaluate": {"metrcs": {}}}).hint == "'evaluate.metrics={}' '~evaluate.metrcs'"
+    assert refusal({"evaluate": {"zzz": 1}}).hint == "'~evaluate.zzz'   # leaves it out"
+
+
 def test_the_models_own_keys_are_free() -> None:
     assert parse_job({"model": {**TARGET, "anything": {"deep": 1}}}).model == {**TARGET, "anything": {"deep": 1}}
 

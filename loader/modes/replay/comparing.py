@@ -103,7 +103,8 @@ def keys(sides: Sides) -> Finding:
     if not apart:
         return Finding(Check("keys", True, f"{counted(now.loaded, 'key')} loaded, all with the recorded outcome"))
     detail = "; ".join(_keys_apart(name, then, now) for name in apart)
-    return Finding(Check("keys", False, detail), Difference("keys", _of(then, apart), _of(now, apart)))
+    difference = Difference("keys", _of(then, apart), _of(now, apart))
+    return Finding(Check("keys", False, detail), difference, Fix("checkpoint.path=FILE", "the recorded file"))
 
 
 def _of(keys_report: KeysReport, names: Sequence[str]) -> dict[str, Any]:

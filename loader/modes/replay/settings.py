@@ -25,6 +25,7 @@ _OF_THE_RUN = ("model", "checkpoint", "rules", "parts", "allow", "device", "dtyp
 """The keys that come from the report; the others are permissions, or say where and what to write."""
 _PERMISSIONS = ("trust", "allow_globals")
 _LONGEST = 400
+_OTHER = Fix("replay.path=FOLDER", "of a run of this version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def settings(recorded: Report, composed: Mapping[str, Any], laid: Sequence[Laid]
     own = recorded.config
     strange = [key for key in own if key not in names_of(JobConfig)]
     if strange:
-        raise ConfigError(f"the config in {where} has keys that this version does not know: {listing(strange)}")
+        raise ConfigError(f"the config in {where} has keys that this version does not know: {listing(strange)}", _OTHER)
     folder = _folder(recorded)
     config = {
         **{key: value for key, value in composed.items() if key not in _OF_THE_RUN},

@@ -181,6 +181,7 @@ def test_a_key_that_this_version_does_not_know_is_named(recorded: Done) -> None:
 
     assert done.code == 2
     assert done.error.endswith("has keys that this version does not know: hydra, newer")
+    assert done.report["error"]["fixes"] == [{"line": "replay.path=FOLDER", "note": "of a run of this version"}]
 
 
 def test_a_config_that_makes_no_sense_is_refused_with_its_report(recorded: Done) -> None:

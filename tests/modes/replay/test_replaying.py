@@ -204,6 +204,7 @@ def test_keys_with_another_outcome_are_named(path: Path, tmp_path: Path) -> None
     assert done.code == 5
     assert done.compared["keys"] is False
     assert done.detail("keys") == "3 loaded, recorded 4; missing now: second.bias"
+    assert done.report["error"]["fixes"][0]["line"] == "checkpoint.path=FILE"
 
 
 def test_a_metric_within_its_bound_is_reproduced(path: Path, tmp_path: Path) -> None:
