@@ -2,11 +2,12 @@
 
 Guarantees: afterwards, a job that loads imports nothing more of the loader, Hydra or torch, and makes no schema of
 Hydra's settings. The garbage collector ignores the objects made here, so that a job's collections neither search them
-nor copy the pages that they share.
+nor copy the pages that they share. What a job leaves behind becomes the server's, without a word on its end.
 """
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import walk_packages
@@ -14,6 +15,7 @@ from pkgutil import walk_packages
 from .. import formats
 from ..runtime import PACKAGE, importing
 from .child import hydra_schema
+from .processes import adopt
 
 _REST = (
     "hydra._internal.logging_config",
@@ -21,6 +23,9 @@ _REST = (
     "numpy.random",
     "zlib_ng.zlib_ng",
 )
+
+adopt()
+warnings.filterwarnings("ignore", "forkserver: waitpid returned unexpected pid")
 
 with importing():
     for _name in (*_REST, *(found.name for found in walk_packages(formats.__path__, f"{formats.__name__}."))):

@@ -1,13 +1,14 @@
 """Ends a job's process with every process that it started.
 
 Guarantees: after `end` none of them runs, whatever they do with signals; on POSIX they are the job's process group, on
-Linux also those that left the group. They end as well if the process that waits for the job is killed: a guard, which
-runs nothing of a job, waits for that.
+Linux also those that left the group while the job ran, and those in a session of their own when it ended. They end as
+well if the process that waits for the job is killed: a guard, which runs nothing of a job, waits for that.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -26,6 +27,8 @@ PATIENCE = 5.0
 _HAS_GROUPS = hasattr(os, "setpgid")
 _KILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
 _PROCESSES = Path("/proc")
+_ADOPT = 36
+"""Linux's PR_SET_CHILD_SUBREAPER."""
 
 _Alive = tuple[int, str]
 """A process's number, and when it began: numbers are used again."""
@@ -35,13 +38,22 @@ def lead_group() -> None:
     """Makes this process the leader of its own group, for all processes that it will start."""
     if _HAS_GROUPS:
         os.setpgid(0, 0)
+    adopt()
 
 
-def end(process: BaseProcess) -> None:
+def adopt() -> None:
+    """Makes this process, on Linux, the parent of every process below it whose own parent ends."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_ADOPT, 1, 0, 0, 0)
+
+
+def end(process: BaseProcess, server: int = 0) -> None:
     """Ends a job's process and every process that it started, also what a job left behind that has ended itself.
 
     Args:
         process: The job's.
+        server: The number of the process that it was forked from, which adopts what a job leaves behind.
     """
     number = process.pid
     if number is None:
@@ -52,7 +64,7 @@ def end(process: BaseProcess) -> None:
         _send(number, signal.SIGTERM, strays)
         process.join(PATIENCE)
     if _HAS_GROUPS:
-        _send(number, _KILL, strays)
+        _send(number, _KILL, [*strays, *_left_to(server)])
     process.join(PATIENCE)  # a process that waits for a broken disk cannot even be killed
 
 
@@ -78,16 +90,43 @@ def _end_tree_on_windows(number: int) -> None:
 
 def _descendants(number: int) -> list[_Alive]:
     """Lists a process and all below it, as far as the system says."""
+    began = _began(number)
+    return _with_all_below([(number, began)] if began else [], _by_parent())
+
+
+def _left_to(server: int) -> list[_Alive]:
+    """Lists what jobs that have ended left to the process that they were forked from, with all below it.
+
+    A running job is in the session of its sweep, and adopts what its own processes leave.
+    """
+    by_parent, own = _by_parent(), _session(server)
+    strays = [one for one in by_parent.get(server, []) if _session(one[0]) not in ("", own)]
+    return _with_all_below(strays if own else [], by_parent)
+
+
+def _by_parent() -> dict[int, list[_Alive]]:
     below: dict[int, list[_Alive]] = {}
     for file in _PROCESSES.glob("[0-9]*/stat") if _HAS_GROUPS else ():
         fields = _fields(file)
         if fields:
             below.setdefault(int(fields[1]), []).append((int(file.parent.name), fields[19]))
-    began = _began(number)
-    found = [(number, began)] if began else []
+    return below
+
+
+def _with_all_below(found: list[_Alive], below: dict[int, list[_Alive]]) -> list[_Alive]:
     for other, _ in found:
         found.extend(below.get(other, []))
     return found
+
+
+def _session(number: int) -> str:
+    fields = _fields(_PROCESSES / str(number) / "stat")
+    return fields[3] if fields else ""
+
+
+def _parent(number: int) -> int:
+    fields = _fields(_PROCESSES / str(number) / "stat")
+    return int(fields[1]) if fields else 0
 
 
 def _began(number: int) -> str:
@@ -142,13 +181,15 @@ def guarded(process: BaseProcess, processes: Any) -> Iterator[None]:
         process: The job's.
         processes: The context of `multiprocessing` that started it.
     """
+    server = _parent(process.pid or 0)
     guard = _guard_here(processes) if _HAS_GROUPS else None
     try:
         if guard is not None:
             guard.send(process.pid or 0)
         yield
     finally:
-        end(process)
+        # Without a server, this process started the job itself; its other children are not a job's.
+        end(process, server if server != os.getpid() else 0)
         if guard is not None and guard.knows():
             guard.send(-(process.pid or 0))
 

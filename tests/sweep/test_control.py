@@ -54,6 +54,9 @@ class Net(nn.Linear):
             note(subprocess.Popen(["sleep", "300"], start_new_session=True).pid)
         if behave == "leaves":
             note(subprocess.Popen(["sleep", "300"]).pid)
+            note(subprocess.Popen(["sleep", "300"], start_new_session=True).pid)
+            left = ["sh", "-c", "sleep 300 >/dev/null & echo $!"]
+            note(int(subprocess.check_output(left, start_new_session=True)))
             return
         if behave == "stubborn":
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -102,7 +105,7 @@ def test_a_job_that_takes_too_long_is_ended_with_all_its_processes(folder: Path)
     done = sweep("checkpoint.path=epoch=2.pth", "model.behave=leaves,calm,well", "sweep.timeout=2.5", cwd=folder)
     assert done.statuses == ["ok", "timed out", "ok"]
     assert done.code == 1
-    assert len(set(noted(folder))) == 2 + 3
+    assert len(set(noted(folder))) == 4 + 3
     assert running(noted(folder)) == []
     assert "Traceback" not in done.err
     late = done.summary["jobs"][1]
