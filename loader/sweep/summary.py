@@ -213,7 +213,7 @@ def _write(summary: Summary, settings: SweepConfig) -> int:
     show_summary(summary, page=settings.page and not reason)
     forget(summary.folder)
     if reason == UNAWAITED:
-        again = line("sweep.resume", str(summary.folder), note="writes it into the new sweep's folder")
+        again = line("sweep.resume", str(summary.folder), note="writes it into the folder of the new sweep")
         return _refused(f"{folder}/{SWEEP_PAGE} was not written, as the sweep was interrupted", again)
     if reason:
         return _refused(f"{folder}/{SWEEP_PAGE} could not be written: {reason}", Fix("sweep.page=false"), elsewhere)
