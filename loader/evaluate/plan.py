@@ -267,8 +267,8 @@ def _check_names(metrics: Mapping[str, Any], config: EvaluateConfig) -> None:
         fault = f"{METRICS} has a metric '{safe_text(name)}', which is the name of a column of {owner}"
         problems.add(fault, renamed(name, config))
     for name in metrics:
-        if not name or len(name) > _LONGEST or not is_printable(name):
-            expected = f"expected a printable name of at most {_LONGEST} characters"
+        if not name or len(name) > _LONGEST or not is_printable(name) or name != name.strip():
+            expected = f"expected a printable name of at most {_LONGEST} characters, without blanks around it"
             fix = renamed(name, config, "metric")
             problems.add(f"{METRICS} has a metric '{safe_text(name)}', {expected}", fix)
     problems.raise_any()

@@ -34,6 +34,9 @@ def loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "loud.imported"
 
 
+NAMED = "expected a printable name of at most 80 characters, without blanks around it"
+
+
 @pytest.mark.parametrize("mode", ["plan", "inspect", "scaffold", "replay"])
 def test_other_modes_leave_it_out(mode: Any) -> None:
     config = EvaluateConfig(data=node("os.system"), batch_size=0)
@@ -133,13 +136,18 @@ def test_other_modes_leave_it_out(mode: Any) -> None:
             "evaluate.data.n=…",
         ),
         (
+            {"metrics": {"seconds ": node("error")}},
+            f"evaluate.metrics has a metric 'seconds ', {NAMED}",
+            f"'evaluate.metrics={{metric: {{_target_: {HOME}.error}}}}'",
+        ),
+        (
             {"step": node("torch.nn.Identity"), "metrics": {"a\n": node("error")}},
-            "evaluate.metrics has a metric 'a\\n', expected a printable name of at most 80 characters",
+            f"evaluate.metrics has a metric 'a\\n', {NAMED}",
             f"'evaluate.metrics={{metric: {{_target_: {HOME}.error}}}}'",
         ),
         (
             {"metrics": {"": node("error"), "m": node("error")}, "expect": {"": {"max": 1}}, "objective": "m"},
-            "evaluate.metrics has a metric '', expected a printable name of at most 80 characters",
+            f"evaluate.metrics has a metric '', {NAMED}",
             (
                 f"'evaluate.metrics={{metric: {{_target_: {HOME}.error}}, m: {{_target_: {HOME}.error}}}}'"
                 " 'evaluate.expect={metric: {max: 1}}'"
