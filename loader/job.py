@@ -88,16 +88,23 @@ def run(
             print_report(lines(report))
         log.info("%s", _summary(report))
         report.identity = identity.complete() if identity is not None else None
-    return reported(report, output_dir, unwritten)
+    return reported(report, output_dir, unwritten, show=not quiet)
 
 
-def reported(report: Report, output_dir: Path, unwritten: Callable[[Report, OSError], None] | None = None) -> int:
+def reported(
+    report: Report,
+    output_dir: Path,
+    unwritten: Callable[[Report, OSError], None] | None = None,
+    *,
+    show: bool = False,
+) -> int:
     """Writes a job's report, and its page if that is asked for.
 
     Args:
         report: The job's.
         output_dir: The run's folder.
         unwritten: Is called with a report that cannot be written, and the reason.
+        show: Whether to print where the page is.
 
     Returns:
         The exit code, which is not 0 if one of them cannot be written. The report of a run that was to be replayed into
@@ -117,11 +124,11 @@ def reported(report: Report, output_dir: Path, unwritten: Callable[[Report, OSEr
             unwritten(report, error)
         return report.exit_code or refusal.exit_code
     log.info("report: %s", written)
-    unpaged = _page(report, output_dir)
+    unpaged = _page(report, output_dir, show=show)
     return report.exit_code or unpaged
 
 
-def _page(report: Report, output_dir: Path) -> int:
+def _page(report: Report, output_dir: Path, *, show: bool) -> int:
     """Writes a run's page if that is asked for; returns an exit code."""
     settings = report.config.get("report")
     if not isinstance(settings, Mapping) or settings.get("page") is not True:
@@ -135,6 +142,8 @@ def _page(report: Report, output_dir: Path) -> int:
         print_error(refusal)
         return refusal.exit_code
     log.info("page: %s", output_dir / RUN_PAGE)
+    if show:
+        print_report([("page", str(output_dir / RUN_PAGE), "")])
     return 0
 
 

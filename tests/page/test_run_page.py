@@ -36,6 +36,7 @@ def test_a_run_has_no_page_unless_asked(tmp_path: Path) -> None:
 def test_a_run_has_a_page(tmp_path: Path) -> None:
     done = run_loader("report.page=true", "evaluate=digits", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
+    assert done.out.endswith(f"\npage       {tmp_path / 'run' / 'report.html'}\n")
     page = page_of(tmp_path / "run")
     assert page.texts["title"] == ["loader.examples.SimpleNet: ok"]
     assert "loader.examples.SimpleNet, 101,770 parameters: all 4 keys loaded." in json.dumps(page.data)
@@ -52,6 +53,7 @@ def test_a_refused_run_has_a_page_with_the_line_to_type(tmp_path: Path) -> None:
     torch.save({"fc1.weight": torch.zeros(128, 784)}, tmp_path / "half.pt")
     done = run_loader("report.page=true", "model=simple_net", "checkpoint.path=half.pt", cwd=tmp_path)
     assert done.code == 4
+    assert done.out == f"page       {tmp_path / 'run' / 'report.html'}\n"
     page = page_of(tmp_path / "run")
     assert page.texts["title"] == ["loader.examples.SimpleNet: failed"]
     assert [fix["line"] for fix in done.report["error"]["fixes"] if fix["line"]] == [
