@@ -239,6 +239,8 @@ def execute(main: types.ModuleType) -> None:
 def prepared() -> Iterator[str]:
     """Imports what commands import; yields the names of what a module of the same name would hide."""
     importlib.import_module("loader.sweep.preload")
+    # The warnings are set aside around a fork here, so the filter that a job's process forgets has to go before.
+    warnings.filters[:] = [rule for rule in warnings.filters if "forkserver" not in str(rule[1])]  # type: ignore[index]
     gc.freeze()
     yield from {name.partition(".")[0] for name in sys.modules} - {"__main__"}
 

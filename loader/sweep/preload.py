@@ -7,7 +7,6 @@ nor copy the pages that they share. What a job leaves behind becomes the server'
 
 from __future__ import annotations
 
-import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import walk_packages
@@ -15,7 +14,7 @@ from pkgutil import walk_packages
 from .. import formats
 from ..runtime import PACKAGE, importing
 from .child import hydra_schema
-from .processes import adopt
+from .processes import adopt_silently
 
 _REST = (
     "hydra._internal.logging_config",
@@ -24,8 +23,7 @@ _REST = (
     "zlib_ng.zlib_ng",
 )
 
-adopt()
-warnings.filterwarnings("ignore", "forkserver: waitpid returned unexpected pid")
+adopt_silently()
 
 with importing():
     for _name in (*_REST, *(found.name for found in walk_packages(formats.__path__, f"{formats.__name__}."))):

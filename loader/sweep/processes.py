@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -36,9 +37,9 @@ _Alive = tuple[int, str]
 
 def lead_group() -> None:
     """Makes this process the leader of its own group, for all processes that it will start."""
-    if _HAS_GROUPS:
+    if sys.platform != "win32" and _HAS_GROUPS:
         os.setpgid(0, 0)
-    adopt()
+        adopt()
 
 
 def adopt() -> None:
@@ -46,6 +47,20 @@ def adopt() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_ADOPT, 1, 0, 0, 0)
+
+
+def adopt_silently() -> None:
+    """Adopts, in the server that jobs are forked from, without its warning at the end of each adopted process."""
+    adopt()
+    warnings.filterwarnings("ignore", "forkserver: waitpid returned unexpected pid")
+    rule = warnings.filters[0]
+
+    def forget() -> None:
+        with contextlib.suppress(ValueError):
+            warnings.filters.remove(rule)  # type: ignore[attr-defined]  # a list
+
+    if sys.platform != "win32":
+        os.register_at_fork(after_in_child=forget)  # a job sees Python's own filters
 
 
 def end(process: BaseProcess, server: int = 0) -> None:
@@ -70,7 +85,7 @@ def end(process: BaseProcess, server: int = 0) -> None:
 
 def _send(number: int, what: int, strays: list[_Alive]) -> None:
     """Sends a signal to a process's group, and to others that are still what they were."""
-    if not _HAS_GROUPS:
+    if sys.platform == "win32" or not _HAS_GROUPS:
         _end_tree_on_windows(number)
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):

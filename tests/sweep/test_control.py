@@ -258,7 +258,11 @@ def test_bad_ends_are_counted_over_processes(tmp_path: Path) -> None:
             "'sweep.stop_after' is '0', expected a number of jobs from 1, or null to start all",
             "sweep.stop_after=1",
         ),
-        ("+sweep.tiemout=3", "unknown config key 'sweep.tiemout' (did you mean 'timeout'?)", "sweep.timeout=3.0"),
+        (
+            "+sweep.tiemout=3",
+            "unknown config key 'sweep.tiemout' (did you mean 'timeout'?)",
+            "sweep.timeout=3.0 '~sweep.tiemout'",
+        ),
     ],
 )
 def test_a_limit_that_is_none_is_refused(typed: str, message: str, hint: str) -> None:
