@@ -64,7 +64,8 @@ def run_afresh(*command: str, cwd: Path, **environment: str) -> subprocess.Compl
 
 
 def _environment(more: dict[str, str]) -> dict[str, str]:
-    return {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", **more}
+    # An option for this run of pytest is none for one that a test starts.
+    return {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "PYTEST_ADDOPTS": "", **more}
 
 
 @contextmanager

@@ -305,6 +305,7 @@ def test_no_load_outlives_pytest(project: Path, number: signal.Signals, monkeypa
     write(project, good=f"{GOOD}model: {{_target_: my_models.Sleeps}}\n")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv(*next(iter(ALONE.items())))
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     (project / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(project / "temporary"))
     pid = project / "pid"
