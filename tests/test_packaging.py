@@ -116,7 +116,8 @@ def test_console_script_sweeps_next_to_a_loader_of_the_users_own(installed: Path
 @pytest.mark.slow
 def test_pytest_finds_the_plugin_next_to_a_loader_of_the_projects_own(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
-    (tmp_path / "conf" / "experiment" / "shipped.yaml").write_text("# @package _global_\ndevice: cpu\n")
+    shipped = "checkpoint: {path: pkg://loader.examples/weights/simple_net.safetensors}"
+    (tmp_path / "conf" / "experiment" / "shipped.yaml").write_text(f"# @package _global_\ndevice: cpu\n{shipped}\n")
     (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\ncheckpoints = ['conf/experiment/*.yaml']\n")
     (tmp_path / "loader.py").write_text("def load():\n    return 'own'\n")
     (tmp_path / "test_own.py").write_text(
@@ -128,10 +129,10 @@ def test_pytest_finds_the_plugin_next_to_a_loader_of_the_projects_own(installed:
 
     out = checked(sys.executable, "-m", "pytest", "-v", cwd=tmp_path, PYTHONPATH=str(installed))
 
-    assert re.findall(r"^(\S+) PASSED", out, re.MULTILINE) == [
+    assert set(re.findall(r"^(\S+) PASSED", out, re.MULTILINE)) == {
         "conf/experiment/shipped.yaml::shipped",
         "test_own.py::test_own",
-    ]
+    }
 
 
 @pytest.mark.slow

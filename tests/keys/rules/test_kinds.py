@@ -264,6 +264,7 @@ class Lower(Rule):
 """
 
 
+@pytest.mark.damaged_reports  # the schema knows no kinds from outside
 @pytest.mark.slow
 def test_a_script_that_imports_a_kind_first_is_a_command_line_that_knows_it(shouted: Path) -> None:
     folder = shouted.parent
