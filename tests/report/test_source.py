@@ -15,6 +15,7 @@ from torch import nn
 from loader.report import source
 from loader.report.source import git_of, source_of
 from tests.command import REPOSITORY, run_loader
+from tests.models import Two
 
 Git = Callable[..., str]
 
@@ -164,7 +165,7 @@ def test_variables_about_another_tree_have_no_effect(
 
 
 def test_the_source_is_where_the_class_is_defined() -> None:
-    assert source_of("tests.models.Two") == REPOSITORY / "tests" / "models.py"
+    assert source_of(f"{Two.__module__}.Two") == REPOSITORY / "tests" / "models.py"
     assert source_of("loader.LoaderError") == REPOSITORY / "loader" / "errors.py"
     assert source_of("torch.nn.Linear") == Path(sys.modules[nn.Linear.__module__].__file__ or "")
     assert source_of("no_such_module.Net") is None
