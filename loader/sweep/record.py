@@ -16,9 +16,9 @@ from typing import Any
 
 from ..errors import INTERRUPTED, ConfigError
 from ..report.data import REPORT, ErrorReport
+from ..report.facts import facts_of
 from ..text.lines import Fix, line, typed
 from ..text.wording import counted, printable
-from .facts import facts_of
 from .output import OUTPUT, has_output
 
 RUNNING = "running"

@@ -15,8 +15,8 @@ from typing import Any
 from ..errors import LoaderError
 from ..files.file import CheckpointFile
 from ..formats.safetensors import SafeTensors
+from ..report.facts import LISTED, LOAD
 from ..report.kept import KEPT
-from .facts import LISTED, LOAD
 
 MEASURING = ("load", "convert")
 """The modes that measure; `evaluate.plan`, which imports torch, has them as well."""

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from loader.evaluate import plan
 from loader.report.data import EvaluationReport, ModelReport, PartReport, Report
-from loader.sweep.facts import facts_of
+from loader.report.facts import facts_of
 from loader.sweep.sound import MEASURING, is_sound
-from tests.sweep.test_facts import JSON
+from tests.report.test_facts import JSON
 
 NOWHERE = Path("nowhere")
 RIGHT = {"value": 0.5, "stderr": 0.25, "n": 4}

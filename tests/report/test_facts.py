@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader.report.data import ErrorReport, EvaluationReport, KeysReport, ModelReport, PartReport, Report
-from loader.sweep.facts import facts_of
+from loader.report.facts import facts_of
 from loader.sweep.record import JobRecord
 
 JSON = st.recursive(
