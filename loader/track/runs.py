@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..report.data import REPORT
+from ..report.facts import facts_of
 
 SUMMARY = "summary.json"
 
@@ -29,7 +30,6 @@ _STATUS = {"ok": "FINISHED", "reused": "FINISHED", "failed": "FAILED", "error": 
 _STOPPED = "KILLED"
 """The status of a job that crashed or took too long."""
 
-_LOAD = ("open", "build", "plan", "apply", "place")
 _LONGEST_NAME = 200
 
 
@@ -64,23 +64,10 @@ def of_run(folder: Path, name: str | None) -> Run:
         ValueError: It is not JSON.
     """
     report = _read(folder / REPORT)
-    evaluation, timings = _mapping(report.get("evaluation")), _mapping(report.get("timings"))
-    verification, model = _mapping(report.get("verification")), _mapping(report.get("model"))
-    error = report.get("error")
     row = {
-        "metrics": evaluation.get("metrics"),
-        "step": next((part["step"] for part in _parts(report) if part.get("step") is not None), None),
-        "seconds": timings.get("total"),
-        "load_seconds": sum(seconds for key in _LOAD if (seconds := _number(timings.get(key))) is not None),
-        **{f"{key}_seconds": timings.get(key) for key in ("forward", "evaluate")},
-        "peak_rss_bytes": _mapping(report.get("memory")).get("peak_rss_bytes"),
-        "golden_diff": verification.get("golden_diff"),
-        **{key: report.get(key) for key in ("status", "exit_code")},
-        "error": error,
-        "fingerprint": verification.get("fingerprint"),
-        "dtype": "/".join(str(dtype) for dtype in model.get("dtypes") or ()) or None,
-        "device": model.get("device"),
-        "torch": _mapping(report.get("environment")).get("torch"),
+        **facts_of(report),
+        "seconds": _mapping(report.get("timings")).get("total"),
+        **{key: report.get(key) for key in ("status", "exit_code", "error")},
         "values": dict(_typed(report.get("overrides") or ())),
     }
     return _of_row(row, name or _named(folder), folder)
@@ -152,10 +139,6 @@ def _typed(overrides: Iterable[str]) -> Iterable[tuple[str, str]]:
         key, equals, value = override.lstrip("+").partition("=")
         if equals and not key.startswith(("~", "hydra.", "hydra/", "track")):
             yield key, value
-
-
-def _parts(report: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    return [_mapping(part) for part in _mapping(report.get("parts")).values()]
 
 
 def _there(folder: Path, *names: str) -> list[Path]:
