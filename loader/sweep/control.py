@@ -16,9 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 
 from ..config.sweeps import parse_sweep
 from ..errors import DeviceError
+from ..report.reading import read_content
 from ..text.wording import matches
 from .child import run_apart
-from .record import JobRecord, read_report
+from .record import JobRecord
 from .records import count_bad
 from .resume import earlier, place_of
 
@@ -81,7 +82,7 @@ def reuse(config: Mapping[str, Any], record: JobRecord) -> str | None:
     if isinstance(found, str):
         return found
     try:
-        report = read_report(found.report)
+        report = read_content(found.report)
     except (OSError, ValueError) as error:
         return f"{found.report} cannot be read ({error})"
     record.reuse(found.report, report, found.seconds)

@@ -7,7 +7,6 @@ way a job ended, its record has a status, and what the sweep counts it as.
 from __future__ import annotations
 
 import dataclasses
-import json
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 from ..errors import INTERRUPTED, ConfigError
 from ..report.data import REPORT, ErrorReport
 from ..report.facts import facts_of
+from ..report.reading import read_content
 from ..text.lines import Fix, line, typed
 from ..text.wording import counted, printable
 from .output import OUTPUT, has_output
@@ -159,7 +159,7 @@ class JobRecord:
             return
         path = Path(self.output_dir or "", REPORT)
         try:
-            report = read_report(path)
+            report = read_content(path)
         except FileNotFoundError:
             self.error = error_of("ConfigError", f"{path} could not be written")
         except (OSError, ValueError) as error:
@@ -273,16 +273,3 @@ def _last_words(folder: str | None) -> Iterator[Fix]:
 def _signal_name(number: int) -> str:
     known = {member.value: member.name for member in signal.Signals}
     return f"signal {number} ({known[number]})" if number in known else f"signal {number}"
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """Reads a job's report.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is not a report.
-    """
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("it is not a mapping")  # as for any other damage
-    return content

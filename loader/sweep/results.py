@@ -5,7 +5,6 @@ Guarantees: a job that did not end well is never the best one, whichever way the
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ..report.reading import read_content
 from .record import GOOD, JobRecord
 
 _OPTUNA = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
@@ -32,7 +32,7 @@ def result_of(record: JobRecord, hydra: Any) -> float | None:
     """
     if record.status in GOOD and record.report is not None:
         with suppress(OSError, ValueError):
-            report: dict[str, Any] = json.loads(Path(record.report).read_text(encoding="utf-8"))
+            report = read_content(Path(record.report))
             objective = (report.get("evaluation") or {}).get("objective")
             return 0.0 if objective is None else float(objective)
     return None if OmegaConf.select(hydra, "sweeper._target_") == _OPTUNA else math.nan

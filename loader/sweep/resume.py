@@ -9,6 +9,7 @@ interrupted is as good as one that ended.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from ..report.terminal import print_note
 from ..text.lines import Fix, line, typed
 from ..text.wording import counted, safe_text
 from .folders import SUMMARY, is_written
-from .record import GOOD, RUNNING, read_report
+from .record import GOOD, RUNNING
 from .records import records_folder
 
 SCHEMA = 2
@@ -155,7 +156,7 @@ def _of_records(folder: Path) -> Iterator[Mapping[str, Any]]:
     """Yields the records of a sweep that was interrupted."""
     for file in sorted(records_folder(folder).glob("[0-9]*.json")):
         try:
-            yield read_report(file)
+            yield _mapping_in(file)
         except (OSError, ValueError):
             continue  # the job runs again
 
@@ -203,7 +204,14 @@ def _is_there(written: Any) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file() or path.stat().st_size > _LARGEST:
         raise ValueError(f"{path.name} is not a file of a bounded size")  # like any other damage
-    return read_report(path)
+    return _mapping_in(path)
+
+
+def _mapping_in(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it is not a mapping")  # as for any other damage
+    return content
 
 
 def _shown(path: Path) -> str:

@@ -6,7 +6,6 @@ ran, and figures that are not finite numbers, are left out.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 from ..report.data import REPORT
 from ..report.facts import facts_of
+from ..report.reading import read_content
 
 SUMMARY = "summary.json"
 
@@ -63,7 +63,7 @@ def of_run(folder: Path, name: str | None) -> Run:
         OSError: There is no report.
         ValueError: It is not JSON.
     """
-    report = _read(folder / REPORT)
+    report = read_content(folder / REPORT)
     row = {
         **facts_of(report),
         "seconds": _mapping(report.get("timings")).get("total"),
@@ -84,7 +84,7 @@ def of_sweep(folder: Path, name: str | None) -> Run:
         OSError: There is no summary.
         ValueError: It is not JSON.
     """
-    summary = _read(folder / SUMMARY)
+    summary = read_content(folder / SUMMARY)
     ran = [row for row in summary["jobs"] if row.get("status") in _STATUS or row.get("exit_code") is not None]
     jobs = [_of_row(row, _job_name(row), folder / str(row.get("output_dir") or "")) for row in ran]
     ended = (folder / SUMMARY).stat().st_mtime
@@ -143,10 +143,6 @@ def _typed(overrides: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 def _there(folder: Path, *names: str) -> list[Path]:
     return [folder / name for name in names if (folder / name).is_file()]
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
