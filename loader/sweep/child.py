@@ -39,7 +39,7 @@ from ..text.lines import Fix
 from ..text.progress import Voice, speaking
 from ..text.redaction import remember
 from .output import print_error_into, print_into
-from .processes import guarded, lead_group
+from .processes import end_below, guarded, lead_group
 from .record import JobRecord, Unwritten
 
 _PULSE = 1
@@ -227,6 +227,7 @@ def _end_with_sweep() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        end_below()
         os._exit(INTERRUPTED)  # at once: nothing is left to clean up for
 
 

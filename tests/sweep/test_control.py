@@ -151,6 +151,20 @@ def test_no_process_of_a_job_outlives_a_sweep_that_is_killed(folder: Path, behav
     assert ended([*others, *noted(folder)])
 
 
+def test_a_job_ends_its_processes_even_if_no_guard_is_left(folder: Path) -> None:
+    arguments = ["model._target_=own_models.Net", "checkpoint.path=epoch=2.pth", "hydra.sweep.dir=sweep"]
+    with subprocess.Popen([*RUN, *arguments, "model.behave=stubborn"], cwd=folder, start_new_session=True) as process:
+        deadline = time.monotonic() + 60
+        while len(noted(folder)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        others = [number for number in of_session(process.pid) if number != process.pid]
+        (guard,) = [number for number in others if os.getpgid(number) == number and number not in noted(folder)]
+        os.kill(guard, signal.SIGKILL)
+        process.kill()
+        process.wait(timeout=60)
+    assert ended([*others, *noted(folder)])
+
+
 def of_session(session: int) -> list[int]:
     found = []
     for file in Path("/proc").glob("[0-9]*/stat"):
