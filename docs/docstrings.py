@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import textwrap
 from typing import Any
@@ -14,9 +15,10 @@ def doc(thing: Any) -> str:
 
 
 def attribute_docs(record: type) -> dict[str, str]:
-    """Returns the docstrings of a dataclass's fields."""
+    """Returns the docstrings of a dataclass's fields, inherited ones included."""
+    inherited = (attribute_docs(base) for base in record.__bases__ if dataclasses.is_dataclass(base))
+    docs = {name: text for one in inherited for name, text in one.items()}
     body = ast.parse(textwrap.dedent(inspect.getsource(record))).body[0].body  # type: ignore[attr-defined]
-    docs = {}
     for statement, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)

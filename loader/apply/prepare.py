@@ -236,7 +236,7 @@ def _is_empty(prepared: Prepared, source: str, entry: TensorEntry) -> bool:
         return (
             Reader(prepared.parts, prepared.offers.entries).read(source).is_meta
         )  # a state dict in memory has its data elsewhere
-    pending = [*entry.components.values(), *(piece.entry for piece in entry.pieces)]
+    pending = [*entry.components.values(), *entry.inputs, *(piece.entry for piece in entry.pieces)]
     return any(part.is_without_data for part in pending)
 
 

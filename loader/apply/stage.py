@@ -72,7 +72,7 @@ def stage(prepared: Prepared, *, live: bool = False) -> Staged:
         if key is None or prepared.tensor(source) is None or prepared.wanted[key].kind == "extra":
             values[source] = reader.value(source)
             continue
-        value, changed = _cast(prepared, key, reader.read(source))
+        value, changed = _cast(prepared, source, key, reader.read(source))
         if changed is not None:
             casts.append(changed)
         if live:
@@ -95,10 +95,14 @@ def _shown(needed: list[str]) -> Iterator[str]:
             shown.advance()
 
 
-def _cast(prepared: Prepared, key: str, value: torch.Tensor) -> tuple[torch.Tensor, Cast | None]:
-    dtype = prepared.dtype(key, dtype_name(value.dtype))
+def _cast(prepared: Prepared, source: str, key: str, value: torch.Tensor) -> tuple[torch.Tensor, Cast | None]:
+    entry = prepared.tensor(source)
+    offered = dtype_name(value.dtype) if entry is None else entry.dtype
+    dtype = prepared.dtype(key, offered)
     result, loss = cast(value, dtype)
-    return result, None if result is value else Cast(key, dtype_name(value.dtype), dtype_name(dtype), loss)
+    # The values of arithmetic are wider than their entry: that they are rounded once is not a cast.
+    same = result is value or (offered == dtype_name(dtype) and not loss)
+    return result, None if same else Cast(key, offered, dtype_name(dtype), loss)
 
 
 def _placed(prepared: Prepared, key: str, value: torch.Tensor, *, copy: bool) -> torch.Tensor:

@@ -23,6 +23,7 @@ from ..schema import (
     EvaluateConfig,
     InspectConfig,
     JobConfig,
+    OtherConfig,
     OutputConfig,
     PartConfig,
     ReplayConfig,
@@ -33,6 +34,7 @@ from ..schema import (
 from ..text.lines import MISSING, NO_FIX, Fix, line
 from ..text.redaction import remember
 from ..text.wording import closest, safe_text
+from .adapters import read_adapters
 from .sections import Raw, add_unknown, names_of, no_such_rules, read_section, read_values, shown
 from .sweeps import read_sweep
 from .verifying import read_verify
@@ -59,11 +61,13 @@ def parse_job(config: Raw) -> JobConfig:
     job.checkpoint = checkpoint
     job.model = _model(raw.get("model"), problems)
     job.rules = _rules(raw.get("rules", {}), "rules", problems)
+    job.adapters = read_adapters(raw.get("adapters", {}), "adapters", problems)
     job.parts = _parts(parts, checkpoint, job.rules, problems)
     job.allow = read_section(AllowConfig, raw.get("allow", {}), "allow", problems)
     job.verify = read_verify(raw.get("verify", {}), job.device, problems)
     job.inspect = read_section(InspectConfig, raw.get("inspect", {}), "inspect", problems)
     job.convert = read_section(ConvertConfig, raw.get("convert", {}), "convert", problems)
+    job.compare = read_section(OtherConfig, raw.get("compare", {}), "compare", problems)
     job.scaffold = read_section(ScaffoldConfig, raw.get("scaffold", {}), "scaffold", problems)
     job.evaluate = read_section(EvaluateConfig, raw["evaluate"], "evaluate", problems) if "evaluate" in raw else None
     job.sweep = read_sweep(raw.get("sweep", {}), problems)
@@ -234,12 +238,13 @@ def _parts(
                 f"'{safe_text(where)}' is {safe_text(own)!r}, expected a mapping", line("parts", {name: {"key": "KEY"}})
             )
             continue
-        settings = {key: value for key, value in own.items() if key != "rules"}
+        settings = {key: value for key, value in own.items() if key not in ("rules", "adapters")}
         # A digest belongs to one file.
         inherited = root if own.get("path") is None else dataclasses.replace(root, sha256=None)
         checkpoint = read_section(CheckpointConfig, settings, where, problems, inherited)
         own_rules = _rules(own["rules"], f"{where}.rules", problems) if own.get("rules") is not None else rules
-        parts[str(name)] = PartConfig(checkpoint, own_rules)
+        adapters = read_adapters(own.get("adapters") or {}, f"{where}.adapters", problems)
+        parts[str(name)] = PartConfig(checkpoint, own_rules, adapters)
     return parts
 
 

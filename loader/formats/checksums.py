@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from zlib_ng import zlib_ng
 
 from ..text.progress import progress
+from .boxes import rebuilt
 from .tree import Storage, TensorEntry
 
 if TYPE_CHECKING:
@@ -128,12 +129,10 @@ class ReadOnce:
         return self._in_memory(entry) if self.covers(entry) else entry
 
     def _in_memory(self, entry: TensorEntry) -> TensorEntry:
-        return replace(
-            entry,
-            storage=None if entry.storage is None else self._held(entry.storage),
-            components={role: self._in_memory(component) for role, component in entry.components.items()},
-            pieces=tuple(replace(piece, entry=self._in_memory(piece.entry)) for piece in entry.pieces),
-        )
+        return rebuilt(entry, lambda leaf: leaf if leaf.storage is None else self._with(leaf, leaf.storage))
+
+    def _with(self, leaf: TensorEntry, storage: Storage) -> TensorEntry:
+        return replace(leaf, storage=self._held(storage))
 
     def _held(self, storage: Storage) -> Storage:
         place = _place(storage)

@@ -18,6 +18,7 @@ from ..files.file import CheckpointFile
 from ..files.path import leads_out, natural, shown_path
 from ..text.lines import Fix
 from ..text.wording import safe_text
+from .boxes import rebuilt
 from .dcp_metadata import Chunk, Metadata, Place, Whole, read_metadata
 from .find import DCP_ENDING as ENDING
 from .find import DCP_METADATA as METADATA
@@ -100,11 +101,7 @@ class DistributedCheckpoint(SeveralFiles):
 
     def located(self, entry: TensorEntry) -> TensorEntry:
         """Returns the entry with the positions of its elements inside the items, which are opened only now."""
-        if not entry.pieces:
-            return entry
-        return dataclasses.replace(
-            entry, pieces=tuple(Piece(self._item(piece.entry), piece.start) for piece in entry.pieces)
-        )
+        return rebuilt(entry, self._item)
 
     def _item(self, declared: TensorEntry) -> TensorEntry:
         storage = declared.storage

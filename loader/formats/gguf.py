@@ -13,7 +13,6 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile
@@ -32,9 +31,6 @@ from .opened import OpenedFile
 from .pickle.tree import leaf
 from .signatures import GGUF as FORMAT
 from .tree import ITEMSIZE, Blocks, Container, Details, Leaf, Node, Storage, TensorEntry, contiguous
-
-if TYPE_CHECKING:
-    import torch
 
 _ALIGNMENT = "general.alignment"
 _PLAIN: Mapping[int, str] = {
@@ -65,12 +61,6 @@ class Gguf(OpenedFile):
         children |= {name: self._entry(listed) for name, listed in header.listed.items()}
         self._check_places(children)
         super().__init__(file, FORMAT, Container("dict", FORMAT, children), check)
-
-    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
-        """One tensor on the CPU; a quantized one as float32, in memory of its own."""
-        blocks = entry.components.get("blocks")
-        made = super().read(blocks or entry, mmap=mmap)
-        return made if blocks is None else _dequantized(entry, made)
 
     def _entry(self, listed: Listed) -> TensorEntry | Leaf:
         shape = tuple(reversed(listed.dimensions))
@@ -276,25 +266,3 @@ def quantizations(path: str, tensor: str) -> Mapping[int, tuple[str, int, int]]:
             Fix("pip install 'hydra-loader[gguf]'"),
         ) from error
     return {int(kind): (kind.name, *size) for kind, size in GGML_QUANT_SIZES.items()}
-
-
-def _dequantized(entry: TensorEntry, raw: torch.Tensor) -> torch.Tensor:
-    import numpy  # noqa: PLC0415, ICN001  # needed here alone
-    import torch  # noqa: PLC0415  # an index alone needs no torch
-    from gguf.constants import GGMLQuantizationType  # noqa: PLC0415  # an extra, and slow to import
-    from gguf.quants import dequantize  # noqa: PLC0415
-
-    if not entry.numel:
-        return torch.empty(entry.shape)
-    blocks: Any = raw.numpy()
-    blocks.flags.writeable = False  # it may be a mapping that other tensors share
-    kind: Any = entry.details.quantization
-    with numpy.errstate(all="ignore"):  # scales from a file may be anything
-        try:
-            values = dequantize(blocks.reshape(*entry.shape[:-1], -1), GGMLQuantizationType(kind.type))
-        except NotImplementedError as error:
-            raise CheckpointError(
-                f"unsupported quantization {kind.quantised}: the package gguf cannot dequantize it",
-                Fix("pip install --upgrade gguf"),
-            ) from error
-    return torch.from_numpy(values).reshape(entry.shape)

@@ -16,7 +16,7 @@ from ..errors import CheckpointError
 from ..text.lines import Fix
 from ..text.wording import counted, phrases, safe_text
 from .opened import Checkpoint
-from .tree import Container, Details, Layout, Leaf, Node, TensorEntry
+from .tree import Bits, Container, Details, Layout, Leaf, Node, Storage, TensorEntry
 
 _NOT_FOR_FILES = "assign_to_params_buffers"
 """A switch in a dict's `_metadata` that would make torch assign instead of copy."""
@@ -39,12 +39,10 @@ class MemoryCheckpoint(Checkpoint):
     def verify(self, entries: Iterable[TensorEntry], *, mmap: bool = True) -> None:
         """Memory has no checksums."""
 
-    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:  # noqa: ARG002  # as files take it
-        """The caller's own tensor, or the elements of it that the entry covers."""
-        value: torch.Tensor = self._state[entry.details.key].detach()
-        if tuple(value.shape) == entry.shape:
-            return value
-        return value.reshape(-1)[entry.offset : entry.offset + entry.numel]
+    def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
+        """The caller's own tensor, or what the rules make of such tensors."""
+        key = entry.details.key
+        return self._state[key].detach() if key in self._state else super().read(entry, mmap=mmap)
 
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
         """Memory needs no reading ahead."""
@@ -95,5 +93,11 @@ def _node(key: str, value: Any) -> Node:
         stride = tuple(value.stride()) if value.layout == torch.strided else ()
         name = "quantized" if value.is_quantized else str(value.layout).removeprefix("torch.")
         dtype = str(value.dtype).removeprefix("torch.")
-        return TensorEntry(dtype, tuple(value.shape), stride, layout=cast("Layout", name), details=Details(key=key))
+        layout, shape, details = cast("Layout", name), tuple(value.shape), Details(key=key)
+        if layout != "strided" or value.is_meta or type(value.untyped_storage()) is not torch.UntypedStorage:
+            return TensorEntry(dtype, shape, stride, layout=layout, details=details)
+        memory, bits = value.untyped_storage(), Bits(value.is_conj(), value.is_neg())
+        storage = Storage(key, 0, memory.nbytes(), memory=memory, big_endian=sys.byteorder == "big")
+        details = Details(key=key, bits=bits if bits != Bits() else None)
+        return TensorEntry(dtype, shape, stride, int(value.storage_offset()), storage, layout=layout, details=details)
     return Leaf(type(value).__name__, record=value)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +19,9 @@ from ..text.lines import Fix
 from ..text.wording import safe_text
 from .pickle.objects import WHOLE, withheld
 from .tree import ITEMSIZE, Bits, Storage, TensorEntry, contiguous
+
+if TYPE_CHECKING:
+    from .formulas.records import Formula
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE if hasattr(torch, name)}
 """By torch's name; an older torch lacks the newest ones."""
@@ -39,8 +43,14 @@ def tensor_of(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor
     Raises:
         CheckpointError: Its data is not in the file, or invalid for its layout.
     """
+    if entry.formula is not None:
+        return _computed(entry, entry.formula, unpack, mmap=mmap)
     if entry.pieces:
         return _joined(entry, unpack, mmap=mmap)
+    if "blocks" in entry.components:
+        from .formulas.ggml import dequantized  # noqa: PLC0415  # few files need it
+
+        return dequantized(entry, tensor_of(entry.components["blocks"], unpack, mmap=mmap))
     if entry.layout == "strided":
         return _dense(entry, unpack, mmap=mmap)
     parts = {role: tensor_of(part, unpack, mmap=mmap) for role, part in entry.components.items()}
@@ -59,6 +69,9 @@ def _dense(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
     if entry.storage is None:
         return _without_data(entry, dtype)
     shape, stride = entry.shape, entry.stride
+    if entry.storage.made is not None:
+        whole = tensor_of(entry.storage.made, unpack, mmap=mmap).contiguous()
+        return whole.as_strided(shape, stride, whole.storage_offset() + entry.offset)
     compact = stride == contiguous(shape)
     extent = entry.numel if compact else _extent(shape, stride)
     width = ITEMSIZE[entry.dtype]
@@ -73,7 +86,7 @@ def _joined(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
     """A tensor in several pieces; one piece is returned as it is."""
     if len(entry.pieces) == 1:
         return tensor_of(entry.pieces[0].entry, unpack, mmap=mmap).reshape(entry.shape)
-    whole = torch.empty(entry.shape, dtype=torch_dtype(entry))
+    whole = torch.empty(entry.shape, dtype=_value_dtype(entry))
     for piece in entry.pieces:
         box = whole if len(piece.start) == whole.dim() else whole.view(-1)
         for dimension, (start, length) in enumerate(zip(piece.start, piece.entry.shape, strict=True)):
@@ -81,6 +94,19 @@ def _joined(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
         box.copy_(tensor_of(piece.entry, unpack, mmap=mmap))
         _forget(piece.entry)
     return whole
+
+
+def _computed(entry: TensorEntry, formula: Formula, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
+    from .formulas.compute import compute  # noqa: PLC0415  # few files need it
+
+    inputs = [partial(tensor_of, one, unpack, mmap=mmap) for one in entry.inputs]
+    return compute(formula, inputs).reshape(entry.shape)
+
+
+def _value_dtype(entry: TensorEntry) -> torch.dtype:
+    """The dtype of the values that an entry gives, which arithmetic widens."""
+    wide = torch.float64 if entry.dtype == "float64" else torch.float32
+    return wide if entry.is_computed else torch_dtype(entry)
 
 
 def _forget(piece: TensorEntry) -> None:
@@ -113,7 +139,8 @@ def _flat(storage: Storage, start: int, count: int, dtype: torch.dtype, unpack: 
     if not count:
         return torch.empty(0, dtype=dtype)
     if storage.memory is not None:
-        flat = torch.empty(0, dtype=dtype).set_(storage.memory, start // dtype.itemsize, (count,), (1,))
+        empty = torch.empty(0, dtype=dtype, device=storage.memory.device)
+        flat = empty.set_(storage.memory, start // dtype.itemsize, (count,), (1,))
     elif storage.data is not None or storage.packed is not None:
         whole = storage.data if storage.data is not None else unpack(storage)
         flat = torch.frombuffer(bytearray(whole), dtype=dtype, count=count, offset=start)

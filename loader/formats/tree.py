@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..files.file import CheckpointFile
+    from .formulas.records import Formula
 
 Layout = Literal["strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "quantized", "nested"]
 """How a tensor's elements are kept."""
@@ -55,6 +56,8 @@ class Storage:
     """Its bytes, if the file keeps them inside a pickle; `offset` is unused then."""
     memory: torch.UntypedStorage | None = field(default=None, compare=False, repr=False)
     """Its bytes, if they are in memory already."""
+    made: TensorEntry | None = field(default=None, hash=False, repr=False)
+    """The entry whose elements, compact and in order, are its bytes once it is made; the other places are unused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,10 @@ class TensorEntry:
     details: Details = NO_DETAILS
     pieces: tuple[Piece, ...] = ()
     """The parts of a tensor in several places; together they cover it exactly once."""
+    formula: Formula | None = None
+    """How its values are computed from `inputs`; its dtype is then the one that its sources suggest, while the values
+    are float32, or float64 where it is float64, until they are rounded once to their final dtype."""
+    inputs: tuple[TensorEntry, ...] = ()
 
     @property
     def numel(self) -> int:
@@ -169,8 +176,12 @@ class TensorEntry:
 
     def storages(self) -> Iterator[Storage]:
         """The storages needed to read it."""
-        if self.storage is not None:
+        if self.storage is not None and self.storage.made is not None:
+            yield from self.storage.made.storages()
+        elif self.storage is not None:
             yield self.storage
+        for entry in self.inputs:
+            yield from entry.storages()
         for component in self.components.values():
             yield from component.storages()
         for piece in self.pieces:
@@ -179,7 +190,17 @@ class TensorEntry:
     @property
     def is_without_data(self) -> bool:
         """Whether it has a shape but no data in any file."""
-        return self.storage is None and not self.components and not self.pieces
+        return self.storage is None and not self.components and not self.pieces and self.formula is None
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether arithmetic makes any of its values."""
+        made = None if self.storage is None else self.storage.made
+        return (
+            self.formula is not None
+            or (made is not None and made.is_computed)
+            or any(piece.entry.is_computed for piece in self.pieces)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,10 @@ class Offered:
     """Its key in the file, under the part's nested key."""
     entry: Node
     """A tensor; anything else can only be extra state."""
+    sources: tuple[str, ...] = ()
+    """All its keys in the file, if rules or adapters made it of others; the first is `source`."""
+    rules: tuple[str, ...] = ()
+    """The names of the rules and adapters that changed its tensor; empty for one that is as in the file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ class Part:
 
 def part_configs(job: JobConfig) -> dict[str, PartConfig]:
     """The parts of a job by submodule; only the root if none is named."""
-    return job.parts or {"": PartConfig(job.checkpoint, job.rules)}
+    return job.parts or {"": PartConfig(job.checkpoint, job.rules, job.adapters)}
 
 
 def mounted(part: Part, parts: Sequence[Part]) -> tuple[str, ...]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError, FitError
 from ..files.path import shown_path
+from ..formats.elements import raw
 from ..formats.pickle.globals import dangerous_maker
 from ..formats.tree import Container, TensorEntry
 from ..keys.plan import Offered, Wanted
-from ..keys.rules import Hits, rewrite, rewrite_metadata
+from ..keys.rules import Context, Hits, rewrite, rewrite_metadata
 from ..keys.select import find, only_optimizer, select, tree
 from ..text.lines import Fix
 from ..text.wording import safe_text
@@ -106,22 +107,33 @@ def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) ->
     key = part.config.checkpoint.key
     container = select(part.checkpoint.root, key, own, shown_path(part.checkpoint.path))
     rules = part.config.rules or {}
-    rewriting = rewrite(container.children, rules, part.label)
+    shapes = {key: want.shape for key, want in below(part.name, wanted)}
+    rewriting = rewrite(container.children, rules, part.label, shapes, _context(part))
     entries: dict[str, Offered] = {}
     other: dict[str, str] = {}
     dropped = [part.full(name) for name in rewriting.dropped.values()]
-    for source, name in rewriting.names.items():
-        entry, full = container.children[source], part.full(name)
+    for name, one in rewriting.made.items():
+        entry, source, full = one.entry, one.sources[0], part.full(name)
         if full.startswith(others):
             dropped.append(full)
         elif not isinstance(entry, TensorEntry) and full not in wanted:
             other[source] = entry.type
         else:
-            entries[full] = Offered(part.name, source, entry)
+            entries[full] = Offered(part.name, source, entry, one.sources if one.rules else (), one.rules)
     prefixes = rewrite_metadata(container.metadata, rules).items()
     metadata = {part.full(prefix).removesuffix("."): values for prefix, values in prefixes}
     metadata = {prefix: values for prefix, values in metadata.items() if not f"{prefix}.".startswith(others)}
     return _Offer(entries, dropped, metadata, container, rewriting.hits, other)
+
+
+def _context(part: Part) -> Context:
+    """What rules may know of a part's file besides names, shapes and dtypes."""
+
+    def peek(entry: TensorEntry) -> bytes:
+        part.checkpoint.verify([entry], mmap=False)
+        return bytes(raw(part.checkpoint.read(entry, mmap=False)))
+
+    return Context(peek, dict)
 
 
 def _refuse_dangerous(part: Part) -> None:

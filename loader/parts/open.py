@@ -182,7 +182,7 @@ def with_root(parts: tuple[Part, ...], job: JobConfig, keys: Iterable[str], stac
     file = next(same, None) or _open(settings, stack, "checkpoint.path", data=_reads_tensors(job))
     if reading and settings.key is None and not file.root.tensors():
         return parts  # the file holds a state dict for each part, and none for the root
-    return (Part("", PartConfig(settings, job.rules), file), *parts)
+    return (Part("", PartConfig(settings, job.rules, job.adapters), file), *parts)
 
 
 def rest_is_open(job: JobConfig, parts: Sequence[Part]) -> bool:

@@ -97,6 +97,11 @@ class PartReport:
     mtime: float | None = None
     """When the file, or the index of several, was last changed, in seconds since 1970; null for what is not on this
     machine."""
+    combined: dict[str, Any] | None = None
+    """Only for several files: ``{how, files, last}``, with ``{path, bytes, sha256, weight}`` of each file, and the keys
+    whose values are the last file's, since they are not floats."""
+    adapters: list[dict[str, Any]] = field(default_factory=list)
+    """``{name, path, format, kind, scale, minus, sha256, hits, rules, note}`` of each adapter, in order."""
 
 
 @dataclass(slots=True)
@@ -117,6 +122,8 @@ class KeysReport:
     """``{key, checkpoint, model, loss}`` of each tensor whose dtype changed; ``loss`` describes changed values."""
     tied: list[list[str]] = field(default_factory=list)
     """Groups of model keys that are one tensor."""
+    derived: list[dict[str, Any]] = field(default_factory=list)
+    """``{key, sources, rules}`` of each tensor that rules or adapters made: its keys in the file, and their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +237,7 @@ class Report:
     number of its keys with each outcome; ``initialised`` ones keep the model's own values, as an allowance says. Layers
     that differ in their numbers alone are one, ``layers.{0..11}.attn``, with the sums of all."""
     plan: list[dict[str, Any]] | None = None
-    """Only with ``mode=plan``: ``{action, key, source, part, model, checkpoint}`` of every key."""
+    """Only with ``mode=plan``: ``{action, key, source, sources, rules, part, model, checkpoint}`` of every key."""
     inspection: dict[str, Any] | None = None
     """Only with ``mode=inspect``: ``{files: […]}``, the contents of each part's file."""
     written: dict[str, Any] | None = None
@@ -241,6 +248,9 @@ class Report:
     """The measurement of the verified model; null if nothing was measured."""
     replay: ReplayReport | None = None
     """Only with ``mode=replay``: the comparison with the recorded run."""
+    comparison: dict[str, Any] | None = None
+    """Only with ``mode=compare``: ``{only_left, only_right, tensors, modules}``, with ``{key, shapes, dtypes, max_abs,
+    mean_abs, cosine}`` of each tensor that both files have."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds of each step: ``build``, ``open``, ``plan``, ``apply``, ``place``, ``verify``, ``evaluate``, ``convert``,
     ``total``; and of the forward pass, a part of ``verify``: ``forward``."""
@@ -263,7 +273,7 @@ class Report:
         of_modes = {"plan": self.plan, "inspection": self.inspection, "written": self.written}
         bare = dataclasses.replace(self, plan=None, inspection=None, written=None)
         content = {"schema": SCHEMA, **dataclasses.asdict(bare)} | of_modes
-        for name in (*of_modes, "replay"):
+        for name in (*of_modes, "replay", "comparison"):
             if content[name] is None:
                 del content[name]
         return content

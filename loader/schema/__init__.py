@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..text.redaction import spare
-from .rule import Fate, Rule, Step
+from .rule import Fate, KeyRule, Rule, Step
 from .sections import (
     AUTO,
     CHECKS,
     MODES,
+    AdapterConfig,
     AllowConfig,
     Check,
     CheckpointConfig,
@@ -28,6 +29,7 @@ from .sections import (
     InputKind,
     InspectConfig,
     Mode,
+    OtherConfig,
     OutputConfig,
     ReplayConfig,
     ScaffoldConfig,
@@ -45,6 +47,7 @@ __all__ = [
     "OF_A_FILE",
     "REPLACED",
     "ROOT",
+    "AdapterConfig",
     "AllowConfig",
     "Check",
     "CheckpointConfig",
@@ -58,7 +61,9 @@ __all__ = [
     "InputKind",
     "InspectConfig",
     "JobConfig",
+    "KeyRule",
     "Mode",
+    "OtherConfig",
     "OutputConfig",
     "PartConfig",
     "ReplayConfig",
@@ -83,6 +88,8 @@ class PartConfig:
     checkpoint: CheckpointConfig
     rules: dict[str, Rule] | None
     """The part's rules; None means that they must be found (``rules: auto``)."""
+    adapters: dict[str, AdapterConfig] = field(default_factory=dict)
+    """The adapters that are added to what the rules made, in order."""
 
     @property
     def autos(self) -> list[str]:
@@ -114,7 +121,8 @@ class JobConfig:
     """One job, fully resolved."""
 
     mode: Mode = "load"
-    """``load``, ``plan`` (a dry run without tensor data), ``inspect``, ``convert``, ``scaffold`` or ``replay``."""
+    """``load``, ``plan`` (a dry run without tensor data), ``inspect``, ``convert``, ``scaffold``, ``replay`` or
+    ``compare``."""
     model: Mapping[str, Any] | None = None
     """The architecture: a ``_target_`` and its arguments; null takes a pickled model from the file, ``embedded`` the
     config from a converted file. Also a config group."""
@@ -122,6 +130,8 @@ class JobConfig:
     """The weights: the part at the root of the model, and the defaults of the other parts. Also a config group."""
     rules: dict[str, Rule] | None = field(default_factory=dict)
     """Named key rules, applied in order; ``auto`` finds them. Also a config group: ``rules=[ddp,compile]``."""
+    adapters: dict[str, AdapterConfig] = field(default_factory=dict)
+    """Named adapters, added in order to what the rules made; a part has its own."""
     parts: dict[str, PartConfig] = field(default_factory=dict)
     """The parts by submodule, for several files or several places in one."""
     allow: AllowConfig = field(default_factory=AllowConfig)
@@ -141,6 +151,8 @@ class JobConfig:
     """Where and how ``mode=convert`` writes."""
     scaffold: ScaffoldConfig = field(default_factory=ScaffoldConfig)
     """Where ``mode=scaffold`` writes."""
+    compare: OtherConfig = field(default_factory=OtherConfig)
+    """The other file of ``mode=compare``."""
     evaluate: EvaluateConfig | None = None
     """How the verified model is measured; null measures nothing. Also a config group."""
     sweep: SweepConfig = field(default_factory=SweepConfig)
@@ -164,7 +176,7 @@ class EmbeddedJob(JobConfig):
     of_a_file = True
 
 
-REPLACED = ("model", "rules", "parts", "verify.input", "evaluate.data", "evaluate.step", "trusted_targets")
+REPLACED = ("model", "rules", "adapters", "parts", "verify.input", "evaluate.data", "evaluate.step", "trusted_targets")
 """Nodes that are replaced as a whole."""
 
 EACH_REPLACED = ("evaluate.metrics", "evaluate.expect")

@@ -1,4 +1,4 @@
-"""The base of every key rule; its kinds are in `loader.keys.rules`."""
+"""The bases of rules; their kinds are in `loader.keys.rules`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ Step = Callable[[str], str | Fate | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule(ABC):
-    """One rule for the names in a file; its kinds are in `loader.keys.rules`.
+class Rule(ABC):  # noqa: B024  # its two kinds of subclasses have different methods
+    """One rule for the entries of a file.
 
-    A kind is a subclass: its fields are the rule's settings in a config, and the first one names the kind.
+    A kind is a subclass: its fields are the rule's settings in a config, and the first one names the kind. Those that
+    change names alone derive from `KeyRule`, those that change tensors from `loader.keys.rules.tensors.TensorRule`.
     """
 
     enabled: bool = True
@@ -38,10 +39,6 @@ class Rule(ABC):
     """Whether every name that no exclusive rule keeps is dropped."""
     example: ClassVar[Mapping[str, object]] = {"rename": "encoder.", "to": "backbone."}
     """A rule to offer when one of this kind is invalid."""
-
-    @abstractmethod
-    def step(self) -> Step:
-        """Returns the rule's function for one name; raises ValueError with the reason if it cannot work."""
 
     def settings(self) -> dict[str, Any]:
         """Returns the rule as in a config: its own settings first, without defaults."""
@@ -55,6 +52,15 @@ class Rule(ABC):
         own = [(one.name, getattr(self, one.name)) for one in fields(self) if not one.kw_only]
         texts = ((name, str(value).lower() if isinstance(value, bool) else safe_text(value)) for name, value in own)
         return ", ".join(f"{name}: {text}" for name, text in texts if text != "false")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRule(Rule):
+    """A rule that changes one name at a time and no tensor."""
+
+    @abstractmethod
+    def step(self) -> Step:
+        """Returns the rule's function for one name; raises ValueError with the reason if it cannot work."""
 
 
 spare(list(vars().values()))

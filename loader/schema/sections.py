@@ -7,13 +7,16 @@ from typing import Any, Literal, get_args
 
 from ..text.redaction import spare
 
-Mode = Literal["load", "plan", "inspect", "convert", "scaffold", "replay"]
+Mode = Literal["load", "plan", "inspect", "convert", "scaffold", "replay", "compare"]
 """What a job does."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 Check = Literal["crc", "structure", "full"]
 """How much of a file's integrity is verified."""
 CHECKS: tuple[Check, ...] = get_args(Check)
+
+ConvertNames = Literal["model", "checkpoint"]
+"""Whose names a converted file has."""
 
 AUTO = "auto"
 """Instead of a nested key or of rules: find the right ones."""
@@ -45,6 +48,26 @@ class CheckpointConfig:
     """Maps the file; false reads it into private memory, for a file that may change while in use."""
     check: Check = "crc"
     """How much of the file is verified: ``crc``, ``structure``, or ``full`` (the whole file, and its sha256)."""
+    combine: Any = None
+    """How the files of a list are combined: ``mean``, or a list of weights, as given and never normalised."""
+
+
+@dataclass(slots=True)
+class AdapterConfig:
+    """Weights that are added to those of a checkpoint."""
+
+    path: str = ""
+    """A PEFT adapter's folder, a kohya or diffusers file, or a file of full differences."""
+    scale: float = 1.0
+    """The factor of its differences."""
+    minus: str | None = None
+    """A file that is subtracted from it first; both then hold full weights: a task vector."""
+    key: str | None = None
+    """The dotted nested key of its tensors; ``auto`` finds and reports it."""
+    rules: dict[str, Any] = field(default_factory=dict)
+    """Named rules for the module names that it changes."""
+    format: str = "auto"
+    """The file's format; ``auto`` recognizes it by content."""
 
 
 @dataclass(slots=True)
@@ -113,6 +136,8 @@ class ConvertConfig:
 
     path: str | None = None
     """The safetensors file to write."""
+    names: ConvertNames = "model"
+    """Whose names and layout to write: the ``model``'s, or those of the ``checkpoint``, by its rules backwards."""
     embed: bool = True
     """Whether to write the model's resolved config into the file, for ``model=embedded``."""
     shard_size: str = "5GB"
@@ -147,6 +172,16 @@ class EvaluateConfig:
     """Bounds by metric: ``{min}``, ``{max}``, ``{value, within}`` (1e-6); a metric outside fails the job."""
     objective: str | None = None
     """The metric that a job returns to a sweeper that optimizes, such as Optuna's."""
+
+
+@dataclass(slots=True)
+class OtherConfig(CheckpointConfig):
+    """The file that ``mode=compare`` compares with ``checkpoint``."""
+
+    rules: dict[str, Any] = field(default_factory=dict)
+    """Named rules for its keys; those of ``checkpoint`` are in ``rules``."""
+    atol: float | None = None
+    """The largest absolute difference of any element; beyond it the job fails. Null sets no limit."""
 
 
 @dataclass(slots=True)

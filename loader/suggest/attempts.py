@@ -217,6 +217,6 @@ def _renamed(keys: Mapping[str, Shape] | tuple[str, ...], rules: Mapping[str, Ru
     # A rule may match nothing in the sample and something in the file.
     patient = {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
     try:
-        return rewrite(keys, patient).names
+        return rewrite(list(keys), patient).names
     except LoaderError:
         return None

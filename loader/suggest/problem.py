@@ -105,14 +105,17 @@ def judge(problem: Problem, container: Container, rules: Mapping[str, Rule], all
     Raises:
         FitError: A rule matches nothing or two keys collide, a load hook refuses, or the weights are quantized.
     """
-    rewriting = rewrite(container.children, rules)
+    prefix = problem.full("")
+    shapes = {key.removeprefix(prefix): want.shape for key, want in problem.wanted.items() if key.startswith(prefix)}
+    rewriting = rewrite(container.children, rules, shapes=shapes)
     names = {key: problem.full(name) for key, name in rewriting.names.items()}
     refuse_quantized("the file", problem.root, container.children, names, problem.wanted)
     offered = {}
-    for key, full in names.items():
-        entry = container.children[key]
-        if isinstance(entry, TensorEntry) or full in problem.wanted:
-            offered[full] = Offered(problem.part, key, entry)
+    for name, one in rewriting.made.items():
+        full = problem.full(name)
+        if isinstance(one.entry, TensorEntry) or full in problem.wanted:
+            of = one.sources if one.rules else ()
+            offered[full] = Offered(problem.part, one.sources[0], one.entry, of, one.rules)
     metadata = {problem.full(p).removesuffix("."): v for p, v in rewrite_metadata(container.metadata, rules).items()}
     hooked = problem.hooks(offered, metadata)
     dropped = [problem.full(name) for name in rewriting.dropped.values()]

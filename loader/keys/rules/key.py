@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
-from ...schema import Fate, Rule, Step
+from ...schema import Fate, KeyRule, Step
 from ...text.wording import safe_text
 
 
 @dataclass(frozen=True, slots=True)
-class Strip(Rule):
+class Strip(KeyRule):
     """Removes a prefix; `anywhere`, whole segments wherever they are."""
 
     strip: str
@@ -28,7 +28,7 @@ class Strip(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class Add(Rule):
+class Add(KeyRule):
     """Puts a prefix in front of every name."""
 
     add: str
@@ -39,7 +39,7 @@ class Add(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class Rename(Rule):
+class Rename(KeyRule):
     """Replaces a prefix; `anywhere`, whole segments wherever they are."""
 
     rename: str
@@ -52,7 +52,7 @@ class Rename(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class Regex(Rule):
+class Regex(KeyRule):
     """`re.sub` on the whole name."""
 
     regex: str
@@ -73,7 +73,7 @@ class Regex(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class Drop(Rule):
+class Drop(KeyRule):
     """Drops the names that match a glob."""
 
     drop: str
@@ -84,7 +84,7 @@ class Drop(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class Keep(Rule):
+class Keep(KeyRule):
     """Drops the names that match neither this glob nor that of another such rule."""
 
     keep: str

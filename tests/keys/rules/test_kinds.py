@@ -17,7 +17,7 @@ from loader.keys import rules
 from loader.keys.rules import kinds, register, rewrite, rule_of
 from loader.keys.rules.key import Add, Drop, Keep, Regex, Rename, Strip
 from loader.keys.written import rules_override
-from loader.schema import Rule, Step
+from loader.schema import KeyRule, Rule, Step
 from tests.command import REPOSITORY, run_afresh
 from tests.rules import parse_rules
 
@@ -25,7 +25,7 @@ LINEAR = ["model._target_=torch.nn.Linear", "+model.in_features=2", "+model.out_
 
 
 @dataclass(frozen=True, slots=True)
-class Lower(Rule):
+class Lower(KeyRule):
     """Writes the names that match a glob in small letters."""
 
     lower: str
@@ -38,10 +38,10 @@ class Lower(Rule):
 
 @pytest.fixture
 def kinds_restored() -> Iterator[None]:
-    before = dict(rules._KINDS)
+    before = dict(rules.table.KINDS)
     yield
-    rules._KINDS.clear()
-    rules._KINDS.update(before)
+    rules.table.KINDS.clear()
+    rules.table.KINDS.update(before)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_rule_that_cannot_work_is_refused_with_its_name_and_an_example() -> No
 
 def kind_of(step: Callable[..., object], field: str = "lower", **settings: Any) -> type[Rule]:
     """A kind of rule with one text field; its step is a function of the rule."""
-    made = make_dataclass("Made", [(field, str)], bases=(Rule,), frozen=True, namespace={"step": step, **settings})
+    made = make_dataclass("Made", [(field, str)], bases=(KeyRule,), frozen=True, namespace={"step": step, **settings})
     made.__module__ = "mine"
     return cast("type[Rule]", made)
 
@@ -119,7 +119,7 @@ def rule_with(step: Callable[..., object], **settings: Any) -> Rule:
     return kind_of(step, **settings)(**values)
 
 
-class NotData(Rule):
+class NotData(KeyRule):
     """No dataclass of its own."""
 
     def step(self) -> Step:
@@ -128,7 +128,7 @@ class NotData(Rule):
 
 
 @dataclass(frozen=True)
-class Bare(Rule):
+class Bare(KeyRule):
     """No field of its own."""
 
     def step(self) -> Step:
@@ -137,7 +137,7 @@ class Bare(Rule):
 
 
 @dataclass(frozen=True)
-class Stepless(Rule):
+class Stepless(KeyRule):
     """No step."""
 
     stepless: str
@@ -251,12 +251,12 @@ KIND = """
 from dataclasses import dataclass
 
 from hydra_loader.keys.rules import register
-from hydra_loader.schema import Rule
+from hydra_loader.schema import KeyRule
 
 
 @register
 @dataclass(frozen=True, slots=True)
-class Lower(Rule):
+class Lower(KeyRule):
     lower: str
 
     def step(self):

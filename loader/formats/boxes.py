@@ -1,0 +1,147 @@
+"""Views and joins of tensors, as entries: which elements of the sources make which element of the result.
+
+Guarantees: pure functions of shapes and strides; reads no data and needs no torch. A view of a tensor whose elements
+lie in one storage is a strided view of that storage, so that reading it copies nothing; any other is a view of the
+compact elements of what is made first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from .tree import Details, Piece, Storage, TensorEntry, contiguous
+
+
+def is_movable(entry: TensorEntry) -> bool:
+    """Whether the elements of an entry can be moved: it is dense, and has data."""
+    return entry.layout == "strided" and not entry.is_without_data
+
+
+def grounded(entry: TensorEntry) -> TensorEntry:
+    """Returns an entry over a single storage: itself, or a view of its compact elements."""
+    if entry.storage is not None and not entry.components and not entry.pieces:
+        details = entry.details
+        if details.pickled is None and not details.key:
+            return entry
+        return dataclasses.replace(entry, details=Details(bits=details.bits))
+    made = Storage("", 0, entry.nbytes, made=entry)
+    return TensorEntry(entry.dtype, entry.shape, contiguous(entry.shape), storage=made, location=entry.location)
+
+
+def _strided(entry: TensorEntry, shape: Sequence[int], stride: Sequence[int], more: int = 0) -> TensorEntry:
+    return dataclasses.replace(entry, shape=tuple(shape), stride=tuple(stride), offset=entry.offset + more)
+
+
+def narrowed(entry: TensorEntry, dim: int, start: int, length: int) -> TensorEntry:
+    """Returns the indices of one dim from a start on."""
+    entry = grounded(entry)
+    shape = (*entry.shape[:dim], length, *entry.shape[dim + 1 :])
+    return _strided(entry, shape, entry.stride, start * entry.stride[dim])
+
+
+def indexed(entry: TensorEntry, dim: int, index: int) -> TensorEntry:
+    """Returns one index of a dim, which is removed."""
+    entry = grounded(entry)
+    without = [at for at in range(len(entry.shape)) if at != dim]
+    shape, stride = [entry.shape[at] for at in without], [entry.stride[at] for at in without]
+    return _strided(entry, shape, stride, index * entry.stride[dim])
+
+
+def unflattened(entry: TensorEntry, dim: int, sizes: Sequence[int]) -> TensorEntry:
+    """Cuts one dim into several, the last one running fastest; the sizes multiply to its size."""
+    entry = grounded(entry)
+    steps = [entry.stride[dim] * step for step in contiguous(tuple(sizes))]
+    shape = (*entry.shape[:dim], *sizes, *entry.shape[dim + 1 :])
+    return _strided(entry, shape, (*entry.stride[:dim], *steps, *entry.stride[dim + 1 :]))
+
+
+def permuted(entry: TensorEntry, dims: Sequence[int]) -> TensorEntry:
+    """Returns the dims in another order."""
+    entry = grounded(entry)
+    return _strided(entry, [entry.shape[dim] for dim in dims], [entry.stride[dim] for dim in dims])
+
+
+def repeated(entry: TensorEntry, dim: int, times: int) -> TensorEntry:
+    """Puts a new dim in front of one, along which the values repeat."""
+    entry = grounded(entry)
+    shape = (*entry.shape[:dim], times, *entry.shape[dim:])
+    return _strided(entry, shape, (*entry.stride[:dim], 0, *entry.stride[dim:]))
+
+
+def reshaped(entry: TensorEntry, shape: Sequence[int]) -> TensorEntry:
+    """Returns the same elements, in order, in another shape: a view where the strides allow it."""
+    shape = tuple(shape)
+    if shape == entry.shape:
+        return entry
+    entry = grounded(entry)
+    stride = _stride_of(entry, shape)
+    if stride is not None:
+        return _strided(entry, shape, stride)
+    piece = Piece(entry, (0,) * len(entry.shape))
+    return TensorEntry(entry.dtype, shape, contiguous(shape), location=entry.location, pieces=(piece,))
+
+
+def _stride_of(entry: TensorEntry, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The strides of a view in another shape, as torch computes them; None where the elements must be copied."""
+    if 0 in entry.shape:
+        return contiguous(shape)
+    runs: list[tuple[int, int]] = []  # dims that are one run of evenly spaced elements: (size, stride)
+    for size, step in zip(entry.shape, entry.stride, strict=True):
+        if size == 1:
+            continue
+        if runs and runs[-1][1] == size * step:
+            runs[-1] = (runs[-1][0] * size, step)
+        else:
+            runs.append((size, step))
+    stride: list[int] = []
+    left, at = 1, len(runs)
+    step = 1
+    for size in reversed(shape):
+        if left == 1 and size != 1:
+            at -= 1
+            if at < 0:
+                return None
+            left, step = runs[at]
+        if size != 1 and left % size:
+            return None
+        stride.append(step)
+        left, step = (left // size, step * size) if size != 1 else (left, step)
+    return tuple(reversed(stride))
+
+
+def joined(entries: Sequence[TensorEntry], dim: int) -> TensorEntry:
+    """Joins tensors along a dim; they agree in dtype and in every other size."""
+    first, pieces, end = entries[0], [], 0
+    for entry in entries:
+        pieces.append(Piece(entry, tuple(end if at == dim else 0 for at in range(len(first.shape)))))
+        end += entry.shape[dim]
+    shape = (*first.shape[:dim], end, *first.shape[dim + 1 :])
+    full = [piece for piece in pieces if piece.entry.numel]
+    return _of_pieces(first, shape, full)
+
+
+def stacked(entries: Sequence[TensorEntry], dim: int) -> TensorEntry:
+    """Stacks tensors of one dtype and shape along a new dim."""
+    return joined([reshaped(one, (*one.shape[:dim], 1, *one.shape[dim:])) for one in entries], dim)
+
+
+def _of_pieces(like: TensorEntry, shape: tuple[int, ...], pieces: Sequence[Piece]) -> TensorEntry:
+    if not pieces:  # no elements
+        return TensorEntry(like.dtype, shape, contiguous(shape), storage=Storage("", 0, 0, data=b""))
+    return TensorEntry(like.dtype, shape, contiguous(shape), location=like.location, pieces=tuple(pieces))
+
+
+def rebuilt(entry: TensorEntry, leaf: Callable[[TensorEntry], TensorEntry]) -> TensorEntry:
+    """Rebuilds an entry with other tensors at its leaves: those that lie in one place and are made of no others."""
+    storage = entry.storage
+    if storage is not None and storage.made is not None:
+        return dataclasses.replace(entry, storage=dataclasses.replace(storage, made=rebuilt(storage.made, leaf)))
+    if not (entry.components or entry.pieces or entry.inputs):
+        return leaf(entry)
+    return dataclasses.replace(
+        entry,
+        components={role: rebuilt(part, leaf) for role, part in entry.components.items()},
+        pieces=tuple(Piece(rebuilt(piece.entry, leaf), piece.start) for piece in entry.pieces),
+        inputs=tuple(rebuilt(one, leaf) for one in entry.inputs),
+    )

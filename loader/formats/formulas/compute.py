@@ -1,0 +1,33 @@
+"""Carries out formulas.
+
+Guarantees: each function takes its inputs lazily, one `Callable` each, so that a long list of them never is in memory
+at once; it returns values in float32, or float64 where a source is float64, in memory of their own, and leaves its
+inputs unchanged, which may be mapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from . import arithmetic
+from .records import Formula, Scaled
+
+Inputs = Sequence[Callable[[], torch.Tensor]]
+"""Reads the inputs of a formula."""
+
+_HOW: Mapping[type[Formula], Callable[[Any, Inputs], torch.Tensor]] = {
+    Scaled: arithmetic.scaled,
+}
+
+
+def compute(formula: Formula, inputs: Inputs) -> torch.Tensor:
+    """Computes the values of a formula.
+
+    Args:
+        formula: What to compute.
+        inputs: Each reads one input.
+    """
+    return _HOW[type(formula)](formula, inputs)

@@ -1,0 +1,29 @@
+"""The formulas that compute a tensor from others, as plain data.
+
+Guarantees: records without torch and without values, so that a plan can hold, compare and describe them; `compute`
+carries them out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """How the values of a tensor come from those of others; a subclass holds its numbers.
+
+    The function for it (`formulas.compute`) works in float32, or float64 where a source is float64, and rounds nothing.
+    """
+
+    exact: ClassVar[bool] = True
+    """Whether the result has the same bits on every machine: element by element, without sums of unspecified order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled(Formula):
+    """x · by + plus."""
+
+    by: float = 1.0
+    plus: float = 0.0

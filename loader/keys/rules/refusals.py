@@ -1,0 +1,94 @@
+"""The refusals of rules that match nothing, break a name or make one of two.
+
+Guarantees: all problems of one kind are reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ...errors import FitError
+from ...schema import Rule
+from ...text.lines import Fix, line, together, under
+from ...text.wording import counted, listing, phrases, safe_text
+from .tensors import TensorRule
+from .tracing import LEAVE_OUT, Trace, blamed_rule, step_of
+
+
+def refuse_idle(
+    active: Mapping[str, Rule], hits: Mapping[str, int], keys: Sequence[str], left: Sequence[str], where: str
+) -> None:
+    """Raises FitError if a rule that is not optional hits nothing.
+
+    Args:
+        active: The enabled rules by name.
+        hits: How often each hit.
+        keys: The file's keys.
+        left: The names after all rules.
+        where: The owner of the keys, for the message.
+    """
+    idle = [name for name, count in hits.items() if count == 0 and not active[name].optional]
+    if not idle:
+        return
+    said = "; ".join(f"'{safe_text(name)}' ({active[name]})" for name in idle)
+    noun = "rule matches" if len(idle) == 1 else "rules match"
+    raise FitError(
+        f"{len(idle)} {noun} none of the {counted(len(keys), 'key')} in {where}: {said}. Its keys are {listing(keys)}.",
+        *_advice(active, idle, left),
+    )
+
+
+def _advice(active: Mapping[str, Rule], idle: Sequence[str], left: Sequence[str]) -> list[Fix]:
+    """Returns the fixes for rules without a hit; some only come too early."""
+    early = [name for name in idle if _hits_any(name, active[name], left)]
+    if early:
+        order = [*(name for name in active if name not in early), *early]
+        return [line("rules", order, note="the outermost wrapper comes first")]
+    idling = together(
+        (line(under("rules", name, "optional"), value=True) for name in idle), note="allows the rule to match nothing"
+    )
+    return [LEAVE_OUT, *([idling] if idling.line else [])]
+
+
+def _hits_any(name: str, rule: Rule, keys: Sequence[str]) -> bool:
+    if isinstance(rule, TensorRule):
+        with blamed_rule(name, rule):
+            return any(map(rule.hits, keys))
+    step = step_of(name, rule)
+    with blamed_rule(name, rule):
+        return any(step(key) is not None for key in keys)
+
+
+def refuse_broken_names(traces: Sequence[Trace], where: str) -> None:
+    """Raises FitError if a rule leaves an empty name, or one that begins or ends in a dot."""
+    broken = [trace for trace in traces if _breaks(trace.sources[0], trace.name)]
+    if broken:
+        texts = phrases(f"{safe_text(trace.sources[0])} → '{safe_text(trace.name)}'" for trace in broken)
+        raise FitError(
+            f"the rules leave {counted(len(broken), 'key')} in {where} without a valid name: {texts}.",
+            Fix(note="a prefix usually ends in a dot: {strip: module.}"),
+        )
+
+
+def _breaks(key: str, name: str) -> bool:
+    """Whether a rule left an empty name, or a dot at an end that the file's key does not have."""
+    if not name:
+        return bool(key)
+    return (name[0] == "." and key[:1] != ".") or (name[-1] == "." and key[-1:] != ".")
+
+
+def refuse_collisions(traces: Sequence[Trace], where: str) -> None:
+    """Raises FitError if two entries have one name."""
+    first: dict[str, Trace] = {}
+    clashes: list[str] = []
+    for trace in sorted(traces, key=lambda trace: trace.sources):
+        other = first.setdefault(trace.name, trace)
+        if other is not trace:
+            both = " and ".join(safe_text(one.sources[0]) for one in (other, trace))
+            clashes.append(f"{both} both become {safe_text(trace.name)}")
+    if clashes:
+        raise FitError(
+            f"the rules map two keys to the same name in {where}: {phrases(clashes)}.",
+            line("rules", {"only": {"keep": "module.*"}}, "+", note="drops one of the two first"),
+            Fix(note="make the rule narrower"),
+        )

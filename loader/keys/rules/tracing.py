@@ -1,0 +1,232 @@
+"""Applies rules to the entries of a file, one rule after the other, each to all entries.
+
+Guarantees: pure; every entry of the file is in a trace, dropped or not. Two entries may share a name on the way, as
+long as no rule that changes tensors takes one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from ...errors import ConfigError, FitError, LoaderError, blamed
+from ...formats.tree import Node, TensorEntry
+from ...schema import Fate, KeyRule, Rule, Step
+from ...text.lines import Fix, override, typed, under
+from ...text.wording import listing, safe_text
+from .tensors import Context, Group, Pending, Shape, TensorRule, Unfit, Unsettled
+
+LEAVE_OUT = Fix(note="leave the rule out")
+
+
+@dataclass(slots=True)
+class Trace:
+    """The state of one entry between two rules."""
+
+    sources: tuple[str, ...]
+    """The file keys that it comes from."""
+    name: str
+    entry: Node | Unsettled
+    used: list[str] = field(default_factory=list)
+    """The rules that hit it, in order."""
+    made_by: tuple[str, ...] = ()
+    """Those of them that changed tensors."""
+    dropped: bool = False
+    kept: bool = False
+
+
+@dataclass(slots=True)
+class Traced:
+    """All entries after all rules, and how often each rule hit."""
+
+    traces: list[Trace]
+    hits: dict[str, int]
+
+
+def traced(entries: Mapping[str, Node], active: Mapping[str, Rule], where: str, context: Context) -> Traced:
+    """Applies rules to entries.
+
+    Args:
+        entries: The file's entries by key, in order.
+        active: The enabled rules by name, in order.
+        where: The owner of the keys, for messages.
+        context: What rules may know of the file.
+
+    Raises:
+        FitError: A rule that changes tensors does not fit the entries that it hits.
+        ConfigError: A rule is invalid.
+    """
+    found = Traced([Trace((key,), key, entry) for key, entry in entries.items()], dict.fromkeys(active, 0))
+    for name, rule in active.items():
+        if isinstance(rule, TensorRule):
+            _apply(found, name, rule, where, context)
+        else:
+            _rename(found.traces, name, rule)
+    return found
+
+
+def _rename(traces: Sequence[Trace], name: str, rule: Rule) -> None:
+    step = step_of(name, rule)
+    with blamed_rule(name, rule):
+        for trace in traces:
+            following = None if trace.dropped else step(trace.name)
+            if following is not None:
+                trace.used.append(name)
+                _follow(trace, following)
+
+
+def _follow(trace: Trace, following: object) -> None:
+    if isinstance(following, str):
+        trace.name = following
+    elif not isinstance(following, Fate):
+        raise TypeError(f"its step gave {type(following).__name__}, expected a name, a Fate or None")
+    trace.dropped = following is Fate.DROPPED
+    trace.kept = trace.kept or following is Fate.KEPT
+
+
+def _apply(found: Traced, name: str, rule: TensorRule, where: str, context: Context) -> None:
+    """Replaces the entries that a rule takes by those that it makes, at the place of the first."""
+    live = [trace for trace in found.traces if not trace.dropped and isinstance(trace.entry, TensorEntry | Unsettled)]
+    named: dict[str, Trace] = {}
+    for trace in live:
+        named.setdefault(trace.name, trace)
+    with blamed_rule(name, rule):
+        open_ = [key for key, trace in named.items() if isinstance(trace.entry, Unsettled) and rule.hits(key)]
+    if open_:
+        raise FitError(
+            f"{said(name, rule)} needs sizes in {where} that an earlier rule leaves to the model: those of "
+            f"{listing(open_)}",
+            Fix(note="give sizes in the earlier rule, or put this rule before it"),
+        )
+    settled = {key: trace.entry for key, trace in named.items() if isinstance(trace.entry, TensorEntry)}
+    groups = _groups(name, rule, settled, where, context)
+    taken = {member: group for group in groups for member in group.members}
+    doubled = [trace.name for trace in live if trace.name in taken and named[trace.name] is not trace]
+    if doubled:
+        raise FitError(
+            f"two keys in {where} have the same name before {said(name, rule)}: {listing(doubled)}",
+            Fix(note="drop one of them first"),
+        )
+    found.hits[name] += len(taken)
+    found.traces = list(_following(found.traces, named, taken, name)) if taken else found.traces
+
+
+def _following(
+    traces: Sequence[Trace], named: Mapping[str, Trace], taken: Mapping[str, Group], rule: str
+) -> Iterator[Trace]:
+    for trace in traces:
+        group = taken.get(trace.name) if named.get(trace.name) is trace else None
+        if group is None:
+            yield trace
+        elif group.members[0] == trace.name:
+            members = [named[member] for member in group.members]
+            sources = tuple(dict.fromkeys(source for member in members for source in member.sources))
+            used = list(dict.fromkeys([*(one for member in members for one in member.used), rule]))
+            made_by = tuple(dict.fromkeys([*(one for member in members for one in member.made_by), rule]))
+            kept = any(member.kept for member in members)
+            for result in group.results:
+                name = trace.name if result.name is None else result.name
+                yield Trace(sources, name, result.entry, [*used], made_by, result.name is None, kept)
+
+
+def _groups(
+    name: str, rule: TensorRule, entries: Mapping[str, TensorEntry], where: str, context: Context
+) -> list[Group]:
+    fault: Unfit | ValueError
+    with blamed_rule(name, rule):
+        try:
+            return list(rule.groups(entries, context))
+        except Unfit as error:
+            fault = error
+        except ValueError as error:
+            if isinstance(error, LoaderError):
+                raise
+            fault = error
+    if isinstance(fault, Unfit):
+        raise unfit(name, rule, where, fault)
+    raise invalid(name, rule, fault) from fault
+
+
+def settle(traces: Sequence[Trace], rules: Mapping[str, Rule], shapes: Mapping[str, Shape | None], where: str) -> None:
+    """Gives the entries whose sizes come from the model their shapes.
+
+    Args:
+        traces: All traces, after all rules.
+        rules: The enabled rules.
+        shapes: The model's keys.
+        where: The owner of the keys, for messages.
+
+    Raises:
+        FitError: A size does not fit.
+    """
+    open_: dict[int, list[tuple[Unsettled, Trace]]] = {}
+    for trace in traces:
+        if isinstance(trace.entry, Unsettled):
+            open_.setdefault(id(trace.entry.pending), []).append((trace.entry, trace))
+    for group in open_.values():
+        group.sort(key=lambda one: one[0].index)
+        names = [None if trace.dropped else trace.name for _, trace in group]
+        wanted = [None if name is None else shapes.get(name) for name in names]
+        by = group[0][1].made_by[-1]
+        entries = _settled(by, rules[by], where, group[0][0].pending, names, wanted)
+        for (_, trace), entry in zip(group, entries, strict=True):
+            trace.entry = entry
+
+
+def _settled(
+    by: str,
+    rule: Rule,
+    where: str,
+    pending: Pending,
+    names: Sequence[str | None],
+    shapes: Sequence[Shape | None],
+) -> Sequence[TensorEntry]:
+    with blamed_rule(by, rule):
+        try:
+            return pending.settled(names, shapes)
+        except Unfit as error:
+            fault = error
+    raise unfit(by, rule, where, fault)
+
+
+def unfit(name: str, rule: Rule, where: str, fault: Unfit) -> FitError:
+    """Returns the refusal of entries that a rule cannot map."""
+    return FitError(f"{said(name, rule)} does not fit {where}: {fault}", *fault.fixes)
+
+
+def said(name: str, rule: Rule) -> str:
+    """Writes ``rule 'qkv' (split: .qkv., into: …)``."""
+    return f"rule '{safe_text(name)}' ({rule})"
+
+
+def step_of(name: str, rule: Rule) -> Step:
+    """Returns the function of a rule that changes names.
+
+    Raises:
+        ConfigError: The rule is invalid.
+    """
+    if not isinstance(rule, KeyRule):
+        raise TypeError(f"{type(rule).__name__} has no step")
+    with blamed_rule(name, rule):
+        try:
+            step = rule.step()
+        except ValueError as error:
+            raise invalid(name, rule, error) from error
+        if not callable(step):
+            raise TypeError(f"its step() returned {type(step).__name__}, expected a function")
+        return step
+
+
+def invalid(name: str, rule: Rule, fault: ValueError) -> ConfigError:
+    """Returns the refusal of a rule that cannot work."""
+    # The example of another kind would give the rule two kinds.
+    mended = [override(under("rules", name, setting), value) for setting, value in rule.example.items()]
+    example = typed(*mended) if all(hasattr(rule, setting) for setting in rule.example) else LEAVE_OUT
+    return ConfigError(f"rule '{safe_text(name)}': {fault}", example)
+
+
+def blamed_rule(name: str, rule: Rule) -> AbstractContextManager[None]:
+    """Refuses whatever a rule of a kind from outside raises, with the rule and its class."""
+    kind = type(rule)
+    return blamed(f"rule '{safe_text(name)}' ({kind.__module__}.{kind.__qualname__})", ConfigError, LEAVE_OUT)
