@@ -28,7 +28,7 @@ READY_MADE_RULES = (
     "or a mapping of your own"
 )
 TARGET = {"_target_": "my_pkg.Net"}
-MODES = "load, plan, inspect, convert, scaffold, replay"
+MODES = "load, plan, inspect, convert, scaffold, replay, compare"
 KINDS = "exactly one of strip, add, rename, regex, drop, keep"
 
 
@@ -219,7 +219,7 @@ def test_all_problems_are_reported_at_once() -> None:
         "'checkpoint.path' is required; "
         "'checkpoint.mmap' is 'maybe', expected true or false; "
         "'checkpoint.check' is 'crcs', expected one of crc, structure, full (did you mean 'crc'?); "
-        "'mode' is 'laod', expected one of load, plan, inspect, convert, scaffold, replay (did you mean 'load'?); "
+        "'mode' is 'laod', expected one of load, plan, inspect, convert, scaffold, replay, compare (did you mean 'load'?); "
         "'seed' is 'many', expected a whole number; "
         "'model' has no _target_; "
         f"rule 'rules.r' has no kind, expected {KINDS}; "
@@ -308,7 +308,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ),
         (
             {"mode": "train"},
-            "'mode' is 'train', expected one of load, plan, inspect, convert, scaffold, replay",
+            "'mode' is 'train', expected one of load, plan, inspect, convert, scaffold, replay, compare",
             "mode=load",
         ),
         (

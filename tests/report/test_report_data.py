@@ -79,10 +79,19 @@ def test_a_report_has_the_fields_that_others_read() -> None:
     }
     assert set(expected["model"]) == {"target", "parameters", "bytes", "device", "dtypes", "build", "trust"}
     part = set(expected["parts"][""])
-    assert part - {"note", "other", "beside", "step", "applied", "trust", "mtime"} == {
+    assert part - {"note", "other", "beside", "step", "applied", "trust", "mtime", "combined", "adapters"} == {
         "path", "format", "key", "sha256", "bytes", "tensors", "rules", "dangers",
     }  # fmt: skip
-    assert set(expected["keys"]) == {"loaded", "missing", "unexpected", "mismatched", "dropped", "cast", "tied"}
+    assert set(expected["keys"]) == {
+        "loaded",
+        "missing",
+        "unexpected",
+        "mismatched",
+        "dropped",
+        "cast",
+        "tied",
+        "derived",
+    }
     assert set(expected["verification"]) == {"checks", "inputs", "outputs", "fingerprint", "golden_diff", "kept"}
     assert expected["verification"]["checks"] == [{"name": "forward", "ok": True, "detail": "fine"}]
 
