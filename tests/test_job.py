@@ -55,6 +55,7 @@ def test_the_report_has_the_promised_form(path: Path, tmp_path: Path) -> None:
     assert part["rules"] == [{"name": "none", "hits": 0}]
     assert report["keys"] == {
         "loaded": 4, "missing": [], "unexpected": [], "mismatched": [], "dropped": [], "cast": [], "tied": [],
+        "derived": [],
     }  # fmt: skip
     assert all(set(check) == {"name", "ok", "detail"} for check in report["verification"]["checks"])
     assert set(report["verification"]["outputs"][0]) == OUTPUT
