@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from . import arithmetic
-from .records import Formula, Scaled
+from .records import Formula, Reduced, Scaled
 
 Inputs = Sequence[Callable[[], torch.Tensor]]
 """Reads the inputs of a formula."""
 
 _HOW: Mapping[type[Formula], Callable[[Any, Inputs], torch.Tensor]] = {
+    Reduced: arithmetic.reduced,
     Scaled: arithmetic.scaled,
 }
 

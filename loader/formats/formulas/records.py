@@ -7,7 +7,7 @@ carries them out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +27,12 @@ class Scaled(Formula):
 
     by: float = 1.0
     plus: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced(Formula):
+    """The sum or the mean over dims of one tensor, which are removed; an empty sum is 0, an empty mean nan."""
+
+    dims: tuple[int, ...]
+    """From 0."""
+    how: Literal["sum", "mean"]

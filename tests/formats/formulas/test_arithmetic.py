@@ -1,0 +1,74 @@
+"""Arithmetic on tensors, compared with torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loader.formats.formulas.compute import compute
+from loader.formats.formulas.records import Formula, Reduced
+from tests.laws import examples
+
+
+def computed(formula: Formula, *values: torch.Tensor) -> torch.Tensor:
+    """Computes a formula, and checks that its inputs stay as they were and are not part of the result."""
+    before = [value.clone() for value in values]
+    inputs: list[Callable[[], torch.Tensor]] = [lambda value=value: value for value in values]  # type: ignore[misc]
+    made = compute(formula, inputs)
+    assert all(map(torch.equal, before, values))
+    assert made.dtype in (torch.float32, torch.float64)
+    assert not {made.untyped_storage().data_ptr()} & {one.untyped_storage().data_ptr() for one in values if one.numel()}
+    return made
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 7), min_size=1, max_size=4).map(tuple),
+    how=st.sampled_from(["sum", "mean"]),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    data=st.data(),
+)
+def test_a_reduction_is_torchs(shape: tuple[int, ...], how: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    dims = tuple(data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1)))
+    value = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    wide = value.to(torch.float64 if dtype == torch.float64 else torch.float32)
+
+    made = computed(Reduced(dims, how), value)  # type: ignore[arg-type]
+
+    expected = wide.sum(dims) if how == "sum" else wide.mean(dims)
+    assert made.dtype == wide.dtype
+    torch.testing.assert_close(made, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_three_terms_are_added_one_after_the_other() -> None:
+    value = torch.randn(8, 3, 5, 5)
+    assert torch.equal(computed(Reduced((1,), "sum"), value), value.sum(1))
+    assert torch.equal(computed(Reduced((1,), "sum"), value), (value[:, 0] + value[:, 1]) + value[:, 2])
+
+
+def test_a_long_sum_is_as_exact_as_torchs() -> None:
+    value = torch.rand(10_001, 3)
+    true = value.double().sum(0)
+    error, theirs = (computed(Reduced((0,), "sum"), value) - true).abs(), (value.sum(0) - true).abs()
+    assert error.max() <= max(theirs.max().item(), 2e-3)
+
+
+@pytest.mark.parametrize(("how", "empty"), [("sum", 0.0), ("mean", torch.nan)])
+def test_nothing_sums_to_nought_and_has_no_mean(how: str, empty: float) -> None:
+    made = computed(Reduced((0,), how), torch.empty(0, 2))  # type: ignore[arg-type]
+    torch.testing.assert_close(made, torch.full((2,), empty), equal_nan=True)
+
+
+def test_a_reduction_over_no_dim_is_the_value_in_memory_of_its_own() -> None:
+    value = torch.randn(2, 3)
+    assert torch.equal(computed(Reduced((), "sum"), value), value)
+    assert torch.equal(computed(Reduced((0,), "mean"), value[:1]), value[0])
+
+
+def test_a_reduction_of_float8_is_computed_in_float32() -> None:
+    value = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]).to(torch.float8_e4m3fn)
+    assert computed(Reduced((0,), "sum"), value).tolist() == [9.0, 12.0]
