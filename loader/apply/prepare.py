@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import CheckpointError, FitError, VerificationError
-from ..formats.memory import MemoryCheckpoint
 from ..formats.pickle.globals import refuse_unadmitted
 from ..formats.pickle.objects import refuse_withheld
 from ..formats.tensor import dtype_name, torch_dtype
@@ -276,7 +275,7 @@ def _forms(prepared: Prepared, key: str, theirs: TensorEntry, mine: torch.Tensor
 def _refuse_extra(prepared: Prepared, extra: Iterable[str]) -> None:
     for source in extra:
         entry, part = prepared.offers.entries[source].entry, prepared.part_of(source)
-        if not isinstance(entry, TensorEntry) and not isinstance(part.checkpoint, MemoryCheckpoint):
+        if not isinstance(entry, TensorEntry) and not part.checkpoint.in_memory:
             refuse_unadmitted(entry.record, part.config.checkpoint.allow_globals)
 
 

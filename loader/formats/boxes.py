@@ -8,7 +8,7 @@ compact elements of what is made first.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from .tree import Details, Piece, Storage, TensorEntry, contiguous
 
@@ -130,6 +130,18 @@ def _of_pieces(like: TensorEntry, shape: tuple[int, ...], pieces: Sequence[Piece
     if not pieces:  # no elements
         return TensorEntry(like.dtype, shape, contiguous(shape), storage=Storage("", 0, 0, data=b""))
     return TensorEntry(like.dtype, shape, contiguous(shape), location=like.location, pieces=tuple(pieces))
+
+
+def leaves(entry: TensorEntry) -> Iterator[TensorEntry]:
+    """Yields the tensors that an entry is made of: those that lie in one place and are made of no others."""
+    storage = entry.storage
+    if storage is not None and storage.made is not None:
+        yield from leaves(storage.made)
+    elif entry.components or entry.pieces or entry.inputs:
+        for one in (*entry.components.values(), *(piece.entry for piece in entry.pieces), *entry.inputs):
+            yield from leaves(one)
+    else:
+        yield entry
 
 
 def rebuilt(entry: TensorEntry, leaf: Callable[[TensorEntry], TensorEntry]) -> TensorEntry:

@@ -28,7 +28,6 @@ from .index import is_index, is_index_name, read_index
 from .opened import Checkpoint, Found, OpenedFile
 from .several import Shards, opened
 from .signatures import ENDINGS, GOLDEN
-from .tree import TensorEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,11 +268,10 @@ def _read_files(checkpoints: Iterable[Checkpoint]) -> Iterator[Path]:
     """Every file that a checkpoint is read from; all files of a folder that is read as a whole."""
     for checkpoint in checkpoints:
         yield checkpoint.path
-        yield checkpoint.place
-        yield from checkpoint.place.iterdir() if checkpoint.place.is_dir() else ()
-        for _, container in checkpoint.root.walk():
-            entries = (entry for entry in container.children.values() if isinstance(entry, TensorEntry))
-            yield from (s.file.path for entry in entries for s in entry.storages() if s.file is not None)
+        for place in checkpoint.places:
+            yield place
+            yield from place.iterdir() if place.is_dir() else ()
+        yield from (file.path for file in checkpoint.files)
 
 
 def _paths(inputs: Any) -> Iterator[Path]:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 
 from ..errors import CheckpointError
+from ..files.file import CheckpointFile
 from ..text.lines import Fix
 from ..text.wording import counted, phrases, safe_text
 from .opened import Checkpoint
@@ -24,6 +25,8 @@ _NOT_FOR_FILES = "assign_to_params_buffers"
 
 class MemoryCheckpoint(Checkpoint):
     """A mapping of names to tensors as a checkpoint."""
+
+    in_memory = True
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self._state = {str(key): value for key, value in state.items()}
@@ -53,6 +56,11 @@ class MemoryCheckpoint(Checkpoint):
     def digest(self) -> str:
         """Raises CheckpointError: memory is not a file."""
         raise CheckpointError("a state dict in memory has no digest", Fix(note="leave checkpoint.sha256 unset"))
+
+    @property
+    def files(self) -> Sequence[CheckpointFile]:
+        """None."""
+        return ()
 
     def close(self) -> None:
         """Nothing is open."""

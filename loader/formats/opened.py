@@ -49,6 +49,8 @@ class Checkpoint(ABC):
     """The file in that folder, the index of several files, or the folder itself if it is read as a whole."""
     note: str
     """The decision taken where there was a choice, for the report; empty where there was none."""
+    in_memory: bool = False
+    """Whether its values are the caller's own objects."""
 
     def __init__(self, path: Path, format: str, root: Container, nbytes: int) -> None:
         self.path = self.place = path
@@ -128,9 +130,19 @@ class Checkpoint(ABC):
         """Reads the files for `sha256`."""
 
     @property
+    def places(self) -> Sequence[Path]:
+        """The `place` of each checkpoint that is read."""
+        return (self.place,)
+
+    @property
+    @abstractmethod
+    def files(self) -> Sequence[CheckpointFile]:
+        """The opened files, the indexes of several first; none for what is in memory."""
+
+    @property
     def named(self) -> Mapping[str, Global]:
         """Every global that its pickles name, whether it is used or not, by full name."""
-        return {}
+        return {name: found for file in self.files for name, found in file.named.items()}
 
     @abstractmethod
     def close(self) -> None:
@@ -222,9 +234,9 @@ class OpenedFile(Checkpoint):
         return self.file.sha256()
 
     @property
-    def named(self) -> Mapping[str, Global]:
-        """The globals named by the file's pickles."""
-        return self.file.named
+    def files(self) -> Sequence[CheckpointFile]:
+        """The file."""
+        return (self.file,)
 
     def close(self) -> None:
         """Closes the file; tensors that were handed out stay valid."""

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile, read_ahead
@@ -25,9 +25,6 @@ from .index import read_index
 from .opened import Checkpoint, OpenedFile
 from .sniff import recognise
 from .tree import Container, Node, Storage, TensorEntry
-
-if TYPE_CHECKING:
-    from .pickle.records import Global
 
 _T = TypeVar("_T")
 _Result = TypeVar("_Result")
@@ -54,6 +51,7 @@ class SeveralFiles(Checkpoint):
     ) -> None:
         files = (*indexes.values(), *(member.file for member in members.values()))
         super().__init__(path, format, root, sum(file.size for file in files))
+        self._files = files
         self._indexes = indexes
         self._members = members
         self._by_file = {id(member.file): name for name, member in members.items()}
@@ -77,10 +75,9 @@ class SeveralFiles(Checkpoint):
         return digest_of({**self._indexes, **{name: member.file for name, member in self._members.items()}})
 
     @property
-    def named(self) -> Mapping[str, Global]:
-        """The globals named by the pickles of all files."""
-        files = (*self._indexes.values(), *(member.file for member in self._members.values()))
-        return {name: found for file in files for name, found in file.named.items()}
+    def files(self) -> Sequence[CheckpointFile]:
+        """The indexes and the other files."""
+        return self._files
 
     def close(self) -> None:
         """Closes all files."""

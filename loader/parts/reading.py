@@ -14,7 +14,6 @@ import torch
 
 from ..errors import CheckpointError, located
 from ..formats.checksums import ReadOnce
-from ..formats.memory import MemoryCheckpoint
 from ..formats.pickle.globals import needed_tensors
 from ..formats.pickle.revive import revive
 from ..formats.tree import TensorEntry
@@ -147,7 +146,7 @@ class Reader:
         part = self._parts[offer.part]
         settings = part.config.checkpoint
         record = None if isinstance(offer.entry, TensorEntry) else offer.entry.record
-        if isinstance(part.checkpoint, MemoryCheckpoint):
+        if part.checkpoint.in_memory:
             return record
         # Admitted code runs on these values, so they are compared before, even if they are then read again.
         with located(part.label, offer.source):

@@ -17,7 +17,6 @@ from ..apply.prepare import refuse_without_data
 from ..errors import ConfigError, VerificationError
 from ..files.path import is_copy, shown_path
 from ..formats.find import Sources
-from ..formats.memory import MemoryCheckpoint
 from ..formats.tensor import dtype_name
 from ..module.slots import without_data
 from ..parts import Part
@@ -44,7 +43,7 @@ def record_of(job: JobConfig, parts: Sequence[Part]) -> Path | None:
     if not verify.forward and (verify.record or verify.golden not in (None, "auto")):
         what = "verify.record=true" if verify.record else f"verify.golden={verify.golden}"
         raise ConfigError(f"{what} needs the forward pass, and verify.forward is false", Fix("verify.forward=true"))
-    paths = {part.checkpoint.place for part in parts if not isinstance(part.checkpoint, MemoryCheckpoint)}
+    paths = {place for part in parts if not part.checkpoint.in_memory for place in part.checkpoint.places}
     only = paths.pop() if len(paths) == 1 else None
     if not verify.record:
         return golden.find(verify.golden, only)
