@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..text.redaction import spare
-from .rule import Fate, KeyRule, Rule, Step
+from .rule import Fate, KeyRule, Rule, Step, own_fields
 from .sections import (
     AUTO,
     CHECKS,
@@ -75,6 +75,7 @@ __all__ = [
     "VerifyConfig",
     "config_path",
     "overlay",
+    "own_fields",
 ]
 
 EMBEDDED = "embedded"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -42,16 +42,16 @@ class Rule(ABC):  # noqa: B024  # its two kinds of subclasses have different met
 
     def settings(self) -> dict[str, Any]:
         """Returns the rule as in a config: its own settings first, without defaults."""
-        own = [one for one in fields(self) if not one.kw_only]
-        values = {one.name: getattr(self, one.name) for one in own if getattr(self, one.name) != one.default}
+        values = {one.name: getattr(self, one.name) for one in self._unlike_default()}
         flags = {"optional": True} if self.optional else {}
         return {**values, **flags} if self.enabled else {**values, **flags, "enabled": False}
 
     def __str__(self) -> str:
-        """Writes the rule as in a config, without its flags: ``strip: module.``."""
-        own = [(one.name, getattr(self, one.name)) for one in fields(self) if not one.kw_only]
-        texts = ((name, str(value).lower() if isinstance(value, bool) else safe_text(value)) for name, value in own)
-        return ", ".join(f"{name}: {text}" for name, text in texts if text != "false")
+        """Writes the rule as in a config, without defaults and its flags: ``strip: module.``."""
+        return ", ".join(f"{one.name}: {_text(getattr(self, one.name))}" for one in self._unlike_default())
+
+    def _unlike_default(self) -> list[Field[Any]]:
+        return [one for one in own_fields(self) if getattr(self, one.name) != one.default]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,21 @@ class KeyRule(Rule):
     @abstractmethod
     def step(self) -> Step:
         """Returns the rule's function for one name; raises ValueError with the reason if it cannot work."""
+
+
+def own_fields(rule: Rule | type[Rule]) -> list[Field[Any]]:
+    """Returns the fields of a kind's own settings, of which the first names it."""
+    return [one for one in fields(rule) if not one.kw_only]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{safe_text(key)}: {_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return safe_text(value)
 
 
 spare(list(vars().values()))

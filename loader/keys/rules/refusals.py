@@ -12,7 +12,7 @@ from ...schema import Rule
 from ...text.lines import Fix, line, together, under
 from ...text.wording import counted, listing, phrases, safe_text
 from .tensors import TensorRule
-from .tracing import LEAVE_OUT, Trace, blamed_rule, step_of
+from .tracing import LEAVE_OUT, Trace, blamed_rule, judged, step_of
 
 
 def refuse_idle(
@@ -52,7 +52,7 @@ def _advice(active: Mapping[str, Rule], idle: Sequence[str], left: Sequence[str]
 
 def _hits_any(name: str, rule: Rule, keys: Sequence[str]) -> bool:
     if isinstance(rule, TensorRule):
-        with blamed_rule(name, rule):
+        with judged(name, rule, "the keys"):
             return any(map(rule.hits, keys))
     step = step_of(name, rule)
     with blamed_rule(name, rule):

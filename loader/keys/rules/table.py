@@ -10,7 +10,7 @@ from dataclasses import fields
 from inspect import isabstract
 from typing import Any, TypeVar
 
-from ...schema import KeyRule, Rule
+from ...schema import KeyRule, Rule, own_fields
 from .key import Add, Drop, Keep, Regex, Rename, Strip
 from .tensors import TensorRule
 
@@ -35,9 +35,9 @@ def _name_of(kind: type) -> str:
     parameters = vars(kind).get("__dataclass_params__")
     if not issubclass(kind, KeyRule | TensorRule) or parameters is None or not parameters.frozen:
         raise ValueError(f"{kind.__qualname__} is not a kind of rule, expected a frozen dataclass below Rule")
-    own = [one.name for one in fields(kind) if not one.kw_only]
+    own = [one.name for one in own_fields(kind)]
     if not own or isabstract(kind):
-        method = "step" if issubclass(kind, KeyRule) else "groups"
+        method = "step" if issubclass(kind, KeyRule) else "grouped"
         raise ValueError(f"the kind of rule {kind.__qualname__} has no {method if own else 'field of its own'}")
     settings = {one.name for other in KINDS.values() for one in fields(other)}
     taken = {name for name in own if hasattr(Rule, name) or name in KINDS} | ({own[0]} & settings)

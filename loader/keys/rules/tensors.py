@@ -7,14 +7,16 @@ values of tensors are not read. Sizes that only the model knows are left open un
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
 from ...formats.tree import TensorEntry
-from ...schema import Rule
+from ...schema import Rule, own_fields
 from ...text.lines import Fix
-from ...text.wording import phrases
+from ...text.wording import phrases, safe_text, shape
 
 Shape = tuple[int, ...]
 
@@ -24,6 +26,7 @@ class Unfit(Exception):  # noqa: N818  # the engine turns it into a FitError
 
     def __init__(self, faults: Sequence[str], *fixes: Fix) -> None:
         super().__init__(phrases(faults))
+        self.faults = tuple(faults)
         self.fixes = fixes
 
 
@@ -90,8 +93,8 @@ class TensorRule(Rule):
         """Whether the rule takes an entry of this name."""
 
     @abstractmethod
-    def groups(self, entries: Mapping[str, TensorEntry], context: Context) -> Iterator[Group]:
-        """Yields the groups that the rule takes; entries in no group stay as they are.
+    def grouped(self, entries: Mapping[str, TensorEntry], context: Context) -> Iterable[Group]:
+        """Returns the groups that the rule takes; entries in no group stay as they are.
 
         Args:
             entries: All tensors by name, in order.
@@ -105,6 +108,72 @@ class TensorRule(Rule):
     def follow(self, prefix: str) -> Sequence[str]:
         """Returns the names of a module's prefix after the rule, for ``_metadata``; a prefix ends in a dot."""
         return (prefix,)
+
+
+def shown(name: str, entry: TensorEntry) -> str:
+    """Writes a key with its shape: ``l.0.qkv.weight [24, 8]``."""
+    return f"{safe_text(name)} {shape(entry.shape)}"
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Puts what the faults of the block are about in front of each."""
+    try:
+        yield
+    except Unfit as fault:
+        raise Unfit([f"{what} {one}" for one in fault.faults], *fault.fixes) from None
+
+
+_Task = TypeVar("_Task")
+
+
+def each(tasks: Iterable[_Task], made: Callable[[_Task], Group]) -> list[Group]:
+    """Makes the group of each task.
+
+    Raises:
+        Unfit: With the faults of all tasks that have one.
+    """
+    groups, faults, fixes = list[Group](), list[str](), dict[Fix, None]()
+    for task in tasks:
+        try:
+            groups.append(made(task))
+        except Unfit as fault:
+            faults += fault.faults
+            fixes |= dict.fromkeys(fault.fixes)
+    if faults:
+        raise Unfit(faults, *fixes)
+    return groups
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectingRule(TensorRule):
+    """A rule that changes each tensor by itself and keeps its name; a glob, its first setting, selects them."""
+
+    def glob(self) -> str:
+        """Returns the glob over keys."""
+        return str(getattr(self, own_fields(self)[0].name))
+
+    def hits(self, name: str) -> bool:
+        """Whether the glob matches the name."""
+        return fnmatchcase(name, self.glob())
+
+    def grouped(self, entries: Mapping[str, TensorEntry], context: Context) -> Iterable[Group]:  # noqa: ARG002
+        """Returns a group of each tensor that the glob selects."""
+        change = self.change()
+
+        def made(name: str) -> Group:
+            with naming(shown(name, entries[name])):
+                return Group((name,), (Result(name, change(entries[name])),))
+
+        return each(filter(self.hits, entries), made)
+
+    @abstractmethod
+    def change(self) -> Callable[[TensorEntry], TensorEntry | Unsettled]:
+        """Returns the function of one tensor, which raises Unfit with faults that do not name the key.
+
+        Raises:
+            ValueError: The rule itself cannot work.
+        """
 
 
 def no_context() -> Context:

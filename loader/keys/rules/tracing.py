@@ -7,7 +7,7 @@ long as no rule that changes tensors takes one of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from ...errors import ConfigError, FitError, LoaderError, blamed
@@ -15,7 +15,7 @@ from ...formats.tree import Node, TensorEntry
 from ...schema import Fate, KeyRule, Rule, Step
 from ...text.lines import Fix, override, typed, under
 from ...text.wording import listing, safe_text
-from .tensors import Context, Group, Pending, Shape, TensorRule, Unfit, Unsettled
+from .tensors import Context, Group, Shape, TensorRule, Unfit, Unsettled
 
 LEAVE_OUT = Fix(note="leave the rule out")
 
@@ -91,7 +91,7 @@ def _apply(found: Traced, name: str, rule: TensorRule, where: str, context: Cont
     named: dict[str, Trace] = {}
     for trace in live:
         named.setdefault(trace.name, trace)
-    with blamed_rule(name, rule):
+    with judged(name, rule, where):
         open_ = [key for key, trace in named.items() if isinstance(trace.entry, Unsettled) and rule.hits(key)]
     if open_:
         raise FitError(
@@ -100,7 +100,8 @@ def _apply(found: Traced, name: str, rule: TensorRule, where: str, context: Cont
             Fix(note="give sizes in the earlier rule, or put this rule before it"),
         )
     settled = {key: trace.entry for key, trace in named.items() if isinstance(trace.entry, TensorEntry)}
-    groups = _groups(name, rule, settled, where, context)
+    with judged(name, rule, where):
+        groups = list(rule.grouped(settled, context))
     taken = {member: group for group in groups for member in group.members}
     doubled = [trace.name for trace in live if trace.name in taken and named[trace.name] is not trace]
     if doubled:
@@ -130,24 +131,6 @@ def _following(
                 yield Trace(sources, name, result.entry, [*used], made_by, result.name is None, kept)
 
 
-def _groups(
-    name: str, rule: TensorRule, entries: Mapping[str, TensorEntry], where: str, context: Context
-) -> list[Group]:
-    fault: Unfit | ValueError
-    with blamed_rule(name, rule):
-        try:
-            return list(rule.groups(entries, context))
-        except Unfit as error:
-            fault = error
-        except ValueError as error:
-            if isinstance(error, LoaderError):
-                raise
-            fault = error
-    if isinstance(fault, Unfit):
-        raise unfit(name, rule, where, fault)
-    raise invalid(name, rule, fault) from fault
-
-
 def settle(traces: Sequence[Trace], rules: Mapping[str, Rule], shapes: Mapping[str, Shape | None], where: str) -> None:
     """Gives the entries whose sizes come from the model their shapes.
 
@@ -169,30 +152,24 @@ def settle(traces: Sequence[Trace], rules: Mapping[str, Rule], shapes: Mapping[s
         names = [None if trace.dropped else trace.name for _, trace in group]
         wanted = [None if name is None else shapes.get(name) for name in names]
         by = group[0][1].made_by[-1]
-        entries = _settled(by, rules[by], where, group[0][0].pending, names, wanted)
+        with judged(by, rules[by], where):
+            entries = group[0][0].pending.settled(names, wanted)
         for (_, trace), entry in zip(group, entries, strict=True):
             trace.entry = entry
 
 
-def _settled(
-    by: str,
-    rule: Rule,
-    where: str,
-    pending: Pending,
-    names: Sequence[str | None],
-    shapes: Sequence[Shape | None],
-) -> Sequence[TensorEntry]:
-    with blamed_rule(by, rule):
+@contextmanager
+def judged(name: str, rule: Rule, where: str) -> Iterator[None]:
+    """Refuses what a rule raises: entries that it cannot map, settings that cannot work, and a failure of its code."""
+    with blamed_rule(name, rule):
         try:
-            return pending.settled(names, shapes)
-        except Unfit as error:
-            fault = error
-    raise unfit(by, rule, where, fault)
-
-
-def unfit(name: str, rule: Rule, where: str, fault: Unfit) -> FitError:
-    """Returns the refusal of entries that a rule cannot map."""
-    return FitError(f"{said(name, rule)} does not fit {where}: {fault}", *fault.fixes)
+            yield
+        except Unfit as fault:
+            raise FitError(f"{said(name, rule)} does not fit {where}: {fault}", *fault.fixes) from fault
+        except ValueError as fault:
+            if isinstance(fault, LoaderError):
+                raise
+            raise invalid(name, rule, fault) from fault
 
 
 def said(name: str, rule: Rule) -> str:
@@ -208,11 +185,8 @@ def step_of(name: str, rule: Rule) -> Step:
     """
     if not isinstance(rule, KeyRule):
         raise TypeError(f"{type(rule).__name__} has no step")
-    with blamed_rule(name, rule):
-        try:
-            step = rule.step()
-        except ValueError as error:
-            raise invalid(name, rule, error) from error
+    with judged(name, rule, "the keys"):
+        step = rule.step()
         if not callable(step):
             raise TypeError(f"its step() returned {type(step).__name__}, expected a function")
         return step

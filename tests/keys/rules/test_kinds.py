@@ -65,7 +65,7 @@ def test_a_config_uses_it(shouted: Path) -> None:
 
 @pytest.mark.usefixtures("lower")
 def test_messages_and_lines_know_it(shouted: Path) -> None:
-    assert str(Lower("*")) == "lower: *, first: 0"
+    assert str(Lower("*")) == "lower: *"
     assert parse_rules({"r": {"lower": "*", "first": 1}}) == {"r": Lower("*", 1)}
     assert rules_override("rules", {"r": Lower("*", 1)}) == 'rules={r: {lower: "*", first: 1}}'
     assert rule_of(Lower("*", optional=True).settings()) == Lower("*", optional=True)
