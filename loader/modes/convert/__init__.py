@@ -18,7 +18,8 @@ from typing import Any
 
 from torch import nn
 
-from ...builder.embedded import KEY, WITHOUT, Record, Source, is_input, to_text, untrusted, unwritable
+from ...builder.embedded import untrusted
+from ...builder.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
 from ...errors import ConfigError
 from ...files.descriptors import SAFE_FLAGS
 from ...files.path import called, is_copy, shown_path

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...builder.embedded import Record, Source, read_record
+from ...builder.record import Record, Source, read_record
 from ...errors import CheckpointError, ConfigError
 from ...files.file import CheckpointFile
 from ...files.path import shown_path

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from loader import CheckpointError, ConfigError, LoaderError
-from loader.builder.embedded import Record, Source, is_input, read_record, to_text, unwritable
+from loader.builder.record import Record, Source, is_input, read_record, to_text, unwritable
 from loader.parts.open import open_checkpoint
 from tests.formats.sharding import write_index
 from tests.jobs import carry_out, save

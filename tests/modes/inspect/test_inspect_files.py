@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import loader
-from loader.builder.embedded import KEY
+from loader.builder.record import KEY
 from loader.errors import CheckpointError, FitError
 from loader.modes import lines
 from loader.modes.inspect.rows import FileRow
