@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError, FitError
 from ..files.path import shown_path
-from ..formats.elements import raw
 from ..formats.pickle.globals import dangerous_maker
 from ..formats.tree import Container, TensorEntry
 from ..keys.plan import Offered, Wanted
@@ -130,6 +129,8 @@ def _context(part: Part) -> Context:
     """What rules may know of a part's file besides names, shapes and dtypes."""
 
     def peek(entry: TensorEntry) -> bytes:
+        from ..formats.elements import raw  # noqa: PLC0415  # names and shapes alone need no torch
+
         part.checkpoint.verify([entry], mmap=False)
         return bytes(raw(part.checkpoint.read(entry, mmap=False)))
 
