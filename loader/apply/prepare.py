@@ -129,7 +129,8 @@ def prepare(
     wants = {k: want for k, want in wants.items() if k in found.entries or not is_own_key(places[k])}
     by_name = {part.name: part for part in parts}
     hooked = rehearse(model, found.entries, found.metadata, Reader(by_name, found.entries).checked)
-    plan = make_plan(wants, found.entries, hooked, allow, found.dropped)
+    dropped = dict.fromkeys(gone.key for gone in found.dropped)
+    plan = make_plan(wants, found.entries, hooked, allow, dropped)
     return Prepared(model, by_name, found, wants, places, plan, device, policy)
 
 

@@ -26,13 +26,23 @@ Metadata = Mapping[str, Mapping[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """An entry of a file of which the rules left nothing, or which belongs to another part."""
+
+    key: str
+    """The full key that it had when it was dropped."""
+    source: str
+    """Its key in the file, under the part's nested key."""
+
+
+@dataclass(frozen=True, slots=True)
 class Offers:
     """Everything that the parts offer to the model."""
 
     entries: Mapping[str, Offered]
     """By full model key, after the rules."""
-    dropped: Sequence[str]
-    """Full keys that rules dropped."""
+    dropped: Sequence[Dropped]
+    """The entries that rules dropped."""
     metadata: Metadata
     selected: Mapping[str, Container]
     """Part → the container under its nested key."""
@@ -60,7 +70,7 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
         entries |= one.entries
     return Offers(
         entries,
-        [full for one in offered.values() for full in one.dropped],
+        [gone for one in offered.values() for gone in one.dropped],
         {prefix: values for one in offered.values() for prefix, values in one.metadata.items()},
         {name: one.selected for name, one in offered.items()},
         {name: one.hits for name, one in offered.items()},
@@ -92,7 +102,7 @@ class _Offer:
     """The offers of one part, with full keys as in `Offers`."""
 
     entries: Mapping[str, Offered]
-    dropped: Sequence[str]
+    dropped: Sequence[Dropped]
     metadata: Metadata
     selected: Container
     hits: Sequence[Hits]
@@ -110,11 +120,11 @@ def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) ->
     rewriting = rewrite(container.children, rules, part.label, shapes, _context(part))
     entries: dict[str, Offered] = {}
     other: dict[str, str] = {}
-    dropped = [part.full(name) for name in rewriting.dropped.values()]
+    dropped = [Dropped(part.full(name), source) for source, name in rewriting.dropped.items()]
     for name, one in rewriting.made.items():
         entry, source, full = one.entry, one.sources[0], part.full(name)
         if full.startswith(others):
-            dropped.append(full)
+            dropped += [Dropped(full, key) for key in one.sources]
         elif not isinstance(entry, TensorEntry) and full not in wanted:
             other[source] = entry.type
         else:

@@ -1,8 +1,7 @@
 """Fills a report with what a job knows so far.
 
 Guarantees: never changes the objects it describes; may be called again when more is known. Entries of a file other than
-its weights are described as text, and none of them is rebuilt. The rows of a plan list every model key and every file
-key exactly once, in the model's order, then the file's.
+its weights are described as text, and none of them is rebuilt.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..files.path import called, is_copy
 from ..formats.pickle.globals import dangers_among
-from ..formats.tree import Container, TensorEntry
+from ..formats.tree import Container
 from ..parts.offer import Offers, selected
 from ..schema import OF_A_FILE
-from . import modules
+from . import modules, rows
 from .beside import beside, step_of
 from .data import KeysReport, ModelReport, PartReport, Report
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from ..apply.prepare import Prepared
     from ..apply.stage import Staged
     from ..builder import Built
-    from ..keys.plan import Wanted
     from ..module.slots import Slot
     from ..parts import Part
     from ..schema import JobConfig
@@ -113,7 +111,7 @@ def keys(
     if plan.passes() and (plan.mismatched or plan.dropped):
         _note_doubts(report, opened, prepared)
     if report.mode == "plan":
-        report.plan = rows(prepared)
+        report.plan = rows.rows(prepared)
     report.modules = modules.of_plan(plan, prepared.wanted)
     report.keys = KeysReport(
         loaded=len(plan.loaded),
@@ -121,8 +119,9 @@ def keys(
         unexpected=list(plan.unexpected),
         mismatched=[{"key": m.key, "model": list(m.model), "checkpoint": list(m.checkpoint)} for m in plan.mismatched],
         dropped=list(plan.dropped),
-        cast=_planned_casts(prepared) if report.mode == "plan" else _casts(staged),
+        cast=rows.planned_casts(prepared) if report.mode == "plan" else _casts(staged),
         tied=[list(group) for group in plan.tied],
+        derived=rows.derived(prepared),
     )
 
 
@@ -187,58 +186,3 @@ def _model(target: str, module: nn.Module, device: torch.device) -> ModelReport:
 
 def _name(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
-
-
-Row = dict[str, Any]
-"""``action``, ``key`` (model), ``source`` (file), ``part``, ``model``, ``checkpoint`` (``{shape, dtype}`` each)."""
-
-
-def rows(prepared: Prepared) -> list[Row]:
-    """Lists the planned outcome of every key."""
-    plan, offers, refused = prepared.plan, prepared.offers.entries, set(prepared.plan.refused)
-    seconds = {second.key: second.taken.key for _, second in plan.duplicates}
-
-    def row(action: str, key: str, source: str) -> Row:
-        offer = offers.get(source)
-        found = offer.entry if offer is not None and isinstance(offer.entry, TensorEntry) else None
-        want = prepared.wanted.get(key)
-        return {
-            "action": action,
-            "key": key or None,
-            "source": offer.source if offer is not None else None,
-            "part": offer.part if offer is not None else None,
-            "model": None if want is None else _form(want),
-            "checkpoint": None if found is None else _form(found),
-        }
-
-    def judged(action: str, key: str) -> str:
-        return f"{action}, {'refused' if key in refused else 'allowed'}"
-
-    sources = {match.key: match.taken.key for match in plan.matches}
-    outcomes = {key: (judged("missing", key), "") for key in plan.missing}
-    outcomes |= {clash.key: (judged("mismatched", clash.key), clash.source) for clash in plan.mismatched}
-    outcomes |= {key: ("load" if source else "computed by a load hook", source) for key, source in sources.items()}
-    found = []
-    for key in prepared.wanted:
-        action, source = outcomes.get(key, ("tied", seconds.get(key, "")))
-        found.append(row(action, key, source))
-    found += [row(judged("unexpected", key), "", key) for key in plan.unexpected]
-    found += [{**row("dropped by a rule", "", ""), "source": key} for key in plan.dropped]
-    return found
-
-
-def _planned_casts(prepared: Prepared) -> list[dict[str, str]]:
-    """Lists tensors whose dtype would change; any loss is known only once their values are read."""
-    found = []
-    for match in prepared.plan.matches:
-        entry = prepared.tensor(match.taken.key)
-        if entry is None or prepared.wanted[match.key].kind == "extra":
-            continue
-        dtype = str(prepared.dtype(match.key, entry.dtype)).removeprefix("torch.")
-        if dtype != entry.dtype:
-            found.append({"key": match.key, "checkpoint": entry.dtype, "model": dtype, "loss": ""})
-    return found
-
-
-def _form(tensor: TensorEntry | Wanted) -> dict[str, Any]:
-    return {"shape": None if tensor.shape is None else list(tensor.shape), "dtype": tensor.dtype}

@@ -135,6 +135,8 @@ def keys(report: Report) -> Iterator[Line]:
         pairs = ((m["key"], shape(m["model"]), shape(m["checkpoint"])) for m in found.mismatched)
         clashes = [f"{safe_text(key)} (model {own}, file {other})" for key, own, other in pairs]
         yield "", f"mismatched {len(clashes):,}: {phrases(clashes)}", "yellow"
+    for line in derived(found.derived):
+        yield "", line, ""
     if found.cast:
         yield "", *_casts(found.cast)
     if found.tied:
@@ -164,12 +166,38 @@ def _plan(report: Report) -> Iterator[Line]:
         yield "plan" if index == 0 else "", line, "bold" if index == 0 else ""
 
 
+def derived(made: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Describes the tensors that rules and adapters made, one line for each of these."""
+    by: dict[str, list[Mapping[str, Any]]] = {}
+    for row in made:
+        for name in row["rules"]:
+            by.setdefault(name, []).append(row)
+    for name, rows in by.items():
+        sources = {source for row in rows for source in row["sources"]}
+        example = f"{safe_text(rows[0]['key'])} ← {listing(rows[0]['sources'])}"
+        more = ", …" if len(rows) > 1 else ""
+        yield f"{safe_text(name)}: {counted(len(rows), 'tensor')} made of {len(sources):,}: {example}{more}"
+
+
 def table(plan: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Draws rows as aligned text, one line per key."""
-    cells = [_HEADINGS, *(_cells(row) for row in plan)]
+    """Draws rows as text, one line per key, aligned where a tensor is as in its file."""
+    cells = [_HEADINGS, *(_cells(row) for row in plan if not row["rules"])]
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADINGS))]
-    for line in cells:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+    for row in (None, *plan):
+        if row is not None and row["rules"]:
+            yield _derived(row)
+        else:
+            line = _HEADINGS if row is None else _cells(row)
+            yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+
+
+def _derived(row: Mapping[str, Any]) -> str:
+    """Writes ``load  l.0.q.weight [8, 8]  ← l.0.qkv.weight [24, 8] · fused``."""
+    model, file = (f" {shape(side['shape'])}" if side else "" for side in (row["model"], row["checkpoint"]))
+    more = f" and {len(row['sources']) - 1:,} more" if len(row["sources"]) > 1 else ""
+    source = f"{safe_text(row['source'], 200)}{file}{more}"
+    key = safe_text(row["key"] or "-", 200)
+    return f"{row['action']}  {key}{model}  ← {source} · {', '.join(map(safe_text, row['rules']))}"
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:

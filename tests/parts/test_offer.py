@@ -38,7 +38,8 @@ def test_entries_are_known_under_their_full_keys_after_the_rules() -> None:
     found, (part,) = offered(Pair(), state, parts=parts)
     assert list(found.entries) == ["backbone.first.weight", "backbone.second.weight"]
     assert found.entries["backbone.first.weight"].source == "module.first.weight"
-    assert found.dropped == ["backbone.first.bias", "backbone.second.bias"]
+    assert [gone.key for gone in found.dropped] == ["backbone.first.bias", "backbone.second.bias"]
+    assert [gone.source for gone in found.dropped] == ["module.first.bias", "module.second.bias"]
     assert [(hit.name, hit.hits) for hit in found.hits[part.name]] == [("ddp", 4), ("bias", 2)]
 
 
