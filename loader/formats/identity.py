@@ -4,6 +4,11 @@ A tensor's hash is the XXH3-128 of its bytes: compact, little-endian, as the fil
 XXH3-128 of one line for each key, sorted: the JSON list of key, dtype, shape and hash, followed by a line feed. The
 hash of a sparse or quantized tensor is the XXH3-128 of such lines for its components, whose keys are the layout's name.
 
+A tensor that rules or adapters made counts by its values, rounded to the dtype that its sources suggest: it is the same
+as in a file that holds these values. Only where a formula gives other bits on other machines, such as a product of
+matrices, it counts by its recipe: the XXH3-128 of such lines for what it is made of, whose keys are the JSON of how:
+the formula and its numbers, where a piece starts, or the offset and strides of a view.
+
 Guarantees: equal keys, dtypes, shapes and values give equal fingerprints. Bytes that lie compact in a file are read
 past any mapping and in pieces, so that memory stays flat, and without torch. It identifies weights; it authenticates
 nothing.
@@ -145,13 +150,49 @@ def line_of(key: str, checkpoint: Checkpoint, entry: TensorEntry) -> Line:
     Raises:
         CheckpointError: It cannot be read, or its bytes contradict its layout.
     """
+    if not is_exact(entry):
+        return _by_recipe(key, checkpoint, entry)
     place = compact(checkpoint.located(entry))
     if place is None:
-        return line_of_value(key, checkpoint.read(entry, mmap=False))
+        return line_of_value(key, _nominal(checkpoint.read(entry, mmap=False), entry))
     digest = xxhash.xxh3_128()
     for piece in pieces(*place, entry.nbytes):
         digest.update(piece)
     return Line(key, entry.dtype, entry.shape, digest.hexdigest())
+
+
+def line_of_read(key: str, checkpoint: Checkpoint, entry: TensorEntry, value: torch.Tensor) -> Line:
+    """Returns the line of a tensor whose values were read already."""
+    return line_of_value(key, _nominal(value, entry)) if is_exact(entry) else _by_recipe(key, checkpoint, entry)
+
+
+def is_exact(entry: TensorEntry) -> bool:
+    """Whether the values of an entry are the same on every machine."""
+    return (entry.formula is None or entry.formula.exact) and all(is_exact(part) for _, part in _made_of(entry))
+
+
+def _made_of(entry: TensorEntry) -> Iterator[tuple[object, TensorEntry]]:
+    """Yields the entries that an entry is made of, each with how it is."""
+    if entry.storage is not None and entry.storage.made is not None:
+        yield ["view", entry.offset, entry.stride], entry.storage.made
+    for piece in entry.pieces:
+        yield ["piece", piece.start], piece.entry
+    for one in entry.inputs:
+        yield ["input", repr(entry.formula)], one
+
+
+def _by_recipe(key: str, checkpoint: Checkpoint, entry: TensorEntry) -> Line:
+    parts = (line_of(json.dumps(how), checkpoint, part) for how, part in _made_of(entry))
+    return Line(key, entry.dtype, entry.shape, _hash_of(parts))
+
+
+def _nominal(value: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
+    """The values that arithmetic made, in the dtype of their entry; any other tensor as it is."""
+    if not entry.is_computed:
+        return value
+    from .tensor import torch_dtype  # noqa: PLC0415  # a file's own bytes need no torch
+
+    return value.to(torch_dtype(entry))
 
 
 def line_of_value(key: str, value: torch.Tensor) -> Line:

@@ -29,7 +29,9 @@ def _read_back(subject: Subject) -> Iterator[Check]:
         return
     matches, differing = len(prepared.plan.matches), reread.differing
     how = "samples of every tensor" if reread.sampled else "all bytes"
-    detail = f"{reread.compared} of {matches} tensors compared with the file, {how}"
+    direct, derived = reread.compared - reread.derived, reread.derived
+    done = f"tensors: {direct} compared with the file, {derived} computed again" if derived else ""
+    detail = f"{reread.compared} of {matches} {done or 'tensors compared with the file'}, {how}"
     computed = matches - reread.compared
     detail += f"; {computed} come out of load hooks" if computed else ""
     detail += f"; not what the file holds: {listing(differing)}" if differing else ""

@@ -1,8 +1,9 @@
 """Reads the loaded tensors from their files once more: to compare them with the model's, and for their identity.
 
-Guarantees: each tensor is read once, past any mapping, in pieces, so that memory stays flat; every byte is part of the
-fingerprint. Compared bit for bit, after the planned cast, are all bytes up to a size, above it evenly spread samples of
-every tensor.
+Guarantees: each tensor is read once, past any mapping, in pieces, so that memory stays flat, and one that rules made is
+made once more; every byte is part of the fingerprint. Compared bit for bit, after the planned cast, are all bytes up to
+a size, above it evenly spread samples of every tensor; where a formula gives other bits for another place in memory,
+values may differ by its rounding.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import xxhash
 from ..apply.prepare import Prepared
 from ..errors import located
 from ..formats.elements import flat, same_elements
-from ..formats.identity import Line, compact, fingerprint, in_batches, line_of_value, pieces
+from ..formats.identity import Line, compact, fingerprint, in_batches, is_exact, line_of_read, pieces
 from ..formats.tensor import torch_dtype
 from ..formats.tree import ITEMSIZE, TensorEntry
 from ..module.dtype import cast
@@ -39,6 +40,8 @@ class Reread:
     """The identity of the loaded weights; None if no tensor was loaded."""
     compared: int = 0
     """Number of tensors that were compared with the model's."""
+    derived: int = 0
+    """Number of those that rules or adapters made, which were made again."""
     sampled: bool = False
     """Whether samples were compared, not all bytes."""
     differing: tuple[str, ...] = ()
@@ -59,6 +62,8 @@ class _Tensor:
     """The model's, if the file's values are loaded into it as they are or cast."""
     planned: torch.dtype | None = None
     """The dtype that it was cast to."""
+    derived: bool = False
+    """Whether rules or adapters made it."""
 
 
 def read_plan(prepared: Prepared) -> Reread:
@@ -106,7 +111,8 @@ def _of_match(prepared: Prepared, key: str, source: str) -> Iterator[_Tensor]:
     if prepared.wanted[key].kind == "extra":
         yield _Tensor(*place)
     else:
-        yield _Tensor(*place, prepared.places[key].tensor.detach(), prepared.dtype(key, entry.dtype))
+        derived = bool(prepared.offers.entries[source].rules)
+        yield _Tensor(*place, prepared.places[key].tensor.detach(), prepared.dtype(key, entry.dtype), derived)
 
 
 def _of_offer(prepared: Prepared, source: str) -> Iterator[_Tensor]:
@@ -122,7 +128,8 @@ def _read(tensors: Sequence[_Tensor]) -> tuple[dict[str, Line], Reread]:
     read = partial(_read_batch, sampled=sampled)
     found = in_batches(tensors, lambda tensor: tensor.entry.nbytes, read, "reading back")
     differing = tuple(line.key for line, same in found if not same)
-    return {line.key: line for line, _ in found}, Reread(None, len(comparable), sampled, differing)
+    derived = sum(tensor.derived for tensor in comparable)
+    return {line.key: line for line, _ in found}, Reread(None, len(comparable), derived, sampled, differing)
 
 
 def _read_batch(tensors: Sequence[_Tensor], *, sampled: bool) -> Iterator[tuple[Line, bool]]:
@@ -143,7 +150,7 @@ def _read_one(tensor: _Tensor, *, sampled: bool) -> tuple[Line, bool]:
             if dense and mine.layout == torch.strided and not mine.is_quantized
             else _agree(tensor, value, mine)
         )
-        return line_of_value(tensor.key, value), same
+        return line_of_read(tensor.key, checkpoint, entry, value), same
     digest, width, dtype = xxhash.xxh3_128(), ITEMSIZE[entry.dtype], torch_dtype(entry)
     own, same, start = None if mine is None else mine.reshape(-1), True, 0
     for piece in pieces(*place, entry.nbytes):
@@ -173,4 +180,15 @@ def _samples(numel: int, start: int, end: int) -> Iterator[tuple[int, int]]:
 def _agree(tensor: _Tensor, theirs: torch.Tensor, mine: torch.Tensor) -> bool:
     """Whether the model's elements are the file's after the planned cast, and the one to the model's own dtype."""
     cast_, _ = cast(theirs, tensor.planned or theirs.dtype)
-    return same_elements(cast(cast_, mine.dtype)[0], mine)
+    again = cast(cast_, mine.dtype)[0]
+    return same_elements(again, mine) or (not is_exact(tensor.entry) and _are_near(again, mine.to(again.device)))
+
+
+def _are_near(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether values differ by no more than a few roundings of their dtype, or of float32's sums."""
+    if not left.dtype.is_floating_point or not left.numel():
+        return False
+    step = max(4 * torch.finfo(left.dtype).eps, 1e-5)
+    left, right = left.to(torch.float64), right.to(torch.float64)
+    reach = step * float(left.nan_to_num(0.0, 0.0, 0.0).abs().max())
+    return torch.allclose(left, right, rtol=step, atol=reach, equal_nan=True)
