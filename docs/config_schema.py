@@ -131,7 +131,9 @@ def _setting(hint: Any) -> Schema:
     """Returns the schema of one setting, which may be an interpolation, or null."""
     inner = [one for one in get_args(hint) if one is not NoneType] if isinstance(hint, UnionType) else [hint]
     kind = inner[0]
-    if len(inner) != 1 or kind is Any:
+    if len(inner) > 1:
+        return {"anyOf": [_setting(one) for one in inner]}
+    if kind is Any:
         return {}
     if kind is str:
         return dict(_TEXT)
@@ -141,6 +143,8 @@ def _setting(hint: Any) -> Schema:
         return {"type": [_PLAIN[kind], "null", "string"], "pattern": _OPEN}
     if get_origin(kind) is list:
         return _list(_setting(get_args(kind)[0]), alone=get_args(kind)[0] is str)
+    if get_origin(kind) is dict and get_args(kind)[1] is not Any:
+        return _free(additionalProperties=_setting(get_args(kind)[1]))
     return _free()
 
 

@@ -7,7 +7,7 @@ the config; the result has plain Python values of the types in `loader.schema`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, Problems, blamed
@@ -35,7 +35,7 @@ from ..text.lines import MISSING, NO_FIX, Fix, line
 from ..text.redaction import remember
 from ..text.wording import closest, safe_text
 from .adapters import read_adapters
-from .sections import Raw, add_unknown, names_of, no_such_rules, read_section, read_values, shown
+from .sections import Raw, add_unknown, gaps, names_of, no_such_rules, read_section, read_values, shown
 from .sweeps import read_sweep
 from .verifying import read_verify
 
@@ -104,22 +104,9 @@ def _model(raw: Any, problems: Problems) -> Raw | None:
             Fix("model._target_=my_pkg.Net"),
             Fix("model=null", "takes the model in the file"),
         )
-    for place in _gaps(raw, "model"):
+    for place in gaps(raw, "model"):
         problems.add(f"'{place}' is required", line(place, "VALUE"))
     return raw
-
-
-def _gaps(node: Any, where: str) -> Iterator[str]:
-    """Yields the places in a free-form node whose required value is not set."""
-    if isinstance(node, str):
-        if node == MISSING:
-            yield where
-    elif isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _gaps(value, f"{where}.{key}")
-    elif isinstance(node, Sequence):
-        for index, value in enumerate(node):
-            yield from _gaps(value, f"{where}.{index}")
 
 
 def _without_gaps(checkpoint: Any, parts: Any) -> Any:
@@ -203,7 +190,7 @@ def _rule(raw: Any, where: str, problems: Problems) -> Rule | None:
     for name in raw:
         owners = settings.get(name, [kind])
         if kind not in owners and raw[name] not in (None, False):
-            only = " and ".join(one for one, other in kinds().items() if other in owners)
+            only = " and ".join(", ".join(one for one, other in kinds().items() if other in owners).rsplit(", ", 1))
             problems.add(f"rule '{shown_place}' has '{name}', which only {only} take", line(where, kind.example))
     return _made(kind, values, where, problems) if all(name in values for name in required) else None
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
@@ -34,7 +35,6 @@ _EXPECTED: Mapping[Any, str] = {
     float: "a number",
     list[str]: "a list of names",
     list[int]: "a list of whole numbers",
-    dict[str, Any]: "a mapping",
 }
 
 
@@ -72,24 +72,38 @@ def read_values(kind: type, raw: Raw, where: str, problems: Problems) -> dict[st
     for field in dataclasses.fields(kind):
         name, hint = field.name, hints[field.name]
         place = f"{where}.{name}" if where else name
-        if isinstance(raw.get(name), str) and raw[name] == MISSING:
-            problems.add(f"'{place}' is required", line(place, "FILE" if name == "path" else "VALUE"))
+        if absent := list(gaps(raw.get(name), place)):
+            for gap in absent:
+                problems.add(f"'{safe_text(gap)}' is required", line(gap, "FILE" if name == "path" else "VALUE"))
         elif name in raw and (raw[name] is not None or type(None) in _alternatives(hint)):
             value = [raw[name]] if hint == list[str] and isinstance(raw[name], str) else raw[name]
-            choices = get_args(hint) if get_origin(hint) is Literal else ()
+            choices = [one for other in _alternatives(hint) if get_origin(other) is Literal for one in get_args(other)]
             try:
-                values[name] = _converted(value, str if choices else hint)
+                values[name] = _converted(value, hint)
             except (OmegaConfBaseException, TypeError):
-                kinds = [_EXPECTED.get(kind, "null") for kind in _alternatives(str if choices else hint)]
+                kinds = [_expected(kind) for kind in _alternatives(hint)]
                 fix = NO_FIX if field.default in (dataclasses.MISSING, "") else line(place, field.default)
                 if hint == dict[str, Any]:
                     fix = line(place, {})
                 problems.add(f"'{place}' is {shown(value)}, expected {' or '.join(kinds)}", fix)
-            if choices and values.get(name, choices[0]) not in choices:
+            if choices and (values.get(name) or choices[0]) not in choices:
                 near, meant = did_you_mean(values[name], choices), closest(values[name], choices, most=1) or choices
                 expected = f"expected one of {', '.join(choices)}{near}"
                 problems.add(f"'{place}' is {shown(values[name])}, {expected}", line(place, meant[0]))
     return values
+
+
+def gaps(node: Any, where: str) -> Iterator[str]:
+    """Yields the places in a free-form node whose required value is not set."""
+    if isinstance(node, str):
+        if node == MISSING:
+            yield where
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from gaps(value, f"{where}.{key}")
+    elif isinstance(node, Sequence):
+        for index, value in enumerate(node):
+            yield from gaps(value, f"{where}.{index}")
 
 
 def names_of(record: type) -> list[str]:
@@ -106,10 +120,17 @@ def _converted(value: Any, hint: Any) -> Any:
     """Converts a value to its field's type, as OmegaConf's structured configs do: 10 is valid text."""
     if hint is Any or type(value) in _alternatives(hint):
         return value
-    if hint == dict[str, Any]:
-        if not isinstance(value, Mapping):
-            raise TypeError(value)
-        return {str(key): item for key, item in value.items()}
+    options = _alternatives(hint)
+    container = next((kind for kind in options if _holds(kind, value)), None)
+    if get_origin(container) is dict:
+        return {str(key): _converted(item, get_args(container)[1]) for key, item in value.items()}
+    if container is not None and len(options) > 1:
+        return [_converted(item, get_args(container)[0]) for item in value]
+    scalars = [str if get_origin(kind) is Literal else kind for kind in options if not _is_container(kind)]
+    if (_is_container(hint) and get_origin(hint) is not list) or (len(options) > 1 and not set(scalars) - {NoneType}):
+        raise TypeError(value)
+    if scalars:
+        hint = functools.reduce(operator.or_, scalars)
     if hint == list[str] and isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
         return list(value)
     if "${" in str(value) and str not in _alternatives(hint):
@@ -117,6 +138,26 @@ def _converted(value: Any, hint: Any) -> Any:
     field = dataclasses.make_dataclass("Field", [("value", hint)])
     checked = OmegaConf.merge(OmegaConf.structured(field), {"value": value})
     return OmegaConf.to_container(checked, resolve=False)["value"]  # type: ignore[index,call-overload]
+
+
+def _holds(kind: Any, value: Any) -> bool:
+    """Returns whether a type is that of a list or mapping, like the value."""
+    if get_origin(kind) is dict:
+        return isinstance(value, Mapping)
+    return get_origin(kind) is list and isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_container(kind: Any) -> bool:
+    return get_origin(kind) in (dict, list)
+
+
+def _expected(kind: Any) -> str:
+    """Writes what a type takes."""
+    if kind in _EXPECTED or kind is NoneType:
+        return _EXPECTED.get(kind, "null")
+    if get_origin(kind) is dict:
+        return "a mapping"
+    return "a list" if get_origin(kind) is list else "text"
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

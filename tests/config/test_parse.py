@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from loader.config.compose import compose
 from loader.config.parse import parse_job
 from loader.errors import ConfigError
+from loader.keys.rules import kinds
 from loader.keys.rules.key import Add, Drop, Keep, Regex, Rename, Strip
 from loader.schema import (
     AllowConfig,
@@ -29,7 +30,7 @@ READY_MADE_RULES = (
 )
 TARGET = {"_target_": "my_pkg.Net"}
 MODES = "load, plan, inspect, convert, scaffold, replay, compare"
-KINDS = "exactly one of strip, add, rename, regex, drop, keep"
+KINDS = f"exactly one of {', '.join(kinds())}"
 
 
 def refusal(config: Any) -> ConfigError:
@@ -394,7 +395,7 @@ def test_rules_keep_their_order() -> None:
         ({"strip": "a", "drop": "b"}, f"rule 'rules.r' has strip and drop, expected {KINDS}"),
         ({"rename": "a."}, "rule 'rules.r' has no 'to'"),
         ({"regex": "a."}, "rule 'rules.r' has no 'to'"),
-        ({"strip": "a.", "to": "b."}, "rule 'rules.r' has 'to', which only rename and regex take"),
+        ({"strip": "a.", "to": "b."}, "rule 'rules.r' has 'to', which only rename, regex and merge take"),
         ({"add": "a.", "anywhere": True}, "rule 'rules.r' has 'anywhere', which only strip and rename take"),
         ({"regex": "a", "to": "", "anywhere": True}, "rule 'rules.r' has 'anywhere', which only strip and rename take"),
         ({"strip": ""}, "rule 'rules.r' has an empty 'strip', expected a part of a key"),
@@ -443,7 +444,8 @@ def test_a_target_without_underscores_is_refused_with_them() -> None:
 
 def test_all_invalid_rules_are_reported_at_once() -> None:
     assert rule_refusal({"one": {}, "two": {"strip": "a", "to": "b"}}).message == (
-        f"rule 'rules.one' has no kind, expected {KINDS}; rule 'rules.two' has 'to', which only rename and regex take"
+        f"rule 'rules.one' has no kind, expected {KINDS}; "
+        "rule 'rules.two' has 'to', which only rename, regex and merge take"
     )
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from dataclasses import dataclass, fields
+from types import NoneType
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 from ...formats.tree import TensorEntry
+from ...text.wording import did_you_mean, safe_text
 from .tensors import Context
 
 
@@ -54,3 +56,42 @@ def register_join(kind: _Join) -> _Join:
         raise ValueError(f"there is already a join called '{kind.name}'")
     JOINS[kind.name] = kind
     return kind
+
+
+def join_of(by: str | Mapping[str, Any]) -> Join:
+    """Returns the formula that a config names, ``sum`` or ``{gptq: {bits: 4}}``.
+
+    Raises:
+        ValueError: There is no such formula or option, or an option has an invalid value.
+    """
+    if not isinstance(by, str) and len(by) != 1:
+        raise ValueError(f"'by' names {len(by)} formulas, expected one, as in {{NAME: {{OPTION: VALUE}}}}")
+    name, options = (by, {}) if isinstance(by, str) else next(iter(by.items()))
+    kind = JOINS.get(name)
+    if kind is None:
+        raise ValueError(
+            f"'by' is {safe_text(name)!r}{did_you_mean(name, JOINS)}, expected {' or '.join(JOINS) or 'null'}"
+        )
+    if not isinstance(options or {}, Mapping):
+        raise ValueError(f"'by.{name}' is {safe_text(options)!r}, expected a mapping of options")
+    known = {one.name: get_type_hints(kind)[one.name] for one in fields(kind)}
+    for option, value in (options or {}).items():
+        if option not in known:
+            expected = f"expected {', '.join(known)}" if known else "which has no options"
+            raise ValueError(f"'by.{name}' has '{safe_text(option)}'{did_you_mean(str(option), known)}, {expected}")
+        if not _is_of(value, known[option]):
+            raise ValueError(f"'by.{name}.{option}' is {safe_text(value)!r}, expected {_said(known[option])}")
+    return kind(**(options or {}))
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    kinds = get_args(hint) or (hint,)
+    return type(value) in kinds or (type(value) is int and float in kinds)
+
+
+def _said(hint: Any) -> str:
+    kinds = get_args(hint) or (hint,)
+    return " or ".join("null" if kind is NoneType else _WORDS.get(kind, kind.__name__) for kind in kinds)
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

