@@ -16,16 +16,13 @@ from typing import Any
 from torch import nn
 
 from ..errors import CheckpointError, ConfigError
-from ..files.file import CheckpointFile
-from ..files.path import leads_out, shown_path
-from ..formats.index import read_mapping
-from ..formats.limits import LARGEST_CONFIG
+from ..files.path import shown_path
+from ..formats.folder_config import CONFIG, config_in
 from ..text.lines import Fix
 from ..text.wording import safe_text
 from .locate import locate
 from .policy import identity
 
-CONFIG = "config.json"
 LIBRARY = "transformers"
 
 _CLASS = re.compile(r"[A-Z][A-Za-z0-9]{1,80}")
@@ -66,24 +63,6 @@ def left_out(folder: Path) -> list[str]:
         CheckpointError: The config is damaged.
     """
     return list(_chosen(config_in(folder) or {}, ""))
-
-
-def config_in(folder: Path) -> Mapping[str, Any] | None:
-    """Returns the content of a folder's config; None if there is no such folder or file.
-
-    Raises:
-        CheckpointError: The config is damaged.
-    """
-    path = folder / CONFIG
-    if not folder.is_dir() or not path.is_file() or leads_out(path, folder) is not None:
-        return None
-    file = CheckpointFile(path)
-    try:
-        if file.size > LARGEST_CONFIG:
-            raise file.damaged(f"{file.size:,} bytes (expected at most {LARGEST_CONFIG:,})")
-        return read_mapping(file, file.pread(0, file.size), "its text")
-    finally:
-        file.close()
 
 
 def _node(path: Path, content: Mapping[str, Any], tensors: int) -> dict[str, Any] | None:

@@ -119,3 +119,5 @@ MOST_SCALE_NAMES = 16
 """Different endings of names that are tried as scales."""
 MOST_SCALES = 20_000
 """Small tensors that are looked at as scales of others."""
+LARGEST_QUANT_STATE = 1 << 14
+"""Bytes of the record next to a tensor that bitsandbytes quantized to 4 bits; one has about 200."""

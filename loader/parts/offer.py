@@ -6,11 +6,13 @@ anything is planned; the result is frozen. Reads no tensor data.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import CheckpointError, FitError
 from ..files.path import shown_path
+from ..formats.folder_config import config_beside
 from ..formats.pickle.globals import dangerous_maker
 from ..formats.tree import Container, TensorEntry
 from ..keys.plan import Offered, Wanted
@@ -137,6 +139,7 @@ def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) ->
 
 def _context(part: Part) -> Context:
     """What rules may know of a part's file besides names, shapes and dtypes."""
+    path = part.checkpoint.path
 
     def peek(entry: TensorEntry) -> bytes:
         from ..formats.elements import raw  # noqa: PLC0415  # names and shapes alone need no torch
@@ -144,7 +147,12 @@ def _context(part: Part) -> Context:
         part.checkpoint.verify([entry], mmap=False)
         return bytes(raw(part.checkpoint.read(entry, mmap=False)))
 
-    return Context(peek, dict)
+    @functools.cache  # asked for every group of a rule
+    def quantization() -> Mapping[str, object]:
+        found = config_beside(path).get("quantization_config")
+        return found if isinstance(found, dict) else {}
+
+    return Context(peek, quantization)
 
 
 def _refuse_dangerous(part: Part) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..builder.published import CONFIG, config_in, published
+from ..builder.published import published
 from ..builder.targets import TARGET
 from ..errors import ConfigError, FitError, LoaderError
 from ..files.path import is_url, shown_path
+from ..formats.folder_config import CONFIG, config_in
 from ..formats.pickle.globals import needed_globals
 from ..formats.pickle.records import PickledDict, Reduced
 from ..formats.tree import Container, Leaf

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from . import arithmetic
+from . import arithmetic, dequantize, packed
 from .records import Formula, Reduced, Scaled
+from .schemes import Awq, BlockScaled, Bnb4, Bnb8, Gptq, Mxfp4
 
 Inputs = Sequence[Callable[[], torch.Tensor]]
 """Reads the inputs of a formula."""
@@ -21,6 +22,12 @@ Inputs = Sequence[Callable[[], torch.Tensor]]
 _HOW: Mapping[type[Formula], Callable[[Any, Inputs], torch.Tensor]] = {
     Reduced: arithmetic.reduced,
     Scaled: arithmetic.scaled,
+    BlockScaled: dequantize.block_scaled,
+    Mxfp4: dequantize.mxfp4,
+    Bnb4: dequantize.bnb4,
+    Bnb8: dequantize.bnb8,
+    Gptq: packed.gptq,
+    Awq: packed.awq,
 }
 
 

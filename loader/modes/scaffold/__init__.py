@@ -17,10 +17,11 @@ from torch import nn
 
 from ...apply.place import own_random_state
 from ...builder import Built, build_model
-from ...builder.published import CONFIG, LIBRARY, check_class, config_in, installed, left_out, published
+from ...builder.published import LIBRARY, check_class, installed, left_out, published
 from ...builder.targets import TARGET
 from ...errors import CheckpointError, ConfigError, LoaderError
 from ...files.path import is_url
+from ...formats.folder_config import CONFIG, config_in
 from ...formats.tree import Container
 from ...keys.select import find
 from ...parts import Part
