@@ -85,13 +85,13 @@ def mxfp4(_formula: Mxfp4, inputs: Inputs) -> torch.Tensor:
     blocks, scales = inputs[0](), inputs[1]()
     *experts, rows, groups, size = blocks.shape
     table = _pairs(torch.tensor(_FLOAT4), low_first=True)
-    values = torch.empty(math.prod(experts), groups * size * 2, rows)
-    codes = blocks.reshape(-1, rows, groups, size)
-    exponents = scales.reshape(-1, rows, groups)
+    values = torch.empty(count := math.prod(experts), groups * size * 2, rows)
+    codes = blocks.reshape(count, rows, groups, size)
+    exponents = scales.reshape(count, rows, groups)
     for at, made in enumerate(values):
-        expert = _looked_up(table, codes[at]).reshape(rows, groups, size * 2)
+        expert = _looked_up(table, codes[at]).view(rows, groups, size * 2)
         expert *= numbers(exponents[at].contiguous()).unsqueeze(-1)
-        made.copy_(expert.reshape(rows, -1).t())
+        made.copy_(expert.view(rows, groups * size * 2).t())
     return values
 
 

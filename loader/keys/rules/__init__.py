@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 
 from ...formats.tree import Leaf, Node
 from ...schema import Rule
+from . import packed, quantized
 from .refusals import refuse_broken_names, refuse_collisions, refuse_idle
 from .table import kinds, register, rule_of
 from .tensors import Context, Shape, TensorRule, Unsettled, no_context
 from .tracing import Trace, blamed_rule, settle, step_of, traced
 
 __all__ = ["Context", "Hits", "Rewriting", "Rewritten", "kinds", "register", "rewrite", "rewrite_metadata", "rule_of"]
+_REGISTERED = (packed, quantized)
+"""Modules that register their ways to join."""
 
 
 @dataclass(frozen=True, slots=True)
