@@ -14,9 +14,8 @@ from torch.nn.parameter import is_lazy
 
 from ..formats.elements import flat
 from ..formats.tensor import dtype_name
-from ..formats.tree import Storage, TensorEntry
 from ..keys.plan import Match, Wanted
-from ..module.dtype import Cast, cast, refuse_losses
+from ..module.dtype import Cast, refuse_losses
 from ..module.hooks import State
 from ..module.slots import Slot, storage_id
 from ..parts.reading import Reader
@@ -24,6 +23,7 @@ from ..runtime import collector_paused
 from ..schema import AllowConfig
 from ..text.lines import Fix
 from ..text.progress import progress
+from .aliasing import aliased
 from .live import is_folded
 from .prepare import Prepared, refuse_untied
 
@@ -58,27 +58,29 @@ def stage(prepared: Prepared, *, live: bool = False) -> Staged:
     compared, unread = prepared.needed(), plan.unread()
     needed = [source for source in compared if source not in unread]
     filled = {match.taken.key: match.key for match in plan.matches if match.taken.key}
-    passing = {source for source, key in filled.items() if _is_cast(prepared, source, key)}
+    passing = {source for source, key in filled.items() if _is_passing(prepared, source, key)}
     unlike = [pair for pair in plan.duplicates if not _is_one(prepared, *pair)]
     twice = [match.taken.key for pair in unlike for match in pair if match.taken.key]
     reader.verify(compared, passing, [*needed, *twice])
     _compare_tied(prepared, reader)
     owned = _storages(prepared.places) if live else set()
-    aliased = set() if live else _aliased(prepared, filled)
+    shared = set() if live else aliased({s: entry for s in filled if (entry := prepared.tensor(s)) is not None})
     values: State = {}
     casts: list[Cast] = []
     for source in _shown(needed):
-        key = filled.get(source)
-        if key is None or prepared.tensor(source) is None or prepared.wanted[key].kind == "extra":
+        key, entry = filled.get(source), prepared.tensor(source)
+        if key is None or entry is None or prepared.wanted[key].kind == "extra":
             values[source] = reader.value(source)
             continue
-        value, changed = _cast(prepared, source, key, reader.read(source))
-        if changed is not None:
-            casts.append(changed)
+        dtype = prepared.dtype(key, entry.dtype)
+        value, loss = reader.read_as(source, dtype)
+        # The values of arithmetic are wider than their entry: that they are rounded once is not a cast.
+        if loss or dtype_name(dtype) != entry.dtype:
+            casts.append(Cast(key, entry.dtype, dtype_name(dtype), loss))
         if live:
             values[source] = value.clone() if _has_memory(value) and storage_id(value) in owned else value
         else:
-            values[source] = _placed(prepared, key, value, copy=changed is None and source in aliased)
+            values[source] = _placed(prepared, key, value, copy=source in shared and source not in passing)
         if source in passing:
             reader.release(source)
     reader.refuse_damage(compared)
@@ -95,27 +97,18 @@ def _shown(needed: list[str]) -> Iterator[str]:
             shown.advance()
 
 
-def _cast(prepared: Prepared, source: str, key: str, value: torch.Tensor) -> tuple[torch.Tensor, Cast | None]:
-    entry = prepared.tensor(source)
-    offered = dtype_name(value.dtype) if entry is None else entry.dtype
-    dtype = prepared.dtype(key, offered)
-    result, loss = cast(value, dtype)
-    # The values of arithmetic are wider than their entry: that they are rounded once is not a cast.
-    same = result is value or (offered == dtype_name(dtype) and not loss)
-    return result, None if same else Cast(key, offered, dtype_name(dtype), loss)
-
-
 def _placed(prepared: Prepared, key: str, value: torch.Tensor, *, copy: bool) -> torch.Tensor:
     """A value laid out as its model key is and on its device, in memory of its own where it must be copied."""
     laid = _with_strides(value, prepared.places[key].tensor, prepared.wanted[key])
     return laid.clone() if copy and laid is value and prepared.device.type == "cpu" else laid.to(prepared.device)
 
 
-def _is_cast(prepared: Prepared, source: str, key: str) -> bool:
+def _is_passing(prepared: Prepared, source: str, key: str) -> bool:
+    """Whether the bytes of a tensor only pass through memory: its values are cast, or computed and so their own."""
     entry = prepared.tensor(source)
     if entry is None or prepared.wanted[key].kind == "extra":
         return False
-    return dtype_name(prepared.dtype(key, entry.dtype)) != entry.dtype
+    return entry.is_computed or dtype_name(prepared.dtype(key, entry.dtype)) != entry.dtype
 
 
 def _compare_tied(prepared: Prepared, reader: Reader) -> None:
@@ -139,27 +132,6 @@ def _is_one(prepared: Prepared, first: Match, second: Match) -> bool:
     one, other = (match.taken.key for match in (first, second))
     same = prepared.part_of(one).checkpoint is prepared.part_of(other).checkpoint
     return same and prepared.offers.entries[one].entry == prepared.offers.entries[other].entry
-
-
-def _aliased(prepared: Prepared, filled: Mapping[str, str]) -> set[str]:
-    """Offered keys that view bytes which an earlier one already takes: untied tensors must not share them."""
-    runs: dict[tuple[int, Storage], list[tuple[int, int, str]]] = {}
-    for source in filled:
-        entry = prepared.offers.entries[source].entry
-        if isinstance(entry, TensorEntry) and len(entry.pieces) == 1:
-            entry = entry.pieces[0].entry
-        if isinstance(entry, TensorEntry) and entry.storage is not None and entry.numel:
-            span = sum((n - 1) * step for n, step in zip(entry.shape, entry.stride, strict=True)) + 1
-            run = (entry.offset, entry.offset + span, source)
-            runs.setdefault((id(entry.storage.file), entry.storage), []).append(run)
-    aliased = set()
-    for spans in runs.values():
-        end = -1
-        for start, stop, source in sorted(spans):
-            if start < end:
-                aliased.add(source)
-            end = max(end, stop)
-    return aliased
 
 
 def _with_strides(value: torch.Tensor, slot: torch.Tensor, want: Wanted) -> torch.Tensor:

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from .tree import Details, Piece, Storage, TensorEntry, contiguous
+from .tree import ITEMSIZE, Details, Piece, Storage, TensorEntry, contiguous
+
+if TYPE_CHECKING:
+    from ..files.file import CheckpointFile
 
 
 def is_movable(entry: TensorEntry) -> bool:
@@ -130,6 +134,21 @@ def _of_pieces(like: TensorEntry, shape: tuple[int, ...], pieces: Sequence[Piece
     if not pieces:  # no elements
         return TensorEntry(like.dtype, shape, contiguous(shape), storage=Storage("", 0, 0, data=b""))
     return TensorEntry(like.dtype, shape, contiguous(shape), location=like.location, pieces=tuple(pieces))
+
+
+def extent(shape: Sequence[int], stride: Sequence[int]) -> int:
+    """Returns the number of elements from the first to the last one of a view."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+
+
+def mapped(entry: TensorEntry) -> Iterator[tuple[CheckpointFile, int, int]]:
+    """Yields the runs of bytes that reading an entry maps: the file, the offset and the length of each."""
+    for leaf in leaves(entry):
+        storage, width = leaf.storage, ITEMSIZE[leaf.dtype]
+        if storage is not None and storage.file is not None and storage.packed is None:
+            yield storage.file, storage.offset + leaf.offset * width, extent(leaf.shape, leaf.stride) * width
 
 
 def leaves(entry: TensorEntry) -> Iterator[TensorEntry]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from zlib_ng import zlib_ng
@@ -121,7 +122,7 @@ class ReadOnce:
         return bool(known) and self._is_checked(entry) and all(_place(storage) in known for storage in entry.storages())
 
     def __call__(self, entry: TensorEntry) -> TensorEntry:
-        """The same entry, with its storages in memory if they are compared here.
+        """The same entry, with storages that are read into memory one by one if they are compared here.
 
         Raises:
             CheckpointError: The file cannot be read, or ends early.
@@ -132,9 +133,9 @@ class ReadOnce:
         return rebuilt(entry, lambda leaf: leaf if leaf.storage is None else self._with(leaf, leaf.storage))
 
     def _with(self, leaf: TensorEntry, storage: Storage) -> TensorEntry:
-        return replace(leaf, storage=self._held(storage))
+        return replace(leaf, storage=replace(storage, fetch=partial(self._held, storage)))
 
-    def _held(self, storage: Storage) -> Storage:
+    def _held(self, storage: Storage) -> torch.UntypedStorage:
         place = _place(storage)
         memory = self._memory.get(place)
         if memory is None:
@@ -142,7 +143,7 @@ class ReadOnce:
         self._uses[place] -= 1
         if self._uses[place] <= 0:
             del self._memory[place]
-        return replace(storage, memory=memory)
+        return memory
 
     def _read(self, storage: Storage) -> torch.UntypedStorage:
         import torch  # noqa: PLC0415  # comparing checksums alone needs none

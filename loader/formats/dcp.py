@@ -105,7 +105,7 @@ class DistributedCheckpoint(SeveralFiles):
 
     def _item(self, declared: TensorEntry) -> TensorEntry:
         storage = declared.storage
-        if storage is None or storage.file is None or storage.memory is not None:
+        if storage is None or storage.file is None or storage.memory is not None or storage.fetch is not None:
             return declared
         known = self._items.get((id(storage.file), storage.offset))
         if known is None:

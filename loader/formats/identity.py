@@ -229,7 +229,7 @@ def compact(entry: TensorEntry) -> tuple[CheckpointFile, int] | None:
     storage, width = entry.storage, ITEMSIZE[entry.dtype]
     if storage is None or storage.file is None or entry.layout != "strided" or entry.components or entry.pieces:
         return None
-    elsewhere = storage.packed is not None or storage.data is not None or storage.memory is not None
+    elsewhere = any(place is not None for place in (storage.packed, storage.data, storage.memory, storage.fetch))
     swapped = width > 1 and (storage.big_endian or sys.byteorder == "big")
     if elsewhere or swapped or entry.details.bits is not None or entry.stride != contiguous(entry.shape):
         return None

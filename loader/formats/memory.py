@@ -45,7 +45,8 @@ class MemoryCheckpoint(Checkpoint):
     def read(self, entry: TensorEntry, *, mmap: bool = True) -> torch.Tensor:
         """The caller's own tensor, or what the rules make of such tensors."""
         key = entry.details.key
-        return self._state[key].detach() if key in self._state else super().read(entry, mmap=mmap)
+        own = self.root.children.get(key) is entry
+        return self._state[key].detach() if own else super().read(entry, mmap=mmap)
 
     def will_need(self, entries: Sequence[TensorEntry]) -> None:
         """Memory needs no reading ahead."""

@@ -18,6 +18,7 @@ from ..files.file import CheckpointFile, read_ahead
 from ..files.path import shown_path
 from ..text.lines import Fix
 from ..text.wording import counted, listing, safe_text
+from .boxes import mapped
 from .checksums import Read, differing
 from .tree import Container, Storage, TensorEntry
 
@@ -107,9 +108,8 @@ class Checkpoint(ABC):
 
     def release(self, entry: TensorEntry) -> None:
         """Drops the cached pages of a mapped tensor that is no longer needed and was never written."""
-        for storage in self.located(entry).storages():
-            if storage.file is not None and storage.packed is None:
-                storage.file.release(storage.offset, storage.nbytes)
+        for file, start, length in mapped(self.located(entry)):
+            file.release(start, length)
 
     @abstractmethod
     def will_need(self, entries: Sequence[TensorEntry]) -> None:

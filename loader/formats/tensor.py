@@ -17,8 +17,9 @@ import torch
 from ..errors import CheckpointError
 from ..text.lines import Fix
 from ..text.wording import safe_text
+from .boxes import extent, mapped
 from .pickle.objects import WHOLE, withheld
-from .tree import ITEMSIZE, Bits, Storage, TensorEntry, contiguous
+from .tree import ITEMSIZE, Bits, Piece, Storage, TensorEntry, contiguous
 
 if TYPE_CHECKING:
     from .formulas.records import Formula
@@ -73,10 +74,10 @@ def _dense(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
         whole = tensor_of(entry.storage.made, unpack, mmap=mmap).contiguous()
         return whole.as_strided(shape, stride, whole.storage_offset() + entry.offset)
     compact = stride == contiguous(shape)
-    extent = entry.numel if compact else _extent(shape, stride)
+    count = entry.numel if compact else extent(shape, stride)
     width = ITEMSIZE[entry.dtype]
     carrier = _CARRIERS[width] if entry.dtype in _QUANTIZED else dtype
-    flat = _flat(entry.storage, entry.offset * width, extent, carrier, unpack, mmap=mmap)
+    flat = _flat(entry.storage, entry.offset * width, count, carrier, unpack, mmap=mmap)
     # The size stays: resize_ only sets the shape, and unlike view() it makes no view.
     made = flat.resize_(shape) if compact else flat.set_(flat.untyped_storage(), flat.storage_offset(), shape, stride)
     return made if entry.details.bits is None else _with_bits(made, entry.details.bits)
@@ -88,19 +89,34 @@ def _joined(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
         return tensor_of(entry.pieces[0].entry, unpack, mmap=mmap).reshape(entry.shape)
     whole = torch.empty(entry.shape, dtype=_value_dtype(entry))
     for piece in entry.pieces:
-        box = whole if len(piece.start) == whole.dim() else whole.view(-1)
-        for dimension, (start, length) in enumerate(zip(piece.start, piece.entry.shape, strict=True)):
-            box = box.narrow(dimension, start, length)
-        box.copy_(tensor_of(piece.entry, unpack, mmap=mmap))
+        box(whole, piece).copy_(tensor_of(piece.entry, unpack, mmap=mmap))
         _forget(piece.entry)
     return whole
+
+
+def box(whole: torch.Tensor, piece: Piece) -> torch.Tensor:
+    """Returns the place of a piece in a compact tensor, as a view."""
+    place = whole if len(piece.start) == whole.dim() else whole.view(-1)
+    for dimension, (start, length) in enumerate(zip(piece.start, piece.entry.shape, strict=True)):
+        place = place.narrow(dimension, start, length)
+    return place
 
 
 def _computed(entry: TensorEntry, formula: Formula, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
     from .formulas.compute import compute  # noqa: PLC0415  # few files need it
 
-    inputs = [partial(tensor_of, one, unpack, mmap=mmap) for one in entry.inputs]
-    return compute(formula, inputs).reshape(entry.shape)
+    read: list[TensorEntry] = []
+
+    def next_one(one: TensorEntry) -> torch.Tensor:
+        while read:
+            _forget(read.pop())
+        read.append(one)
+        return tensor_of(one, unpack, mmap=mmap).cpu()
+
+    values = compute(formula, [partial(next_one, one) for one in entry.inputs]).reshape(entry.shape)
+    while read:
+        _forget(read.pop())
+    return values
 
 
 def _value_dtype(entry: TensorEntry) -> torch.dtype:
@@ -109,11 +125,10 @@ def _value_dtype(entry: TensorEntry) -> torch.dtype:
     return wide if entry.is_computed else torch_dtype(entry)
 
 
-def _forget(piece: TensorEntry) -> None:
-    """Drops the cached pages of a piece that was copied."""
-    storage = piece.storage
-    if storage is not None and storage.file is not None and storage.packed is None:
-        storage.file.release(storage.offset + piece.offset * ITEMSIZE[piece.dtype], piece.nbytes)
+def _forget(entry: TensorEntry) -> None:
+    """Drops the cached pages of a tensor that was copied."""
+    for file, start, length in mapped(entry):
+        file.release(start, length)
 
 
 def torch_dtype(entry: TensorEntry) -> torch.dtype:
@@ -127,20 +142,13 @@ def torch_dtype(entry: TensorEntry) -> torch.dtype:
     return dtype
 
 
-def _extent(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Number of elements from the first to the last of a view."""
-    if 0 in shape:
-        return 0
-    return 1 + sum((dimension - 1) * step for dimension, step in zip(shape, stride, strict=True))
-
-
 def _flat(storage: Storage, start: int, count: int, dtype: torch.dtype, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
     """A one-dimensional tensor of the elements from a byte offset inside a storage on."""
+    memory = storage.memory if storage.fetch is None else storage.fetch()
     if not count:
         return torch.empty(0, dtype=dtype)
-    if storage.memory is not None:
-        empty = torch.empty(0, dtype=dtype, device=storage.memory.device)
-        flat = empty.set_(storage.memory, start // dtype.itemsize, (count,), (1,))
+    if memory is not None:
+        flat = torch.empty(0, dtype=dtype, device=memory.device).set_(memory, start // dtype.itemsize, (count,), (1,))
     elif storage.data is not None or storage.packed is not None:
         whole = storage.data if storage.data is not None else unpack(storage)
         flat = torch.frombuffer(bytearray(whole), dtype=dtype, count=count, offset=start)
@@ -235,7 +243,7 @@ def _check_nested(buffer: torch.Tensor, sizes: torch.Tensor, strides: torch.Tens
     if sizes.dim() != 2 or sizes.shape != strides.shape or offsets.shape != sizes.shape[:1] or buffer.dim() != 1:
         raise ValueError("sizes, strides and offsets have incompatible shapes")
     for size, stride, offset in zip(sizes.tolist(), strides.tolist(), offsets.tolist(), strict=True):
-        if min([offset, *size, *stride]) < 0 or offset + _extent(tuple(size), tuple(stride)) > buffer.numel():
+        if min([offset, *size, *stride]) < 0 or offset + extent(tuple(size), tuple(stride)) > buffer.numel():
             raise ValueError("a part lies outside the buffer")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +58,8 @@ class Storage:
     """Its bytes, if they are in memory already."""
     made: TensorEntry | None = field(default=None, hash=False, repr=False)
     """The entry whose elements, compact and in order, are its bytes once it is made; the other places are unused."""
+    fetch: Callable[[], torch.UntypedStorage] | None = field(default=None, compare=False, repr=False)
+    """Gives its bytes in memory, if they are read into it only when they are needed."""
 
 
 @dataclass(frozen=True, slots=True)

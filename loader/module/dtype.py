@@ -52,6 +52,9 @@ class Loss:
     def __bool__(self) -> bool:
         return bool(self.nonfinite or self.changed)
 
+    def __add__(self, other: Loss) -> Loss:
+        return Loss(self.nonfinite + other.nonfinite, self.changed + other.changed)
+
     def __str__(self) -> str:
         becomes = "becomes" if self.nonfinite == 1 else "become"
         changes = "changes its" if self.changed == 1 else "change their"

@@ -16,9 +16,12 @@ from ..errors import CheckpointError, located
 from ..formats.checksums import ReadOnce
 from ..formats.pickle.globals import needed_tensors
 from ..formats.pickle.revive import revive
+from ..formats.tensor import box, torch_dtype
 from ..formats.tree import TensorEntry
 from ..keys.plan import Offered
-from ..text.lines import Fix
+from ..module.dtype import Cast, Loss, cast, refuse_losses
+from ..schema import AllowConfig
+from ..text.lines import NO_FIX, Fix
 from . import Part
 
 
@@ -95,10 +98,15 @@ class Reader:
             reads: The same keys, as often as each will be read.
         """
         used: dict[tuple[str, bool], list[TensorEntry]] = {}
-        for key in needed:
+        mapped: set[tuple[int, int]] = set()
+        for key in sorted(needed, key=unmapped.__contains__):
             offer = self._entries[key]
             if isinstance(offer.entry, TensorEntry):
                 mmap = self._parts[offer.part].config.checkpoint.mmap and key not in unmapped
+                places = {(id(storage.file), storage.offset) for storage in offer.entry.storages()}
+                if not mmap and places and places <= mapped:
+                    continue  # another part of the same storage is mapped, and compared there
+                mapped |= places if mmap else set()
                 used.setdefault((offer.part, mmap), []).append(offer.entry)
         for (part, _), entries in used.items():
             self._parts[part].checkpoint.will_need(entries)
@@ -112,19 +120,47 @@ class Reader:
 
     def read(self, key: str) -> torch.Tensor:
         """Reads one offered tensor as it is in its file, to the CPU."""
-        offer = self._entries[key]
-        if not isinstance(offer.entry, TensorEntry):
+        entry = self._entries[key].entry
+        if not isinstance(entry, TensorEntry):
             raise LookupError(key)
+        return self._read(key, entry)
+
+    def _read(self, key: str, entry: TensorEntry) -> torch.Tensor:
+        offer = self._entries[key]
         with located(self._parts[offer.part].label, offer.source):
-            value = self._readings[offer.part].read(offer.entry)
+            value = self._readings[offer.part].read(entry)
         # Conjugate and negative views keep that they are in a bit next to their bytes.
         return value.resolve_conj().resolve_neg()
 
+    def read_as(self, key: str, dtype: torch.dtype) -> tuple[torch.Tensor, Loss]:
+        """Reads one offered tensor in a dtype, and counts what the cast loses.
+
+        Of a tensor that is put together, one piece at a time is in memory besides the result.
+        """
+        entry, value = self._entries[key].entry, None
+        if isinstance(entry, TensorEntry) and len(entry.pieces) > 1:
+            value, loss = torch.empty(entry.shape, dtype=dtype), Loss()
+            for piece in entry.pieces:
+                one, lost = cast(self._read(key, piece.entry), dtype)
+                box(value, piece).copy_(one)
+                loss += lost
+                self._parts[self._entries[key].part].checkpoint.release(piece.entry)
+            return value, loss
+        return cast(self.read(key), dtype)
+
     def value(self, key: str) -> object:
-        """One offered value for the model's own code; a NumPy array where it was saved as one."""
+        """One offered value for the model's own code; a NumPy array where it was saved as one.
+
+        Raises:
+            FitError: It was computed, and the dtype of its sources cannot hold it.
+        """
         entry = self._entries[key].entry
         if not isinstance(entry, TensorEntry):
             return self._rebuilt(self._entries[key])
+        if entry.is_computed:
+            value, loss = self.read_as(key, torch_dtype(entry))
+            refuse_losses([Cast(key, "float32", entry.dtype, loss)], AllowConfig(), NO_FIX)
+            return value
         pickled = entry.details.pickled
         return self.read(key).numpy() if pickled is not None and pickled.array else self.read(key)
 

@@ -60,9 +60,9 @@ def test_damage_is_noticed_while_it_is_read(path: Path) -> None:
     with open_checkpoint(path) as checkpoint:
         entries = checkpoint.root.tensors()
         once = ReadOnce(entries.values(), checkpoint.inflate, mmap=False)
-        once(entries["start"])
+        checkpoint.read(once(entries["start"]), mmap=False)
         assert not once.damaged
-        once(entries["own"])
+        checkpoint.read(once(entries["own"]), mmap=False)
         assert once.damaged
 
 
