@@ -53,6 +53,10 @@ def config_schema() -> Schema:
     properties["dtype"] |= _suggested(name for name in DTYPES if name != "null")
     properties["parts"] |= _free(additionalProperties={"$ref": "#/$defs/part"})
     properties["trusted_targets"] |= _list(_TEXT)
+    properties["compare"]["properties"]["rules"] = {
+        "description": properties["compare"]["properties"]["rules"]["description"],
+        "$ref": "#/$defs/rules",
+    }
     properties["verify"]["properties"]["input"] |= {"$ref": "#/$defs/inputs"}
     first = {
         "defaults": {"description": "Hydra's defaults list: which options of the groups to use.", **_defaults_list()},

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config.parse import parse_job
 from .errors import INTERRUPTED, ConfigError, FitError, LoaderError
-from .modes import lines
+from .modes import lines, run_without_model
 from .module.user_code import own_code_refused
 from .report import environment
 from .report.data import REPORT, ErrorReport, Report
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("loader")
 
 _MODEL = re.compile(r"[~+]*(model|experiment)([.@:=]|$)")
-_REPLAY = re.compile(r"[~+]*replay([.=]|$)")
+_OF_OTHERS = {"replay": "repeats no run", "compare": "compares no files"}
+"""The modes whose path means nothing in others, and what these do not do."""
 _LONGEST = 400
 
 
@@ -70,8 +71,8 @@ def run(
     try:
         execute(config, report, asked=names_model(overrides), folder=output_dir)
     except LoaderError as error:
-        if (report.plan or report.replay) and not quiet:
-            # A plan lists every key, a replay what it compared; a refused one is printed too, the refusal below it.
+        if (report.plan or report.replay or report.comparison) and not quiet:
+            # A plan lists every key, the others what they compared; a refused one is printed too, the refusal below it.
             print_report(lines(report))
         else:
             print_dangers(report)
@@ -188,7 +189,7 @@ def execute(
     try:
         job = parse_job(config)
         report.mode = job.mode
-        _refuse_unused_replay(job, report.overrides, given)
+        _refuse_unused(job, report.overrides, given)
         with own_code_refused():
             if job.mode == "replay":
                 return _repeated(job, config, report, given, folder)
@@ -200,15 +201,14 @@ def execute(
         environment.describe(report, code=prove)  # a load without a verification is to take no time
 
 
-def _refuse_unused_replay(job: JobConfig, overrides: Sequence[str], given: Mapping[str, Any] | None) -> None:
-    """Refuses the path of a run to repeat that was typed in a mode that repeats none; a config file may have one."""
-    path = job.replay.path
-    asked = any(map(_REPLAY.match, overrides)) or "replay" in (given or {})
-    if job.mode != "replay" and path is not None and asked:
-        fault = (
-            f"'replay.path' is {safe_text(path, _LONGEST)}, and mode={job.mode} repeats no run; expected mode=replay"
-        )
-        raise ConfigError(fault, typed("mode=replay", override("replay.path", path)))
+def _refuse_unused(job: JobConfig, overrides: Sequence[str], given: Mapping[str, Any] | None) -> None:
+    """Refuses the path of another run or file that was typed in a mode without one; a config file may have one."""
+    for mode, undone in _OF_OTHERS.items():
+        path = getattr(job, mode).path
+        asked = any(re.match(rf"[~+]*{mode}([.=]|$)", override) for override in overrides) or mode in (given or {})
+        if job.mode != mode and path and asked:
+            fault = f"'{mode}.path' is {safe_text(path, _LONGEST)}, and mode={job.mode} {undone}; expected mode={mode}"
+            raise ConfigError(fault, typed(f"mode={mode}", override(f"{mode}.path", path)))
 
 
 def _repeated(
@@ -226,17 +226,7 @@ def _repeated(
 def _carry_out(
     job: JobConfig, report: Report, target: Target | None, *, prove: bool, asked: bool, folder: Path | None
 ) -> nn.Module | None:
-    # Imports are per mode: importing torch takes longer than inspecting a file.
-    if job.mode == "inspect":
-        from .modes.inspect import run as run_inspect  # noqa: PLC0415  # only this mode needs it
-
-        run_inspect(job, report)
-        return None
-    if job.mode == "scaffold":
-        with importing():
-            from .modes.scaffold import write_scaffold  # noqa: PLC0415  # only this mode needs it
-
-        write_scaffold(job, report)
+    if run_without_model(job, report):
         return None
     with importing():
         from . import pipeline  # noqa: PLC0415  # imports torch
@@ -291,5 +281,7 @@ def _bug(error: Exception) -> LoaderError:
 def _summary(report: Report) -> str:
     if report.inspection is not None:
         return f"inspect ok: {sum(part.tensors for part in report.parts.values())} tensors"
+    if report.comparison is not None:
+        return f"compare ok: {len(report.comparison['tensors'])} tensors"
     model = report.model
     return f"{report.mode} ok: {report.keys.loaded} keys into {model.target if model else '?'}"

@@ -139,7 +139,9 @@ _AFTER = {
 }
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu", "meta")
 DTYPES = ("null", "checkpoint", *get_args(Floating))
-_FILE = re.compile(r"(checkpoint|parts\.[^.]+|convert|scaffold|replay|verify\.input(\..+)?)\.path|verify\.golden")
+_FILE = re.compile(
+    r"(checkpoint|compare|parts\.[^.]+|convert|scaffold|replay|verify\.input(\..+)?)\.path|verify\.golden"
+)
 _BELOW_NULL = [
     f"evaluate.{field.name}{'.' if field.type in ('Any', 'dict[str, Any]') else '='}"
     for field in fields(EvaluateConfig)
@@ -148,7 +150,7 @@ _BELOW_NULL = [
 _SAFE = re.compile(r"[\w./=+@%,:~\[\]-]+")
 """Text that no shell expands: bash expands completions, so a file's name could be a command."""
 _LIST = re.compile(r"\[((?:[\w.-]+,)*)[\w.-]*", re.ASCII)
-_PART = re.compile(r"parts\.[^.]+\.")
+_PART = re.compile(r"(parts\.[^.]+|compare)\.")
 
 
 def candidates(words: Sequence[str]) -> list[str]:

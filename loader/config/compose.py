@@ -207,7 +207,7 @@ def _own_hydra() -> Iterator[None]:
 
 
 _PATHS = re.compile(
-    r"checkpoint\.path|parts\.(.+\.)?path|verify\.golden|verify\.input\.(.+\.)?path|(convert|scaffold|replay)\.path"
+    r"parts\.(.+\.)?path|verify\.golden|verify\.input\.(.+\.)?path|(checkpoint|compare|convert|scaffold|replay)\.path"
 )
 _NOT_PATHS = ("", "auto", "???")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")

@@ -67,7 +67,7 @@ def parse_job(config: Raw) -> JobConfig:
     job.verify = read_verify(raw.get("verify", {}), job.device, problems)
     job.inspect = read_section(InspectConfig, raw.get("inspect", {}), "inspect", problems)
     job.convert = read_section(ConvertConfig, raw.get("convert", {}), "convert", problems)
-    job.compare = read_section(OtherConfig, raw.get("compare", {}), "compare", problems)
+    job.compare = _other(raw.get("compare", {}), problems)
     job.scaffold = read_section(ScaffoldConfig, raw.get("scaffold", {}), "scaffold", problems)
     job.evaluate = read_section(EvaluateConfig, raw["evaluate"], "evaluate", problems) if "evaluate" in raw else None
     job.sweep = read_sweep(raw.get("sweep", {}), problems)
@@ -150,6 +150,16 @@ def _ready_made(names: Sequence[Any], where: str, problems: Problems) -> dict[st
         problems.add(*no_such_rules(where, names, unknown, list(known)))
         return {}
     return {key: rule for name in names for key, rule in known[name].items()}
+
+
+def _other(raw: Any, problems: Problems) -> OtherConfig:
+    plain = {key: value for key, value in raw.items() if key != "rules"} if isinstance(raw, Mapping) else raw
+    other = read_section(OtherConfig, plain, "compare", problems)
+    if isinstance(raw, Mapping) and raw.get("rules") is not None:
+        other.rules = _rules(raw["rules"], "compare.rules", problems)
+    if other.atol is not None and not other.atol >= 0:
+        problems.add(f"'compare.atol' is {other.atol}, expected a number from 0", Fix("compare.atol=0"))
+    return other
 
 
 def _rule_settings() -> dict[str, list[type[Rule]]]:

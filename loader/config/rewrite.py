@@ -30,7 +30,7 @@ from .zips import is_zip, packed, read_zip
 GROUPS = ("model", "checkpoint", "rules", "evaluate", "track", "experiment")
 """Config groups in the defaults list: `+group=option` means `group=option`."""
 
-FREE = ("model", "rules", "parts", "verify.input", "evaluate")
+FREE = ("model", "rules", "parts", "compare.rules", "verify.input", "evaluate")
 """Nodes without a fixed set of keys, or that may be null: a dotted key below them may be new."""
 
 _BRACKETS = ("{", "[")

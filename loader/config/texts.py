@@ -20,13 +20,13 @@ from .elements import is_function, split_elements
 from .globs import expand_glob, is_glob
 from .grammar import Refused, parse_value
 
-FILES = re.compile(r"(checkpoint|parts\.[^.]+|verify\.input(\.[^.]+)*|replay)\.path|verify\.golden")
+FILES = re.compile(r"(checkpoint|compare|parts\.[^.]+|verify\.input(\.[^.]+)*|replay)\.path|verify\.golden")
 """Values that name files to read, so that glob(...) finds them."""
 
 TEXT = re.compile(
-    r"(checkpoint|parts\.[^.]+)\.(path|key|sha256)|verify\.(golden|fingerprint)|(convert|scaffold|replay)\.path"
+    r"(checkpoint|compare|parts\.[^.]+)\.(path|key|sha256)|verify\.(golden|fingerprint)|(convert|scaffold|replay)\.path"
     r"|verify\.input\.([^.]+\.)*path|sweep\.resume"
-    r"|(parts\.[^.]+\.)?rules\.[^.]+\.(strip|add|rename|regex|drop|keep|to)"
+    r"|((parts\.[^.]+|compare)\.)?rules\.[^.]+\.(strip|add|rename|regex|drop|keep|to)"
 )
 """Values that are always text: `1e5` is not a number here, and `=` needs no quotes."""
 

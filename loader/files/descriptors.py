@@ -64,7 +64,7 @@ class Descriptor:
         self._closed = False
         self._number, status = _open_regular(path)
         self.size = status.st_size
-        self._identity = _identity(status)
+        self.identity = _identity(status)
         self._touched = status.st_ctime_ns
         with _lock:
             self._put_back()
@@ -135,8 +135,8 @@ class Descriptor:
 
     def _compare(self, status: os.stat_result) -> None:
         now = _identity(status)
-        if now != self._identity:
-            was, is_now = self._identity[2], now[2]
+        if now != self.identity:
+            was, is_now = self.identity[2], now[2]
             raise changed(
                 self.path, f"{was:,} bytes then, {is_now:,} now" if was != is_now else "same size, written since"
             )

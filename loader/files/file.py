@@ -167,6 +167,10 @@ class CheckpointFile:
         if self._mapping is not None:
             drop_pages(self._mapping, offset, length)
 
+    def is_same_as(self, other: CheckpointFile) -> bool:
+        """Whether another opened file is the same one, under whatever name, and unchanged."""
+        return self._descriptor.identity == other._descriptor.identity  # one of its own class
+
     def check_unchanged(self) -> None:
         """Compares size, modification time and inode with those at opening.
 

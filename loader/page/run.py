@@ -26,7 +26,7 @@ Grid = dict[str, Any]
 
 _MOST_ROWS = 60
 _OUTCOMES = ("missing", "unexpected", "mismatched", "dropped", "cast")
-_STEPS = ("open", "build", "plan", "apply", "place", "verify", "forward", "evaluate", "convert")
+_STEPS = ("open", "build", "plan", "apply", "place", "verify", "forward", "evaluate", "convert", "compare")
 
 
 def run_content(report: Mapping[str, Any], folder: Path) -> Callable[[Limits], Content]:
@@ -54,7 +54,11 @@ def run_content(report: Mapping[str, Any], folder: Path) -> Callable[[Limits], C
             "checks": _checks(report),
             "grids": [
                 grid
-                for grid in (_tensors(report, "inputs"), _tensors(report, "outputs"), *_keys(report))
+                for grid in (
+                    *(_tensors(report, side) for side in ("inputs", "outputs")),
+                    *_keys(report),
+                    _comparison(report),
+                )
                 if grid["rows"]
             ],
             "environment": _environment(report),
@@ -171,6 +175,18 @@ def _keys(report: Mapping[str, Any]) -> Iterator[Grid]:
         two = any(len(line) > 1 for line in lines)
         heads = ["key", *(["model", "file"] if two else [])]
         yield {"title": f"{counted(len(every), 'key')} {outcome}{more}", "heads": heads, "rows": lines}
+
+
+def _comparison(report: Mapping[str, Any]) -> Grid:
+    every = rows(mapping(report.get("comparison")).get("modules"))
+    figures = ("tensors", "differing", "max_abs", "mean_abs", "cosine", "only_left", "only_right")
+    lines = [
+        [word(row.get("module")) or "(top level)", *(figure(number(row.get(name))) for name in figures)]
+        for row in every[:_MOST_ROWS]
+    ]
+    more = f", the first {_MOST_ROWS}" if len(every) > _MOST_ROWS else ""
+    heads = ["module", "tensors", "differ", "max abs", "mean abs", "cosine", "only left", "only right"]
+    return {"title": f"{counted(len(every), 'module')} compared{more}", "heads": heads, "rows": lines}
 
 
 def _key(row: Any) -> list[str]:

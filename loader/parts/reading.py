@@ -8,7 +8,7 @@ checksums of mapped data are compared before the first tensor is returned; nothi
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -31,6 +31,8 @@ class Reading:
 
     part: Part
     _once: ReadOnce | None = None
+    _checked: set[tuple[int, int, int]] = field(default_factory=set)
+    """The places of the bytes that `check` has compared."""
 
     def verify(self, entries: Sequence[TensorEntry], reads: Sequence[TensorEntry], *, mmap: bool) -> None:
         """Compares the checksums of the entries that will be mapped, and prepares to compare the others.
@@ -43,12 +45,36 @@ class Reading:
         Raises:
             CheckpointError: Some bytes are not what was written; the message names every damaged tensor.
         """
+        self.expect(reads)
+        self.part.checkpoint.verify([entry for entry in entries if not self._covers(entry)], mmap=mmap)
+
+    def expect(self, reads: Iterable[TensorEntry]) -> None:
+        """Prepares to compare the checksums of data that is not mapped on the way into its place.
+
+        Args:
+            reads: The entries that will be read, as often as each will be.
+        """
         checkpoint, settings = self.part.checkpoint, self.part.config.checkpoint
         if settings.check == "crc":
             located = map(checkpoint.located, reads)
-            self._once = once = ReadOnce(located, checkpoint.inflate, mmap=settings.mmap)
-            entries = [entry for entry in entries if not once.covers(checkpoint.located(entry))]
-        checkpoint.verify(entries, mmap=mmap)
+            self._once = ReadOnce(located, checkpoint.inflate, mmap=settings.mmap)
+
+    def check(self, entry: TensorEntry) -> None:
+        """Compares the checksums of one entry right before it is read, each storage once; `expect` was called.
+
+        Raises:
+            CheckpointError: Some bytes are not what was written.
+        """
+        if self._covers(entry):
+            return
+        checkpoint, settings = self.part.checkpoint, self.part.config.checkpoint
+        places = {(id(s.file), s.offset, s.nbytes) for s in checkpoint.located(entry).storages() if s.file is not None}
+        if places - self._checked:
+            checkpoint.verify([entry], mmap=settings.mmap)
+            self._checked |= places
+
+    def _covers(self, entry: TensorEntry) -> bool:
+        return self._once is not None and self._once.covers(self.part.checkpoint.located(entry))
 
     def read(self, entry: TensorEntry) -> torch.Tensor:
         """One tensor as it is in its file, on the CPU; CheckpointError where it cannot be read."""
@@ -112,6 +138,22 @@ class Reader:
             self._parts[part].checkpoint.will_need(entries)
         for (part, mmap), entries in used.items():
             self._readings[part].verify(entries, self._of(part, reads), mmap=mmap)
+
+    def expect(self, keys: Sequence[str]) -> None:
+        """Prepares to read keys one after the other, each after its `check`; takes a key as often as it is read."""
+        for name, reading in self._readings.items():
+            reading.expect(self._of(name, keys))
+
+    def check(self, key: str) -> None:
+        """Reads one tensor ahead, and compares its checksums, at the latest when it is read.
+
+        Raises:
+            CheckpointError: Some bytes are not what was written.
+        """
+        offer = self._entries[key]
+        if isinstance(offer.entry, TensorEntry):
+            self._parts[offer.part].checkpoint.will_need([offer.entry])
+            self._readings[offer.part].check(offer.entry)
 
     def refuse_damage(self, keys: Sequence[str]) -> None:
         """Refuses data that was found damaged while it was read; raises CheckpointError, which names the tensors."""

@@ -249,11 +249,13 @@ class Report:
     replay: ReplayReport | None = None
     """Only with ``mode=replay``: the comparison with the recorded run."""
     comparison: dict[str, Any] | None = None
-    """Only with ``mode=compare``: ``{only_left, only_right, tensors, modules}``, with ``{key, shapes, dtypes, max_abs,
-    mean_abs, cosine}`` of each tensor that both files have."""
+    """Only with ``mode=compare``: ``{only_left, only_right, tensors, modules, total}``, with the keys of one file
+    alone, and ``{key, shapes, dtypes, max_abs, mean_abs, cosine, differing, note}`` of each tensor that both have: the
+    largest and mean absolute difference, the number of elements that differ, and why a number is null. ``modules`` and
+    ``total`` sum these up, the largest difference first. The other file is the part ``compare``."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds of each step: ``build``, ``open``, ``plan``, ``apply``, ``place``, ``verify``, ``evaluate``, ``convert``,
-    ``total``; and of the forward pass, a part of ``verify``: ``forward``."""
+    ``compare``, ``total``; and of the forward pass, a part of ``verify``: ``forward``."""
     memory: dict[str, int | None] = field(default_factory=dict)
     """``{peak_rss_bytes}``: the process's largest resident memory so far; null if the system does not report it."""
     environment: dict[str, Any] = field(default_factory=dict)

@@ -18,6 +18,8 @@ _PLACED = ("verify", "evaluate", "convert")
 
 LISTED = ("missing", "unexpected", "mismatched", "cast")
 """The lists of keys that are counted."""
+DIFFERENCES = ("max_abs", "mean_abs", "cosine")
+"""The figures of a comparison of two files."""
 _LONGEST = 200
 _EMPTY: Mapping[str, Any] = {}
 
@@ -29,7 +31,8 @@ def facts_of(report: Mapping[str, Any]) -> dict[str, Any]:
     parts = [_mapping(part) for part in _mapping(report.get("parts")).values()]
     return {
         "step": next((step for part in parts if (step := _number(part.get("step"))) is not None), None),
-        "metrics": {str(name): _metric(found) for name, found in _mapping(evaluation.get("metrics")).items()},
+        "metrics": {str(name): _metric(found) for name, found in _mapping(evaluation.get("metrics")).items()}
+        or _compared(report),
         "higher_is_better": directions_of(report),
         "n": _integer(evaluation.get("samples")),
         "fingerprint": _text(verified.get("fingerprint")),
@@ -65,6 +68,12 @@ def _metric(found: Any) -> dict[str, Any]:
         "stderr": _number(metric.get("stderr")),
         "n": _integer(metric.get("n")),
     }
+
+
+def _compared(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the figures of a comparison of two files, in the place of metrics."""
+    total = _mapping(_mapping(report.get("comparison")).get("total"))
+    return {name: _metric({"value": total[name]}) for name in DIFFERENCES if name in total}
 
 
 def directions_of(report: Mapping[str, Any]) -> dict[str, bool]:

@@ -99,7 +99,7 @@ def keys(
         staged: The values that were read; None if none were.
     """
     for part in opened:
-        _offered(report.parts[part.name], part, None if prepared is None else prepared.offers)
+        offered(report.parts[part.name], part, None if prepared is None else prepared.offers)
     if prepared is None:
         from ..module.slots import slots  # noqa: PLC0415  # imports torch
 
@@ -139,7 +139,8 @@ def _sizes(places: Mapping[str, Slot]) -> dict[str, int]:
     return sizes
 
 
-def _offered(report: PartReport, part: Part, offers: Offers | None) -> None:
+def offered(report: PartReport, part: Part, offers: Offers | None) -> None:
+    """Describes what a part offers; None for offers that were not made."""
     report.key = part.config.checkpoint.key
     report.applied = list(part.applied)
     chosen = (selected(part) if offers is None else offers.selected[part.name]) or Container("dict", "dict")

@@ -153,9 +153,10 @@ def _files(config: Mapping[str, Any]) -> Iterator[tuple[str, State]]:
 
 
 def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yields the settings of the root and of each part."""
-    parts = config.get("parts")
-    for part in (config.get("checkpoint"), *(parts.values() if isinstance(parts, Mapping) else ())):
+    """Yields the settings of the root, of each part, and of the file that they are compared with."""
+    parts, other = config.get("parts"), config.get("compare")
+    compared = [other] if isinstance(other, Mapping) and other.get("path") else []
+    for part in (config.get("checkpoint"), *(parts.values() if isinstance(parts, Mapping) else ()), *compared):
         if isinstance(part, Mapping):
             yield part
 

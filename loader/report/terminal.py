@@ -87,12 +87,17 @@ def _model(report: Report) -> Iterator[Line]:
 
 def _parts(report: Report) -> Iterator[Line]:
     for name, part in report.parts.items():
-        where = f" → {safe_text(name)}" if name else ""
-        under = f" under '{safe_text(part.key)}'" if part.key else ""
-        found = f"{counted(part.tensors, 'tensor')}{under}, {part.format}, {size(part.bytes)}"
-        yield "checkpoint", f"{safe_text(part.path, 300)}: {found}{where}", ""
-        yield from _part_details(part)
-        yield from _dangers(part)
+        yield from file(part, name)
+
+
+def file(part: PartReport, name: str = "", label: str = "checkpoint") -> Iterator[Line]:
+    """Describes the file of one part."""
+    where = f" → {safe_text(name)}" if name else ""
+    under = f" under '{safe_text(part.key)}'" if part.key else ""
+    found = f"{counted(part.tensors, 'tensor')}{under}, {part.format}, {size(part.bytes)}"
+    yield label, f"{safe_text(part.path, 300)}: {found}{where}", ""
+    yield from _part_details(part)
+    yield from _dangers(part)
 
 
 def _dangers(part: PartReport) -> Iterator[Line]:

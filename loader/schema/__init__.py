@@ -177,7 +177,10 @@ class EmbeddedJob(JobConfig):
     of_a_file = True
 
 
-REPLACED = ("model", "rules", "adapters", "parts", "verify.input", "evaluate.data", "evaluate.step", "trusted_targets")
+REPLACED = (
+    *("model", "rules", "adapters", "parts", "compare.rules", "verify.input", "evaluate.data", "evaluate.step"),
+    "trusted_targets",
+)
 """Nodes that are replaced as a whole."""
 
 EACH_REPLACED = ("evaluate.metrics", "evaluate.expect")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ..text.redaction import spare
+from .rule import Rule
 
 Mode = Literal["load", "plan", "inspect", "convert", "scaffold", "replay", "compare"]
 """What a job does."""
@@ -178,10 +179,12 @@ class EvaluateConfig:
 class OtherConfig(CheckpointConfig):
     """The file that ``mode=compare`` compares with ``checkpoint``."""
 
-    rules: dict[str, Any] = field(default_factory=dict)
-    """Named rules for its keys; those of ``checkpoint`` are in ``rules``."""
+    rules: dict[str, Rule] | None = field(default_factory=dict)
+    """Named rules for its keys; those of ``checkpoint`` are in ``rules``. ``auto`` finds those that give it the names
+    of ``checkpoint``."""
     atol: float | None = None
-    """The largest absolute difference of any element; beyond it the job fails. Null sets no limit."""
+    """The largest absolute difference of any element. Beyond it the job fails, as it does for a tensor that only one
+    file has, or that has another shape. Null sets no limit."""
 
 
 @dataclass(slots=True)
