@@ -1,4 +1,4 @@
-"""Arithmetic element by element, and sums of tensors.
+"""Arithmetic element by element, sums and norms of tensors.
 
 Guarantees: as in `compute`. A sum adds whole slices in a fixed order, by halves, so that its bits are the same on every
 machine and its error grows with the logarithm of the number of terms; of up to three terms it is the plain sum.
@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .records import Reduced, Scaled
+from .records import Reduced, Scaled, Summed, WeightNormed
+
+Inputs = Sequence[Callable[[], torch.Tensor]]
 
 
 def wide(value: torch.Tensor) -> torch.Tensor:
@@ -18,12 +20,12 @@ def wide(value: torch.Tensor) -> torch.Tensor:
     return value if value.dtype == torch.float64 else value.to(torch.float32)
 
 
-def scaled(formula: Scaled, inputs: Sequence[Callable[[], torch.Tensor]]) -> torch.Tensor:
+def scaled(formula: Scaled, inputs: Inputs) -> torch.Tensor:
     """X · by + plus."""
     return wide(inputs[0]()) * formula.by + formula.plus
 
 
-def reduced(formula: Reduced, inputs: Sequence[Callable[[], torch.Tensor]]) -> torch.Tensor:
+def reduced(formula: Reduced, inputs: Inputs) -> torch.Tensor:
     """Σ X over dims, or its mean."""
     value, count = inputs[0](), 1
     for dim in sorted(formula.dims, reverse=True):
@@ -33,6 +35,31 @@ def reduced(formula: Reduced, inputs: Sequence[Callable[[], torch.Tensor]]) -> t
     if formula.how == "mean":
         return total / count if count else torch.full_like(total, torch.nan)
     return total if formula.dims else total.clone()
+
+
+def summed(formula: Summed, inputs: Inputs) -> torch.Tensor:
+    """Σ wᵢ · xᵢ, one term after the other; a mean divides the sum once."""
+    weights = formula.weights or (1.0,) * len(inputs)
+    total = wide(inputs[0]()) * weights[0]
+    for read, weight in zip(inputs[1:], weights[1:], strict=True):
+        term = wide(read())
+        total = total.to(torch.promote_types(total.dtype, term.dtype))
+        # Not `add_(alpha=…)`: some processors round its product, others do not.
+        total += term if weight == 1 else term * weight
+    return total.div_(len(inputs)) if formula.mean else total
+
+
+def weight_normed(formula: WeightNormed, inputs: Inputs) -> torch.Tensor:
+    """g · v / ‖v‖, bit for bit torch's own."""
+    direction, magnitude = wide(inputs[1]()), wide(inputs[0]())
+    dtype = torch.promote_types(direction.dtype, magnitude.dtype)
+    if formula.dim is None:
+        magnitude = magnitude.reshape(())
+    # The function of both of torch's implementations, which has no public name.
+    made: torch.Tensor = torch._weight_norm(  # noqa: SLF001
+        direction.to(dtype), magnitude.to(dtype), -1 if formula.dim is None else formula.dim
+    )
+    return made
 
 
 def _sum(terms: torch.Tensor) -> torch.Tensor:

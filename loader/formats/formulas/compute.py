@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from . import arithmetic, dequantize, packed
-from .records import Formula, Reduced, Scaled
+from . import arithmetic, dequantize, packed, resizing
+from .records import Formula, Reduced, Resized, Scaled, Summed, WeightNormed
 from .schemes import Awq, BlockScaled, Bnb4, Bnb8, Gptq, Mxfp4
 
 Inputs = Sequence[Callable[[], torch.Tensor]]
@@ -21,7 +21,10 @@ Inputs = Sequence[Callable[[], torch.Tensor]]
 
 _HOW: Mapping[type[Formula], Callable[[Any, Inputs], torch.Tensor]] = {
     Reduced: arithmetic.reduced,
+    Resized: resizing.resized,
     Scaled: arithmetic.scaled,
+    Summed: arithmetic.summed,
+    WeightNormed: arithmetic.weight_normed,
     BlockScaled: dequantize.block_scaled,
     Mxfp4: dequantize.mxfp4,
     Bnb4: dequantize.bnb4,

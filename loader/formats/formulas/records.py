@@ -36,3 +36,34 @@ class Reduced(Formula):
     dims: tuple[int, ...]
     """From 0."""
     how: Literal["sum", "mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class Summed(Formula):
+    """Σ wᵢ · xᵢ over tensors of one shape, divided by their number for a mean."""
+
+    weights: tuple[float, ...] = ()
+    """One per tensor, as given and never normalised; empty stands for ones."""
+    mean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WeightNormed(Formula):
+    """g · v / ‖v‖ of a magnitude g and a direction v, as in `torch.nn.utils.parametrizations.weight_norm`."""
+
+    exact: ClassVar[bool] = False
+
+    dim: int | None
+    """The norm is taken over all other dims; None takes it over all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resized(Formula):
+    """Interpolates one or two dims to other sizes, as `torch.nn.functional.interpolate` without aligned corners."""
+
+    exact: ClassVar[bool] = False
+
+    dims: tuple[int, ...]
+    sizes: tuple[int, ...]
+    by: Literal["bicubic", "bilinear", "linear", "nearest", "area"]
+    antialias: bool = False

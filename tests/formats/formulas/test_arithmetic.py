@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import parametrizations, weight_norm
 
 from loader.formats.formulas.compute import compute
-from loader.formats.formulas.records import Formula, Reduced
+from loader.formats.formulas.records import Formula, Reduced, Summed, WeightNormed
 from tests.laws import examples
 
 
@@ -72,3 +76,70 @@ def test_a_reduction_over_no_dim_is_the_value_in_memory_of_its_own() -> None:
 def test_a_reduction_of_float8_is_computed_in_float32() -> None:
     value = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]).to(torch.float8_e4m3fn)
     assert computed(Reduced((0,), "sum"), value).tolist() == [9.0, 12.0]
+
+
+@settings(max_examples=examples(50), deadline=None)
+@given(
+    count=st.integers(1, 5),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    weighted=st.booleans(),
+    mean=st.booleans(),
+)
+def test_a_sum_of_tensors_is_torchs(count: int, dtype: torch.dtype, weighted: bool, mean: bool) -> None:
+    generator = torch.Generator().manual_seed(count)
+    values = [torch.randn(4, 3, generator=generator).to(dtype) for _ in range(count)]
+    weights = tuple(0.5 * index - 1 for index in range(count)) if weighted else ()
+
+    made = computed(Summed(weights, mean=mean), *values)
+
+    wide = torch.stack(values).to(made.dtype)
+    expected = (wide * torch.tensor(weights or [1.0] * count)[:, None, None].to(made.dtype)).sum(0)
+    torch.testing.assert_close(made, expected / count if mean else expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_float64_among_the_terms_makes_the_sum_float64() -> None:
+    made = computed(Summed(), torch.tensor([2.0**30]), torch.tensor([1.0], dtype=torch.float64))
+    assert made.item() == 2**30 + 1
+
+
+def test_terms_are_in_memory_one_at_a_time() -> None:
+    events = []
+
+    def reads(name: str) -> Callable[[], torch.Tensor]:
+        def read() -> torch.Tensor:
+            value = torch.ones(3)
+            events.append(f"read {name}")
+            weakref.finalize(value, events.append, f"freed {name}")
+            return value
+
+        return read
+
+    made = compute(Summed(mean=True), [reads("a"), reads("b"), reads("c")])
+    assert made.tolist() == [1.0, 1.0, 1.0]
+    assert events.index("freed a") < events.index("read b")
+    assert [event for event in events if "read" in event] == ["read a", "read b", "read c"]
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, 3, None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weight_norm_is_torchs_bit_for_bit(dim: int | None, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(3, 5, 2, dtype=dtype)
+    new = parametrizations.weight_norm(copy.deepcopy(plain), dim=dim)  # type: ignore[arg-type]
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        old = weight_norm(copy.deepcopy(plain), dim=dim)  # type: ignore[arg-type]
+    magnitude = torch.rand_like(old.weight_g)
+    new.parametrizations.weight.original0.data.copy_(magnitude)  # type: ignore[union-attr]
+    old.weight_g.data.copy_(magnitude)
+    old(torch.ones(1, 3, 4, 4, dtype=dtype))
+
+    made = computed(WeightNormed(dim), magnitude, old.weight_v.detach())
+
+    assert torch.equal(made, new.weight)
+    assert torch.equal(made, old.weight)
+
+
+def test_weight_norm_computes_half_precision_in_float32() -> None:
+    direction, magnitude = torch.randn(4, 6).bfloat16(), torch.rand(4, 1).bfloat16()
+    made = computed(WeightNormed(0), magnitude, direction)
+    assert torch.equal(made, torch._weight_norm(direction.float(), magnitude.float(), 0))
