@@ -16,6 +16,9 @@ from .tree import ITEMSIZE, Details, Piece, Storage, TensorEntry, contiguous
 if TYPE_CHECKING:
     from ..files.file import CheckpointFile
 
+if TYPE_CHECKING:
+    from .formulas.records import Formula
+
 
 def is_movable(entry: TensorEntry) -> bool:
     """Whether the elements of an entry can be moved: it is dense, and has data."""
@@ -161,6 +164,28 @@ def leaves(entry: TensorEntry) -> Iterator[TensorEntry]:
             yield from leaves(one)
     else:
         yield entry
+
+
+def computed(
+    formula: Formula, inputs: Sequence[TensorEntry], shape: Sequence[int], dtype: str | None = None
+) -> TensorEntry:
+    """Returns what a formula makes of tensors.
+
+    Args:
+        formula: The formula.
+        inputs: Its inputs, in order.
+        shape: Its shape.
+        dtype: The dtype that the inputs suggest; that of the first if not given.
+    """
+    shape, first = tuple(shape), inputs[0]
+    return TensorEntry(
+        dtype or first.dtype,
+        shape,
+        contiguous(shape),
+        location=first.location,
+        formula=formula,
+        inputs=tuple(inputs),
+    )
 
 
 def rebuilt(entry: TensorEntry, leaf: Callable[[TensorEntry], TensorEntry]) -> TensorEntry:

@@ -50,7 +50,7 @@ def summed(formula: Summed, inputs: Inputs) -> torch.Tensor:
 
 
 def weight_normed(formula: WeightNormed, inputs: Inputs) -> torch.Tensor:
-    """g · v / ‖v‖, bit for bit torch's own."""
+    """Returns g · v / ‖v‖, bit for bit torch's own."""
     direction, magnitude = wide(inputs[1]()), wide(inputs[0]())
     dtype = torch.promote_types(direction.dtype, magnitude.dtype)
     if formula.dim is None:

@@ -67,3 +67,13 @@ class Resized(Formula):
     sizes: tuple[int, ...]
     by: Literal["bicubic", "bilinear", "linear", "nearest", "area"]
     antialias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Initial(Formula):
+    """The initial values that the model has under the same key, from an index of the first dim on; takes no inputs.
+
+    It stands in a plan for values that only a built model has, and is never computed.
+    """
+
+    start: int

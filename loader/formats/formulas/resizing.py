@@ -22,7 +22,7 @@ def resized(formula: Resized, inputs: Sequence[Callable[[], torch.Tensor]]) -> t
     # A view, not a compact copy: torch's kernels take their order of arithmetic from the strides, as in timm.
     moved = value.permute(order)
     shape = moved.shape[: len(others)]
-    images = moved if len(others) == 2 else _as_images(moved, len(others))  # noqa: PLR2004  # batch and channels
+    images = moved if len(others) == 2 else _as_images(moved, len(others))  # a batch and channels
     options = {} if formula.by in ("nearest", "area") else {"align_corners": False}
     made = interpolate(images, size=list(formula.sizes), mode=formula.by, antialias=formula.antialias, **options)
     back = [order.index(dim) for dim in range(value.dim())]

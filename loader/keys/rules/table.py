@@ -11,9 +11,11 @@ from inspect import isabstract
 from typing import Any, TypeVar
 
 from ...schema import KeyRule, Rule, own_fields
+from .arithmetic import Scale
 from .key import Add, Drop, Keep, Regex, Rename, Strip
 from .merge import Merge
 from .rearrange import Rearrange
+from .resize import Resize
 from .split import Copy, Split
 from .tensors import TensorRule
 
@@ -49,7 +51,7 @@ def _name_of(kind: type) -> str:
     return own[0]
 
 
-for _kind in (Strip, Add, Rename, Regex, Drop, Keep, Split, Merge, Rearrange, Copy):
+for _kind in (Strip, Add, Rename, Regex, Drop, Keep, Split, Merge, Rearrange, Scale, Resize, Copy):
     register(_kind)
 
 

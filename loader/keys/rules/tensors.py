@@ -21,10 +21,19 @@ from ...text.wording import phrases, safe_text, shape
 Shape = tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Mending:
+    """A setting of the rule that makes it fit; the engine, which knows the rule's name, writes the line."""
+
+    setting: str
+    value: int | float | str | bool
+    note: str
+
+
 class Unfit(Exception):  # noqa: N818  # the engine turns it into a FitError
     """A rule cannot map these entries: its faults, and the fixes for them."""
 
-    def __init__(self, faults: Sequence[str], *fixes: Fix) -> None:
+    def __init__(self, faults: Sequence[str], *fixes: Fix | Mending) -> None:
         super().__init__(phrases(faults))
         self.faults = tuple(faults)
         self.fixes = fixes
@@ -125,24 +134,25 @@ def naming(what: str) -> Iterator[None]:
 
 
 _Task = TypeVar("_Task")
+_Made = TypeVar("_Made")
 
 
-def each(tasks: Iterable[_Task], made: Callable[[_Task], Group]) -> list[Group]:
-    """Makes the group of each task.
+def each(tasks: Iterable[_Task], made: Callable[[_Task], _Made]) -> list[_Made]:
+    """Makes the group, or entry, of each task.
 
     Raises:
         Unfit: With the faults of all tasks that have one.
     """
-    groups, faults, fixes = list[Group](), list[str](), dict[Fix, None]()
+    results, faults, fixes = list[_Made](), list[str](), dict[Fix | Mending, None]()
     for task in tasks:
         try:
-            groups.append(made(task))
+            results.append(made(task))
         except Unfit as fault:
             faults += fault.faults
             fixes |= dict.fromkeys(fault.fixes)
     if faults:
         raise Unfit(faults, *fixes)
-    return groups
+    return results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from ...errors import ConfigError, FitError, LoaderError, blamed
 from ...formats.tree import Node, TensorEntry
 from ...schema import Fate, KeyRule, Rule, Step
-from ...text.lines import Fix, override, typed, under
+from ...text.lines import Fix, line, override, typed, under
 from ...text.wording import listing, safe_text
-from .tensors import Context, Group, Shape, TensorRule, Unfit, Unsettled
+from .tensors import Context, Group, Mending, Shape, TensorRule, Unfit, Unsettled
 
 LEAVE_OUT = Fix(note="leave the rule out")
 
@@ -165,11 +165,16 @@ def judged(name: str, rule: Rule, where: str) -> Iterator[None]:
         try:
             yield
         except Unfit as fault:
-            raise FitError(f"{said(name, rule)} does not fit {where}: {fault}", *fault.fixes) from fault
+            fixes = [_mended(name, fix) if isinstance(fix, Mending) else fix for fix in fault.fixes]
+            raise FitError(f"{said(name, rule)} does not fit {where}: {fault}", *fixes) from fault
         except ValueError as fault:
             if isinstance(fault, LoaderError):
                 raise
             raise invalid(name, rule, fault) from fault
+
+
+def _mended(name: str, mending: Mending) -> Fix:
+    return line(under("rules", name, mending.setting), mending.value, note=mending.note)
 
 
 def said(name: str, rule: Rule) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -125,11 +126,11 @@ def test_terms_are_in_memory_one_at_a_time() -> None:
 def test_weight_norm_is_torchs_bit_for_bit(dim: int | None, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(3, 5, 2, dtype=dtype)
-    new = parametrizations.weight_norm(copy.deepcopy(plain), dim=dim)  # type: ignore[arg-type]
+    new: Any = parametrizations.weight_norm(copy.deepcopy(plain), dim=dim)  # type: ignore[arg-type]
     with pytest.warns(FutureWarning, match="weight_norm"):
-        old = weight_norm(copy.deepcopy(plain), dim=dim)  # type: ignore[arg-type]
+        old: Any = weight_norm(copy.deepcopy(plain), dim=dim)  # type: ignore[arg-type]
     magnitude = torch.rand_like(old.weight_g)
-    new.parametrizations.weight.original0.data.copy_(magnitude)  # type: ignore[union-attr]
+    new.parametrizations.weight.original0.data.copy_(magnitude)
     old.weight_g.data.copy_(magnitude)
     old(torch.ones(1, 3, 4, 4, dtype=dtype))
 

@@ -70,9 +70,7 @@ def test_messages_and_lines_know_it(shouted: Path) -> None:
     assert parse_rules({"r": {"lower": "*", "first": 1}}) == {"r": Lower("*", 1)}
     assert rules_override("rules", {"r": Lower("*", 1)}) == 'rules={r: {lower: "*", first: 1}}'
     assert rule_of(Lower("*", optional=True).settings()) == Lower("*", optional=True)
-    with pytest.raises(
-        ConfigError, match="exactly one of strip, add, rename, regex, drop, keep, split, merge, rearrange, copy, lower"
-    ):
+    with pytest.raises(ConfigError, match=r"exactly one of strip, add, rename, regex, drop, keep, .*, lower\n"):
         parse_rules({"r": {}})
     with pytest.raises(ConfigError, match="has 'first', which only lower take"):
         parse_rules({"r": {"strip": "a.", "first": 1}})
@@ -98,9 +96,8 @@ def test_each_kind_is_named_by_its_first_setting_and_comes_back_from_its_setting
         *(rule_of(kind.example) for kind in kinds().values() if issubclass(kind, TensorRule)),
     ]
 
-    assert list(kinds().values()) == [type(rule) for rule in made]
+    assert {next(iter(rule.settings())): type(rule) for rule in made} == kinds()
     assert [rule_of(rule.settings()) for rule in made] == made
-    assert [next(iter(rule.settings())) for rule in made] == list(kinds())
 
 
 def test_a_rule_that_cannot_work_is_refused_with_its_name_and_an_example() -> None:
