@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Protocol
 from torch import nn
 
 from .apply.commit import commit
+from .apply.misfit import refuse_misfit
 from .apply.place import own_random_state
-from .apply.prepare import Adviser, Prepared, prepare, refuse_misfit
+from .apply.prepare import Adviser, Prepared, prepare
 from .apply.stage import Staged, stage
 from .apply.target import Target
 from .builder import Built

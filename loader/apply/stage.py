@@ -25,7 +25,8 @@ from ..text.lines import Fix
 from ..text.progress import progress
 from .aliasing import aliased
 from .live import is_folded
-from .prepare import Prepared, refuse_untied
+from .misfit import refuse_untied
+from .prepare import Prepared
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..apply.prepare import refuse_without_data
+from ..apply.misfit import refuse_without_data
 from ..errors import ConfigError, VerificationError
 from ..files.path import is_copy, shown_path
 from ..formats.find import Sources

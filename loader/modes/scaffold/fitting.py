@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...apply.prepare import prepare, refuse_misfit
+from ...apply.misfit import refuse_misfit
+from ...apply.prepare import prepare
 from ...errors import ConfigError, FitError
 from ...module.slots import slots, wanted
 from ...parts import Part
