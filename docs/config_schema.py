@@ -142,7 +142,7 @@ def _setting(hint: Any) -> Schema:
     if kind is str:
         return dict(_TEXT)
     if get_origin(kind) is Literal:
-        return _suggested(get_args(kind), only=True)
+        return _suggested([*get_args(kind), *(int(one) for one in get_args(kind) if one.isdigit())], only=True)
     if kind in _PLAIN:
         return {"type": [_PLAIN[kind], "null", "string"], "pattern": _OPEN}
     if get_origin(kind) is list:
@@ -162,7 +162,7 @@ def _list(items: Schema, *, alone: bool = True) -> Schema:
     return {"type": ["array", "null", "string"], **({} if alone else {"pattern": _OPEN}), "items": items}
 
 
-def _suggested(names: Iterable[str], *, only: bool = False) -> Schema:
+def _suggested(names: Iterable[str | int], *, only: bool = False) -> Schema:
     """Returns the schema of a text with values that an editor completes."""
     others = {"$ref": "#/$defs/open"} if only else _TEXT
     return {"anyOf": [{"enum": [*names, None] if only else list(names)}, others]}

@@ -201,8 +201,8 @@ class Load:
         if self.built.complete:
             return self
         prepared = self._prepare(self.built)
-        if self.built.hollow and prepared.plan.leaves_to_initialize() and self.job.mode != "plan":
-            return self._plainly("keys that may stay unloaded keep the model's own initialization")
+        if self.built.hollow and self.job.mode != "plan" and (reason := prepared.needs_values()):
+            return self._plainly(reason)
         return self._with(self.built, prepared)
 
     def refuse_misfit(self) -> None:

@@ -26,6 +26,7 @@ from ..runtime import collector_paused
 from ..schema import AllowConfig
 from ..text.lines import Fix
 from ..text.wording import listing
+from .initial import waits_for_values, with_initial_values
 
 
 class Adviser(Protocol):
@@ -70,6 +71,13 @@ class Prepared:
     def part_of(self, source: str) -> Part:
         """The part that offers a key."""
         return self.parts[self.offers.entries[source].part]
+
+    def needs_values(self) -> str:
+        """Why the model is needed with its initial values; empty if it is not, or if the plan is refused."""
+        if self.plan.leaves_to_initialize():
+            return "keys that may stay unloaded keep the model's own initialization"
+        waits = self.plan.passes() and waits_for_values(self.offers)
+        return "a rule fills tensors with the model's own initialization" if waits else ""
 
     def needed(self) -> list[str]:
         """The offered keys whose data is needed: to load it, or to compare it with a tensor that is tied to it."""
@@ -121,6 +129,7 @@ def prepare(
         found = offers(parts, wants)
     except FitError as error:
         raise advise(model, parts, wants).improved(error) from error
+    found = with_initial_values(found, places)
     wants = {k: want for k, want in wants.items() if k in found.entries or not is_own_key(places[k])}
     by_name = {part.name: part for part in parts}
     hooked = rehearse(model, found.entries, found.metadata, Reader(by_name, found.entries).checked)

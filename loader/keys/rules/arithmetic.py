@@ -16,7 +16,7 @@ from ...formats.formulas.records import Scaled, Summed, WeightNormed
 from ...formats.tree import TensorEntry
 from ...text.wording import shape
 from .joins import Join, register_join
-from .tensors import Context, SelectingRule, Unfit
+from .tensors import Context, Mending, SelectingRule, Unfit, Unusable
 
 _FLOATING = frozenset({
     "float16", "bfloat16", "float32", "float64",
@@ -51,14 +51,18 @@ class Scale(SelectingRule):
     """Computes x · by + plus."""
 
     scale: str
+    """A glob over keys."""
     by: float = 1.0
+    """The factor."""
     plus: float = 0.0
+    """What is added to the product."""
     example: ClassVar[Mapping[str, object]] = {"scale": "*.norm.weight", "plus": 1.0}
 
     def change(self) -> Callable[[TensorEntry], TensorEntry]:
-        """Returns the function of one tensor; raises ValueError for a number that is not finite."""
-        if not (math.isfinite(self.by) and math.isfinite(self.plus)):
-            raise ValueError(f"by: {self.by} and plus: {self.plus} must be finite numbers")
+        """Returns the function of one tensor; raises Unusable for a number that is not finite."""
+        for name in ("by", "plus"):
+            if not math.isfinite(getattr(self, name)):
+                raise Unusable(f"'{name}' is {getattr(self, name)}, expected a finite number", Mending(name, 1.0))
         formula = Scaled(self.by, self.plus)
 
         def changed(entry: TensorEntry) -> TensorEntry:

@@ -18,7 +18,7 @@ from ...schema import own_fields
 from ...text.wording import counted, shape
 from ..plan import fits
 from .arithmetic import refuse_unfit_values
-from .tensors import Mending, Pending, SelectingRule, Shape, Unfit, Unsettled, each, naming, shown
+from .tensors import Mending, Pending, SelectingRule, Shape, Unfit, Unsettled, Unusable, each, naming, shown
 
 Manner = Literal["bicubic", "bilinear", "linear", "nearest", "area", "rows", "channels"]
 """How a tensor is brought to another size."""
@@ -44,17 +44,26 @@ class Resize(SelectingRule):
     """Brings a tensor to the size of the model's key."""
 
     resize: str
+    """A glob over keys."""
     by: Manner
+    """Interpolation of one dim, a flattened grid (a line for ``linear``), or of two, a picture; ``rows`` of the first
+    dim, or ``channels`` of the second."""
     prefix: int = 0
+    """How many tokens in front of a flattened grid stay as they are."""
     suffix: int = 0
+    """How many tokens behind it do."""
     grid: list[int] | None = None
+    """Height and width of the model's grid, if it is not square."""
     file_grid: list[int] | None = None
+    """Those of the file's."""
     antialias: bool = False
+    """Whether ``bicubic`` and ``bilinear`` smooth a smaller result."""
     fill: Fill = "model"
+    """What new rows hold: the initial values that the ``model`` has from ``seed``, the ``mean`` of the file's, or 0."""
     example: ClassVar[Mapping[str, object]] = {"resize": "pos_embed", "by": "bicubic"}
 
     def change(self) -> Callable[[TensorEntry], Unsettled]:
-        """Returns the function of one tensor; raises ValueError for settings that contradict each other."""
+        """Returns the function of one tensor; raises Unusable for settings that cannot work."""
         self._check()
         pending = _Resizing(self)
 
@@ -66,17 +75,18 @@ class Resize(SelectingRule):
 
     def _check(self) -> None:
         known = {"resize", "by", *_SETTINGS[self.by]}
-        set_ = [one.name for one in own_fields(self) if one.default != getattr(self, one.name)]
-        idle = [name for name in set_ if name not in known]
+        set_ = [one for one in own_fields(self) if one.default != getattr(self, one.name)]
+        idle = [one for one in set_ if one.name not in known]
         if idle:
-            raise ValueError(f"'{idle[0]}' has no effect with by: {self.by}")
+            mendings = [Mending(one.name, one.default) for one in idle]
+            raise Unusable(f"'{idle[0].name}' has no effect with by: {self.by}", *mendings)
         for name in ("prefix", "suffix"):
             if getattr(self, name) < 0:
-                raise ValueError(f"'{name}' is {getattr(self, name)}, expected a number of tokens")
+                raise Unusable(f"'{name}' is {getattr(self, name)}, expected a number of tokens", Mending(name, 0))
         for name in ("grid", "file_grid"):
             sizes = getattr(self, name)
             if sizes is not None and (len(sizes) != _A_PICTURE or min(sizes) < 1):
-                raise ValueError(f"'{name}' is {shape(sizes)}, expected a height and a width such as [14, 14]")
+                raise Unusable(f"'{name}' is {shape(sizes)}, expected a height and a width such as [14, 14]")
 
 
 @dataclass(slots=True)

@@ -26,8 +26,16 @@ class Mending:
     """A setting of the rule that makes it fit; the engine, which knows the rule's name, writes the line."""
 
     setting: str
-    value: int | float | str | bool
-    note: str
+    value: object
+    note: str = ""
+
+
+class Unusable(ValueError):  # noqa: N818  # the engine turns it into a ConfigError
+    """Settings of a rule cannot work: why, and the settings that would."""
+
+    def __init__(self, fault: str, *mendings: Mending) -> None:
+        super().__init__(fault)
+        self.mendings = mendings
 
 
 class Unfit(Exception):  # noqa: N818  # the engine turns it into a FitError

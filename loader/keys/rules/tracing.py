@@ -15,7 +15,7 @@ from ...formats.tree import Node, TensorEntry
 from ...schema import Fate, KeyRule, Rule, Step
 from ...text.lines import Fix, line, override, typed, under
 from ...text.wording import listing, safe_text
-from .tensors import Context, Group, Mending, Shape, TensorRule, Unfit, Unsettled
+from .tensors import Context, Group, Mending, Shape, TensorRule, Unfit, Unsettled, Unusable
 
 LEAVE_OUT = Fix(note="leave the rule out")
 
@@ -199,6 +199,9 @@ def step_of(name: str, rule: Rule) -> Step:
 
 def invalid(name: str, rule: Rule, fault: ValueError) -> ConfigError:
     """Returns the refusal of a rule that cannot work."""
+    if isinstance(fault, Unusable):
+        fixes = [_mended(name, mending) for mending in fault.mendings] or [LEAVE_OUT]
+        return ConfigError(f"rule '{safe_text(name)}': {fault}", *fixes)
     # The example of another kind would give the rule two kinds.
     mended = [override(under("rules", name, setting), value) for setting, value in rule.example.items()]
     example = typed(*mended) if all(hasattr(rule, setting) for setting in rule.example) else LEAVE_OUT
