@@ -99,6 +99,7 @@ def rewrite(
         for name in trace.used if trace.dropped or not left_out else ():
             found.hits[name] += not isinstance(active[name], TensorRule)
         left += [] if trace.dropped or left_out else [trace.name]
+        trace.dropped |= left_out
     refuse_idle(active, found.hits, list(known), left, where)
     refuse_broken_names(live, where)
     refuse_collisions(live, where)
