@@ -96,6 +96,8 @@ def run(job: JobConfig, report: Report, target: Target, manner: Manner) -> nn.Mo
                 with _asked(manner.unasked, job, parts):
                     load = load.planned()
                     load.refuse_misfit()
+                if ending is not None:
+                    ending.planned(load)
                 if prove:
                     check_inputs(load.module, job, load.parts, record)
             if job.mode == "plan":
@@ -119,7 +121,7 @@ def _end(load: Load, ending: Ending | None, record: Path | None, report: Report,
     """Writes what the job is to write: nothing before this is on disk."""
     if ending is not None:
         with fill.Clock(report)("convert"):
-            ending.carry_out(load.module, load.job, load.parts, record, report, made)
+            ending.carry_out(load, record, report, made)
     elif record is not None and made is not None:
         keep_record(record, made, report.verification)
 
@@ -130,15 +132,10 @@ class Ending(Protocol):
     def check(self, job: JobConfig, parts: Sequence[Part], recorded: Path | None) -> object:
         """Raises early what `carry_out` would raise; takes the golden record of the checkpoint."""
 
-    def carry_out(
-        self,
-        module: nn.Module,
-        job: JobConfig,
-        parts: Sequence[Part],
-        recorded: Path | None,
-        report: Report,
-        renewed: bytes | None,
-    ) -> None:
+    def planned(self, load: Load) -> None:
+        """Raises what the plan decides of it, before the weights are read."""
+
+    def carry_out(self, load: Load, recorded: Path | None, report: Report, renewed: bytes | None) -> None:
         """Runs the step; takes the content of a new golden record, which is not written yet."""
 
 

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, get_args
 
 from .. import __version__
 from ..errors import CheckpointError, ConfigError
@@ -20,6 +20,7 @@ from ..formats.index import parse_mapping
 from ..formats.limits import LARGEST_CONFIG, MOST_LEVELS, MOST_PROPOSED
 from ..formats.opened import Checkpoint
 from ..module.dtype import DTYPES
+from ..schema.sections import ConvertNames
 from ..text.lines import Fix
 from ..text.wording import safe_text
 
@@ -57,6 +58,8 @@ class Record:
     """The input of the dummy forward pass, as in `verify.input`."""
     dtype: str | None = None
     """The `dtype` of the conversion."""
+    names: ConvertNames = "model"
+    """Whose names the file has."""
 
 
 def children(node: Any) -> Iterable[Any]:
@@ -142,7 +145,8 @@ def _is_shape(shape: Any) -> TypeGuard[Sequence[int]]:
     return isinstance(shape, list) and len(shape) <= 64 and all(type(n) is int and 0 <= n < 1 << 48 for n in shape)
 
 
-def _parsed(text: str) -> Record:
+def _content(text: str) -> dict[str, Any]:
+    """Returns a record's fields, whose values may be anything."""
     if len(text) > LARGEST_CONFIG:
         raise ValueError(f"{len(text):,} characters, more than the {LARGEST_CONFIG:,} allowed")
     try:
@@ -156,6 +160,11 @@ def _parsed(text: str) -> Record:
     known = {"schema", "version", *(f.name for f in dataclasses.fields(Record))}
     if unknown := sorted(content.keys() - known):
         raise ValueError(f"unknown field {unknown[0]!r}")
+    return content
+
+
+def _parsed(text: str) -> Record:
+    content = _content(text)
     sources, model, asked = content.get("sources"), content.get("model"), content.get("input")
     if not isinstance(sources, dict):
         raise ValueError("'sources' is not a mapping")
@@ -165,7 +174,11 @@ def _parsed(text: str) -> Record:
         raise ValueError("'input' is not an input spec, or has too many elements")
     if content.get("dtype") not in (None, "checkpoint", *DTYPES):
         raise ValueError("invalid 'dtype'")
-    return Record({name: _source(source) for name, source in sources.items()}, model, asked, content.get("dtype"))
+    names = content.get("names", "model")
+    if names not in get_args(ConvertNames):
+        raise ValueError("invalid 'names'")
+    own = {name: _source(source) for name, source in sources.items()}
+    return Record(own, model, asked, content.get("dtype"), names)
 
 
 def _source(raw: Any) -> Source:

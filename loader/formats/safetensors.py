@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -139,12 +139,17 @@ def fault(key: str, value: torch.Tensor) -> str:
     return "" if dtype_name(value.dtype) in NAMES else f"its dtype is {dtype_name(value.dtype)}"
 
 
-def pieces(tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+def pieces(
+    tensors: Mapping[str, torch.Tensor],
+    notes: Mapping[str, str],
+    read: Callable[[str], torch.Tensor] | None = None,
+) -> Iterator[bytes | memoryview]:
     """The content of a safetensors file, piece by piece.
 
     Args:
         tensors: By name; each has a dtype of `NAMES` and is dense, on any device, with any strides.
         notes: Text for the header.
+        read: Gives the values by name, one tensor at a time, if `tensors` are only their shapes and dtypes.
     """
     from .elements import raw  # noqa: PLC0415  # reading a header needs no torch
     from .tensor import dtype_name  # noqa: PLC0415  # likewise
@@ -163,7 +168,7 @@ def pieces(tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> Ite
     yield _LENGTH.pack(len(written)) + written
     for name in ordered:
         if tensors[name].numel():
-            yield raw(tensors[name])
+            yield raw(tensors[name] if read is None else read(name))
 
 
 def nbytes(tensor: torch.Tensor) -> int:

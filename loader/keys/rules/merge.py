@@ -34,6 +34,11 @@ class Merge(TensorRule):
     by: str | dict[str, Any] | None = None
     example: ClassVar[Mapping[str, object]] = {"merge": [r"\.q\.", r"\.k\.", r"\.v\."], "to": ".qkv."}
 
+    @property
+    def reversible(self) -> bool:
+        """Whether it joins without a formula."""
+        return self.by is None
+
     def hits(self, name: str) -> bool:
         """Whether one of the expressions is found in the name."""
         return any(pattern.search(name) for pattern in self._patterns())

@@ -26,6 +26,11 @@ class Rearrange(SelectingRule):
     reduce: Literal["sum", "mean"] | None = None
     example: ClassVar[Mapping[str, object]] = {"rearrange": "*.c_attn.weight", "pattern": "i o -> o i"}
 
+    @property
+    def reversible(self) -> bool:
+        """Whether it sums nothing."""
+        return self.reduce is None
+
     def change(self) -> Callable[[TensorEntry], TensorEntry]:
         """Returns the function of one tensor; as in `SelectingRule`."""
         sizes = self.axes or {}

@@ -105,6 +105,11 @@ class Context:
 class TensorRule(Rule):
     """A rule that makes entries of other entries."""
 
+    @property
+    def reversible(self) -> bool:
+        """Whether the entries that it takes follow from those that it makes."""
+        return True
+
     @abstractmethod
     def hits(self, name: str) -> bool:
         """Whether the rule takes an entry of this name."""

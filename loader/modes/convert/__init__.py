@@ -2,33 +2,28 @@
 
 Guarantees: errors that depend on neither the checkpoint nor the model are raised before either is opened or built. A
 file that exists is replaced only by a conversion of the same source in the same way, and the source never. An
-interrupted conversion leaves everything as it was, the source's golden record included. Conversions to one destination
-take turns: each judges the complete result of the one before; the lock dies with its process.
+interrupted conversion leaves everything as it was, the source's golden record included.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from ...builder.embedded import untrusted
 from ...builder.record import KEY, WITHOUT, Record, Source, is_input, to_text, unwritable
 from ...errors import ConfigError
-from ...files.descriptors import SAFE_FLAGS
-from ...files.path import called, is_copy, shown_path
-from ...files.write import drafts, release_lock, wait_for_lock
+from ...files.path import called, is_copy
+from ...files.write import drafts
 from ...formats.find import Sources
 from ...formats.safetensors import nbytes, pieces
 from ...formats.signatures import GOLDEN
+from ...keys.written import rules_override
 from ...module.dtype import resolve_dtype
 from ...parts import Part
+from ...pipeline import Load
 from ...report import terminal
 from ...report.data import Report
 from ...schema import OF_A_FILE, JobConfig
@@ -38,10 +33,8 @@ from ...text.wording import counted, listing, phrases, safe_text, size
 from ...verify import golden, say_kept
 from .contents import Contents, contents, shards
 from .destination import Destination, destination, refuse_to_replace
-
-log = logging.getLogger(__name__)
-
-_FLAGS = os.O_RDWR | os.O_CREAT | SAFE_FLAGS | getattr(os, "O_NOFOLLOW", 0)
+from .names import contents_in_file, refuse_irreversible, rules_for
+from .turns import turn
 
 
 def lines(report: Report) -> list[terminal.Line]:
@@ -59,6 +52,8 @@ def lines(report: Report) -> list[terminal.Line]:
     if written["left_out"]:
         others = listing(f"{key} ({kind})" for key, kind in written["left_out"].items())
         shown.append(("", f"left out, not tensors: {others}", "yellow"))
+    if written["absent"]:
+        shown.append(("", f"not in the model, not written: {listing(written['absent'])}", "yellow"))
     shown.append(("load it", f"{program()} {written['next']}", "green"))
     return [
         *terminal.sources(report),
@@ -101,21 +96,20 @@ class Conversion:
             self.destination, lambda: self._record(job, parts), sources, inputs, _copied(job, recorded)
         )
 
-    def carry_out(
-        self,
-        module: nn.Module,
-        job: JobConfig,
-        parts: Sequence[Part],
-        recorded: Path | None,
-        report: Report,
-        renewed: bytes | None = None,
-    ) -> None:
+    def planned(self, load: Load) -> None:
+        """Refuses a plan whose steps cannot be taken backwards, where the checkpoint's names are to be written.
+
+        Raises:
+            ConfigError: A rule has no inverse, or the model has keys that the file has no name for.
+        """
+        if load.prepared is not None and load.job.convert.names == "checkpoint":
+            refuse_irreversible(load.prepared)
+
+    def carry_out(self, load: Load, recorded: Path | None, report: Report, renewed: bytes | None = None) -> None:
         """Writes the model.
 
         Args:
-            module: Loaded and verified.
-            job: With the model's own config.
-            parts: The opened parts.
+            load: Carried out and verified; its job has the model's own config.
             recorded: The golden record of the checkpoint; if the model was run, it is copied next to the result.
             report: Filled with what was written.
             renewed: The content of a new golden record of the checkpoint, written with the result or not at all.
@@ -123,7 +117,8 @@ class Conversion:
         Raises:
             ConfigError: The format cannot hold the model, or the file cannot be written.
         """
-        found = contents(module)
+        job, parts, theirs = load.job, load.parts, load.job.convert.names == "checkpoint"
+        found = contents_in_file(load.prepared) if theirs and load.prepared is not None else contents(load.module)
         notes = {**found.aliases, "format": "pt", KEY: to_text(self._record(job, parts))}
         with turn(self.destination):
             # Another job may have written there since this one looked.
@@ -141,8 +136,9 @@ class Conversion:
             "tensors": len(found.tensors),
             "aliases": found.aliases,
             "left_out": found.left_out,
+            "absent": found.absent,
             "golden": None if recorded is None else str(golden.record_of(files[-1])),
-            "next": typed(*_next(job, found, self.destination.typed(files[-1]))).line,
+            "next": typed(*_next(load, found, self.destination.typed(files[-1]))).line,
         }
 
     def _write(
@@ -160,7 +156,7 @@ class Conversion:
         record = b"" if recorded is None else recorded.read_bytes() if renewed is None else renewed
         with drafts() as made:
             for path, state in zip(files, states, strict=True):
-                made.write(path, pieces(state, notes))
+                made.write(path, pieces(state, notes, found.read))
             if len(files) > 1:
                 total = sum(map(nbytes, found.tensors.values()))
                 map_ = {key: path.name for path, state in zip(files, states, strict=True) for key in state}
@@ -184,6 +180,7 @@ class Conversion:
             model=job.model if job.convert.embed else None,
             input=asked if is_input(asked) else None,
             dtype=resolve_dtype(job.dtype),
+            names=job.convert.names,
         )
 
 
@@ -219,59 +216,18 @@ def _writable(model: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return model
 
 
-def _next(job: JobConfig, found: Contents, path: str) -> Iterator[str]:
+def _next(load: Load, found: Contents, path: str) -> Iterator[str]:
     """The overrides that load what was written."""
+    job = load.job
     if job.convert.embed:
         yield "model=embedded"
     yield override("checkpoint.path", path)
+    if load.prepared is not None and found.read is not None:
+        rules = rules_for(load.prepared, found)
+        yield from [rules_override("rules", rules)] if rules else []
     if job.convert.embed:
         names = untrusted(job.model or {}, None)
         if names:
             yield override("trusted_targets", [*OF_A_FILE, *names])
     if found.left_out:
         yield override("allow.missing", list(found.left_out))
-
-
-@contextmanager
-def turn(place: Destination) -> Iterator[None]:
-    """Waits until nobody else writes to a destination, and keeps others from it meanwhile.
-
-    Raises:
-        ConfigError: The folder does not take the file that is locked.
-    """
-    path = place.folder / f".{place.stem[:40]}.lock"
-    descriptor = _taken(path, place)
-    try:
-        yield
-    finally:
-        release_lock(descriptor, path)
-
-
-def _taken(path: Path, place: Destination) -> int:
-    while True:
-        try:
-            descriptor = os.open(path, _FLAGS, 0o666)
-        except OSError as error:
-            raise ConfigError(
-                f"the lock file {shown_path(path)} cannot be opened: {error.strerror}",
-                Fix("convert.path=FILE", "in a writable folder"),
-            ) from error
-        try:
-            wait_for_lock(
-                descriptor,
-                lambda: log.info("%s: another conversion is writing there; waiting", shown_path(place.single)),
-            )
-            if _stands_at(path, descriptor):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _stands_at(path: Path, descriptor: int) -> bool:
-    """Whether a file still has its name, and is what the next one locks."""
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

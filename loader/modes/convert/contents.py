@@ -1,4 +1,4 @@
-"""The tensors of a model that go into a file.
+"""The tensors of a model that go into a file, under the model's own names.
 
 Guarantees: they are those of the model's state dict, each stored once, under its first name; entries that the format
 cannot hold are refused by name, all at once; nothing is copied.
@@ -6,7 +6,7 @@ cannot hold are refused by name, all at once; nothing is copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +28,10 @@ class Contents:
     """Second name of a tied tensor → the name under which it is stored."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Extra state that is not a tensor: key → type."""
+    absent: list[str] = field(default_factory=list)
+    """Tensors of the file that the model does not hold, where the file's names are written."""
+    read: Callable[[str], torch.Tensor] | None = None
+    """Gives the values of a tensor, if `tensors` are only their shapes and dtypes."""
 
 
 def contents(module: nn.Module) -> Contents:

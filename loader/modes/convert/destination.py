@@ -238,6 +238,8 @@ def _other(path: Path, record: Record) -> str:
         return "was not written by a conversion"
     if earlier.dtype != record.dtype:
         return f"was converted with dtype={earlier.dtype or 'null'}"
+    if earlier.names != record.names:
+        return f"was converted with convert.names={earlier.names}"
     was = {part: source.file for part, source in earlier.sources.items()}
     if was != {part: source.file for part, source in record.sources.items()}:
         return f"was converted from {listing(was.values())}"

@@ -13,9 +13,9 @@ import pytest
 from loader import ConfigError, LoaderError
 from loader.files import write as lock
 from loader.files.write import Drafts
-from loader.modes import convert
-from loader.modes.convert import turn
+from loader.modes.convert import turns
 from loader.modes.convert.destination import destination
+from loader.modes.convert.turns import turn
 from loader.schema import ConvertConfig
 from tests.jobs import assert_same_state, carry_out, save
 from tests.models import Two, filled
@@ -44,7 +44,7 @@ def together(first: Path, second: Path, out: Path, monkeypatch: pytest.MonkeyPat
     """Lets a conversion begin in the middle of another one."""
     thread = Second(second, out)
     settle = Drafts.settle
-    wait = convert.log.info
+    wait = turns.log.info
 
     def meanwhile(drafts: Drafts, before: Iterable[Path], after: Iterable[Path]) -> None:
         if thread.ident is None:
@@ -57,7 +57,7 @@ def together(first: Path, second: Path, out: Path, monkeypatch: pytest.MonkeyPat
         thread.stopped.set()
 
     monkeypatch.setattr(Drafts, "settle", meanwhile)
-    monkeypatch.setattr(convert.log, "info", waits)
+    monkeypatch.setattr(turns.log, "info", waits)
     carry_out("Two", first, mode="convert", convert={"path": str(out), "shard_size": "20B"})
     thread.join()
     return thread
@@ -110,7 +110,7 @@ def test_a_file_that_lost_its_name_while_it_was_waited_for_keeps_nobody_away(
             path.rename(out / "aside")
         return locked
 
-    monkeypatch.setattr(convert, "wait_for_lock", wait_for_lock)
+    monkeypatch.setattr(turns, "wait_for_lock", wait_for_lock)
     with turn(destination(ConvertConfig(path=str(out)))):
         assert path.stat().st_ino == inodes[-1]
     assert len(set(inodes)) == 2
