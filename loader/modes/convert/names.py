@@ -122,8 +122,7 @@ def _refuse_nameless(prepared: Prepared) -> None:
     named = [key for key in nameless if prepared.wanted[key].kind != "extra"]
     if named:
         raise ConfigError(
-            f"{_CANNOT}: the model has {counted(len(named), 'key')} that do not come from a tensor of the file: "
-            f"{listing(named)}",
+            f"{_CANNOT}: the file has no name for {counted(len(named), 'key')} of the model: {listing(named)}",
             AS_THE_MODEL,
         )
 
