@@ -149,7 +149,10 @@ def _ready_made(names: Sequence[Any], where: str, problems: Problems) -> dict[st
     if unknown:
         problems.add(*no_such_rules(where, names, unknown, list(known)))
         return {}
-    return {key: rule for name in names for key, rule in known[name].items()}
+    rules = {key: rule for name in names for key, rule in known[name].items()}
+    for gap in (gap for key, rule in rules.items() for gap in gaps(rule.settings(), f"{where}.{key}")):
+        problems.add(f"'{gap}' is required", line(gap, "VALUE"))
+    return rules
 
 
 def _other(raw: Any, problems: Problems) -> OtherConfig:

@@ -40,11 +40,12 @@ def _strided(entry: TensorEntry, shape: Sequence[int], stride: Sequence[int], mo
     return dataclasses.replace(entry, shape=tuple(shape), stride=tuple(stride), offset=entry.offset + more)
 
 
-def narrowed(entry: TensorEntry, dim: int, start: int, length: int) -> TensorEntry:
-    """Returns the indices of one dim from a start on."""
+def narrowed(entry: TensorEntry, dim: int, start: int, length: int, step: int = 1) -> TensorEntry:
+    """Returns a number of indices of one dim from a start on; a step of 0 repeats the first."""
     entry = grounded(entry)
     shape = (*entry.shape[:dim], length, *entry.shape[dim + 1 :])
-    return _strided(entry, shape, entry.stride, start * entry.stride[dim])
+    stride = (*entry.stride[:dim], step * entry.stride[dim], *entry.stride[dim + 1 :])
+    return _strided(entry, shape, stride, start * entry.stride[dim])
 
 
 def indexed(entry: TensorEntry, dim: int, index: int) -> TensorEntry:

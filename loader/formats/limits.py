@@ -121,3 +121,8 @@ MOST_SCALES = 20_000
 """Small tensors that are looked at as scales of others."""
 LARGEST_QUANT_STATE = 1 << 14
 """Bytes of the record next to a tensor that bitsandbytes quantized to 4 bits; one has about 200."""
+
+# Rules
+
+MOST_MADE = 200_000
+"""Tensors that one rule makes by number, as many as a file's sizes ask for."""

@@ -134,7 +134,7 @@ def test_help_fits_the_tool(tmp_path: Path) -> None:
     assert done.returncode == 0
     for expected in (
         "open -> select -> rules -> plan",
-        "compile, dataparallel, ddp",
+        "compile, conv1d_gpt2, dataparallel, ddp",
         "Exit codes:",
         "--multirun,-m",
     ):

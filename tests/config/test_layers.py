@@ -15,6 +15,7 @@ from loader.config.compose import compose, plain
 from loader.config.layers import primaries, replaced
 from loader.errors import ConfigError
 from loader.files.path import conf_dir
+from loader.keys.rules.ready import ready_made
 from tests.command import run_loader
 from tests.rules import parse_rules
 from tests.sweep.sweeping import without_progress
@@ -289,7 +290,7 @@ def test_an_experiment_of_another_program_or_placed_by_a_defaults_list_needs_no_
 
 DDP = {"ddp": {"regex": r"^((?:_orig_mod\.)*)module\.", "to": r"\1"}}
 COMPILE = {"compile": {"strip": "_orig_mod.", "anywhere": True}}
-OPTIONS = "compile, dataparallel, ddp, ema, fsdp, lightning"
+OPTIONS = ", ".join(sorted(ready_made()))
 
 
 @pytest.fixture(params=["config.yaml", "experiment/mine.yaml"])

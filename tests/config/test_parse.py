@@ -13,6 +13,7 @@ from loader.config.parse import parse_job
 from loader.errors import ConfigError
 from loader.keys.rules import kinds
 from loader.keys.rules.key import Add, Drop, Keep, Regex, Rename, Strip
+from loader.keys.rules.ready import ready_made
 from loader.schema import (
     AllowConfig,
     CheckpointConfig,
@@ -24,10 +25,7 @@ from loader.schema import (
 )
 from tests.rules import parse_rules
 
-READY_MADE_RULES = (
-    "expected ready-made rules (ddp, ema, fsdp, compile, lightning, dataparallel), 'auto' alone, "
-    "or a mapping of your own"
-)
+READY_MADE_RULES = f"expected ready-made rules ({', '.join(ready_made())}), 'auto' alone, or a mapping of your own"
 TARGET = {"_target_": "my_pkg.Net"}
 MODES = "load, plan, inspect, convert, scaffold, replay, compare"
 KINDS = f"exactly one of {', '.join(kinds())}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...formats import boxes
+from ...formats.limits import MOST_MADE
 from ...formats.tree import TensorEntry
 from ...text.wording import counted
 from .tensors import Unfit
@@ -57,6 +58,12 @@ def out_of_runs(entry: TensorEntry, dim: int) -> TensorEntry:
     """Joins a dim of runs with the dim behind it."""
     shape = entry.shape
     return boxes.reshaped(entry, (*shape[:dim], shape[dim] * shape[dim + 1], *shape[dim + 2 :]))
+
+
+def check_most(made: int) -> None:
+    """Raises Unfit if a rule would make more tensors by number than any model has."""
+    if made > MOST_MADE:
+        raise Unfit([f"it would make {made:,} tensors, expected {MOST_MADE:,} at most"])
 
 
 def check_number(value: int, setting: str, least: int = 1) -> None:

@@ -53,7 +53,7 @@ def rearranged(entry: TensorEntry, pattern: Pattern, reduce: Literal["sum", "mea
     kept, gone = [axis for axis in right if axis in left], [axis for axis in left if axis not in right]
     entry = boxes.permuted(entry, [left.index(axis) for axis in (*kept, *gone)])
     if reduce is not None and gone:
-        raise NotImplementedError
+        raise NotImplementedError  # TODO
     for _ in gone:  # each has size 1
         entry = boxes.indexed(entry, len(kept), 0)
     for at, axis in enumerate(right):

@@ -44,7 +44,11 @@ class Split(TensorRule):
             with naming(shown(name, entries[name])):
                 return Group((name,), tuple(cut(pattern, name, boxed.movable(entries[name]))))
 
-        return each(filter(self.hits, entries), made)
+        hit = [name for name in entries if self.hits(name)]
+        if isinstance(self.into, str):
+            shapes = (entries[name].shape for name in hit)
+            boxed.check_most(sum(one[self.dim] for one in shapes if -len(one) <= self.dim < len(one)))
+        return each(hit, made)
 
     def follow(self, prefix: str) -> Sequence[str]:
         """Returns the prefix of each piece; it stays where the pieces are numbered."""
@@ -171,7 +175,9 @@ class Copy(TensorRule):
     def grouped(self, entries: Mapping[str, TensorEntry], context: Context) -> Iterable[Group]:  # noqa: ARG002
         """Returns a group of each tensor with its copies."""
         self._check(expression(self.copy))
-        for name in filter(self.hits, entries):
+        hit = [name for name in entries if self.hits(name)]
+        boxed.check_most(len(hit) * (self.times or len(self.into)))
+        for name in hit:
             yield Group((name,), tuple(Result(new, entries[name]) for new in self.follow(name)))
 
     def follow(self, prefix: str) -> Sequence[str]:
@@ -193,6 +199,4 @@ class Copy(TensorRule):
         for to in self.into:
             check_replacement(pattern, to, "into")
         if self.times is not None or not self.into:
-            raise ValueError(
-                "'into' is a list, so that 'times' has no meaning" if self.into else "'into' names no copy"
-            )
+            raise ValueError("'times' has no meaning where 'into' is a list" if self.into else "'into' names no copy")

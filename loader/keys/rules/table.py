@@ -17,6 +17,7 @@ from .merge import Merge
 from .rearrange import Rearrange
 from .resize import Resize
 from .split import Copy, Split
+from .take import Take
 from .tensors import TensorRule
 
 _Kind = TypeVar("_Kind", bound=type[Rule])
@@ -51,7 +52,7 @@ def _name_of(kind: type) -> str:
     return own[0]
 
 
-for _kind in (Strip, Add, Rename, Regex, Drop, Keep, Split, Merge, Rearrange, Scale, Resize, Copy):
+for _kind in (Strip, Add, Rename, Regex, Drop, Keep, Split, Merge, Rearrange, Take, Scale, Resize, Copy):
     register(_kind)
 
 

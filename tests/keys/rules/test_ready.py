@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from loader.config.compose import compose
+from loader.errors import ConfigError
 from loader.files.path import conf_dir
 from loader.keys.rules.key import Regex, Strip
 from loader.keys.rules.ready import ready_made, ready_names, under_ready_names
@@ -43,7 +44,19 @@ def test_ready_made_rules_are_named_and_mean_the_same(name: str) -> None:
     override = rules_override("rules", READY[name])
 
     assert override == f"rules=[{name}]"
-    assert parse_rules(composed(override)["rules"]) == READY[name]  # type: ignore[arg-type]
+    required = ["rules.rope.axes.d=2"] if name == "llama_meta" else []
+    rules = parse_rules(composed(override, *required)["rules"])  # type: ignore[arg-type]
+    assert rules == {**READY[name], **({"rope": rules["rope"]} if required else {})}
+
+
+def test_a_value_that_a_ready_made_rule_requires_is_named() -> None:
+    for rules in (["llama_meta"], composed("rules=[llama_meta]")["rules"]):
+        with pytest.raises(ConfigError) as refused:
+            parse_rules(rules)  # type: ignore[arg-type]
+        assert (refused.value.message, refused.value.hint) == (
+            "'rules.rope.axes.d' is required",
+            "rules.rope.axes.d=VALUE",
+        )
 
 
 def test_several_ready_made_rules_keep_their_order() -> None:
