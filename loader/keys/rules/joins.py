@@ -27,6 +27,8 @@ class Join(ABC):
     """The meaning of each pattern of the merge, in order; empty takes any number of like members."""
     optional: ClassVar[frozenset[str]] = frozenset()
     """The roles that a group may lack."""
+    loose: ClassVar[frozenset[str]] = frozenset()
+    """The roles whose names other tensors have as well: a group of these alone is left as it is."""
 
     @abstractmethod
     def joined(self, members: Mapping[str, TensorEntry], context: Context) -> TensorEntry:
@@ -85,6 +87,8 @@ def join_of(by: str | Mapping[str, Any]) -> Join:
 
 
 def _is_of(value: object, hint: Any) -> bool:
+    if isinstance(value, list):
+        return list[int] in get_args(hint) and all(type(one) is int for one in value)
     kinds = get_args(hint) or (hint,)
     return type(value) in kinds or (type(value) is int and float in kinds)
 
@@ -94,4 +98,10 @@ def _said(hint: Any) -> str:
     return " or ".join("null" if kind is NoneType else _WORDS.get(kind, kind.__name__) for kind in kinds)
 
 
-_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_WORDS: Mapping[object, str] = {
+    int: "a whole number",
+    list[int]: "a list of whole numbers",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+}

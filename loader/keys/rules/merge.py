@@ -47,7 +47,7 @@ class Merge(TensorRule):
         """Returns the groups of keys that get the same new name."""
         join = self._checked()
         numbered = isinstance(self.merge, str)
-        found = self._numbered(entries) if numbered else self._listed(entries)
+        found = self._numbered(entries) if numbered else self._listed(entries, join)
         order = [*join.roles] if join is not None else []
 
         def made(new: str) -> Group:
@@ -112,7 +112,7 @@ class Merge(TensorRule):
             )
         return left.pop()
 
-    def _listed(self, entries: Mapping[str, TensorEntry]) -> Mapping[str, Members]:
+    def _listed(self, entries: Mapping[str, TensorEntry], join: Join | None) -> Mapping[str, Members]:
         """Returns the keys of each new name by the position of their pattern."""
         found, patterns, faults = dict[str, dict[int, list[str]]](), self._patterns(), list[str]()
         for name in entries:
@@ -125,8 +125,10 @@ class Merge(TensorRule):
         if faults:
             raise Unfit(faults)
         # A norm next to quantized weights has a first role alone, and nothing to be joined with.
-        alone = [new for new, members in found.items() if len(patterns) > 1 and members == {0: [new]}]
-        return {new: members for new, members in found.items() if new not in set(alone)}
+        several = len(patterns) > 1
+        loose = {at for at, role in enumerate(join.roles) if role in join.loose} if join is not None else set()
+        alone = {new for new, members in found.items() if several and (members == {0: [new]} or loose >= set(members))}
+        return {new: members for new, members in found.items() if new not in alone}
 
     def _numbered(self, entries: Mapping[str, TensorEntry]) -> Mapping[str, Members]:
         """Returns the keys of each new name by their number."""

@@ -36,7 +36,7 @@ _BLOCK = 128
 class Fp8(Join):
     """Float8 weights with a scale for all, by row or by block."""
 
-    block: Sequence[int] | None = None
+    block: list[int] | None = None
     """Rows and columns of a block; unset, those of the folder's config.json, else 128 × 128."""
     name: ClassVar[str] = "fp8"
     roles: ClassVar[tuple[str, ...]] = ("weight", "scale", "scale of activations")

@@ -1,0 +1,223 @@
+"""The shipped dequantizers on files as the tools write them, next to plain tensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import loader
+from loader.errors import CheckpointError, ConfigError, FitError
+from loader.keys.rules.ready import ready_made
+from tests.command import run_loader
+from tests.jobs import carry_out
+from tests.keys.rules import test_packed as packed
+from tests.keys.rules.dequantizing import join, values_of
+from tests.keys.rules.test_quantized import float8, four_bits, mxfp4, random
+
+State = dict[str, Tensor]
+
+
+class Block(nn.Module):
+    """Two layers, and a norm that no tool quantizes."""
+
+    def __init__(self, out: int, into: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.fc = nn.Linear(into, out, dtype=dtype)
+        self.norm = nn.LayerNorm(out, dtype=dtype)
+        self.proj = nn.Linear(into, out, bias=False, dtype=dtype)
+
+
+def file(folder: Path, layer: State, out: int, **others: Tensor) -> Path:
+    """A file of two such layers, and the plain tensors of a block."""
+    layers = {f"{name}.{key}": value for name in ("fc", "proj") for key, value in layer.items()}
+    plain = {"fc.bias": random(out), "norm.weight": random(out), "norm.bias": random(out)}
+    path = folder / "model.safetensors"
+    save_file({key: value.contiguous().clone() for key, value in (layers | plain | others).items()}, path)
+    return path
+
+
+def loaded(path: Path, out: int, into: int, rules: Any, **settings: Any) -> dict[str, Tensor]:
+    node = {"_target_": f"{__name__}.Block", "out": out, "into": into}
+    return carry_out(node, path, rules=rules, **settings).model.state_dict()
+
+
+def test_fp8_of_every_spelling(tmp_path: Path) -> None:
+    weight, scale = float8(4, 6), random(4, 1)
+    names = ["weight_scale_inv", "weight_scale", "weight.scale", "scale", "scale_weight"]
+    for number, name in enumerate(names):
+        state = {"weight": weight, name: scale, **({"input_scale": torch.ones(1)} if number % 2 else {})}
+        (folder := tmp_path / str(number)).mkdir()
+
+        found = loaded(file(folder, state, 4), 4, 6, ["fp8"])
+
+        assert torch.equal(found["fc.weight"], weight.float() * scale)
+        assert torch.equal(found["proj.weight"], weight.float() * scale)
+        assert torch.equal(found["norm.weight"], random(4))
+        assert torch.equal(found["fc.bias"], random(4))
+
+
+def test_a_scale_of_a_norm_is_not_taken_for_one_of_a_weight(tmp_path: Path) -> None:
+    state = {"weight": float8(4, 4), "scale": random(1), "norm.scale": random(4), "norm.bias": random(4)}
+    model = nn.Module()
+    model.register_parameter("weight", nn.Parameter(torch.zeros(4, 4)))
+    model.norm = nn.Module()
+    for name in ("scale", "bias"):
+        model.norm.register_parameter(name, nn.Parameter(torch.zeros(4)))
+
+    report = loader.load_into(model, state, rules=["fp8"])
+
+    assert report.keys.loaded == 3
+    assert torch.equal(model.norm.get_parameter("scale"), random(4))
+
+
+def test_4_and_8_bits_of_bitsandbytes(tmp_path: Path) -> None:
+    four = four_bits()
+    named = {"weight": "weight", "absmax": "weight.absmax", "quant_map": "weight.quant_map"}
+    state = {named.get(role, "weight.quant_state.bitsandbytes__nf4"): value for role, value in four.items()}
+
+    found = loaded(file(tmp_path, state, 2), 2, 5, ["bnb4"])
+
+    assert torch.equal(found["fc.weight"], values_of(join("bnb4"), four))
+    eight = {
+        "weight": torch.ones(2, 5, dtype=torch.int8),
+        "SCB": torch.tensor([127.0, 254.0]),
+        "weight_format": torch.tensor(0, dtype=torch.uint8),
+    }
+    found = loaded(file(tmp_path, eight, 2), 2, 5, ["bnb8"])
+    assert torch.equal(found["proj.weight"], values_of(join("bnb8"), eight))
+
+
+def test_gptq_takes_bits_and_version_from_the_folder(tmp_path: Path) -> None:
+    layer, weight = packed.gptq(8, 32, 8, 2, zero=0)
+    path = file(tmp_path, layer, 8)
+    config = {"quantization_config": {"bits": 8, "checkpoint_format": "gptq_v2", "quant_method": "gptq"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    for place in (path, tmp_path):
+        assert torch.equal(loaded(place, 8, 32, ["gptq"])["fc.weight"], weight)
+
+
+def test_gptq_with_options_and_without_a_config(tmp_path: Path) -> None:
+    layer, weight = packed.gptq(8, 32, 8, 2, zero=0)
+    path = file(tmp_path, layer, 8)
+    patterns = ready_made()["gptq"]["gptq"].settings()
+    rule = {**patterns, "by": {"gptq": {"bits": 8, "zero": 0}}}
+
+    assert torch.equal(loaded(path, 8, 32, {"q": rule})["fc.weight"], weight)
+    with pytest.raises(FitError) as refused:
+        loaded(path, 8, 32, ["gptq"])
+    for text in ("rule 'gptq'", "fc.qweight [8, 8]", "fc.scales [2, 8]", "for 4 bits", "by: {gptq: {bits: …}}"):
+        assert text in refused.value.message
+    with pytest.raises(ConfigError, match=r"by.gptq.*bits"):
+        loaded(path, 8, 32, {"q": {**patterns, "by": {"gptq": {"bit": 8}}}})
+
+
+def test_a_damaged_config_is_refused(tmp_path: Path) -> None:
+    path = file(tmp_path, packed.gptq(4, 32, 8, 2)[0], 8)
+    for content in ("{", '{"quantization_config": {"bits": [[[[' + "[" * 100_000):
+        (tmp_path / "config.json").write_text(content)
+
+        with pytest.raises(CheckpointError, match="config.json"):
+            loaded(path, 8, 32, ["gptq"])
+    (tmp_path / "config.json").write_text('{"quantization_config": ["gptq"]}')
+    loaded(path, 8, 32, ["gptq"])
+
+
+def test_awq(tmp_path: Path) -> None:
+    layer, weight = packed.awq(6, 8, 3)
+
+    assert torch.equal(loaded(file(tmp_path, layer, 8), 8, 6, ["awq"])["proj.weight"], weight)
+
+
+def test_mxfp4_next_to_plain_tensors() -> None:
+    members = mxfp4(2, 3, 1)
+    model = nn.Module()
+    for name, shape in {"gate_up_proj": (2, 32, 3), "gate_up_proj_bias": (2, 3)}.items():
+        model.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+    bias = random(2, 3)
+    state = {f"gate_up_proj_{role}": value for role, value in members.items()} | {"gate_up_proj_bias": bias}
+
+    loader.load_into(model, state, rules=["mxfp4"])
+
+    assert torch.equal(model.get_parameter("gate_up_proj"), values_of(join("mxfp4"), members))
+    assert torch.equal(model.get_parameter("gate_up_proj_bias"), bias)
+
+
+def test_quantized_and_fused_is_two_rules(tmp_path: Path) -> None:
+    weight, scale = float8(300, 10), random(3, 1)
+    save_file({"att.qkv.weight": weight, "att.qkv.weight_scale_inv": scale}, tmp_path / "file.safetensors")
+    model = nn.Module()
+    model.att = nn.ModuleDict({name: nn.Linear(10, 100, bias=False) for name in "qkv"})
+    split = {"split": r"\.qkv\.", "into": [".q.", ".k.", ".v."]}
+
+    report = loader.load_into(model, tmp_path / "file.safetensors", rules={**_settings("fp8"), "fused": split})
+
+    whole = values_of(join("fp8"), {"weight": weight, "scale": scale})
+    assert torch.equal(torch.cat([model.get_parameter(f"att.{name}.weight") for name in "qkv"]), whole)
+    assert [(one.key, one.sources, one.rules) for one in report.keys.derived] == [
+        (f"att.{name}.weight", ["att.qkv.weight", "att.qkv.weight_scale_inv"], ["fp8", "fused"]) for name in "qkv"
+    ]
+
+
+def _settings(name: str) -> dict[str, Any]:
+    return {rule: found.settings() for rule, found in ready_made()[name].items()}
+
+
+def test_numbered_experts_are_dequantized_and_stacked() -> None:
+    weights, scales = [float8(4, 6) * 1 for _ in range(3)], [random(4, 1) + at for at in range(3)]
+    state = {}
+    for at in range(3):
+        state |= {f"experts.{at}.weight": weights[at], f"experts.{at}.weight_scale": scales[at]}
+    model = nn.Module()
+    model.register_parameter("stacked", nn.Parameter(torch.zeros(3, 4, 6)))
+    stack = {"merge": r"^experts\.(\d+)\.weight$", "to": "stacked"}
+
+    loader.load_into(model, state, rules={**_settings("fp8"), "stack": stack})
+
+    each = [weight.float() * scale for weight, scale in zip(weights, scales, strict=True)]
+    assert torch.equal(model.get_parameter("stacked"), torch.stack(each))
+
+
+def test_a_scale_without_its_weight_is_no_silent_loss() -> None:
+    state = {"fc.weight": float8(4, 6), "fc.weight_scale": random(4, 1), "proj.weight_scale": random(4, 1)}
+    model = nn.Module()
+    model.fc = nn.Linear(6, 4, bias=False)
+
+    with pytest.raises(FitError, match=r"1 unexpected in the file"):
+        loader.load_into(model, state, rules=["fp8"])
+
+
+def test_a_rule_without_a_quantized_layer_is_refused() -> None:
+    for name in ("fp8", "bnb4", "bnb8", "gptq", "awq", "mxfp4"):
+        with pytest.raises(FitError, match=f"1 rule matches none of the 2 keys .*'{name}'"):
+            loader.load_into(nn.Linear(2, 2), nn.Linear(2, 2).state_dict(), rules=[name])
+
+
+def test_planning_reads_no_tensor_but_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file(tmp_path, {"weight": float8(4, 6), "weight_scale": random(4, 1)}, 4)
+    monkeypatch.setattr("loader.formats.opened.Checkpoint.read", _refuse)
+
+    assert loaded(path, 4, 6, ["fp8"], mode="plan")
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise AssertionError("a tensor was read")
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    weight, scale = float8(2, 4), random(2, 1)
+    save_file({"weight": weight, "weight_scale": scale, "bias": random(2)}, tmp_path / "file.safetensors")
+    model = ["model._target_=torch.nn.Linear", "model.in_features=4", "model.out_features=2"]
+
+    refused = run_loader(*model, f"checkpoint.path={tmp_path}/file.safetensors", cwd=tmp_path)
+    done = run_loader(*model, f"checkpoint.path={tmp_path}/file.safetensors", "rules=[fp8]", cwd=tmp_path)
+
+    assert refused.returncode == 4
+    assert "rules=[fp8]" in refused.stderr
+    assert done.returncode == 0, done.stderr
