@@ -16,8 +16,8 @@ from ..formats.pickle.globals import refuse_unadmitted
 from ..formats.pickle.objects import refuse_withheld
 from ..formats.tensor import dtype_name, torch_dtype
 from ..formats.tree import TensorEntry
+from ..keys.guard import Guarded, refuse_quantized
 from ..keys.plan import Match
-from ..keys.quantized import may_be_quantized, refuse_quantized
 from ..module.dtype import can_cast
 from ..module.slots import Slot
 from ..parts.reading import Reader
@@ -55,12 +55,11 @@ def _refuse_withheld(prepared: Prepared) -> None:
 
 def _refuse_quantized(prepared: Prepared) -> None:
     for name, part in prepared.parts.items():
-        children = prepared.offers.selected[name].children
-        if not may_be_quantized(children):
-            continue
-        names = {offer.source: key for key, offer in prepared.offers.entries.items() if offer.part == name}
+        offered = {key: offer for key, offer in prepared.offers.entries.items() if offer.part == name}
+        children, rules = prepared.offers.selected[name].children, part.config.rules or {}
+        file = Guarded(part.label, part.checkpoint.root, children, offered, part.rules_path, rules)
         try:
-            refuse_quantized(part.label, part.checkpoint.root, children, names, prepared.wanted)
+            refuse_quantized(file, prepared.wanted)
         except FitError as error:
             error.plan = prepared.plan
             raise

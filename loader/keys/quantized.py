@@ -1,7 +1,7 @@
 """Quantized weights: tensors that are a layer's weights only together with a scale next to them.
 
 Guarantees: pure functions of names, shapes and dtypes; a scheme is recognized by tensors next to each other, never by
-one name. A model that has such tensors itself, under these names and in these dtypes, is never refused.
+one name.
 """
 
 from __future__ import annotations
@@ -10,22 +10,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import FitError
 from ..formats.limits import MOST_SCALE_NAMES
-from ..formats.tree import Container, Leaf, Node, TensorEntry
-from ..text.lines import Fix
+from ..formats.tree import Leaf, Node, TensorEntry
 from ..text.wording import counted, listing, phrases, safe_text
-from .plan import Wanted
-from .scales import narrow, scale_of, small
 
 _NARROW = re.compile(r"float[48]_|u?int[1-8]\b")
 """Dtypes that only quantized weights have, apart from masks and the like."""
 _WHOLE = re.compile(r"u?int(8|16|32)")
 _WIDE = re.compile(r"b?float(16|32|64)|uint8|float8_e8m0fnu")
 """Dtypes of scales; the last two are exponents."""
-_FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 _WEIGHT = re.compile(r"weight|kernel|^w\d?$", re.IGNORECASE)
-_INSIDE = re.compile(r"([.:](_data|qdata|int_data))+$")
+INSIDE = re.compile(r"([.:](_data|qdata|int_data))+$")
 """The suffix of a weight that is an object of several tensors."""
 _SCALE = re.compile(r"scale|absmax|zero_?point|^SCB$", re.IGNORECASE)
 _OF_ACTIVATIONS = re.compile(r"input|output|act|in_|out_|logit|softmax|attn", re.IGNORECASE)
@@ -92,18 +88,6 @@ _OF_ITS_MODULE = (
     "absmax", "weight_absmax",
 )  # fmt: skip
 
-_WRITES_ONE = "in transformers, writes one"
-_DEQUANTIZED = Fix("model.dequantize().save_pretrained('FOLDER')", _WRITES_ONE)
-_LOADED = "AutoModel.from_pretrained('MODEL', quantization_config={}(dequantize=True)).save_pretrained('FOLDER')"
-_TO_PLAIN = {
-    "bitsandbytes": _DEQUANTIZED,
-    "HIGGS": _DEQUANTIZED,
-    "fp8": Fix(_LOADED.format("FineGrainedFP8Config"), _WRITES_ONE),
-    "MXFP4": Fix(_LOADED.format("Mxfp4Config"), _WRITES_ONE),
-    "compressed-tensors": Fix(_LOADED.format("CompressedTensorsConfig"), _WRITES_ONE),
-}
-_BY_ITS_LIBRARY = Fix(note="the library that quantized it may write it dequantized, or take what was quantized")
-
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
@@ -117,7 +101,7 @@ class Quantized:
     @property
     def layer(self) -> str:
         """Its module."""
-        return _INSIDE.sub("", self.key).rpartition(".")[0] or "the model itself"
+        return INSIDE.sub("", self.key).rpartition(".")[0] or "the model itself"
 
 
 def quantized(entries: Mapping[str, Node]) -> list[Quantized]:
@@ -135,7 +119,7 @@ def quantized(entries: Mapping[str, Node]) -> list[Quantized]:
 def has_plain_weight(one: Quantized, entries: Mapping[str, Node]) -> bool:
     """Whether the layer also has a weight of floats next to what looks quantized."""
     weight = entries.get(f"{one.key.rpartition('.')[0]}.weight".removeprefix("."))
-    return isinstance(weight, TensorEntry) and weight.dtype in _FLOATS and len(weight.shape) > 1
+    return isinstance(weight, TensorEntry) and weight.dtype in FLOATS and len(weight.shape) > 1
 
 
 def _last(name: str) -> str:
@@ -148,59 +132,12 @@ def may_be_quantized(entries: Mapping[str, Node]) -> bool:
     return any(_NARROW.match(dtype) or _WHOLE.fullmatch(dtype) for dtype in dtypes)
 
 
-def refuse_quantized(
-    where: str, root: Container, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
-) -> None:
-    """Refuses quantized weights that a model would take for plain ones, or would leave out.
-
-    Args:
-        where: The file, for the message.
-        root: The whole file: scales may be anywhere in it.
-        entries: The entries under the selected key, by their names in the file.
-        names: Name in the file → full model key, except for dropped ones.
-        wanted: The model's keys.
-
-    Raises:
-        FitError: There are such weights.
-    """
-    found = [one for one in quantized(entries) if not _is_the_models(one, entries, names, wanted)]
-    plain = _plainly_filled(entries, names) if found else set()
-    found = [one for one in found if _is_for(one, names, wanted, plain)] or by_what_is_left(
-        root, entries, names, wanted
-    )
-    if found:
-        scale = f" (as {safe_text(found[0].beside[0])})" if found[0].beside else ""
-        raise FitError(
-            f"{where} is quantized: {summary(found)}. Without their scales{scale} these weights would be wrong, and no "
-            "allowance, nested key or rule makes them right; the model expects plain weights",
-            *to_plain(found),
-        )
-
-
-def by_what_is_left(
-    root: Container, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
-) -> list[Quantized]:
-    """Finds the weights whose scales have unknown names, or are elsewhere in the file."""
-    weights = narrow(entries, names, wanted) if may_be_quantized(entries) else []
-    if not weights:
-        return []
-    possible = small(root, entries, (key for key, name in names.items() if name in wanted))
-    scaled = ((key, entry, scale_of(key, entry, possible)) for key, entry in weights)
-    return [Quantized(_scheme_of(entry), key, (place,)) for key, entry, place in scaled if place is not None]
-
-
 def summary(found: list[Quantized]) -> str:
     """Writes ``bitsandbytes int8 in 2 layers (fc1, fc2)``."""
     schemes: dict[str, list[Quantized]] = {}
     for one in found:
         schemes.setdefault(one.scheme, []).append(one)
     return phrases([_scheme(scheme, ones) for scheme, ones in schemes.items()])
-
-
-def to_plain(found: list[Quantized]) -> tuple[Fix, ...]:
-    """Returns what to load instead, and how to get it."""
-    way = _TO_PLAIN.get(re.split(r"[ (]", found[0].scheme)[0], _BY_ITS_LIBRARY)
-    return Fix("checkpoint.path=…", "a file with plain weights"), way
 
 
 def _scheme(scheme: str, ones: list[Quantized]) -> str:
@@ -224,11 +161,12 @@ def _scaled(key: str, entry: TensorEntry, entries: Mapping[str, Node], scales: S
         return None
     for name in _scales(key, entry, scales):
         if _is_scale(entries.get(name)):
-            return Quantized(_scheme_of(entry), key, (name,))
+            return Quantized(scheme_of(entry), key, (name,))
     return None
 
 
-def _scheme_of(entry: TensorEntry) -> str:
+def scheme_of(entry: TensorEntry) -> str:
+    """Names the scheme of a weight that is recognized by its scale alone."""
     return f"fp8 ({entry.dtype})" if entry.dtype.startswith("float8") else f"{entry.dtype} with scales"
 
 
@@ -250,49 +188,3 @@ def _scales(key: str, entry: TensorEntry, scales: Sequence[str]) -> Iterator[str
     weight = _WEIGHT.search(at) and len(entry.shape) > 1
     if weight or entry.dtype.startswith("float8"):
         yield from (key.removesuffix(at) + name for name in (*_OF_ITS_MODULE, *(scales if weight else ())))
-
-
-def _is_the_models(
-    one: Quantized, entries: Mapping[str, Node], names: Mapping[str, str], wanted: Mapping[str, Wanted]
-) -> bool:
-    """Whether the model has the weight and its companions, in these dtypes."""
-    for key in (one.key, *one.beside):
-        want, entry = wanted.get(names.get(key, "")), entries[key]
-        if want is None or not isinstance(entry, TensorEntry) or not _same(want.dtype, entry.dtype):
-            return False
-    return True
-
-
-def _same(model: str, file: str) -> bool:
-    return model == file or {model, file} <= _FLOATS
-
-
-def _plainly_filled(entries: Mapping[str, Node], names: Mapping[str, str]) -> set[str]:
-    """Returns the model keys for which the file has a tensor of floats."""
-    tensors = ((key, entry) for key, entry in entries.items() if isinstance(entry, TensorEntry) and key in names)
-    return {names[key] for key, entry in tensors if entry.dtype in _FLOATS}
-
-
-def _is_for(one: Quantized, names: Mapping[str, str], wanted: Mapping[str, Wanted], plain: set[str]) -> bool:
-    """Whether floats of the model would be filled from a weight, or lack their values because of it.
-
-    Rules may have dropped it; and a mask or codes next to the real weight take nothing from the model.
-    """
-    name = names.get(one.key)
-    if name is None:
-        return False
-    whole = _INSIDE.sub("", name)
-    if whole in wanted:
-        return _is_float(wanted[whole]) and whole not in plain
-    module = whole[: whole.rfind(".") + 1]
-    inside = [key for key, want in wanted.items() if key.startswith(module) and _is_float(want)]
-    own = [key for key in inside if "." not in key[len(module) :]]
-    return any(_is_matrix(wanted[key]) and key not in plain for key in own or inside)
-
-
-def _is_float(want: Wanted) -> bool:
-    return want.kind != "extra" and want.dtype.startswith(("float", "bfloat"))
-
-
-def _is_matrix(want: Wanted) -> bool:
-    return want.shape is None or len(want.shape) > 1

@@ -17,7 +17,7 @@ from ..formats.opened import Checkpoint
 from ..formats.tree import Container
 from ..keys.plan import Wanted
 from ..keys.select import find
-from ..schema import AUTO, CheckpointConfig, JobConfig, PartConfig
+from ..schema import AUTO, CheckpointConfig, JobConfig, PartConfig, config_path
 from ..text.lines import Fix, line
 from ..text.wording import closest, did_you_mean, listing, safe_text
 
@@ -43,6 +43,11 @@ class Part:
     def full(self, key: str) -> str:
         """A key of this part as a key of the whole model."""
         return f"{self.name}.{key}" if self.name else key
+
+    @property
+    def rules_path(self) -> str:
+        """The config path of its rules."""
+        return config_path(self.name, "rules", listed=self.listed) if self.name or self.listed else "rules"
 
     @property
     def label(self) -> str:

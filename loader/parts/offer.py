@@ -119,7 +119,7 @@ def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) ->
     container = select(part.checkpoint.root, key, own, shown_path(part.checkpoint.path))
     rules = part.config.rules or {}
     shapes = {key: want.shape for key, want in below(part.name, wanted)}
-    rewriting = rewrite(container.children, rules, part.label, shapes, _context(part))
+    rewriting = rewrite(container.children, rules, part.label, shapes, context_of(part))
     entries: dict[str, Offered] = {}
     other: dict[str, str] = {}
     dropped = [Dropped(part.full(name), source) for source, name in rewriting.dropped.items()]
@@ -137,8 +137,8 @@ def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) ->
     return _Offer(entries, dropped, metadata, container, rewriting.hits, other)
 
 
-def _context(part: Part) -> Context:
-    """What rules may know of a part's file besides names, shapes and dtypes."""
+def context_of(part: Part) -> Context:
+    """Returns what rules may know of a part's file besides names, shapes and dtypes."""
     path = part.checkpoint.path
 
     def peek(entry: TensorEntry) -> bytes:

@@ -18,12 +18,14 @@ from ..errors import FitError
 from ..files.path import shown_path
 from ..formats.tree import Container, Node
 from ..keys.candidates import Shape
+from ..keys.plain import not_taken
 from ..keys.plan import Plan, Wanted
 from ..keys.rules import rewrite
 from ..keys.select import find
 from ..keys.written import written
 from ..module.hooks import rehearse
 from ..parts import Part, below, mounted
+from ..parts.offer import context_of
 from ..schema import AUTO, AllowConfig
 from ..text.lines import Fix, typed
 from ..text.wording import listing, matches
@@ -156,6 +158,7 @@ class Advice:
             rules=part.config.rules,
             allow=self.allow,
             listed=part.listed,
+            context=context_of(part),
         )
 
 
@@ -169,10 +172,10 @@ def _natures(part: Part, wanted: Mapping[str, Wanted]) -> Iterator[Nature]:
     """Describes what a part's file holds instead of plain weights: under its nested key, else anywhere."""
     key, root = part.config.checkpoint.key, part.checkpoint.root
     places: Iterable[tuple[str, Node | None]] = [(key or "", find(root, key))] if _holds_tensors(part) else root.walk()
+    left = ((place, not_taken(held, part.config.rules or {})) for place, held in places if isinstance(held, Container))
     found_natures = (
         nature(place or None, container) or scaled_elsewhere(place, container, root, part.full, wanted)
-        for place, container in places
-        if isinstance(container, Container)
+        for place, container in left
     )
     yield from itertools.islice(filter(None, (moments_alone(root), *found_natures)), _MOST_NATURES)
 

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from ..formats.limits import LONGEST_NAME
 from ..formats.tree import Container, TensorEntry
 from ..keys.candidates import Shape, is_average
+from ..keys.guard import by_what_is_left
+from ..keys.plain import to_plain
 from ..keys.plan import Plan, Wanted
-from ..keys.quantized import Quantized, by_what_is_left, has_plain_weight, quantized, summary, to_plain
+from ..keys.quantized import Quantized, has_plain_weight, quantized, summary
 from ..keys.segments import segments
 from ..keys.select import MOMENTS, is_moment, without_optimizers
 from ..text.lines import NO_FIX, Fix, override, typed

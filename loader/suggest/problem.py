@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from ..errors import FitError, LoaderError
 from ..formats.tree import Container, TensorEntry
 from ..keys.candidates import is_average
+from ..keys.guard import Guarded, refuse_quantized
 from ..keys.plan import Hooked, Offered, Plan, Wanted, make_plan
-from ..keys.quantized import refuse_quantized
-from ..keys.rules import Rewriting, rewrite, rewrite_metadata
+from ..keys.rules import Context, Rewriting, no_context, rewrite, rewrite_metadata
 from ..keys.rules.key import Keep, Regex, Rename, Strip
 from ..keys.segments import segments
 from ..keys.select import find, near_key
@@ -50,6 +50,8 @@ class Problem:
     allow: AllowConfig = field(default_factory=AllowConfig)
     listed: bool = False
     """Whether `parts` names it."""
+    context: Context = field(default_factory=no_context)
+    """What rules may know of the file."""
 
     def full(self, name: str) -> str:
         """Returns a name of the part as a key of the whole model."""
@@ -107,15 +109,14 @@ def judge(problem: Problem, container: Container, rules: Mapping[str, Rule], all
     """
     prefix = problem.full("")
     shapes = {key.removeprefix(prefix): want.shape for key, want in problem.wanted.items() if key.startswith(prefix)}
-    rewriting = rewrite(container.children, rules, shapes=shapes)
-    names = {key: problem.full(name) for key, name in rewriting.names.items()}
-    refuse_quantized("the file", problem.root, container.children, names, problem.wanted)
+    rewriting = rewrite(container.children, rules, shapes=shapes, context=problem.context)
     offered = {}
     for name, one in rewriting.made.items():
         full = problem.full(name)
         if isinstance(one.entry, TensorEntry) or full in problem.wanted:
             of = one.sources if one.rules else ()
             offered[full] = Offered(problem.part, one.sources[0], one.entry, of, one.rules)
+    refuse_quantized(Guarded("the file", problem.root, container.children, offered), problem.wanted)
     metadata = {problem.full(p).removesuffix("."): v for p, v in rewrite_metadata(container.metadata, rules).items()}
     hooked = problem.hooks(offered, metadata)
     dropped = [problem.full(name) for name in rewriting.dropped.values()]

@@ -21,7 +21,10 @@ from .table import kinds, register, rule_of
 from .tensors import Context, Shape, TensorRule, Unsettled, no_context
 from .tracing import Trace, blamed_rule, settle, step_of, traced
 
-__all__ = ["Context", "Hits", "Rewriting", "Rewritten", "kinds", "register", "rewrite", "rewrite_metadata", "rule_of"]
+__all__ = [
+    "Context", "Hits", "Rewriting", "Rewritten", "kinds", "no_context", "register", "rewrite", "rewrite_metadata",
+    "rule_of",
+]  # fmt: skip
 _REGISTERED = (packed, quantized)
 """Modules that register their ways to join."""
 

@@ -123,7 +123,7 @@ def test_a_damaged_config_is_refused(tmp_path: Path) -> None:
     for content in ("{", '{"quantization_config": {"bits": [[[[' + "[" * 100_000):
         (tmp_path / "config.json").write_text(content)
 
-        with pytest.raises(CheckpointError, match="config.json"):
+        with pytest.raises(CheckpointError, match=r"config\.json"):
             loaded(path, 8, 32, ["gptq"])
     (tmp_path / "config.json").write_text('{"quantization_config": ["gptq"]}')
     loaded(path, 8, 32, ["gptq"])
@@ -160,7 +160,7 @@ def test_quantized_and_fused_is_two_rules(tmp_path: Path) -> None:
 
     whole = values_of(join("fp8"), {"weight": weight, "scale": scale})
     assert torch.equal(torch.cat([model.get_parameter(f"att.{name}.weight") for name in "qkv"]), whole)
-    assert [(one.key, one.sources, one.rules) for one in report.keys.derived] == [
+    assert [(one["key"], one["sources"], one["rules"]) for one in report.keys.derived] == [
         (f"att.{name}.weight", ["att.qkv.weight", "att.qkv.weight_scale_inv"], ["fp8", "fused"]) for name in "qkv"
     ]
 
@@ -170,8 +170,8 @@ def _settings(name: str) -> dict[str, Any]:
 
 
 def test_numbered_experts_are_dequantized_and_stacked() -> None:
-    weights, scales = [float8(4, 6) * 1 for _ in range(3)], [random(4, 1) + at for at in range(3)]
-    state = {}
+    weights, scales = [float8(4, 6 + at)[:, :6].contiguous() for at in range(3)], [random(4, 1) + at for at in range(3)]
+    state: State = {}
     for at in range(3):
         state |= {f"experts.{at}.weight": weights[at], f"experts.{at}.weight_scale": scales[at]}
     model = nn.Module()
@@ -218,6 +218,6 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     refused = run_loader(*model, f"checkpoint.path={tmp_path}/file.safetensors", cwd=tmp_path)
     done = run_loader(*model, f"checkpoint.path={tmp_path}/file.safetensors", "rules=[fp8]", cwd=tmp_path)
 
-    assert refused.returncode == 4
-    assert "rules=[fp8]" in refused.stderr
-    assert done.returncode == 0, done.stderr
+    assert refused.code == 4
+    assert "rules=[fp8]" in refused.err
+    assert done.code == 0, done.err

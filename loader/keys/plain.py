@@ -1,0 +1,81 @@
+"""From quantized weights to plain ones: the rules that compute them, or the way to save them.
+
+Guarantees: a line with rules is offered only if these take every tensor that was found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+from ..formats.tree import Container
+from ..schema import Rule
+from ..text.lines import Fix, typed
+from .quantized import Quantized
+from .rules.ready import ready_made
+from .rules.tensors import TensorRule
+from .written import rules_override
+
+_READY = {
+    "fp8": "fp8",
+    "bitsandbytes nf4": "bnb4",
+    "bitsandbytes fp4": "bnb4",
+    "bitsandbytes int8": "bnb8",
+    "GPTQ": "gptq",
+    "AWQ": "awq",
+    "MXFP4": "mxfp4",
+}
+"""The ready-made rules for a scheme."""
+_WRITES_ONE = "in transformers, writes one"
+_DEQUANTIZED = Fix("model.dequantize().save_pretrained('FOLDER')", _WRITES_ONE)
+_LOADED = "AutoModel.from_pretrained('MODEL', quantization_config={}(dequantize=True)).save_pretrained('FOLDER')"
+_TO_PLAIN = {
+    "bitsandbytes": _DEQUANTIZED,
+    "HIGGS": _DEQUANTIZED,
+    "fp8": Fix(_LOADED.format("FineGrainedFP8Config"), _WRITES_ONE),
+    "MXFP4": Fix(_LOADED.format("Mxfp4Config"), _WRITES_ONE),
+    "compressed-tensors": Fix(_LOADED.format("CompressedTensorsConfig"), _WRITES_ONE),
+}
+_BY_ITS_LIBRARY = Fix(note="the library that quantized it may write it dequantized, or take what was quantized")
+_DETAIL = re.compile(r" \(.*\)$")
+
+
+def to_plain(
+    found: Sequence[Quantized], path: str = "rules", given: Mapping[str, Rule] | None = None
+) -> tuple[Fix, ...]:
+    """Returns the line with the rules that make the weights plain ones; without such rules, what to load instead.
+
+    Args:
+        found: What is quantized.
+        path: The config path of the rules.
+        given: The rules that are there already.
+    """
+    rules = _dequantizing(found, given or {})
+    fix = typed(rules_override(path, {**rules, **(given or {})}), note="computes the plain weights") if rules else None
+    if fix:
+        return (fix,)
+    way = _TO_PLAIN.get(re.split(r"[ (]", found[0].scheme)[0], _BY_ITS_LIBRARY)
+    return Fix("checkpoint.path=…", "a file with plain weights"), way
+
+
+def not_taken(container: Container, rules: Mapping[str, Rule]) -> Container:
+    """Returns a container without the entries that rules for tensors take."""
+    taken = [rule for rule in rules.values() if rule.enabled and isinstance(rule, TensorRule)]
+    if not taken:
+        return container
+    left = {key: entry for key, entry in container.children.items() if not any(rule.hits(key) for rule in taken)}
+    return dataclasses.replace(container, children=left)
+
+
+def _dequantizing(found: Sequence[Quantized], given: Mapping[str, Rule]) -> dict[str, Rule]:
+    """Returns the ready-made rules for all that was found; empty if they leave any of it, or are given already."""
+    rules: dict[str, Rule] = {}
+    for scheme in dict.fromkeys(one.scheme for one in found):
+        option = _READY.get(_DETAIL.sub("", scheme))
+        rules |= ready_made()[option] if option is not None else {}
+    taken = [rule for rule in rules.values() if isinstance(rule, TensorRule)]
+    keys = {key for one in found for key in (one.key, *one.beside)}
+    if rules.keys() & given.keys() or not all(any(rule.hits(key) for rule in taken) for key in keys):
+        return {}
+    return rules
