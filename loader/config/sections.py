@@ -12,7 +12,7 @@ import functools
 import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -162,7 +162,8 @@ def _expected(kind: Any) -> str:
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     """Returns the types that a field's hint allows: the hint itself, or the members of a union."""
-    return get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    is_union = get_origin(hint) in (UnionType, Union)  # of typing, if a Literal is among its members
+    return get_args(hint) if is_union else (hint,)
 
 
 def shown(value: Any) -> str:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ...formats import boxes
+from ...formats.formulas.records import Reduced
 from ...formats.tree import TensorEntry
 from . import boxed
+from .arithmetic import refuse_unfit_values
 from .axes import Pattern, parsed
 from .tensors import SelectingRule
 
@@ -52,8 +54,10 @@ def rearranged(entry: TensorEntry, pattern: Pattern, reduce: Literal["sum", "mea
     entry = boxes.reshaped(entry, [sizes[axis] for axis in left])
     kept, gone = [axis for axis in right if axis in left], [axis for axis in left if axis not in right]
     entry = boxes.permuted(entry, [left.index(axis) for axis in (*kept, *gone)])
-    if reduce is not None and gone:
-        raise NotImplementedError  # TODO
+    if reduce is not None and any(sizes[axis] != 1 for axis in gone):
+        refuse_unfit_values(entry)
+        dims = range(len(kept), len(kept) + len(gone))
+        entry, gone = boxes.computed(Reduced(tuple(dims), reduce), [entry], entry.shape[: len(kept)]), []
     for _ in gone:  # each has size 1
         entry = boxes.indexed(entry, len(kept), 0)
     for at, axis in enumerate(right):
