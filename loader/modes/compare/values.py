@@ -126,17 +126,18 @@ class _Sums:
     def add(self, mine: torch.Tensor, theirs: torch.Tensor) -> None:
         """Adds elements that may differ."""
         one, other = _wide(mine), _wide(theirs)
-        same = (one == other) | (torch.isnan(one) & torch.isnan(other))
-        difference = (one - other).abs()
-        if mine.dtype in _WHOLE or theirs.dtype in _WHOLE:
-            difference = _exact(mine, theirs)
-            same = difference == 0
-        difference = difference.masked_fill_(same, 0)
-        finite = torch.isfinite(one) & torch.isfinite(other)
-        self.differing += int((~same).sum())
-        self.unbounded += int((~finite & ~same).sum())
+        whole = mine.dtype in _WHOLE or theirs.dtype in _WHOLE
+        difference = _exact(mine, theirs) if whole else (one - other).abs()
+        total = difference.sum()
+        if not torch.isfinite(total):  # else every difference is finite, and no element NaN or infinite
+            same = (one == other) | (torch.isnan(one) & torch.isnan(other))
+            finite = torch.isfinite(one) & torch.isfinite(other)
+            self.unbounded += int((~finite & ~same).sum())
+            difference.masked_fill_(same, 0)
+            total = difference.sum()
+        self.differing += int(torch.count_nonzero(difference))
         self.largest = max(self.largest, float(difference.max()))
-        self.total += float(difference.sum())
+        self.total += float(total)
         self._add_sums(one, other)
 
     def add_equal(self, mine: torch.Tensor) -> None:
