@@ -34,8 +34,9 @@ def test_the_summary_has_the_documented_fields() -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page_on_evaluation_run(tmp_path: Path) -> None:
-    page = (generate.HERE / "evaluation.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["evaluation.md", "compare.md"])
+def test_the_commands_of_a_page_run(name: str, tmp_path: Path) -> None:
+    page = (generate.HERE / name).read_text(encoding="utf-8")
     folder = reader.folder(tmp_path)
     write_examples(folder / "examples")
 

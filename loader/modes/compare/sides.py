@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import ConfigError, FitError, LoaderError
+from ...formats.boxes import leaves
+from ...formats.formulas.records import Initial
 from ...formats.pickle.objects import refuse_withheld
 from ...formats.tree import TensorEntry
 from ...keys.plan import Wanted
@@ -24,6 +26,7 @@ from ...parts.open import open_parts
 from ...parts.reading import Reader
 from ...schema import CheckpointConfig, JobConfig
 from ...text.lines import Fix, line
+from ...text.wording import listing
 from .automatic import improved, settled
 
 RIGHT = "compare"
@@ -172,4 +175,15 @@ def _side(parts: Sequence[Part], names: Names) -> Side:
     entries = ((key, offer.entry) for key, offer in found.entries.items())
     tensors = {key: entry for key, entry in entries if isinstance(entry, TensorEntry)}
     refuse_withheld(label, tensors.items())
+    _refuse_without_model(label, tensors)
     return Side(label, known, found, tensors)
+
+
+def _refuse_without_model(label: str, tensors: Mapping[str, TensorEntry]) -> None:
+    """Refuses tensors of which a rule takes some values from a model."""
+    taken = [key for key, entry in tensors.items() if any(isinstance(one.formula, Initial) for one in leaves(entry))]
+    if taken:
+        raise FitError(
+            f"a rule takes initial values of the model for {listing(taken)} in {label}, and mode=compare has no model",
+            Fix(note="set the rule's fill to mean or 0"),
+        )

@@ -375,3 +375,37 @@ def test_a_hostile_name_is_harmless_in_the_table(tmp_path: Path) -> None:
     two = save({"a\x1b[31m.w": torch.zeros(1), "\u202ed": torch.ones(1)}, tmp_path / "b.pt")
     shown = "".join(f"{label} {text}" for label, text, _ in lines(compared(one, two)))
     assert not {"\x1b", "\n", "\u202e"} & set(shown)
+
+
+FUSED = {"rules": {"qkv": {"split": "qkv", "into": ["q", "k", "v"]}}}
+
+
+def test_a_rule_takes_sizes_from_the_other_side(tmp_path: Path) -> None:
+    fused, apart = (
+        {"qkv": torch.arange(8.0).view(8, 1)},
+        dict(zip("qkv", torch.arange(8.0).view(8, 1).split([4, 2, 2]), strict=True)),
+    )
+    one, two = save(fused, tmp_path / "a.pt"), save(apart, tmp_path / "b.pt")
+    for left, right, settings in ((one, two, FUSED), (two, one, {"compare": FUSED})):
+        found = comparison(left, right, **settings)
+        assert [row["max_abs"] for row in found["tensors"]] == [0, 0, 0]
+        assert [row["shapes"][0] for row in found["tensors"]] == [[4, 1], [2, 1], [2, 1]]
+
+
+def test_computed_tensors_are_compared_before_they_are_rounded(tmp_path: Path) -> None:
+    one = save({"w": torch.tensor([1.0, 3.0]).bfloat16()}, tmp_path / "a.pt")
+    two = save({"w": torch.tensor([1.001, 3.0])}, tmp_path / "b.pt")
+    found = comparison(one, two, rules={"more": {"scale": "w", "by": 1.0, "plus": 0.001}})
+    assert rows(found)["w"]["dtypes"] == ["bfloat16", "float32"]
+    assert rows(found)["w"]["max_abs"] == pytest.approx(0.001, rel=1e-3)
+    assert rows(found)["w"]["differing"] == 1
+
+
+def test_initial_values_of_a_model_are_refused(tmp_path: Path) -> None:
+    one, two = save({"w": torch.ones(2, 3)}, tmp_path / "a.pt"), save({"w": torch.ones(4, 3)}, tmp_path / "b.pt")
+    rule = {"resize": "w", "by": "rows"}
+    with pytest.raises(
+        FitError, match=r"a rule takes initial values of the model for w in .*, and mode=compare has no"
+    ):
+        compared(one, two, rules={"more": rule})
+    assert rows(comparison(one, two, rules={"more": {**rule, "fill": "mean"}}))["w"]["max_abs"] == 0
