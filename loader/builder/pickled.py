@@ -58,6 +58,12 @@ def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
         raise ConfigError(f"{what} needs a declared architecture, and model is null", _DECLARED)
     part = parts[0]
     settings = part.config.checkpoint
+    if settings.combine is not None:
+        raise ConfigError(
+            f"combining files needs a declared architecture, and model is null, which takes the model in one file; "
+            f"checkpoint.path lists {counted(len(settings.paths), 'file')}",
+            _DECLARED,
+        )
     root = part.checkpoint.root
     found = find(root, settings.key)
     if found is None:

@@ -32,6 +32,7 @@ from ..schema import JobConfig, overlay
 from ..text.lines import MISSING
 from ..text.redaction import remember
 from ..text.wording import did_you_mean, safe_text
+from .combining import with_files
 from .grammar import real_key
 from .judged import unimported
 from .layers import CONFIG_NAME
@@ -84,7 +85,7 @@ def plain(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         overrides: The overrides as typed.
 
     Raises:
-        ConfigError: An interpolation leads nowhere.
+        ConfigError: An interpolation leads nowhere, or a ``glob(...)`` in a list of files is without a match.
     """
     kept = _kept(config, overrides)
     for note in near_misses(config, overrides):
@@ -99,7 +100,7 @@ def plain(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     remember(resolved)
     if isinstance(resolved.get("parts"), dict):
         resolved["parts"] = _by_real_name(resolved["parts"])
-    return resolved
+    return with_files(resolved)
 
 
 def near_misses(config: DictConfig, overrides: Sequence[str] = ()) -> list[str]:

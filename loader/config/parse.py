@@ -35,6 +35,7 @@ from ..text.lines import MISSING, NO_FIX, Fix, line
 from ..text.redaction import remember
 from ..text.wording import closest, safe_text
 from .adapters import read_adapters
+from .combining import add_uncombined, inherited
 from .sections import Raw, add_unknown, gaps, names_of, no_such_rules, read_section, read_values, shown
 from .sweeps import read_sweep
 from .verifying import read_verify
@@ -59,6 +60,8 @@ def parse_job(config: Raw) -> JobConfig:
         JobConfig, {key: raw[key] for key in ("mode", "device", "dtype", "seed") if key in raw}, "", problems
     )
     job.checkpoint = checkpoint
+    if not parts or isinstance(checkpoint.path, list):
+        add_uncombined(checkpoint, "checkpoint", problems)
     job.model = _model(raw.get("model"), problems)
     job.rules = _rules(raw.get("rules", {}), "rules", problems)
     job.adapters = read_adapters(raw.get("adapters", {}), "adapters", problems)
@@ -68,6 +71,7 @@ def parse_job(config: Raw) -> JobConfig:
     job.inspect = read_section(InspectConfig, raw.get("inspect", {}), "inspect", problems)
     job.convert = read_section(ConvertConfig, raw.get("convert", {}), "convert", problems)
     job.compare = _other(raw.get("compare", {}), problems)
+    add_uncombined(job.compare, "compare", problems)
     job.scaffold = read_section(ScaffoldConfig, raw.get("scaffold", {}), "scaffold", problems)
     job.evaluate = read_section(EvaluateConfig, raw["evaluate"], "evaluate", problems) if "evaluate" in raw else None
     job.sweep = read_sweep(raw.get("sweep", {}), problems)
@@ -239,9 +243,8 @@ def _parts(
             )
             continue
         settings = {key: value for key, value in own.items() if key not in ("rules", "adapters")}
-        # A digest belongs to one file.
-        inherited = root if own.get("path") is None else dataclasses.replace(root, sha256=None)
-        checkpoint = read_section(CheckpointConfig, settings, where, problems, inherited)
+        checkpoint = read_section(CheckpointConfig, settings, where, problems, inherited(root, settings.get("path")))
+        add_uncombined(checkpoint, where, problems)
         own_rules = _rules(own["rules"], f"{where}.rules", problems) if own.get("rules") is not None else rules
         adapters = read_adapters(own.get("adapters") or {}, f"{where}.adapters", problems)
         parts[str(name)] = PartConfig(checkpoint, own_rules, adapters)

@@ -34,6 +34,7 @@ _EXPECTED: Mapping[Any, str] = {
     int: "a whole number",
     float: "a number",
     list[str]: "a list of names",
+    list[float]: "a list of numbers",
     list[int]: "a list of whole numbers",
 }
 
@@ -144,7 +145,7 @@ def _holds(kind: Any, value: Any) -> bool:
     """Returns whether a type is that of a list or mapping, like the value."""
     if get_origin(kind) is dict:
         return isinstance(value, Mapping)
-    return get_origin(kind) is list and isinstance(value, Sequence) and not isinstance(value, str)
+    return get_origin(kind) is list and isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _is_container(kind: Any) -> bool:

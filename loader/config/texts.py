@@ -1,7 +1,8 @@
 """Values that are always text, such as the names of files.
 
 Guarantees: a value means the text that was typed, whatever Hydra's grammar would make of it, unless it is in that
-grammar on purpose (quotes, ``choice(...)``, an interpolation). ``glob(...)`` for a file becomes the files.
+grammar on purpose (quotes, ``choice(...)``, an interpolation). ``glob(...)`` for a file becomes the files, also as an
+item of a list of files.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..errors import ConfigError
 from ..text.lines import quoted, typed
 from ..text.wording import counted, listing, safe_text
 from .calls import refuse_mistyped_calls
-from .elements import is_function, split_elements
+from .elements import is_function, items_of, split_elements
 from .globs import expand_glob, is_glob
 from .grammar import Refused, parse_value
 
@@ -29,6 +30,9 @@ TEXT = re.compile(
     r"|((parts\.[^.]+|compare)\.)?rules\.[^.]+\.(strip|add|rename|regex|drop|keep|to)"
 )
 """Values that are always text: `1e5` is not a number here, and `=` needs no quotes."""
+
+LISTS = re.compile(r"(checkpoint|compare|parts\.[^.]+)\.(path|sha256)")
+"""Values that may be a list of texts."""
 
 _LONGEST = 400
 
@@ -48,6 +52,9 @@ def for_text(key: str, value: str, *, sweep: bool, exists: Callable[[str], bool]
     names_file = key.endswith(("path", "golden", "resume"))
     is_there = exists if names_file else set().__contains__
     parts = split_elements(value)
+    if LISTS.fullmatch(key) and any(_is_list(one, is_there) for one in (parts if sweep else [value])):
+        elements = parts if sweep else [value]
+        return ",".join(_each_element(key, element.strip(), is_there) for element in elements)
     if FILES.fullmatch(key) and any(map(is_glob, parts)):
         return _expanded(key, value, parts, is_there, sweep=sweep)
     if names_file and not any(map(is_there, (value, *map(str.strip, parts)))):
@@ -63,6 +70,26 @@ def for_text(key: str, value: str, *, sweep: bool, exists: Callable[[str], bool]
     # Hydra ignores spaces next to the comma that separates values.
     elements = [part.strip() for part in parts] if sweep else [value]
     return ",".join(_text_element(element, is_there, escapes=names_file) for element in elements)
+
+
+def _is_list(element: str, exists: Callable[[str], bool]) -> bool:
+    """Returns whether a value is ``[…]`` and not the name of a file."""
+    return items_of(element) is not None and not exists(element.strip())
+
+
+def _each_element(key: str, element: str, exists: Callable[[str], bool]) -> str:
+    """Writes one value of a key that takes lists; a ``glob(...)`` in a list stands for all of its files."""
+    if not _is_list(element, exists):
+        return for_text(key, element, sweep=False, exists=exists)
+    found: list[str] = []
+    for item in items_of(element) or []:
+        if is_glob(item) and FILES.fullmatch(key):
+            found += map(quoted, expand_glob(key, item))
+        else:
+            if not exists(item):
+                refuse_mistyped_calls(key, item)
+            found.append(_text_element(item, exists, escapes=True))
+    return f"[{','.join(found)}]"
 
 
 def _expanded(key: str, value: str, elements: list[str], exists: Callable[[str], bool], *, sweep: bool) -> str:

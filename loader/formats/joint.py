@@ -7,7 +7,7 @@ what it asks of the checkpoint itself is answered by the main one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,8 @@ class Joint(Checkpoint):
     def __init__(self, main: Checkpoint, others: Sequence[Checkpoint], root: Container | None = None) -> None:
         members = tuple(dict.fromkeys((main, *others)))
         super().__init__(main.path, main.format, root or main.root, sum(member.nbytes for member in members))
-        self.place, self.note, self.in_memory = main.place, main.note, main.in_memory
+        self.place, self.note = main.place, main.note
+        self.in_memory, self.combination = main.in_memory, main.combination
         self._main = main
         self._members = members
         self._by_file = {id(file): member for member in members for file in member.files}
@@ -71,6 +72,15 @@ class Joint(Checkpoint):
     def digest(self) -> str:
         """The digest of the main checkpoint."""
         return self._main.sha256()
+
+    def titled(self, name: Callable[[Path], str]) -> str:
+        """Names the main checkpoint."""
+        return self._main.titled(name)
+
+    @property
+    def label(self) -> str:
+        """The main checkpoint's name in messages."""
+        return self._main.label
 
     @property
     def places(self) -> Sequence[Path]:

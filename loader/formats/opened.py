@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ..errors import CheckpointError
 from ..files.file import CheckpointFile, read_ahead
@@ -36,6 +36,22 @@ def tensor_maker() -> Callable[..., torch.Tensor]:
     return tensor_of
 
 
+class Combination(Protocol):
+    """How the files of a list became one checkpoint."""
+
+    def check(self, container: Container) -> None:
+        """Raises FitError if the files differ in what a container of the checkpoint holds."""
+        ...
+
+    def described(self, container: Container, *, digests: bool) -> dict[str, Any]:
+        """Describes it for the report, where a container is loaded; computes the files' digests if it is to."""
+        ...
+
+    def remark(self, container: Container) -> str:
+        """What is to be known of a container that is loaded; empty if there is nothing."""
+        ...
+
+
 class Checkpoint(ABC):
     """An opened checkpoint: its index, and one tensor's data on demand.
 
@@ -52,6 +68,8 @@ class Checkpoint(ABC):
     """The decision taken where there was a choice, for the report; empty where there was none."""
     in_memory: bool = False
     """Whether its values are the caller's own objects."""
+    combination: Combination | None = None
+    """How it was made of several files; None for any other."""
 
     def __init__(self, path: Path, format: str, root: Container, nbytes: int) -> None:
         self.path = self.place = path
@@ -128,6 +146,19 @@ class Checkpoint(ABC):
     @abstractmethod
     def digest(self) -> str:
         """Reads the files for `sha256`."""
+
+    def titled(self, name: Callable[[Path], str]) -> str:
+        """Names it, as it is recorded next to what is made of it.
+
+        Args:
+            name: Names one file.
+        """
+        return name(self.path)
+
+    @property
+    def label(self) -> str:
+        """Its name in messages."""
+        return shown_path(self.path)
 
     @property
     def places(self) -> Sequence[Path]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..schema import Rule
+from ..schema import CheckpointConfig, Rule
 from ..text.lines import Quoted, override, typed, value_text
 from ..text.wording import is_printable
 from .rules.ready import ready_names
@@ -41,10 +41,18 @@ def value_override(path: str, value: object) -> str:
     return override(path, value)
 
 
-def located(path: str, key: str = "") -> list[str]:
-    """``checkpoint.path=a.pt checkpoint.key=state_dict``; empty where one of the names cannot be typed."""
-    place = [override("checkpoint.path", path), *([key_override("checkpoint.key", key)] if key else [])]
+def source(settings: CheckpointConfig) -> list[str]:
+    """``checkpoint.path=a.pt``, and how the files of a list are combined; empty where a name cannot be typed."""
+    how = [override("checkpoint.combine", settings.combine)] if settings.combine is not None else []
+    place = [override("checkpoint.path", settings.path), *how]
     return place if all(place) else []
+
+
+def located(settings: CheckpointConfig, key: str = "") -> list[str]:
+    """``checkpoint.path=a.pt checkpoint.key=state_dict``; empty where one of the names cannot be typed."""
+    place = source(settings)
+    nested = [key_override("checkpoint.key", key)] if key else []
+    return [*place, *nested] if place and all(nested) else []
 
 
 def parts_override(parts: Mapping[str, tuple[str | None, Mapping[str, Rule]]]) -> str:

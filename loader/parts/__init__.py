@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from ..files.path import shown_path
 from ..formats.opened import Checkpoint
 from ..formats.tree import Container
 from ..keys.plan import Wanted
@@ -53,7 +52,7 @@ class Part:
     def label(self) -> str:
         """The part in messages: the file and the nested key."""
         key = self.config.checkpoint.key
-        return shown_path(self.checkpoint.path) + (f" under '{safe_text(key)}'" if key else "")
+        return self.checkpoint.label + (f" under '{safe_text(key)}'" if key else "")
 
 
 def part_configs(job: JobConfig) -> dict[str, PartConfig]:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import CheckpointError, FitError
-from ..files.path import shown_path
 from ..formats.folder_config import config_beside
 from ..formats.pickle.globals import dangerous_maker
 from ..formats.tree import Container, TensorEntry
@@ -94,7 +93,7 @@ def check_weights(parts: Sequence[Part]) -> None:
         named = part.config.checkpoint.key is not None and "key" not in part.config.autos
         if not named and only_optimizer(root):
             raise CheckpointError(
-                f"{part.checkpoint.path} holds the state of an optimizer and no weights. In the file:\n{tree(root)}",
+                f"{part.checkpoint.label} holds the state of an optimizer and no weights. In the file:\n{tree(root)}",
                 Fix("checkpoint.path=FILE", "the file with the weights, often next to this one"),
             )
 
@@ -116,7 +115,9 @@ def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) ->
     _refuse_dangerous(part)
     own = [key for key, _ in below(part.name, wanted) if not part.full(key).startswith(others)]
     key = part.config.checkpoint.key
-    container = select(part.checkpoint.root, key, own, shown_path(part.checkpoint.path))
+    container = select(part.checkpoint.root, key, own, part.checkpoint.label)
+    if part.checkpoint.combination is not None:
+        part.checkpoint.combination.check(container)
     rules = part.config.rules or {}
     shapes = {key: want.shape for key, want in below(part.name, wanted)}
     rewriting = rewrite(container.children, rules, part.label, shapes, context_of(part))
@@ -164,6 +165,6 @@ def _refuse_dangerous(part: Part) -> None:
         if maker:
             place = f"under '{safe_text('.'.join(names[:level]))}'" if level else "at its top level"
             raise CheckpointError(
-                f"{shown_path(part.checkpoint.path)} holds {place} the result of calling {safe_text(maker)}, {HOSTILE}",
+                f"{part.checkpoint.label} holds {place} the result of calling {safe_text(maker)}, {HOSTILE}",
                 Fix(note="do not load this file; ask whoever made it for a safetensors file"),
             )

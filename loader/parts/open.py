@@ -7,6 +7,7 @@ Guarantees: opening a file runs nothing that it names and imports nothing for it
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,9 +17,10 @@ from ..errors import CheckpointError, ConfigError, located
 from ..files.path import called, is_url, resolve_path, shown_path
 from ..formats.find import find, find_in
 from ..formats.opened import Checkpoint
+from ..formats.several import each
 from ..formats.sniff import known_formats
 from ..runtime import collector_paused
-from ..schema import CHECKS, CheckpointConfig, JobConfig, PartConfig, config_path
+from ..schema import CHECKS, MEAN, CheckpointConfig, JobConfig, PartConfig, config_path
 from ..text.lines import Fix, line, typed
 from ..text.redaction import remember
 from ..text.wording import closest, listing, matches, safe_text
@@ -138,15 +140,11 @@ def open_parts(job: JobConfig, stack: ExitStack) -> tuple[Part, ...]:
     Raises:
         CheckpointError: A file cannot be read, or is refused.
     """
-    opened: dict[tuple[object, ...], Checkpoint] = {}
+    opening = _Opening(stack, data=_reads_tensors(job))
     parts = []
     for name, config in part_configs(job).items():
-        settings = config.checkpoint
-        identity = _identity(settings)
-        if identity not in opened:
-            override = config_path(name, "path", listed=bool(job.parts))
-            opened[identity] = _open(settings, stack, override, data=_reads_tensors(job))
-        parts.append(Part(name, config, opened[identity], listed=bool(job.parts)))
+        override = config_path(name, "path", listed=bool(job.parts))
+        parts.append(Part(name, config, opening.checkpoint(config.checkpoint, override), listed=bool(job.parts)))
     return tuple(parts)
 
 
@@ -173,13 +171,13 @@ def with_root(parts: tuple[Part, ...], job: JobConfig, keys: Iterable[str], stac
     uncovered = [key for key in keys if not key.startswith(prefixes)]
     if not uncovered:
         if not reading:
-            unread = f"checkpoint.path={shown_path(settings.path)} is not read: the parts fill the whole model"
+            unread = f"checkpoint.path={shown_path(settings.named)} is not read: the parts fill the whole model"
             return (replace(parts[0], remark=unread), *parts[1:])
         return parts
     if reading and all(matches(key, job.allow.missing) for key in uncovered):
         return parts  # the uncovered keys are allowed to be missing, and the file is for the parts
     same = (part.checkpoint for part in reading if _identity(part.config.checkpoint) == _identity(settings))
-    file = next(same, None) or _open(settings, stack, "checkpoint.path", data=_reads_tensors(job))
+    file = next(same, None) or _Opening(stack, data=_reads_tensors(job)).checkpoint(settings, "checkpoint.path")
     if reading and settings.key is None and not file.root.tensors():
         return parts  # the file holds a state dict for each part, and none for the root
     return (Part("", PartConfig(settings, job.rules, job.adapters), file), *parts)
@@ -192,11 +190,11 @@ def rest_is_open(job: JobConfig, parts: Sequence[Part]) -> bool:
 
 def _names_file(job: JobConfig) -> bool:
     path = job.checkpoint.path
-    return bool(path) and not path.startswith(_SHIPPED)
+    return bool(path) and not job.checkpoint.paths[0].startswith(_SHIPPED)
 
 
 def _identity(settings: CheckpointConfig) -> tuple[object, ...]:
-    return settings.path, settings.format, settings.sha256, settings.check
+    return str(settings.path), settings.format, str(settings.sha256), settings.check, str(settings.combine)
 
 
 def _reads_tensors(job: JobConfig) -> bool:
@@ -204,16 +202,80 @@ def _reads_tensors(job: JobConfig) -> bool:
     return job.mode not in ("plan", "inspect") or (job.mode == "inspect" and job.inspect.fingerprint)
 
 
-def _open(settings: CheckpointConfig, stack: ExitStack, override: str, *, data: bool) -> Checkpoint:
-    if not settings.path:
-        raise ConfigError(f"'{override}' is required", line(override, "FILE"))
-    checkpoint = open_checkpoint(
-        settings.path, format=settings.format, sha256=settings.sha256, check=settings.check, data=data
-    )
-    stack.callback(checkpoint.close)
+class _Opening:
+    """Opens the checkpoints of a job, each file once.
+
+    Args:
+        stack: Closes the files when it unwinds.
+        data: Whether tensors will be read.
+    """
+
+    def __init__(self, stack: ExitStack, *, data: bool) -> None:
+        self._stack = stack
+        self._data = data
+        self._files: dict[tuple[object, ...], Checkpoint] = {}
+        self._combined: dict[tuple[object, ...], Checkpoint] = {}
+
+    def checkpoint(self, settings: CheckpointConfig, override: str) -> Checkpoint:
+        """Opens what the settings of a part name: one file, or several as one.
+
+        Raises:
+            CheckpointError: A file cannot be read, or is refused.
+            ConfigError: The path is not set.
+        """
+        if not settings.path:
+            raise ConfigError(f"'{override}' is required", line(override, "FILE"))
+        digests = settings.sha256 if isinstance(settings.sha256, list) else [settings.sha256] * len(settings.paths)
+        if isinstance(settings.path, str):
+            return self._file(settings, settings.path, digests[0])
+        identity = _identity(settings)
+        if identity not in self._combined:
+            from .combine import Combined  # noqa: PLC0415  # few jobs name several files
+
+            wanted = {str(at): pair for at, pair in enumerate(zip(settings.paths, digests, strict=True))}
+            members = each(wanted, lambda pair: self._member(settings, *pair), "file")
+            self._combined[identity] = Combined([*members.values()], settings.combine or MEAN)
+        return self._combined[identity]
+
+    def _member(self, settings: CheckpointConfig, path: str, sha256: str | None) -> Checkpoint:
+        """Opens one file of a list; what a refusal offers for it is offered as its item of the list."""
+        try:
+            return self._file(settings, path, sha256)
+        except CheckpointError as error:
+            error.fixes = tuple(_in_list(fix, settings, path) for fix in error.fixes)
+            raise
+
+    def _file(self, settings: CheckpointConfig, path: str, sha256: str | None) -> Checkpoint:
+        identity = (path, settings.format, sha256, settings.check)
+        if identity not in self._files:
+            opened = open_checkpoint(path, format=settings.format, sha256=sha256, check=settings.check, data=self._data)
+            self._stack.callback(opened.close)
+            self._files[identity] = opened
+            _warn_of_dangers(opened)
+        return self._files[identity]
+
+
+def _in_list(fix: Fix, settings: CheckpointConfig, path: str) -> Fix:
+    """A fix that names another path or digest for one file, for the whole list."""
+    words = shlex.split(fix.line)
+    key, equals, value = words[-1].partition("=") if words else ("", "", "")
+    if words[:1] == ["-m"] and len(settings.paths) == 1:
+        return typed(f"{key}=[{value}]", note="all of them")
+    if len(words) != 1:
+        return fix
+    at = settings.paths.index(path)
+    if key == "checkpoint.path" and equals:
+        others = settings.paths
+    elif key == "checkpoint.sha256" and isinstance(settings.sha256, list):
+        others = settings.sha256
+    else:
+        return fix
+    return line(key, [value if place == at else other for place, other in enumerate(others)], note=fix.note)
+
+
+def _warn_of_dangers(checkpoint: Checkpoint) -> None:
     if checkpoint.named:
         from ..formats.pickle.globals import dangers_among  # noqa: PLC0415  # pickles alone
 
         if found := dangers_among(checkpoint.named.values()):
             log.warning("%s names %s, %s", shown_path(checkpoint.path), listing(found), HOSTILE)
-    return checkpoint

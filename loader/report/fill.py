@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..builder import Built
     from ..module.slots import Slot
     from ..parts import Part
-    from ..schema import JobConfig
+    from ..schema import CheckpointConfig, JobConfig
 
 
 class Clock:
@@ -64,7 +64,7 @@ def parts(report: Report, opened: Sequence[Part]) -> None:
     for part in opened:
         settings = part.config.checkpoint
         used: dict[str, Any] = {"allow_globals": settings.allow_globals} if settings.allow_globals else {}
-        digest = part.checkpoint.sha256() if settings.sha256 or settings.check == "full" else None
+        digest = part.checkpoint.sha256() if _digests(settings) else None
         report.parts[part.name] = PartReport(
             path=called(part.checkpoint.path),
             format=part.checkpoint.format,
@@ -77,6 +77,11 @@ def parts(report: Report, opened: Sequence[Part]) -> None:
             note="; ".join(filter(None, (part.checkpoint.note, part.remark))),
             trust=used | ({"trust": True} if settings.trust else {}),
         )
+        _combined(report.parts[part.name], part, Container("dict", "dict"))
+
+
+def _digests(settings: CheckpointConfig) -> bool:
+    return bool(settings.sha256) or settings.check == "full"
 
 
 def _changed(place: Path) -> float | None:
@@ -147,9 +152,21 @@ def offered(report: PartReport, part: Part, offers: Offers | None) -> None:
     report.tensors = len(chosen.tensors())
     report.beside = beside(part.checkpoint.root, chosen)
     report.step = step_of(part.checkpoint.root)
+    _combined(report, part, chosen)
     if offers is not None:
         report.rules = [{"name": hit.name, "hits": hit.hits} for hit in offers.hits[part.name]]
         report.other = dict(offers.other[part.name])
+
+
+def _combined(report: PartReport, part: Part, chosen: Container) -> None:
+    """Describes the files that became one."""
+    combination, settings = part.checkpoint.combination, part.config.checkpoint
+    if combination is None:
+        return
+    report.combined = combination.described(chosen, digests=_digests(settings))
+    remark = combination.remark(chosen)
+    if remark not in report.note:
+        report.note = "; ".join(filter(None, (report.note, remark)))
 
 
 def _casts(staged: Staged | None) -> list[dict[str, str]]:

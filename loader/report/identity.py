@@ -134,22 +134,27 @@ def _equal(recorded: Any, now: State, name: str) -> bool:
 def _files(config: Mapping[str, Any]) -> Iterator[tuple[str, State]]:
     """Yields the paths that a config names, as typed, with what is there."""
     for part in _parts(config):
-        path, digest = part.get("path"), part.get("sha256")
-        if not isinstance(path, str):
-            continue
-        if is_url(path):
-            if digest is None:
-                yield redacted(path), {"remote": True}
-            continue
-        state = _state(path)
-        yield path, {**state, "sha256": digest} if state is not None and digest is not None else state
-        yield f"{path}{GOLDEN}", _state(f"{path}{GOLDEN}")
+        for path, digest in _digested(part.get("path"), part.get("sha256")):
+            if is_url(path):
+                if digest is None:
+                    yield redacted(path), {"remote": True}
+                continue
+            state = _state(path)
+            yield path, {**state, "sha256": digest} if state is not None and digest is not None else state
+            yield f"{path}{GOLDEN}", _state(f"{path}{GOLDEN}")
     for section in _FREE:
         for text in _texts(config.get(section)):
             if is_url(text):
                 yield redacted(text), {"remote": True}
             elif (state := _state(text)) is not None:
                 yield text, state
+
+
+def _digested(path: Any, digest: Any) -> Iterator[tuple[str, Any]]:
+    """Yields the files of a path or a list of them, each with its digest."""
+    paths = path if isinstance(path, list) else [path]
+    digests = digest if isinstance(digest, list) and len(digest) == len(paths) else [digest] * len(paths)
+    yield from ((one, own) for one, own in zip(paths, digests, strict=True) if isinstance(one, str))
 
 
 def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from ..errors import LoaderError
 from ..text.wording import counted, listing, phrases, printable, safe_text, shape, size
 from ..trust import HOSTILE
+from . import combined
 from .data import PartReport, Report
 
 _HEADINGS = ("action", "model key", "model", "file key", "file")
@@ -95,7 +96,8 @@ def file(part: PartReport, name: str = "", label: str = "checkpoint") -> Iterato
     where = f" → {safe_text(name)}" if name else ""
     under = f" under '{safe_text(part.key)}'" if part.key else ""
     found = f"{counted(part.tensors, 'tensor')}{under}, {part.format}, {size(part.bytes)}"
-    yield label, f"{safe_text(part.path, 300)}: {found}{where}", ""
+    yield label, f"{combined.title(part)}: {found}{where}", ""
+    yield from (("", line, "") for line in combined.details(part))
     yield from _part_details(part)
     yield from _dangers(part)
 

@@ -16,6 +16,7 @@ from .rule import Fate, KeyRule, Rule, Step, own_fields
 from .sections import (
     AUTO,
     CHECKS,
+    MEAN,
     MODES,
     AdapterConfig,
     AllowConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "CHECKS",
     "EACH_REPLACED",
     "EMBEDDED",
+    "MEAN",
     "MODES",
     "OF_A_FILE",
     "REPLACED",

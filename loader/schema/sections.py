@@ -22,6 +22,9 @@ ConvertNames = Literal["model", "checkpoint"]
 AUTO = "auto"
 """Instead of a nested key or of rules: find the right ones."""
 
+MEAN = "mean"
+"""The way to combine files that needs no weights."""
+
 Floating = Literal["float16", "bfloat16", "float32", "float64"]
 """The dtypes that a whole model can be put into."""
 
@@ -33,14 +36,15 @@ InputKind = Literal["randn", "uniform", "zeros", "ones", "randint"]
 class CheckpointConfig:
     """Where weights come from, and how far the file is trusted."""
 
-    path: str = ""
-    """A file, a folder, an ``*.index.json``, ``pkg://PACKAGE/FILE``, or a URL (``https s3 gs hf``; ``[remote]``)."""
+    path: str | list[str] = ""
+    """A file, a folder, an ``*.index.json``, ``pkg://PACKAGE/FILE``, or a URL (``https s3 gs hf``; ``[remote]``); or a
+    list of them, for ``combine``."""
     key: str | None = None
     """The dotted nested key of the weights, such as ``state_dict``; ``auto`` finds and reports it."""
     format: str = "auto"
     """The file's format; ``auto`` recognizes it by content, never by the extension alone."""
-    sha256: str | None = None
-    """Refuses a file with another digest."""
+    sha256: str | list[str] | None = None
+    """Refuses a file with another digest; a list has one for each file."""
     allow_globals: list[str] = field(default_factory=list)
     """Pickled names to admit, such as ``argparse.Namespace``; a refusal lists the required ones."""
     trust: bool = False
@@ -49,8 +53,18 @@ class CheckpointConfig:
     """Maps the file; false reads it into private memory, for a file that may change while in use."""
     check: Check = "crc"
     """How much of the file is verified: ``crc``, ``structure``, or ``full`` (the whole file, and its sha256)."""
-    combine: Any = None
+    combine: str | list[float] | None = None
     """How the files of a list are combined: ``mean``, or a list of weights, as given and never normalised."""
+
+    @property
+    def paths(self) -> list[str]:
+        """All of its files."""
+        return [self.path] if isinstance(self.path, str) else self.path
+
+    @property
+    def named(self) -> str:
+        """Its files, as one text."""
+        return ", ".join(self.paths)
 
 
 @dataclass(slots=True)

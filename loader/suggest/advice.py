@@ -15,7 +15,6 @@ from torch import nn
 
 from ..builder import Recipe
 from ..errors import FitError
-from ..files.path import shown_path
 from ..formats.tree import Container, Node
 from ..keys.candidates import Shape
 from ..keys.plain import not_taken
@@ -71,7 +70,7 @@ class Advice:
         if len(found) != 1 or found[0].excused or found[0].swaps:
             names = [f"{problem.config(name)}=auto" for name in autos]
             advised = self._advised([part])
-            raise undecided(names, shown_path(part.checkpoint.path), advised, _diagnosed(problem, advised))
+            raise undecided(names, part.checkpoint.label, advised, _diagnosed(problem, advised))
         settings = dataclasses.replace(part.config.checkpoint, key=found[0].key)
         config = dataclasses.replace(part.config, checkpoint=settings, rules=dict(found[0].rules))
         return dataclasses.replace(part, config=config, applied=tuple(map(written, found[0].overrides)))

@@ -14,13 +14,13 @@ from typing import Any
 from ..builder.published import published
 from ..builder.targets import TARGET
 from ..errors import ConfigError, FitError, LoaderError
-from ..files.path import is_url, shown_path
+from ..files.path import is_url
 from ..formats.folder_config import CONFIG, config_in
 from ..formats.pickle.globals import needed_globals
 from ..formats.pickle.records import PickledDict, Reduced
 from ..formats.tree import Container, Leaf
 from ..keys.candidates import candidates
-from ..keys.written import located
+from ..keys.written import located, source
 from ..parts import Part
 from ..schema import JobConfig
 from ..text.lines import Fix, override, typed
@@ -49,22 +49,21 @@ def unnamed(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderErr
     Returns:
         The same refusal if it is about the example's own files, or says how the file fits it.
     """
-    path = job.checkpoint.path
-    if job.model != EXAMPLE or path.startswith(_SHIPPED):
+    if job.model != EXAMPLE or job.checkpoint.paths[0].startswith(_SHIPPED):
         return error
     if error.proposed:
         refusal = FitError(f"{error.message}\nno model was given; the default is {EXAMPLE[TARGET]}", *error.fixes)
         refusal.plan, refusal.proposed = error.plan, True
         return refusal
     loaded = len(error.plan.loaded) if error.plan is not None else 0
-    place = override("checkpoint.path", path)
+    place = source(job.checkpoint)
     lines = [
         *_named(parts[0]),
-        typed("mode=scaffold", "model._target_=my_pkg.Net", place, note="writes the config for your class"),
-        typed("model._target_=my_pkg.Net", place),
+        typed("mode=scaffold", "model._target_=my_pkg.Net", *place, note="writes the config for your class"),
+        typed("model._target_=my_pkg.Net", *place),
     ]
     return ConfigError(
-        f"no model was given, and {shown_path(parts[0].checkpoint.path)} does not fit the default example, "
+        f"no model was given, and {parts[0].checkpoint.label} does not fit the default example, "
         f"{EXAMPLE[TARGET]} ({counted(loaded, 'key')} would be loaded); expected the class of its model",
         *lines,
     )
@@ -72,19 +71,19 @@ def unnamed(job: JobConfig, parts: Sequence[Part], error: FitError) -> LoaderErr
 
 def _named(part: Part) -> list[Fix]:
     """Returns the lines for an architecture that the file or its folder names."""
-    path, root = part.config.checkpoint.path, part.checkpoint.root
+    settings, root = part.config.checkpoint, part.checkpoint.root
     lines = []
     best = next((found for found in candidates(root) if found.holds_model), None)
     if best is not None:
-        words = located(path, best.key)
+        words = located(settings, best.key)
         lines = [
             embedded_line(words, root.record),
             pickled_line(words, needed_globals(best.container.record) if best.is_pickled else []),
         ]
-    place = override("checkpoint.path", path)
+    place = source(settings)
     for node in _nodes(dict(_entries(root))):
-        lines.append(typed(*(override(f"model.{name}", value) for name, value in node.items()), place))
-    if not is_url(path):
+        lines.append(typed(*(override(f"model.{name}", value) for name, value in node.items()), *place))
+    if isinstance(settings.path, str) and not is_url(settings.path):
         lines += _by_folder(part, place)
     return [line for line in lines if line][:_MOST_LINES]
 
@@ -125,7 +124,7 @@ def _arguments(entries: Mapping[str, object], inside: str) -> dict[str, Any]:
     }
 
 
-def _by_folder(part: Part, place: str) -> list[Fix]:
+def _by_folder(part: Part, place: Sequence[str]) -> list[Fix]:
     """Returns the line for the architecture in a folder's ``config.json``, of transformers or timm."""
     path = Path(part.checkpoint.path)
     folder = path if path.is_dir() else path.parent
@@ -136,11 +135,11 @@ def _by_folder(part: Part, place: str) -> list[Fix]:
     except LoaderError:  # a damaged or forbidden config offers nothing
         return []
     if node is not None:
-        place = override("checkpoint.path", str(folder))
-        return [typed("mode=scaffold", place, note=f"{CONFIG} names {safe_text(node[TARGET])}")]
+        whole = override("checkpoint.path", str(folder))
+        return [typed("mode=scaffold", whole, note=f"{CONFIG} names {safe_text(node[TARGET])}")]
     name = content.get("architecture")
     if not isinstance(name, str) or not _BUILDER.fullmatch(name):
         return []
     classes = content.get("num_classes")
     sized = [override("model.num_classes", classes)] if type(classes) is int else []
-    return [typed("model._target_=timm.create_model", override("model.model_name", name), *sized, place)]
+    return [typed("model._target_=timm.create_model", override("model.model_name", name), *sized, *place)]

@@ -13,7 +13,7 @@ from ..text.lines import value_text
 from ..text.redaction import redacted
 from ..text.wording import safe_text
 from .record import JobRecord
-from .swept import texts_of, values_of
+from .swept import values_of
 
 _LONGEST = 60
 _LONGEST_PATH = 4_096
@@ -31,20 +31,24 @@ class Labels:
 
     def __init__(self, keys: Sequence[str], jobs: Iterable[Sequence[str]]) -> None:
         self._keys = keys
-        texts = [texts_of(overrides) for overrides in jobs]
-        paths = {key: [text[key] for text in texts if key in text] for key in filter(is_path, keys)}
-        self._folders = {key: _common_folder(values) for key, values in paths.items()}
+        jobs, paths = list(jobs), [key for key in keys if is_path(key)]
+        values = [values_of(overrides, paths) for overrides in jobs] if paths else []
+        self._folders = {
+            key: _common_folder([path for job in values if key in job for path in _paths(job[key])]) for key in paths
+        }
 
     def values(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Returns the text of each value; a path is shown from where the jobs' paths differ."""
         return {key: self._text(key, value) for key, value in values.items()}
 
     def _text(self, key: str, value: Any) -> str:
-        text = value if isinstance(value, str) else value_text(value) or str(value)
         if key not in self._folders:
-            return safe_text(redacted(text), _LONGEST)
+            return safe_text(redacted(value if isinstance(value, str) else value_text(value) or str(value)), _LONGEST)
+        folder = redacted(self._folders[key])
         # Redacted first: what is left of a URL may not look like one.
-        shown = safe_text(redacted(text).removeprefix(redacted(self._folders[key])), _LONGEST_PATH)
+        names = [redacted(path).removeprefix(folder) for path in _paths(value)]
+        text = f"[{', '.join(names)}]" if isinstance(value, list) else names[0]
+        shown = safe_text(text, _LONGEST_PATH)
         return shown if len(shown) <= _LONGEST else f"…{shown[1 - _LONGEST :]}"  # the end has the file's name
 
     def of(self, overrides: Sequence[str], step: float | None = None) -> str:
@@ -61,9 +65,15 @@ def is_path(key: str) -> bool:
     return key.rpartition(".")[2] == _PATH
 
 
+def _paths(value: Any) -> list[str]:
+    """Returns the paths of a value, which may list several files."""
+    listed = value if isinstance(value, list) else [value]
+    return [path if isinstance(path, str) else value_text(path) or str(path) for path in listed]
+
+
 def _common_folder(paths: Sequence[str]) -> str:
-    """Returns how all paths or URLs begin, up to a slash; they may be quoted."""
-    common = os.path.commonprefix([path.strip("'\"") for path in paths])  # noqa: RUF071  # of texts, as URLs are not paths
+    """Returns how all paths or URLs begin, up to a slash."""
+    common = os.path.commonprefix(paths)  # noqa: RUF071  # of texts, as URLs are not paths
     return common[: common.rfind("/") + 1]
 
 

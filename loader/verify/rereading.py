@@ -41,7 +41,7 @@ class Reread:
     compared: int = 0
     """Number of tensors that were compared with the model's."""
     derived: int = 0
-    """Number of those that rules or adapters made, which were made again."""
+    """Number of those that rules, adapters or the sum of several files made, which were made again."""
     sampled: bool = False
     """Whether samples were compared, not all bytes."""
     differing: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class _Tensor:
     planned: torch.dtype | None = None
     """The dtype that it was cast to."""
     derived: bool = False
-    """Whether rules or adapters made it."""
+    """Whether it was made of other tensors."""
 
 
 def read_plan(prepared: Prepared) -> Reread:
@@ -111,7 +111,7 @@ def _of_match(prepared: Prepared, key: str, source: str) -> Iterator[_Tensor]:
     if prepared.wanted[key].kind == "extra":
         yield _Tensor(*place)
     else:
-        derived = bool(prepared.offers.entries[source].rules)
+        derived = bool(prepared.offers.entries[source].rules) or entry.is_computed
         yield _Tensor(*place, prepared.places[key].tensor.detach(), prepared.dtype(key, entry.dtype), derived)
 
 

@@ -247,8 +247,8 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"mode": ["load"]}, "'mode' is \"['load']\", expected text", "mode=load"),
         ({"device": {"a": 1}}, "'device' is \"{'a': 1}\", expected text", "device=auto"),
         ({"dtype": [1]}, "'dtype' is '[1]', expected text or null", "dtype=null"),
-        ({"checkpoint": {"path": ["a"]}}, "'checkpoint.path' is \"['a']\", expected text", ""),
-        ({"checkpoint": {"path": b"a"}}, "'checkpoint.path' is \"b'a'\", expected text", ""),
+        ({"checkpoint": {"path": {"a": 1}}}, "'checkpoint.path' is \"{'a': 1}\", expected text or a list of names", ""),
+        ({"checkpoint": {"path": b"a"}}, "'checkpoint.path' is \"b'a'\", expected text or a list of names", ""),
         (
             {"checkpoint": {"trust": "${x}"}},
             "'checkpoint.trust' is '${x}', expected true or false",

@@ -192,7 +192,7 @@ def _copied(job: JobConfig, recorded: Path | None) -> Path | None:
 def _source(part: Part) -> Source:
     ruled = part.config.rules
     rules = None if ruled is None else {name: rule.settings() for name, rule in ruled.items() if rule.enabled}
-    return Source(_name(part.checkpoint.path), part.checkpoint.sha256(), part.config.checkpoint.key, rules)
+    return Source(part.checkpoint.titled(_name), part.checkpoint.sha256(), part.config.checkpoint.key, rules)
 
 
 def _name(path: Path) -> str:

@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from fnmatch import translate
 
 from ...errors import FitError
-from ...files.path import shown_path
 from ...formats.pickle.globals import needed_globals
 from ...formats.tree import Container
 from ...keys.candidates import IN_ARCHIVE, candidates
@@ -77,9 +76,11 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
     root = subtree(
         checkpoint.root,
         settings.key,
-        shown_path(checkpoint.path),
+        checkpoint.label,
         config_path(part.name, "key", listed=part.listed),
     )
+    if checkpoint.combination is not None:
+        checkpoint.combination.check(root)
     found = list_contents(root)
     described.tensors = len(found.tensors)
     ranked = candidate_rows(found)

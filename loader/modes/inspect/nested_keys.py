@@ -105,7 +105,7 @@ def _plan(row: CandidateRow, settings: CheckpointConfig) -> Fix:
 
 def _place(row: CandidateRow, settings: CheckpointConfig) -> list[str]:
     outer = settings.key or ""
-    return located(settings.path, f"{outer}.{row['key']}" if outer and row["key"] else outer or row["key"])
+    return located(settings, f"{outer}.{row['key']}" if outer and row["key"] else outer or row["key"])
 
 
 def describe_names(names: Sequence[str], *, averaged: bool, lightning: bool) -> Names:

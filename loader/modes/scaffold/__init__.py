@@ -56,7 +56,7 @@ def write_scaffold(job: JobConfig, report: Report) -> None:
     _refuse_parts(job)
     clock = fill.Clock(report)
     with own_random_state(torch.device("cpu")), ExitStack() as files, clock("total"):
-        place = choose_place(job.scaffold.path, job.checkpoint.path)
+        place = choose_place(job.scaffold.path, job.checkpoint.paths[-1])
         with clock("open"):
             part = open_parts(job, files)[0]
         fill.parts(report, [part])
@@ -134,7 +134,7 @@ def _config_beside(job: JobConfig, part: Part) -> Mapping[str, Any] | None:
     """The config next to a local checkpoint, where it is one; it was not asked for, so that a damaged one is none."""
     path = part.checkpoint.path
     try:
-        return None if is_url(job.checkpoint.path) else config_in(path if path.is_dir() else path.parent)
+        return None if is_url(job.checkpoint.paths[-1]) else config_in(path if path.is_dir() else path.parent)
     except CheckpointError:
         return None
 

@@ -172,7 +172,7 @@ def config_text(
         fitting: How the checkpoint goes into it; None where that could not be tried.
         forward: Remarks on the forward pass.
     """
-    head = [f"Written by mode=scaffold from {safe_text(job.checkpoint.path, 150)}.", f"Run it: {place.line}"]
+    head = [f"Written by mode=scaffold from {safe_text(job.checkpoint.named, 150)}.", f"Run it: {place.line}"]
     ready = _ready(fitting)
     defaults: dict[str, Any] = {"model": None, "checkpoint": "file"} | ({"rules": ready} if ready else {})
     sections = [
