@@ -68,7 +68,7 @@ def load(config: Sequence[str] | Node = ()) -> Loaded:
 
     Args:
         config: Overrides as on the command line, or a partial or complete config laid over the defaults: `model`,
-            `rules`, `parts` and `verify.input` replace the default's, everything else is merged.
+            `rules`, `adapters`, `parts` and `verify.input` replace the default's, everything else is merged.
             `rules` may be a list of names of ready-made rules, in order.
 
     Raises:
@@ -90,6 +90,7 @@ def load_model(
     checkpoint: str | Path | Node,
     *,
     rules: Rules | None = None,
+    adapters: Node | None = None,
     parts: Node | None = None,
     allow: Node | None = None,
     device: str | torch.device = "auto",
@@ -108,6 +109,7 @@ def load_model(
             None to take the whole pickled model from the file.
         checkpoint: A path, or the `checkpoint` node.
         rules: Named key rules, or the names of ready-made ones: ``["ddp", "compile"]``; ``auto`` finds them.
+        adapters: Named adapters: ``{"lora": {"path": "FOLDER"}}``.
         parts: Parts by submodule.
         allow: Allowances.
         device: As in the config, or a `torch.device`.
@@ -123,7 +125,7 @@ def load_model(
         LoaderError: The load is refused.
     """
     _check_order("load_model", model, checkpoint)
-    settings = _settings(checkpoint, rules, parts, allow, verify)
+    settings = _settings(checkpoint, rules=rules, adapters=adapters, parts=parts, allow=allow, verify=verify)
     settings |= {"seed": seed, "device": _named(device), "dtype": _named(dtype)}
     if isinstance(model, nn.Module):
         return all_or_nothing(partial(_load_moved, model, checkpoint, settings))
@@ -149,6 +151,7 @@ def load_into(
     checkpoint: str | Path | Node,
     *,
     rules: Rules | None = None,
+    adapters: Node | None = None,
     parts: Node | None = None,
     allow: Node | None = None,
     seed: int = 0,
@@ -162,6 +165,7 @@ def load_into(
         module: The module to fill.
         checkpoint: A path, a `checkpoint` node, or a state dict (a mapping whose values are tensors).
         rules: Named key rules, or the names of ready-made ones: ``["ddp", "compile"]``; ``auto`` finds them.
+        adapters: Named adapters: ``{"lora": {"path": "FOLDER"}}``.
         parts: Parts by submodule.
         allow: Allowances.
         seed: For the dummy input of a verification.
@@ -177,7 +181,9 @@ def load_into(
     if not isinstance(module, nn.Module):
         given = f"{_shown(module)} as its module; a torch.nn.Module was expected"
         raise ConfigError(f"loader.load_into was given {given}", _call("load_into", "net", checkpoint))
-    settings = _settings(checkpoint, rules, parts, allow, verify) | {"seed": seed}
+    settings = _settings(checkpoint, rules=rules, adapters=adapters, parts=parts, allow=allow, verify=verify) | {
+        "seed": seed
+    }
     # Nothing may come after it: a load is final once `all_or_nothing` returns.
     return all_or_nothing(partial(_load_live, module, checkpoint, settings))
 
@@ -213,15 +219,13 @@ def _load_moved(
     return module
 
 
-def _settings(
-    checkpoint: str | Path | Node, rules: Rules | None, parts: Node | None, allow: Node | None, verify: Node | None
-) -> dict[str, Any]:
+def _settings(checkpoint: str | Path | Node, **nodes: Rules | None) -> dict[str, Any]:
     _check_checkpoint(checkpoint)
     if isinstance(checkpoint, Mapping):
         node = _plain(checkpoint) if _state_dict(checkpoint) is None else {}
     else:
         node = {"path": str(checkpoint)}
-    given = {"checkpoint": node, "rules": rules, "parts": parts, "allow": allow, "verify": verify}
+    given = {"checkpoint": node, **nodes}
     return {name: _plain(value) for name, value in given.items() if value is not None}
 
 

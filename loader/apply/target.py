@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from ..formats.memory import MemoryCheckpoint
 from ..module.dtype import resolve_dtype
 from ..parts import Part, part_configs
+from ..parts.adapted import with_adapters
 from ..parts.open import open_parts
 from ..schema import JobConfig
 from .live import refuse_unfit
@@ -86,7 +87,7 @@ class Fresh:
 
     def open(self, job: JobConfig, stack: ExitStack) -> tuple[Part, ...]:
         """Opens the parts' files."""
-        return open_parts(job, stack)
+        return with_adapters(open_parts(job, stack), job, stack)
 
     def build(self, job: JobConfig, parts: Sequence[Part]) -> Built:
         """Builds the model without initial values, or takes it from the file if the job declares none."""
@@ -154,9 +155,10 @@ class Live:
         """Opens the parts' files, or takes the state dict in memory for each of them."""
         refuse_unfit(self.module)
         if self.state is None:
-            return open_parts(job, stack)
+            return with_adapters(open_parts(job, stack), job, stack)
         memory = MemoryCheckpoint(self.state)
-        return tuple(Part(name, config, memory) for name, config in part_configs(job).items())
+        parts = [Part(name, config, memory) for name, config in part_configs(job).items()]
+        return with_adapters(parts, job, stack)
 
     def build(self, job: JobConfig, parts: Sequence[Part]) -> Built:  # noqa: ARG002  # nothing is built
         """The module."""

@@ -64,7 +64,7 @@ def parse_job(config: Raw) -> JobConfig:
         add_uncombined(checkpoint, "checkpoint", problems)
     job.model = _model(raw.get("model"), problems)
     job.rules = _rules(raw.get("rules", {}), "rules", problems)
-    job.adapters = read_adapters(raw.get("adapters", {}), "adapters", problems)
+    job.adapters = read_adapters(raw.get("adapters", {}), "adapters", problems, _rules)
     job.parts = _parts(parts, checkpoint, job.rules, problems)
     job.allow = read_section(AllowConfig, raw.get("allow", {}), "allow", problems)
     job.verify = read_verify(raw.get("verify", {}), job.device, problems)
@@ -246,7 +246,7 @@ def _parts(
         checkpoint = read_section(CheckpointConfig, settings, where, problems, inherited(root, settings.get("path")))
         add_uncombined(checkpoint, where, problems)
         own_rules = _rules(own["rules"], f"{where}.rules", problems) if own.get("rules") is not None else rules
-        adapters = read_adapters(own.get("adapters") or {}, f"{where}.adapters", problems)
+        adapters = read_adapters(own.get("adapters") or {}, f"{where}.adapters", problems, _rules)
         parts[str(name)] = PartConfig(checkpoint, own_rules, adapters)
     return parts
 

@@ -104,6 +104,15 @@ MOST_CONFIG_NODES = 100_000
 MOST_PROPOSED = 1 << 24
 """Elements of an input that a file proposes, or a layer whose sizes a file gives."""
 
+# Adapters
+
+LONGEST_PATTERN = 200
+"""Characters of a pattern of an adapter's config that is not plain text."""
+MOST_WAYS = 200_000_000
+"""Ways in which all patterns of an adapter's config can be tried on the names of its modules."""
+LARGEST_RANK = 1024
+"""Rank of an adapter, where none of its layer's dimensions is larger: beyond both it adds nothing."""
+
 # Reports that are read again
 
 LARGEST_REPORT = 64_000_000

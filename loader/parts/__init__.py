@@ -23,6 +23,8 @@ from ..text.wording import closest, did_you_mean, listing, safe_text
 if TYPE_CHECKING:
     from torch import nn
 
+    from .adapters import Adapter
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -36,6 +38,8 @@ class Part:
     """Whether `parts` names it; the root of a plain job is in no list."""
     applied: tuple[str, ...] = ()
     """The overrides that ``auto`` was replaced by."""
+    adapters: tuple[Adapter, ...] = ()
+    """Opened, in order; `checkpoint` then reads their files too."""
     remark: str = ""
     """A setting of the job that has no effect, for the report; on the first part."""
 

@@ -15,12 +15,13 @@ from ..formats.folder_config import config_beside
 from ..formats.pickle.globals import dangerous_maker
 from ..formats.tree import Container, TensorEntry
 from ..keys.plan import Offered, Wanted
-from ..keys.rules import Context, Hits, rewrite, rewrite_metadata
+from ..keys.rules import Context, Hits, Rewritten, rewrite, rewrite_metadata
 from ..keys.select import find, only_optimizer, select, tree
 from ..text.lines import Fix
 from ..text.wording import safe_text
 from ..trust import HOSTILE
 from . import Part, below, mounted
+from .adapters import Applied, merged
 
 Metadata = Mapping[str, Mapping[str, object]]
 """Full module prefix → version and the like."""
@@ -51,6 +52,8 @@ class Offers:
     """Part → how often each of its rules matched."""
     other: Mapping[str, Mapping[str, str]]
     """Part → its entries that are not tensors: key → type."""
+    adapters: Mapping[str, Sequence[Applied]]
+    """Part → what became of each of its adapters."""
 
 
 def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
@@ -76,6 +79,7 @@ def offers(parts: Sequence[Part], wanted: Mapping[str, Wanted]) -> Offers:
         {name: one.selected for name, one in offered.items()},
         {name: one.hits for name, one in offered.items()},
         {name: one.other for name, one in offered.items()},
+        {name: one.adapters for name, one in offered.items()},
     )
 
 
@@ -108,6 +112,7 @@ class _Offer:
     selected: Container
     hits: Sequence[Hits]
     other: Mapping[str, str]
+    adapters: Sequence[Applied]
 
 
 def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) -> _Offer:
@@ -121,10 +126,11 @@ def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) ->
     rules = part.config.rules or {}
     shapes = {key: want.shape for key, want in below(part.name, wanted)}
     rewriting = rewrite(container.children, rules, part.label, shapes, context_of(part))
+    made, adapters = _adapted(part, rewriting.made, others, wanted)
     entries: dict[str, Offered] = {}
     other: dict[str, str] = {}
     dropped = [Dropped(part.full(name), source) for source, name in rewriting.dropped.items()]
-    for name, one in rewriting.made.items():
+    for name, one in made.items():
         entry, source, full = one.entry, one.sources[0], part.full(name)
         if full.startswith(others):
             dropped += [Dropped(full, key) for key in one.sources]
@@ -135,7 +141,19 @@ def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) ->
     prefixes = rewrite_metadata(container.metadata, rules).items()
     metadata = {part.full(prefix).removesuffix("."): values for prefix, values in prefixes}
     metadata = {prefix: values for prefix, values in metadata.items() if not f"{prefix}.".startswith(others)}
-    return _Offer(entries, dropped, metadata, container, rewriting.hits, other)
+    return _Offer(entries, dropped, metadata, container, rewriting.hits, other, adapters)
+
+
+def _adapted(
+    part: Part, made: Mapping[str, Rewritten], others: tuple[str, ...], wanted: Mapping[str, Wanted]
+) -> tuple[Mapping[str, Rewritten], Sequence[Applied]]:
+    """Adds a part's adapters to what its rules made."""
+    if not part.adapters:
+        return made, ()
+    own = {key: want for key, want in below(part.name, wanted) if not part.full(key).startswith(others)}
+    shapes = {key: want.shape for key, want in own.items()}
+    tied = {key: want.first for key, want in own.items()}
+    return merged(made, [adapter.changes() for adapter in part.adapters], shapes, tied, part.label)
 
 
 def context_of(part: Part) -> Context:

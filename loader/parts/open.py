@@ -140,7 +140,7 @@ def open_parts(job: JobConfig, stack: ExitStack) -> tuple[Part, ...]:
     Raises:
         CheckpointError: A file cannot be read, or is refused.
     """
-    opening = _Opening(stack, data=_reads_tensors(job))
+    opening = _Opening(stack, data=reads_tensors(job))
     parts = []
     for name, config in part_configs(job).items():
         override = config_path(name, "path", listed=bool(job.parts))
@@ -177,7 +177,7 @@ def with_root(parts: tuple[Part, ...], job: JobConfig, keys: Iterable[str], stac
     if reading and all(matches(key, job.allow.missing) for key in uncovered):
         return parts  # the uncovered keys are allowed to be missing, and the file is for the parts
     same = (part.checkpoint for part in reading if _identity(part.config.checkpoint) == _identity(settings))
-    file = next(same, None) or _Opening(stack, data=_reads_tensors(job)).checkpoint(settings, "checkpoint.path")
+    file = next(same, None) or _Opening(stack, data=reads_tensors(job)).checkpoint(settings, "checkpoint.path")
     if reading and settings.key is None and not file.root.tensors():
         return parts  # the file holds a state dict for each part, and none for the root
     return (Part("", PartConfig(settings, job.rules, job.adapters), file), *parts)
@@ -197,7 +197,7 @@ def _identity(settings: CheckpointConfig) -> tuple[object, ...]:
     return str(settings.path), settings.format, str(settings.sha256), settings.check, str(settings.combine)
 
 
-def _reads_tensors(job: JobConfig) -> bool:
+def reads_tensors(job: JobConfig) -> bool:
     """Whether the header of a remote file is not enough."""
     return job.mode not in ("plan", "inspect") or (job.mode == "inspect" and job.inspect.fingerprint)
 
@@ -251,7 +251,7 @@ class _Opening:
             opened = open_checkpoint(path, format=settings.format, sha256=sha256, check=settings.check, data=self._data)
             self._stack.callback(opened.close)
             self._files[identity] = opened
-            _warn_of_dangers(opened)
+            warn_of_dangers(opened)
         return self._files[identity]
 
 
@@ -273,7 +273,8 @@ def _in_list(fix: Fix, settings: CheckpointConfig, path: str) -> Fix:
     return line(key, [value if place == at else other for place, other in enumerate(others)], note=fix.note)
 
 
-def _warn_of_dangers(checkpoint: Checkpoint) -> None:
+def warn_of_dangers(checkpoint: Checkpoint) -> None:
+    """Logs the dangerous names in an opened file's pickles."""
     if checkpoint.named:
         from ..formats.pickle.globals import dangers_among  # noqa: PLC0415  # pickles alone
 

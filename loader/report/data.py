@@ -101,7 +101,9 @@ class PartReport:
     """Only for several files: ``{how, files, last}``, with ``{path, bytes, sha256, weight}`` of each file, and the keys
     whose values are the last file's, since they are not floats."""
     adapters: list[dict[str, Any]] = field(default_factory=list)
-    """``{name, path, format, kind, scale, minus, sha256, hits, rules, note}`` of each adapter, in order."""
+    """``{name, path, format, kind, key, scale, minus, sha256, files, hits, rules, note}`` of each adapter, in order:
+    ``hits`` is the number of its changes, ``sha256`` the digest of its weights, null where no tensor is read, ``files``
+    the ``{path, bytes, sha256}`` of everything that was read for it."""
 
 
 @dataclass(slots=True)

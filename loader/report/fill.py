@@ -70,7 +70,7 @@ def parts(report: Report, opened: Sequence[Part]) -> None:
             format=part.checkpoint.format,
             key=settings.key,
             sha256=digest,
-            bytes=part.checkpoint.nbytes,
+            bytes=part.checkpoint.nbytes - sum(one.nbytes for one in part.adapters),
             mtime=_changed(part.checkpoint.place),
             tensors=0,
             dangers=dangers_among(part.checkpoint.named.values()),
@@ -104,7 +104,8 @@ def keys(
         staged: The values that were read; None if none were.
     """
     for part in opened:
-        offered(report.parts[part.name], part, None if prepared is None else prepared.offers)
+        offers = None if prepared is None else prepared.offers
+        offered(report.parts[part.name], part, offers, digests=report.mode != "plan")
     if prepared is None:
         from ..module.slots import slots  # noqa: PLC0415  # imports torch
 
@@ -144,8 +145,8 @@ def _sizes(places: Mapping[str, Slot]) -> dict[str, int]:
     return sizes
 
 
-def offered(report: PartReport, part: Part, offers: Offers | None) -> None:
-    """Describes what a part offers; None for offers that were not made."""
+def offered(report: PartReport, part: Part, offers: Offers | None, *, digests: bool = False) -> None:
+    """Describes what a part offers; None for offers that were not made. Reads files only for digests of adapters."""
     report.key = part.config.checkpoint.key
     report.applied = list(part.applied)
     chosen = (selected(part) if offers is None else offers.selected[part.name]) or Container("dict", "dict")
@@ -156,6 +157,13 @@ def offered(report: PartReport, part: Part, offers: Offers | None) -> None:
     if offers is not None:
         report.rules = [{"name": hit.name, "hits": hit.hits} for hit in offers.hits[part.name]]
         report.other = dict(offers.other[part.name])
+        report.adapters = list(_adapters(part, offers, digests=digests))
+
+
+def _adapters(part: Part, offers: Offers, *, digests: bool) -> Iterator[dict[str, Any]]:
+    for adapter, applied in zip(part.adapters, offers.adapters[part.name], strict=True):
+        rules = [{"name": hit.name, "hits": hit.hits} for hit in applied.rules]
+        yield {**adapter.described(digests=digests), "hits": applied.hits, "rules": rules, "note": applied.note}
 
 
 def _combined(report: PartReport, part: Part, chosen: Container) -> None:

@@ -114,6 +114,10 @@ def _part_details(part: PartReport) -> Iterator[Line]:
         yield "", f"auto found: {' '.join(part.applied)}", "green"
     if part.rules:
         yield "", "rules: " + ", ".join(f"{safe_text(r['name'])} hit {r['hits']}" for r in part.rules), ""
+    for adapter in part.adapters:
+        note = f"; {adapter['note']}" if adapter["note"] else ""
+        said = f"{adapter['kind']}, scale {adapter['scale']:g}, {counted(adapter['hits'], 'change')}"
+        yield "", f"adapter {safe_text(adapter['name'])}: {safe_text(said + note, 300)}", ""
     if part.other:
         yield "", f"not tensors: {listing(f'{key} ({kind})' for key, kind in part.other.items())}", "dim"
     if part.beside:

@@ -79,8 +79,8 @@ class AdapterConfig:
     """A file that is subtracted from it first; both then hold full weights: a task vector."""
     key: str | None = None
     """The dotted nested key of its tensors; ``auto`` finds and reports it."""
-    rules: dict[str, Any] = field(default_factory=dict)
-    """Named rules for the module names that it changes."""
+    rules: dict[str, Rule] = field(default_factory=dict)
+    """Named rules for the modules that it changes, by the names that it has for them."""
     format: str = "auto"
     """The file's format; ``auto`` recognizes it by content."""
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from . import arithmetic, dequantize, packed, resizing
+from . import adapters, arithmetic, dequantize, packed, resizing
+from .additions import Added, Difference, Directed, Merged, Product
 from .records import Formula, Reduced, Resized, Scaled, Summed, WeightNormed
 from .schemes import Awq, BlockScaled, Bnb4, Bnb8, Gptq, Mxfp4
 
@@ -20,6 +21,11 @@ Inputs = Sequence[Callable[[], torch.Tensor]]
 """Reads the inputs of a formula."""
 
 _HOW: Mapping[type[Formula], Callable[[Any, Inputs], torch.Tensor]] = {
+    Added: adapters.added,
+    Difference: adapters.difference,
+    Directed: adapters.directed,
+    Merged: adapters.merged,
+    Product: adapters.product,
     Reduced: arithmetic.reduced,
     Resized: resizing.resized,
     Scaled: arithmetic.scaled,

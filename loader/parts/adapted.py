@@ -1,0 +1,65 @@
+"""Parts with their adapters.
+
+Guarantees: an adapter's files are opened, compared, checked for changes and closed with the job's; the files of a part
+are then read as one. Adapters that no part would use are refused, as is one where its base is expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..formats.joint import Joint
+from ..formats.opened import Checkpoint
+from ..schema import JobConfig, config_path
+from ..text.lines import line
+from ..text.wording import listing
+from . import Part
+from .adapters import open_adapters, refuse_alone
+from .open import open_checkpoint, reads_tensors, warn_of_dangers
+
+
+def with_adapters(parts: Sequence[Part], job: JobConfig, stack: ExitStack) -> tuple[Part, ...]:
+    """Opens the adapters of parts; those that have theirs stay as they are.
+
+    Args:
+        parts: The opened parts.
+        job: The job.
+        stack: Closes the files when it unwinds.
+
+    Raises:
+        CheckpointError: A file cannot be read, or is refused; a part's checkpoint is an adapter itself.
+        ConfigError: An adapter has no path.
+    """
+    return tuple(part if part.adapters else _with_adapters(part, job, stack) for part in parts)
+
+
+def _with_adapters(part: Part, job: JobConfig, stack: ExitStack) -> Part:
+    refuse_alone(part.checkpoint, config_path(part.name, "path", listed=part.listed))
+    if not part.config.adapters:
+        return part
+
+    def opener(path: str | Path, format_: str) -> Checkpoint:
+        opened = open_checkpoint(path, format=format_, check=part.config.checkpoint.check, data=reads_tensors(job))
+        stack.callback(opened.close)
+        warn_of_dangers(opened)
+        return opened
+
+    where = config_path(part.name, "adapters", listed=part.listed).removeprefix("checkpoint.")
+    adapters = open_adapters(part.config.adapters, where, stack, opener)
+    others = [checkpoint for adapter in adapters for checkpoint in adapter.checkpoints]
+    return replace(part, checkpoint=Joint(part.checkpoint, others), adapters=adapters)
+
+
+def refuse_unused(parts: Sequence[Part], job: JobConfig) -> None:
+    """Raises ConfigError if the job has adapters for the root, and no part is the root."""
+    if job.adapters and all(part.name for part in parts):
+        first = parts[0].name
+        raise ConfigError(
+            f"adapters has {listing(job.adapters)}, which nothing uses: the parts fill the whole model, and each has "
+            "adapters of its own",
+            line(f"parts.{first}.adapters", {name: {"path": one.path} for name, one in job.adapters.items()}, "+"),
+        )

@@ -1,0 +1,278 @@
+"""Adapters: weights that are added to what a part's checkpoint and rules give.
+
+Guarantees: an adapter's files are opened with the job and closed with it; what they are is decided by their content
+(`adapter_config.json` next to the weights, the names of low-rank products, anything else is a full difference).
+Everything in them is data, every number is checked before anything is computed, and no result is larger than the
+tensor that it is added to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import CheckpointError, ConfigError, FitError
+from ...files.file import CheckpointFile
+from ...files.path import called, is_url, resolve_path, shown_path
+from ...formats.formulas.additions import Difference
+from ...formats.opened import Checkpoint
+from ...formats.tree import TensorEntry
+from ...keys.candidates import candidates
+from ...keys.select import find, select
+from ...schema import AUTO, AdapterConfig
+from ...text.lines import NO_FIX, Fix, line, override, typed, under
+from ...text.wording import counted, listing, phrases, safe_text, shape
+from .deltas import Delta, computed, is_floating, is_low_rank, of_products
+from .merge import Applied, Changes, merged
+from .peft import CONFIG, MERGED, Peft, folder_of, read_config, weights_in
+
+__all__ = ["Adapter", "Applied", "Changes", "merged", "open_adapters", "refuse_alone"]
+
+_MOST_KEYS = 4
+_ON_HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+Opener = Callable[[str | Path, str], Checkpoint]
+"""Opens a path in a format; the job closes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One opened adapter."""
+
+    name: str
+    config: AdapterConfig
+    where: str
+    """Its config path."""
+    checkpoint: Checkpoint
+    minus: Checkpoint | None = None
+    peft: Peft | None = None
+    beside: tuple[CheckpointFile, ...] = ()
+    """Other files that were read for it."""
+
+    @property
+    def label(self) -> str:
+        """The adapter and its file, for messages."""
+        return f"the adapter '{safe_text(self.name)}' ({shown_path(self.checkpoint.path)})"
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Its checkpoints."""
+        return (self.checkpoint,) if self.minus is None else (self.checkpoint, self.minus)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its checkpoints."""
+        return sum(one.nbytes for one in self.checkpoints)
+
+    @property
+    def kind(self) -> str:
+        """``PEFT LORA, r=8, alpha=16``, ``low-rank products``, ``task vector`` or ``differences``."""
+        if self.peft is not None:
+            return f"PEFT {self.peft.said}"
+        if self.minus is not None:
+            return "task vector"
+        return "low-rank products" if self._is_low_rank else "differences"
+
+    @property
+    def _is_low_rank(self) -> bool:
+        return self.minus is None and is_low_rank(self.tensors())
+
+    @property
+    def key(self) -> str | None:
+        """The nested key of its tensors; raises FitError if it is to be found, and there is not exactly one."""
+        if self.config.key != AUTO:
+            return self.config.key
+        found = [one.key or None for one in candidates(self.checkpoint.root) if one.role != "optimizer"]
+        if len(found) != 1:
+            raise FitError(
+                f"{self.label} has {counted(len(found), 'nested key')} with tensors; one was expected",
+                *(line(under(self.where, "key"), key) for key in found[:_MOST_KEYS]),
+            )
+        return found[0]
+
+    def tensors(self) -> dict[str, TensorEntry]:
+        """Its tensors, by key; raises FitError if its nested key is not there."""
+        return _selected(self.checkpoint, self.key, under(self.where, "key"))
+
+    def changes(self) -> Changes:
+        """Returns what it changes.
+
+        Raises:
+            CheckpointError: Its tensors contradict each other, or its config; or it is of an unsupported type.
+            FitError: Its nested key is not there, or some of its tensors are no part of a change.
+        """
+        flat = self.peft is None and self._is_low_rank
+        deltas = of_products(self.tensors(), self.peft, self.label) if self.peft or flat else self._differences()
+        rules = f"{self.where}.rules"
+        return Changes(self.name, self.config.scale, deltas, self.config.rules, self.label, rules, flat)
+
+    def _differences(self) -> dict[str, Delta]:
+        tensors = self.tensors()
+        if self.minus is None:
+            return {key: Delta("sum", entry, (key,)) for key, entry in tensors.items()}
+        key = self.key if find(self.minus.root, self.key) is not None else None
+        origin = _selected(self.minus, key, "")
+        _refuse_unlike(tensors, origin, shown_path(self.checkpoint.path), shown_path(self.minus.path))
+        return {
+            key: Delta(
+                "sum",
+                computed(entry, entry.shape, Difference(), entry, origin[key]) if is_floating(entry) else entry,
+                (key,),
+            )
+            for key, entry in tensors.items()
+        }
+
+    def described(self, *, digests: bool) -> dict[str, Any]:
+        """Describes it for the report; takes whether its files are read for their digests."""
+        files: list[tuple[Path, int, Callable[[], str]]] = [(c.path, c.nbytes, c.sha256) for c in self.checkpoints]
+        files[1:1] = [(file.path, file.size, file.sha256) for file in self.beside]
+        listed = [
+            {"path": called(path), "bytes": size, "sha256": sha256() if digests else None}
+            for path, size, sha256 in files
+        ]
+        return {
+            "name": self.name,
+            "path": called(self.checkpoint.path),
+            "format": self.checkpoint.format,
+            "kind": self.kind,
+            "key": self.key,
+            "scale": self.config.scale,
+            "minus": None if self.minus is None else called(self.minus.path),
+            "sha256": listed[0]["sha256"],
+            "files": listed,
+        }
+
+
+def open_adapters(
+    configs: Mapping[str, AdapterConfig], where: str, stack: ExitStack, opener: Opener
+) -> tuple[Adapter, ...]:
+    """Opens adapters.
+
+    Args:
+        configs: By name, in order.
+        where: Their config path.
+        stack: Closes the files that are read besides checkpoints when it unwinds.
+        opener: Opens a checkpoint.
+
+    Raises:
+        CheckpointError: A file cannot be read, or is refused; an adapter is of an unsupported type.
+        ConfigError: An adapter has no path.
+    """
+    return tuple(_open(name, one, f"{where}.{name}", stack, opener) for name, one in configs.items())
+
+
+def _open(name: str, config: AdapterConfig, where: str, stack: ExitStack, opener: Opener) -> Adapter:
+    if not config.path:
+        raise ConfigError(f"'{safe_text(where)}.path' is required", line(under(where, "path"), "FOLDER"))
+    try:
+        folder = None if is_url(config.path) else folder_of(resolve_path(config.path))
+        if folder is None:
+            minus = opener(config.minus, "auto") if config.minus else None
+            return _unless_stray(Adapter(name, config, where, opener(config.path, config.format), minus))
+        if config.minus:
+            raise ConfigError(
+                f"'{safe_text(where)}.minus' is set, and {shown_path(folder)} is a PEFT adapter: it is a difference "
+                "already",
+                line(under(where, "minus"), None),
+            )
+        peft, file = read_config(folder)
+        stack.callback(file.close)
+        peft.refuse_unsupported()
+        weights = weights_in(folder)
+        checkpoint = opener(folder if weights is None else weights, config.format)
+        return Adapter(name, config, where, checkpoint, None, peft, (file,))
+    except (CheckpointError, ConfigError) as error:
+        fixes = [_moved(fix, where) for fix in error.fixes]
+        raise type(error)(f"adapter '{safe_text(name)}': {error.message}", *fixes) from error
+
+
+def _unless_stray(adapter: Adapter) -> Adapter:
+    """Refuses PEFT's tensors without their config, which has the factor."""
+    tensors = adapter.checkpoint.root.tensors()
+    if adapter.minus is None and any(key.startswith("base_model.model.") and ".lora_" in key for key in tensors):
+        raise CheckpointError(
+            f"{shown_path(adapter.checkpoint.path)} holds the tensors of a PEFT adapter, and {CONFIG}, which has their "
+            "factor, is not next to it",
+            Fix(note=f"give the folder with {CONFIG} and the weights"),
+        )
+    return adapter
+
+
+def _moved(fix: Fix, where: str) -> Fix:
+    """A line about the checkpoint as one about the adapter."""
+    if "checkpoint." not in fix.line:
+        return fix
+    return Fix(fix.line.replace("checkpoint.", f"{where}.", 1), fix.note) if under(where, "path") else NO_FIX
+
+
+def _selected(checkpoint: Checkpoint, key: str | None, override_: str) -> dict[str, TensorEntry]:
+    try:
+        return select(checkpoint.root, key, (), shown_path(checkpoint.path)).tensors()
+    except FitError as error:
+        named = [one.key for one in candidates(checkpoint.root) if one.key != key] if override_ else []
+        raise FitError(error.message, *(line(override_, one or None) for one in named[:_MOST_KEYS])) from error
+
+
+def _refuse_unlike(left: Mapping[str, TensorEntry], right: Mapping[str, TensorEntry], one: str, other: str) -> None:
+    """Raises FitError if two files do not hold the same tensors."""
+    faults = [f"only in {one}: {listing(found)}"] if (found := [key for key in left if key not in right]) else []
+    faults += [f"only in {other}: {listing(found)}"] if (found := [key for key in right if key not in left]) else []
+    faults += [
+        f"{safe_text(key)} is {shape(entry.shape)} {entry.dtype} and {shape(right[key].shape)} {right[key].dtype}"
+        for key, entry in left.items()
+        if key in right and (entry.shape, is_floating(entry)) != (right[key].shape, is_floating(right[key]))
+    ]
+    if faults:
+        raise FitError(
+            f"{one} minus {other} needs the same tensors in both: {phrases(faults)}",
+            Fix(note="give the model that the first one was trained from"),
+        )
+
+
+def refuse_alone(checkpoint: Checkpoint, override: str) -> None:
+    """Refuses an adapter's folder where a checkpoint is expected.
+
+    Args:
+        checkpoint: The opened one.
+        override: The config path that names it.
+
+    Raises:
+        CheckpointError: It is the folder of a PEFT adapter, with a line that adds it to its base.
+    """
+    folder = checkpoint.path
+    if not folder.is_dir() or folder_of(folder) is None or weights_in(folder) != checkpoint.place:
+        return
+    peft, file = read_config(folder)
+    file.close()
+    raise CheckpointError(
+        f"{shown_path(folder)} is a PEFT adapter ({peft.said}, for {safe_text(peft.base) or 'an unnamed base'}) "
+        "without the weights that it changes",
+        MERGED if peft.type != "LORA" or peft.unsupported else _with_base(peft, called(folder), override),
+    )
+
+
+def _with_base(peft: Peft, folder: str, override_: str) -> Fix:
+    """The line that adds an adapter to its base."""
+    note = "" if peft.base else "BASE is the checkpoint that it was trained on"
+    adapters = override_.removesuffix("path").removeprefix("checkpoint.") + "adapters"
+    return typed(
+        override(override_, _place_of(peft.base)), override(adapters, {"lora": {"path": folder}}, "+"), note=note
+    )
+
+
+def _place_of(base: str) -> str:
+    """Where the model is that an adapter's config names."""
+    if not base or is_url(base) or _exists(base):
+        return base or "BASE"
+    return f"hf://{base}" if _ON_HUB.fullmatch(base) else base
+
+
+def _exists(base: str) -> bool:
+    try:
+        return Path(base).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # no path, or no such user
+        return False
