@@ -44,6 +44,9 @@ class Source:
     key: str | None = None
     rules: Mapping[str, Mapping[str, Any]] | None = field(default_factory=dict)
     """None if they are not found yet; never in a file."""
+    adapters: Sequence[Mapping[str, Any]] = ()
+    """``{name, file, sha256, files, kind, key, scale, minus, rules}`` of each adapter that was added, in order; left
+    out of a file if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,9 @@ def to_text(record: Record) -> str:
         ConfigError: It is too long to be read again.
     """
     content = {"schema": SCHEMA, "version": __version__, **dataclasses.asdict(record)}
+    for source in content["sources"].values():
+        if not source["adapters"]:
+            del source["adapters"]
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     if len(text) > LARGEST_CONFIG:
         raise ConfigError(
@@ -182,8 +188,12 @@ def _parsed(text: str) -> Record:
 
 
 def _source(raw: Any) -> Source:
-    fits = isinstance(raw, dict) and raw.keys() == {f.name for f in dataclasses.fields(Source)}
+    fields = {f.name for f in dataclasses.fields(Source)}
+    fits = isinstance(raw, dict) and fields - {"adapters"} <= raw.keys() <= fields
     texts = fits and type(raw["file"]) is str and type(raw["sha256"]) is str and type(raw["key"]) in (str, type(None))
     if not texts or not isinstance(raw["rules"], dict) or not all(isinstance(r, dict) for r in raw["rules"].values()):
         raise ValueError("'sources' has an invalid entry")
+    added = raw.get("adapters", [])
+    if not isinstance(added, list) or not all(isinstance(one, dict) for one in added):
+        raise ValueError("'sources' has invalid adapters")
     return Source(**raw)

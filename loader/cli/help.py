@@ -141,6 +141,7 @@ DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu", "meta")
 DTYPES = ("null", "checkpoint", *get_args(Floating))
 _FILE = re.compile(
     r"(checkpoint|compare|parts\.[^.]+|convert|scaffold|replay|verify\.input(\..+)?)\.path|verify\.golden"
+    r"|(parts\.[^.]+\.)?adapters\.[^.]+\.(path|minus)"
 )
 _BELOW_NULL = [
     f"evaluate.{field.name}{'.' if field.type in ('Any', 'dict[str, Any]') else '='}"

@@ -208,7 +208,8 @@ def _own_hydra() -> Iterator[None]:
 
 
 _PATHS = re.compile(
-    r"parts\.(.+\.)?path|verify\.golden|verify\.input\.(.+\.)?path|(checkpoint|compare|convert|scaffold|replay)\.path"
+    r"parts\.(.+\.)?(path|minus)|verify\.golden|verify\.input\.(.+\.)?path"
+    r"|(checkpoint|compare|convert|scaffold|replay)\.path|adapters\.[^.]+\.(path|minus)"
 )
 _NOT_PATHS = ("", "auto", "???")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")

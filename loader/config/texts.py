@@ -21,13 +21,18 @@ from .elements import is_function, items_of, split_elements
 from .globs import expand_glob, is_glob
 from .grammar import Refused, parse_value
 
-FILES = re.compile(r"(checkpoint|compare|parts\.[^.]+|verify\.input(\.[^.]+)*|replay)\.path|verify\.golden")
+_ADAPTER = r"(parts\.[^.]+\.)?adapters\.[^.]+"
+FILES = re.compile(
+    r"(checkpoint|compare|parts\.[^.]+|verify\.input(\.[^.]+)*|replay)\.path|verify\.golden"
+    rf"|{_ADAPTER}\.(path|minus)"
+)
 """Values that name files to read, so that glob(...) finds them."""
 
 TEXT = re.compile(
     r"(checkpoint|compare|parts\.[^.]+)\.(path|key|sha256)|verify\.(golden|fingerprint)|(convert|scaffold|replay)\.path"
     r"|verify\.input\.([^.]+\.)*path|sweep\.resume"
-    r"|((parts\.[^.]+|compare)\.)?rules\.[^.]+\.(strip|add|rename|regex|drop|keep|to)"
+    rf"|{_ADAPTER}\.(path|minus|key)"
+    rf"|((parts\.[^.]+|compare|{_ADAPTER})\.)?rules\.[^.]+\.(strip|add|rename|regex|drop|keep|to)"
 )
 """Values that are always text: `1e5` is not a number here, and `=` needs no quotes."""
 

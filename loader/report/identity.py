@@ -31,7 +31,7 @@ from .environment import torch_version
 _ASIDE = ("hydra", "sweep", "track")
 """Sections that do not change what a job does: how it is run, and where its result is logged."""
 _OUTPUTS = (("convert", "path"), ("scaffold", "path"))
-_FREE = ("model", "evaluate", "verify")
+_FREE = ("model", "adapters", "evaluate", "verify")
 """Sections in which any text may be the path of a file."""
 _MOST_FILES = 20_000
 """Files of a folder that are looked at."""

@@ -192,7 +192,8 @@ def _copied(job: JobConfig, recorded: Path | None) -> Path | None:
 def _source(part: Part) -> Source:
     ruled = part.config.rules
     rules = None if ruled is None else {name: rule.settings() for name, rule in ruled.items() if rule.enabled}
-    return Source(part.checkpoint.titled(_name), part.checkpoint.sha256(), part.config.checkpoint.key, rules)
+    adapters = [adapter.recorded(_name) for adapter in part.adapters]
+    return Source(part.checkpoint.titled(_name), part.checkpoint.sha256(), part.config.checkpoint.key, rules, adapters)
 
 
 def _name(path: Path) -> str:

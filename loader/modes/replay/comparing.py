@@ -75,6 +75,8 @@ def files(sides: Sides) -> Iterator[Finding]:
             yield Finding(Check(what, None if other else False, detail), None if other else difference)
         else:
             yield _file(what, then, now, replaced=sides.laid_on("checkpoint", "path") or sides.laid_on("parts", name))
+            if then.adapters or now.adapters:
+                yield _adapters(what, then, now, replaced=sides.laid_on("adapters") or sides.laid_on("parts", name))
 
 
 def _file(what: str, then: PartReport, now: PartReport, *, replaced: bool) -> Finding:
@@ -92,6 +94,26 @@ def _file(what: str, then: PartReport, now: PartReport, *, replaced: bool) -> Fi
     return Finding(
         Check(what, False, detail), Difference(what, recorded, found), Fix("checkpoint.path=FILE", "the recorded file")
     )
+
+
+def _adapters(what: str, then: PartReport, now: PartReport, *, replaced: bool) -> Finding:
+    """Compares the files of all adapters of a part."""
+    recorded, found = ([_digests(one) for one in part.adapters] for part in (then, now))
+    what = f"adapters of the {what}"
+    before, named = (listing(one.get("name") for one in part.adapters) or "none" for part in (then, now))
+    if recorded == found:
+        return Finding(Check(what, True, f"{named}: their files are as recorded"))
+    detail = f"{named}: other files, or another scale, than the recorded {before}"
+    if replaced:
+        return Finding(Check(what, None, f"{detail}; others were asked for, and the fingerprint decides"))
+    return Finding(
+        Check(what, False, detail), Difference(what, recorded, found), Fix(note="restore the recorded files")
+    )
+
+
+def _digests(adapter: Mapping[str, Any]) -> list[Any]:
+    """What was added, by its content: the digests of its files, and its factor."""
+    return [adapter.get("scale"), *(file.get("sha256") for file in adapter.get("files", ()))]
 
 
 def keys(sides: Sides) -> Finding:

@@ -21,7 +21,19 @@ from ...text.lines import Fix, blank, line
 from ...text.redaction import HIDDEN
 from ...text.wording import listing, phrases, safe_text
 
-_OF_THE_RUN = ("model", "checkpoint", "rules", "parts", "allow", "device", "dtype", "seed", "verify", "evaluate")
+_OF_THE_RUN = (
+    "model",
+    "checkpoint",
+    "rules",
+    "adapters",
+    "parts",
+    "allow",
+    "device",
+    "dtype",
+    "seed",
+    "verify",
+    "evaluate",
+)
 """The keys that come from the report; the others are permissions, or say where and what to write."""
 _PERMISSIONS = ("trust", "allow_globals")
 _LONGEST = 400

@@ -103,7 +103,7 @@ class Adapter:
 
         Raises:
             CheckpointError: Its tensors contradict each other, or its config; or it is of an unsupported type.
-            FitError: Its nested key is not there, or some of its tensors are no part of a change.
+            FitError: Its nested key is not there, or some of its tensors belong to no change.
         """
         flat = self.peft is None and self._is_low_rank
         deltas = of_products(self.tensors(), self.peft, self.label) if self.peft or flat else self._differences()
@@ -126,13 +126,33 @@ class Adapter:
             for key, entry in tensors.items()
         }
 
+    @property
+    def files(self) -> list[tuple[Path, int, Callable[[], str]]]:
+        """The path, size and digest of each file that is read for it; its weights are first."""
+        found: list[tuple[Path, int, Callable[[], str]]] = [(c.path, c.nbytes, c.sha256) for c in self.checkpoints]
+        found[1:1] = [(file.path, file.size, file.sha256) for file in self.beside]
+        return found
+
+    def recorded(self, name: Callable[[Path], str]) -> dict[str, Any]:
+        """Describes it for the record of a conversion; takes what a file is called there."""
+        digests = {name(path): digest() for path, _, digest in self.files}
+        return {
+            "name": self.name,
+            "file": name(self.checkpoint.path),
+            "sha256": next(iter(digests.values())),
+            "files": digests,
+            "kind": self.kind,
+            "key": self.key,
+            "scale": self.config.scale,
+            "minus": None if self.minus is None else name(self.minus.path),
+            "rules": {key: rule.settings() for key, rule in self.config.rules.items() if rule.enabled},
+        }
+
     def described(self, *, digests: bool) -> dict[str, Any]:
         """Describes it for the report; takes whether its files are read for their digests."""
-        files: list[tuple[Path, int, Callable[[], str]]] = [(c.path, c.nbytes, c.sha256) for c in self.checkpoints]
-        files[1:1] = [(file.path, file.size, file.sha256) for file in self.beside]
         listed = [
             {"path": called(path), "bytes": size, "sha256": sha256() if digests else None}
-            for path, size, sha256 in files
+            for path, size, sha256 in self.files
         ]
         return {
             "name": self.name,

@@ -49,7 +49,7 @@ _OTHERS = (
     ("DoRA of LyCORIS", re.compile(r"\.dora_scale$")),
     ("LoCon with a third factor", re.compile(r"\.lora_mid\.weight$")),
 )
-"""Adapters that are no sums of products of two matrices, by a name that only they have."""
+"""Adapters that are not sums of products of two matrices, by a name that only they have."""
 _WHOLE = re.compile(r"\.(?:modules_to_save(?:\.default)?|base_layer)(?=\.)")
 _PREFIX = "base_model.model."
 _FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
@@ -90,7 +90,7 @@ def of_products(tensors: Mapping[str, TensorEntry], config: Peft | None, where: 
 
     Raises:
         CheckpointError: The file is another kind of adapter, or its tensors contradict each other or the config.
-        FitError: Some tensors are no part of a change.
+        FitError: Some tensors belong to no change.
     """
     _refuse_others(tensors, where)
     modules: dict[str, Found] = {}
@@ -111,8 +111,8 @@ def of_products(tensors: Mapping[str, TensorEntry], config: Peft | None, where: 
     odd += [key for roles in modules.values() if not _is_complete(roles) for key, _ in roles.values()]
     if odd:
         raise FitError(
-            f"{where} has {counted(len(odd), 'tensor')} that {'is' if len(odd) == 1 else 'are'} no part of a product "
-            f"of two matrices, or {'is' if len(odd) == 1 else 'are'} there twice: {listing(odd)}",
+            f"{where} has {counted(len(odd), 'tensor')} without a place in a product of two matrices, or with another's: "
+            f"{listing(odd)}",
             Fix(note="save the adapter again; nothing of it is left out silently"),
         )
     _refuse_contradictions(modules, config, where)
@@ -124,7 +124,7 @@ def of_products(tensors: Mapping[str, TensorEntry], config: Peft | None, where: 
 
 
 def _role(key: str) -> tuple[str, str] | None:
-    """The module and the role of a tensor; None if it is no part of a product."""
+    """The module and the role of a tensor; None if it belongs to no product."""
     for end, role in _ENDS:
         found = end.fullmatch(key)
         if found is not None:
@@ -137,7 +137,7 @@ def _named(name: str, config: Peft | None) -> str:
 
 
 def _other(key: str) -> str:
-    """The kind of an adapter that is no product of two matrices, by one of its keys; empty if it is none."""
+    """The kind of an adapter that is not made of products of two matrices, by one of its keys; else empty."""
     return next((kind for kind, sign in _OTHERS if sign.search(key[-_LONGEST_END:])), "")
 
 

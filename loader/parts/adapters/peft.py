@@ -113,7 +113,7 @@ class Peft:
 
 
 def folder_of(path: Path) -> Path | None:
-    """Returns the folder of a PEFT adapter that a path names, by itself or by its weights; None if it is no adapter."""
+    """Returns the folder of a PEFT adapter that a path names, by itself or by its weights; None if it is none."""
     folder = path if path.is_dir() else path.parent if path.name in WEIGHTS else None
     return folder if folder is not None and (folder / CONFIG).is_file() else None
 
