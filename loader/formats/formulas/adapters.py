@@ -12,8 +12,8 @@ import torch
 
 from ...errors import CheckpointError
 from ...text.lines import Fix
-from .arithmetic import wide
 from .additions import Added, Difference, Directed, Merged, Product
+from .arithmetic import wide
 
 Inputs = Sequence[Callable[[], torch.Tensor]]
 

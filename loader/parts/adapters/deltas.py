@@ -111,8 +111,8 @@ def of_products(tensors: Mapping[str, TensorEntry], config: Peft | None, where: 
     odd += [key for roles in modules.values() if not _is_complete(roles) for key, _ in roles.values()]
     if odd:
         raise FitError(
-            f"{where} has {counted(len(odd), 'tensor')} without a place in a product of two matrices, or with another's: "
-            f"{listing(odd)}",
+            f"{where} has {counted(len(odd), 'tensor')} without a place in a product of two matrices, or with a "
+            f"place that another one has: {listing(odd)}",
             Fix(note="save the adapter again; nothing of it is left out silently"),
         )
     _refuse_contradictions(modules, config, where)
