@@ -20,9 +20,12 @@ class Shapes(nn.Module):
     Args:
         shapes: Their shapes by key.
         dtype: Their dtype.
+        others: Other dtypes by key.
     """
 
-    def __init__(self, shapes: Mapping[str, Sequence[int]], dtype: str = "float32") -> None:
+    def __init__(
+        self, shapes: Mapping[str, Sequence[int]], dtype: str = "float32", others: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
         for key, shape in shapes.items():
             *path, name = key.split(".")
@@ -31,12 +34,15 @@ class Shapes(nn.Module):
                 if step not in dict(at.named_children()):
                     at.add_module(step, nn.Module())
                 at = at.get_submodule(step)
-            at.register_parameter(name, nn.Parameter(torch.empty(*shape, dtype=getattr(torch, dtype)).fill_(-1)))
+            kind = getattr(torch, (others or {}).get(key, dtype))
+            at.register_parameter(name, nn.Parameter(torch.empty(*shape, dtype=kind).fill_(-1)))
 
 
-def shapes(keys: Mapping[str, Sequence[int]], dtype: str = "float32") -> dict[str, Any]:
-    """The node of such a model."""
-    return {"_target_": "tests.derived.Shapes", "shapes": {key: [*of] for key, of in keys.items()}, "dtype": dtype}
+def shapes(keys: Mapping[str, Sequence[int]], dtype: str = "float32", **others: str) -> dict[str, Any]:
+    """The node of such a model; other dtypes are given by the last part of a key."""
+    node = {"_target_": "tests.derived.Shapes", "shapes": {key: [*of] for key, of in keys.items()}, "dtype": dtype}
+    by_key = {key: others[name] for key in keys if (name := key.split(".")[-1]) in others}
+    return {**node, "others": by_key} if by_key else node
 
 
 def numbers(*shape: int, start: float = 0.0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
