@@ -383,7 +383,7 @@ FUSED = {"rules": {"qkv": {"split": "qkv", "into": ["q", "k", "v"]}}}
 def test_a_rule_takes_sizes_from_the_other_side(tmp_path: Path) -> None:
     fused, apart = (
         {"qkv": torch.arange(8.0).view(8, 1)},
-        dict(zip("qkv", torch.arange(8.0).view(8, 1).split([4, 2, 2]), strict=True)),
+        dict(zip("qkv", torch.split(torch.arange(8.0).view(8, 1), [4, 2, 2]), strict=True)),
     )
     one, two = save(fused, tmp_path / "a.pt"), save(apart, tmp_path / "b.pt")
     for left, right, settings in ((one, two, FUSED), (two, one, {"compare": FUSED})):
