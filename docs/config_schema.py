@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
 
@@ -133,7 +133,7 @@ def _settings(record: type, defaults: Any = None) -> Schema:
 
 def _setting(hint: Any) -> Schema:
     """Returns the schema of one setting, which may be an interpolation, or null."""
-    inner = [one for one in get_args(hint) if one is not NoneType] if isinstance(hint, UnionType) else [hint]
+    inner = [one for one in get_args(hint) if one is not NoneType] if get_origin(hint) in (Union, UnionType) else [hint]
     kind = inner[0]
     if len(inner) > 1:
         return {"anyOf": [_setting(one) for one in inner]}

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
 
@@ -179,7 +179,7 @@ def _type(hint: Any) -> str:
         return TYPES[hint]
     if get_origin(hint) is Literal:
         return TYPES[str]
-    if isinstance(hint, UnionType):
+    if get_origin(hint) in (Union, UnionType):
         return " or ".join(map(_type, get_args(hint)))
     origin = get_origin(hint)
     if origin is list:

@@ -119,19 +119,16 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def _converted(value: Any, hint: Any) -> Any:
     """Converts a value to its field's type, as OmegaConf's structured configs do: 10 is valid text."""
-    if hint is Any or type(value) in _alternatives(hint):
-        return value
     options = _alternatives(hint)
+    if hint is Any or type(value) in options:
+        return value
     container = next((kind for kind in options if _holds(kind, value)), None)
     if get_origin(container) is dict:
         return {str(key): _converted(item, get_args(container)[1]) for key, item in value.items()}
     if container is not None and len(options) > 1:
         return [_converted(item, get_args(container)[0]) for item in value]
-    scalars = [str if get_origin(kind) is Literal else kind for kind in options if not _is_container(kind)]
-    if (_is_container(hint) and get_origin(hint) is not list) or (len(options) > 1 and not set(scalars) - {NoneType}):
-        raise TypeError(value)
-    if scalars:
-        hint = functools.reduce(operator.or_, scalars)
+    if container is None:
+        hint = _scalar(options, value)
     if hint == list[str] and isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
         return list(value)
     if "${" in str(value) and str not in _alternatives(hint):
@@ -148,8 +145,12 @@ def _holds(kind: Any, value: Any) -> bool:
     return get_origin(kind) is list and isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
-def _is_container(kind: Any) -> bool:
-    return get_origin(kind) in (dict, list)
+def _scalar(options: Sequence[Any], value: Any) -> Any:
+    """Returns the type of those that a value takes that is neither a list nor a mapping; raises TypeError."""
+    kinds = [str if get_origin(kind) is Literal else kind for kind in options if get_origin(kind) not in (dict, list)]
+    if not set(kinds) - {NoneType}:
+        raise TypeError(value)
+    return functools.reduce(operator.or_, kinds)
 
 
 def _expected(kind: Any) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...text.wording import counted, listing, safe_text
-from .tensors import Unfit
+from .tensors import Mending, Unfit, Unusable
 
 Side = tuple[tuple[str, ...], ...]
 """The axes of each dim."""
@@ -151,16 +151,21 @@ def _check(text: str, pattern: Pattern, sizes: Mapping[str, int], *, reducing: b
     if has[0] != has[1] and not (has[0] and reducing):
         raise _malformed(text, "'...' is on one side only")
     if unused := [axis for axis in sizes if axis not in {*left, *right}]:
-        raise ValueError(f"'axes' has {listing(unused)}, which the pattern {safe_text(text)!r} does not have")
+        kept = {axis: size for axis, size in sizes.items() if axis not in unused}
+        fault = f"'axes' has {listing(unused)}, which the pattern {safe_text(text)!r} does not have"
+        raise Unusable(fault, Mending("axes", kept))
     for dim in pattern.left:
         if len(open_ := [axis for axis in dim if axis not in pattern.sizes]) > 1:
-            raise ValueError(f"the sizes of {listing(open_)} are unknown, expected all but one in 'axes'")
+            fault = f"the sizes of {listing(open_)} are unknown, expected all but one in 'axes'"
+            raise Unusable(fault, Mending(f"axes.{open_[-1]}", 2))
     if new := [axis for axis in right if axis not in left and axis not in pattern.sizes]:
-        raise ValueError(f"{listing(new)} is new on the right and has no size, expected one in 'axes'")
+        fault = f"{listing(new)} is new on the right and has no size, expected one in 'axes'"
+        raise Unusable(fault, Mending(f"axes.{new[0]}", 2))
     gone = [axis for axis in left if axis not in right and pattern.sizes.get(axis) != 1]
     if gone and not reducing:
         shown = [str(pattern.sizes[axis]) if axis.startswith("#") else axis for axis in gone]
-        raise ValueError(f"{listing(shown)} disappears on the right, expected 'reduce': sum or mean")
+        fault = f"{listing(shown)} disappears on the right, expected 'reduce': sum or mean"
+        raise Unusable(fault, Mending("reduce", "sum"))
 
 
 def _malformed(text: str, reason: str) -> ValueError:

@@ -11,7 +11,7 @@ from ...formats import boxes
 from ...formats.limits import MOST_MADE
 from ...formats.tree import TensorEntry
 from ...text.wording import counted
-from .tensors import Unfit
+from .tensors import Mending, Unfit, Unusable
 
 
 def movable(entry: TensorEntry) -> TensorEntry:
@@ -39,7 +39,7 @@ def place_of(dim: int, shape: Sequence[int], *, more: int = 0) -> int:
     """
     rank = len(shape) + more
     if not -rank <= dim < rank:
-        raise Unfit([f"has {counted(len(shape), 'dim')}, none of which is dim {dim}"])
+        raise Unfit([f"has {counted(len(shape), 'dim')}, none of which is dim {dim}"], Mending("dim", 0))
     return dim % rank
 
 
@@ -66,7 +66,7 @@ def check_most(made: int) -> None:
         raise Unfit([f"it would make {made:,} tensors, expected {MOST_MADE:,} at most"])
 
 
-def check_number(value: int, setting: str, least: int = 1) -> None:
-    """Raises ValueError if a setting is below its least value."""
-    if value < least:
-        raise ValueError(f"'{setting}' is {value}, expected a whole number from {least}")
+def check_number(value: int, setting: str, mending: Mending | None = None) -> None:
+    """Raises Unusable if a setting is below 1, with what to set instead."""
+    if value < 1:
+        raise Unusable(f"'{setting}' is {value}, expected a whole number from 1", mending or Mending(setting, 1))

@@ -17,7 +17,7 @@ from ...text.wording import counted, phrases, safe_text
 from . import boxed
 from .expressions import check_replacement, expression, referred
 from .joins import Join, join_of
-from .tensors import Context, Group, Result, TensorRule, Unfit, each, naming, shown
+from .tensors import Context, Group, Mending, Result, TensorRule, Unfit, Unusable, each, naming, shown
 
 Members = Mapping[int, Sequence[str]]
 """Position of a pattern, or number, of a group → its keys; of a complete group each has one."""
@@ -28,10 +28,15 @@ class Merge(TensorRule):
     """Joins the keys that get the same new name, one per pattern; for one pattern with a number, stacks them."""
 
     merge: str | list[str]
+    """Regular expressions, one for each member, in order; or one that has the number of keys to stack in a group."""
     to: str
+    """What replaces the match; the keys that get the same new name are joined."""
     dim: int = 0
+    """The dim along which they are joined, or the new one along which they are stacked."""
     groups: int = 1
+    """Equal runs into which the dim of each member is cut; those of all members take turns."""
     by: str | dict[str, Any] | None = None
+    """A formula that joins them instead, with options as in ``{gptq: {bits: 4}}``."""
     example: ClassVar[Mapping[str, object]] = {"merge": [r"\.q\.", r"\.k\.", r"\.v\."], "to": ".qkv."}
 
     @property
@@ -80,7 +85,7 @@ class Merge(TensorRule):
         """Returns the formula, if there is one; raises ValueError for settings that cannot work."""
         patterns = self._patterns()
         if not patterns:
-            raise ValueError("'merge' lists no pattern")
+            raise Unusable("'merge' lists no pattern", Mending("merge", self.example["merge"]))
         for pattern in patterns:
             check_replacement(pattern, self.to, "to")
         boxed.check_number(self.groups, "groups")
@@ -89,10 +94,11 @@ class Merge(TensorRule):
         join = None if self.by is None else join_of(self.by)
         if join is None:
             if isinstance(self.merge, str) and self.groups != 1:
-                raise ValueError("'groups' belongs to a list of patterns; one pattern stacks numbered keys")
+                raise Unusable("'groups' belongs to a list of patterns; one stacks numbered keys", Mending("groups", 1))
             return None
         if self.dim or self.groups != 1:
-            raise ValueError(f"'dim' and 'groups' belong to a merge without 'by', but 'by' is {join.name}")
+            idle = [Mending("dim", 0), Mending("groups", 1)]
+            raise Unusable(f"'dim' and 'groups' belong to a merge without 'by', but 'by' is {join.name}", *idle)
         least = next((at for at, role in enumerate(join.roles) if set(join.roles[at:]) <= join.optional), None)
         counts = range(len(join.roles) if least is None else least, len(join.roles) + 1)
         if join.roles and (isinstance(self.merge, str) or len(patterns) not in counts):

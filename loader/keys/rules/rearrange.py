@@ -23,9 +23,13 @@ class Rearrange(SelectingRule):
     """Transposes, reshapes, repeats or reduces by a pattern in the notation of einops."""
 
     rearrange: str
+    """A glob over keys."""
     pattern: str
+    """Both sides in the notation of einops: ``(h d r) i -> (h r d) i``."""
     axes: dict[str, int] | None = None
+    """The sizes of axes that no shape shows, by name."""
     reduce: Literal["sum", "mean"] | None = None
+    """How the elements along axes that are absent on the right are joined; null where there are none."""
     example: ClassVar[Mapping[str, object]] = {"rearrange": "*.c_attn.weight", "pattern": "i o -> o i"}
 
     @property

@@ -16,7 +16,23 @@ from ...formats.tree import TensorEntry
 from ...text.wording import counted, safe_text, shape
 from . import boxed
 from .expressions import check_numbered, check_replacement, expression, numbered
-from .tensors import Context, Group, Pending, Result, Shape, TensorRule, Unfit, Unsettled, each, naming, shown
+from .tensors import (
+    Context,
+    Group,
+    Mending,
+    Pending,
+    Result,
+    Shape,
+    TensorRule,
+    Unfit,
+    Unsettled,
+    Unusable,
+    each,
+    naming,
+    shown,
+)
+
+BY_MODEL = Mending("sizes", None, "each piece is as long as its key in the model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +40,15 @@ class Split(TensorRule):
     """Cuts a tensor into several along `dim`; `sizes` are proportions, or the model's sizes where they are unset."""
 
     split: str
+    """A regular expression that is found in the key."""
     into: str | list[str | None]
+    """What replaces the match in the name of each piece; null drops one. A text with ``{}`` names one per index."""
     dim: int = 0
+    """The dim that is cut."""
     sizes: list[int] | None = None
+    """The proportions of the pieces; null takes the sizes of the model's keys."""
     groups: int = 1
+    """Equal runs into which the dim is cut first, each of which has a part of every piece."""
     example: ClassVar[Mapping[str, object]] = {"split": r"\.qkv\.", "into": [".q.", ".k.", ".v."]}
 
     def hits(self, name: str) -> bool:
@@ -60,19 +81,20 @@ class Split(TensorRule):
         if isinstance(self.into, str):
             check_numbered(pattern, self.into, "into")
             if self.sizes is not None or self.groups != 1:
-                raise ValueError("'sizes' and 'groups' belong to a list of names, but 'into' is one name with a number")
+                idle = [Mending("sizes", None), Mending("groups", 1)]
+                raise Unusable("'sizes' and 'groups' belong to a list of names, but 'into' is one name", *idle)
             return
         boxed.check_number(self.groups, "groups")
         for to in self.into:
             check_replacement(pattern, to or "", "into")
         if not any(to is not None for to in self.into):
-            raise ValueError("'into' names no piece")
+            raise Unusable("'into' names no piece", Mending("into", [".q.", ".k.", ".v."]))
         if self.sizes is not None:
             if len(self.sizes) != len(self.into):
                 sizes = counted(len(self.sizes), "size")
-                raise ValueError(f"'sizes' has {sizes} for the {counted(len(self.into), 'piece')} of 'into'")
+                raise Unusable(f"'sizes' has {sizes} for the {counted(len(self.into), 'piece')} of 'into'", BY_MODEL)
             for size in self.sizes:
-                boxed.check_number(size, "sizes")
+                boxed.check_number(size, "sizes", BY_MODEL)
 
     def _indices(self, pattern: re.Pattern[str], name: str, entry: TensorEntry) -> Iterable[Result]:
         dim = boxed.place_of(self.dim, entry.shape)
@@ -93,9 +115,8 @@ class Split(TensorRule):
         length, total = runs.shape[dim + 1], sum(self.sizes)
         if length % total:
             each_of = f"each of {self.groups} groups of " if self.groups > 1 else ""
-            raise Unfit(
-                [f"is not divisible along dim {dim}: {each_of}{length} into sizes: {self.sizes}, {total} parts"]
-            )
+            fault = f"is not divisible along dim {dim}: {each_of}{length} into sizes: {self.sizes}, {total} parts"
+            raise Unfit([fault], BY_MODEL)
         sizes = [size * length // total for size in self.sizes]
         return [Result(new, piece) for new, piece in zip(names, whole.pieces(sizes), strict=True)]
 
@@ -164,8 +185,11 @@ class Copy(TensorRule):
     """Gives a tensor several names; each has the values in memory of its own."""
 
     copy: str
+    """A regular expression that is found in the key."""
     into: str | list[str]
+    """What replaces the match in the name of each copy; a text with ``{}`` for several with a number."""
     times: int | None = None
+    """The number of numbered copies."""
     example: ClassVar[Mapping[str, object]] = {"copy": r"\.mlp\.", "into": ".experts.{}.", "times": 8}
 
     def hits(self, name: str) -> bool:
@@ -193,7 +217,7 @@ class Copy(TensorRule):
         if isinstance(self.into, str):
             check_numbered(pattern, self.into, "into")
             if self.times is None:
-                raise ValueError("'times' is required where 'into' is one name with a number")
+                raise Unusable("'times' is required where 'into' is one name with a number", Mending("times", 8))
             boxed.check_number(self.times, "times")
             return
         for to in self.into:

@@ -15,7 +15,7 @@ from ...formats import boxes
 from ...formats.tree import TensorEntry
 from ...text.wording import safe_text
 from . import boxed
-from .tensors import SelectingRule, Unfit
+from .tensors import Mending, SelectingRule, Unfit, Unusable
 
 _SLICE = re.compile(r"\s*(-?\d{1,18})?\s*:\s*(-?\d{1,18})?\s*(?::\s*(-?\d{1,18})?\s*)?", re.ASCII)
 
@@ -25,15 +25,18 @@ class Take(SelectingRule):
     """Takes the indices of a list along `dim`, in that order, or those of a slice such as ``'1:'``."""
 
     take: str
+    """A glob over keys."""
     index: str | list[int]
+    """A list of indices, or a slice."""
     dim: int = 0
+    """The dim that they count along."""
     example: ClassVar[Mapping[str, object]] = {"take": "head.*", "index": [7, 0, 3]}
 
     def change(self) -> Callable[[TensorEntry], TensorEntry]:
         """Returns the function of one tensor; as in `SelectingRule`."""
         index = _slice(self.index) if isinstance(self.index, str) else self.index
         if not isinstance(index, slice) and not index:
-            raise ValueError("'index' is an empty list, expected an index or more")
+            raise Unusable("'index' is an empty list, expected an index or more", Mending("index", ":"))
 
         def changed(entry: TensorEntry) -> TensorEntry:
             dim = boxed.place_of(self.dim, boxed.movable(entry).shape)
@@ -45,7 +48,9 @@ class Take(SelectingRule):
 def _slice(text: str) -> slice:
     found = _SLICE.fullmatch(text)
     if found is None:
-        raise ValueError(f"'index' is {safe_text(text)!r}, expected a list of whole numbers, or a slice such as '1:'")
+        number = [Mending("index", [int(text)])] if text.isascii() and text.isdigit() and len(text) < 19 else []
+        fault = f"'index' is {safe_text(text)!r}, expected a list of whole numbers, or a slice such as '1:'"
+        raise Unusable(fault, *number or [Mending("index", "1:")])
     start, stop, step = (None if one is None else int(one) for one in found.groups())
     if step is not None and step < 1:
         raise ValueError(f"'index' is {safe_text(text)!r}, expected a step from 1, or a list in another order")

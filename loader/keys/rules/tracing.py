@@ -174,7 +174,7 @@ def judged(name: str, rule: Rule, where: str) -> Iterator[None]:
 
 
 def _mended(name: str, mending: Mending) -> Fix:
-    return line(under("rules", name, mending.setting), mending.value, note=mending.note)
+    return line(under("rules", name, *mending.setting.split(".")), mending.value, note=mending.note)
 
 
 def said(name: str, rule: Rule) -> str:

@@ -141,3 +141,21 @@ def test_an_axis_without_a_value_is_required() -> None:
         rewriting({}, {"r": {"rearrange": "w", "pattern": "(d r) -> (r d)", "axes": {"d": "???"}}})
 
     assert refused.value.hint == "rules.r.axes.d=VALUE"
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+@pytest.mark.parametrize(
+    ("shape", "pattern"), [((3, 4), "i o -> o"), ((6, 2, 4), "(a b) i 4 -> i a"), ((2, 3), "... ->")]
+)
+def test_an_axis_that_disappears_is_reduced(shape: tuple[int, ...], pattern: str, reduce: str) -> None:
+    value = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    axes = {"a": 3} if "a" in pattern else {}
+    made = moved({"w": value}, {"rearrange": "w", "pattern": pattern, "axes": axes, "reduce": reduce})["w"]
+
+    torch.testing.assert_close(made, einops.reduce(value, pattern, reduce, **axes))
+
+
+def test_integers_are_not_reduced() -> None:
+    rule = {"rearrange": "w", "pattern": "i o -> i", "reduce": "sum"}
+    with pytest.raises(FitError, match=r"w \[3, 4\] is int64, and arithmetic needs floating-point numbers"):
+        rewriting({"w": counted(3, 4).long()}, {"r": rule})

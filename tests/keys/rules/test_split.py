@@ -95,3 +95,16 @@ def test_sizes_of_the_model_that_do_not_sum_are_refused_with_all_shapes() -> Non
 def test_settings_that_cannot_work_are_refused(rule: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigError, match=f"^rule 'r': .*{reason}"):
         rewriting(ROWS, {"r": {**QKV, **rule}})
+
+
+def test_lines_to_type_mend_the_settings() -> None:
+    def hint(rule: dict[str, object]) -> str:
+        with pytest.raises((ConfigError, FitError)) as refused:
+            rewriting(ROWS, {"r": {**QKV, **rule}})
+        return refused.value.hint
+
+    model = "rules.r.sizes=null   # each piece is as long as its key in the model"
+    assert hint({"sizes": [3, 2, 2]}) == hint({"sizes": [1, 1]}) == hint({"sizes": [1, 1, 0]}) == model
+    assert hint({"groups": 0}) == "rules.r.groups=1"
+    assert hint({"dim": 2}) == "rules.r.dim=0"
+    assert hint({"split": "("}) == r"""'rules.r.split="\.qkv\."' 'rules.r.into=[".q.",".k.",".v."]'"""
