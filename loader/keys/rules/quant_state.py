@@ -40,9 +40,16 @@ def quant_state(entry: TensorEntry, context: Context, *, nested: bool) -> QuantS
 
     Raises:
         Unfit: It is not such a record, or an entry is invalid.
+        CheckpointError: Its bytes are damaged.
     """
+    held = sum(storage.nbytes for storage in entry.storages() if storage.memory is None)
+    size = max(entry.numel * ITEMSIZE[entry.dtype], held)
+    if entry.dtype != "uint8" or size > LARGEST_QUANT_STATE:
+        limit = f"expected uint8 of at most {LARGEST_QUANT_STATE:,}"
+        raise Unfit([f"quant_state is {entry.dtype} of {size:,} bytes ({limit})"])
+    raw = context.peek(entry)
     try:
-        found = parse_mapping(_bytes(entry, context))
+        found = parse_mapping(raw)
         return QuantState(
             _shape(found),
             _one_of(found, "dtype", _DTYPES),
@@ -51,14 +58,6 @@ def quant_state(entry: TensorEntry, context: Context, *, nested: bool) -> QuantS
         )
     except ValueError as error:
         raise Unfit([f"quant_state {error}"]) from error
-
-
-def _bytes(entry: TensorEntry, context: Context) -> bytes:
-    held = sum(storage.nbytes for storage in entry.storages() if storage.memory is None)
-    size = max(entry.numel * ITEMSIZE[entry.dtype], held)
-    if entry.dtype != "uint8" or size > LARGEST_QUANT_STATE:
-        raise ValueError(f"is {entry.dtype} of {size:,} bytes (expected uint8 of at most {LARGEST_QUANT_STATE:,})")
-    return context.peek(entry)
 
 
 def _shape(found: Mapping[str, Any]) -> tuple[int, ...]:
