@@ -15,11 +15,10 @@ from torch import nn
 
 from ..builder import Recipe
 from ..errors import FitError
-from ..formats.tree import Container, Node
+from ..formats.tree import Container, Node, TensorEntry
 from ..keys.candidates import Shape
 from ..keys.plain import not_taken
 from ..keys.plan import Plan, Wanted
-from ..keys.rules import rewrite
 from ..keys.select import find
 from ..keys.written import written
 from ..module.hooks import rehearse
@@ -31,7 +30,7 @@ from ..text.wording import listing, matches
 from .alternatives import in_parts, of_another_size
 from .leftovers import Proposal, apart, proposals
 from .nature import Nature, moments_alone, nameless, nature, scaled_elsewhere
-from .problem import Explanation, Problem, judge, plan_as_typed
+from .problem import Explanation, Problem, judge, plan_as_typed, rewritten
 from .refusal import NO_WAY, Advised, diagnosis, misfit, undecided, with_proposals
 from .search import Candidate, Findings, Searched, explain
 
@@ -67,7 +66,7 @@ class Advice:
             return part
         problem = self.problem(part)
         found = self._explain(problem, keys_free="key" in autos, rules_free="rules" in autos).explanations
-        if len(found) != 1 or found[0].excused or found[0].swaps:
+        if len(found) != 1 or found[0].excused or found[0].swaps or found[0].doubt:
             names = [f"{problem.config(name)}=auto" for name in autos]
             advised = self._advised([part])
             raise undecided(names, part.checkpoint.label, advised, _diagnosed(problem, advised))
@@ -121,7 +120,7 @@ class Advice:
         if globs is None:
             return [], candidates, []
         ways = proposals(found, self.allow, (loaded, total + len(uncovered)), globs)
-        if len(self.parts) == 1 and found and not any(way.loaded == way.wanted for way in ways):
+        if len(self.parts) == 1 and found and not any(way.loaded == way.wanted and not way.resizes for way in ways):
             problem = self.problem(self.parts[0])
             halves = in_parts(problem, self.model)
             if halves:
@@ -195,6 +194,6 @@ def _diagnosed(problem: Problem, advised: Advised) -> list[str]:
         plan = judge(problem, found, problem.rules or {}, problem.allow).plan
     except FitError:
         return []
-    names = rewrite(found.children, problem.rules or {}).names
-    shapes = {problem.full(names[name]): entry.shape for name, entry in found.tensors().items() if name in names}
+    made = rewritten(problem, found, problem.rules or {}).made
+    shapes = {problem.full(name): o.entry.shape for name, o in made.items() if isinstance(o.entry, TensorEntry)}
     return diagnosis(plan, problem.wanted, shapes)

@@ -114,9 +114,10 @@ def _proposed(problem: Problem, values: Mapping[str, Any]) -> Iterator[Proposal]
         yield Proposal(sizes, (reason,), len(plan.loaded), len(problem.wanted))
         return
     for explanation in explain(problem).explanations:
-        if not explanation.excused:
+        if not (explanation.excused or explanation.resizes):
             ways = (*explanation.overrides, *sizes)
-            yield Proposal(ways, (*explanation.reasons, reason), explanation.loaded, explanation.wanted)
+            filled = explanation.loaded, explanation.wanted
+            yield Proposal(ways, (*explanation.reasons, reason), *filled, doubt=explanation.doubt)
 
 
 def in_parts(whole: Problem, model: nn.Module) -> list[Proposal]:
@@ -129,7 +130,8 @@ def in_parts(whole: Problem, model: nn.Module) -> list[Proposal]:
     found: dict[str, Explanation] = {}
     for child in children:
         problem = _below(whole, child)
-        ways = [e for e in explain(problem).explanations if not e.excused and e.key is not None]
+        found_ways = explain(problem).explanations
+        ways = [e for e in found_ways if not (e.excused or e.resizes) and e.key is not None]
         named = [e for e in ways if _is_named(e.key or "", child)]
         if len(ways) != 1 and len(named) != 1:
             return []
@@ -141,7 +143,8 @@ def in_parts(whole: Problem, model: nn.Module) -> list[Proposal]:
     swap = swapped(asked(whole), None, [e.key or "" for e in found.values()])
     reasons += [swap] if swap else []
     loaded = sum(explanation.loaded for explanation in found.values())
-    return [Proposal((override,), tuple(reasons), loaded, len(whole.wanted))]
+    doubt = any(explanation.doubt for explanation in found.values())
+    return [Proposal((override,), tuple(reasons), loaded, len(whole.wanted), doubt=doubt)]
 
 
 def _below(whole: Problem, child: str) -> Problem:

@@ -95,6 +95,12 @@ class Step:
     """Whether another step is just as likely."""
     well_known: bool = False
     """Whether the rules are common knowledge; they are preferred to others with the same effect."""
+    doubt: bool = False
+    """Whether tensors of the right shapes may get the wrong values: shapes do not show the order."""
+    resizes: bool = False
+    """Whether it brings tensors of another size to the model's."""
+    allowed: tuple[str, ...] = ()
+    """Globs for keys of another size that stay as the model initializes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +168,16 @@ class Attempt:
     def guess(self) -> bool:
         """Whether one of its steps has an equally likely alternative."""
         return any(step.guess for step in self.steps)
+
+    @property
+    def doubt(self) -> bool:
+        """Whether shapes do not show that one of its steps is right."""
+        return any(step.doubt for step in self.steps)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether one of its steps makes tensors of another size."""
+        return any(step.resizes for step in self.steps)
 
     @property
     def average(self) -> bool:

@@ -6,6 +6,7 @@ model, or uses a small part of a large file on the evidence of common shapes alo
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,21 +42,28 @@ _GLOB_SIGNS = "*?["
 def confirm(problem: Problem, attempt: Attempt) -> Explanation | None:
     """Confirms an attempt and adds the allowances for its leftovers; None if it explains too little."""
     # Without the rules that match nothing in the whole file.
-    hits = hits_of(attempt.source.container, attempt.rules)
+    hits = hits_of(problem, attempt.source.container, attempt.rules)
     rules = {name: rule for name, rule in attempt.rules.items() if (hits or {}).get(name, 1) or rule.optional}
-    best = _judged(problem, attempt, rules, problem.allow) if hits is not None else None
+    allow = _with_allowed(problem.allow, attempt)
+    best = _judged(problem, attempt, rules, allow) if hits is not None else None
     if best is None or not best.plan.loaded:
         return None
     if best.plan.refused:
         best = min((best, *_narrowed(best)), key=lambda found: len(found.plan.refused))
     if best.plan.refused:
-        allow = excuse(best.plan, problem.allow, problem.wanted, best.offered)
-        if allow is None or _may_be_named_otherwise(best):
+        more = excuse(best.plan, allow, problem.wanted, best.offered)
+        if more is None or _may_be_named_otherwise(best):
             return None
-        best = _judged(problem, attempt, best.rules, allow)
+        best = _judged(problem, attempt, best.rules, more)
     if best is None or best.plan.refused or not _is_plausible(best):
         return None
     return _explained(best)
+
+
+def _with_allowed(allow: AllowConfig, attempt: Attempt) -> AllowConfig:
+    """Adds what the steps of an attempt leave as the model has it."""
+    globs = dict.fromkeys(glob for step in attempt.steps for glob in step.allowed if glob not in allow.mismatched)
+    return dataclasses.replace(allow, mismatched=[*allow.mismatched, *globs]) if globs else allow
 
 
 @dataclass(frozen=True)
@@ -78,15 +86,23 @@ class _Judged:
 
     @cached_property
     def offered(self) -> dict[str, tuple[str, TensorEntry]]:
-        """The file's tensors by full model key, after the rules, with their keys in the file."""
-        names = self.verdict.rewriting.names
-        return {self.problem.full(name): (key, self.entries[key]) for key, name in names.items() if key in self.entries}
+        """The tensors by full model key, after the rules, each with its first key in the file."""
+        made = self.verdict.rewriting.made.items()
+        tensors = ((name, one.sources[0], one.entry) for name, one in made)
+        return {self.problem.full(name): (key, e) for name, key, e in tensors if isinstance(e, TensorEntry)}
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The loaded tensors' first names in the file, and their full model keys."""
+        made = {self.problem.full(name): one.sources[0] for name, one in self.verdict.rewriting.made.items()}
+        return [(made[match.taken.key], match.key) for match in self.plan.matches if match.taken.key in made]
 
     @cached_property
     def sources(self) -> list[str]:
-        """The loaded tensors' names in the file."""
-        names = {self.problem.full(name): key for key, name in self.verdict.rewriting.names.items()}
-        return [names[match.taken.key] for match in self.plan.matches if match.taken.key in names]
+        """All names in the file that the loaded tensors come from."""
+        made = {self.problem.full(name): one.sources for name, one in self.verdict.rewriting.made.items()}
+        used = (key for match in self.plan.matches for key in made.get(match.taken.key, ()))
+        return list(dict.fromkeys(used))
 
 
 def _judged(problem: Problem, attempt: Attempt, rules: Mapping[str, Rule], allow: AllowConfig) -> _Judged | None:
@@ -128,7 +144,7 @@ def _is_plausible(found: _Judged) -> bool:
         return False
     problem, attempt, plan, loaded = found.problem, found.attempt, found.plan, len(found.plan.loaded)
     filled = loaded / max(sum(want.kind != "extra" for want in problem.wanted.values()), loaded)
-    used = len(plan.matches) / len(found.entries) if found.entries else 0.0
+    used = len(found.sources) / len(found.entries) if found.entries else 0.0
     telling = _telling(found)
     if attempt.rank >= _ALIGNED and (min(filled, used) < _NEARLY_ALL or _leaves_modules_out(problem, plan)):
         return False
@@ -144,8 +160,7 @@ def _is_plausible(found: _Judged) -> bool:
 
 def _is_named_in_full(found: _Judged) -> bool:
     """Whether the file names the tensors of a part as the whole model does: it is a file of the whole model."""
-    keys = [match.key for match in found.plan.matches if match.taken.key]
-    return all(f".{name}".endswith(f".{key}") for name, key in zip(found.sources, keys, strict=True))
+    return all(f".{name}".endswith(f".{key}") for name, key in found.pairs)
 
 
 def _is_as_typed(problem: Problem, attempt: Attempt) -> bool:
@@ -194,10 +209,9 @@ def _modules(shapes: Mapping[str, Shape | None]) -> set[frozenset[tuple[str, Sha
 
 def _telling(found: _Judged) -> int:
     """Counts the module names that file and model share where they are matched."""
-    sources = {found.problem.full(name): key for key, name in found.verdict.rewriting.names.items()}
     common: set[str] = set()
-    for match in found.plan.matches:
-        mine, theirs = segments(match.key)[:-1], segments(sources.get(match.taken.key, ""))[:-1]
+    for name, key in found.pairs:
+        mine, theirs = segments(key)[:-1], segments(name)[:-1]
         common.update(segment for segment in mine if segment in theirs and not is_number(segment))
     return len(common)
 
@@ -236,6 +250,8 @@ def _explained(found: _Judged) -> Explanation | None:
         excused=bool(excused),
         average=attempt.average,
         swaps=bool(swap),
+        doubt=attempt.doubt,
+        resizes=attempt.resizes,
     )
 
 
@@ -264,7 +280,7 @@ def _dropped(problem: Problem, rules: Mapping[str, Rule]) -> Iterator[str]:
     """Names the user's rules that hit something under their nested key and are dropped or changed."""
     typed = problem.rules or {}
     selected = find(problem.root, problem.key)
-    hits = hits_of(selected, typed) if isinstance(selected, Container) else None
+    hits = hits_of(problem, selected, typed) if isinstance(selected, Container) else None
     dropped = [name for name, rule in typed.items() if (hits is None or hits.get(name)) and rules.get(name) != rule]
     if dropped:
         yield f"without the {'rule' if len(dropped) == 1 else 'rules'} {listing(dropped)}"

@@ -147,7 +147,7 @@ def _glob(name: str) -> str:
     return f"*.{escaped}" if wild else escaped
 
 
-_MOST_PROPOSALS = 4
+_MOST_PROPOSALS = 6
 _LISTS = ("missing", "unexpected", "mismatched")
 
 
@@ -162,6 +162,10 @@ class Proposal:
     wanted: int
     excused: bool = False
     """Whether it needs further allowances."""
+    doubt: bool = False
+    """Whether tensors of the right shapes may get the wrong values."""
+    resizes: bool = False
+    """Whether it brings tensors of another size to the model's."""
 
 
 def proposals(
@@ -187,6 +191,8 @@ def proposals(
             others[0] + sum(e.loaded for e in way),
             others[1] + sum(e.wanted for e in way),
             any(e.excused for e in way),
+            any(e.doubt for e in way),
+            any(e.resizes for e in way),
         )
         for way in ways
     ]

@@ -150,7 +150,7 @@ def transposed(plan: Plan, wanted: Mapping[str, Wanted]) -> list[str]:
     if not keys:
         return []
     doubt = in_doubt(plan, wanted)
-    return [f"transposed in the file, which no rule can undo: {listing(keys)}", *([doubt] if doubt else [])]
+    return [f"transposed in the file: {listing(keys)}", *([doubt] if doubt else [])]
 
 
 def in_doubt(plan: Plan, wanted: Mapping[str, Wanted], dropped: Mapping[str, Shape] | None = None) -> str:
@@ -167,17 +167,27 @@ def in_doubt(plan: Plan, wanted: Mapping[str, Wanted], dropped: Mapping[str, Sha
     crossed = {key: mine for key, mine, theirs in pairs if turned(mine, theirs)}
     if not crossed:
         return ""
-    ranks = set(map(len, crossed.values()))
     taken = {match.key: match.taken.shape for match in plan.matches if wanted[match.key].kind == "parameter"}
-    loaded = {key: shape for key, shape in taken.items() if len(shape) in ranks}
-    straight = [key for key, shape in loaded.items() if not _is_square(shape)]
-    squares = [key for key, shape in loaded.items() if _is_square(shape)]
-    doubted = dict.fromkeys(_next_to(squares, crossed, straight))
-    if not doubted:
+    squares = doubted(taken, crossed)
+    if not squares:
         return ""
-    patterns = [safe_text(found.pattern, 100) for found in group(doubted, star=False)]
+    patterns = [safe_text(found.pattern, 100) for found in group(dict.fromkeys(squares), star=False)]
     named = ", ".join(patterns[:_MOST_NAMED]) + (", …" if len(patterns) > _MOST_NAMED else "")
     return f"square and next to transposed ones, so they may be transposed too: {named}"
+
+
+def doubted(loaded: Mapping[str, Shape], crossed: Mapping[str, Shape]) -> list[str]:
+    """Returns the square weights that may be transposed like those next to them.
+
+    Args:
+        loaded: The shapes of the parameters that are loaded as they are.
+        crossed: Those of the transposed ones.
+    """
+    ranks = set(map(len, crossed.values()))
+    possible = {key: shape for key, shape in loaded.items() if len(shape) in ranks}
+    straight = [key for key, shape in possible.items() if not _is_square(shape)]
+    squares = [key for key, shape in possible.items() if _is_square(shape)]
+    return list(dict.fromkeys(_next_to(squares, crossed, straight)))
 
 
 def _is_square(shape: Shape) -> bool:

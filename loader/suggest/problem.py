@@ -94,6 +94,10 @@ class Explanation:
     """Whether it loads an average of weights."""
     swaps: bool = False
     """Whether it loads the weights where an average was asked for, or an average that nobody asked for next to them."""
+    doubt: bool = False
+    """Whether tensors of the right shapes may get the wrong values: shapes do not show the order."""
+    resizes: bool = False
+    """Whether it brings tensors of another size to the model's."""
 
     @property
     def loaded(self) -> int:
@@ -107,9 +111,7 @@ def judge(problem: Problem, container: Container, rules: Mapping[str, Rule], all
     Raises:
         FitError: A rule matches nothing or two keys collide, a load hook refuses, or the weights are quantized.
     """
-    prefix = problem.full("")
-    shapes = {key.removeprefix(prefix): want.shape for key, want in problem.wanted.items() if key.startswith(prefix)}
-    rewriting = rewrite(container.children, rules, shapes=shapes, context=problem.context)
+    rewriting = rewritten(problem, container, rules)
     offered = {}
     for name, one in rewriting.made.items():
         full = problem.full(name)
@@ -128,11 +130,22 @@ def judge(problem: Problem, container: Container, rules: Mapping[str, Rule], all
     return Verdict(plan, rewriting, sources)
 
 
-def hits_of(container: Container, rules: Mapping[str, Rule]) -> dict[str, int] | None:
+def rewritten(problem: Problem, container: Container, rules: Mapping[str, Rule]) -> Rewriting:
+    """Applies rules to a container's entries, with the sizes of the model and the settings of the file."""
+    prefix = problem.full("")
+    shapes = {key.removeprefix(prefix): want.shape for key, want in problem.wanted.items() if key.startswith(prefix)}
+    return rewrite(container.children, rules, shapes=shapes, context=problem.context)
+
+
+def patient(rules: Mapping[str, Rule]) -> dict[str, Rule]:
+    """Returns rules that may match nothing."""
+    return {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
+
+
+def hits_of(problem: Problem, container: Container, rules: Mapping[str, Rule]) -> dict[str, int] | None:
     """Counts the keys that each rule hits, by its name; None if the rules collide."""
-    patient = {name: dataclasses.replace(rule, optional=True) for name, rule in rules.items()}
     try:
-        return {hit.name: hit.hits for hit in rewrite(container.children, patient).hits}
+        return {hit.name: hit.hits for hit in rewritten(problem, container, patient(rules)).hits}
     except LoaderError:
         return None
 
@@ -227,7 +240,7 @@ def _selected(problem: Problem) -> Container:
 def _idle(problem: Problem) -> list[Rule]:
     """Returns the user's own rules that match nothing."""
     rules = {name: rule for name, rule in (problem.rules or {}).items() if rule.enabled}
-    hits = hits_of(_selected(problem), rules)
+    hits = hits_of(problem, _selected(problem), rules)
     return [rules[name] for name, count in (hits or {}).items() if not count and name in rules]
 
 

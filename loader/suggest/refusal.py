@@ -22,6 +22,7 @@ from .leftovers import Proposal
 from .names import Group, group
 from .nature import transposed
 from .search import Candidate
+from .tensors.proposed import DOUBT
 
 NO_WAY = (
     Fix("checkpoint.path=…", "another file: no nested key or rule was found that makes this one fit"),
@@ -54,7 +55,8 @@ class Advised:
 
     def refusal(self, lines: Sequence[str], otherwise: Sequence[Fix]) -> FitError:
         """Returns a refusal with the lines to type; with `otherwise` if there are none and no reason is known."""
-        fixes = [self.first, *(typed(*proposal.overrides) for proposal in self.proposals)]
+        lines_ = ((proposal.overrides, DOUBT if proposal.doubt else "") for proposal in self.proposals)
+        fixes = [self.first, *(typed(*overrides, note=note) for overrides, note in lines_)]
         if not any(fixes):
             fixes = [*(self.instead or otherwise)]
         error = FitError("\n".join(lines), *fixes)
@@ -205,7 +207,7 @@ def _normed(plan: Plan) -> list[str]:
     remarks = []
     if in_file:
         names = listing(name[1:] or "the model itself" for name in in_file)
-        remarks.append(f"weight-normed in the file and plain in the model, which no rule can change: {names}")
+        remarks.append(f"weight-normed in the file and plain in the model: {names}")
     if in_model:
         names = listing(name[1:] or "the model itself" for name in in_model)
         remarks.append(f"weight-normed in the model and plain in the file, which no rule can change: {names}")

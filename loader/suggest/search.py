@@ -19,6 +19,7 @@ from .alignment import alignment, renumbering
 from .attempts import Attempt, ModelKeys, Source, Step
 from .confirm import confirm
 from .problem import NOT_THE_WEIGHTS, Explanation, Problem, asks_for_average, meant_key
+from .tensors import completed
 from .steps import Generator, averages, norms, prefixes, wrappers
 
 # Those that look at all names, not only at the sample, come last, and only if the others leave something.
@@ -37,7 +38,9 @@ def sources(root: Container, model: ModelKeys, typed: str | None = None) -> list
         model: The model.
         typed: The nested key that was typed.
     """
-    ranked = [found for found in candidates(root, model.shapes.values(), typed) if found.fitting]
+    every = candidates(root, model.shapes.values(), typed)
+    # Rules may make tensors of the model's shapes of others.
+    ranked = [found for found in every if found.fitting] or [found for found in every if found.holds_model]
     enough = [found for found in ranked if 5 * found.fitting >= ranked[0].fitting]
     return [Source.of(found.key or None, found.container, model) for found in enough[:_MOST_SOURCES]]
 
@@ -180,10 +183,18 @@ def _searched(
     """Returns what one nested key can fill, and its explanations."""
     averaged = rules_free and asks_for_average(problem)
     possible = _attempts(source, model, problem.rules or {}, rules_free=rules_free, averaged=averaged)
-    judged = [e for attempt in possible if (e := confirm(problem, attempt)) is not None]
+    started = possible or _bare(source, model, problem.rules or {})
+    whole = [after for attempt in started for after in completed(problem, attempt)] if rules_free else []
+    judged = [e for attempt in (*possible, *whole) if (e := confirm(problem, attempt)) is not None]
     filled = round(len(possible[0].filled) * source.weight) if possible else 0
     weights = any(_may_be_weights(attempt) for attempt in possible)
     return Candidate(source.key, filled, weights) if possible else None, judged
+
+
+def _bare(source: Source, model: ModelKeys, own: Mapping[str, Rule]) -> list[Attempt]:
+    """Returns the attempts with names that fill nothing as they are: without and with their wrappers."""
+    start = Attempt.start(source, model, own)
+    return [] if start is None else _distinct([start, *_followed(start, wrappers(start))])
 
 
 def _attempts(
@@ -209,6 +220,14 @@ def _may_be_weights(attempt: Attempt) -> bool:
 
 
 def _best(found: list[Explanation], problem: Problem) -> list[Explanation]:
+    """Returns the best explanations; those with tensors of another size come in addition, if all others need excuses."""
+    best = _best_of([explanation for explanation in found if not explanation.resizes], problem)
+    if best and not best[0].excused:
+        return best
+    return [*_best_of([explanation for explanation in found if explanation.resizes], problem), *best]
+
+
+def _best_of(found: list[Explanation], problem: Problem) -> list[Explanation]:
     near = meant_key(problem)
     meant = [e for e in found if near is not None and (e.key == near or (e.key or "").startswith(f"{near}."))]
     kept = [explanation for explanation in meant or found if not explanation.swaps]

@@ -21,6 +21,7 @@ from ...files.path import conf_dir, is_url
 from ...keys.rules.ready import ready_names
 from ...parts import Part
 from ...schema import AUTO, AllowConfig, CheckpointConfig, JobConfig, Rule
+from ...suggest.tensors.proposed import DOUBT
 from ...text.lines import is_plain_key, line, override, program, typed, yaml_value
 from ...text.wording import safe_text
 from .fitting import Fitting
@@ -202,7 +203,7 @@ def _verdict(fitting: Fitting | None) -> list[str]:
     if fitting is None:
         return ["Not tried: the model cannot be built until its arguments are set and its packages are installed."]
     if fitting.ways:
-        lines = (typed(*way.overrides).line for way in fitting.ways)
+        lines = (str(typed(*way.overrides, note=DOUBT if way.doubt else "")) for way in fitting.ways)
         head = "The file fits in several ways that are equally good; choose one of these:"
         if _alone(fitting):
             head = "The file fits only with the average next to its weights; to load it, add:"

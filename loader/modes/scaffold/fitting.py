@@ -25,6 +25,7 @@ from ...suggest.advice import Advice
 from ...suggest.problem import Explanation, plan_as_typed
 from ...suggest.search import explain
 from ...suggest.sizes.probe import Probe
+from ...suggest.tensors.proposed import DOUBT
 from ...text.lines import Fix
 from ...text.wording import counted, safe_text
 from ...verify.forward import Pass, run
@@ -58,12 +59,13 @@ def fitting_of(job: JobConfig, part: Part, module: nn.Module) -> Fitting | None:
     if plan is not None:
         return Fitting(problem.key, problem.rules or {}, job.allow, len(plan.loaded))
     found = explain(problem, keys_free=problem.key in (None, AUTO)).explanations
-    whole = tuple(e for e in found if _fills(e, job.allow))
+    whole = tuple(e for e in found if _fills(e, job.allow) and not e.resizes)  # other arguments come first
     if not whole:
         return None
     first = whole[0]
     ways = whole if len(whole) > 1 or first.swaps else ()
-    return Fitting(first.key, first.rules, first.allow, first.loaded, first.reasons, ways)
+    reasons = (*first.reasons, DOUBT) if first.doubt else first.reasons
+    return Fitting(first.key, first.rules, first.allow, first.loaded, reasons, ways)
 
 
 def _fills(explanation: Explanation, allow: AllowConfig) -> bool:

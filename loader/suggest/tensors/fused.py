@@ -1,0 +1,228 @@
+"""Tensors that one side keeps apart and the other has joined: fused projections.
+
+Guarantees: pure functions of names and shapes. Pieces and the fused tensor lie in one module, differ in one dim, in
+which the pieces add up, and belong together by their names or by being all that is left there. Shapes prove sizes,
+never order: a rule is certain only for torch's own ``in_proj``, whose order torch defines, or if no two pieces have
+the same size and the fused name or the model lists them in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...keys.candidates import Shape
+from ...keys.segments import Path, is_number, segments
+from . import roles
+from .held import Below, Held, below
+from .patterns import Pattern, Place, patterns
+from .proposed import Proposed, shown
+
+_MOST_PIECES = 8
+_MOST_KINDS = 24
+_IN_PROJ = ("in_proj_weight", "in_proj_bias")
+"""The fused parameters of `torch.nn.MultiheadAttention`."""
+_LEAVES = frozenset({"weight", "bias"})
+_OF_BIAS = "bias"
+
+
+@dataclass(frozen=True, slots=True)
+class _Fusion:
+    """One fused tensor and its pieces, in order, between the segments that they share."""
+
+    fused: str
+    pieces: tuple[str, ...]
+    before: Path
+    after: Path
+    dim: int
+    certain: bool
+
+    def middle(self, name: str) -> Path:
+        """Returns the segments of a name in which it differs from the others."""
+        path = segments(name)
+        return path[len(self.before) : len(path) - len(self.after)]
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What one rule has in common."""
+        ends = (bool(self.before), bool(self.after))
+        return (self.middle(self.fused), tuple(map(self.middle, self.pieces)), self.dim, self.certain, *ends)
+
+
+def split(held: Held) -> Iterator[Proposed]:
+    """Splits tensors of the file that the model keeps apart."""
+    for alike in _kinds(_fusions(held.extra, held.missing, listed=True)):
+        first = alike[0]
+        places = {one.fused: Place(one.before, one.middle(one.fused), one.after) for one in alike}
+        rules = [_split(pattern, first) for pattern, _ in patterns(places, held.file)]
+        if rules:
+            yield Proposed(tuple(rules), f"{_names(alike, first.fused)} is fused of {_pieces(first)}", first.certain)
+
+
+def merge(held: Held) -> Iterator[Proposed]:
+    """Joins tensors of the file that the model has as one."""
+    for alike in _kinds(_fusions(held.missing, held.extra, listed=False)):
+        first = alike[0]
+        written = [
+            patterns(
+                {one.pieces[at]: Place(one.before, one.middle(one.pieces[at]), one.after) for one in alike}, held.file
+            )
+            for at in range(len(first.pieces))
+        ]
+        if len({len(found) for found in written}) == 1 and written[0]:
+            rules = [_merge([pattern for pattern, _ in together], first) for together in zip(*written, strict=True)]
+            if all(rules):
+                what = f"{_names(alike, first.fused)} of the model is fused of {_pieces(first)}"
+                yield Proposed(tuple(filter(None, rules)), what, first.certain)
+
+
+def _split(pattern: Pattern, fusion: _Fusion) -> dict[str, object]:
+    into = [pattern.to(fusion.middle(piece)) for piece in fusion.pieces]
+    return {"split": pattern.expression, "into": into, **_dim(fusion)}
+
+
+def _merge(found: Sequence[Pattern], fusion: _Fusion) -> dict[str, object] | None:
+    """Joins one pattern for each piece; None if they are not alike."""
+    to = {pattern.to(fusion.middle(fusion.fused)) for pattern in found}
+    expressions = [pattern.expression for pattern in found]
+    return {"merge": expressions, "to": to.pop(), **_dim(fusion)} if len(to) == 1 else None
+
+
+def _dim(fusion: _Fusion) -> dict[str, int]:
+    return {"dim": fusion.dim} if fusion.dim else {}
+
+
+def _names(alike: Sequence[_Fusion], name: str) -> str:
+    where = f" (and {len(alike) - 1:,} like it)" if len(alike) > 1 else ""
+    return f"{shown(name)}{where}"
+
+
+def _pieces(fusion: _Fusion) -> str:
+    names = [".".join(fusion.middle(piece)) for piece in fusion.pieces]
+    return f"{', '.join(map(shown, names[:-1]))} and {shown(names[-1])}"
+
+
+def _kinds(found: Iterator[_Fusion]) -> list[list[_Fusion]]:
+    """Gathers the fusions that one rule can carry out; none if there are too many kinds."""
+    kinds: dict[tuple[object, ...], list[_Fusion]] = {}
+    for fusion in found:
+        kinds.setdefault(fusion.kind, []).append(fusion)
+    return list(kinds.values()) if len(kinds) <= _MOST_KINDS else []
+
+
+def _fusions(whole: Mapping[str, Shape], apart: Mapping[str, Shape], *, listed: bool) -> Iterator[_Fusion]:
+    """Finds the fused tensors of one side whose pieces the other side has.
+
+    Args:
+        whole: The fused tensors, and others.
+        apart: The pieces, and others.
+        listed: Whether the order of the pieces means anything: a model's does, a file may be sorted.
+    """
+    around: Below = below(apart)
+    used: set[str] = set()
+    alone = _alone(whole)
+    for name, shape in whole.items():
+        path = segments(name)
+        for cut in range(1, min(len(path), 3) + 1):
+            found = _fusion(_Whole(name, shape, path[:-cut], alone), around.get(path[:-cut], ()), apart, listed=listed)
+            if found is not None and used.isdisjoint(found.pieces):
+                used.update(found.pieces)
+                yield found
+                break
+
+
+def _alone(whole: Mapping[str, Shape]) -> Mapping[tuple[Path, Path], int]:
+    """Counts the tensors of each last name that are left in each module."""
+    counts: dict[tuple[Path, Path], int] = {}
+    for name in whole:
+        path = segments(name)
+        for cut in (1, 2):
+            place = (path[:-cut], path[-1:] if cut > 1 else ())
+            counts[place] = counts.get(place, 0) + 1
+    return counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A tensor that may be fused of some below a module that it lies in."""
+
+    name: str
+    shape: Shape
+    before: Path
+    alone: Mapping[tuple[Path, Path], int]
+
+    @property
+    def rest(self) -> Path:
+        """Its segments below the module."""
+        return segments(self.name)[len(self.before) :]
+
+    @property
+    def after(self) -> Path:
+        """The last segment, if pieces have it as well."""
+        return self.rest[-1:] if len(self.rest) > 1 and self.rest[-1] in _LEAVES else ()
+
+    @property
+    def middle(self) -> Path:
+        """Its own segments."""
+        return self.rest[: len(self.rest) - len(self.after)]
+
+    @property
+    def is_lone(self) -> bool:
+        """Whether nothing else is left next to it."""
+        return len(self.middle) == 1 and self.alone.get((self.before, self.after), 0) == 1
+
+    def like(self, around: Sequence[tuple[Path, str]], apart: Mapping[str, Shape]) -> list[tuple[Path, str]]:
+        """Returns the possible pieces, with their own segments."""
+        about_bias = _is_bias(self.rest)
+        same = [(own, piece) for own, piece in around if _is_bias(own) == about_bias]
+        if self.after:
+            same = [(own[:-1], piece) for own, piece in same if own[-1:] == self.after and len(own) > 1]
+        ranked = [(own, piece) for own, piece in same if len(apart[piece]) == len(self.shape)]
+        return [(own, piece) for own, piece in ranked if not any(map(is_number, own))]
+
+
+def _is_bias(rest: Path) -> bool:
+    return _OF_BIAS in roles.words(rest[-1:])
+
+
+def _fusion(
+    whole: _Whole, around: Sequence[tuple[Path, str]], apart: Mapping[str, Shape], *, listed: bool
+) -> _Fusion | None:
+    """Returns how one tensor is fused of some of those below a module."""
+    if any(map(is_number, whole.middle)):
+        return None
+    for pieces, told in _sets(whole, whole.like(around, apart)):
+        dim = _dim_of([apart[piece] for piece in pieces], whole.shape)
+        if dim is not None:
+            sizes = {apart[piece][dim] for piece in pieces}
+            by_torch = len(whole.rest) == 1 and whole.rest[0] in _IN_PROJ and len(pieces) == len("qkv")
+            certain = by_torch or (len(sizes) == len(pieces) and (told or listed))
+            return _Fusion(whole.name, tuple(pieces), whole.before, whole.after, dim, certain)
+    return None
+
+
+def _sets(whole: _Whole, like: Sequence[tuple[Path, str]]) -> Iterator[tuple[list[str], bool]]:
+    """Yields the sets of pieces that may be fused, in order, and whether the names tell the order."""
+    own: dict[str, list[str]] = {}
+    for segment, piece in like:
+        own.setdefault(roles.role(segment), []).append(piece)
+    spelled = roles.spelled(whole.middle)
+    for order in [spelled] if spelled else roles.orders():
+        if all(len(own.get(role, ())) == 1 for role in order):
+            yield [own[role][0] for role in order], bool(spelled)
+    if 1 < len(like) <= _MOST_PIECES:
+        pieces = [piece for _, piece in like]
+        places = roles.composed(whole.middle, [segment for segment, _ in like])
+        if places:
+            yield [pieces[at] for at in places], True
+        elif not spelled and whole.is_lone and all(len(segment) == 1 for segment, _ in like):
+            yield pieces, False
+
+
+def _dim_of(pieces: Sequence[Shape], fused: Shape) -> int | None:
+    """Returns the dim in which pieces add up to a fused tensor; None if they do not."""
+    for dim in range(len(fused)):
+        rests = {(*shape[:dim], *shape[dim + 1 :]) for shape in (*pieces, fused)}
+        if len(rests) == 1 and sum(shape[dim] for shape in pieces) == fused[dim] and all(s[dim] for s in pieces):
+            return dim
+    return None

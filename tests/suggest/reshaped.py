@@ -1,0 +1,398 @@
+"""Pairs of a model and a file whose tensors, not only names, differ, with the weights that are right.
+
+Every tensor has values of its own, so that a wrong order, a missing transposition or a wrong row is found out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tests.suggest.architectures import Sub
+from tests.suggest.corpus import filled, prefixed, renamed, without
+
+State = dict[str, Tensor]
+H = 8
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model, a file, and the right weights."""
+
+    name: str
+    cause: str
+    model: Callable[[], nn.Module]
+    file: Mapping[str, Any]
+    right: State | None
+    """What the model must hold, of some tensors the first rows; None where they do not belong together."""
+    auto: bool = False
+    """Whether names and shapes leave one reading, so that `auto` loads it."""
+    others: tuple[State, ...] = ()
+    """What lines for another purpose may load: an allowance, another size of the model."""
+    tolerance: float = 0.0
+    said: str = ""
+    """What a refusal without a line must say."""
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {}
+"""By the name of the pair."""
+
+
+def made(name: str) -> nn.Module:
+    """The model of a pair; what configs call."""
+    if not MODELS:
+        pairs()
+    return MODELS[name]()
+
+
+def pairs() -> list[Pair]:
+    """All pairs."""
+    makers = (fused, stacked, transposed, sized, normed, strangers)
+    found = [pair for maker in makers for pair in maker()]
+    MODELS.update({pair.name: pair.model for pair in found})
+    return found
+
+
+class Holder(nn.Module):
+    """Parameters and modules under dotted names."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        for name, shape in shapes.items():
+            *path, last = name.split(".")
+            place: nn.Module = self
+            for segment in path:
+                if segment not in dict(place.named_children()):
+                    place.add_module(segment, nn.Module())
+                place = place.get_submodule(segment)
+            place.register_parameter(last, nn.Parameter(torch.zeros(shape)))
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def holding(shapes: Shapes) -> Callable[[], nn.Module]:
+    return lambda: Holder(shapes)
+
+
+def values(shapes: Shapes, seed: int = 0) -> State:
+    return filled(Holder(shapes), seed)
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def layers(one: Shapes, count: int = 3, place: str = "blocks") -> Shapes:
+    """The same module several times, between an embedding and a head."""
+    inside = {f"{place}.{n}.{key}": shape for n in range(count) for key, shape in one.items()}
+    return {"embed.weight": (30, H)} | inside | {"norm.weight": (H,), "head.weight": (5, H), "head.bias": (5,)}
+
+
+def linear(name: str, out: int, into: int = H) -> Shapes:
+    return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
+
+
+def joined(state: State, pieces: list[str], whole: str, dim: int = 0) -> State:
+    """The state with some tensors joined; `pieces` and `whole` are ends of names."""
+    result: State = {}
+    for key, value in state.items():
+        end = next((piece for piece in pieces if f".{key}".endswith(f".{piece}")), None)
+        if end is None:
+            result[key] = value
+        elif end == pieces[0]:
+            start = key.removesuffix(end)
+            result[start + whole] = torch.cat([state[start + piece] for piece in pieces], dim)
+    return result
+
+
+def fused_in(state: State, pieces: str, whole: str, leaves: tuple[str, ...] = ("weight", "bias")) -> State:
+    for leaf in leaves:
+        state = joined(state, [f"{piece}.{leaf}" for piece in pieces.split()], f"{whole}.{leaf}")
+    return state
+
+
+def both_ways(name: str, cause: str, apart: State, whole: State, *, auto: bool = False, **more: Any) -> Iterator[Pair]:
+    yield Pair(f"{name}, fused in the file", cause, holding(shapes_of(apart)), whole, apart, auto, **more)
+    yield Pair(f"{name}, fused in the model", cause, holding(shapes_of(whole)), apart, whole, auto, **more)
+
+
+def fused() -> Iterator[Pair]:
+    own = linear("attn.q", H) | linear("attn.k", H) | linear("attn.v", H) | linear("attn.proj", H)
+    state = values(layers(own))
+    thirds = fused_in(state, "attn.q attn.k attn.v", "attn.qkv")
+    yield from both_ways("equal thirds", "qkv", state, thirds)
+    wrapped = {"epoch": 3, "state_dict": prefixed(thirds, "module.")}
+    yield Pair("equal thirds, nested and wrapped", "qkv", holding(shapes_of(state)), wrapped, state)
+    own = linear("self_attn.q_proj", H) | linear("self_attn.k_proj", 2) | linear("self_attn.v_proj", 2)
+    state = values(layers(own | linear("self_attn.o_proj", H), place="model.layers"))
+    names = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"
+    yield from both_ways("grouped queries", "qkv", state, fused_in(state, names, "self_attn.qkv_proj"))
+    own = linear("attention.self.query", H) | linear("attention.self.key", H) | linear("attention.self.value", H)
+    state = values(layers(own | linear("attention.output.dense", H), place="encoder.layer"))
+    names = "attention.self.query attention.self.key attention.self.value"
+    whole = fused_in(state, names, "attention.query_key_value")
+    yield from both_ways("spelled in full, another module", "qkv", state, whole)
+    own = linear("q", H) | linear("k", 4) | linear("v", 6) | linear("o", H, 6)
+    state = values(layers(own))
+    yield from both_ways("three sizes", "unequal pieces", state, fused_in(state, "q k v", "qkv"), auto=True)
+    own = linear("x.big", 6) | linear("x.small", 2) | linear("x.out", H)
+    state = values(layers(own))
+    whole = fused_in(state, "x.big x.small", "x.big_small")
+    yield from both_ways("two sizes with telling names", "unequal pieces", state, whole, auto=True)
+    whole = fused_in(state, "x.big x.small", "x.fused")
+    yield Pair("two sizes of any names", "unequal pieces", holding(shapes_of(state)), whole, state, auto=True)
+    state = values(layers(linear("mlp.gate_proj", 6) | linear("mlp.up_proj", 6) | linear("mlp.down_proj", H, 6)))
+    yield from both_ways(
+        "a gated mlp", "gate and up", state, fused_in(state, "mlp.gate_proj mlp.up_proj", "mlp.gate_up_proj")
+    )
+    state = values(layers(linear("w1", 6) | linear("w3", 6) | linear("w2", H, 6)))
+    yield from both_ways("a gated mlp of numbers", "gate and up", state, fused_in(state, "w1 w3", "w13"))
+    state = values(layers(linear("attn.to_q", H) | linear("attn.to_k", 4) | linear("attn.to_v", 4)))
+    yield from both_ways("keys and values", "kv", state, fused_in(state, "attn.to_k attn.to_v", "attn.to_kv"))
+    attention = [filled(nn.MultiheadAttention(H, 2), n) for n in range(2)]
+    whole = {f"layers.{n}.self_attn.{key}": value for n, one in enumerate(attention) for key, value in one.items()}
+    whole |= values({"head.weight": (5, H)}, 9)
+    apart: State = {}
+    for key, value in whole.items():
+        start, _, leaf = key.rpartition("in_proj_")
+        thirds_of = zip("qkv", value.chunk(3), strict=False)
+        apart |= {f"{start}{role}_proj.{leaf}": part for role, part in thirds_of} if start else {key: value}
+    yield from both_ways("torch's attention", "in_proj", apart, whole, auto=True)
+    state = values(layers({"attn.q.weight": (10, H), "attn.k.weight": (10, H), "attn.v.weight": (10, H)}))
+    turned = joined(state, ["attn.q.weight", "attn.k.weight", "attn.v.weight"], "attn.qkv.weight", 1)
+    yield from both_ways("along the other dim", "qkv", state, turned)
+    state = values(linear("q", H) | linear("k", H) | linear("v", H))
+    yield from both_ways("nothing else in it", "qkv", state, fused_in(state, "q k v", "qkv"))
+
+
+def experts(count: int, names: str, shapes: tuple[tuple[int, ...], ...], layer: str) -> Shapes:
+    named = list(zip(names.split(), shapes, strict=True))
+    return {f"{layer}.experts.{n}.{name}.weight": shape for n in range(count) for name, shape in named}
+
+
+def stacks(state: State, place: str, count: int, *, leaf: bool) -> State:
+    """The state with the numbers behind a segment stacked; without ``weight`` where `leaf` is false."""
+    result: State = {}
+    for key, value in state.items():
+        if f"{place}.0." in key:
+            start, rest = key.split(f"{place}.0.", 1)
+            name = f"{start}{place}.{rest if leaf else rest.removesuffix('.weight')}"
+            result[name] = torch.stack([state[f"{start}{place}.{n}.{rest}"] for n in range(count)])
+        elif f"{place}." not in key:
+            result[key] = value
+    return result
+
+
+def stacked() -> Iterator[Pair]:
+    gated = ((6, H), (H, 6), (6, H))
+    router = {f"layers.{n}.moe.router.weight": (4, H) for n in range(2)} | {"head.weight": (5, H)}
+    one_by_one = {
+        key: shape for n in range(2) for key, shape in experts(4, "w1 w2 w3", gated, f"layers.{n}.moe").items()
+    }
+    apart = values(router | one_by_one)
+    for leaf in (True, False):
+        whole = stacks(apart, "experts", 4, leaf=leaf)
+        title = f"experts, {'with' if leaf else 'without'} weight in the stack's name"
+        yield Pair(f"{title}, one by one in the file", "experts", holding(shapes_of(whole)), apart, whole, auto=True)
+        yield Pair(f"{title}, stacked in the file", "experts", holding(shapes_of(apart)), whole, apart, auto=True)
+    many = values({"head.weight": (5, H)} | experts(12, "up down", ((6, H), (H, 6)), "mlp"))
+    whole = stacks(many, "experts", 12, leaf=False)
+    shuffled = dict(sorted(many.items()))  # 10 and 11 come before 2
+    yield Pair("twelve experts sorted as text", "experts", holding(shapes_of(whole)), shuffled, whole, auto=True)
+    backwards = dict(reversed(many.items()))
+    yield Pair("twelve experts backwards", "experts", holding(shapes_of(whole)), backwards, whole, auto=True)
+    lacking = {key: value for key, value in many.items() if ".experts.7." not in key}
+    yield Pair("one expert is missing", "experts", holding(shapes_of(whole)), lacking, None)
+    last = {key: value for key, value in many.items() if ".experts.11." not in key}
+    yield Pair("the last expert is missing", "experts", holding(shapes_of(whole)), last, None)
+    yield Pair("one expert is missing from a model's", "experts", holding(shapes_of(last)), whole, None)
+    mixtral = stacks(apart, "experts", 4, leaf=False)
+    fused_whole = joined(mixtral, ["experts.w1", "experts.w3"], "experts.gate_up_proj", 1)
+    fused_whole = renamed(fused_whole, (r"experts\.w2$", "experts.down_proj"))
+    title = "experts stacked and fused"
+    yield Pair(f"{title} in the model", "experts", holding(shapes_of(fused_whole)), apart, fused_whole)
+    yield Pair(f"{title} in the file", "experts", holding(shapes_of(apart)), fused_whole, apart)
+    named = renamed(mixtral, (r"\.w1$", ".gate_proj"), (r"\.w3$", ".up_proj"), (r"\.w2$", ".down_proj"))
+    yield Pair("experts of other names", "experts", holding(shapes_of(named)), apart, named)
+    scanned = values(layers(linear("attn", H) | linear("mlp.up", 6) | linear("mlp.down", H, 6)))
+    whole = stacks(scanned, "blocks", 3, leaf=True)
+    yield Pair("a scanned network's file", "layers", holding(shapes_of(scanned)), whole, scanned, auto=True)
+    yield Pair("a scanned network", "layers", holding(shapes_of(whole)), scanned, whole, auto=True)
+    apart = values({"experts.0.w": (2, 3), "experts.1.w": (2, 3)})
+    whole = stacks(apart, "experts", 2, leaf=True)
+    yield Pair("two experts and nothing else", "experts", holding(shapes_of(whole)), apart, whole, auto=True)
+
+
+def transposed() -> Iterator[Pair]:
+    own = linear("attn.c_attn", 3 * H) | linear("attn.c_proj", H) | linear("mlp.c_fc", 4 * H)
+    state = values(layers(own | linear("mlp.c_proj", H, 4 * H) | {"ln_1.weight": (H,)}, place="transformer.h"))
+    turned = {key: v.t().contiguous() if ".c_" in key and v.dim() == 2 else v for key, v in state.items()}
+    yield Pair("Conv1D with a square one", "transposed", holding(shapes_of(state)), turned, state)
+    but_squares = {key: state[key] if ".attn.c_proj." in key else value for key, value in turned.items()}
+    yield Pair("Conv1D but for the square one", "transposed", holding(shapes_of(state)), but_squares, state)
+    straight = values(layers(linear("up", 4 * H) | linear("down", H, 4 * H)))
+    turned = {key: v.t().contiguous() if "blocks." in key and v.dim() == 2 else v for key, v in straight.items()}
+    yield Pair("no square one", "transposed", holding(shapes_of(straight)), turned, straight, auto=True)
+    everything = {key: v.t().contiguous() if v.dim() == 2 else v for key, v in straight.items()}
+    yield Pair("every matrix", "transposed", holding(shapes_of(straight)), everything, straight, auto=True)
+    kernels = values({"conv1.weight": (6, 3, 5, 5), "conv2.weight": (7, 6, 3, 3), "fc.weight": (5, 7), "fc.bias": (5,)})
+    turned = {key: v.permute(2, 3, 1, 0).contiguous() if v.dim() == 4 else v for key, v in kernels.items()}
+    yield Pair("kernels with their channels last", "transposed", holding(shapes_of(kernels)), turned, kernels)
+    alone = values({"weight": (3, 5)})
+    yield Pair(
+        "one matrix alone", "transposed", holding(shapes_of(alone)), {"weight": alone["weight"].t()}, alone, auto=True
+    )
+
+
+def sized() -> Iterator[Pair]:
+    body = layers(linear("up", 4 * H) | linear("down", H, 4 * H))
+    for title, file, model in (("shrunk", 30, 24), ("grown", 30, 33)):
+        state = values(body)
+        other = body | {"embed.weight": (model, H)}
+        common = min(file, model)
+        right = {key: value[:common] if key == "embed.weight" else value for key, value in state.items()}
+        rest = (without(state, "embed."),)
+        yield Pair(f"a vocabulary {title}", "vocabulary", holding(other), state, right, others=rest)
+    tied = values({"wte.weight": (30, H), "mid.weight": (H, 2 * H), "lm_head.weight": (30, H), "lm_head.bias": (30,)})
+    vocabulary = ("wte.weight", "lm_head.weight", "lm_head.bias")
+    model = {key: (26, *shape[1:]) if key in vocabulary else shape for key, shape in shapes_of(tied).items()}
+    right = {key: value[:26] if key in vocabulary else value for key, value in tied.items()}
+    yield Pair("a vocabulary shrunk on both ends", "vocabulary", holding(model), tied, right)
+    state = values(body)
+    other = body | {"head.weight": (4, H), "head.bias": (4,)}
+    right = {key: value[:4] if key.startswith("head.") else value for key, value in state.items()}
+    yield Pair("a head of fewer classes", "head", holding(other), state, right, others=(without(state, "head."),))
+    convolution: Shapes = {"conv2.weight": (7, 6, 3, 3), "bn.weight": (7,), "bn.bias": (7,), **linear("fc", 5, 7)}
+    for file, model_channels in ((3, 1), (1, 3), (3, 4)):
+        state = values({"conv1.weight": (6, file, 5, 5), **convolution})
+        first = state["conv1.weight"]
+        if model_channels == 1:
+            first = first.sum(1, keepdim=True)
+        else:
+            repeats = -(-model_channels // file)
+            first = first.repeat(1, repeats, 1, 1)[:, :model_channels] * (file / model_channels)
+        shapes = shapes_of(state) | {"conv1.weight": (6, model_channels, 5, 5)}
+        yield Pair(
+            f"{file} channels for {model_channels}", "channels", holding(shapes), state,
+            state | {"conv1.weight": first}, others=(without(state, "conv1."),), tolerance=1e-6,
+        )  # fmt: skip
+    yield from positions()
+
+
+def positions() -> Iterator[Pair]:
+    body = layers(linear("up", 4 * H) | linear("down", H, 4 * H))
+    for prefix in (0, 1, 2):
+        state = values(body | {"pos_embed": (1, prefix + 49, H)})
+        own, grid = state["pos_embed"][:, :prefix], state["pos_embed"][:, prefix:]
+        picture = grid.reshape(1, 7, 7, H).permute(0, 3, 1, 2)
+        larger = functional.interpolate(picture, size=(9, 9), mode="bicubic", align_corners=False)
+        right = torch.cat([own, larger.permute(0, 2, 3, 1).reshape(1, 81, H)], 1)
+        model = shapes_of(state) | {"pos_embed": tuple(right.shape)}
+        yield Pair(
+            f"a grid of positions after {prefix}", "positions", holding(model), state, state | {"pos_embed": right},
+            others=(without(state, "pos_embed"),), tolerance=1e-5,
+        )  # fmt: skip
+    state = values(body | {"wpe.weight": (20, H)})
+    line = functional.interpolate(state["wpe.weight"].t()[None], size=28, mode="linear", align_corners=False)[0].t()
+    model = shapes_of(state) | {"wpe.weight": (28, H)}
+    rest = (without(state, "wpe."),)
+    right = state | {"wpe.weight": line}
+    yield Pair("a line of positions", "positions", holding(model), state, right, others=rest, tolerance=1e-5)
+    table = "blocks.{}.attn.relative_position_bias_table"
+    state = values(body | {table.format(n): (49, 2) for n in range(3)})
+    right = dict(state)
+    for n in range(3):
+        picture = state[table.format(n)].t().reshape(1, 2, 7, 7)
+        larger = functional.interpolate(picture, size=(11, 11), mode="bicubic", align_corners=False)
+        right[table.format(n)] = larger.reshape(2, 121).t()
+    yield Pair("tables of relative positions", "positions", holding(shapes_of(right)), state, right, tolerance=1e-5)
+
+
+def normed() -> Iterator[Pair]:
+    for title, norm in (("old", nn.utils.weight_norm), ("new", nn.utils.parametrizations.weight_norm)):
+        torch.manual_seed(0)
+        network = Sub(first=norm(nn.Conv1d(2, 6, 3)), second=norm(nn.Linear(6, 4)), out=nn.Linear(4, 2))
+        state = filled(network)
+        plain = Sub(first=nn.Conv1d(2, 6, 3), second=nn.Linear(6, 4), out=nn.Linear(4, 2))
+        right = dict(state)
+        for name in ("first", "second"):
+            style = (
+                (".weight_g", ".weight_v")
+                if title == "old"
+                else tuple(f".parametrizations.weight.original{n}" for n in (0, 1))
+            )
+            length, direction = (right.pop(name + end) for end in style)
+            right[f"{name}.weight"] = torch._weight_norm(direction, length, 0)
+        yield Pair(
+            f"weight norm of the {title} kind",
+            "weight norm",
+            lambda p=plain: p,
+            state,
+            right,
+            auto=True,
+            tolerance=1e-6,
+        )
+    torch.manual_seed(0)
+    network = Sub(first=nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)), out=nn.Linear(4, 2))
+    yield Pair(
+        "weight norm in the model alone",
+        "weight norm",
+        lambda n=network: n,
+        filled(Sub(first=nn.Linear(6, 4), out=nn.Linear(4, 2))),
+        None,
+    )
+
+
+def strangers() -> Iterator[Pair]:
+    body = layers(linear("attn.proj", H))
+    apart = linear("attn.q", H) | linear("attn.k", H) | linear("attn.v", H)
+
+    def inside(own: Shapes) -> Shapes:
+        return body | {f"blocks.{n}.{key}": shape for n in range(3) for key, shape in own.items()}
+
+    elsewhere = values(body | linear("decoder.attn.qkv", 3 * H))
+    yield Pair("a qkv of another module", "stranger", holding(inside(apart)), elsewhere, None)
+    wrong = linear("attn.q", H) | linear("attn.k", H) | linear("attn.v", H + 1)
+    fused_file = values(inside(linear("attn.qkv", 3 * H)))
+    yield Pair("a qkv of another sum", "stranger", holding(inside(wrong)), fused_file, None)
+    more = apart | linear("attn.gate", H)
+    yield Pair("a qkv and a gate that the file lacks", "stranger", holding(inside(more)), fused_file, None)
+    unrelated = values(body | {"alpha.weight": (H, H), "beta.weight": (H, H)})
+    yield Pair(
+        "two tensors of other names",
+        "stranger",
+        holding(body | {"x.weight": (H, H), "y.weight": (H, H)}),
+        unrelated,
+        None,
+    )
+    sums = values({"conv.weight": (12, 3), "norm.weight": (12,), "head.weight": (4, 12)})
+    other: Shapes = {
+        "first.weight": (8, 3),
+        "second.weight": (4, 3),
+        "norm.weight": (12,),
+        "classifier.weight": (5, 12),
+    }
+    yield Pair("another network whose sums fit", "stranger", holding(other), sums, None)
+    counted = values(body | {f"layers.{n}.w": (H, H) for n in range(3)})
+    yield Pair("a stack of another name and place", "stranger", holding(body | {"table.all": (3, H, H)}), counted, None)
+    crossed = values(body | {"alpha.weight": (3, H)})
+    yield Pair("a transposed shape of another name", "stranger", holding(body | {"beta.weight": (H, 3)}), crossed, None)
+    wider = {key: tuple(2 * size if size == H else size for size in shape) for key, shape in body.items()}
+    yield Pair("a wider network", "stranger", holding(body), values(wider), None)
+    two = {"embed.weight": (31, H), "head.weight": (6, H), "head.bias": (6,)}
+    yield Pair("two modules of other sizes", "stranger", holding(body | two), values(body), None)
+    deep: Shapes = {"conv1.weight": (6, 3, 3, 3), "conv2.weight": (6, 6, 3, 3), "fc.weight": (5, 6)}
+    channels = deep | {"conv1.weight": (6, 4, 3, 3), "conv2.weight": (6, 4, 3, 3)}
+    yield Pair("two convolutions of other channels", "stranger", holding(deep), values(channels), None)
+    gated = values(layers({"a.weight_g": (H, 1), "a.weight_v": (H, H), "b.weight": (4, H)}))
+    plain = layers({"c.weight": (H, H), "b.weight": (4, H)})
+    yield Pair("weight norm of another name", "stranger", holding(plain), gated, None)
+    halves = values(layers({"mlp.left.weight": (4, H), "mlp.right.weight": (4, H)}))
+    whole = layers({"attn.both.weight": (H, H)})
+    yield Pair("halves of another module", "stranger", holding(whole), halves, None)
