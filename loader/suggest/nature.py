@@ -150,7 +150,7 @@ def transposed(plan: Plan, wanted: Mapping[str, Wanted]) -> list[str]:
     if not keys:
         return []
     doubt = in_doubt(plan, wanted)
-    return [f"transposed in the file: {listing(keys)}", *([doubt] if doubt else [])]
+    return [f"transposed in the file: {_patterns(keys)}", *([doubt] if doubt else [])]
 
 
 def in_doubt(plan: Plan, wanted: Mapping[str, Wanted], dropped: Mapping[str, Shape] | None = None) -> str:
@@ -171,9 +171,12 @@ def in_doubt(plan: Plan, wanted: Mapping[str, Wanted], dropped: Mapping[str, Sha
     squares = doubted(taken, crossed)
     if not squares:
         return ""
-    patterns = [safe_text(found.pattern, 100) for found in group(dict.fromkeys(squares), star=False)]
-    named = ", ".join(patterns[:_MOST_NAMED]) + (", …" if len(patterns) > _MOST_NAMED else "")
-    return f"square and next to transposed ones, so they may be transposed too: {named}"
+    return f"square and next to transposed ones, so they may be transposed too: {_patterns(squares)}"
+
+
+def _patterns(keys: Iterable[str]) -> str:
+    found = [safe_text(one.pattern, 100) for one in group(dict.fromkeys(keys), star=False)]
+    return ", ".join(found[:_MOST_NAMED]) + (", …" if len(found) > _MOST_NAMED else "")
 
 
 def doubted(loaded: Mapping[str, Shape], crossed: Mapping[str, Shape]) -> list[str]:

@@ -19,8 +19,8 @@ from .alignment import alignment, renumbering
 from .attempts import Attempt, ModelKeys, Source, Step
 from .confirm import confirm
 from .problem import NOT_THE_WEIGHTS, Explanation, Problem, asks_for_average, meant_key
-from .tensors import completed
 from .steps import Generator, averages, norms, prefixes, wrappers
+from .tensors import completed
 
 # Those that look at all names, not only at the sample, come last, and only if the others leave something.
 _QUICK: Sequence[Generator] = (norms, prefixes)
@@ -220,7 +220,7 @@ def _may_be_weights(attempt: Attempt) -> bool:
 
 
 def _best(found: list[Explanation], problem: Problem) -> list[Explanation]:
-    """Returns the best explanations; those with tensors of another size come in addition, if all others need excuses."""
+    """Returns the best explanations; those that resize tensors come first, if all others need excuses."""
     best = _best_of([explanation for explanation in found if not explanation.resizes], problem)
     if best and not best[0].excused:
         return best

@@ -251,102 +251,96 @@ def transposed() -> Iterator[Pair]:
 
 
 def sized() -> Iterator[Pair]:
-    body = layers(linear("up", 4 * H) | linear("down", H, 4 * H))
-    for title, file, model in (("shrunk", 30, 24), ("grown", 30, 33)):
-        state = values(body)
-        other = body | {"embed.weight": (model, H)}
-        common = min(file, model)
-        right = {key: value[:common] if key == "embed.weight" else value for key, value in state.items()}
-        rest = (without(state, "embed."),)
-        yield Pair(f"a vocabulary {title}", "vocabulary", holding(other), state, right, others=rest)
-    tied = values({"wte.weight": (30, H), "mid.weight": (H, 2 * H), "lm_head.weight": (30, H), "lm_head.bias": (30,)})
-    vocabulary = ("wte.weight", "lm_head.weight", "lm_head.bias")
-    model = {key: (26, *shape[1:]) if key in vocabulary else shape for key, shape in shapes_of(tied).items()}
-    right = {key: value[:26] if key in vocabulary else value for key, value in tied.items()}
-    yield Pair("a vocabulary shrunk on both ends", "vocabulary", holding(model), tied, right)
-    state = values(body)
-    other = body | {"head.weight": (4, H), "head.bias": (4,)}
+    yield from vocabularies()
+    yield from channels()
+    yield from grids()
+    yield from lines()
+
+
+BODY = layers(linear("up", 4 * H) | linear("down", H, 4 * H))
+
+
+def vocabularies() -> Iterator[Pair]:
+    state = values(BODY)
+    rest = (without(state, "embed."),)
+    for title, rows in (("shrunk", 24), ("grown", 33)):
+        right = {key: value[:rows] if key == "embed.weight" else value for key, value in state.items()}
+        yield Pair(
+            f"a vocabulary {title}",
+            "vocabulary",
+            holding(BODY | {"embed.weight": (rows, H)}),
+            state,
+            right,
+            others=rest,
+        )
     right = {key: value[:4] if key.startswith("head.") else value for key, value in state.items()}
-    yield Pair("a head of fewer classes", "head", holding(other), state, right, others=(without(state, "head."),))
-    convolution: Shapes = {"conv2.weight": (7, 6, 3, 3), "bn.weight": (7,), "bn.bias": (7,), **linear("fc", 5, 7)}
-    for file, model_channels in ((3, 1), (1, 3), (3, 4)):
-        state = values({"conv1.weight": (6, file, 5, 5), **convolution})
+    rest = (without(state, "head."),)
+    yield Pair("a head of fewer classes", "head", holding(shapes_of(right)), state, right, others=rest)
+    tied = values({"wte.weight": (30, H), "mid.weight": (H, 2 * H), "lm_head.weight": (30, H), "lm_head.bias": (30,)})
+    right = {key: value if key == "mid.weight" else value[:26] for key, value in tied.items()}
+    yield Pair("a vocabulary shrunk on both ends", "vocabulary", holding(shapes_of(right)), tied, right)
+
+
+def channels() -> Iterator[Pair]:
+    rest: Shapes = {"conv2.weight": (7, 6, 3, 3), "bn.weight": (7,), "bn.bias": (7,), **linear("fc", 5, 7)}
+    for file, model in ((3, 1), (1, 3), (3, 4)):
+        state = values({"conv1.weight": (6, file, 5, 5), **rest})
         first = state["conv1.weight"]
-        if model_channels == 1:
-            first = first.sum(1, keepdim=True)
-        else:
-            repeats = -(-model_channels // file)
-            first = first.repeat(1, repeats, 1, 1)[:, :model_channels] * (file / model_channels)
-        shapes = shapes_of(state) | {"conv1.weight": (6, model_channels, 5, 5)}
-        yield Pair(
-            f"{file} channels for {model_channels}", "channels", holding(shapes), state,
-            state | {"conv1.weight": first}, others=(without(state, "conv1."),), tolerance=1e-6,
-        )  # fmt: skip
-    yield from positions()
+        repeated = first.repeat(1, -(-model // file), 1, 1)[:, :model] * (file / model)
+        right = state | {"conv1.weight": first.sum(1, keepdim=True) if model == 1 else repeated}
+        others = (without(state, "conv1."),)
+        name = f"{file} channels for {model}"
+        yield Pair(name, "channels", holding(shapes_of(right)), state, right, others=others, tolerance=1e-6)
 
 
-def positions() -> Iterator[Pair]:
-    body = layers(linear("up", 4 * H) | linear("down", H, 4 * H))
+def larger(picture: Tensor, side: int) -> Tensor:
+    """A square grid [1, channels, old, old] as bicubic interpolation enlarges it."""
+    return functional.interpolate(picture, size=(side, side), mode="bicubic", align_corners=False)
+
+
+def grids() -> Iterator[Pair]:
     for prefix in (0, 1, 2):
-        state = values(body | {"pos_embed": (1, prefix + 49, H)})
+        state = values(BODY | {"pos_embed": (1, prefix + 49, H)})
         own, grid = state["pos_embed"][:, :prefix], state["pos_embed"][:, prefix:]
-        picture = grid.reshape(1, 7, 7, H).permute(0, 3, 1, 2)
-        larger = functional.interpolate(picture, size=(9, 9), mode="bicubic", align_corners=False)
-        right = torch.cat([own, larger.permute(0, 2, 3, 1).reshape(1, 81, H)], 1)
-        model = shapes_of(state) | {"pos_embed": tuple(right.shape)}
-        yield Pair(
-            f"a grid of positions after {prefix}", "positions", holding(model), state, state | {"pos_embed": right},
-            others=(without(state, "pos_embed"),), tolerance=1e-5,
-        )  # fmt: skip
-    state = values(body | {"wpe.weight": (20, H)})
-    line = functional.interpolate(state["wpe.weight"].t()[None], size=28, mode="linear", align_corners=False)[0].t()
-    model = shapes_of(state) | {"wpe.weight": (28, H)}
-    rest = (without(state, "wpe."),)
-    right = state | {"wpe.weight": line}
-    yield Pair("a line of positions", "positions", holding(model), state, right, others=rest, tolerance=1e-5)
+        picture = larger(grid.reshape(1, 7, 7, H).permute(0, 3, 1, 2), 9)
+        right = state | {"pos_embed": torch.cat([own, picture.permute(0, 2, 3, 1).reshape(1, 81, H)], 1)}
+        others = (without(state, "pos_embed"),)
+        name = f"a grid of positions after {prefix}"
+        yield Pair(name, "positions", holding(shapes_of(right)), state, right, others=others, tolerance=1e-5)
     table = "blocks.{}.attn.relative_position_bias_table"
-    state = values(body | {table.format(n): (49, 2) for n in range(3)})
-    right = dict(state)
-    for n in range(3):
-        picture = state[table.format(n)].t().reshape(1, 2, 7, 7)
-        larger = functional.interpolate(picture, size=(11, 11), mode="bicubic", align_corners=False)
-        right[table.format(n)] = larger.reshape(2, 121).t()
-    yield Pair("tables of relative positions", "positions", holding(shapes_of(right)), state, right, tolerance=1e-5)
+    state = values(BODY | {table.format(n): (49, 2) for n in range(3)})
+    tables = {table.format(n): state[table.format(n)] for n in range(3)}
+    right = state | {
+        key: larger(value.t().reshape(1, 2, 7, 7), 11).reshape(2, 121).t() for key, value in tables.items()
+    }
+    name = "tables of relative positions"
+    yield Pair(name, "positions", holding(shapes_of(right)), state, right, tolerance=1e-5)
+
+
+def lines() -> Iterator[Pair]:
+    state = values(BODY | {"wpe.weight": (20, H)})
+    along = state["wpe.weight"].t()[None]
+    line = functional.interpolate(along, size=28, mode="linear", align_corners=False)[0].t()
+    right = state | {"wpe.weight": line}
+    others = (without(state, "wpe."),)
+    name = "a line of positions"
+    yield Pair(name, "positions", holding(shapes_of(right)), state, right, others=others, tolerance=1e-5)
 
 
 def normed() -> Iterator[Pair]:
-    for title, norm in (("old", nn.utils.weight_norm), ("new", nn.utils.parametrizations.weight_norm)):
-        torch.manual_seed(0)
-        network = Sub(first=norm(nn.Conv1d(2, 6, 3)), second=norm(nn.Linear(6, 4)), out=nn.Linear(4, 2))
-        state = filled(network)
-        plain = Sub(first=nn.Conv1d(2, 6, 3), second=nn.Linear(6, 4), out=nn.Linear(4, 2))
-        right = dict(state)
-        for name in ("first", "second"):
-            style = (
-                (".weight_g", ".weight_v")
-                if title == "old"
-                else tuple(f".parametrizations.weight.original{n}" for n in (0, 1))
-            )
-            length, direction = (right.pop(name + end) for end in style)
-            right[f"{name}.weight"] = torch._weight_norm(direction, length, 0)
-        yield Pair(
-            f"weight norm of the {title} kind",
-            "weight norm",
-            lambda p=plain: p,
-            state,
-            right,
-            auto=True,
-            tolerance=1e-6,
-        )
-    torch.manual_seed(0)
-    network = Sub(first=nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)), out=nn.Linear(4, 2))
-    yield Pair(
-        "weight norm in the model alone",
-        "weight norm",
-        lambda n=network: n,
-        filled(Sub(first=nn.Linear(6, 4), out=nn.Linear(4, 2))),
-        None,
-    )
+    norm = nn.utils.parametrizations.weight_norm
+    network = Sub(first=norm(nn.Conv1d(2, 6, 3)), second=norm(nn.Linear(6, 4)), out=nn.Linear(4, 2))
+    state = filled(network)
+    right = dict(state)
+    for name in ("first", "second"):
+        length, direction = (right.pop(f"{name}.parametrizations.weight.original{n}") for n in (0, 1))
+        right[f"{name}.weight"] = torch._weight_norm(direction, length, 0)
+    style = r"parametrizations\.weight\.original"
+    old = renamed(state, (f"{style}0", "weight_g"), (f"{style}1", "weight_v"))
+    model = holding(shapes_of(right))
+    for title, file in (("old", old), ("new", state)):
+        yield Pair(f"weight norm of the {title} kind", "weight norm", model, file, right, auto=True, tolerance=1e-6)
+    yield Pair("weight norm in the model alone", "weight norm", holding(shapes_of(state)), right, None)
 
 
 def strangers() -> Iterator[Pair]:

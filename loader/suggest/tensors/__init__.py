@@ -33,7 +33,7 @@ def completed(problem: Problem, attempt: Attempt) -> list[Attempt]:
     moved = attempt
     for propose in _MOVES:
         held = _held(problem, moved)
-        found = list(propose(held)) if held is not None else []
+        found = list(filter(_known, propose(held))) if held is not None else []
         following = moved.then(_step(found)) if found else None
         moved = following if following is not None else moved
     ways = [moved]
@@ -45,7 +45,7 @@ def completed(problem: Problem, attempt: Attempt) -> list[Attempt]:
 def _read(problem: Problem, attempt: Attempt, propose: _Proposer) -> list[Attempt]:
     """Returns an attempt with each alternative; the attempt itself if there is none."""
     held = _held(problem, attempt)
-    found = propose(held) if held is not None else ()
+    found = filter(_known, propose(held)) if held is not None else ()
     ways = (attempt.then(_step([one])) for one in itertools.islice(found, _MOST_COMPLETED))
     return [way for way in ways if way is not None] or [attempt]
 
@@ -65,10 +65,14 @@ def _held(problem: Problem, attempt: Attempt) -> Held | None:
     return held if (held.missing and held.extra) or held.crossed else None
 
 
+def _known(proposed: Proposed) -> bool:
+    return all(next(iter(settings)) in kinds() for settings in proposed.rules)
+
+
 def _step(found: Sequence[Proposed]) -> Step:
     rules = [settings for one in found for settings in one.rules]
     return Step(
-        tuple(rule_of(settings) for settings in rules if next(iter(settings)) in kinds()),
+        tuple(map(rule_of, rules)),
         "; ".join(one.reason for one in found),
         rank=1,
         doubt=not all(one.certain for one in found),

@@ -202,7 +202,7 @@ def _fusion(
 
 
 def _sets(whole: _Whole, like: Sequence[tuple[Path, str]]) -> Iterator[tuple[list[str], bool]]:
-    """Yields the sets of pieces that may be fused, in order, and whether the names tell the order."""
+    """Yields the sets of pieces that may be fused, in order, and whether the names show the order."""
     own: dict[str, list[str]] = {}
     for segment, piece in like:
         own.setdefault(roles.role(segment), []).append(piece)

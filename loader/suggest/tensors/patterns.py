@@ -61,9 +61,7 @@ class _Form:
         return at_start, _template(head), not place.after or self.tail, _template(tail)
 
 
-def patterns(
-    wanted: Mapping[str, Place], names: Collection[str], *, counts: str = r"(\d+)"
-) -> list[tuple[Pattern, list[str]]]:
+def patterns(wanted: Mapping[str, Place], names: Collection[str]) -> list[tuple[Pattern, list[str]]]:
     """Returns the fewest patterns that together hit exactly these names, each with the names that it is for.
 
     Args:

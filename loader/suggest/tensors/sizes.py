@@ -25,7 +25,7 @@ _MOST_WAYS = 4
 _POSITIONS = frozenset({"pos", "position", "positions", "positional", "wpe", "posemb", "posembed"})
 _TABLES = frozenset({"relative", "rel"})
 _PREFIXES = (0, 1, 2)
-"""How many tokens of its own a position embedding may have in front of its grid: for the class, and for distillation."""
+"""How many tokens a position embedding may have in front of its grid: for the class, and for distillation."""
 _SUFFIXES = (0, 3)
 """The same behind the grid of a table of relative positions, for its class token."""
 

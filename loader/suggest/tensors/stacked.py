@@ -130,7 +130,7 @@ def _families(names: Mapping[str, Shape]) -> Iterator[_Family]:
 
 
 def _stacks(families: Sequence[_Family], stacked: Mapping[str, Shape]) -> list[_Stack]:
-    """Finds the stack of each family: first those named like it, then those that only shapes and roles tell."""
+    """Finds the stack of each family: first those named like it, then those that only shapes and roles show."""
     found: dict[str, _Stack] = {}
     left: dict[tuple[Path, Shape], list[_Family]] = {}
     for family in families:

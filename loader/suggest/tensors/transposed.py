@@ -32,7 +32,7 @@ def turned(held: Held) -> Iterator[Proposed]:
     ways: dict[str, list[str]] = {}
     open_ = False
     for key, (mine, theirs) in held.crossed.items():
-        fitting = [pattern for pattern, axes in _WAYS.get(len(mine), ()) if _moved(theirs, axes) == mine]
+        fitting = [pattern for pattern, axes in _WAYS.get(len(theirs), ()) if _moved(theirs, axes) == mine]
         if not fitting:
             continue
         ways.setdefault(fitting[0], []).append(key)
