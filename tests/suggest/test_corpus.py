@@ -61,7 +61,11 @@ def judged(case: Case, path: Path) -> tuple[str, str]:
 def by_line(case: Case, path: Path) -> str:
     with pytest.raises(loader.FitError) as refused:
         carry_out(case.node, path, **case.given)
-    lines = [shlex.split(line) for line in refused.value.hint.splitlines()] if typed(refused.value.hint) else []
+    lines = (
+        [shlex.split(line, comments=True) for line in refused.value.hint.splitlines()]
+        if typed(refused.value.hint)
+        else []
+    )
     if not lines:
         return "not solved" if case.answers else "refused"
     if not case.answers:

@@ -149,6 +149,9 @@ def globs(wanted: Collection[str], names: Collection[str]) -> list[str]:
     if not wanted or any(_GLOB_SIGNS.intersection(name) for name in wanted):
         return []
     inside = set(wanted)
+    module = _module(inside, names)
+    if module:
+        return [module]
     paths = {name: segments(name) for name in names}
     every = Counter(end for path in paths.values() for end in _ends(path))
     own = Counter(end for name in wanted for end in _ends(paths.get(name, segments(name))))
@@ -162,6 +165,14 @@ def globs(wanted: Collection[str], names: Collection[str]) -> list[str]:
         found[glob] = None
         left = [name for name in left if name not in hits]
     return [] if left else list(found)
+
+
+def _module(wanted: Collection[str], names: Collection[str]) -> str:
+    """Returns the glob of the module that holds exactly these names, if there are several."""
+    parents = {name.rpartition(".")[0] for name in wanted}
+    parent = min(parents, key=len)
+    inside = [name for name in names if name.startswith(f"{parent}.")] if len(wanted) > 1 and parent else []
+    return f"{parent}.*" if set(inside) == set(wanted) else ""
 
 
 def _ends(path: Path) -> Iterator[Path]:
