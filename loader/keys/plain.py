@@ -13,6 +13,7 @@ from ..formats.tree import Container
 from ..schema import Rule
 from ..text.lines import Fix, typed
 from .quantized import Quantized
+from .rules.merge import Merge
 from .rules.ready import ready_made
 from .rules.tensors import TensorRule
 from .written import rules_override
@@ -76,6 +77,19 @@ def _dequantizing(found: Sequence[Quantized], given: Mapping[str, Rule]) -> dict
         rules |= ready_made()[option] if option is not None else {}
     taken = [rule for rule in rules.values() if isinstance(rule, TensorRule)]
     keys = {key for one in found for key in (one.key, *one.beside)}
-    if rules.keys() & given.keys() or not all(any(rule.hits(key) for rule in taken) for key in keys):
+    if not all(any(rule.hits(key) for rule in taken) for key in keys):
+        rules = _by_suffix(found)
+    return {} if rules.keys() & given.keys() else rules
+
+
+def _by_suffix(found: Sequence[Quantized]) -> dict[str, Rule]:
+    """Returns the rule for fp8 weights of any name, such as stacked experts, whose scales add one suffix to it."""
+    suffixes = {name.removeprefix(one.key) for one in found for name in one.beside}
+    if len(suffixes) != 1 or not all(_is_fp8(one) and one.beside == (one.key + min(suffixes),) for one in found):
         return {}
-    return rules
+    end = re.escape(min(suffixes))
+    return {"fp8": Merge([rf"(?<!{end})$", rf"{end}$"], "", by="fp8")}
+
+
+def _is_fp8(one: Quantized) -> bool:
+    return _DETAIL.sub("", one.scheme) == "fp8"

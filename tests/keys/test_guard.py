@@ -232,6 +232,23 @@ def test_rules_that_were_typed_stay(tmp_path: Path) -> None:
     assert carry_out(THREE, path, rules=["fp8", "ddp"]).report.keys.loaded == 6
 
 
+def test_scales_of_stacked_experts_have_a_rule_of_their_own(tmp_path: Path) -> None:
+    expert = {"gate_up_proj": codes(torch.float8_e4m3fn, 2, 4, 3), "gate_up_proj_scale_inv": floats(2, 4, 1)}
+    state = {"0.weight": codes(torch.float8_e4m3fn, 4, 4), "0.weight_scale_inv": floats(1)}
+    state |= {f"experts.{key}": value for key, value in expert.items()} | {"0.bias": floats(4)}
+    model = nn.ModuleDict({"0": nn.Linear(4, 4), "experts": Holder({"gate_up_proj": floats(2, 4, 3)})})
+
+    with pytest.raises(FitError, match=r"fp8 \(float8_e4m3fn\) in 2 layers") as refusal:
+        loader.load_into(model, state)
+
+    typed = """rules={fp8: {merge: ["(?<!_scale_inv)$", "_scale_inv$"], to: "", by: "fp8"}}"""
+    assert refusal.value.hint == f"'{typed}'   # computes the plain weights"
+    rule = {"merge": ["(?<!_scale_inv)$", "_scale_inv$"], "to": "", "by": "fp8"}
+    loader.load_into(model, state, rules={"fp8": rule})
+    found = model["experts"].get_buffer("gate_up_proj")
+    assert torch.equal(found, expert["gate_up_proj"].float() * expert["gate_up_proj_scale_inv"])
+
+
 def test_the_line_of_a_part_names_its_rules(tmp_path: Path) -> None:
     make = SCHEMES["fp8 of DeepSeek"][1]
     part = written({**make(), "bias": floats(16)}, tmp_path)

@@ -18,7 +18,7 @@ from .schemes import Awq, Gptq
 
 Inputs = Sequence[Callable[[], torch.Tensor]]
 _WORD = 32
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 """Elements that are unpacked at a time."""
 _AWQ_NIBBLES = (0, 4, 1, 5, 2, 6, 3, 7)
 """Which nibble of a word holds each of the 8 columns."""
