@@ -31,8 +31,8 @@ from .keys.plan import Wanted
 from .module.dtype import resolve_dtype
 from .module.slots import slots, without_data
 from .parts import Part
-from .parts.adapted import with_adapters
-from .parts.open import rest_is_open, with_root
+from .parts.adapted import with_rest
+from .parts.open import rest_is_open
 from .report import fill
 from .report.data import Report
 from .runtime import collector_paused
@@ -88,7 +88,7 @@ def run(job: JobConfig, report: Report, target: Target, manner: Manner) -> nn.Mo
             built = target.build(job, parts)
         if job.parts and not built.complete:
             with clock("open"):
-                parts = with_adapters(with_root(parts, job, slots(built.module), stack), job, stack)
+                parts = with_rest(parts, job, slots(built.module), stack)
                 fill.parts(report, parts)
                 record = _record(job, parts, ending, prove=prove)
         load = Load(target, job, parts, built)

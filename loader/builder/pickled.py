@@ -53,8 +53,8 @@ def take_pickled(job: JobConfig, parts: Sequence[Part]) -> Built:
         CheckpointError: The file holds no model, or needs globals that were not admitted.
     """
     ruled = job.rules is None or job.rules
-    if job.mode == "plan" or ruled or job.parts:
-        what = "mode=plan" if job.mode == "plan" else "rules" if ruled else "parts"
+    if job.mode == "plan" or ruled or job.adapters or job.parts:
+        what = "mode=plan" if job.mode == "plan" else "rules" if ruled else "adapters" if job.adapters else "parts"
         raise ConfigError(f"{what} needs a declared architecture, and model is null", _DECLARED)
     part = parts[0]
     settings = part.config.checkpoint

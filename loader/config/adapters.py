@@ -13,7 +13,7 @@ from ..errors import Problems
 from ..schema import AUTO, AdapterConfig, Rule
 from ..text.lines import line, under
 from ..text.wording import safe_text
-from .sections import read_section
+from .sections import names_of, read_section
 
 ReadRules = Callable[[Any, str, Problems], dict[str, Rule] | None]
 """Reads rules at a place of the config; None for ``auto``."""
@@ -44,7 +44,7 @@ def _read(raw: Any, where: str, problems: Problems, read_rules: ReadRules) -> Ad
         return AdapterConfig()
     rules = raw.get("rules")
     record = read_section(AdapterConfig, {key: value for key, value in raw.items() if key != "rules"}, where, problems)
-    if "path" not in raw:
+    if "path" not in raw and set(raw) <= set(names_of(AdapterConfig)):  # else one of them is a mistyped path
         problems.add(f"'{safe_text(where)}.path' is required", line(under(where, "path"), "FOLDER", "+"))
     if not math.isfinite(record.scale):
         problems.add(

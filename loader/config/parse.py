@@ -65,7 +65,7 @@ def parse_job(config: Raw) -> JobConfig:
     job.model = _model(raw.get("model"), problems)
     job.rules = _rules(raw.get("rules", {}), "rules", problems)
     job.adapters = read_adapters(raw.get("adapters", {}), "adapters", problems, _rules)
-    job.parts = _parts(parts, checkpoint, job.rules, problems)
+    job.parts = _parts(parts, checkpoint, job, problems)
     job.allow = read_section(AllowConfig, raw.get("allow", {}), "allow", problems)
     job.verify = read_verify(raw.get("verify", {}), job.device, problems)
     job.inspect = read_section(InspectConfig, raw.get("inspect", {}), "inspect", problems)
@@ -226,9 +226,7 @@ def _mended(raw: Raw, settings: Collection[str]) -> Raw:
     return {near[key][0] if near.get(key) else key: value for key, value in raw.items()}
 
 
-def _parts(
-    raw: Any, root: CheckpointConfig, rules: dict[str, Rule] | None, problems: Problems
-) -> dict[str, PartConfig]:
+def _parts(raw: Any, root: CheckpointConfig, job: JobConfig, problems: Problems) -> dict[str, PartConfig]:
     if not isinstance(raw, Mapping):
         problems.add(
             f"'parts' is {safe_text(raw)!r}, expected a mapping", Fix("'parts={encoder: {key: encoder_state}}'")
@@ -245,8 +243,10 @@ def _parts(
         settings = {key: value for key, value in own.items() if key not in ("rules", "adapters")}
         checkpoint = read_section(CheckpointConfig, settings, where, problems, inherited(root, settings.get("path")))
         add_uncombined(checkpoint, where, problems)
-        own_rules = _rules(own["rules"], f"{where}.rules", problems) if own.get("rules") is not None else rules
-        adapters = read_adapters(own.get("adapters") or {}, f"{where}.adapters", problems, _rules)
+        own_rules = _rules(own["rules"], f"{where}.rules", problems) if own.get("rules") is not None else job.rules
+        adapters = {} if name else job.adapters
+        if own.get("adapters") is not None:
+            adapters = read_adapters(own["adapters"], f"{where}.adapters", problems, _rules)
         parts[str(name)] = PartConfig(checkpoint, own_rules, adapters)
     return parts
 

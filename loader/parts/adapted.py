@@ -6,7 +6,7 @@ are then read as one. Adapters that no part would use are refused, as is one whe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +18,9 @@ from ..schema import JobConfig, config_path
 from ..text.lines import line
 from ..text.wording import listing
 from . import Part
-from .adapters import open_adapters, refuse_alone
-from .open import open_checkpoint, reads_tensors, warn_of_dangers
+from .adapters import open_adapters
+from .adapters.alone import refuse_alone
+from .open import open_checkpoint, reads_tensors, warn_of_dangers, with_root
 
 
 def with_adapters(parts: Sequence[Part], job: JobConfig, stack: ExitStack) -> tuple[Part, ...]:
@@ -48,14 +49,21 @@ def _with_adapters(part: Part, job: JobConfig, stack: ExitStack) -> Part:
         warn_of_dangers(opened)
         return opened
 
-    where = config_path(part.name, "adapters", listed=part.listed).removeprefix("checkpoint.")
+    own = part.config.adapters is not job.adapters
+    where = config_path(part.name, "adapters", listed=part.listed) if own else "adapters"
     adapters = open_adapters(part.config.adapters, where, stack, opener)
     others = [checkpoint for adapter in adapters for checkpoint in adapter.checkpoints]
     return replace(part, checkpoint=Joint(part.checkpoint, others), adapters=adapters)
 
 
-def refuse_unused(parts: Sequence[Part], job: JobConfig) -> None:
-    """Raises ConfigError if the job has adapters for the root, and no part is the root."""
+def with_rest(parts: tuple[Part, ...], job: JobConfig, keys: Iterable[str], stack: ExitStack) -> tuple[Part, ...]:
+    """Adds the root as `with_root` does, with its adapters.
+
+    Raises:
+        CheckpointError: A file cannot be read, or is refused.
+        ConfigError: The job has adapters for the root, and no part is the root.
+    """
+    parts = with_adapters(with_root(parts, job, keys, stack), job, stack)
     if job.adapters and all(part.name for part in parts):
         first = parts[0].name
         raise ConfigError(
@@ -63,3 +71,4 @@ def refuse_unused(parts: Sequence[Part], job: JobConfig) -> None:
             "adapters of its own",
             line(f"parts.{first}.adapters", {name: {"path": one.path} for name, one in job.adapters.items()}, "+"),
         )
+    return parts

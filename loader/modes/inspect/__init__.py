@@ -20,6 +20,7 @@ from ...keys.candidates import IN_ARCHIVE, candidates
 from ...keys.select import subtree
 from ...keys.written import key_override, written
 from ...parts import Part
+from ...parts.adapters.alone import alone
 from ...parts.open import open_parts
 from ...report import fill, terminal
 from ...report.data import Report
@@ -84,6 +85,8 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
     found = list_contents(root)
     described.tensors = len(found.tensors)
     ranked = candidate_rows(found)
+    adapter = alone(checkpoint, config_path(part.name, "path", listed=part.listed))
+    following = what_to_type(ranked, settings, root.record) if adapter is None else [adapter[1]]
     row: FileRow = {
         "part": part.name,
         "path": described.path,
@@ -96,9 +99,9 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
         "modules": [],
         "tensors": [],
         "entries": [],
-        "notes": notes_of(root),
+        "notes": notes_of(root) if adapter is None else {**notes_of(root), "adapter": adapter[0]},
         "globals": _globals(root, described.dangers),
-        "next": [str(fix) for fix in what_to_type(ranked, settings, root.record)] if not job.parts else [],
+        "next": [str(fix) for fix in following] if not job.parts else [],
         "tree": [],
         "depth": job.inspect.depth,
         "filter": list(job.inspect.filter),

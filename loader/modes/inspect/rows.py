@@ -178,7 +178,7 @@ class FileRow(TypedDict):
     tensors: list[TensorRow]
     entries: list[EntryRow]
     notes: dict[str, Any]
-    """The notes in a safetensors header."""
+    """The notes in a safetensors header; of the folder of a PEFT adapter, what its config says, too."""
     globals: list[GlobalRow]
     next: list[str]
     """The lines to type next."""

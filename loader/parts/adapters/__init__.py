@@ -8,7 +8,6 @@ tensor that it is added to.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,16 +23,15 @@ from ...formats.tree import TensorEntry
 from ...keys.candidates import candidates
 from ...keys.select import find, select
 from ...schema import AUTO, AdapterConfig
-from ...text.lines import NO_FIX, Fix, line, override, typed, under
+from ...text.lines import NO_FIX, Fix, line, under
 from ...text.wording import counted, listing, phrases, safe_text, shape
 from .deltas import Delta, computed, is_floating, is_low_rank, of_products
 from .merge import Applied, Changes, merged
-from .peft import CONFIG, MERGED, Peft, folder_of, read_config, weights_in
+from .peft import CONFIG, Peft, folder_of, read_config, weights_in
 
-__all__ = ["Adapter", "Applied", "Changes", "merged", "open_adapters", "refuse_alone"]
+__all__ = ["Adapter", "Applied", "Changes", "merged", "open_adapters"]
 
 _MOST_KEYS = 4
-_ON_HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 Opener = Callable[[str | Path, str], Checkpoint]
 """Opens a path in a format; the job closes it."""
@@ -207,7 +205,8 @@ def _open(name: str, config: AdapterConfig, where: str, stack: ExitStack, opener
         return Adapter(name, config, where, checkpoint, None, peft, (file,))
     except (CheckpointError, ConfigError) as error:
         fixes = [_moved(fix, where) for fix in error.fixes]
-        raise type(error)(f"adapter '{safe_text(name)}': {error.message}", *fixes) from error
+        message = error.message.replace("checkpoint.path", f"{safe_text(where)}.path")
+        raise type(error)(f"adapter '{safe_text(name)}': {message}", *fixes) from error
 
 
 def _unless_stray(adapter: Adapter) -> Adapter:
@@ -251,48 +250,3 @@ def _refuse_unlike(left: Mapping[str, TensorEntry], right: Mapping[str, TensorEn
             f"{one} minus {other} needs the same tensors in both: {phrases(faults)}",
             Fix(note="give the model that the first one was trained from"),
         )
-
-
-def refuse_alone(checkpoint: Checkpoint, override: str) -> None:
-    """Refuses an adapter's folder where a checkpoint is expected.
-
-    Args:
-        checkpoint: The opened one.
-        override: The config path that names it.
-
-    Raises:
-        CheckpointError: It is the folder of a PEFT adapter, with a line that adds it to its base.
-    """
-    folder = checkpoint.path
-    if not folder.is_dir() or folder_of(folder) is None or weights_in(folder) != checkpoint.place:
-        return
-    peft, file = read_config(folder)
-    file.close()
-    raise CheckpointError(
-        f"{shown_path(folder)} is a PEFT adapter ({peft.said}, for {safe_text(peft.base) or 'an unnamed base'}) "
-        "without the weights that it changes",
-        MERGED if peft.type != "LORA" or peft.unsupported else _with_base(peft, called(folder), override),
-    )
-
-
-def _with_base(peft: Peft, folder: str, override_: str) -> Fix:
-    """The line that adds an adapter to its base."""
-    note = "" if peft.base else "BASE is the checkpoint that it was trained on"
-    adapters = override_.removesuffix("path").removeprefix("checkpoint.") + "adapters"
-    return typed(
-        override(override_, _place_of(peft.base)), override(adapters, {"lora": {"path": folder}}, "+"), note=note
-    )
-
-
-def _place_of(base: str) -> str:
-    """Where the model is that an adapter's config names."""
-    if not base or is_url(base) or _exists(base):
-        return base or "BASE"
-    return f"hf://{base}" if _ON_HUB.fullmatch(base) else base
-
-
-def _exists(base: str) -> bool:
-    try:
-        return Path(base).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # no path, or no such user
-        return False

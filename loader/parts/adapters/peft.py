@@ -164,7 +164,7 @@ def _refuse_outside(path: Path, folder: Path) -> None:
 def _config(path: Path, raw: Mapping[str, Any]) -> Peft:
     kind, base = raw.get("peft_type"), raw.get("base_model_name_or_path", "")
     if not isinstance(kind, str):
-        raise _invalid(path, f"peft_type is {safe_text(kind, 60)!r}, expected LORA")
+        raise _invalid(path, f"peft_type is {'missing' if kind is None else safe_text(kind, 60)}, expected LORA")
     known = Peft(path, kind, str(base))
     if kind != "LORA":
         return known
@@ -193,7 +193,7 @@ def _unsupported(raw: Mapping[str, Any]) -> Iterator[str]:
 def _table(path: Path, raw: Mapping[str, Any], setting: str) -> Iterable[tuple[str, Any]]:
     found = raw.get(setting, {})
     if not isinstance(found, Mapping):
-        raise _invalid(path, f"{setting} is {safe_text(found, 60)!r}, expected numbers by pattern")
+        raise _invalid(path, f"{setting} is {safe_text(found, 60)}, expected numbers by pattern")
     return found.items()
 
 
