@@ -70,10 +70,15 @@ def _dense(entry: TensorEntry, unpack: Unpack, *, mmap: bool) -> torch.Tensor:
     if entry.storage is None:
         return _without_data(entry, dtype)
     shape, stride = entry.shape, entry.stride
-    if entry.storage.made is not None:
-        whole = tensor_of(entry.storage.made, unpack, mmap=mmap).contiguous()
-        return whole.as_strided(shape, stride, whole.storage_offset() + entry.offset)
     compact = stride == contiguous(shape)
+    if entry.storage.made is not None:
+        shared = entry.storage.whole
+        whole = tensor_of(entry.storage.made, unpack, mmap=mmap) if shared is None else shared()
+        whole = whole.resolve_conj().resolve_neg().contiguous()
+        if compact and shared is None and entry.numel == whole.numel():
+            return whole.view(shape)
+        part = whole.as_strided(shape, stride, whole.storage_offset() + entry.offset)
+        return torch.empty(shape, dtype=whole.dtype).copy_(part)  # a view would keep all of it in memory
     count = entry.numel if compact else extent(shape, stride)
     width = ITEMSIZE[entry.dtype]
     carrier = _CARRIERS[width] if entry.dtype in _QUANTIZED else dtype

@@ -60,6 +60,8 @@ class Storage:
     """The entry whose elements, compact and in order, are its bytes once it is made; the other places are unused."""
     fetch: Callable[[], torch.UntypedStorage] | None = field(default=None, compare=False, repr=False)
     """Gives its bytes in memory, if they are read into it only when they are needed."""
+    whole: Callable[[], torch.Tensor] | None = field(default=None, compare=False, repr=False)
+    """Gives the tensor of `made`, if several entries share it."""
 
 
 @dataclass(frozen=True, slots=True)

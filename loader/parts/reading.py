@@ -16,6 +16,7 @@ from ..errors import CheckpointError, located
 from ..formats.checksums import ReadOnce
 from ..formats.pickle.globals import needed_tensors
 from ..formats.pickle.revive import revive
+from ..formats.shared import MadeOnce
 from ..formats.tensor import box, torch_dtype
 from ..formats.tree import TensorEntry
 from ..keys.plan import Offered
@@ -31,6 +32,7 @@ class Reading:
 
     part: Part
     _once: ReadOnce | None = None
+    _made: MadeOnce = field(default_factory=lambda: MadeOnce(()))
     _checked: set[tuple[int, int, int]] = field(default_factory=set)
     """The places of the bytes that `check` has compared."""
 
@@ -48,15 +50,18 @@ class Reading:
         self.expect(reads)
         self.part.checkpoint.verify([entry for entry in entries if not self._covers(entry)], mmap=mmap)
 
-    def expect(self, reads: Iterable[TensorEntry]) -> None:
+    def expect(self, reads: Sequence[TensorEntry]) -> None:
         """Prepares to compare the checksums of data that is not mapped on the way into its place.
+
+        What several of the entries are cut out of is made once.
 
         Args:
             reads: The entries that will be read, as often as each will be.
         """
         checkpoint, settings = self.part.checkpoint, self.part.config.checkpoint
+        self._made = made = MadeOnce(reads)
         if settings.check == "crc":
-            located = map(checkpoint.located, reads)
+            located = map(checkpoint.located, made.counted(reads))
             self._once = ReadOnce(located, checkpoint.inflate, mmap=settings.mmap)
 
     def check(self, entry: TensorEntry) -> None:
@@ -78,7 +83,8 @@ class Reading:
 
     def read(self, entry: TensorEntry) -> torch.Tensor:
         """One tensor as it is in its file, on the CPU; CheckpointError where it cannot be read."""
-        checkpoint, once, found = self.part.checkpoint, self._once, entry
+        found = entry = self._made(entry, self.read)
+        checkpoint, once = self.part.checkpoint, self._once
         if once is not None and once.covers(located := checkpoint.located(entry)):
             found = once(located)
         try:

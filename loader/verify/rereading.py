@@ -19,6 +19,8 @@ from ..apply.prepare import Prepared
 from ..errors import located
 from ..formats.elements import flat, same_elements
 from ..formats.identity import Line, compact, fingerprint, in_batches, is_exact, line_of_read, pieces
+from ..formats.opened import Checkpoint
+from ..formats.shared import MadeOnce
 from ..formats.tensor import torch_dtype
 from ..formats.tree import ITEMSIZE, TensorEntry
 from ..module.dtype import cast
@@ -125,25 +127,25 @@ def _read(tensors: Sequence[_Tensor]) -> tuple[dict[str, Line], Reread]:
     """Reads tensors; returns their lines by key, and how they compare with the model's."""
     comparable = [tensor for tensor in tensors if tensor.mine is not None]
     sampled = sum(tensor.entry.nbytes for tensor in comparable) > WHOLE_BELOW
-    read = partial(_read_batch, sampled=sampled)
+    read = partial(_read_batch, made=MadeOnce(tensor.entry for tensor in tensors), sampled=sampled)
     found = in_batches(tensors, lambda tensor: tensor.entry.nbytes, read, "reading back")
     differing = tuple(line.key for line, same in found if not same)
     derived = sum(tensor.derived for tensor in comparable)
     return {line.key: line for line, _ in found}, Reread(None, len(comparable), derived, sampled, differing)
 
 
-def _read_batch(tensors: Sequence[_Tensor], *, sampled: bool) -> Iterator[tuple[Line, bool]]:
+def _read_batch(tensors: Sequence[_Tensor], *, made: MadeOnce, sampled: bool) -> Iterator[tuple[Line, bool]]:
     for tensor in tensors:
         with located(tensor.part.label, tensor.source):
-            yield _read_one(tensor, sampled=sampled)
+            yield _read_one(tensor, made, sampled=sampled)
 
 
-def _read_one(tensor: _Tensor, *, sampled: bool) -> tuple[Line, bool]:
+def _read_one(tensor: _Tensor, made: MadeOnce, *, sampled: bool) -> tuple[Line, bool]:
     """Returns a tensor's line, and whether the model's is the same."""
     checkpoint, entry, mine = tensor.part.checkpoint, tensor.entry, tensor.mine
     place = compact(checkpoint.located(entry))
     if place is None:
-        value = checkpoint.read(entry, mmap=False)
+        value = _read_whole(checkpoint, entry, made)
         dense = value.layout == torch.strided and not value.is_quantized and not value.is_nested
         same = mine is None or (
             _same_runs(tensor, flat(value), 0, mine.reshape(-1), sampled=sampled)
@@ -160,6 +162,10 @@ def _read_one(tensor: _Tensor, *, sampled: bool) -> tuple[Line, bool]:
             same &= _same_runs(tensor, theirs, start, own, sampled=sampled)
         start += len(piece) // width
     return Line(tensor.key, entry.dtype, entry.shape, digest.hexdigest()), same
+
+
+def _read_whole(checkpoint: Checkpoint, entry: TensorEntry, made: MadeOnce) -> torch.Tensor:
+    return checkpoint.read(made(entry, lambda one: _read_whole(checkpoint, one, made)), mmap=False)
 
 
 def _same_runs(tensor: _Tensor, theirs: torch.Tensor, start: int, mine: torch.Tensor, *, sampled: bool) -> bool:

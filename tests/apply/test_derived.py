@@ -17,6 +17,7 @@ from zlib_ng import zlib_ng
 from loader import FitError, LoaderError, load_into, load_model
 from loader.files.file import CheckpointFile
 from loader.formats import checksums
+from loader.formats import tensor as tensors
 from tests.derived import FUSED, ROWS, Shapes, fused, numbers, shapes
 from tests.jobs import carry_out, save, snapshot, target
 from tests.models import Tied
@@ -318,3 +319,42 @@ def test_load_hooks_see_derived_tensors(build: bool, tmp_path: Path) -> None:
     assert isinstance(model, Halved)
     assert torch.equal(model.weight, numbers(4, 2))
     assert {*model.seen} == {torch.bfloat16}
+
+
+MADE = {
+    "stack": {"merge": r"^e\.(\d+)\.w$", "to": "e.w"},
+    "turn": {"rearrange": "e.w", "pattern": "e i o -> e o i"},
+    "apart": {"split": r"^e\.w$", "into": "x.{}"},
+}
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("mmap", [True, False])
+def test_what_several_tensors_are_cut_out_of_is_made_once(
+    mmap: bool, dtype: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compared: list[int]
+) -> None:
+    joined: list[int] = []
+    join = tensors._joined
+
+    def noted(entry: Any, *arguments: Any, **settings: Any) -> torch.Tensor:
+        joined.append(entry.numel)
+        return join(entry, *arguments, **settings)
+
+    monkeypatch.setattr(tensors, "_joined", noted)
+    path = save(EXPERTS, tmp_path / "a.pt")
+    node = shapes({f"x.{at}": [3, 2] for at in range(4)})
+    model = carry_out(node, path, rules=MADE, checkpoint={"mmap": mmap}, dtype=dtype).model
+    kind = getattr(torch, dtype or "float32")
+    assert_holds(model, {f"x.{at}": EXPERTS[f"e.{at}.w"].t().to(kind) for at in range(4)})
+    assert_apart(model)
+    assert joined.count(24) == 2  # to load it, and to read it back
+    assert compared.count(24) == 4
+    assert all(value.untyped_storage().nbytes() == value.nbytes for value in model.state_dict().values())
+
+
+def test_copies_of_what_is_made_are_apart(tmp_path: Path) -> None:
+    rules = {**{name: MADE[name] for name in ("stack", "turn")}, "copy": {"copy": r"^e\.w$", "into": ["x", "y"]}}
+    path = save(EXPERTS, tmp_path / "a.pt")
+    model = carry_out(shapes({"x": [4, 3, 2], "y": [4, 3, 2]}), path, rules=rules).model
+    assert_holds(model, {name: torch.stack([*EXPERTS.values()]).mT for name in "xy"})
+    assert_apart(model)
