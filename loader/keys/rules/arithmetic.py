@@ -58,6 +58,11 @@ class Scale(SelectingRule):
     """What is added to the product."""
     example: ClassVar[Mapping[str, object]] = {"scale": "*.norm.weight", "plus": 1.0}
 
+    @property
+    def reversible(self) -> bool:
+        """Whether the factor can be divided by."""
+        return self.by != 0
+
     def change(self) -> Callable[[TensorEntry], TensorEntry]:
         """Returns the function of one tensor; raises Unusable for a number that is not finite."""
         for name in ("by", "plus"):

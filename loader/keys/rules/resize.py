@@ -62,6 +62,11 @@ class Resize(SelectingRule):
     """What new rows hold: the initial values that the ``model`` has from ``seed``, the ``mean`` of the file's, or 0."""
     example: ClassVar[Mapping[str, object]] = {"resize": "pos_embed", "by": "bicubic"}
 
+    @property
+    def reversible(self) -> bool:
+        """False: another size holds less, or was made up."""
+        return False
+
     def change(self) -> Callable[[TensorEntry], Unsettled]:
         """Returns the function of one tensor; raises Unusable for settings that cannot work."""
         self._check()

@@ -32,6 +32,11 @@ class Take(SelectingRule):
     """The dim that they count along."""
     example: ClassVar[Mapping[str, object]] = {"take": "head.*", "index": [7, 0, 3]}
 
+    @property
+    def reversible(self) -> bool:
+        """False: what was not taken is gone."""
+        return False
+
     def change(self) -> Callable[[TensorEntry], TensorEntry]:
         """Returns the function of one tensor; as in `SelectingRule`."""
         index = _slice(self.index) if isinstance(self.index, str) else self.index

@@ -276,3 +276,53 @@ def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path) -> None:
         assert all(value.is_meta for value in given.values())
         assert torch.equal(backwards.tensor("b"), numbers(4))
         assert not backwards._last
+
+
+NORMS: Mapping[str, Any] = {"plus": {"scale": "*.norm.weight", "by": 2.0, "plus": 1.0}}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_scale_is_inverted_by_its_formula(dtype: torch.dtype, tmp_path: Path) -> None:
+    state = {key: value.to(dtype) for key, value in fused().items()}
+    path = save(state, tmp_path / "a.pt")
+    name = str(dtype).removeprefix("torch.")
+    found = back(shapes(ROWS, name), path, {**FUSED, **NORMS}, tmp_path / "b.safetensors")
+    assert_same(found, state)
+
+
+def test_a_scaled_piece_is_unscaled_in_its_place(tmp_path: Path) -> None:
+    path = save(fused(), tmp_path / "a.pt")
+    rules = {"fused": {**FUSED["fused"], "sizes": [2, 1, 1]}, "k": {"scale": "l.k.weight", "by": 0.5}}
+    out = tmp_path / "b.safetensors"
+    assert_same(back(shapes(ROWS), path, rules, out), fused())
+    again = carry_out(shapes(ROWS), out, rules=rules).model.state_dict()
+    assert torch.equal(again["l.k.weight"], fused()["l.qkv.weight"][4:6] / 2)
+
+
+LOSSY: Mapping[str, tuple[Mapping[str, list[int]], Mapping[str, Any], str]] = {
+    "take": ({"w": [2, 4]}, {"take": "w", "index": [1, 0]}, "rule 'r' (take: w, index: [1, 0])"),
+    "resize": ({"w": [3, 4]}, {"resize": "w", "by": "rows"}, "rule 'r' (resize: w, by: rows)"),
+    "reduce": ({"w": [4]}, {"rearrange": "w", "pattern": "a b -> b", "reduce": "sum"}, "rule 'r' (rearrange: w"),
+    "sum": ({"s": [2, 4]}, {"merge": ["^w$", "^v$"], "to": "s", "by": "sum"}, "rule 'r' (merge: "),
+    "zero": ({"w": [2, 4]}, {"scale": "w", "by": 0.0}, "rule 'r' (scale: w, by: 0.0)"),
+}
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_a_rule_without_an_inverse_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    keys, rule, expected = LOSSY[name]
+    path = save({"w": numbers(2, 4), "v": numbers(2, 4)}, tmp_path / "a.pt")
+    message = refusal(shapes(keys), path, {"r": rule}, tmp_path, allow={"unexpected": ["v"]})
+    assert f"convert.names=checkpoint cannot write the file's names and layout: {expected}" in message
+    assert message.endswith("has no inverse")
+
+
+def test_several_files_and_adapters_have_no_inverse(tmp_path: Path) -> None:
+    path = save({"w": numbers(2, 4)}, tmp_path / "a.pt")
+    other = save({"w": numbers(2, 4, start=2)}, tmp_path / "b.pt")
+    combined = {"path": [str(path), str(other)], "combine": "mean"}
+    message = refusal(shapes({"w": [2, 4]}), path, {}, tmp_path, checkpoint=combined)
+    assert "checkpoint.combine has no inverse" in message
+    delta = {"delta": {"path": str(other)}}
+    message = refusal(shapes({"w": [2, 4]}), path, {}, tmp_path, adapters=delta)
+    assert "adapters have no inverse: delta" in message
