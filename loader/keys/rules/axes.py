@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...text.wording import counted, listing, safe_text
+from .boxed import NARROW
 from .tensors import Mending, Unfit, Unusable
 
 Side = tuple[tuple[str, ...], ...]
@@ -47,7 +48,7 @@ class Pattern:
         least = len(self.left) - open_
         if rank < least or (rank > least and not open_):
             expected = f"{least} or more" if open_ else str(least)
-            raise Unfit([f"has {counted(rank, 'dim')}, but the left side of the pattern has {expected}"])
+            raise Unfit([f"has {counted(rank, 'dim')}, but the left side of the pattern has {expected}"], NARROW)
         every = tuple(f"{_ELLIPSIS}{at}" for at in range(rank - least))
         left, right = (tuple(_written_out(side, every)) for side in (self.left, self.right))
         return Pattern(left, right, self.sizes)
@@ -64,7 +65,7 @@ class Pattern:
             unknown = [axis for axis in dim if axis not in sizes]
             if (size % known if unknown else size != known) or (unknown and not known):
                 parts = " · ".join(f"{axis} = {sizes[axis]}" if axis in sizes else axis for axis in dim) or "1"
-                raise Unfit([f"does not fit the pattern: dim {at} is {size}, expected {_plain(parts)}"])
+                raise Unfit([f"does not fit the pattern: dim {at} is {size}, expected {_plain(parts)}"], NARROW)
             if unknown:
                 sizes[unknown[0]] = size // known
         return sizes

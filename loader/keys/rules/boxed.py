@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from ...formats import boxes
 from ...formats.limits import MOST_MADE
 from ...formats.tree import TensorEntry
+from ...text.lines import Fix
 from ...text.wording import counted
 from .tensors import Mending, Unfit, Unusable
+
+NARROW = Fix(note="narrow the expression to the keys that it is meant for, or drop the others first")
 
 
 def movable(entry: TensorEntry) -> TensorEntry:
@@ -22,7 +25,7 @@ def movable(entry: TensorEntry) -> TensorEntry:
     """
     if not boxes.is_movable(entry):
         reason = "has no data in the file" if entry.layout == "strided" else f"is {entry.layout}, not a dense tensor"
-        raise Unfit([f"{reason}: its elements cannot be moved"])
+        raise Unfit([f"{reason}: its elements cannot be moved"], NARROW)
     return entry
 
 
@@ -50,7 +53,8 @@ def in_runs(entry: TensorEntry, dim: int, runs: int) -> TensorEntry:
         Unfit: It is not divisible.
     """
     if entry.shape[dim] % runs:
-        raise Unfit([f"is not divisible along dim {dim}: {entry.shape[dim]} into groups: {runs}"])
+        fault = f"is not divisible along dim {dim}: {entry.shape[dim]} into groups: {runs}"
+        raise Unfit([fault], Fix(note="groups is the number of heads, or that of the heads of keys and values"))
     return boxes.unflattened(entry, dim, (runs, entry.shape[dim] // runs))
 
 
@@ -63,7 +67,7 @@ def out_of_runs(entry: TensorEntry, dim: int) -> TensorEntry:
 def check_most(made: int) -> None:
     """Raises Unfit if a rule would make more tensors by number than any model has."""
     if made > MOST_MADE:
-        raise Unfit([f"it would make {made:,} tensors, expected {MOST_MADE:,} at most"])
+        raise Unfit([f"it would make {made:,} tensors, expected {MOST_MADE:,} at most"], NARROW)
 
 
 def check_number(value: int, setting: str, mending: Mending | None = None) -> None:

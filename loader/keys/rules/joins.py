@@ -13,8 +13,8 @@ from types import NoneType
 from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 from ...formats.tree import TensorEntry
-from ...text.wording import did_you_mean, safe_text
-from .tensors import Context
+from ...text.wording import closest, did_you_mean, safe_text
+from .tensors import Context, Mending, Unusable
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +67,26 @@ def join_of(by: str | Mapping[str, Any]) -> Join:
         ValueError: There is no such formula or option, or an option has an invalid value.
     """
     if not isinstance(by, str) and len(by) != 1:
-        raise ValueError(f"'by' names {len(by)} formulas, expected one, as in {{NAME: {{OPTION: VALUE}}}}")
+        first = [Mending("by", name) for name in by][:1]
+        raise Unusable(f"'by' names {len(by)} formulas, expected one, as in {{NAME: {{OPTION: VALUE}}}}", *first)
     name, options = (by, {}) if isinstance(by, str) else next(iter(by.items()))
     kind = JOINS.get(name)
     if kind is None:
-        raise ValueError(
-            f"'by' is {safe_text(name)!r}{did_you_mean(name, JOINS)}, expected {' or '.join(JOINS) or 'null'}"
-        )
+        near = [Mending("by", found) for found in closest(name, JOINS, most=1)]
+        raise Unusable(f"'by' is {safe_text(name)!r}{did_you_mean(name, JOINS)}, expected {' or '.join(JOINS)}", *near)
     if not isinstance(options or {}, Mapping):
-        raise ValueError(f"'by.{name}' is {safe_text(options)!r}, expected a mapping of options")
+        raise Unusable(f"'by.{name}' is {safe_text(options)!r}, expected a mapping of options", Mending("by", name))
     known = {one.name: get_type_hints(kind)[one.name] for one in fields(kind)}
     for option, value in (options or {}).items():
+        others = {one: other for one, other in options.items() if one != option}
         if option not in known:
+            meant = dict.fromkeys(closest(str(option), known, most=1), value)
             expected = f"expected {', '.join(known)}" if known else "which has no options"
-            raise ValueError(f"'by.{name}' has '{safe_text(option)}'{did_you_mean(str(option), known)}, {expected}")
+            fault = f"'by.{name}' has '{safe_text(option)}'{did_you_mean(str(option), known)}, {expected}"
+            raise Unusable(fault, Mending("by", {name: {**others, **meant}} if others or meant else name))
         if not _is_of(value, known[option]):
-            raise ValueError(f"'by.{name}.{option}' is {safe_text(value)!r}, expected {_said(known[option])}")
+            fault = f"'by.{name}.{option}' is {safe_text(value)!r}, expected {_said(known[option])}"
+            raise Unusable(fault, Mending("by", {name: others} if others else name))
     return kind(**(options or {}))
 
 

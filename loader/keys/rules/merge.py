@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from ...formats import boxes
 from ...formats.tree import TensorEntry
+from ...text.lines import Fix
 from ...text.wording import counted, phrases, safe_text
 from . import boxed
 from .expressions import check_replacement, expression, referred
@@ -60,7 +61,7 @@ class Merge(TensorRule):
                 members = found[new]
                 self._check_complete(members, entries, join)
                 keys = [members[at][0] for at in sorted(members)]
-                tensors = [boxed.movable(entries[key]) for key in keys]
+                tensors = [_movable(key, entries[key]) for key in keys]
                 roles = [order[at] if order else str(at) for at in sorted(members)]
                 with naming(f"{phrases(shown(key, entries[key]) for key in keys)}:"):
                     if join is not None:
@@ -129,7 +130,7 @@ class Merge(TensorRule):
             for at in fitting:
                 found.setdefault(patterns[at].sub(self.to, name), {}).setdefault(at, []).append(name)
         if faults:
-            raise Unfit(faults)
+            raise Unfit(faults, boxed.NARROW)
         # A norm next to quantized weights has a first role alone, and nothing to be joined with.
         several = len(patterns) > 1
         loose = {at for at, role in enumerate(join.roles) if role in join.loose} if join is not None else set()
@@ -152,7 +153,7 @@ class Merge(TensorRule):
                 continue
             found.setdefault(new, {}).setdefault(int(number), []).append(name)
         if faults:
-            raise Unfit(faults)
+            raise Unfit(faults, boxed.NARROW)
         return found
 
     def _check_complete(self, members: Members, entries: Mapping[str, TensorEntry], join: Join | None) -> None:
@@ -161,35 +162,43 @@ class Merge(TensorRule):
         for at, keys in members.items():
             if len(keys) > 1:
                 meaning = f"the number {at}" if isinstance(self.merge, str) else f"the pattern {self.merge[at]}"
-                raise Unfit([f"{phrases(shown(key, entries[key]) for key in keys)} are {len(keys)} keys for {meaning}"])
+                both = phrases(shown(key, entries[key]) for key in keys)
+                raise Unfit([f"{both} are {len(keys)} keys for {meaning}"], boxed.NARROW)
         if isinstance(self.merge, str):
             gap = next((at for at, number in enumerate(sorted(members)) if at != number), None)
             if gap is not None:
-                raise Unfit([f"the number {gap} is missing of 0 to {max(members)}: the file has {present}"])
+                raise Unfit([f"the number {gap} is missing of 0 to {max(members)}: the file has {present}"], _COMPLETE)
             return
         allowed = {at for at, role in enumerate(join.roles) if role in join.optional} if join is not None else set()
         absent = [at for at in range(len(self.merge)) if at not in members and at not in allowed]
         if absent:
             lacking = " and ".join(safe_text(self.merge[at]) for at in absent)
-            raise Unfit([f"no key for {lacking}: the file has {present}"])
+            raise Unfit([f"no key for {lacking}: the file has {present}"], _COMPLETE)
 
     def _joined(self, tensors: Sequence[TensorEntry], *, numbered: bool) -> TensorEntry:
         """Returns the tensors stacked, or joined along a dim."""
         first = tensors[0]
         dim = boxed.place_of(self.dim, first.shape, more=int(numbered))
         if len({one.dtype for one in tensors}) > 1:
-            raise Unfit([f"their dtypes differ: {phrases(dict.fromkeys(one.dtype for one in tensors))}"])
+            dtypes = phrases(dict.fromkeys(one.dtype for one in tensors))
+            raise Unfit([f"their dtypes differ: {dtypes}"], Fix(note="save them again in one dtype"))
         if numbered:
             if len({one.shape for one in tensors}) > 1:
-                raise Unfit(["their shapes differ, expected the same for each number"])
+                raise Unfit(["their shapes differ, expected the same for each number"], boxed.NARROW)
             return boxes.stacked(tensors, dim)
         if len({(*one.shape[:dim], -1, *one.shape[dim + 1 :]) for one in tensors}) > 1:
-            raise Unfit([f"their shapes differ in more than dim {dim}"])
+            raise Unfit([f"their shapes differ in more than dim {dim}"], Fix(note="join them along another dim"))
         if self.groups == 1:
             return boxes.joined(tensors, dim)
         runs = [boxed.in_runs(one, dim, self.groups) for one in tensors]
         return boxed.out_of_runs(boxes.joined(runs, dim + 1), dim)
 
 
+def _movable(name: str, entry: TensorEntry) -> TensorEntry:
+    with naming(shown(name, entry)):
+        return boxed.movable(entry)
+
+
+_COMPLETE = Fix(note="open all files of the checkpoint, narrow the patterns, or drop the keys of this group first")
 _MOST_DIGITS = 18
 """Of a number in a key."""

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from ...formats import boxes
 from ...formats.tree import TensorEntry
+from ...text.lines import Fix
 from ...text.wording import counted, safe_text, shape
 from . import boxed
 from .expressions import check_numbered, check_replacement, expression, numbered
@@ -99,7 +100,7 @@ class Split(TensorRule):
     def _indices(self, pattern: re.Pattern[str], name: str, entry: TensorEntry) -> Iterable[Result]:
         dim = boxed.place_of(self.dim, entry.shape)
         if not entry.numel:
-            raise Unfit([f"has no elements, so that nothing along dim {dim} can be named"])
+            raise Unfit([f"has no elements, so that nothing along dim {dim} can be named"], boxed.NARROW)
         for index in range(entry.shape[dim]):
             new = numbered(pattern, str(self.into), index, name)
             yield Result(new, boxes.indexed(entry, dim, index))
@@ -156,9 +157,15 @@ class ByModel(Pending):
         with naming(shown(whole.name, whole.entry)):
             others = [shape(one) for one in shapes if one is not None and len(one) != rank]
             if others:
-                raise Unfit([f"cannot be cut into {_listed(names, shapes)}: its pieces have {counted(rank, 'dim')}"])
-            if (rest if not lacking else rest % lacking or rest <= 0) or any(size % whole.groups for size in sizes):
-                raise Unfit([f"cannot be cut along dim {dim} into {_listed(names, shapes)}: {self._why(known, rest)}"])
+                raise Unfit(
+                    [f"cannot be cut into {_listed(names, shapes)}: its pieces have {counted(rank, 'dim')}"],
+                    boxed.NARROW,
+                )
+            if (rest if not lacking else rest % lacking or rest < 0 or (not rest and whole.entry.numel)) or any(
+                size % whole.groups for size in sizes
+            ):
+                fault = f"cannot be cut along dim {dim} into {_listed(names, shapes)}: {self._why(known, rest)}"
+                raise Unfit([fault], Fix(note="build the model with sizes that sum, or give sizes in the rule"))
         return list(whole.pieces([size // whole.groups for size in sizes]))
 
     def _why(self, known: Sequence[int | None], rest: int) -> str:

@@ -15,6 +15,7 @@ from ...formats import boxes
 from ...formats.tree import TensorEntry
 from ...text.wording import safe_text
 from . import boxed
+from .boxed import NARROW
 from .tensors import Mending, SelectingRule, Unfit, Unusable
 
 _SLICE = re.compile(r"\s*(-?\d{1,18})?\s*:\s*(-?\d{1,18})?\s*(?::\s*(-?\d{1,18})?\s*)?", re.ASCII)
@@ -72,12 +73,12 @@ def indices(index: slice | Sequence[int], size: int, dim: int) -> Sequence[int]:
     last = size if isinstance(index, slice) else size - 1  # a slice may end behind the last index
     wrong = [one for one in named if one is not None and not -size <= one <= last]
     if wrong:
-        raise Unfit([f"has no index {wrong[0]} along dim {dim}, expected {-size} to {last}"])
+        raise Unfit([f"has no index {wrong[0]} along dim {dim}, expected {-size} to {last}"], NARROW)
     if not isinstance(index, slice):
         return [one % size for one in index]
     every = range(*index.indices(size))
     if not every:
-        raise Unfit([f"has no index in {_written(index)} along dim {dim}, whose size is {size}"])
+        raise Unfit([f"has no index in {_written(index)} along dim {dim}, whose size is {size}"], NARROW)
     return every
 
 

@@ -131,3 +131,27 @@ def test_a_group_that_is_no_tensor_is_refused(
 def test_settings_that_cannot_work_are_refused(rule: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigError, match=f"^rule 'r': .*{reason}"):
         rewriting(SEPARATE, {"r": {**QKV, **rule}})
+
+
+def test_refusals_end_with_what_to_type() -> None:
+    def hint(rule: dict[str, object], state: dict[str, torch.Tensor] = SEPARATE) -> str:
+        with pytest.raises((ConfigError, FitError)) as refused:
+            rewriting(state, {"r": {**QKV, **rule}})
+        return refused.value.hint
+
+    assert hint({"dim": 2}) == "rules.r.dim=0"
+    assert hint({"groups": 0}) == "rules.r.groups=1"
+    assert hint({"merge": []}) == r"""'rules.r.merge=["\.q\.","\.k\.","\.v\."]'"""
+    assert hint({"by": "summ"}) == "rules.r.by=sum"
+    assert hint({"by": {"sum": None, "mean": None}}) == "rules.r.by=sum"
+    assert hint({"by": {"gptq": {"bitz": 8}}}) == "'rules.r.by={gptq: {bits: 8}}'"
+    assert hint({"by": {"gptq": {"bits": "x"}}}) == "rules.r.by=gptq"
+    assert hint({"by": "sum", "dim": 1}) == "rules.r.dim=0\nrules.r.groups=1"
+    complete = "open all files of the checkpoint, narrow the patterns, or drop the keys of this group first"
+    assert hint({}, {"q.weight": counted(2)}) == complete
+
+
+@pytest.mark.parametrize("odd", [counted(8, 4).to_sparse(), torch.empty(8, 4, device="meta")])
+def test_a_member_without_plain_elements_is_named(odd: torch.Tensor) -> None:
+    with pytest.raises(FitError, match=r"qkv.weight: k.weight \[8, 4\] .*: its elements cannot be moved"):
+        rewriting({**SEPARATE, "k.weight": odd}, {"r": QKV})
