@@ -50,7 +50,8 @@ def config_schema() -> Schema:
         properties[name] = {"description": properties[name]["description"], "$ref": f"#/$defs/{name}"}
     properties["mode"] |= _suggested(MODES, only=True)
     properties["device"] |= _suggested(DEVICES)
-    properties["dtype"] |= _suggested(name for name in DTYPES if name != "null")
+    dtype = _suggested(name for name in DTYPES if name != "null")
+    properties["dtype"]["anyOf"] = [*dtype["anyOf"], _free(additionalProperties=dtype)]
     properties["parts"] |= _free(additionalProperties={"$ref": "#/$defs/part"})
     properties["trusted_targets"] |= _list(_TEXT)
     properties["compare"]["properties"]["rules"] = {

@@ -26,7 +26,7 @@ from .config.compose import compose
 from .errors import ConfigError
 from .formats import find  # noqa: F401
 from .job import execute, names_model
-from .module.dtype import resolve_dtype
+from .module.policy import resolve_dtype, takes_checkpoint
 from .module.user_code import own_code_refused
 from .report.data import Report
 from .schema import overlay
@@ -94,7 +94,7 @@ def load_model(
     parts: Node | None = None,
     allow: Node | None = None,
     device: str | torch.device = "auto",
-    dtype: str | torch.dtype | None = None,
+    dtype: str | torch.dtype | Mapping[str, str | torch.dtype | None] | None = None,
     seed: int = 0,
     verify: Node | None = None,
     trusted_targets: Sequence[str] | None = None,
@@ -113,7 +113,7 @@ def load_model(
         parts: Parts by submodule.
         allow: Allowances.
         device: As in the config, or a `torch.device`.
-        dtype: As in the config, or a `torch.dtype`.
+        dtype: As in the config, or a `torch.dtype`; also of globs over keys.
         seed: As in the config.
         verify: The `verify` node; without it only the structural checks are run, no forward pass.
         trusted_targets: As in the config.
@@ -208,13 +208,12 @@ def _load_moved(
 ) -> nn.Module:
     """Loads into a live module; returns it in eval mode, on the device and in the dtype of the settings."""
     moved_to = resolve_device(settings["device"])
-    if resolve_dtype(settings["dtype"]) == "checkpoint":
+    if takes_checkpoint(resolve_dtype(settings["dtype"])):
         raise ConfigError(
             "dtype=checkpoint needs the model as a config; a module that is built already has its dtypes",
             Fix("_recursive_: false", "next to _target_: loader.load_model"),
         )
-    report = _load_live(module, checkpoint, settings, transaction, moved_to)
-    _warn_of_integers(report)
+    _warn_of_integers(_load_live(module, checkpoint, settings, transaction, moved_to))
     module.eval()  # it may return anything
     return module
 
@@ -290,6 +289,8 @@ def _check_checkpoint(checkpoint: object) -> None:
 
 def _named(value: Any) -> Any:
     """A device or dtype by its name, as a config has it; other values as they are."""
+    if isinstance(value, Mapping):
+        return {key: _named(one) for key, one in value.items()}
     return str(value).removeprefix("torch.") if isinstance(value, torch.device | torch.dtype) else value
 
 

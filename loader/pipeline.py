@@ -28,7 +28,7 @@ from .apply.target import Target
 from .builder import Built
 from .errors import FitError, LoaderError
 from .keys.plan import Wanted
-from .module.dtype import resolve_dtype
+from .module.policy import resolve_dtype
 from .module.slots import slots, without_data
 from .parts import Part
 from .parts.adapted import with_rest

@@ -19,6 +19,7 @@ from ..formats.tree import TensorEntry
 from ..keys.guard import Guarded, refuse_quantized
 from ..keys.plan import Match
 from ..module.dtype import can_cast
+from ..module.policy import dtype_for, refuse_torn
 from ..module.slots import Slot
 from ..parts.reading import Reader
 from ..text.lines import Fix, line
@@ -30,13 +31,14 @@ def refuse_misfit(prepared: Prepared, advise: Advise) -> None:
     """Refuses files that do not fit the model, or fit but do not hold the values.
 
     Raises:
-        FitError: Keys do not fit, weights are quantized, or tied names hold different tensors; it carries the plan
-            where the keys are at fault.
+        FitError: Keys do not fit, weights are quantized, or tied names hold different tensors or are to end in
+            different dtypes; it carries the plan where the keys are at fault.
         CheckpointError: Tensors are shares of larger ones, were saved without data, or have an unsupported dtype.
         VerificationError: A lazy tensor of the model would stay without a shape.
     """
     _refuse_quantized(prepared)
     if prepared.plan.passes():
+        refuse_torn(prepared.policy, prepared.plan.tied)
         _refuse_withheld(prepared)
         _refuse_known(prepared)
         return
@@ -146,7 +148,7 @@ def _forms(prepared: Prepared, key: str, theirs: TensorEntry, mine: torch.Tensor
     final = prepared.dtype(key, theirs.dtype)
     if not mine.is_quantized and not can_cast(torch_dtype(theirs), final):
         return theirs.dtype, dtype_name(final)
-    if not mine.is_quantized and prepared.policy != "checkpoint":
+    if not mine.is_quantized and dtype_for(prepared.policy, key) != "checkpoint":
         return None  # it is cast to what the model declares
     if mine.is_quantized and dtype_name(final) != theirs.dtype:
         return theirs.dtype, dtype_name(final)

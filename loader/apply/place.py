@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from weakref import WeakSet
 
@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from ..errors import DeviceError
-from ..formats.tensor import dtype_name
+from ..formats.tensor import DTYPES, dtype_name
 from ..module.dtype import Cast, can_cast, cast, refuse_losses
+from ..module.policy import DtypePolicy, dtype_for
 from ..schema import AllowConfig
 from ..text.lines import Fix, line, typed
 from ..text.wording import closest, listing, safe_text
@@ -160,7 +161,7 @@ def _present() -> list[str]:
     return ["cpu", *accelerators, "meta"]
 
 
-def settle(model: nn.Module, device: torch.device, policy: str | None, allow: AllowConfig) -> None:
+def settle(model: nn.Module, device: torch.device, policy: DtypePolicy, allow: AllowConfig) -> None:
     """Moves the tensors that a load did not place: the model's own buffers, parameters that stayed unloaded.
 
     A model with tensors that have no data is not changed; a later check names them.
@@ -168,37 +169,50 @@ def settle(model: nn.Module, device: torch.device, policy: str | None, allow: Al
     Args:
         model: The loaded model.
         device: Where it goes.
-        policy: Its dtype, as `place.resolve_dtype` returns it.
+        policy: Its dtypes, as `policy.resolve_dtype` returns them.
         allow: `allow.mismatched` admits lossy casts.
 
     Raises:
         FitError: A cast loses values.
     """
-    dtype = getattr(torch, policy) if policy is not None and policy != "checkpoint" else None
     tensors = [*model.parameters(), *model.buffers()]
     if device.type != "meta" and any(tensor.is_meta for tensor in tensors):
         return
-    if any(_misplaced(tensor, device, dtype) for tensor in tensors):
-        refuse_losses(_lossy(model, dtype), allow, Fix("dtype=null", "keeps the dtypes of the model"))
+    casts = dict(_casts(model, policy))
+    if casts or any(_misplaced(tensor, device) for tensor in tensors):
+        named = {name: tensor for name, tensor in _named(model) if name in casts}
+        refuse_losses(_lossy(named, casts), allow, Fix("dtype=null", "keeps the dtypes of the model"))
+        dtypes = {id(tensor): casts[name] for name, tensor in named.items()}
+        grads = ((name, one.grad) for name, one in named.items() if isinstance(one, nn.Parameter))
+        dtypes |= {id(grad): casts[name] for name, grad in grads if grad is not None}
         # Module.to would cast complex tensors to the dtype as well, and take their imaginary parts.
         move = model._apply  # noqa: SLF001
-        move(lambda tensor: tensor.to(device, dtype if _is_cast(tensor, dtype) else None))  # type: ignore[no-untyped-call]
+        move(lambda tensor: tensor.to(device, dtypes.get(id(tensor))))  # type: ignore[no-untyped-call]
 
 
-def _lossy(model: nn.Module, dtype: torch.dtype | None) -> Iterator[Cast]:
+def _named(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _casts(model: nn.Module, policy: DtypePolicy) -> Iterator[tuple[str, torch.dtype]]:
+    """Yields the tensors that are not in their dtype yet, with it."""
+    if policy in (None, "checkpoint"):
+        return
+    for name, tensor in _named(model):
+        wanted = dtype_for(policy, name)
+        dtype = None if wanted is None or wanted == "checkpoint" else DTYPES[wanted]
+        if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype and can_cast(tensor.dtype, dtype):
+            yield name, dtype
+
+
+def _lossy(named: Mapping[str, torch.Tensor], casts: Mapping[str, torch.dtype]) -> Iterator[Cast]:
     """The casts to a dtype of a smaller range, one tensor at a time."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if dtype is None or tensor.is_meta or not _is_cast(tensor, dtype):
-            continue
-        if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max:
+    for name, tensor in named.items():
+        dtype = casts[name]
+        if not tensor.is_meta and torch.finfo(dtype).max < torch.finfo(tensor.dtype).max:
             yield Cast(name, dtype_name(tensor.dtype), dtype_name(dtype), cast(tensor.detach(), dtype)[1])
 
 
-def _misplaced(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None) -> bool:
-    off = tensor.device.type != device.type or device.index not in (None, tensor.device.index)
-    return off or _is_cast(tensor, dtype)
-
-
-def _is_cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> bool:
-    other = dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype
-    return other and dtype is not None and can_cast(tensor.dtype, dtype)
+def _misplaced(tensor: torch.Tensor, device: torch.device) -> bool:
+    return tensor.device.type != device.type or device.index not in (None, tensor.device.index)

@@ -18,6 +18,7 @@ from ..formats.tree import TensorEntry
 from ..keys.plan import Plan, Wanted, make_plan
 from ..module.dtype import cast, final_dtype
 from ..module.hooks import rehearse
+from ..module.policy import DtypePolicy, dtype_for
 from ..module.slots import Slot, is_own_key, slots, wanted
 from ..parts import Part, check_mounts
 from ..parts.offer import Offers, check_weights, offers
@@ -60,8 +61,8 @@ class Prepared:
     plan: Plan
     device: torch.device
     """Where loaded tensors go."""
-    policy: str | None
-    """Their dtype, as `dtype.resolve_dtype` returns it."""
+    policy: DtypePolicy
+    """Their dtypes, as `policy.resolve_dtype` returns them."""
 
     def tensor(self, source: str) -> TensorEntry | None:
         """The tensor that is offered under a key; None where it is not a tensor, or nothing is."""
@@ -87,7 +88,7 @@ class Prepared:
 
     def dtype(self, key: str, offered: str) -> torch.dtype:
         """The dtype in which a model key ends; takes the file's."""
-        return final_dtype(self.wanted[key], offered, self.policy)
+        return final_dtype(self.wanted[key], offered, dtype_for(self.policy, key))
 
     def fit(self, key: str, value: torch.Tensor) -> torch.Tensor:
         """Brings a value that a load hook computed to its key's dtype and device."""
@@ -100,7 +101,7 @@ def prepare(
     parts: Sequence[Part],
     allow: AllowConfig,
     device: torch.device,
-    policy: str | None,
+    policy: DtypePolicy,
     advise: Advise,
 ) -> Prepared:
     """Matches a model with the files of its parts.
@@ -110,7 +111,7 @@ def prepare(
         parts: The opened parts.
         allow: Which keys may stay without a partner.
         device: Where loaded tensors go.
-        policy: Their dtype, as `dtype.resolve_dtype` returns it.
+        policy: Their dtypes, as `policy.resolve_dtype` returns them.
         advise: Makes the adviser that replaces ``auto`` and improves refusals.
 
     Raises:

@@ -18,7 +18,7 @@ from ..builder import Built, Recipe, build_model
 from ..builder.policy import Policy, policy_of
 from ..errors import ConfigError
 from ..formats.memory import MemoryCheckpoint
-from ..module.dtype import resolve_dtype
+from ..module.policy import resolve_dtype
 from ..parts import Part, part_configs
 from ..parts.adapted import with_adapters
 from ..parts.open import open_parts

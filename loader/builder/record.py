@@ -17,9 +17,9 @@ from .. import __version__
 from ..errors import CheckpointError, ConfigError
 from ..files.path import shown_path
 from ..formats.index import parse_mapping
-from ..formats.limits import LARGEST_CONFIG, MOST_LEVELS, MOST_PROPOSED
+from ..formats.limits import LARGEST_CONFIG, LONGEST_NAME, MOST_DTYPES, MOST_LEVELS, MOST_PROPOSED
 from ..formats.opened import Checkpoint
-from ..module.dtype import DTYPES
+from ..module.policy import DTYPES, DtypePolicy
 from ..schema.sections import ConvertNames
 from ..text.lines import Fix
 from ..text.wording import safe_text
@@ -59,7 +59,7 @@ class Record:
     """The model's config; None if it was not embedded."""
     input: Any = None
     """The input of the dummy forward pass, as in `verify.input`."""
-    dtype: str | None = None
+    dtype: DtypePolicy = None
     """The `dtype` of the conversion."""
     names: ConvertNames = "model"
     """Whose names the file has."""
@@ -178,13 +178,21 @@ def _parsed(text: str) -> Record:
         raise ValueError("'model' is not a config")
     if asked is not None and not is_input(asked):
         raise ValueError("'input' is not an input spec, or has too many elements")
-    if content.get("dtype") not in (None, "checkpoint", *DTYPES):
+    if not _is_policy(content.get("dtype")):
         raise ValueError("invalid 'dtype'")
     names = content.get("names", "model")
     if names not in get_args(ConvertNames):
         raise ValueError("invalid 'names'")
     own = {name: _source(source) for name, source in sources.items()}
     return Record(own, model, asked, content.get("dtype"), names)
+
+
+def _is_policy(value: Any) -> TypeGuard[DtypePolicy]:
+    """Whether a value is what `resolve_dtype` returns, with few and short globs."""
+    if not isinstance(value, dict):
+        return value is None or (isinstance(value, str) and value in ("checkpoint", *DTYPES))
+    few = len(value) <= MOST_DTYPES and all(len(glob) <= LONGEST_NAME for glob in value)
+    return few and not any(isinstance(one, dict) or not _is_policy(one) for one in value.values())
 
 
 def _source(raw: Any) -> Source:

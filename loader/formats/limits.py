@@ -103,6 +103,8 @@ MOST_CONFIG_NODES = 100_000
 """Lists and mappings of a config that is instantiated."""
 MOST_PROPOSED = 1 << 24
 """Elements of an input that a file proposes, or a layer whose sizes a file gives."""
+MOST_DTYPES = 100
+"""Globs over keys with a dtype each, in the record of a conversion."""
 
 # Adapters
 

@@ -12,27 +12,16 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import nn
 
-from ..errors import ConfigError, FitError
+from ..errors import FitError
 from ..formats.tensor import dtype_name
 from ..keys.plan import Wanted
-from ..schema import AllowConfig, Floating
+from ..schema import AllowConfig
 from ..text.lines import Fix, line
-from ..text.wording import closest, counted, did_you_mean, matches, phrases, safe_text
-
-ALIASES = {
-    "half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32",
-    "double": "float64", "fp64": "float64",
-}  # fmt: skip
-"""Short names that people use for dtypes."""
-
-DTYPES = get_args(Floating)
-"""The dtypes that a whole model can be put into."""
-
+from ..text.wording import counted, matches, phrases, safe_text
 
 _MOST_GLOBS = 3
 # Characters with a meaning in a glob, or that no command line can carry.
@@ -94,27 +83,6 @@ def refuse_losses(casts: Iterable[Cast], allow: AllowConfig, instead: Fix) -> No
             instead,
             line("allow.mismatched", globs, note="accepts the loss of precision"),
         )
-
-
-def resolve_dtype(name: str | None) -> str | None:
-    """Checks a dtype policy: None (what the model declares), ``checkpoint``, or a floating dtype's torch name.
-
-    Raises:
-        ConfigError: The policy is invalid.
-    """
-    if name is None or name == "checkpoint":
-        return name
-    plain = name.removeprefix("torch.").lower()
-    plain = ALIASES.get(plain, plain)
-    if plain not in DTYPES:
-        known = (*DTYPES, *ALIASES, "checkpoint")
-        near = closest(plain, known, most=1)
-        raise ConfigError(
-            f"'dtype' is '{safe_text(name)}', expected null, checkpoint or one of {', '.join(DTYPES)}"
-            f"{did_you_mean(plain, known)}",
-            line("dtype", near[0]) if near else line("dtype", None, note="each as the model declares it"),
-        )
-    return plain
 
 
 def final_dtype(want: Wanted, offered: str, policy: str | None) -> torch.dtype:

@@ -142,8 +142,9 @@ class JobConfig:
     device: str = "auto"
     """``auto`` (the first available of cuda, mps, xpu, cpu), ``cpu``, ``cuda:1``, ``meta``, …; in a sweep, ``cuda:*``
     is every CUDA device."""
-    dtype: str | None = None
-    """null keeps the model's dtypes; ``checkpoint`` takes the file's; or ``float16``, ``bfloat16``, …"""
+    dtype: str | dict[str, str | None] | None = None
+    """null keeps the model's dtypes; ``checkpoint`` takes the file's; or ``float16``, ``bfloat16``, …; or globs over
+    model keys to these, of which the last match wins: ``{'*': bfloat16, '*.norm.*': float32}``."""
     seed: int = 0
     """Seed of initial values and random inputs."""
     verify: VerifyConfig = field(default_factory=VerifyConfig)
@@ -181,7 +182,7 @@ class EmbeddedJob(JobConfig):
 
 REPLACED = (
     *("model", "rules", "adapters", "parts", "compare.rules", "verify.input", "evaluate.data", "evaluate.step"),
-    "trusted_targets",
+    *("dtype", "trusted_targets"),
 )
 """Nodes that are replaced as a whole."""
 

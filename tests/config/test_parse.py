@@ -246,7 +246,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"seed": True}, "'seed' is 'True', expected a whole number", "seed=0"),
         ({"mode": ["load"]}, "'mode' is \"['load']\", expected text", "mode=load"),
         ({"device": {"a": 1}}, "'device' is \"{'a': 1}\", expected text", "device=auto"),
-        ({"dtype": [1]}, "'dtype' is '[1]', expected text or null", "dtype=null"),
+        ({"dtype": [1]}, "'dtype' is '[1]', expected text or a mapping or null", "dtype=null"),
         ({"checkpoint": {"path": {"a": 1}}}, "'checkpoint.path' is \"{'a': 1}\", expected text or a list of names", ""),
         ({"checkpoint": {"path": b"a"}}, "'checkpoint.path' is \"b'a'\", expected text or a list of names", ""),
         (

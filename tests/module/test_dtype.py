@@ -12,51 +12,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from loader import FitError, load_into
-from loader.errors import ConfigError
 from loader.keys.plan import Wanted
-from loader.module.dtype import Loss, can_cast, cast, dtype_names, final_dtype, floating_dtype, resolve_dtype
+from loader.module.dtype import Loss, can_cast, cast, dtype_names, final_dtype, floating_dtype
 from tests.jobs import carry_out, checks, save
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
-
-
-@pytest.mark.parametrize(
-    ("name", "policy"),
-    [
-        (None, None),
-        ("checkpoint", "checkpoint"),
-        ("float16", "float16"),
-        ("torch.bfloat16", "bfloat16"),
-        ("FP32", "float32"),
-        ("half", "float16"),
-        ("bf16", "bfloat16"),
-        ("float", "float32"),
-        ("double", "float64"),
-        ("fp64", "float64"),
-    ],
-)
-def test_dtypes_are_known_by_their_names_and_short_names(name: str | None, policy: str | None) -> None:
-    assert resolve_dtype(name) == policy
-
-
-@pytest.mark.parametrize(
-    ("name", "told", "hint"),
-    [
-        ("flaot16", " (did you mean 'float16'?)", "dtype=float16"),
-        ("checkpiont", " (did you mean 'checkpoint'?)", "dtype=checkpoint"),
-        ("int8", "", "dtype=null   # each as the model declares it"),
-        ("complex64", "", "dtype=null   # each as the model declares it"),
-    ],
-)
-def test_another_dtype_is_refused(name: str, told: str, hint: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        resolve_dtype(name)
-
-    assert refused.value.message == (
-        f"'dtype' is '{name}', expected null, checkpoint or one of float16, bfloat16, float32, float64{told}"
-    )
-    assert refused.value.hint == hint
 
 
 @pytest.mark.parametrize(

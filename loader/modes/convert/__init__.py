@@ -21,7 +21,7 @@ from ...formats.find import Sources
 from ...formats.safetensors import nbytes, pieces
 from ...formats.signatures import GOLDEN
 from ...keys.written import rules_override
-from ...module.dtype import resolve_dtype
+from ...module.policy import resolve_dtype
 from ...parts import Part
 from ...pipeline import Load
 from ...report import terminal

@@ -24,7 +24,7 @@ from ...formats.signatures import GOLDEN
 from ...parts.open import open_checkpoint
 from ...schema import AUTO, ConvertConfig
 from ...text import lines
-from ...text.lines import Fix, typed
+from ...text.lines import Fix, override, typed
 from ...text.wording import bytes_of, listing, safe_text
 from ...verify import golden
 
@@ -237,7 +237,7 @@ def _other(path: Path, record: Record) -> str:
     if earlier is None:
         return "was not written by a conversion"
     if earlier.dtype != record.dtype:
-        return f"was converted with dtype={earlier.dtype or 'null'}"
+        return f"was converted with {override('dtype', earlier.dtype) or 'another dtype'}"
     if earlier.names != record.names:
         return f"was converted with convert.names={earlier.names}"
     was = {part: source.file for part, source in earlier.sources.items()}
