@@ -25,6 +25,7 @@ Grid = dict[str, Any]
 """``{title, heads, rows}`` of a plain table; a cell is text, and the first column names the row."""
 
 _MOST_ROWS = 60
+_MOST_NAMES = 4
 _OUTCOMES = ("missing", "unexpected", "mismatched", "dropped", "cast")
 _STEPS = ("open", "build", "plan", "apply", "place", "verify", "forward", "evaluate", "convert", "compare")
 
@@ -57,6 +58,7 @@ def run_content(report: Mapping[str, Any], folder: Path) -> Callable[[Limits], C
                 for grid in (
                     *(_tensors(report, side) for side in ("inputs", "outputs")),
                     *_keys(report),
+                    _derived(report),
                     _comparison(report),
                 )
                 if grid["rows"]
@@ -175,6 +177,23 @@ def _keys(report: Mapping[str, Any]) -> Iterator[Grid]:
         two = any(len(line) > 1 for line in lines)
         heads = ["key", *(["model", "file"] if two else [])]
         yield {"title": f"{counted(len(every), 'key')} {outcome}{more}", "heads": heads, "rows": lines}
+
+
+def _derived(report: Mapping[str, Any]) -> Grid:
+    every = rows(mapping(report.get("keys")).get("derived"))
+    lines = [
+        [word(row.get("key")), _some(row.get("sources")), ", ".join(map(word, _list(row.get("rules"))[:_MOST_NAMES]))]
+        for row in every[:_MOST_ROWS]
+    ]
+    more = f", the first {_MOST_ROWS}" if len(every) > _MOST_ROWS else ""
+    title = f"{counted(len(every), 'tensor')} made by rules or adapters{more}"
+    return {"title": title, "heads": ["key", "made of", "by"], "rows": lines}
+
+
+def _some(names: Any) -> str:
+    every = _list(names)
+    more = f" and {len(every) - _MOST_NAMES:,} more" if len(every) > _MOST_NAMES else ""
+    return ", ".join(map(word, every[:_MOST_NAMES])) + more
 
 
 def _comparison(report: Mapping[str, Any]) -> Grid:

@@ -119,7 +119,7 @@ def _digests(adapter: Mapping[str, Any]) -> list[Any]:
 def keys(sides: Sides) -> Finding:
     """Compares the outcome of every key."""
     then, now = sides.recorded.keys, sides.found.keys
-    names = ["loaded", "missing", "unexpected", "mismatched", "dropped", "tied"]
+    names = ["loaded", "missing", "unexpected", "mismatched", "dropped", "tied", "derived"]
     names += [] if sides.laid_on("dtype") else ["cast"]
     apart = [name for name in names if getattr(then, name) != getattr(now, name)]
     if not apart:
