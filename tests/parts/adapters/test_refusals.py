@@ -265,7 +265,7 @@ def test_a_prefix_of_all_names_is_mended_by_the_offered_rule(tmp_path: Path, nam
 
 def test_another_network_of_a_kohya_file_is_left_out_by_the_offered_rule(tmp_path: Path) -> None:
     file, _ = base(tmp_path)
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name in ("lora_unet_block_to_q", "lora_te_text_q", "lora_te_text_k"):
         tensors |= {f"{name}.lora_down.weight": normal(2, 3), f"{name}.lora_up.weight": normal(3, 2)}
     save_file(tensors, tmp_path / "a.safetensors")
