@@ -30,11 +30,11 @@ from .zips import is_zip, packed, read_zip
 GROUPS = ("model", "checkpoint", "rules", "evaluate", "track", "experiment")
 """Config groups in the defaults list: `+group=option` means `group=option`."""
 
-FREE = ("model", "rules", "parts", "compare.rules", "verify.input", "evaluate")
+FREE = ("model", "rules", "adapters", "parts", "compare.rules", "verify.input", "evaluate")
 """Nodes without a fixed set of keys, or that may be null: a dotted key below them may be new."""
 
 _BRACKETS = ("{", "[")
-_OF_A_PART = (*(field.name for field in dataclasses.fields(CheckpointConfig)), "rules")
+_OF_A_PART = (*(field.name for field in dataclasses.fields(CheckpointConfig)), "rules", "adapters")
 CLEAR_GROUP = "hydra/clear"
 """The group whose options clear what was composed for a node."""
 
@@ -147,7 +147,7 @@ def _with_one_name(key: str) -> str:
     """Writes a part's name, which may be dotted, as one segment: ``parts.encoder.0.key`` is a key of that part."""
     section, *names = key.split(".")
     at = next((at for at, name in enumerate(names) if at and name in _OF_A_PART), 0)
-    if section != "parts" or at < 2 or (names[at] != "rules" and at + 1 < len(names)):
+    if section != "parts" or at < 2 or (names[at] not in ("rules", "adapters") and at + 1 < len(names)):
         return key
     return ".".join([section, stand_in(".".join(names[:at]), dotted=True), *names[at:]])
 

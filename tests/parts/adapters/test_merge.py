@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import loader
-from tests.command import run_loader
+from tests.command import REPOSITORY, run, run_loader
 from tests.parts.adapters.made import Net, base, change, normal, pair, peft
 
 NODE = "model._target_=tests.parts.adapters.made.Net"
@@ -251,7 +252,7 @@ def test_the_command_line_plans_loads_and_converts(tmp_path: Path) -> None:
     tensors = pair("block.to_q")
     folder = peft(tmp_path / "lora", tensors)
     words = [NODE, f"checkpoint.path={file}", f"+adapters={{lora: {{path: {folder}}}}}", "verify.forward=false"]
-    planned = run_loader(*words, "mode=plan", cwd=tmp_path, PYTHONPATH=str(Path(__file__).parents[3]))
+    planned = run_loader(*words, "mode=plan", cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
     assert planned.code == 0, planned.err
     row = next(row for row in planned.report["plan"] if row["key"] == "block.to_q.weight")
     assert (row["rules"], row["sources"]) == (["lora"], ["block.to_q.weight", *tensors])
@@ -259,9 +260,7 @@ def test_the_command_line_plans_loads_and_converts(tmp_path: Path) -> None:
     assert "adapter lora: PEFT LORA, r=2, alpha=4, scale 1, 1 change" in planned.out
 
     written = tmp_path / "merged.safetensors"
-    done = run_loader(
-        *words, "mode=convert", f"convert.path={written}", cwd=tmp_path, PYTHONPATH=str(Path(__file__).parents[3])
-    )
+    done = run_loader(*words, "mode=convert", f"convert.path={written}", cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
     assert done.code == 0, done.err
     expected = state["block.to_q.weight"] + 2 * change(tensors, "block.to_q")
     torch.testing.assert_close(load_file(written)["block.to_q.weight"], expected)
@@ -276,6 +275,54 @@ def test_the_command_line_plans_loads_and_converts(tmp_path: Path) -> None:
         "trusted_targets=[tests.*]",
         "verify.forward=false",
         cwd=tmp_path,
-        PYTHONPATH=str(Path(__file__).parents[3]),
+        PYTHONPATH=str(REPOSITORY),
     )
     assert again.code == 0, again.err
+
+
+@pytest.fixture
+def ready(tmp_path: Path) -> tuple[Path, list[str]]:
+    """A base and an adapter in a folder, and the words that load them by relative paths."""
+    base(tmp_path)
+    peft(tmp_path / "lora", pair("block.to_q"))
+    return tmp_path, [NODE, "checkpoint.path=base.pt", "+adapters={lora: {path: lora}}", "verify.forward=false"]
+
+
+def test_a_replay_notices_another_adapter(ready: tuple[Path, list[str]]) -> None:
+    folder, words = ready
+    env = {"PYTHONPATH": str(REPOSITORY)}
+    recorded = folder / "run"
+    assert run_loader(*words, cwd=folder, **env).code == 0
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    replay = ["mode=replay", f"replay.path={recorded}"]
+    again = run_loader(*replay, cwd=elsewhere, **env)
+    assert again.code == 0, again.err
+    assert (
+        "adapters of the file: lora: their files are as recorded" in str(again.report["replay"]["compared"]) + again.out
+    )
+    peft(folder / "lora", pair("block.to_q"), lora_alpha=5)
+    changed = run_loader(*replay, cwd=elsewhere, **env)
+    assert changed.code == 5
+    assert "lora: other files, or another scale, than the recorded lora" in changed.err + changed.out
+
+
+@pytest.mark.slow
+def test_a_sweep_over_scales_reuses_only_what_is_the_same(ready: tuple[Path, list[str]]) -> None:
+    folder, words = ready
+
+    def swept(name: str, *more: str) -> list[dict[str, Any]]:
+        command = [sys.executable, str(REPOSITORY / "run.py"), "-m", *words, "adapters.lora.scale=0,1", *more]
+        done = run(*command, f"hydra.sweep.dir={name}", cwd=folder, PYTHONPATH=str(REPOSITORY))
+        assert done.returncode == 0, done.stderr
+        jobs: list[dict[str, Any]] = json.loads((folder / name / "summary.json").read_text())["jobs"]
+        return jobs
+
+    first = swept("first")
+    assert first[0]["fingerprint"] != first[1]["fingerprint"]
+    assert [job["status"] for job in swept("second", "sweep.resume=first")] == ["reused", "reused"]
+    peft(folder / "lora", pair("block.to_q", seed=9))
+    third = swept("third", "sweep.resume=first")
+    assert [job["status"] for job in third] == ["ok", "ok"]
+    assert third[0]["fingerprint"] == first[0]["fingerprint"]
+    assert third[1]["fingerprint"] != first[1]["fingerprint"]
