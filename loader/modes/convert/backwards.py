@@ -21,7 +21,7 @@ from ...errors import ConfigError
 from ...formats.elements import same_elements
 from ...formats.formulas.inverse import has_inverse, inverse
 from ...formats.formulas.records import Formula
-from ...formats.tensor import box
+from ...formats.tensor import box, torch_dtype
 from ...formats.tree import ITEMSIZE, Bits, Piece, Storage, TensorEntry
 from ...module.dtype import cast
 from ...text.lines import Fix
@@ -90,13 +90,16 @@ class Backwards:
         masks: dict[Place, torch.Tensor] = {}
         for key, entry in self._tensors.items():
             place = self._place(key, entry)
+            if not entry.numel and entry.layout == "strided":  # it follows from its shape
+                yield key, torch.empty(entry.shape, dtype=torch_dtype(entry), device="meta")
+                continue
             if place not in self._steps:
                 continue
             if place[0] == "storage":
                 if place not in masks:
                     masks = {place: self._mask(place)}  # neighbours in a file share a storage
                 covered = masks[place].as_strided(entry.shape, entry.stride, entry.offset)
-                if not bool(covered.any()) and entry.numel:
+                if not bool(covered.any()):
                     continue
                 if not bool(covered.all()):
                     raise Irreversible(key)
@@ -110,6 +113,8 @@ class Backwards:
                 overflows.
         """
         entry = self._tensors[key]
+        if not entry.numel and entry.layout == "strided":
+            return torch.empty(entry.shape, dtype=torch_dtype(entry))
         place = self._place(key, entry)
         try:
             if place[0] == "key":
