@@ -71,7 +71,7 @@ def _looked_up(table: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     for start in range(0, flat.numel(), _CHUNK):
         chunk = flat[start : start + _CHUNK].to(torch.int32)
         torch.index_select(table, 0, chunk, out=found[start : start + chunk.numel()])
-    return found.reshape(*codes.shape, *table.shape[1:]) if table.dim() == 1 else found
+    return found.reshape(codes.shape) if table.dim() == 1 else found
 
 
 def _pairs(table: torch.Tensor, *, low_first: bool) -> torch.Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ...errors import CheckpointError
-from ...text.lines import Fix
+from ...text.lines import Fix, override, typed
 from .arithmetic import wide
 from .schemes import Awq, Gptq
 
@@ -100,5 +100,8 @@ def _compare(formula: Gptq, zeros: torch.Tensor) -> None:
         raise CheckpointError(
             f"every zero point is {middle - other}, as in symmetric GPTQ files of version {2 - other}, which need "
             f"zero: {other}; the rule has zero: {formula.zero}",
-            Fix(note=f"give the rule by: {{gptq: {{bits: {formula.bits}, zero: {other}}}}}"),
+            typed(
+                override("rules.gptq.by", {"gptq": {"bits": formula.bits, "zero": other}}),
+                note="where the rule is called gptq",
+            ),
         )

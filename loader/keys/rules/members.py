@@ -1,6 +1,6 @@
 """The members of a group that a dequantizer joins: checked, and put together.
 
-Guarantees: pure; a refusal names every member with its shape.
+Guarantees: pure; `merge` puts every key with its shape in front of a refusal.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from ...formats.boxes import is_movable
 from ...formats.formulas.schemes import Dequantized
 from ...formats.tree import TensorEntry, contiguous
-from ...text.wording import shape as shape_text
-from .tensors import Unfit
+from ...text.lines import Fix
+from .tensors import Mending, Unfit
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+_NARROWER = Fix(note="make the patterns of 'merge' narrower, so that the rule takes the quantized layers alone")
 
 
 def made(dtype: str, shape: tuple[int, ...], formula: Dequantized, inputs: Sequence[TensorEntry]) -> TensorEntry:
@@ -23,21 +24,22 @@ def made(dtype: str, shape: tuple[int, ...], formula: Dequantized, inputs: Seque
 
 
 def check(members: Mapping[str, TensorEntry], dtypes: Mapping[str, Sequence[str]]) -> None:
-    """Raises Unfit if a member is not a dense tensor, or not of one of the dtypes of its role."""
+    """Raises Unfit if a member is not a dense tensor of the file, or not of one of the dtypes of its role.
+
+    Codes and scales belong together: a mean or a sum of either means nothing.
+    """
     faults = []
     for role, entry in members.items():
-        if not is_movable(entry):
-            faults.append(f"{_said(role, entry)} is {entry.layout} or without data, expected a dense tensor")
+        if entry.is_computed:
+            faults.append(f"{role} is computed of others, expected one as it was written")
+        elif not is_movable(entry):
+            faults.append(f"{role} is {entry.layout} or without data, expected a dense tensor")
         elif entry.dtype not in dtypes.get(role, (entry.dtype,)):
-            faults.append(f"{_said(role, entry)} is {entry.dtype}, expected {' or '.join(dtypes[role])}")
+            faults.append(f"{role} is {entry.dtype}, expected {' or '.join(dtypes[role])}")
     if faults:
-        raise Unfit(faults)
+        raise Unfit(faults, _NARROWER)
 
 
-def differ(members: Mapping[str, TensorEntry], expected: str) -> Unfit:
+def differ(expected: str, *fixes: Fix | Mending) -> Unfit:
     """Returns the refusal of shapes that contradict each other."""
-    return Unfit([f"{', '.join(_said(role, entry) for role, entry in members.items())}: expected {expected}"])
-
-
-def _said(role: str, entry: TensorEntry) -> str:
-    return f"{role} {shape_text(entry.shape)}"
+    return Unfit([f"expected {expected}"], *(fixes or [_NARROWER]))

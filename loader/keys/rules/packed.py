@@ -6,7 +6,7 @@ Guarantees: as in `quantized`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from ...formats.tree import TensorEntry
 from ...text.wording import safe_text
 from .joins import Join, register_join
 from .members import FLOATS, check, differ, made
-from .tensors import Context, Unfit
+from .tensors import Context, Mending, Unfit, Unusable
 
 _BITS = range(2, 9)
 
@@ -36,9 +36,11 @@ class Gptq(Join):
     def __post_init__(self) -> None:
         """Raises ValueError for a number that the format does not have."""
         if self.bits is not None and (type(self.bits) is not int or self.bits not in _BITS):
-            raise ValueError(f"bits: {safe_text(self.bits)} is invalid, expected a number from 2 to 8")
+            fault = f"'by.gptq.bits' is {safe_text(self.bits)}, expected a number from 2 to 8"
+            raise Unusable(fault, Mending("by", {"gptq": {"bits": 4}}))
         if self.zero is not None and (type(self.zero) is not int or self.zero not in (0, 1)):
-            raise ValueError(f"zero: {safe_text(self.zero)} is invalid, expected 1, or 0 for version 2 of the format")
+            fault = f"'by.gptq.zero' is {safe_text(self.zero)}, expected 1, or 0 for version 2 of the format"
+            raise Unusable(fault, Mending("by", {"gptq": {"zero": 1}}), Mending("by", {"gptq": {"zero": 0}}))
 
     def joined(self, members: Mapping[str, TensorEntry], context: Context) -> TensorEntry:
         """Returns the weight as ``[out, in]``."""
@@ -51,29 +53,34 @@ class Gptq(Join):
         if words is None or zeros is None or scales is None:
             raise TypeError("a group lacks a role")  # `merge` refuses it
         if any(len(one.shape) != 2 for one in (words, zeros, scales)):
-            raise differ(members, "matrices")
+            raise differ("matrices")
         groups, out = scales.shape
         rows, lanes = words.shape[0] * 32 // bits, math.lcm(32, bits) // bits
         fits = words.shape == (rows * bits // 32, out) and not rows % lanes and not out % lanes
         if not fits or zeros.shape != (groups, out * bits // 32):
-            raise differ(
-                members,
-                f"qweight [in · {bits} / 32, out], qzeros [groups, out · {bits} / 32] and scales [groups, out] for "
-                f"{bits} bits; state others as by: {{gptq: {{bits: …}}}}",
-            )
+            expected = f"qweight [in · {bits} / 32, out], qzeros [groups, out · {bits} / 32] and scales [groups, out]"
+            raise differ(f"{expected} for {bits} bits", *self._other_bits(zeros.shape[1] * 32, out, bits))
         group = _group_size(rows, groups, config)
         if index is not None and (index.numel != rows or not 0 < groups <= max(1, rows)):
-            raise differ(members, f"g_idx [{rows}], for at most as many groups")
+            raise differ(f"g_idx [{rows}], for at most as many groups")
         if index is None and group is None:
-            raise differ(members, f"{rows} rows in equal groups, or a g_idx that says which")
+            raise differ(f"{rows} rows in equal groups, or a g_idx that says which")
         formula = schemes.Gptq(bits, zero, group or 1)
         return made(scales.dtype, (out, rows), formula, list(members.values()))
 
     def _bits(self, config: Mapping[str, object]) -> int:
         found = config.get("bits", 4) if self.bits is None else self.bits
         if type(found) is not int or found not in _BITS:
-            raise Unfit([f"config.json has bits: {safe_text(found)}, expected a number from 2 to 8"])
+            fault = f"config.json has bits: {safe_text(found)}, expected a number from 2 to 8"
+            raise Unfit([fault], Mending("by", {"gptq": {"bits": 4}}))
         return found
+
+    def _other_bits(self, packed: int, out: int, bits: int) -> Iterator[Mending]:
+        """Yields the setting for the bits that the zero points of a layer show."""
+        found = packed // out if out and not packed % out else bits
+        if found != bits and found in _BITS:
+            zero = {} if self.zero is None else {"zero": self.zero}
+            yield Mending("by", {"gptq": {"bits": found, **zero}}, "as the shapes show")
 
 
 def _group_size(rows: int, groups: int, config: Mapping[str, object]) -> int | None:
@@ -104,7 +111,7 @@ class Awq(Join):
         groups, out = scales.shape if len(scales.shape) == 2 else (0, 0)
         rows = words.shape[0] if words.shape else 0
         if words.shape != (rows, out // 8) or out % 8 or zeros.shape != (groups, out // 8) or _odd(rows, groups):
-            raise differ(members, "qweight [in, out / 8], qzeros [groups, out / 8] and scales [groups, out]")
+            raise differ("qweight [in, out / 8], qzeros [groups, out / 8] and scales [groups, out]")
         return made(scales.dtype, (out, rows), schemes.Awq(), [words, zeros, scales])
 
 

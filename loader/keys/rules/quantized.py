@@ -19,11 +19,12 @@ from typing import ClassVar
 from ...formats.boxes import reshaped
 from ...formats.formulas import schemes
 from ...formats.tree import TensorEntry
+from ...text.lines import Fix
 from ...text.wording import phrases, safe_text
 from .joins import Join, register_join
 from .members import FLOATS, check, differ, made
 from .quant_state import quant_state
-from .tensors import Context, Unfit
+from .tensors import Context, Mending, Unfit, Unusable
 
 _OF_SCALES = (*FLOATS, "uint8", "float8_e8m0fnu")
 _FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
@@ -46,7 +47,8 @@ class Fp8(Join):
     def __post_init__(self) -> None:
         """Raises ValueError for a block that is not two sizes."""
         if self.block is not None and not _is_block(self.block):
-            raise ValueError(f"block: {safe_text(self.block)} is invalid, expected two sizes such as [128, 128]")
+            fault = f"'by.fp8.block' is {safe_text(self.block)}, expected two sizes"
+            raise Unusable(fault, Mending("by", {"fp8": {"block": [_BLOCK, _BLOCK]}}))
 
     def joined(self, members: Mapping[str, TensorEntry], context: Context) -> TensorEntry:
         """Returns weight · scale."""
@@ -70,9 +72,8 @@ class Fp8(Join):
         if len(shape) != rank or not all(sizes):
             rows, columns = known or (_BLOCK, _BLOCK)
             raise differ(
-                {"weight": weight, "scale": scale},
-                f"one scale, one by row, or one for each block of {rows} × {columns}; state others as by: {{fp8: "
-                "{{block: [ROWS, COLUMNS]}}}}",
+                f"one scale, one by row, or one for each block of {rows} × {columns}",
+                Fix(note="state other blocks in the rule as by: {fp8: {block: [ROWS, COLUMNS]}}"),
             )
         return tuple(size or 1 for size in sizes), reshaped(scale, shape)
 
@@ -111,7 +112,7 @@ class Mxfp4(Join):
         check(members, {"blocks": ("uint8",), "scales": ("uint8", "float8_e8m0fnu")})
         blocks, scales = members["blocks"], members["scales"]
         if len(blocks.shape) < 3 or blocks.shape[-1] != 16 or scales.shape != blocks.shape[:-1]:
-            raise differ(members, "blocks [experts, rows, groups, 16] and scales [experts, rows, groups]")
+            raise differ("blocks [experts, rows, groups, 16] and scales [experts, rows, groups]")
         *experts, rows, groups, size = blocks.shape
         return made("bfloat16", (*experts, groups * size * 2, rows), schemes.Mxfp4(), [blocks, scales])
 
@@ -171,5 +172,5 @@ class Bnb8(Join):
         check(members, {"weight": ("int8",), "SCB": FLOATS, "weight_format": ("uint8", "int8", "int32", "int64")})
         weight, scale, layout = members["weight"], members["SCB"], members.get("weight_format")
         if len(weight.shape) != 2 or scale.numel != weight.shape[0] or (layout is not None and layout.numel != 1):
-            raise differ(members, "weight [rows, columns] and SCB [rows]")
+            raise differ("weight [rows, columns] and SCB [rows]")
         return made(scale.dtype, weight.shape, schemes.Bnb8(), list(members.values()))

@@ -156,13 +156,13 @@ def each(tasks: Iterable[_Task], made: Callable[[_Task], _Made]) -> list[_Made]:
     Raises:
         Unfit: With the faults of all tasks that have one.
     """
-    results, faults, fixes = list[_Made](), list[str](), dict[Fix | Mending, None]()
+    results, faults, fixes = list[_Made](), list[str](), list[Fix | Mending]()
     for task in tasks:
         try:
             results.append(made(task))
         except Unfit as fault:
             faults += fault.faults
-            fixes |= dict.fromkeys(fault.fixes)
+            fixes += [fix for fix in fault.fixes if fix not in fixes]
     if faults:
         raise Unfit(faults, *fixes)
     return results

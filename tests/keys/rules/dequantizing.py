@@ -12,7 +12,7 @@ from loader.formats.elements import raw
 from loader.formats.memory import MemoryCheckpoint
 from loader.formats.tree import TensorEntry
 from loader.keys.rules.joins import JOINS, Join
-from loader.keys.rules.tensors import Context
+from loader.keys.rules.tensors import Context, naming, shown
 
 Members = Mapping[str, Tensor]
 
@@ -24,7 +24,9 @@ def entry_of(join: Join, members: Members, config: Mapping[str, Any] | None = No
 
 def _entry(memory: MemoryCheckpoint, join: Join, config: Mapping[str, Any]) -> TensorEntry:
     context = Context(lambda entry: bytes(raw(memory.read(entry))), lambda: config)
-    return join.joined(memory.root.tensors(), context)
+    members = memory.root.tensors()
+    with naming(f"{', '.join(shown(role, entry) for role, entry in members.items())}:"):
+        return join.joined(members, context)
 
 
 def values_of(join: Join, members: Members, config: Mapping[str, Any] | None = None) -> Tensor:

@@ -112,8 +112,9 @@ def test_gptq_with_options_and_without_a_config(tmp_path: Path) -> None:
     assert torch.equal(loaded(path, 8, 32, {"q": rule})["fc.weight"], weight)
     with pytest.raises(FitError) as refused:
         loaded(path, 8, 32, ["gptq"])
-    for text in ("rule 'gptq'", "fc.qweight [8, 8]", "fc.scales [2, 8]", "for 4 bits", "by: {gptq: {bits: …}}"):
+    for text in ("rule 'gptq'", "fc.qweight [8, 8]", "fc.scales [2, 8]", "for 4 bits"):
         assert text in refused.value.message
+    assert refused.value.hint == "'rules.gptq.by={gptq: {bits: 8}}'   # as the shapes show"
     with pytest.raises(ConfigError, match=r"by.gptq.*bits"):
         loaded(path, 8, 32, {"q": {**patterns, "by": {"gptq": {"bit": 8}}}})
 
@@ -221,3 +222,36 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert refused.code == 4
     assert "rules=[fp8]" in refused.err
     assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("by", "fault", "line"),
+    [
+        ("gptk", "'by' is 'gptk' (did you mean 'gptq'?)", "rules.q.by=gptq"),
+        ({"gptq": {"bit": 8}}, "'by.gptq' has 'bit' (did you mean 'bits'?)", "'rules.q.by={gptq: {bits: 8}}'"),
+        ({"gptq": {"bits": "8"}}, "'by.gptq.bits' is '8', expected a whole number or null", "rules.q.by=gptq"),
+        ({"gptq": {"bits": 9}}, "'by.gptq.bits' is 9, expected a number from 2 to 8", "'rules.q.by={gptq: {bits: 4}}'"),
+        ({"gptq": 8}, "'by.gptq' is '8', expected a mapping of options", "rules.q.by=gptq"),
+    ],
+)
+def test_invalid_options_end_with_2_and_the_line(by: Any, fault: str, line: str) -> None:
+    rule = {**_settings("gptq")["gptq"], "by": by}
+
+    with pytest.raises(ConfigError) as refused:
+        loader.load_into(nn.Linear(32, 8), packed.gptq(4, 32, 8, 2)[0], rules={"q": rule})
+
+    assert fault in refused.value.message
+    assert refused.value.hint == line
+
+
+def test_a_mean_of_quantized_files_is_refused(tmp_path: Path) -> None:
+    paths = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        paths.append(str(file(tmp_path / name, {"weight": float8(4, 6), "weight_scale": random(4, 1)}, 4)))
+    node = {"_target_": f"{__name__}.Block", "out": 4, "into": 6}
+
+    for rules, fault in (({}, "is quantized: fp8"), (["fp8"], "weight is computed of others, expected one as it was")):
+        job = {"model": node, "checkpoint": {"path": paths, "combine": "mean"}, "device": "cpu", "rules": rules}
+        with pytest.raises(FitError, match=fault):
+            loader.load(job)
