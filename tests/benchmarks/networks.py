@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 TRANSFORMER = "tests.benchmarks.networks.Transformer"
+SEPARATE = "tests.benchmarks.networks.Separate"
 MANY = "tests.benchmarks.networks.ManyTensors"
 SIZES: Mapping[str, Mapping[str, Mapping[str, int]]] = MappingProxyType(
     {
@@ -41,6 +42,35 @@ class Transformer(nn.Module):
     def example() -> torch.Tensor:
         """One short sequence."""
         return torch.arange(16).unsqueeze(0)
+
+
+class Separate(nn.Module):
+    """The same language model with a projection each for queries, keys and values."""
+
+    def __init__(self, width: int, layers: int, vocabulary: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.layers = nn.ModuleList(_SeparateLayer(width) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocabulary)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return run_layers(self, tokens)
+
+
+class _SeparateLayer(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.self_attn = nn.Module()
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            self.self_attn.add_module(name, nn.Linear(width, width))
+        self.linear1, self.linear2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the projections cost is not measured."""
+        result: torch.Tensor = self.linear2(torch.relu(self.linear1(self.norm2(self.norm1(hidden)))))
+        return hidden + result
 
 
 class ManyTensors(nn.Module):
