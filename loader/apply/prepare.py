@@ -129,6 +129,8 @@ def prepare(
     try:
         found = offers(parts, wants)
     except FitError as error:
+        if error.proposed:
+            raise
         raise advise(model, parts, wants).improved(error) from error
     found = with_initial_values(found, places)
     wants = {k: want for k, want in wants.items() if k in found.entries or not is_own_key(places[k])}

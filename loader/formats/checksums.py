@@ -105,7 +105,8 @@ class ReadOnce:
     Args:
         entries: What will be read, as often as it will be; the memory is released after the last time.
         inflate: Unpacks a deflated storage piece by piece.
-        mmap: Whether stored data stays in the file, so that only deflated data is read here.
+        mmap: Whether stored data stays in the file, so that only deflated data is read here; that of arithmetic is
+            compared right before it is used.
     """
 
     def __init__(self, entries: Iterable[TensorEntry], inflate: Inflate, *, mmap: bool) -> None:
@@ -113,6 +114,7 @@ class ReadOnce:
         self._mmap = mmap
         self._uses = Counter(_place(s) for entry in entries if self._is_checked(entry) for s in entry.storages())
         self._memory: dict[_Place, torch.UntypedStorage] = {}
+        self._compared: set[_Place] = set()
         self.damaged = False
         """Whether the checksum of any storage differed."""
 
@@ -135,8 +137,11 @@ class ReadOnce:
     def _with(self, leaf: TensorEntry, storage: Storage) -> TensorEntry:
         return replace(leaf, storage=replace(storage, fetch=partial(self._held, storage)))
 
-    def _held(self, storage: Storage) -> torch.UntypedStorage:
+    def _held(self, storage: Storage) -> torch.UntypedStorage | None:
         place = _place(storage)
+        if self._mmap and storage.packed is None:
+            self._compare_mapped(storage, place)
+            return None
         memory = self._memory.get(place)
         if memory is None:
             memory = self._memory[place] = self._read(storage)
@@ -144,6 +149,17 @@ class ReadOnce:
         if self._uses[place] <= 0:
             del self._memory[place]
         return memory
+
+    def _compare_mapped(self, storage: Storage, place: _Place) -> None:
+        """Compares mapped bytes right before they are used: their pages are then read once, not twice."""
+        if place in self._compared:
+            return
+        self._compared.add(place)
+        view, checksum = memoryview(storage.file.mapping), 0  # type: ignore[union-attr]
+        for start in range(storage.offset, storage.offset + storage.nbytes, _PIECE):
+            end = min(start + _PIECE, storage.offset + storage.nbytes)
+            checksum = zlib_ng.crc32(view[start:end], checksum)
+        self.damaged |= checksum != storage.crc32
 
     def _read(self, storage: Storage) -> torch.UntypedStorage:
         import torch  # noqa: PLC0415  # comparing checksums alone needs none
@@ -169,10 +185,11 @@ class ReadOnce:
             yield piece
 
     def _is_checked(self, entry: TensorEntry) -> bool:
-        """Whether all bytes of an entry have checksums and are read into memory in any case."""
+        """Whether all bytes of an entry have checksums, and none of them stays mapped."""
         storages = list(entry.storages())
+        stays = self._mmap and not entry.is_computed
         return bool(storages) and all(
-            s.crc32 is not None and s.file is not None and not (self._mmap and s.packed is None) for s in storages
+            s.crc32 is not None and s.file is not None and not (stays and s.packed is None) for s in storages
         )
 
 

@@ -58,7 +58,7 @@ class Storage:
     """Its bytes, if they are in memory already."""
     made: TensorEntry | None = field(default=None, hash=False, repr=False)
     """The entry whose elements, compact and in order, are its bytes once it is made; the other places are unused."""
-    fetch: Callable[[], torch.UntypedStorage] | None = field(default=None, compare=False, repr=False)
+    fetch: Callable[[], torch.UntypedStorage | None] | None = field(default=None, compare=False, repr=False)
     """Gives its bytes in memory, if they are read into it only when they are needed."""
     whole: Callable[[], torch.Tensor] | None = field(default=None, compare=False, repr=False)
     """Gives the tensor of `made`, if several entries share it."""

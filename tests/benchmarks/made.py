@@ -10,6 +10,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,11 @@ def separated(state: Mapping[str, torch.Tensor]) -> State:
 
 def separate_class(folder: Path, arguments: Mapping[str, int]) -> Callable[[], Any]:
     """Returns the load of `step0` by transformers, whose converter cuts the projections."""
-    library("transformers")  # it mends what torchvision lacks next to this torch
-    from transformers import PretrainedConfig, PreTrainedModel
-    from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-    from transformers.core_model_loading import Chunk, WeightConverter
+    transformers: Any = library("transformers")
+    mapping: Any = import_module("transformers.conversion_mapping")
+    loading: Any = import_module("transformers.core_model_loading")
 
-    class Config(PretrainedConfig):
+    class Config(transformers.PretrainedConfig):  # type: ignore[misc]  # it is untyped
         """The sizes."""
 
         model_type = "benchmark_separate"
@@ -87,7 +87,7 @@ def separate_class(folder: Path, arguments: Mapping[str, int]) -> Callable[[], A
             super().__init__(**rest)
             self.width, self.layers, self.vocabulary = width, layers, vocabulary
 
-    class Model(PreTrainedModel):  # type: ignore[misc]  # it is untyped
+    class Model(transformers.PreTrainedModel):  # type: ignore[misc]  # it is untyped
         """The same layers."""
 
         config_class = Config
@@ -101,12 +101,14 @@ def separate_class(folder: Path, arguments: Mapping[str, int]) -> Callable[[], A
         forward = Separate.forward
 
     converters = [
-        WeightConverter(
-            f"self_attn.in_proj_{kind}", [f"self_attn.{name}_proj.{kind}" for name in "qkv"], operations=[Chunk(dim=0)]
+        loading.WeightConverter(
+            f"self_attn.in_proj_{kind}",
+            [f"self_attn.{name}_proj.{kind}" for name in "qkv"],
+            operations=[loading.Chunk(dim=0)],
         )
         for kind in ("weight", "bias")
     ]
-    register_checkpoint_conversion_mapping(Config.model_type, converters)
+    mapping.register_checkpoint_conversion_mapping(Config.model_type, converters)
     home = folder / "transformers"
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()

@@ -265,6 +265,22 @@ def test_files_with_other_shapes_dtypes_or_kinds_are_refused(tmp_path: Path) -> 
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_quantized_files_are_refused(tmp_path: Path) -> None:
+    full: dict[str, torch.Tensor] = {
+        "first.weight": torch.ones(4, 4, dtype=torch.int8), "first.SCB": torch.ones(4), "first.bias": torch.ones(4),
+    }  # fmt: skip
+    paths = saved(tmp_path, full, full)
+    for combine in (MEAN, [1.0, 0.0]):
+        error = refused(paths, combine)
+        assert error.message == (
+            f"the {'mean' if combine == MEAN else 'weighted sum'} of 2 files in {tmp_path}/ (s0.pt, s1.pt) cannot be "
+            "computed: the files are quantized: bitsandbytes int8 in 1 layer (first); their integers and scales cannot "
+            "be summed apart from each other (expected plain weights)"
+        )
+        line = f"mode=convert checkpoint.path={paths[0]} convert.path=PLAIN 'rules=[bnb8]'"
+        assert [fix.line for fix in error.fixes] == [line]
+
+
 def test_only_what_is_under_the_selected_key_must_agree(tmp_path: Path) -> None:
     full = filled(Two()).state_dict()
     first = {"model": full, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}, "old": 1}

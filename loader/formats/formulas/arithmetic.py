@@ -13,6 +13,8 @@ import torch
 from .records import Reduced, Scaled, Summed, WeightNormed
 
 Inputs = Sequence[Callable[[], torch.Tensor]]
+_RUN = 30 << 10
+"""Elements that stay in a processor's cache, and that torch gives to one thread: sums wait for memory in any case."""
 
 
 def wide(value: torch.Tensor) -> torch.Tensor:
@@ -40,13 +42,27 @@ def reduced(formula: Reduced, inputs: Inputs) -> torch.Tensor:
 def summed(formula: Summed, inputs: Inputs) -> torch.Tensor:
     """Σ wᵢ · xᵢ, one term after the other; a mean divides the sum once."""
     weights = formula.weights or (1.0,) * len(inputs)
-    total = wide(inputs[0]()) * weights[0]
-    for read, weight in zip(inputs[1:], weights[1:], strict=True):
-        term = wide(read())
-        total = total.to(torch.promote_types(total.dtype, term.dtype))
+    total: torch.Tensor | None = None
+    for read, weight in zip(inputs, weights, strict=True):
+        total = _plus(total, read(), weight)
+    if total is None:
+        raise ValueError("a sum needs a tensor")
+    for run in torch.split(total.view(-1), _RUN) if formula.mean else ():
+        run.div_(len(inputs))
+    return total
+
+
+def _plus(total: torch.Tensor | None, term: torch.Tensor, weight: float) -> torch.Tensor:
+    """Adds weight · term to a sum in place, or begins one; nothing of the term's size is allocated besides."""
+    dtype = torch.float64 if term.dtype == torch.float64 else torch.float32
+    begins = total is None
+    total = torch.empty(term.shape, dtype=dtype) if total is None else total.to(torch.promote_types(total.dtype, dtype))
+    for own, run in zip(torch.split(total.view(-1), _RUN), torch.split(term.reshape(-1), _RUN), strict=True):
+        added = run.to(dtype)
         # Not `add_(alpha=…)`: some processors round its product, others do not.
-        total += term if weight == 1 else term * weight
-    return total.div_(len(inputs)) if formula.mean else total
+        added = added if weight == 1 else added * weight
+        own.copy_(added) if begins else own.add_(added)
+    return total
 
 
 def weight_normed(formula: WeightNormed, inputs: Inputs) -> torch.Tensor:
