@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from ..formats.pickle.globals import dangers_among
 from ..formats.tree import Container
 from ..parts.offer import Offers, selected
 from ..schema import OF_A_FILE
+from ..text.wording import listing
 from . import modules, rows
 from .beside import beside, step_of
 from .data import KeysReport, ModelReport, PartReport, Report
@@ -116,6 +118,7 @@ def keys(
     plan = prepared.plan
     if plan.passes() and (plan.mismatched or plan.dropped):
         _note_doubts(report, opened, prepared)
+    _note_idle(report, opened, prepared)
     if report.mode == "plan":
         report.plan = rows.rows(prepared)
     report.modules = modules.of_plan(plan, prepared.wanted)
@@ -190,8 +193,20 @@ def _note_doubts(report: Report, opened: Sequence[Part], prepared: Prepared) -> 
     entries = {part.full(key): entry for part in opened for key, entry in selected[part.name].tensors().items()}
     dropped = {key: entries[key].shape for key in prepared.plan.dropped if key in entries}
     if doubt := in_doubt(prepared.plan, prepared.wanted, dropped):
-        described = report.parts[opened[0].name]
-        described.note = "; ".join(filter(None, (described.note, doubt)))
+        _note(report.parts[opened[0].name], doubt)
+
+
+def _note_idle(report: Report, opened: Sequence[Part], prepared: Prepared) -> None:
+    """Notes globs of the setting ``dtype`` that match nothing, which may be mistyped."""
+    names = [*prepared.wanted, *(name for name, _ in prepared.model.named_buffers())]
+    globs = prepared.policy if isinstance(prepared.policy, Mapping) else ()
+    idle = [glob for glob in globs if not any(fnmatchcase(name, glob) for name in names)]
+    if idle:
+        _note(report.parts[opened[0].name], f"dtype: no key of the model matches {listing(idle)}")
+
+
+def _note(part: PartReport, text: str) -> None:
+    part.note = "; ".join(filter(None, (part.note, text)))
 
 
 def _model(target: str, module: nn.Module, device: torch.device) -> ModelReport:

@@ -182,6 +182,12 @@ def test_globs_are_over_the_keys_of_the_whole_model(tmp_path: Path) -> None:
     assert dtypes(job.model)["lin.bias"] == torch.float32
 
 
+def test_a_glob_that_matches_nothing_is_noted(tmp_path: Path) -> None:
+    globs = {"*": "bfloat16", "*.nrom.*": "float32", "table": "float32"}
+    job = load_net(saved(tmp_path, Net()), globs)
+    assert job.report.parts[""].note == "dtype: no key of the model matches *.nrom.*"
+
+
 def test_names_of_one_tensor_are_matched_alike(tmp_path: Path) -> None:
     path = saved(tmp_path, Net(tied=True))
     tied = {"model": {"tied": True}}

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 
 from loader.formats.formulas.compute import compute
-from loader.formats.formulas.records import Formula, Reduced, Summed, WeightNormed
+from loader.formats.formulas.records import Formula, Reduced, Resized, Scaled, Summed, WeightNormed
 from tests.laws import examples
 
 
@@ -144,3 +144,10 @@ def test_weight_norm_computes_half_precision_in_float32() -> None:
     direction, magnitude = torch.randn(4, 6).bfloat16(), torch.rand(4, 1).bfloat16()
     made = computed(WeightNormed(0), magnitude, direction)
     assert torch.equal(made, torch._weight_norm(direction.float(), magnitude.float(), 0))
+
+
+def test_formulas_say_which_results_are_the_same_on_every_machine() -> None:
+    exact = [Scaled(2.0), Summed(), Reduced((0,), "mean")]
+    others = [WeightNormed(0), Resized((0, 1), (2, 2), "bicubic")]
+    assert all(formula.exact for formula in exact)
+    assert not any(formula.exact for formula in others)
