@@ -34,7 +34,7 @@ def test_the_summary_has_the_documented_fields() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["evaluation.md", "compare.md", "quantized.md"])
+@pytest.mark.parametrize("name", ["evaluation.md", "compare.md", "quantized.md", "rules.md"])
 def test_the_commands_of_a_page_run(name: str, tmp_path: Path) -> None:
     page = (generate.HERE / name).read_text(encoding="utf-8")
     folder = reader.folder(tmp_path)
