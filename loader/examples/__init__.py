@@ -33,6 +33,21 @@ EXAMPLE_FILES: Mapping[str, str] = MappingProxyType(
 )
 """File name → content, in the README's order."""
 
+TENSOR_FILES: Mapping[str, str] = MappingProxyType(
+    {
+        "tiny_gpt2.safetensors": "GPT-2 as transformers writes it, with transposed weights (Conv1D)",
+        "tiny_llama.pth": "Llama as Meta writes it: other names, and another order of rotary coordinates",
+        "tiny_bert.safetensors": "BERT with a vocabulary of 16 tokens",
+        "tiny_bert_lora/adapter_model.safetensors": "a PEFT adapter (LoRA) for it",
+        "tiny_fp8.safetensors": "LinearModel in float8, with a scale for each block",
+        "tiny_epoch_1.pt": "LinearModel after its first epoch",
+        "tiny_epoch_2.pt": "after its second",
+        "tiny_epoch_3.pt": "after its third",
+        "tiny_vit.safetensors": "a vision transformer for images of 16 × 16 pixels",
+    }
+)
+"""File name → content, of files whose tensors differ from the model's, in the order of docs/examples.md."""
+
 
 def __getattr__(name: str) -> object:
     if name not in __all__:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import ConfigError
-from . import COMMAND, EXAMPLE_FILES
+from . import COMMAND, EXAMPLE_FILES, TENSOR_FILES
 
 _ABOUT = """\
 Writes nine real checkpoint files to try the loader on, the same bytes every time:
 
 {files}
+
+and some whose tensors, not only their names, differ from the model's:
+
+{tensors}
 
 Then, for one of them: python run.py experiment=ddp    (its file is looked for in ./examples, or in $LOADER_EXAMPLES)
 """
@@ -23,9 +28,9 @@ Then, for one of them: python run.py experiment=ddp    (its file is looked for i
 
 def main(arguments: list[str] | None = None) -> None:
     """Writes the files and lists them."""
-    files = "\n".join(f"  {name:<24} {about}" for name, about in EXAMPLE_FILES.items())
+    listed = _ABOUT.format(files=_listed(EXAMPLE_FILES), tensors=_listed(TENSOR_FILES))
     parser = argparse.ArgumentParser(
-        prog=COMMAND, description=_ABOUT.format(files=files), formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=COMMAND, description=listed, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder to write them to; created if absent")
     folder: Path = parser.parse_args(arguments).folder
@@ -35,9 +40,18 @@ def main(arguments: list[str] | None = None) -> None:
         written = write_examples(folder)
     except (ConfigError, OSError) as error:
         parser.exit(2, f"{error}\n")
+    known = {**EXAMPLE_FILES, **TENSOR_FILES}
     for path in written:
-        about = EXAMPLE_FILES.get(path.name, "golden record: digits and their logits")
-        sys.stdout.write(f"{path!s:<52} {about}\n")
+        name = path.relative_to(folder).as_posix()
+        other = (
+            "golden record: inputs and their outputs" if name.endswith(".safetensors") else "settings of the adapter"
+        )
+        sys.stdout.write(f"{path!s:<52} {known.get(name, other)}\n")
+
+
+def _listed(files: Mapping[str, str]) -> str:
+    width = max(map(len, files))
+    return "\n".join(f"  {name:<{width}}  {about}" for name, about in files.items())
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ from torch import nn
 from ..errors import ConfigError
 from ..text.lines import Fix, typed
 from ..text.wording import listing
-from . import EXAMPLE_FILES
+from . import EXAMPLE_FILES, tensor_files
 from .models import CustomModel, LinearModel, SimpleNet
+from .tensor_files import GOLDEN
 
 _WEIGHTS = resources.files(str(__package__)) / "weights"
-_GOLDEN_SUFFIX = ".golden.safetensors"
 _HOLDING_TRAINED_WEIGHTS = (
     "simple_net.pth",
     "simple_net_cuda.pth",
@@ -50,20 +50,21 @@ def write_examples(folder: Path) -> list[Path]:
     """Writes every example file, and a golden record next to each one with the trained weights.
 
     Returns:
-        The paths of all files, in the order of `EXAMPLE_FILES`, records last.
+        The paths of all files, in the order of `EXAMPLE_FILES`, with their records last; then those of `tensor_files`.
 
     Raises:
         ConfigError: The folder has a file of the same name with other content; nothing is written.
     """
-    record = (_WEIGHTS / f"simple_net.safetensors{_GOLDEN_SUFFIX}").read_bytes()
+    record = (_WEIGHTS / f"simple_net.safetensors{GOLDEN}").read_bytes()
     with tempfile.TemporaryDirectory() as scratch:
         for name in EXAMPLE_FILES:
             _WRITERS[name](Path(scratch, name))
         content = {name: Path(scratch, name).read_bytes() for name in EXAMPLE_FILES}
-    content |= {f"{name}{_GOLDEN_SUFFIX}": record for name in _HOLDING_TRAINED_WEIGHTS}
+    content |= {f"{name}{GOLDEN}": record for name in _HOLDING_TRAINED_WEIGHTS}
+    content |= tensor_files.contents()
     _refuse_others(folder, content)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, data in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return [folder / name for name in content]
 

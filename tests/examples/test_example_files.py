@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from loader.errors import ConfigError
-from loader.examples import EXAMPLE_FILES, CustomModel, LinearModel, SimpleNet
+from loader.examples import EXAMPLE_FILES, TENSOR_FILES, CustomModel, LinearModel, SimpleNet
 from loader.examples.__main__ import main
 from loader.examples.files import trained_simple_net, write_examples
 
@@ -43,14 +43,15 @@ def same(state: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
 
 
 def test_every_named_file_is_written_and_nothing_unnamed(folder: Path) -> None:
-    written = {path.name for path in folder.iterdir()}
-    assert {name for name in written if not name.endswith(".golden.safetensors")} == set(EXAMPLE_FILES)
+    written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    own = {name for name in written if not name.endswith(".golden.safetensors")}
+    assert own == {*EXAMPLE_FILES, *TENSOR_FILES, "tiny_bert_lora/adapter_config.json"}
 
 
 def test_bytes_are_the_same_every_time(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(random.randrange(10**6))  # whatever was random before must not matter
     for path in write_examples(tmp_path):
-        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+        assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), path.name
 
 
 def test_random_state_and_modules_are_left_alone(tmp_path: Path) -> None:
@@ -134,7 +135,8 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
 def test_command_lists_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(list(tmp_path.iterdir()))
+    assert len(lines) == sum(path.is_file() for path in tmp_path.rglob("*"))
+    assert not [line for line in lines if not line.split(maxsplit=1)[1:]]
     assert lines[0].split(maxsplit=1) == [f"{tmp_path / 'simple_net.pth'}", EXAMPLE_FILES["simple_net.pth"]]
 
 
@@ -151,7 +153,7 @@ def test_help_names_every_file(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert exit_.value.code == 0
     shown = capsys.readouterr().out
-    assert all(name in shown and about in shown for name, about in EXAMPLE_FILES.items())
+    assert all(name in shown and about in shown for name, about in {**EXAMPLE_FILES, **TENSOR_FILES}.items())
 
 
 def test_files_are_what_torch_save_writes(folder: Path) -> None:
