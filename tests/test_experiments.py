@@ -1,4 +1,4 @@
-"""The nine ways in which people meet a checkpoint, each as a user runs it."""
+"""The ways in which people meet a checkpoint, each as a user runs it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ from loader.examples.files import write_examples
 from tests.command import Finished, run_loader
 
 TRAINED = {"state_dict", "saved_on_gpu", "ddp", "whole_model_own_class", "training_checkpoint"}
+
+TENSORS = {
+    "gpt2_conv1d": 28,
+    "llama_meta": 21,
+    "bert_lora": 37,
+    "fp8": 2,
+    "mean_of_epochs": 2,
+    "grown_vocabulary": 37,
+    "vit_resolution": 32,
+}
+"""Experiment → keys of its model, for files whose tensors differ from the model's."""
 
 Run = Callable[..., Finished]
 """Runs an experiment with overrides; the same line runs once."""
@@ -108,6 +119,42 @@ def test_i_two_models(experiment: Run) -> None:
         "a": "modelA_state_dict",
         "b": "modelB_state_dict",
     }
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors_become_those_that_the_file_stands_for(experiment: Run, name: str) -> None:
+    done = experiment(name)
+    assert done.code == 0, done.out + done.err
+    report = done.report
+    assert report["keys"]["loaded"] == TENSORS[name]
+    assert [report["keys"][key] for key in ("missing", "unexpected", "mismatched")] == [[], [], []]
+    assert checks(report)["golden record"]
+    assert all(checks(report).values())
+    assert report["verification"]["golden_diff"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "code", "said"),
+    [
+        ("gpt2_conv1d", "rules=[]", 4, "h.0.attn.c_attn.weight"),
+        ("gpt2_conv1d", "rules.conv1d_attn_proj.enabled=false", 5, "golden record"),
+        ("llama_meta", "rules.rope.enabled=false", 5, "golden record"),
+        ("llama_meta", "rules.rope.axes.d=4", 5, "golden record"),
+        ("bert_lora", "adapters={}", 5, "golden record"),
+        ("fp8", "rules=[]", 4, "is quantized"),
+        ("mean_of_epochs", "checkpoint.combine=null", 2, "checkpoint.combine"),
+        ("mean_of_epochs", "checkpoint.combine=[1,0,0]", 5, "golden record"),
+        ("grown_vocabulary", "rules={}", 4, "embeddings.word_embeddings.weight"),
+        ("vit_resolution", "rules.positions.by=nearest", 5, "golden record"),
+    ],
+)
+def test_without_the_right_rule_they_are_refused(
+    experiment: Run, name: str, override: str, code: int, said: str
+) -> None:
+    done = experiment(name, override)
+    assert done.code == code, done.out + done.err
+    assert said in done.err
+    assert "Traceback" not in done.err
 
 
 def test_all_files_of_the_trained_weights_have_one_fingerprint(experiment: Run) -> None:

@@ -11,9 +11,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .models import CustomLayer, CustomModel, LinearModel, SimpleNet
+    from .models import CustomLayer, CustomModel, LinearModel, SimpleNet, TinyBert, TinyGPT2, TinyLlama, TinyViT
 
-__all__ = ["CustomLayer", "CustomModel", "LinearModel", "SimpleNet"]
+__all__ = [
+    "CustomLayer",
+    "CustomModel",
+    "LinearModel",
+    "SimpleNet",
+    "TinyBert",
+    "TinyGPT2",
+    "TinyLlama",
+    "TinyViT",
+]
 
 COMMAND = f"python -m {__name__}"
 """The command that writes the example files; its argument is the folder."""

@@ -18,8 +18,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn import functional
 
-from .models import LinearModel
-from .tiny import GPT2, Bert, Llama, ViT
+from .models import LinearModel, TinyBert, TinyGPT2, TinyLlama, TinyViT
 
 GOLDEN = ".golden.safetensors"
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -48,18 +47,19 @@ _META = {
 
 def contents() -> Files:
     """Returns all files."""
-    return {name: data for make in _MAKERS for name, data in make().items()}
+    with _seeded(0):  # a model that is built draws values, which its own then replace
+        return {name: data for make in _MAKERS for name, data in make().items()}
 
 
 def _gpt2() -> Files:
-    model = _filled(GPT2(), seed=10)
+    model = _filled(TinyGPT2(), seed=10)
     state = {key: value.T.contiguous() if key.endswith(_TURNED) else value for key, value in model.state_dict().items()}
     name = "tiny_gpt2.safetensors"
     return {name: save(state), name + GOLDEN: _record(model, _tokens(16))}
 
 
 def _llama() -> Files:
-    model = _filled(Llama(), seed=11)
+    model = _filled(TinyLlama(), seed=11)
     state = {}
     for key, value in model.state_dict().items():
         name = key
@@ -74,9 +74,9 @@ def _llama() -> Files:
 
 
 def _bert() -> Files:
-    model = _filled(Bert(), seed=12)
+    model = _filled(TinyBert(), seed=12)
     state = model.state_dict()
-    grown, words = Bert(vocabulary=19), state["embeddings.word_embeddings.weight"]
+    grown, words = TinyBert(vocabulary=19), state["embeddings.word_embeddings.weight"]
     new = words.mean(0, keepdim=True).expand(3, -1)
     grown.load_state_dict({**state, "embeddings.word_embeddings.weight": torch.cat([words, new])})
     files = {
@@ -86,7 +86,7 @@ def _bert() -> Files:
     return {**files, **_lora(model)}
 
 
-def _lora(model: Bert) -> Files:
+def _lora(model: TinyBert) -> Files:
     rank, alpha = 2, 4
     changed = [f"encoder.layer.{layer}.attention.self.{name}" for layer in range(2) for name in ("query", "value")]
     state, adapter = dict(model.state_dict()), State()
@@ -96,7 +96,7 @@ def _lora(model: Bert) -> Files:
             adapter[f"base_model.model.{module}.lora_A.weight"] = down
             adapter[f"base_model.model.{module}.lora_B.weight"] = up
             state[f"{module}.weight"] = state[f"{module}.weight"] + alpha / rank * up @ down
-    merged = Bert()
+    merged = TinyBert()
     merged.load_state_dict(state)
     config = {
         "peft_type": "LORA",
@@ -139,12 +139,12 @@ def _epochs() -> Files:
 
 
 def _vit() -> Files:
-    small = _filled(ViT(image=16), seed=16)
+    small = _filled(TinyViT(image=16), seed=16)
     state = small.state_dict()
     first, grid = state["pos_embed"].split([1, 16], dim=1)
     square = grid.transpose(1, 2).unflatten(2, (4, 4))
     large = functional.interpolate(square, size=(6, 6), mode="bicubic", align_corners=False)
-    model = ViT(image=24)
+    model = TinyViT(image=24)
     model.load_state_dict({**state, "pos_embed": torch.cat([first, large.flatten(2).transpose(1, 2)], dim=1)})
     with _seeded(17):
         images = torch.rand(2, 3, 24, 24)

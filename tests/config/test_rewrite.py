@@ -111,6 +111,11 @@ def jobs_of(overrides: Sequence[str]) -> list[dict[str, Any]]:
         # Literals replace.
         ("parts={a: {key: b}}", "++parts=null +parts={a: {key: b}}"),
         ("parts.a={key: b}", "++parts.a=null +parts.a={key: b}"),
+        ("adapters={}", "++adapters=null +adapters={}"),
+        ("adapters.lora.scale=0.5", "++adapters.lora.scale=0.5"),
+        ("compare.rules=[ddp]", "++compare.rules=null +compare.rules=[ddp]"),
+        ("compare.rules.mine.strip=x.", "++compare.rules.mine.strip=x."),
+        ("compare.path=a=b.pt", 'compare.path="a=b.pt"'),
         ("verify.input={shape: [1,3]}", "++verify.input=null +verify.input={shape: [1,3]}"),
         ("verify.input=[{shape: [1]}]", "++verify.input=null +verify.input=[{shape: [1]}]"),
         ("model={_target_: a.B}", "+hydra/clear=[model,verify.input] ++model={_target_: a.B}"),

@@ -27,7 +27,7 @@ def attention(
         ``[n, tokens, width]``.
     """
     size = query.shape[-1] // heads
-    queries, keys, values = (x.unflatten(-1, (-1, size)).transpose(1, 2) for x in (query, key, value))
+    queries, keys, values = (x.reshape(*x.shape[:2], -1, size).transpose(1, 2) for x in (query, key, value))
     keys, values = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (keys, values))
     mixed = functional.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
     return mixed.transpose(1, 2).flatten(-2)
@@ -67,7 +67,7 @@ class _GPT2Block(nn.Module):
         return mixed
 
 
-class GPT2(nn.Module):
+class TinyGPT2(nn.Module):
     """GPT-2 with linear layers, whose weights transformers' files keep transposed (Conv1D).
 
     Args:
@@ -154,7 +154,7 @@ class _LlamaLayer(nn.Module):
         return mixed
 
 
-class Llama(nn.Module):
+class TinyLlama(nn.Module):
     """Llama under transformers' names, with grouped queries.
 
     Args:
@@ -208,7 +208,7 @@ def _sublayer(inside: int, width: int) -> nn.ModuleDict:
     return nn.ModuleDict({"dense": nn.Linear(inside, width), "LayerNorm": nn.LayerNorm(width, eps=1e-12)})
 
 
-class Bert(nn.Module):
+class TinyBert(nn.Module):
     """BERT without its pooler.
 
     Args:
@@ -254,7 +254,7 @@ class _ViTBlock(nn.Module):
         return mixed
 
 
-class ViT(nn.Module):
+class TinyViT(nn.Module):
     """A vision transformer under timm's names.
 
     Args:

@@ -8,6 +8,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .tiny import TinyBert, TinyGPT2, TinyLlama, TinyViT
+
+__all__ = [
+    "CustomLayer",
+    "CustomModel",
+    "LinearModel",
+    "SimpleNet",
+    "TinyBert",
+    "TinyGPT2",
+    "TinyLlama",
+    "TinyViT",
+]
+
 
 class SimpleNet(nn.Module):
     """A classifier of flattened images: linear, relu, linear.
