@@ -115,6 +115,11 @@ MOST_WAYS = 200_000_000
 LARGEST_RANK = 1024
 """Rank of an adapter, where none of its layer's dimensions is larger: beyond both it adds nothing."""
 
+# Computed tensors
+
+MOST_SHRINKING = 1 << 16
+"""How many times as large as its result a tensor may be from which a rule computes one."""
+
 # Reports that are read again
 
 LARGEST_REPORT = 64_000_000

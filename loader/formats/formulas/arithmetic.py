@@ -13,6 +13,9 @@ import torch
 from .records import Reduced, Scaled, Summed, WeightNormed
 
 Inputs = Sequence[Callable[[], torch.Tensor]]
+_FEW = 3
+_BLOCK = 1 << 16
+"""Elements that are added in one piece of work; a constant, for the order of a sum depends on it."""
 _RUN = 30 << 10
 """Elements that stay in a processor's cache, and that torch gives to one thread: sums wait for memory in any case."""
 
@@ -30,9 +33,13 @@ def scaled(formula: Scaled, inputs: Inputs) -> torch.Tensor:
 def reduced(formula: Reduced, inputs: Inputs) -> torch.Tensor:
     """Σ X over dims, or its mean."""
     value, count = inputs[0](), 1
-    for dim in sorted(formula.dims, reverse=True):
+    # The largest dim first: its slices, of which the rest of the work is made, are the smallest.
+    dims = sorted(formula.dims, key=lambda dim: value.shape[dim])
+    while dims:
+        dim = dims.pop()
         count *= value.shape[dim]
         value = _sum(value.movedim(dim, 0))
+        dims = [other - (other > dim) for other in dims]
     total = wide(value)
     if formula.how == "mean":
         return total / count if count else torch.full_like(total, torch.nan)
@@ -79,11 +86,14 @@ def weight_normed(formula: WeightNormed, inputs: Inputs) -> torch.Tensor:
 
 
 def _sum(terms: torch.Tensor) -> torch.Tensor:
-    """Adds the slices along the first dim, in memory of their own."""
+    """Adds the slices along the first dim, in memory of their own; beside them it needs that of one block."""
     if not len(terms):
         return torch.zeros(terms.shape[1:], dtype=wide(terms).dtype)
     if len(terms) == 1:
         return wide(terms[0]).clone()
+    if len(terms) > _FEW and terms.numel() > _BLOCK:
+        half = len(terms) // 2
+        return _sum(terms[:half]).add_(_sum(terms[half:]))
     while len(terms) > 1:
         half = len(terms) // 2
         added = wide(terms[:half]) + wide(terms[half : 2 * half])

@@ -7,12 +7,13 @@ in float32, or float64 where a source is float64, and rounded once, to the final
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ...formats.boxes import computed, is_movable
 from ...formats.formulas.records import Scaled, Summed, WeightNormed
+from ...formats.limits import MOST_SHRINKING
 from ...formats.tree import TensorEntry
 from ...text.wording import shape
 from .joins import Join, register_join
@@ -37,6 +38,13 @@ def refuse_unfit_values(entry: TensorEntry) -> None:
     """Raises Unfit if nothing can be computed from a tensor."""
     if fault := unfit_values(entry):
         raise Unfit([fault])
+
+
+def refuse_outsized(entry: TensorEntry, sizes: Sequence[int]) -> None:
+    """Raises Unfit if a tensor is far larger than what is computed from it: its size is the file's alone."""
+    if entry.numel > MOST_SHRINKING * max(1, math.prod(sizes)):
+        most = f"the {MOST_SHRINKING:,} times as large as its result that a tensor may be"
+        raise Unfit([f"has {entry.numel:,} elements, more than {most}"])
 
 
 def common_dtype(dtypes: Collection[str]) -> str:

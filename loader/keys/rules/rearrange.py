@@ -13,7 +13,7 @@ from ...formats import boxes
 from ...formats.formulas.records import Reduced
 from ...formats.tree import TensorEntry
 from . import boxed
-from .arithmetic import refuse_unfit_values
+from .arithmetic import refuse_outsized, refuse_unfit_values
 from .axes import Pattern, parsed
 from .tensors import SelectingRule
 
@@ -60,6 +60,7 @@ def rearranged(entry: TensorEntry, pattern: Pattern, reduce: Literal["sum", "mea
     entry = boxes.permuted(entry, [left.index(axis) for axis in (*kept, *gone)])
     if reduce is not None and any(sizes[axis] != 1 for axis in gone):
         refuse_unfit_values(entry)
+        refuse_outsized(entry, entry.shape[: len(kept)])
         dims = range(len(kept), len(kept) + len(gone))
         entry, gone = boxes.computed(Reduced(tuple(dims), reduce), [entry], entry.shape[: len(kept)]), []
     for _ in gone:  # each has size 1

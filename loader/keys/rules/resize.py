@@ -17,7 +17,7 @@ from ...formats.tree import ITEMSIZE, Storage, TensorEntry, contiguous
 from ...schema import own_fields
 from ...text.wording import counted, shape
 from ..plan import fits
-from .arithmetic import refuse_unfit_values
+from .arithmetic import refuse_outsized, refuse_unfit_values
 from .tensors import Mending, Pending, SelectingRule, Shape, Unfit, Unsettled, Unusable, each, naming, shown
 
 Manner = Literal["bicubic", "bilinear", "linear", "nearest", "area", "rows", "channels"]
@@ -127,6 +127,7 @@ def _resized(rule: Resize, entry: TensorEntry, wanted: Shape) -> TensorEntry:
         return _with_rows(rule, entry, wanted, differing)
     if 0 in entry.shape or 0 in wanted:
         raise Unfit(["has no elements on one of the two sides"])
+    refuse_outsized(entry, wanted)
     if rule.by == "channels":
         return _with_channels(entry, wanted, differing)
     if len(differing) == _A_PICTURE and rule.by != "linear":

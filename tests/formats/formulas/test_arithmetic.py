@@ -62,6 +62,14 @@ def test_a_long_sum_is_as_exact_as_torchs() -> None:
     assert error.max() <= max(theirs.max().item(), 2e-3)
 
 
+@pytest.mark.parametrize("shape", [(5, 3, 70_000), (70_000, 3, 2), (3, 100_001), (300, 2, 300)])
+def test_a_reduction_of_several_blocks_is_torchs(shape: tuple[int, ...]) -> None:
+    value = torch.rand(shape)
+    for dims in ((0,), (len(shape) - 1,), (0, 1), tuple(range(len(shape)))):
+        made = computed(Reduced(dims, "mean"), value)
+        torch.testing.assert_close(made, value.double().mean(dims).float(), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(("how", "empty"), [("sum", 0.0), ("mean", torch.nan)])
 def test_nothing_sums_to_nought_and_has_no_mean(how: str, empty: float) -> None:
     made = computed(Reduced((0,), how), torch.empty(0, 2))  # type: ignore[arg-type]

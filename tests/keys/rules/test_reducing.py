@@ -62,3 +62,9 @@ def test_integers_are_not_reduced() -> None:
 def test_an_axis_of_one_integer_goes_without_arithmetic() -> None:
     value = torch.tensor([[2**60 + 1, 2**60 + 3]])
     assert torch.equal(rearranged(value, (2,), "one i -> i", reduce="sum"), value[0])
+
+
+def test_a_tensor_far_larger_than_its_reduction_is_refused() -> None:
+    value = torch.ones(1).expand(1 << 17, 1)
+    with pytest.raises(FitError, match=r"x \[131072, 1\] has 131,072 elements, more than the 65,536 times as large"):
+        rearranged(value, (1,), "a b -> b", reduce="mean")

@@ -202,6 +202,12 @@ def test_a_grid_that_does_not_fit_is_refused_with_both_shapes(said: str) -> None
     assert fault(shape, wanted, by="bicubic", **rule) == expected
 
 
+def test_a_tensor_far_larger_than_the_models_is_refused() -> None:
+    said = "has 4,000,000,000 elements, more than the 65,536 times as large as its result that a tensor may be"
+    for by, shape, wanted in (("area", (1, 10**8, 40), (1, 4, 40)), ("channels", (2, 2 * 10**9), (2, 1))):
+        assert fault(shape, wanted, by=by) == f"x {list(shape)}, in the model {list(wanted)}, {said}"
+
+
 def test_linear_changes_one_dim() -> None:
     said = "x [1, 4, 4], in the model [1, 9, 9], differs in dims 1, 2; by: linear changes one"
     assert fault((1, 4, 4), (1, 9, 9), by="linear") == said
