@@ -1,22 +1,35 @@
 """A list for a config group, which takes the names of its options and nothing else.
 
-Guarantees: a list that contains anything else is refused with a line that the group takes.
+Guarantees: a list that contains anything else, and a setting of one of its members, are refused with a line that works.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import QuotedString
 
 from ..errors import ConfigError
+from ..keys.rules.ready import ready_made
+from ..keys.written import rules_override
 from ..text.lines import Fix, program, typed
 from ..text.wording import safe_text
 from .elements import split_elements
 from .grammar import literal, parse_value
+from .rewrite import GROUPS
+from .sections import known_keys
 
 _LONGEST = 400
+_NO_INDEX = re.compile(r"Index '(.*)' \(str\) is not an int")
+"""OmegaConf's refusal of a name as the index of a list."""
+
+
+def refused_lists(overrides: Sequence[str]) -> ConfigError | None:
+    """Refuses a list of anything but names for a config group, the loader's or the user's own."""
+    no_groups = set(known_keys()).difference(GROUPS)
+    return refused_list([one for one in overrides if one.lstrip("+").partition("=")[0] not in no_groups])
 
 
 def refused_list(overrides: Sequence[str]) -> ConfigError | None:
@@ -29,6 +42,29 @@ def refused_list(overrides: Sequence[str]) -> ConfigError | None:
             if others:
                 return _refusal(key, elements, element, others)
     return None
+
+
+def below_a_list(error: Exception, overrides: Sequence[str]) -> ConfigError | None:
+    """Refuses a key below a list, such as ``parts.a.rules.fp8.by`` where ``parts.a.rules`` lists the names of rules.
+
+    Args:
+        error: Of OmegaConf.
+        overrides: Those that were typed.
+    """
+    found = _NO_INDEX.fullmatch(str(error))
+    name = found[1] if found is not None else ""
+    places = ((one, one.partition("=")[0].lstrip("+").partition(f".{name}.")) for one in overrides if name)
+    # `rules` itself is a group, whose list of names becomes a mapping.
+    below = [(one, place) for one, (place, found_name, _) in places if found_name and place != "rules"]
+    if not below:
+        return None
+    override, place = below[0]
+    whole = rules_override(place, ready_made().get(name, {}), named=False)
+    rules = place.rpartition(".")[2] == "rules" and name in ready_made()
+    return ConfigError(
+        f"'{safe_text(override, _LONGEST)}' sets a key below '{safe_text(place)}', which is a list of names",
+        typed(whole, override) if rules else Fix(note="give a mapping from the names to their settings there"),
+    )
 
 
 def _listed(element: str) -> Iterator[tuple[str, Any]]:

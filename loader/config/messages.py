@@ -26,7 +26,7 @@ from ..text.lines import Fix, line, program, typed
 from ..text.wording import closest, did_you_mean, listing, safe_text
 from .grammar import Refused, parse_value
 from .layers import primaries, users_file, without_package
-from .lists import refused_list
+from .lists import below_a_list, refused_lists
 from .rewrite import FREE, GROUPS
 from .sections import known_keys, package_of, suggestion
 
@@ -63,19 +63,15 @@ def translate(error: Exception, overrides: Sequence[str] = ()) -> ConfigError | 
         return ConfigError(*_omegaconf(error))
     if isinstance(error, (HydraException, OSError)) or (isinstance(error, ValueError) and _is_hydras(error)):
         return ConfigError(*_composition(error, overrides))
-    return refused_lists(overrides) if isinstance(error, TypeError) and _is_hydras(error) else None
+    if isinstance(error, TypeError) and _is_hydras(error):
+        return refused_lists(overrides) or below_a_list(error, overrides)
+    return None
 
 
 def _is_hydras(error: Exception) -> bool:
     """Returns whether Hydra or OmegaConf itself raised a built-in exception, rather than a job that they run."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith(("hydra.", "omegaconf."))
-
-
-def refused_lists(overrides: Sequence[str]) -> ConfigError | None:
-    """Refuses a list of anything but names for a config group, the loader's or the user's own."""
-    no_groups = set(known_keys()).difference(GROUPS)
-    return refused_list([one for one in overrides if one.lstrip("+").partition("=")[0] not in no_groups])
 
 
 def _names_file(text: str) -> bool:

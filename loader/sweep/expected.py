@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..config.jobs import compose_job, names_no_option
-from ..config.messages import refused_lists
+from ..config.lists import refused_lists
 from ..config.rewrite import rewrite
 from ..config.zips import names_in, refuse_known, spread
 from ..errors import ConfigError

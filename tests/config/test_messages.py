@@ -37,6 +37,16 @@ RULES = ", ".join(sorted(file.stem for file in (conf_dir() / "rules").iterdir())
             "unknown config key 'verify.inptu.shape' (did you mean 'verify.input.shape'?)",
             "'verify.input.shape=[1]'",
         ),
+        (
+            ["parts={a: {path: x.pt, rules: [lightning]}}", "parts.a.rules.lightning.optional=true"],
+            "'parts.a.rules.lightning.optional=true' sets a key below 'parts.a.rules', which is a list of names",
+            """'parts.a.rules={lightning: {strip: "model."}}' parts.a.rules.lightning.optional=true""",
+        ),
+        (
+            ["parts={a: {path: x.pt, rules: [mine]}}", "parts.a.rules.mine.dim=1"],
+            "'parts.a.rules.mine.dim=1' sets a key below 'parts.a.rules', which is a list of names",
+            "give a mapping from the names to their settings there",
+        ),
         (["experimant=ddp"], "unknown config key 'experimant' (did you mean 'experiment'?)", "experiment=ddp"),
         (["sha256=x"], "unknown config key 'sha256' (did you mean 'checkpoint.sha256'?)", "checkpoint.sha256=x"),
         (["zzz=1"], "unknown config key 'zzz'", "hydra-loader --cfg job   # shows every key"),
