@@ -7,10 +7,12 @@ anything is planned; the result is frozen. Reads no tensor data.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..errors import CheckpointError, FitError
+from ..errors import CheckpointError, ConfigError, FitError
 from ..formats.folder_config import config_beside
 from ..formats.pickle.globals import dangerous_maker
 from ..formats.tree import Container, TensorEntry
@@ -125,7 +127,8 @@ def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) ->
         part.checkpoint.combination.check(container)
     rules = part.config.rules or {}
     shapes = {key: want.shape for key, want in below(part.name, wanted)}
-    rewriting = rewrite(container.children, rules, part.label, shapes, context_of(part))
+    with _naming_rules_of(part):
+        rewriting = rewrite(container.children, rules, part.label, shapes, context_of(part))
     made, adapters = _adapted(part, rewriting.made, others, wanted)
     entries: dict[str, Offered] = {}
     other: dict[str, str] = {}
@@ -154,6 +157,21 @@ def _adapted(
     shapes = {key: want.shape for key, want in own.items()}
     tied = {key: want.first for key, want in own.items()}
     return merged(made, [adapter.changes() for adapter in part.adapters], shapes, tied, part.label)
+
+
+@contextmanager
+def _naming_rules_of(part: Part) -> Iterator[None]:
+    """Makes the lines of refusals in the block set the part's own rules, not those of the whole job."""
+    try:
+        yield
+    except (FitError, ConfigError) as error:
+        if part.rules_path != "rules":
+            error.fixes = tuple(Fix(_RULES.sub(part.rules_path, fix.line), fix.note) for fix in error.fixes)
+            error.args = (error.message, *error.fixes)
+        raise
+
+
+_RULES = re.compile(r"(?<![\w./=])rules(?=[.=])")
 
 
 def context_of(part: Part) -> Context:

@@ -251,7 +251,31 @@ def test_a_mean_of_quantized_files_is_refused(tmp_path: Path) -> None:
         paths.append(str(file(tmp_path / name, {"weight": float8(4, 6), "weight_scale": random(4, 1)}, 4)))
     node = {"_target_": f"{__name__}.Block", "out": 4, "into": 6}
 
-    for rules, fault in (({}, "is quantized: fp8"), (["fp8"], "weight is computed of others, expected one as it was")):
+    for rules in ([], ["fp8"]):
         job = {"model": node, "checkpoint": {"path": paths, "combine": "mean"}, "device": "cpu", "rules": rules}
-        with pytest.raises(FitError, match=fault):
+        with pytest.raises(FitError, match=r"the files are quantized: fp8 \(float8_e4m3fn\) in 2 layers \(fc, proj\)"):
             loader.load(job)
+
+
+def test_scales_that_a_rule_computed_are_refused() -> None:
+    state = {"weight": float8(4, 6), "weight_scale": random(4, 1), "bias": random(4)}
+    rules = {"twice": {"scale": "*weight_scale", "by": 2.0}, **_settings("fp8")}
+
+    with pytest.raises(FitError, match="scale is computed of others, expected one as it was written"):
+        loader.load_into(nn.Linear(6, 4), state, rules=rules)
+
+
+def test_a_line_for_a_part_names_the_rules_of_the_part(tmp_path: Path) -> None:
+    layer, weight = packed.gptq(8, 32, 8, 2)
+    save_file(layer, path := tmp_path / "file.safetensors")
+    model = nn.ModuleDict({"fc": nn.Linear(32, 8, bias=False)})
+    rule = _settings("gptq")["gptq"]
+    parts: dict[str, Any] = {"fc": {"path": str(path), "rules": {"q": rule}}}
+
+    with pytest.raises(FitError) as refused:
+        loader.load_into(model, path, parts=parts)
+
+    assert refused.value.hint == "'parts.fc.rules.q.by={gptq: {bits: 8}}'   # as the shapes show"
+    parts["fc"]["rules"] = {"q": {**rule, "by": {"gptq": {"bits": 8}}}}
+    loader.load_into(model, path, parts=parts)
+    assert torch.equal(model["fc"].get_parameter("weight"), weight)
