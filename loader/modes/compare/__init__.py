@@ -22,7 +22,7 @@ from ...schema import JobConfig
 from ...text.lines import NO_FIX, Fix, line
 from ...text.wording import counted, listing, phrases, safe_text, shape
 from .pairs import Row, compared
-from .sides import RIGHT, Side, opened, sides
+from .sides import RIGHT, Side, hint, opened, sides
 from .table import by_module, summary
 from .table import lines as table_lines
 
@@ -49,6 +49,7 @@ def run(job: JobConfig, report: Report) -> None:
             left, right = sides(of_left, of_right)
         _describe(report, left.parts, right.parts)
         _offered(report, left, right)
+        report.parts[RIGHT].note = "; ".join(filter(None, (report.parts[RIGHT].note, hint(left, right))))
         with clock("compare"):
             report.comparison = _comparison(left, right)
         for side in (left, right):

@@ -21,12 +21,13 @@ from ...formats.pickle.objects import refuse_withheld
 from ...formats.tree import TensorEntry
 from ...keys.plan import Wanted
 from ...parts import Part
+from ...parts.adapted import with_adapters
 from ...parts.offer import Offers, check_weights, offers
 from ...parts.open import open_parts
 from ...parts.reading import Reader
 from ...schema import CheckpointConfig, JobConfig
 from ...text.lines import Fix, line
-from ...text.wording import listing
+from ...text.wording import counted, listing
 from .automatic import improved, settled
 
 RIGHT = "compare"
@@ -95,6 +96,8 @@ def opened(job: JobConfig, stack: ExitStack) -> tuple[tuple[Part, ...], tuple[Pa
             Fix(note="compare the part's file alone: set checkpoint.path to it"),
         )
     left = open_parts(job, stack)
+    if any(part.config.adapters for part in left):  # without one, an adapter's own folder may be a side
+        left = with_adapters(left, job, stack)
     with renamed():
         [right] = open_parts(replace(job, **_right(job)), stack)
     return left, (right,)
@@ -159,6 +162,20 @@ def _either_first(
         )
     first = left({})
     return first, right(first.names)
+
+
+def hint(left: Side, right: Side) -> str:
+    """Returns what to type if few tensors have a partner: the rules that give the other side the left one's names."""
+    paired = sum(key in right.tensors for key in left.tensors)
+    if 2 * paired >= min(len(left.tensors), len(right.tensors)):
+        return ""
+    found = [replace(part, config=replace(part.config, rules=None)) for part in right.parts]
+    try:
+        lines = [_of_right(text) for part in found for text in settled(part, left.names).applied]
+    except FitError:
+        lines = []
+    said = f"{counted(paired, 'tensor')} of {len(left.tensors):,} and {len(right.tensors):,} have the same name"
+    return f"{said}; {' '.join(lines)} finds more" if lines else f"{said}; rules and compare.rules rename them"
 
 
 def _asks(parts: Sequence[Part]) -> bool:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import loader
 from loader.errors import CheckpointError, ConfigError, FitError, VerificationError
+from loader.examples.files import write_examples
 from loader.files.file import CheckpointFile
 from loader.job import execute
 from loader.modes import lines
@@ -409,3 +410,41 @@ def test_initial_values_of_a_model_are_refused(tmp_path: Path) -> None:
     ):
         compared(one, two, rules={"more": rule})
     assert rows(comparison(one, two, rules={"more": {**rule, "fill": "mean"}}))["w"]["max_abs"] == 0
+
+
+def test_a_side_may_be_several_files(tmp_path: Path) -> None:
+    one, two = (save({"w": torch.tensor(values)}, tmp_path / f"{values[0]}.pt") for values in ([1.0, 2.0], [3.0, 6.0]))
+    half = save({"w": torch.tensor([2.0, 5.0])}, tmp_path / "half.pt")
+    both = [str(one), str(two)]
+    found = comparison(half, "", compare={"path": both, "combine": "mean"})
+    assert (rows(found)["w"]["max_abs"], rows(found)["w"]["differing"]) == (1, 1)
+    assert comparison("", one, checkpoint={"path": both, "combine": [1, 0]}, compare={"atol": 0})["tensors"]
+    with pytest.raises(
+        ConfigError, match=r"'compare\.path' lists 2 files .*, and 'compare\.combine' does not say"
+    ) as refusal:
+        compared(half, "", compare={"path": both})
+    assert refusal.value.fixes[0].line == "compare.combine=mean"
+
+
+def test_adapters_are_added_to_the_left_side(tmp_path: Path) -> None:
+    write_examples(tmp_path)
+    base, adapter = tmp_path / "tiny_bert.safetensors", str(tmp_path / "tiny_bert_lora")
+    found = comparison(base, base, adapters={"lora": {"path": adapter}})
+    assert found["total"]["differing"] == 4
+    assert comparison(base, base, adapters={"lora": {"path": adapter, "scale": 0}}, compare={"atol": 0})["tensors"]
+    report = compared(base, base, adapters={"lora": {"path": adapter}})
+    assert [one["name"] for one in report.parts[""].adapters] == ["lora"]
+    assert comparison(adapter, adapter, compare={"atol": 0})["total"]["tensors"] == 8
+
+
+def test_files_with_few_common_names_come_with_the_rules_that_find_more(tmp_path: Path) -> None:
+    state = layers()
+    one = save(state, tmp_path / "a.pt")
+    two = save({f"module.{key}": value for key, value in state.items()}, tmp_path / "b.pt")
+    report = compared(one, two)
+    assert report.parts["compare"].note == (
+        "0 tensors of 10 and 10 have the same name; 'compare.rules=[ddp]' finds more"
+    )
+    assert compared(one, two, compare={"rules": ["ddp"]}).parts["compare"].note == ""
+    alien = save({"x": torch.ones(1), "y": torch.ones(1)}, tmp_path / "c.pt")
+    assert compared(one, alien).parts["compare"].note.endswith("; rules and compare.rules rename them")
