@@ -43,8 +43,11 @@ def test_the_summary_has_the_documented_fields() -> None:
     assert generate.SUMMARY.keys() == Summary(Path(), []).to_dict().keys()
 
 
+PAGES = ["adapters.md", "compare.md", "evaluation.md", "examples.md", "quantized.md", "rules.md"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["evaluation.md", "compare.md", "examples.md", "quantized.md", "rules.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_the_commands_of_a_page_run(name: str, tmp_path: Path) -> None:
     page = (generate.HERE / name).read_text(encoding="utf-8")
     folder = reader.folder(tmp_path)
