@@ -27,7 +27,7 @@ from ...text.lines import NO_FIX, Fix, line, under
 from ...text.wording import counted, listing, phrases, safe_text, shape
 from .deltas import Delta, computed, is_floating, is_low_rank, of_products
 from .merge import Applied, Changes, merged
-from .peft import CONFIG, Peft, folder_of, read_config, weights_in
+from .peft import CONFIG, WEIGHTS, Peft, folder_of, open_config, read_config, weights_in
 
 __all__ = ["Adapter", "Applied", "Changes", "merged", "open_adapters"]
 
@@ -188,20 +188,20 @@ def _open(name: str, config: AdapterConfig, where: str, stack: ExitStack, opener
         raise ConfigError(f"'{safe_text(where)}.path' is required", line(under(where, "path"), "FOLDER"))
     try:
         folder = None if is_url(config.path) else folder_of(resolve_path(config.path))
-        if folder is None:
-            minus = opener(config.minus, "auto") if config.minus else None
-            return _unless_stray(Adapter(name, config, where, opener(config.path, config.format), minus))
+        weights = None if folder is None else weights_in(folder)
+        checkpoint = opener(weights or config.path, config.format)
+        file = open_config(folder) if folder is not None else _config_next_to(checkpoint)
+        if file is None:
+            return Adapter(name, config, where, checkpoint, opener(config.minus, "auto") if config.minus else None)
+        stack.callback(file.close)
         if config.minus:
             raise ConfigError(
-                f"'{safe_text(where)}.minus' is set, and {shown_path(folder)} is a PEFT adapter: it is a difference "
-                "already",
+                f"'{safe_text(where)}.minus' is set, and {shown_path(folder or checkpoint.path)} is a PEFT adapter: it "
+                "is a difference already",
                 line(under(where, "minus"), None),
             )
-        peft, file = read_config(folder)
-        stack.callback(file.close)
+        peft = read_config(file)
         peft.refuse_unsupported()
-        weights = weights_in(folder)
-        checkpoint = opener(folder if weights is None else weights, config.format)
         return Adapter(name, config, where, checkpoint, None, peft, (file,))
     except (CheckpointError, ConfigError) as error:
         fixes = [_moved(fix, where) for fix in error.fixes]
@@ -209,16 +209,22 @@ def _open(name: str, config: AdapterConfig, where: str, stack: ExitStack, opener
         raise type(error)(f"adapter '{safe_text(name)}': {message}", *fixes) from error
 
 
-def _unless_stray(adapter: Adapter) -> Adapter:
-    """Refuses PEFT's tensors without their config, which has the factor."""
-    tensors = adapter.checkpoint.root.tensors()
-    if adapter.minus is None and any(key.startswith("base_model.model.") and ".lora_" in key for key in tensors):
-        raise CheckpointError(
-            f"{shown_path(adapter.checkpoint.path)} holds the tensors of a PEFT adapter, and {CONFIG}, which has their "
-            "factor, is not next to it",
-            Fix(note=f"give the folder with {CONFIG} and the weights"),
-        )
-    return adapter
+def _config_next_to(checkpoint: Checkpoint) -> CheckpointFile | None:
+    """Opens the config next to the tensors of a PEFT adapter, which has their factor; None for any other file.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if not any(key.startswith("base_model.model.") and ".lora_" in key for key in checkpoint.root.tensors()):
+        return None
+    remote = is_url(called(checkpoint.path))
+    if remote and checkpoint.files and checkpoint.files[0].path.name in WEIGHTS:
+        return checkpoint.files[0].sibling(CONFIG)
+    raise CheckpointError(
+        f"{shown_path(checkpoint.path)} holds the tensors of a PEFT adapter, and {CONFIG}, which has their factor, is "
+        "not next to it",
+        Fix(note=f"give the folder with {CONFIG} and the weights"),
+    )
 
 
 def _moved(fix: Fix, where: str) -> Fix:

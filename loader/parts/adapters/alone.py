@@ -6,6 +6,7 @@ Guarantees: what the folder's config says is text; of the base that it names not
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 
 from ...errors import CheckpointError
@@ -13,7 +14,7 @@ from ...files.path import called, shown_path
 from ...formats.opened import Checkpoint
 from ...text.lines import Fix, override, typed
 from ...text.wording import safe_text
-from .peft import MERGED, Peft, folder_of, read_config, weights_in
+from .peft import MERGED, Peft, folder_of, open_config, read_config, weights_in
 
 _ON_HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 """The name of a model on the Hub."""
@@ -45,8 +46,8 @@ def alone(checkpoint: Checkpoint, place: str) -> tuple[str, Fix] | None:
     folder = checkpoint.path
     if not folder.is_dir() or folder_of(folder) is None or weights_in(folder) != checkpoint.place:
         return None
-    peft, file = read_config(folder)
-    file.close()
+    with closing(open_config(folder)) as file:
+        peft = read_config(file)
     said = f"{peft.said}, for {safe_text(peft.base) or 'an unnamed base'}"
     return said, MERGED if peft.type != "LORA" or peft.unsupported else _with_base(peft, called(folder), place)
 

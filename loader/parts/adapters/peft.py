@@ -130,26 +130,26 @@ def weights_in(folder: Path) -> Path | None:
     return path
 
 
-def read_config(folder: Path) -> tuple[Peft, CheckpointFile]:
-    """Reads and checks the config in a folder.
-
-    Returns:
-        The config, and its opened file, which the caller closes.
+def open_config(folder: Path) -> CheckpointFile:
+    """Opens the config in a folder.
 
     Raises:
-        CheckpointError: It is damaged, a number in it is invalid, or it leads out of the folder.
+        CheckpointError: It cannot be read, or leads out of the folder.
     """
-    path = folder / CONFIG
-    _refuse_outside(path, folder)
-    file = CheckpointFile(path)
-    try:
-        if file.size > LARGEST_CONFIG:
-            raise file.damaged(f"{file.size:,} bytes (expected at most {LARGEST_CONFIG:,})")
-        raw = read_mapping(file, file.pread(0, file.size), "its text")
-        return _config(path, {key: value for key, value in raw.items() if value is not None}), file
-    except BaseException:
-        file.close()
-        raise
+    _refuse_outside(folder / CONFIG, folder)
+    return CheckpointFile(folder / CONFIG)
+
+
+def read_config(file: CheckpointFile) -> Peft:
+    """Reads and checks a config.
+
+    Raises:
+        CheckpointError: It is damaged, or a number in it is invalid.
+    """
+    if file.size > LARGEST_CONFIG:
+        raise file.damaged(f"{file.size:,} bytes (expected at most {LARGEST_CONFIG:,})")
+    raw = read_mapping(file, file.pread(0, file.size), "its text")
+    return _config(file.path, {key: value for key, value in raw.items() if value is not None})
 
 
 def _refuse_outside(path: Path, folder: Path) -> None:
