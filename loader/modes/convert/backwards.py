@@ -5,8 +5,8 @@ scattered through the views and pieces of its entries into memory laid out as th
 file's own entries then read. No expression is ever inverted.
 
 Guarantees: which tensors can be given back is decided from shapes and strides alone, before a value is computed; one
-tensor is computed when it is asked for, and is not kept. A tensor of the file of which the model holds only a part is
-never given back.
+tensor is computed when it is asked for, and is not kept, nor is more than one step between it and the model. A tensor
+of the file of which the model holds only a part is never given back.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ class Backwards:
         elif entry.formula is not None:
             if not has_inverse(entry.formula):
                 raise Irreversible
-            self._add(entry.inputs[0], partial(_inverted, entry.formula, give, entry.inputs[0].shape), dtype)
+            undo = partial(_inverted, entry.formula, give, entry.inputs[0].shape)
+            self._add(entry.inputs[0], lambda: self._kept(("formula", id(entry)), undo), dtype)
         elif len(entry.pieces) == 1:
             self._add(entry.pieces[0].entry, partial(_reshaped, give, entry.pieces[0].entry.shape), dtype)
         elif entry.pieces:
@@ -153,7 +154,8 @@ class Backwards:
             self._sizes[place] = storage.nbytes // ITEMSIZE[entry.dtype]
         elif not known:
             self._sizes[place] = made.numel
-            self._add(made, lambda: self._whole(place, made), place)
+            whole = partial(self._assembled, place)
+            self._add(made, lambda: self._kept(place, whole).view(made.shape), place)
 
     def _place(self, key: str, entry: TensorEntry) -> Place:
         """Where the values of a tensor of the file arrive."""
@@ -213,12 +215,12 @@ class Backwards:
             before.fill_(True)
         return flat
 
-    def _whole(self, place: Place, made: TensorEntry) -> torch.Tensor:
-        """What views of a storage are made of; the last one is kept, since its own sources are asked for in turn."""
+    def _kept(self, place: Place, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What is between the model and the file, kept until another is needed: its sources are asked for in turn."""
         if place not in self._last:
             self._last = {}
-            self._last = {place: self._assembled(place)}
-        return self._last[place].view(made.shape)
+            self._last = {place: compute()}
+        return self._last[place]
 
 
 def _storage_of(entry: TensorEntry, storage: Storage) -> Place:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from loader import ConfigError, load
 from loader.formats.boxes import narrowed
+from loader.formats.formulas.inverse import inverse
 from loader.modes.convert.backwards import Backwards
 from loader.parts.open import open_checkpoint
 from tests.derived import FUSED, ROWS, fused, numbers, shapes
@@ -326,3 +327,18 @@ def test_several_files_and_adapters_have_no_inverse(tmp_path: Path) -> None:
     delta = {"delta": {"path": str(other)}}
     message = refusal(shapes({"w": [2, 4]}), path, {}, tmp_path, adapters=delta)
     assert "adapters have no inverse: delta" in message
+
+
+def test_a_scaled_stack_is_unscaled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undone: list[int] = []
+
+    def noted(formula: Any, values: torch.Tensor) -> torch.Tensor:
+        undone.append(values.numel())
+        return inverse(formula, values)
+
+    monkeypatch.setattr("loader.modes.convert.backwards.inverse", noted)
+    state = {key: numbers(2, 3, start=10 * at) for at, key in enumerate(EXPERTS)}
+    rules = {"m": {"merge": r"e\.(\d+)\.w", "to": "e.w"}, "s": {"scale": "e.w", "by": 4.0}}
+    path = save(state, tmp_path / "a.pt")
+    assert_same(back(shapes({"e.w": [3, 2, 3]}), path, rules, tmp_path / "b.safetensors"), state)
+    assert undone == [18]
