@@ -247,7 +247,7 @@ def _parts(raw: Any, root: CheckpointConfig, job: JobConfig, problems: Problems)
         adapters = {} if name else job.adapters
         if own.get("adapters") is not None:
             adapters = read_adapters(own["adapters"], f"{where}.adapters", problems, _rules)
-        parts[str(name)] = PartConfig(checkpoint, own_rules, adapters)
+        parts[str(name)] = PartConfig(checkpoint, own_rules, adapters, shares_rules=own.get("rules") is None)
     return parts
 
 

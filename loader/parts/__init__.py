@@ -53,6 +53,11 @@ class Part:
         return config_path(self.name, "rules", listed=self.listed) if self.name or self.listed else "rules"
 
     @property
+    def used_rules_path(self) -> str:
+        """The config path of the rules that it uses, which may be those of the job."""
+        return "rules" if self.config.shares_rules else self.rules_path
+
+    @property
     def label(self) -> str:
         """The part in messages: the file and the nested key."""
         key = self.config.checkpoint.key

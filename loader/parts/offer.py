@@ -7,17 +7,15 @@ anything is planned; the result is frozen. Reads no tensor data.
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import CheckpointError, ConfigError, FitError
+from ..errors import CheckpointError, FitError
 from ..formats.folder_config import config_beside
 from ..formats.pickle.globals import dangerous_maker
 from ..formats.tree import Container, TensorEntry
 from ..keys.plan import Offered, Wanted
-from ..keys.rules import Context, Hits, Rewritten, rewrite, rewrite_metadata
+from ..keys.rules import Context, Hits, Place, Rewritten, rewrite, rewrite_metadata
 from ..keys.select import find, only_optimizer, select, tree
 from ..text.lines import Fix
 from ..text.wording import safe_text
@@ -127,8 +125,7 @@ def _offer(part: Part, others: tuple[str, ...], wanted: Mapping[str, Wanted]) ->
         part.checkpoint.combination.check(container)
     rules = part.config.rules or {}
     shapes = {key: want.shape for key, want in below(part.name, wanted)}
-    with _naming_rules_of(part):
-        rewriting = rewrite(container.children, rules, part.label, shapes, context_of(part))
+    rewriting = rewrite(container.children, rules, Place(part.label, part.used_rules_path), shapes, context_of(part))
     made, adapters = _adapted(part, rewriting.made, others, wanted)
     entries: dict[str, Offered] = {}
     other: dict[str, str] = {}
@@ -157,21 +154,6 @@ def _adapted(
     shapes = {key: want.shape for key, want in own.items()}
     tied = {key: want.first for key, want in own.items()}
     return merged(made, [adapter.changes() for adapter in part.adapters], shapes, tied, part.label)
-
-
-@contextmanager
-def _naming_rules_of(part: Part) -> Iterator[None]:
-    """Makes the lines of refusals in the block set the part's own rules, not those of the whole job."""
-    try:
-        yield
-    except (FitError, ConfigError) as error:
-        if part.rules_path != "rules":
-            error.fixes = tuple(Fix(_RULES.sub(part.rules_path, fix.line), fix.note) for fix in error.fixes)
-            error.args = (error.message, *error.fixes)
-        raise
-
-
-_RULES = re.compile(r"(?<![\w./=])rules(?=[.=])")
 
 
 def context_of(part: Part) -> Context:

@@ -93,6 +93,8 @@ class PartConfig:
     """The part's rules; None means that they must be found (``rules: auto``)."""
     adapters: dict[str, AdapterConfig] = field(default_factory=dict)
     """The adapters that are added to what the rules made, in order."""
+    shares_rules: bool = field(default=False, compare=False)
+    """Whether its rules are those of the job."""
 
     @property
     def autos(self) -> list[str]:

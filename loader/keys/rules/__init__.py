@@ -18,12 +18,12 @@ from ...schema import Rule
 from . import packed, quantized
 from .refusals import refuse_broken_names, refuse_collisions, refuse_idle
 from .table import kinds, register, rule_of
-from .tensors import Context, Shape, TensorRule, Unsettled, no_context
+from .tensors import Context, Place, Shape, TensorRule, Unsettled, no_context
 from .tracing import Trace, blamed_rule, settle, step_of, traced
 
 __all__ = [
-    "Context", "Hits", "Rewriting", "Rewritten", "kinds", "no_context", "register", "rewrite", "rewrite_metadata",
-    "rule_of",
+    "Context", "Hits", "Place", "Rewriting", "Rewritten", "kinds", "no_context", "register", "rewrite",
+    "rewrite_metadata", "rule_of",
 ]  # fmt: skip
 _REGISTERED = (packed, quantized)
 """Modules that register their ways to join."""
@@ -72,7 +72,7 @@ _NAME = Leaf("name")
 def rewrite(
     entries: Mapping[str, Node] | Iterable[str],
     rules: Mapping[str, Rule],
-    where: str = "the checkpoint",
+    where: str | Place = "the checkpoint",
     shapes: Mapping[str, Shape | None] | None = None,
     context: Context | None = None,
 ) -> Rewriting:
@@ -81,7 +81,7 @@ def rewrite(
     Args:
         entries: The file's entries by key, in order; names alone suffice for rules that change no tensor.
         rules: By name, in order; disabled ones are skipped.
-        where: The owner of the keys, for messages.
+        where: The owner of the keys, for messages; with the path of the rules, for lines to type.
         shapes: The model's keys, from which rules may take sizes.
         context: What rules may know of the file besides.
 
@@ -92,7 +92,8 @@ def rewrite(
     """
     active = {name: rule for name, rule in rules.items() if rule.enabled}
     known = entries if isinstance(entries, Mapping) else dict.fromkeys(entries, _NAME)
-    found = traced(known, active, where, context or no_context())
+    place = where if isinstance(where, Place) else Place(where)
+    found = traced(known, active, place, context or no_context())
     exclusive = any(rule.exclusive for rule in active.values())
     left, live = list[str](), list[Trace]()
     for trace in found.traces:
@@ -103,10 +104,10 @@ def rewrite(
             found.hits[name] += not isinstance(active[name], TensorRule)
         left += [] if trace.dropped or left_out else [trace.name]
         trace.dropped |= left_out
-    refuse_idle(active, found.hits, list(known), left, where)
-    refuse_broken_names(live, where)
-    refuse_collisions(live, where)
-    settle(found.traces, active, shapes or {}, where)
+    refuse_idle(active, found.hits, list(known), left, place)
+    refuse_broken_names(live, place)
+    refuse_collisions(live, place)
+    settle(found.traces, active, shapes or {}, place)
     dropped = {source: trace.name for trace in found.traces for source in trace.sources}
     for source in {source for trace in live for source in trace.sources}:
         del dropped[source]
@@ -145,7 +146,7 @@ def rewrite_metadata(
 def _follower(name: str, rule: Rule) -> Callable[[str], Sequence[str]]:
     if isinstance(rule, TensorRule):
         return rule.follow
-    step = step_of(name, rule)
+    step = step_of(name, rule, Place("the checkpoint"))
 
     def follow(prefix: str) -> Sequence[str]:
         following = step(prefix)

@@ -11,12 +11,12 @@ from ...errors import FitError
 from ...schema import Rule
 from ...text.lines import Fix, line, together, under
 from ...text.wording import counted, listing, phrases, safe_text
-from .tensors import TensorRule
+from .tensors import Place, TensorRule
 from .tracing import LEAVE_OUT, Trace, blamed_rule, judged, step_of
 
 
 def refuse_idle(
-    active: Mapping[str, Rule], hits: Mapping[str, int], keys: Sequence[str], left: Sequence[str], where: str
+    active: Mapping[str, Rule], hits: Mapping[str, int], keys: Sequence[str], left: Sequence[str], where: Place
 ) -> None:
     """Raises FitError if a rule that is not optional hits nothing.
 
@@ -34,32 +34,31 @@ def refuse_idle(
     noun = "rule matches" if len(idle) == 1 else "rules match"
     raise FitError(
         f"{len(idle)} {noun} none of the {counted(len(keys), 'key')} in {where}: {said}. Its keys are {listing(keys)}.",
-        *_advice(active, idle, left),
+        *_advice(active, idle, left, where),
     )
 
 
-def _advice(active: Mapping[str, Rule], idle: Sequence[str], left: Sequence[str]) -> list[Fix]:
+def _advice(active: Mapping[str, Rule], idle: Sequence[str], left: Sequence[str], where: Place) -> list[Fix]:
     """Returns the fixes for rules without a hit; some only come too early."""
-    early = [name for name in idle if _hits_any(name, active[name], left)]
+    early = [name for name in idle if _hits_any(name, active[name], left, where)]
     if early:
         order = [*(name for name in active if name not in early), *early]
-        return [line("rules", order, note="the outermost wrapper comes first")]
-    idling = together(
-        (line(under("rules", name, "optional"), value=True) for name in idle), note="allows the rule to match nothing"
-    )
+        return [line(where.path, order, note="the outermost wrapper comes first")]
+    lines = (line(under(where.path, name, "optional"), value=True) for name in idle)
+    idling = together(lines, note="allows the rule to match nothing")
     return [LEAVE_OUT, *([idling] if idling.line else [])]
 
 
-def _hits_any(name: str, rule: Rule, keys: Sequence[str]) -> bool:
+def _hits_any(name: str, rule: Rule, keys: Sequence[str], where: Place) -> bool:
     if isinstance(rule, TensorRule):
-        with judged(name, rule, "the keys"):
+        with judged(name, rule, where):
             return any(map(rule.hits, keys))
-    step = step_of(name, rule)
+    step = step_of(name, rule, where)
     with blamed_rule(name, rule):
         return any(step(key) is not None for key in keys)
 
 
-def refuse_broken_names(traces: Sequence[Trace], where: str) -> None:
+def refuse_broken_names(traces: Sequence[Trace], where: Place) -> None:
     """Raises FitError if a rule leaves an empty name, or one that begins or ends in a dot."""
     broken = [trace for trace in traces if _breaks(trace.sources[0], trace.name)]
     if broken:
@@ -77,7 +76,7 @@ def _breaks(key: str, name: str) -> bool:
     return (name[0] == "." and key[:1] != ".") or (name[-1] == "." and key[-1:] != ".")
 
 
-def refuse_collisions(traces: Sequence[Trace], where: str) -> None:
+def refuse_collisions(traces: Sequence[Trace], where: Place) -> None:
     """Raises FitError if two entries have one name."""
     first: dict[str, Trace] = {}
     clashes: list[str] = []
@@ -89,6 +88,6 @@ def refuse_collisions(traces: Sequence[Trace], where: str) -> None:
     if clashes:
         raise FitError(
             f"the rules map two keys to the same name in {where}: {phrases(clashes)}.",
-            line("rules", {"only": {"keep": "module.*"}}, "+", note="drops one of the two first"),
+            line(where.path, {"only": {"keep": "module.*"}}, "+", note="drops one of the two first"),
             Fix(note="make the rule narrower"),
         )

@@ -22,6 +22,20 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """What rules apply to, and where they stand."""
+
+    label: str
+    """The owner of the keys, for messages."""
+    path: str = "rules"
+    """The config path of the rules, for lines to type."""
+
+    def __str__(self) -> str:
+        """Returns the label."""
+        return self.label
+
+
+@dataclass(frozen=True, slots=True)
 class Mending:
     """A setting of the rule that makes it fit; the engine, which knows the rule's name, writes the line."""
 

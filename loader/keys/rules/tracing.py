@@ -15,7 +15,7 @@ from ...formats.tree import Node, TensorEntry
 from ...schema import Fate, KeyRule, Rule, Step
 from ...text.lines import Fix, line, override, typed, under
 from ...text.wording import listing, safe_text
-from .tensors import Context, Group, Mending, Shape, TensorRule, Unfit, Unsettled, Unusable
+from .tensors import Context, Group, Mending, Place, Shape, TensorRule, Unfit, Unsettled, Unusable
 
 LEAVE_OUT = Fix(note="leave the rule out")
 
@@ -44,7 +44,7 @@ class Traced:
     hits: dict[str, int]
 
 
-def traced(entries: Mapping[str, Node], active: Mapping[str, Rule], where: str, context: Context) -> Traced:
+def traced(entries: Mapping[str, Node], active: Mapping[str, Rule], where: Place, context: Context) -> Traced:
     """Applies rules to entries.
 
     Args:
@@ -62,12 +62,12 @@ def traced(entries: Mapping[str, Node], active: Mapping[str, Rule], where: str, 
         if isinstance(rule, TensorRule):
             _apply(found, name, rule, where, context)
         else:
-            _rename(found.traces, name, rule)
+            _rename(found.traces, name, rule, where)
     return found
 
 
-def _rename(traces: Sequence[Trace], name: str, rule: Rule) -> None:
-    step = step_of(name, rule)
+def _rename(traces: Sequence[Trace], name: str, rule: Rule, where: Place) -> None:
+    step = step_of(name, rule, where)
     with blamed_rule(name, rule):
         for trace in traces:
             following = None if trace.dropped else step(trace.name)
@@ -85,7 +85,7 @@ def _follow(trace: Trace, following: object) -> None:
     trace.kept = trace.kept or following is Fate.KEPT
 
 
-def _apply(found: Traced, name: str, rule: TensorRule, where: str, context: Context) -> None:
+def _apply(found: Traced, name: str, rule: TensorRule, where: Place, context: Context) -> None:
     """Replaces the entries that a rule takes by those that it makes, at the place of the first."""
     live = [trace for trace in found.traces if not trace.dropped and isinstance(trace.entry, TensorEntry | Unsettled)]
     named: dict[str, Trace] = {}
@@ -131,7 +131,9 @@ def _following(
                 yield Trace(sources, name, result.entry, [*used], made_by, result.name is None, kept)
 
 
-def settle(traces: Sequence[Trace], rules: Mapping[str, Rule], shapes: Mapping[str, Shape | None], where: str) -> None:
+def settle(
+    traces: Sequence[Trace], rules: Mapping[str, Rule], shapes: Mapping[str, Shape | None], where: Place
+) -> None:
     """Gives the entries whose sizes come from the model their shapes.
 
     Args:
@@ -159,22 +161,22 @@ def settle(traces: Sequence[Trace], rules: Mapping[str, Rule], shapes: Mapping[s
 
 
 @contextmanager
-def judged(name: str, rule: Rule, where: str) -> Iterator[None]:
+def judged(name: str, rule: Rule, where: Place) -> Iterator[None]:
     """Refuses what a rule raises: entries that it cannot map, settings that cannot work, and a failure of its code."""
     with blamed_rule(name, rule):
         try:
             yield
         except Unfit as fault:
-            fixes = [_mended(name, fix) if isinstance(fix, Mending) else fix for fix in fault.fixes]
+            fixes = [_mended(name, fix, where) if isinstance(fix, Mending) else fix for fix in fault.fixes]
             raise FitError(f"{said(name, rule)} does not fit {where}: {fault}", *fixes) from fault
         except ValueError as fault:
             if isinstance(fault, LoaderError):
                 raise
-            raise invalid(name, rule, fault) from fault
+            raise invalid(name, rule, fault, where) from fault
 
 
-def _mended(name: str, mending: Mending) -> Fix:
-    return line(under("rules", name, *mending.setting.split(".")), mending.value, note=mending.note)
+def _mended(name: str, mending: Mending, where: Place) -> Fix:
+    return line(under(where.path, name, *mending.setting.split(".")), mending.value, note=mending.note)
 
 
 def said(name: str, rule: Rule) -> str:
@@ -182,7 +184,7 @@ def said(name: str, rule: Rule) -> str:
     return f"rule '{safe_text(name)}' ({rule})"
 
 
-def step_of(name: str, rule: Rule) -> Step:
+def step_of(name: str, rule: Rule, where: Place) -> Step:
     """Returns the function of a rule that changes names.
 
     Raises:
@@ -190,20 +192,20 @@ def step_of(name: str, rule: Rule) -> Step:
     """
     if not isinstance(rule, KeyRule):
         raise TypeError(f"{type(rule).__name__} has no step")
-    with judged(name, rule, "the keys"):
+    with judged(name, rule, where):
         step = rule.step()
         if not callable(step):
             raise TypeError(f"its step() returned {type(step).__name__}, expected a function")
         return step
 
 
-def invalid(name: str, rule: Rule, fault: ValueError) -> ConfigError:
+def invalid(name: str, rule: Rule, fault: ValueError, where: Place) -> ConfigError:
     """Returns the refusal of a rule that cannot work."""
     if isinstance(fault, Unusable):
-        fixes = [_mended(name, mending) for mending in fault.mendings] or [LEAVE_OUT]
+        fixes = [_mended(name, mending, where) for mending in fault.mendings] or [LEAVE_OUT]
         return ConfigError(f"rule '{safe_text(name)}': {fault}", *fixes)
     # The example of another kind would give the rule two kinds.
-    mended = [override(under("rules", name, setting), value) for setting, value in rule.example.items()]
+    mended = [override(under(where.path, name, setting), value) for setting, value in rule.example.items()]
     example = typed(*mended) if all(hasattr(rule, setting) for setting in rule.example) else LEAVE_OUT
     return ConfigError(f"rule '{safe_text(name)}': {fault}", example)
 

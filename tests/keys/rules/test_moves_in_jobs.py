@@ -184,3 +184,31 @@ def test_a_kind_of_python_is_the_same_mapping() -> None:
         loader.load_into(two(), FUSED, rules={"s": {"split": "a", "into": {"a": 1}, "dim": None}})
     with pytest.raises(ConfigError, match=r"'rules\.s\.index' is .*, expected text or a list of whole numbers"):
         loader.load_into(two(), FUSED, rules={"s": {"take": "a", "index": {"a": 1}}})
+
+
+def test_lines_name_the_rules_of_the_part(fused: Path) -> None:
+    module = nn.ModuleDict({"body": two()})
+
+    def hint(rule: dict[str, object], *, shared: bool = False) -> str:
+        rules: Any = {"s": {"split": r"^both\.", "into": ["0.", "1."], **rule}}
+        part: Any = {"path": str(fused)} if shared else {"path": str(fused), "rules": rules}
+        with pytest.raises((FitError, ConfigError)) as refused:
+            loader.load_into(module, fused, parts={"body": part}, rules=rules if shared else None)
+        return refused.value.hint.splitlines()[-1]
+
+    assert hint({"dim": 5}) == "parts.body.rules.s.dim=0"
+    assert hint({"dim": 5}, shared=True) == "rules.s.dim=0"
+    assert hint({"groups": 0}) == "parts.body.rules.s.groups=1"
+    assert hint({"split": "none"}).startswith("parts.body.rules.s.optional=true ")
+
+
+def test_the_line_of_a_part_mends_it(fused: Path, tmp_path: Path) -> None:
+    rules = "{s: {split: '^both\\.', into: ['0.', '1.'], sizes: [3, 2]}}"
+    words = [*TWO, f"parts={{_root_: {{path: {fused}, rules: {rules}}}}}"]
+    done = run_loader(*words, cwd=tmp_path)
+
+    offered = next(line for line in done.err.splitlines() if "sizes=null" in line)
+    typed = shlex.split(offered.partition("try")[2], comments=True)
+    assert typed == ["parts._root_.rules.s.sizes=null"]
+    mended = run_loader(*words, *typed, cwd=tmp_path)
+    assert mended.code == 0, mended.err
