@@ -25,6 +25,7 @@ from ...formats.folder_config import CONFIG, config_in
 from ...formats.tree import Container
 from ...keys.select import find
 from ...parts import Part
+from ...parts.adapters.alone import refuse_alone
 from ...parts.open import open_parts
 from ...report import fill, terminal
 from ...report.data import Report
@@ -59,6 +60,7 @@ def write_scaffold(job: JobConfig, report: Report) -> None:
         place = choose_place(job.scaffold.path, job.checkpoint.paths[-1])
         with clock("open"):
             part = open_parts(job, files)[0]
+            refuse_alone(part.checkpoint, "checkpoint.path")
         fill.parts(report, [part])
         with clock("search"):
             job, origin = _with_model(job, part)

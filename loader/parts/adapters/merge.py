@@ -179,7 +179,8 @@ def _result(delta: Delta, there: Rewritten | None, adapter: Changes) -> Rewritte
     sources = tuple(dict.fromkeys((*there.sources, *delta.sources)))
     if delta.kind == "replaced":
         return Rewritten(delta.entry, sources, (adapter.name,))
-    return Rewritten(_sum(delta, there.entry, adapter.scale), sources, (*there.rules, adapter.name))
+    rules = tuple(dict.fromkeys((*there.rules, adapter.name)))
+    return Rewritten(_sum(delta, there.entry, adapter.scale), sources, rules)
 
 
 def _sum(delta: Delta, base: TensorEntry, scale: float) -> TensorEntry:

@@ -326,3 +326,58 @@ def test_a_sweep_over_scales_reuses_only_what_is_the_same(ready: tuple[Path, lis
     assert [job["status"] for job in third] == ["ok", "ok"]
     assert third[0]["fingerprint"] == first[0]["fingerprint"]
     assert third[1]["fingerprint"] != first[1]["fingerprint"]
+
+
+def test_the_golden_record_of_the_base_is_not_that_of_the_sum(tmp_path: Path) -> None:
+    linear = nn.Linear(3, 2)
+    torch.save(linear.state_dict(), tmp_path / "base.pt")
+    torch.save({"weight": normal(2, 3)}, tmp_path / "delta.pt")
+    words = ["model={_target_: torch.nn.Linear, in_features: 3, out_features: 2}", "checkpoint.path=base.pt"]
+    added = [*words, "adapters={delta: {path: delta.pt}}"]
+    assert run_loader(*words, "verify.record=true", cwd=tmp_path).code == 0
+    assert (tmp_path / "base.pt.golden.safetensors").is_file()
+    done = run_loader(*added, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.report["verification"]["golden_diff"] is None
+    assert run_loader(*words, cwd=tmp_path).report["verification"]["golden_diff"] == 0
+    refused = run_loader(*added, "verify.record=true", cwd=tmp_path)
+    assert refused.code == 2
+    assert "verify.record=true writes next to a job's one checkpoint file" in refused.err
+
+
+def test_a_base_that_the_adapter_holds_as_well_is_replaced_and_then_changed(tmp_path: Path) -> None:
+    file, _ = base(tmp_path)
+    own = normal(3, 3, seed=11)
+    tensors = pair("block.to_q") | {"base_model.model.block.to_q.base_layer.weight": own}
+    found, report = loaded(file, lora={"path": str(peft(tmp_path / "lora", tensors))})
+    torch.testing.assert_close(found["block.to_q.weight"], own + 2 * change(tensors, "block.to_q"))
+    assert report.keys.derived[0]["rules"] == ["lora"]
+
+
+def test_names_with_the_adapters_name_are_those_without(tmp_path: Path) -> None:
+    file, state = base(tmp_path)
+    tensors = pair("block.to_q")
+    raw = {key.replace(".weight", ".default.weight"): value for key, value in tensors.items()}
+    raw["base_model.model.out.modules_to_save.default.weight"] = normal(2, 3, seed=12)
+    raw["base_model.model.block.to_q.lora_magnitude_vector.default.weight"] = torch.ones(3)
+    found, _ = loaded(file, lora={"path": str(peft(tmp_path / "lora", raw, use_dora=True))})
+    total = state["block.to_q.weight"] + 2 * change(tensors, "block.to_q")
+    torch.testing.assert_close(found["block.to_q.weight"], total / total.norm(dim=1, keepdim=True))
+    assert torch.equal(found["out.weight"], normal(2, 3, seed=12))
+
+
+def test_an_adapter_on_top_of_a_mean_of_files(tmp_path: Path) -> None:
+    file, state = base(tmp_path)
+    other = {key: value + 1 for key, value in state.items()}
+    torch.save(other, tmp_path / "other.pt")
+    tensors = pair("block.to_q")
+    net = Net()
+    report = loader.load_into(
+        net,
+        {"path": [str(file), str(tmp_path / "other.pt")], "combine": "mean"},
+        adapters={"lora": {"path": str(peft(tmp_path / "lora", tensors))}},
+    )
+    expected = state["block.to_q.weight"] + 0.5 + 2 * change(tensors, "block.to_q")
+    torch.testing.assert_close(net.state_dict()["block.to_q.weight"], expected)
+    assert report.parts[""].combined is not None
+    assert report.parts[""].adapters[0]["hits"] == 1
