@@ -173,12 +173,13 @@ def _transformer(at: Setting) -> Any:
 def _ours(node: Mapping[str, Any], checkpoint: Mapping[str, Any], **more: Any) -> Work:
     import loader
 
+    load, load_model = loader.load, loader.load_model  # the package imports its own modules when they are asked for
     if "adapters" not in more:
-        return lambda: _kept(loader.load_model(node, checkpoint, device="cpu", **more))
+        return lambda: _kept(load_model(node, checkpoint, device="cpu", **more))
     adapters = {name: {"path": path} for name, path in more["adapters"].items()}
     config = {"model": node, "checkpoint": checkpoint, "adapters": adapters, "device": "cpu"}
     config["verify"] = {"forward": False}
-    return lambda: _kept(loader.load(config))
+    return lambda: _kept(load(config))
 
 
 def _kept(result: object) -> None:
