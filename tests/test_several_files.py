@@ -46,8 +46,11 @@ def expected(states: list[State], weights: dict[int, float]) -> State:
 
 def test_a_list_is_typed_as_a_list_and_shown(tmp_path: Path, states: list[State]) -> None:
     typed = ("checkpoint.path=[run/epoch=0.pt, run/epoch=3.pt]", "checkpoint.combine=[0.75,0.25]")
-    done = run_two(*typed, "mode=convert", "convert.path=mean.safetensors", cwd=tmp_path)
+    done = run_two(*typed, "mode=convert", "convert.path=mean.safetensors", "report.page=true", cwd=tmp_path)
     assert done.code == 0, done.err
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "weighted sum of 2 files" in page
+    assert f"0.25 × {tmp_path}/run/epoch=3.pt, " in page
     made = load_file(tmp_path / "mean.safetensors")
     for key, value in expected(states, {0: 0.75, 3: 0.25}).items():
         torch.testing.assert_close(made[key], value)
@@ -66,6 +69,21 @@ def test_a_list_is_typed_as_a_list_and_shown(tmp_path: Path, states: list[State]
     refused = run_two(*other, cwd=tmp_path)
     assert refused.code == 2
     assert "was converted from 0.75 × epoch=0.pt + 0.25 × epoch=3.pt" in refused.err
+
+
+def test_the_files_own_names_hold_the_sum(tmp_path: Path) -> None:
+    states = [{f"module.{key}": value + n for key, value in filled(Two()).state_dict().items()} for n in range(2)]
+    for number, state in enumerate(states):
+        torch.save(state, tmp_path / f"{number}.pt")
+    done = run_loader(
+        *MODEL, "rules=[ddp]", "checkpoint.path=[0.pt,1.pt]", "checkpoint.combine=mean", "mode=convert",
+        "convert.path=mean.safetensors", "convert.names=checkpoint", cwd=tmp_path, PYTHONPATH=str(REPOSITORY),
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    made = load_file(tmp_path / "mean.safetensors")
+    assert made.keys() == states[0].keys()
+    for key, value in made.items():
+        torch.testing.assert_close(value, states[0][key] + 0.5)
 
 
 def test_a_source_is_never_replaced(tmp_path: Path, states: list[State]) -> None:
@@ -97,7 +115,7 @@ def test_a_list_without_combine_is_refused_with_both_meanings(tmp_path: Path, st
     assert refused.code == 2
     assert "'checkpoint.path' lists 2 files (run/epoch=4.pt, run/epoch=5.pt)" in refused.err
     assert "try  checkpoint.combine=mean\n" in refused.err
-    assert 'try  -m \'checkpoint.path="run/epoch=4.pt","run/epoch=5.pt"\'' in refused.err or "try  -m" in refused.err
+    assert "try  -m checkpoint.path=run/epoch=4.pt,run/epoch=5.pt   # one job for each" in refused.err
 
 
 def test_a_file_whose_name_looks_like_a_list_is_that_file(tmp_path: Path, states: list[State]) -> None:
@@ -181,7 +199,8 @@ def test_a_config_file_lists_files(tmp_path: Path, states: list[State]) -> None:
     replayed = run_loader("mode=replay", "replay.path=recorded.json", cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
     assert replayed.code == 0, replayed.err
     assert paths_of(replayed.report) == ["epoch=0.pt", "epoch=4.pt", "epoch=5.pt"]
-    assert "3 files: " in replayed.out
+    assert "mean of 3 files: " in replayed.out
+    assert "ok   file: mean of 3 files: " in replayed.out
 
 
 def test_a_golden_record_next_to_one_of_the_files_is_not_that_of_their_sum(tmp_path: Path, states: list[State]) -> None:
@@ -200,8 +219,9 @@ def test_inspecting_lists_what_the_files_share(tmp_path: Path, states: list[Stat
         "mode=inspect", "checkpoint.path=[run/epoch=0.pt,run/epoch=1.pt]", "checkpoint.combine=mean", cwd=tmp_path
     )
     assert done.code == 0, done.err
-    assert "first.weight" in done.out
-    assert '\'checkpoint.path=["run/epoch=0.pt"' in done.out or "checkpoint.combine=mean" in done.out
+    assert "file       mean of 2 files: torch-zip" in done.out
+    assert "(computed from 2 tensors)" in done.out
+    assert '\'checkpoint.path=["run/epoch=0.pt","run/epoch=1.pt"]\' checkpoint.combine=mean' in done.out
 
 
 def test_a_config_for_a_list_is_written(tmp_path: Path, states: list[State]) -> None:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 from ..errors import Problems
 from ..schema import MEAN, CheckpointConfig
-from ..text.lines import Fix, line, override, typed
+from ..text.lines import Fix, line, override, quoted, typed
 from ..text.wording import counted, listing, safe_text
 from .globs import expand_glob, is_glob
+
+_PLAIN = re.compile(r"[\w./=@+:~-]+")
+"""A path that needs no quotes among the values of a sweep."""
 
 
 def inherited(root: CheckpointConfig, path: Any) -> CheckpointConfig:
@@ -65,7 +69,8 @@ def add_uncombined(settings: CheckpointConfig, where: str, problems: Problems) -
     if isinstance(path, str):
         if how is not None:
             listed = line(f"{where}.path", [path or "FILE", "FILE"])
-            problems.add(f"'{place}' needs a list of files, and '{where}.path' is one", listed)
+            alone = line(place, None, note="takes the one file")
+            problems.add(f"'{place}' needs a list of files, and '{where}.path' is one", listed, alone)
         if isinstance(settings.sha256, list):
             problems.add(f"'{where}.sha256' is a list, and '{where}.path' is one file", Fix(f"{where}.sha256=null"))
         return
@@ -79,7 +84,7 @@ def add_uncombined(settings: CheckpointConfig, where: str, problems: Problems) -
             f"'{where}.path' lists {files} ({listing(path)}), and '{place}' does not say how they become one; expected "
             f"mean or {counted(len(path), 'weight')}",
             line(place, MEAN),
-            typed("-m", f"{where}.path={','.join(path)}", note="one job for each, if that is meant"),
+            typed("-m", f"{where}.path={','.join(map(_swept, path))}", note="one job for each, if that is meant"),
         )
     elif isinstance(how, str):
         if how != MEAN:
@@ -92,6 +97,11 @@ def add_uncombined(settings: CheckpointConfig, where: str, problems: Problems) -
         fault = "has no weight other than 0" if not any(how) else "has a weight that is not a finite number"
         problems.add(f"'{place}' {fault}: {listing(map(str, how))}", typed(weights))
     _add_digests(settings, path, where, problems)
+
+
+def _swept(path: str) -> str:
+    """Writes a path as one value of a sweep."""
+    return path if _PLAIN.fullmatch(path) else quoted(path)
 
 
 def _add_digests(settings: CheckpointConfig, path: list[str], where: str, problems: Problems) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from ..report.data import REPORT
 from ..report.kept import KEPT
 from ..report.modules import OUTCOMES
+from ..schema import MEAN
 from ..text.wording import counted, shape
 from .build import Content
 from .coverage import describe, shown
@@ -20,6 +21,7 @@ from .figures import Picture, rounded
 from .jobs import Failure, Limits, complete, fixes_of, map_of
 from .plain import amount, block, figure, mapping, number, rows, seconds, whole, word
 
+_MOST_FILES = 20
 Fact = tuple[str, str]
 Grid = dict[str, Any]
 """``{title, heads, rows}`` of a plain table; a cell is text, and the first column names the row."""
@@ -89,11 +91,31 @@ def _model(report: Mapping[str, Any]) -> Iterator[Fact]:
             yield "built", word(model.get("build"), 400)
 
 
+def _sources(part: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the path of a part, or how several files became one, and each of them."""
+    combined = mapping(part.get("combined"))
+    files, is_mean = list(rows(combined.get("files"))), combined.get("how") == MEAN
+    if not files:
+        yield word(part.get("path"), 400)
+        return
+    yield f"{'mean' if is_mean else 'weighted sum'} of {counted(len(files), 'file')}"
+    for file in files[:_MOST_FILES]:
+        weight = "" if is_mean else f"{figure(number(file.get('weight')))} × "
+        yield f"{weight}{word(file.get('path'), 400)}, {amount(whole(file.get('bytes')))}"
+    if len(files) > _MOST_FILES:
+        yield f"and {len(files) - _MOST_FILES:,} more"
+    last = _list(combined.get("last"))
+    if last:
+        yield f"of the last file, since they are whole numbers: {', '.join(map(word, last[:8]))}"
+
+
 def _files(report: Mapping[str, Any]) -> Iterator[Fact]:
     for name, found in mapping(report.get("parts")).items():
         part = mapping(found)
         title = f"checkpoint of {word(name)}" if name else "checkpoint"
-        yield title, word(part.get("path"), 400)
+        first, *others = _sources(part)
+        yield title, first
+        yield from (("", text) for text in others)
         under = f" under '{word(part.get('key'))}'" if part.get("key") else ""
         tensors, size = counted(whole(part.get("tensors")), "tensor"), amount(whole(part.get("bytes")))
         yield "", f"{tensors}{under}, {word(part.get('format'))}, {size}"

@@ -98,8 +98,6 @@ def _only_part(prepared: Prepared) -> Part:
 
 
 def _refuse_sources(part: Part) -> None:
-    if part.config.checkpoint.combine is not None:
-        raise ConfigError(f"{_CANNOT}: checkpoint.combine has no inverse", AS_THE_MODEL)
     if part.config.adapters:
         names = listing(part.config.adapters)
         raise ConfigError(f"{_CANNOT}: adapters have no inverse: {names}", AS_THE_MODEL)

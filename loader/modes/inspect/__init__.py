@@ -23,6 +23,7 @@ from ...parts import Part
 from ...parts.adapters.alone import alone
 from ...parts.open import open_parts
 from ...report import fill, terminal
+from ...report.combined import summary
 from ...report.data import Report
 from ...report.terminal import Line
 from ...runtime import collector_paused
@@ -106,6 +107,8 @@ def _look_into(part: Part, job: JobConfig, report: Report) -> FileRow:
         "depth": job.inspect.depth,
         "filter": list(job.inspect.filter),
     }
+    if described.combined is not None:
+        row["combined"] = described.combined
     _show(row, found, job.inspect)
     if job.inspect.fingerprint:
         row["fingerprint"] = identity_of(part, root)
@@ -188,7 +191,8 @@ def _header(file: FileRow) -> Iterator[Line]:
     totals = file["totals"]
     under = f" under '{safe_text(file['key'])}'" if file["key"] else ""
     part = f" → {safe_text(file['part'])}" if file["part"] else ""
-    yield "file", f"{safe_text(file['path'], 300)}: {file['format']}, {size(file['bytes'])}{part}", ""
+    name = summary(file["combined"]) if "combined" in file else safe_text(file["path"], 300)
+    yield "file", f"{name}: {file['format']}, {size(file['bytes'])}{part}", ""
     dtypes = ", ".join(f"{sums['tensors']:,} {name}" for name, sums in totals["dtypes"].items())
     amount = f"{counted(totals['tensors'], 'tensor')}{under}, {counted(totals['elements'], 'element')}"
     yield "", f"{amount}, {size(totals['bytes'])}{f': {dtypes}' if dtypes else ''}", ""

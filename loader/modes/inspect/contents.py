@@ -154,6 +154,8 @@ def _tensor(key: str, entry: TensorEntry, sharing: Sharing, files: dict[int, Sha
         row["components"] = {role: _component(part, sharing) for role, part in entry.components.items()}
     if entry.pieces:
         row["pieces"] = [_piece(piece, sharing) for piece in entry.pieces]
+    if entry.inputs:
+        row["made_of"] = len(entry.inputs)
     if plain := entry.details.plain():
         row["details"] = plain
     _note_files(row, entry, files)

@@ -59,6 +59,8 @@ class TensorRow(TypedDict):
     file: NotRequired[str]
     """Its file, if the checkpoint has several."""
     pieces: NotRequired[list[PieceRow]]
+    made_of: NotRequired[int]
+    """Number of tensors that it is computed from, if several files were combined."""
     same_as: NotRequired[str]
     """An earlier tensor with the very same elements."""
     shares: NotRequired[str]
@@ -166,6 +168,8 @@ class FileRow(TypedDict):
 
     part: str
     path: str
+    combined: NotRequired[dict[str, Any]]
+    """How several files became one, as in `parts.*.combined`; `path` is then the last of them."""
     format: str
     key: str | None
     bytes: int

@@ -124,6 +124,8 @@ def _place(row: TensorRow) -> Iterator[str]:
         pieces = row.get("pieces", ())
         if len(pieces) > 1:
             yield f"(in {len(pieces):,} pieces)"
+        elif "made_of" in row:
+            yield f"(computed from {row['made_of']:,} tensors)"
         elif not pieces and "components" not in row:
             yield "(no data in the file)"
         return

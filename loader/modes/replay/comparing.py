@@ -14,6 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ...config.laid import Laid
+from ...report.combined import summary
 from ...report.data import Check, Difference, KeysReport, PartReport, Report
 from ...schema import JobConfig
 from ...text.lines import NO_FIX, Fix, override, together, typed
@@ -80,7 +81,7 @@ def files(sides: Sides) -> Iterator[Finding]:
 
 
 def _file(what: str, then: PartReport, now: PartReport, *, replaced: bool) -> Finding:
-    shown = safe_text(PurePath(now.path).name or now.path, 200)
+    shown = safe_text(PurePath(now.path).name or now.path, 200) if now.combined is None else summary(now.combined)
     by_digest = then.sha256 is not None and now.sha256 is not None
     recorded, found = (then.sha256, now.sha256) if by_digest else (then.bytes, now.bytes)
     unit = "sha256 {}" if by_digest else "{:,} bytes"

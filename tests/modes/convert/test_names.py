@@ -318,12 +318,9 @@ def test_a_rule_without_an_inverse_is_refused_by_name(name: str, tmp_path: Path)
     assert message.endswith("has no inverse")
 
 
-def test_several_files_and_adapters_have_no_inverse(tmp_path: Path) -> None:
+def test_adapters_have_no_inverse(tmp_path: Path) -> None:
     path = save({"w": numbers(2, 4)}, tmp_path / "a.pt")
     other = save({"w": numbers(2, 4, start=2)}, tmp_path / "b.pt")
-    combined = {"path": [str(path), str(other)], "combine": "mean"}
-    message = refusal(shapes({"w": [2, 4]}), path, {}, tmp_path, checkpoint=combined)
-    assert "checkpoint.combine has no inverse" in message
     delta = {"delta": {"path": str(other)}}
     message = refusal(shapes({"w": [2, 4]}), path, {}, tmp_path, adapters=delta)
     assert "adapters have no inverse: delta" in message
