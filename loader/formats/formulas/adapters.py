@@ -28,8 +28,10 @@ def difference(_formula: Difference, inputs: Inputs) -> torch.Tensor:
 
 def added(formula: Added, inputs: Inputs) -> torch.Tensor:
     """Base + scale · delta."""
-    base = wide(inputs[0]())
-    return torch.add(base, wide(inputs[1]()).reshape(base.shape), alpha=formula.scale)
+    base, delta = wide(inputs[0]()), wide(inputs[1]())
+    dtype = torch.promote_types(base.dtype, delta.dtype)
+    # One operation after the other: whether both are rounded at once would depend on the machine.
+    return (delta.to(dtype).reshape(base.shape) * formula.scale).add_(base)
 
 
 def product(formula: Product, inputs: Inputs) -> torch.Tensor:

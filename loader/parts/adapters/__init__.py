@@ -44,7 +44,7 @@ class Adapter:
     name: str
     config: AdapterConfig
     where: str
-    """Its config path."""
+    """Its config path; empty if its name cannot be typed in one."""
     checkpoint: Checkpoint
     minus: Checkpoint | None = None
     peft: Peft | None = None
@@ -88,13 +88,13 @@ class Adapter:
         if len(found) != 1:
             raise FitError(
                 f"{self.label} has {counted(len(found), 'nested key')} with tensors; one was expected",
-                *(line(under(self.where, "key"), key) for key in found[:_MOST_KEYS]),
+                *(line(_below(self.where, "key"), key) for key in found[:_MOST_KEYS]),
             )
         return found[0]
 
     def tensors(self) -> dict[str, TensorEntry]:
         """Its tensors, by key; raises FitError if its nested key is not there."""
-        return _selected(self.checkpoint, self.key, under(self.where, "key"))
+        return _selected(self.checkpoint, self.key, _below(self.where, "key"))
 
     def changes(self) -> Changes:
         """Returns what it changes.
@@ -105,8 +105,8 @@ class Adapter:
         """
         flat = self.peft is None and self._is_low_rank
         deltas = of_products(self.tensors(), self.peft, self.label) if self.peft or flat else self._differences()
-        rules = f"{self.where}.rules"
-        return Changes(self.name, self.config.scale, deltas, self.config.rules, self.label, rules, flat)
+        rules = self.config.rules
+        return Changes(self.name, self.config.scale, deltas, rules, self.label, _below(self.where, "rules"), flat)
 
     def _differences(self) -> dict[str, Delta]:
         tensors = self.tensors()
@@ -180,12 +180,13 @@ def open_adapters(
         CheckpointError: A file cannot be read, or is refused; an adapter is of an unsupported type.
         ConfigError: An adapter has no path.
     """
-    return tuple(_open(name, one, f"{where}.{name}", stack, opener) for name, one in configs.items())
+    return tuple(_open(name, one, where, stack, opener) for name, one in configs.items())
 
 
-def _open(name: str, config: AdapterConfig, where: str, stack: ExitStack, opener: Opener) -> Adapter:
+def _open(name: str, config: AdapterConfig, adapters: str, stack: ExitStack, opener: Opener) -> Adapter:
+    where, shown = under(adapters, name), safe_text(f"{adapters}.{name}")
     if not config.path:
-        raise ConfigError(f"'{safe_text(where)}.path' is required", line(under(where, "path"), "FOLDER"))
+        raise ConfigError(f"'{shown}.path' is required", line(_below(where, "path"), "FOLDER"))
     try:
         folder = None if is_url(config.path) else folder_of(resolve_path(config.path))
         weights = None if folder is None else weights_in(folder)
@@ -196,16 +197,16 @@ def _open(name: str, config: AdapterConfig, where: str, stack: ExitStack, opener
         stack.callback(file.close)
         if config.minus:
             raise ConfigError(
-                f"'{safe_text(where)}.minus' is set, and {shown_path(folder or checkpoint.path)} is a PEFT adapter: it "
+                f"'{shown}.minus' is set, and {shown_path(folder or checkpoint.path)} is a PEFT adapter: it "
                 "is a difference already",
-                line(under(where, "minus"), None),
+                line(_below(where, "minus"), None),
             )
         peft = read_config(file)
         peft.refuse_unsupported()
         return Adapter(name, config, where, checkpoint, None, peft, (file,))
     except (CheckpointError, ConfigError) as error:
         fixes = [_moved(fix, where) for fix in error.fixes]
-        message = error.message.replace("checkpoint.path", f"{safe_text(where)}.path")
+        message = error.message.replace("checkpoint.path", f"{shown}.path")
         raise type(error)(f"adapter '{safe_text(name)}': {message}", *fixes) from error
 
 
@@ -231,7 +232,12 @@ def _moved(fix: Fix, where: str) -> Fix:
     """A line about the checkpoint as one about the adapter."""
     if "checkpoint." not in fix.line:
         return fix
-    return Fix(fix.line.replace("checkpoint.", f"{where}.", 1), fix.note) if under(where, "path") else NO_FIX
+    return Fix(fix.line.replace("checkpoint.", f"{where}.", 1), fix.note) if where else NO_FIX
+
+
+def _below(where: str, setting: str) -> str:
+    """The config path of a setting; empty if the adapter's name cannot be typed in one."""
+    return f"{where}.{setting}" if where else ""
 
 
 def _selected(checkpoint: Checkpoint, key: str | None, override_: str) -> dict[str, TensorEntry]:

@@ -50,6 +50,7 @@ _OTHERS = (
     ("LoCon with a third factor", re.compile(r"\.lora_mid\.weight$")),
 )
 """Adapters that are not sums of products of two matrices, by a name that only they have."""
+_ANY_OTHER = re.compile("|".join(sign.pattern for _, sign in _OTHERS))
 _WHOLE = re.compile(r"\.(?:modules_to_save(?:\.default)?|base_layer)(?=\.)")
 _PREFIX = "base_model.model."
 _FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
@@ -125,6 +126,8 @@ def of_products(tensors: Mapping[str, TensorEntry], config: Peft | None, where: 
 
 def _role(key: str) -> tuple[str, str] | None:
     """The module and the role of a tensor; None if it belongs to no product."""
+    if "lora" not in key and not key.endswith(".alpha"):
+        return None  # most keys of a file of differences
     for end, role in _ENDS:
         found = end.fullmatch(key)
         if found is not None:
@@ -138,7 +141,10 @@ def _named(name: str, config: Peft | None) -> str:
 
 def _other(key: str) -> str:
     """The kind of an adapter that is not made of products of two matrices, by one of its keys; else empty."""
-    return next((kind for kind, sign in _OTHERS if sign.search(key[-_LONGEST_END:])), "")
+    end = key[-_LONGEST_END:]
+    if _ANY_OTHER.search(end) is None:
+        return ""
+    return next(kind for kind, sign in _OTHERS if sign.search(end))
 
 
 def _refuse_others(keys: Iterable[str], where: str) -> None:

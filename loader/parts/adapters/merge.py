@@ -17,7 +17,7 @@ from ...formats.tree import TensorEntry
 from ...keys.rules import Hits, Rewritten, rewrite
 from ...keys.rules.tensors import Shape
 from ...schema import Rule
-from ...text.lines import NO_FIX, Fix, line, under
+from ...text.lines import NO_FIX, Fix, line
 from ...text.wording import counted, listing, phrases, safe_text, shape
 from .deltas import Delta, computed, is_floating
 from .places import Places, placed, without_place
@@ -143,7 +143,7 @@ def _below(fix: Fix, path: str) -> Fix:
     """A line about ``rules.…`` as one about the adapter's own rules."""
     if not fix.line.startswith(("rules.", "'rules.", "+rules", "'+rules")):
         return NO_FIX if fix.line.startswith("rules=") else fix
-    return Fix(fix.line.replace("rules", path, 1), fix.note) if under(path) else NO_FIX
+    return Fix(fix.line.replace("rules", path, 1), fix.note) if path else NO_FIX
 
 
 def _form(there: Rewritten | None) -> str:

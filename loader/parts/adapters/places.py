@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import FitError
-from ...text.lines import Fix, line, under
+from ...text.lines import Fix, line
 from ...text.wording import closest, counted, phrases, safe_text
 from .deltas import Delta
 
@@ -118,7 +118,7 @@ def without_place(where: str, odd: Sequence[str], changes: Mapping[str, Delta], 
 
 def _lines(odd: Sequence[str], changes: Mapping[str, Delta], known: Sequence[str], path: str) -> Iterator[Fix]:
     """Yields rules for the names that have no place."""
-    if not under(path):
+    if not path:
         return
     rule = _common(odd, set(known)) if len(odd) == len(changes) else None
     if rule is not None:

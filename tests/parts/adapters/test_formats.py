@@ -50,8 +50,8 @@ def test_a_base_and_a_difference_of_any_format(tmp_path: Path, format: str, *, m
         net, {**left, "mmap": mmap}, adapters={"delta": {**right, "scale": 0.5}, "lora": {"path": str(folder)}}
     )
     product = tensors["base_model.model.q.lora_B.weight"], tensors["base_model.model.q.lora_A.weight"]
-    assert torch.equal(net.k, torch.add(STATE["k"], OTHER["k"], alpha=0.5))
-    half = torch.add(STATE["q"], OTHER["q"], alpha=0.5)
+    assert torch.equal(net.k, STATE["k"] + OTHER["k"] * 0.5)
+    half = STATE["q"] + OTHER["q"] * 0.5
     assert torch.equal(net.q, torch.addmm(half, *product, alpha=2.0))
 
 

@@ -415,3 +415,13 @@ def test_json_of_a_config_is_hostile(tmp_path: Path) -> None:
         (folder / "adapter_config.json").write_text(text)
         refusal = refused(file, loader.CheckpointError, lora={"path": str(folder)})
         assert "\x1b" not in str(refusal)
+
+
+def test_no_line_is_offered_below_a_name_that_cannot_be_typed(tmp_path: Path) -> None:
+    file, _ = base(tmp_path)
+    folder = peft(tmp_path / "lora", pair("wrapped.block.to_q"))
+    refusal = refused(file, loader.FitError, **{"my.lora": {"path": str(folder)}})
+    assert "the adapter 'my.lora'" in refusal.message
+    assert refusal.fixes == ()
+    missing = refused(file, loader.CheckpointError, **{"my.lora": {"path": str(tmp_path / "none")}})
+    assert not any(fix.line for fix in missing.fixes)
