@@ -358,3 +358,45 @@ def test_copies_of_what_is_made_are_apart(tmp_path: Path) -> None:
     model = carry_out(shapes({"x": [4, 3, 2], "y": [4, 3, 2]}), path, rules=rules).model
     assert_holds(model, {name: torch.stack([*EXPERTS.values()]).mT for name in "xy"})
     assert_apart(model)
+
+
+def test_parts_have_derived_tensors_of_their_own(tmp_path: Path) -> None:
+    path = save({"a": {"w": numbers(4, 2)}, "b": {"x": numbers(2), "y": numbers(2, start=5)}}, tmp_path / "a.pt")
+    keys = {"a.p": [2, 2], "a.q": [2, 2], "b.z": [4]}
+    parts = {
+        "a": {"path": str(path), "key": "a", "rules": {"cut": {"split": "w", "into": ["p", "q"]}}},
+        "b": {"path": str(path), "key": "b", "rules": {"join": {"merge": ["x", "y"], "to": "z"}}},
+    }
+    loaded = carry_out(shapes(keys), path, parts=parts)
+    z = torch.cat([numbers(2), numbers(2, start=5)])
+    assert_holds(loaded.model, {"a.p": numbers(4, 2)[:2], "a.q": numbers(4, 2)[2:], "b.z": z})
+    assert loaded.report.keys.derived == [
+        {"key": "a.p", "sources": ["w"], "rules": ["cut"]},
+        {"key": "a.q", "sources": ["w"], "rules": ["cut"]},
+        {"key": "b.z", "sources": ["x", "y"], "rules": ["join"]},
+    ]
+    plan = carry_out(shapes(keys), path, parts=parts, mode="plan").report.plan
+    assert plan is not None
+    assert [(row["part"], row["sources"]) for row in plan] == [("a", ["w"]), ("a", ["w"]), ("b", ["x", "y"])]
+
+
+@pytest.mark.parametrize("source", [in_file, in_memory])
+def test_computed_values_are_rounded_once(source: Callable[..., Any], tmp_path: Path) -> None:
+    """0.1 x + 0.2 in float32, then in bfloat16; the file stays as it was."""
+    state = {"w": numbers(3, 4, dtype=torch.bfloat16)}
+    rules = {"s": {"scale": "w", "by": 0.1, "plus": 0.2}}
+    net = Shapes({"w": [3, 4]}, "bfloat16")
+    load_into(net, source(state, tmp_path / "a.pt"), rules=rules, verify={"forward": False})
+    expected = (numbers(3, 4) * torch.tensor(0.1) + torch.tensor(0.2)).bfloat16()
+    assert torch.equal(net.get_parameter("w"), expected)
+    assert torch.equal(state["w"], numbers(3, 4, dtype=torch.bfloat16))
+
+
+def test_a_computed_value_beyond_the_dtype_is_refused(tmp_path: Path) -> None:
+    path = save({"w": numbers(3, 4, start=1)}, tmp_path / "a.pt")
+    rules = {"s": {"scale": "w", "by": 1e5}}
+    net = Shapes({"w": [3, 4]}, "float16")
+    before = snapshot(net)
+    with pytest.raises(FitError, match=r"a cast would change values: w \(float32 → float16: 12 elements become inf"):
+        load_into(net, path, rules=rules)
+    assert snapshot(net) == before

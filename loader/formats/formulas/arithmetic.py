@@ -27,7 +27,10 @@ def wide(value: torch.Tensor) -> torch.Tensor:
 
 def scaled(formula: Scaled, inputs: Inputs) -> torch.Tensor:
     """X · by + plus."""
-    return wide(inputs[0]()) * formula.by + formula.plus
+    value = inputs[0]()
+    result = wide(value)
+    result = result * formula.by if result is value else result.mul_(formula.by)
+    return result.add_(formula.plus)
 
 
 def reduced(formula: Reduced, inputs: Inputs) -> torch.Tensor:
