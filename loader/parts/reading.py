@@ -150,15 +150,19 @@ class Reader:
         for name, reading in self._readings.items():
             reading.expect(self._of(name, keys))
 
+    def will_need(self, keys: Sequence[str]) -> None:
+        """Makes the system read ahead the bytes of these tensors."""
+        for name, part in self._parts.items():
+            part.checkpoint.will_need(self._of(name, keys))
+
     def check(self, key: str) -> None:
-        """Reads one tensor ahead, and compares its checksums, at the latest when it is read.
+        """Compares the checksums of one tensor, at the latest when it is read.
 
         Raises:
             CheckpointError: Some bytes are not what was written.
         """
         offer = self._entries[key]
         if isinstance(offer.entry, TensorEntry):
-            self._parts[offer.part].checkpoint.will_need([offer.entry])
             self._readings[offer.part].check(offer.entry)
 
     def refuse_damage(self, keys: Sequence[str]) -> None:

@@ -50,7 +50,7 @@ def run(job: JobConfig, report: Report) -> None:
         _describe(report, left.parts, right.parts)
         _offered(report, left, right)
         report.parts[RIGHT].note = "; ".join(filter(None, (report.parts[RIGHT].note, hint(left, right))))
-        with clock("compare"):
+        with clock("compare"), collector_paused():
             report.comparison = _comparison(left, right)
         for side in (left, right):
             side.check_unchanged()

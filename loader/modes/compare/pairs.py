@@ -7,7 +7,7 @@ proves nothing about equality: it is short, and a file can say what it likes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...errors import located
@@ -19,6 +19,9 @@ from ...text.progress import Shown, progress
 from .sides import Side
 from .values import EQUAL, Numbers, apart, numbers
 
+_AHEAD = 32 << 20
+"""Bytes of a side that are read ahead together."""
+Entries = tuple[TensorEntry, TensorEntry]
 Row = dict[str, Any]
 """``{key, shapes, dtypes, max_abs, mean_abs, cosine, differing, note}``."""
 
@@ -36,17 +39,34 @@ def compared(left: Side, right: Side) -> Iterator[Row]:
     for reader in readers:
         reader.expect([key for key in keys if key not in same])
     with progress("comparing", total=sum(one.nbytes for one, _ in pairs.values()), unit="B") as shown:
-        for key, entries in pairs.items():
-            if key in same:
-                readers[0].check(key)
-                shown.advance(entries[0].nbytes)
-            found = EQUAL if key in same else _numbers(key, entries, (left, right), readers, shown)
-            yield _row(key, entries, found)
+        for run in _runs(pairs):
+            for reader in readers:
+                reader.will_need([key for key in run if key not in same])
+            for key in run:
+                if key in same:
+                    readers[0].check(key)
+                    shown.advance(pairs[key][0].nbytes)
+                found = EQUAL if key in same else _numbers(key, pairs[key], (left, right), readers, shown)
+                yield _row(key, pairs[key], found)
     for reader in readers:
         reader.refuse_damage(keys)
 
 
-def _row(key: str, entries: tuple[TensorEntry, TensorEntry], found: Numbers) -> Row:
+def _runs(pairs: Mapping[str, Entries]) -> Iterator[list[str]]:
+    """Yields the keys in runs that are read ahead together: asking for a small tensor takes longer than reading it."""
+    run: list[str] = []
+    waiting = 0
+    for key, (entry, _) in pairs.items():
+        run.append(key)
+        waiting += entry.nbytes
+        if waiting >= _AHEAD:
+            yield run
+            run, waiting = [], 0
+    if run:
+        yield run
+
+
+def _row(key: str, entries: Entries, found: Numbers) -> Row:
     return {
         "key": key,
         "shapes": [list(entry.shape) for entry in entries],
@@ -61,7 +81,7 @@ def _row(key: str, entries: tuple[TensorEntry, TensorEntry], found: Numbers) -> 
 
 def _numbers(
     key: str,
-    entries: tuple[TensorEntry, TensorEntry],
+    entries: Entries,
     both: tuple[Side, Side],
     readers: tuple[Reader, Reader],
     shown: Shown,
@@ -89,7 +109,7 @@ def _has_no_data(entry: TensorEntry) -> bool:
     return any(part.is_without_data for part in (entry, *parts))
 
 
-def _are_one(entries: tuple[TensorEntry, TensorEntry], located: TensorEntry, other_located: TensorEntry) -> bool:
+def _are_one(entries: Entries, located: TensorEntry, other_located: TensorEntry) -> bool:
     """Whether both entries are the same bytes of the same file."""
     one, other = entries
     if (one.dtype, one.shape) != (other.dtype, other.shape):
