@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
@@ -65,7 +66,12 @@ class KeyRule(Rule):
 
 def own_fields(rule: Rule | type[Rule]) -> list[Field[Any]]:
     """Returns the fields of a kind's own settings, of which the first names it."""
-    return [one for one in fields(rule) if not one.kw_only]
+    return _own_fields(rule if isinstance(rule, type) else type(rule))
+
+
+@functools.cache
+def _own_fields(kind: type[Rule]) -> list[Field[Any]]:
+    return [one for one in fields(kind) if not one.kw_only]
 
 
 def _text(value: object) -> str:

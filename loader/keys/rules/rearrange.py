@@ -5,6 +5,7 @@ Guarantees: as in `tensors`; without `reduce`, every element of the result is on
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -43,17 +44,29 @@ class Rearrange(SelectingRule):
         for axis, size in sizes.items():
             boxed.check_number(size, f"axes.{axis}")
         pattern = parsed(self.pattern, sizes, reducing=self.reduce is not None)
-        return lambda entry: rearranged(boxed.movable(entry), pattern, self.reduce)
+
+        @functools.cache  # a model has few shapes
+        def solved(shape: tuple[int, ...]) -> tuple[Pattern, Mapping[str, int]]:
+            ranked = pattern.for_rank(len(shape))
+            return ranked, ranked.solved(shape)
+
+        return lambda entry: rearranged(boxed.movable(entry), *solved(entry.shape), self.reduce)
 
 
-def rearranged(entry: TensorEntry, pattern: Pattern, reduce: Literal["sum", "mean"] | None) -> TensorEntry:
+def rearranged(
+    entry: TensorEntry, pattern: Pattern, sizes: Mapping[str, int], reduce: Literal["sum", "mean"] | None
+) -> TensorEntry:
     """Returns an entry by both sides of a pattern.
 
+    Args:
+        entry: The entry, whose shape fits the left side.
+        pattern: The pattern for its rank.
+        sizes: The size of every axis.
+        reduce: How axes are joined that are absent on the right.
+
     Raises:
-        Unfit: The shape does not fit the left side, or integers are to be summed.
+        Unfit: Integers are to be summed.
     """
-    pattern = pattern.for_rank(len(entry.shape))
-    sizes = pattern.solved(entry.shape)
     left, right = pattern.axes(pattern.left), pattern.axes(pattern.right)
     entry = boxes.reshaped(entry, [sizes[axis] for axis in left])
     kept, gone = [axis for axis in right if axis in left], [axis for axis in left if axis not in right]

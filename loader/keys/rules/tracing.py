@@ -121,14 +121,23 @@ def _following(
         if group is None:
             yield trace
         elif group.members[0] == trace.name:
-            members = [named[member] for member in group.members]
-            sources = tuple(dict.fromkeys(source for member in members for source in member.sources))
-            used = list(dict.fromkeys([*(one for member in members for one in member.used), rule]))
-            made_by = tuple(dict.fromkeys([*(one for member in members for one in member.made_by), rule]))
-            kept = any(member.kept for member in members)
+            whole = trace if len(group.members) == 1 else _united([named[member] for member in group.members])
+            used, made_by = [*whole.used, rule], (*whole.made_by, rule)
             for result in group.results:
                 name = trace.name if result.name is None else result.name
-                yield Trace(sources, name, result.entry, [*used], made_by, result.name is None, kept)
+                yield Trace(whole.sources, name, result.entry, [*used], made_by, result.name is None, whole.kept)
+
+
+def _united(members: Sequence[Trace]) -> Trace:
+    """Returns what the members of a group have in common: all their sources, and the rules that hit any of them."""
+    return Trace(
+        tuple(dict.fromkeys(source for member in members for source in member.sources)),
+        members[0].name,
+        members[0].entry,
+        list(dict.fromkeys(one for member in members for one in member.used)),
+        tuple(dict.fromkeys(one for member in members for one in member.made_by)),
+        kept=any(member.kept for member in members),
+    )
 
 
 def settle(
