@@ -7,16 +7,17 @@ and in these dtypes, is never refused.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ..errors import FitError
+from ..errors import FitError, LoaderError
 from ..formats.formulas.schemes import Dequantized
 from ..formats.tree import Container, Node, TensorEntry
 from ..schema import Rule
 from ..text.wording import safe_text
-from .plain import to_plain
+from .plain import is_tried, to_plain
 from .plan import Offered, Wanted
 from .quantized import FLOATS, INSIDE, Quantized, may_be_quantized, quantized, scheme_of, summary
+from .rules import Context, rewrite
 from .scales import narrow, scale_of, small
 
 
@@ -81,6 +82,21 @@ def by_what_is_left(
     possible = small(root, entries, (key for key, name in names.items() if name in wanted))
     scaled = ((key, entry, scale_of(key, entry, possible)) for key, entry in weights)
     return [Quantized(scheme_of(entry), key, (place,)) for key, entry, place in scaled if place is not None]
+
+
+def still_quantized(container: Container, rules: Mapping[str, Rule], context: Context) -> Container:
+    """Returns a container without the entries that rules dequantize, or would if they did fit."""
+    patient = {name: replace(rule, optional=True) for name, rule in rules.items()}
+    try:
+        made = rewrite(container.children, patient, context=context).made
+    except LoaderError:
+        tried = (one for one in quantized(container.children) if is_tried(one, rules))
+        done = {key for one in tried for key in (one.key, *one.beside)}
+    else:
+        done = _dequantized(
+            {key: Offered("", one.sources[0], one.entry, one.sources, one.rules) for key, one in made.items()}
+        )
+    return replace(container, children={key: one for key, one in container.children.items() if key not in done})
 
 
 def _names(offered: Mapping[str, Offered], wanted: Mapping[str, Wanted]) -> dict[str, str]:

@@ -5,11 +5,9 @@ Guarantees: a line with rules is offered only if these take every tensor that wa
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from ..formats.tree import Container
 from ..schema import Rule
 from ..text.lines import Fix, typed
 from .quantized import Quantized
@@ -60,13 +58,11 @@ def to_plain(
     return Fix("checkpoint.path=…", "a file with plain weights"), way
 
 
-def not_taken(container: Container, rules: Mapping[str, Rule]) -> Container:
-    """Returns a container without the entries that rules for tensors take."""
-    taken = [rule for rule in rules.values() if rule.enabled and isinstance(rule, TensorRule)]
-    if not taken:
-        return container
-    left = {key: entry for key, entry in container.children.items() if not any(rule.hits(key) for rule in taken)}
-    return dataclasses.replace(container, children=left)
+def is_tried(one: Quantized, rules: Mapping[str, Rule]) -> bool:
+    """Whether a rule is there that dequantizes weights of this scheme, by its settings at least."""
+    found = (rule.by for rule in rules.values() if isinstance(rule, Merge) and rule.enabled)
+    names = {by if isinstance(by, str) else next(iter(by), "") for by in found if by is not None}
+    return _READY.get(_DETAIL.sub("", one.scheme)) in names
 
 
 def _dequantizing(found: Sequence[Quantized], given: Mapping[str, Rule]) -> dict[str, Rule]:

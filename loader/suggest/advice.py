@@ -17,7 +17,7 @@ from ..builder import Recipe
 from ..errors import FitError
 from ..formats.tree import Container, Node, TensorEntry
 from ..keys.candidates import Shape
-from ..keys.plain import not_taken
+from ..keys.guard import still_quantized
 from ..keys.plan import Plan, Wanted
 from ..keys.select import find
 from ..keys.written import written
@@ -170,7 +170,9 @@ def _natures(part: Part, wanted: Mapping[str, Wanted]) -> Iterator[Nature]:
     """Describes what a part's file holds instead of plain weights: under its nested key, else anywhere."""
     key, root = part.config.checkpoint.key, part.checkpoint.root
     places: Iterable[tuple[str, Node | None]] = [(key or "", find(root, key))] if _holds_tensors(part) else root.walk()
-    left = ((place, not_taken(held, part.config.rules or {})) for place, held in places if isinstance(held, Container))
+    rules, context = part.config.rules or {}, context_of(part)
+    held = ((place, container) for place, container in places if isinstance(container, Container))
+    left = ((place, still_quantized(container, rules, context)) for place, container in held)
     found_natures = (
         nature(place or None, container) or scaled_elsewhere(place, container, root, part.full, wanted)
         for place, container in left

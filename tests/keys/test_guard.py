@@ -232,6 +232,32 @@ def test_rules_that_were_typed_stay(tmp_path: Path) -> None:
     assert carry_out(THREE, path, rules=["fp8", "ddp"]).report.keys.loaded == 6
 
 
+@pytest.mark.parametrize(
+    ("name", "rules", "option"),
+    [
+        ("int8 of bitsandbytes", "fp8", "bnb8"),
+        ("fp8 of DeepSeek", "bnb4", "fp8"),
+        ("nf4", "fp8", "bnb4"),
+        ("GPTQ", "awq", "gptq"),
+        ("AWQ", "gptq", "awq"),
+        ("int8 of compressed-tensors", "fp8", ""),
+        ("compressed-tensors int4", "gptq", ""),
+    ],
+)
+def test_the_rules_of_another_scheme_are_answered_with_the_right_ones(
+    name: str, rules: str, option: str, tmp_path: Path
+) -> None:
+    scheme, make = SCHEMES[name]
+
+    error = refused(written(layers(make), tmp_path), rules=[rules])
+
+    assert f"the file is quantized: {scheme} in 3 layers (0, 1, 2)" in error.message
+    if option:
+        assert error.hint == f"'rules=[{option}]'   # computes the plain weights"
+    else:
+        assert error.hint.startswith("checkpoint.path=…   # a file with plain weights")
+
+
 def test_scales_of_stacked_experts_have_a_rule_of_their_own(tmp_path: Path) -> None:
     expert = {"gate_up_proj": codes(torch.float8_e4m3fn, 2, 4, 3), "gate_up_proj_scale_inv": floats(2, 4, 1)}
     state = {"0.weight": codes(torch.float8_e4m3fn, 4, 4), "0.weight_scale_inv": floats(1)}

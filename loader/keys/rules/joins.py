@@ -27,8 +27,15 @@ class Join(ABC):
     """The meaning of each pattern of the merge, in order; empty takes any number of like members."""
     optional: ClassVar[frozenset[str]] = frozenset()
     """The roles that a group may lack."""
-    loose: ClassVar[frozenset[str]] = frozenset()
-    """The roles whose names other tensors have as well: a group of these alone is left as it is."""
+
+    def concerns(self, members: Mapping[str, TensorEntry]) -> bool:
+        """Whether a group is of this kind, complete or not; one that only has names in common with it is left as it is.
+
+        Args:
+            members: By role.
+        """
+        del members
+        return True
 
     @abstractmethod
     def joined(self, members: Mapping[str, TensorEntry], context: Context) -> TensorEntry:

@@ -132,10 +132,12 @@ class Merge(TensorRule):
         if faults:
             raise Unfit(faults, boxed.NARROW)
         # A norm next to quantized weights has a first role alone, and nothing to be joined with.
-        several = len(patterns) > 1
-        loose = {at for at, role in enumerate(join.roles) if role in join.loose} if join is not None else set()
-        alone = {new for new, members in found.items() if several and (members == {0: [new]} or loose >= set(members))}
-        return {new: members for new, members in found.items() if new not in alone}
+        alone = {new for new, members in found.items() if len(patterns) > 1 and members == {0: [new]}}
+        left = {new: members for new, members in found.items() if new not in alone}
+        if join is None or not join.roles:
+            return left
+        by_role = ((new, {join.roles[at]: entries[names[0]] for at, names in left[new].items()}) for new in left)
+        return {new: left[new] for new, members in by_role if join.concerns(members)}
 
     def _numbered(self, entries: Mapping[str, TensorEntry]) -> Mapping[str, Members]:
         """Returns the keys of each new name by their number."""

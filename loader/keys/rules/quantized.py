@@ -42,13 +42,17 @@ class Fp8(Join):
     name: ClassVar[str] = "fp8"
     roles: ClassVar[tuple[str, ...]] = ("weight", "scale", "scale of activations")
     optional: ClassVar[frozenset[str]] = frozenset({"scale of activations"})
-    loose: ClassVar[frozenset[str]] = frozenset({"scale", "scale of activations"})
 
     def __post_init__(self) -> None:
         """Raises ValueError for a block that is not two sizes."""
         if self.block is not None and not _is_block(self.block):
             fault = f"'by.fp8.block' is {safe_text(self.block)}, expected two sizes"
             raise Unusable(fault, Mending("by", {"fp8": {"block": [_BLOCK, _BLOCK]}}))
+
+    def concerns(self, members: Mapping[str, TensorEntry]) -> bool:
+        """Whether the weight is of float8: norms have weights and scales of the same names."""
+        weight = members.get("weight")
+        return weight is not None and weight.dtype in _FLOAT8
 
     def joined(self, members: Mapping[str, TensorEntry], context: Context) -> TensorEntry:
         """Returns weight · scale."""

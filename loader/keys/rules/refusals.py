@@ -41,8 +41,8 @@ def refuse_idle(
 def _advice(active: Mapping[str, Rule], idle: Sequence[str], left: Sequence[str], where: Place) -> list[Fix]:
     """Returns the fixes for rules without a hit; some only come too early."""
     early = [name for name in idle if _hits_any(name, active[name], left, where)]
-    if early:
-        order = [*(name for name in active if name not in early), *early]
+    order = [*(name for name in active if name not in early), *early]
+    if early and order != list(active):
         return [line(where.path, order, note="the outermost wrapper comes first")]
     lines = (line(under(where.path, name, "optional"), value=True) for name in idle)
     idling = together(lines, note="allows the rule to match nothing")

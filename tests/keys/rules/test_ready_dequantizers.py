@@ -19,6 +19,7 @@ from tests.jobs import carry_out
 from tests.keys.rules import test_packed as packed
 from tests.keys.rules.dequantizing import join, values_of
 from tests.keys.rules.test_quantized import float8, four_bits, mxfp4, random
+from tests.keys.test_guard import Holder
 
 State = dict[str, Tensor]
 
@@ -62,18 +63,33 @@ def test_fp8_of_every_spelling(tmp_path: Path) -> None:
         assert torch.equal(found["fc.bias"], random(4))
 
 
-def test_a_scale_of_a_norm_is_not_taken_for_one_of_a_weight(tmp_path: Path) -> None:
-    state = {"weight": float8(4, 4), "scale": random(1), "norm.scale": random(4), "norm.bias": random(4)}
-    model = nn.Module()
-    model.register_parameter("weight", nn.Parameter(torch.zeros(4, 4)))
-    model.norm = nn.Module()
-    for name in ("scale", "bias"):
-        model.norm.register_parameter(name, nn.Parameter(torch.zeros(4)))
+def test_a_scale_of_a_norm_is_not_taken_for_one_of_a_weight() -> None:
+    plain = {
+        "norm.scale": random(4),
+        "other.scale": random(4),
+        "other.weight": random(4, 4),
+        "int.weight_scale": random(1),
+    }
+    plain["int.weight"] = torch.ones(4, 4, dtype=torch.int8)
+    model = Holder({"weight": torch.zeros(4, 4)})
+    for name in ("norm", "other", "int"):
+        inside = {key.rpartition(".")[2]: value for key, value in plain.items() if key.startswith(name)}
+        model.add_module(name, Holder({key: torch.zeros_like(value) for key, value in inside.items()}))
+    state = {"weight": float8(4, 4), "scale": random(1), **plain}
 
     report = loader.load_into(model, state, rules=["fp8"])
 
-    assert report.keys.loaded == 3
-    assert torch.equal(model.norm.get_parameter("scale"), random(4))
+    assert report.keys.loaded == len(state) - 1
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in plain.items())
+    assert torch.equal(model.get_buffer("weight"), state["weight"].float() * random(1))
+
+
+def test_layers_that_a_rule_leaves_are_refused(tmp_path: Path) -> None:
+    layer = {"weight": float8(4, 6), "weight_scale": random(4, 1)}
+    rule = {**_settings("fp8")["fp8"], "merge": [r"^(fc\.)weight$", r"^(fc\.)weight_scale$"]}
+
+    with pytest.raises(FitError, match=r"is quantized: fp8 \(float8_e4m3fn\) in 1 layer \(proj\)"):
+        loaded(file(tmp_path, layer, 4), 4, 6, {"fp8": rule}, allow={"unexpected": ["*"]})
 
 
 def test_4_and_8_bits_of_bitsandbytes(tmp_path: Path) -> None:
