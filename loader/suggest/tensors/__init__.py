@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ...errors import LoaderError
 from ...formats.tree import TensorEntry
-from ...keys.rules import kinds, rule_of
+from ...keys.rules import rule_of
 from ..attempts import Attempt, Step
 from ..problem import Problem, patient, rewritten
 from . import fused, normed, sizes, stacked, transposed
@@ -30,24 +30,25 @@ _MOST_COMPLETED = 6
 
 def completed(problem: Problem, attempt: Attempt) -> list[Attempt]:
     """Returns an attempt with rules for the tensors that it leaves open; none if nothing is to be proposed."""
-    moved = attempt
+    moved, held = attempt, _held(problem, attempt)
     for propose in _MOVES:
-        held = _held(problem, moved)
-        found = list(filter(_known, propose(held))) if held is not None else []
+        found = list(propose(held)) if held is not None else []
         following = moved.then(_step(found)) if found else None
-        moved = following if following is not None else moved
-    ways = [moved]
+        if following is not None:
+            moved, held = following, _held(problem, following)
+    ways = [(moved, held)]
     for propose in _READINGS:
-        ways = [after for way in ways for after in _read(problem, way, propose)]
-    return [way for way in ways[:_MOST_COMPLETED] if way is not attempt]
+        ways = [after for way in ways for after in _read(problem, *way, propose)]
+    return [way for way, _ in ways[:_MOST_COMPLETED] if way is not attempt]
 
 
-def _read(problem: Problem, attempt: Attempt, propose: _Proposer) -> list[Attempt]:
+def _read(
+    problem: Problem, attempt: Attempt, held: Held | None, propose: _Proposer
+) -> list[tuple[Attempt, Held | None]]:
     """Returns an attempt with each alternative; the attempt itself if there is none."""
-    held = _held(problem, attempt)
-    found = filter(_known, propose(held)) if held is not None else ()
-    ways = (attempt.then(_step([one])) for one in itertools.islice(found, _MOST_COMPLETED))
-    return [way for way in ways if way is not None] or [attempt]
+    found = itertools.islice(propose(held), _MOST_COMPLETED) if held is not None else ()
+    ways = [attempt.then(_step([one])) for one in found]
+    return [(way, _held(problem, way)) for way in ways if way is not None] or [(attempt, held)]
 
 
 def _held(problem: Problem, attempt: Attempt) -> Held | None:
@@ -63,10 +64,6 @@ def _held(problem: Problem, attempt: Attempt) -> Held | None:
     whole = {name for name, entry in tensors.items() if not entry.dtype.startswith(floats)}
     held = Held({name: entry.shape for name, entry in tensors.items()}, attempt.model, ties, whole)
     return held if (held.missing and held.extra) or held.crossed else None
-
-
-def _known(proposed: Proposed) -> bool:
-    return all(next(iter(settings)) in kinds() for settings in proposed.rules)
 
 
 def _step(found: Sequence[Proposed]) -> Step:

@@ -16,6 +16,8 @@ from .proposed import Proposed, shown
 
 _STYLES: Sequence[tuple[str, str]] = (("_g", "_v"), ("original0", "original1"))
 """The ends of the names of length and direction: of `torch.nn.utils.weight_norm`, and of its parametrization."""
+_MOST_KINDS = 8
+"""A network has few names for the weights that it norms."""
 _PARAMETRIZATIONS = "parametrizations"
 
 
@@ -29,7 +31,7 @@ def unnormed(held: Held) -> Iterator[Proposed]:
                 if one is not None:
                     plain = _plain(name, length)
                     found.setdefault((plain[-1], len(plain) > 1), []).append((*one, (name, ".".join(plain))))
-        for (own, _), alike in found.items():
+        for (own, _), alike in found.items() if len(found) <= _MOST_KINDS else ():
             lengths = {names[0]: place for place, _, names in alike}
             directions = {names[0].removesuffix(length) + direction: place for _, place, names in alike}
             both = patterns(lengths, held.file), patterns(directions, held.file)
