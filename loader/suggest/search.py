@@ -40,7 +40,7 @@ def sources(root: Container, model: ModelKeys, typed: str | None = None) -> list
     """
     every = candidates(root, model.shapes.values(), typed)
     # Rules may make tensors of the model's shapes of others.
-    ranked = [found for found in every if found.fitting] or [found for found in every if found.holds_model]
+    ranked = [one for one in every if one.fitting] or [one for one in every if one.holds_model]
     enough = [found for found in ranked if 5 * found.fitting >= ranked[0].fitting]
     return [Source.of(found.key or None, found.container, model) for found in enough[:_MOST_SOURCES]]
 
@@ -110,6 +110,7 @@ def _merit(attempt: Attempt) -> tuple[int, int, int, int]:
 
 
 _MOST_JUDGED = 5
+_MOST_STARTED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,19 +183,27 @@ def _searched(
 ) -> tuple[Candidate | None, list[Explanation]]:
     """Returns what one nested key can fill, and its explanations."""
     averaged = rules_free and asks_for_average(problem)
-    possible = _attempts(source, model, problem.rules or {}, rules_free=rules_free, averaged=averaged)
-    started = possible or _bare(source, model, problem.rules or {})
-    whole = [after for attempt in started for after in completed(problem, attempt)] if rules_free else []
+    found = _attempts(source, model, problem.rules or {}, rules_free=rules_free, averaged=averaged)
+    possible = _promising(found)
+    starts = _starts(source, model, problem.rules or {}, found) if rules_free else []
+    whole = [after for attempt in starts for after in completed(problem, attempt)]
     judged = [e for attempt in (*possible, *whole) if (e := confirm(problem, attempt)) is not None]
     filled = round(len(possible[0].filled) * source.weight) if possible else 0
     weights = any(_may_be_weights(attempt) for attempt in possible)
     return Candidate(source.key, filled, weights) if possible else None, judged
 
 
-def _bare(source: Source, model: ModelKeys, own: Mapping[str, Rule]) -> list[Attempt]:
-    """Returns the attempts with names that fill nothing as they are: without and with their wrappers."""
+def _starts(source: Source, model: ModelKeys, own: Mapping[str, Rule], found: Sequence[Attempt]) -> list[Attempt]:
+    """Returns what rules for tensors may complete: the names without and with their wrappers, and the best attempts.
+
+    A rename may fill a key with a tensor that only has its shape: the best attempts alone do not suffice.
+    """
     start = Attempt.start(source, model, own)
-    return [] if start is None else _distinct([start, *_followed(start, wrappers(start))])
+    bare = [] if start is None else [start, *_followed(start, wrappers(start))]
+    unlike: dict[frozenset[tuple[str, str]], Attempt] = {}
+    for attempt in (*bare, *found):
+        unlike.setdefault(frozenset(attempt.names.items()), attempt)
+    return list(unlike.values())[:_MOST_STARTED]
 
 
 def _attempts(
@@ -204,10 +213,12 @@ def _attempts(
         start = Attempt.start(source, model, own)
         return [start] if start is not None and start.filled else []
     found = attempts(source, model, own, averaged=averaged)
-    if own:
-        found = sorted(
-            [*found, *attempts(source, model, {}, averaged=averaged)], key=lambda attempt: -len(attempt.filled)
-        )
+    found += attempts(source, model, {}, averaged=averaged) if own else []
+    return sorted(found, key=lambda attempt: -len(attempt.filled))
+
+
+def _promising(found: Sequence[Attempt]) -> list[Attempt]:
+    """Returns the attempts that are judged as they are."""
     # An attempt that fills much less than the best cannot catch up, but an average never hides the weights.
     best = [attempt for attempt in found if 10 * len(attempt.filled) >= 9 * len(found[0].filled)][:_MOST_JUDGED]
     hidden = next(filter(_may_be_weights, found), None) if all(attempt.average for attempt in best) else None
@@ -285,4 +296,5 @@ def _same_effect(one: Explanation, other: Explanation) -> bool:
 
 
 def _same_tensor(one: TensorEntry, other: TensorEntry) -> bool:
-    return one is other or (one.storage is not None and one == other)
+    known = one.storage is not None or bool(one.pieces) or one.formula is not None
+    return one is other or (known and one == other)
