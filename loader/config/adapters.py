@@ -1,11 +1,10 @@
 """The adapters of a config as records.
 
-Guarantees: as in `sections`; each adapter has a path, rules of its own that are known, and a finite scale.
+Guarantees: as in `sections`; each adapter has a path, known rules of its own, and a scale that float32 can hold.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,8 @@ from ..text.lines import line, under
 from ..text.wording import safe_text
 from .sections import names_of, read_section
 
+_LARGEST = 3.4e38
+"""The largest factor: arithmetic is in float32."""
 ReadRules = Callable[[Any, str, Problems], dict[str, Rule] | None]
 """Reads rules at a place of the config; None for ``auto``."""
 
@@ -46,9 +47,10 @@ def _read(raw: Any, where: str, problems: Problems, read_rules: ReadRules) -> Ad
     record = read_section(AdapterConfig, {key: value for key, value in raw.items() if key != "rules"}, where, problems)
     if "path" not in raw and set(raw) <= set(names_of(AdapterConfig)):  # else one of them is a mistyped path
         problems.add(f"'{safe_text(where)}.path' is required", line(under(where, "path"), "FOLDER", "+"))
-    if not math.isfinite(record.scale):
+    if not abs(record.scale) <= _LARGEST:
         problems.add(
-            f"'{safe_text(where)}.scale' is {record.scale}, expected a finite number", line(under(where, "scale"), 1.0)
+            f"'{safe_text(where)}.scale' is {record.scale}, expected a number that float32 can hold",
+            line(under(where, "scale"), 1.0),
         )
     if rules is not None:
         found = read_rules(rules, f"{where}.rules", problems)

@@ -36,7 +36,7 @@ def added(formula: Added, inputs: Inputs) -> torch.Tensor:
 
 def product(formula: Product, inputs: Inputs) -> torch.Tensor:
     """Factor · up · down."""
-    left, right, factor = _factors(formula, inputs)
+    left, right, factor = _factors(formula, inputs, 1.0)
     return (left @ right).mul_(factor)
 
 
@@ -60,20 +60,20 @@ def directed(formula: Directed, inputs: Inputs) -> torch.Tensor:
 
 
 def _sum(given: torch.Tensor, formula: Product, inputs: Inputs, scale: float) -> torch.Tensor:
-    left, right, factor = _factors(formula, inputs)
+    left, right, factor = _factors(formula, inputs, scale)
     dtype = torch.promote_types(wide(given).dtype, left.dtype)
     base = given.to(dtype)
     flat = base.reshape(base.shape[0], -1)
     if flat.data_ptr() != given.data_ptr():  # a copy, which may be written
-        return flat.addmm_(left.to(dtype), right.to(dtype), alpha=factor * scale).reshape(base.shape)
-    return torch.addmm(flat, left.to(dtype), right.to(dtype), alpha=factor * scale).reshape(base.shape)
+        return flat.addmm_(left.to(dtype), right.to(dtype), alpha=factor).reshape(base.shape)
+    return torch.addmm(flat, left.to(dtype), right.to(dtype), alpha=factor).reshape(base.shape)
 
 
-def _factors(formula: Product, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """The two matrices, in the order of their product, and the factor."""
+def _factors(formula: Product, inputs: Inputs, scale: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """The two matrices, in the order of their product, and its factor times a scale."""
     up, down = wide(inputs[0]()), wide(inputs[1]())
     up, down = up.reshape(up.shape[0], -1), down.reshape(down.shape[0], -1)
-    factor = formula.factor
+    factor = formula.factor * scale
     if formula.alpha:
         factor *= inputs[2]().double().item()
     if not abs(factor) <= _LARGEST:

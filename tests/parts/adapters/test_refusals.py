@@ -347,11 +347,8 @@ def test_a_rule_without_a_hit_names_the_adapters_rules(tmp_path: Path) -> None:
         ("+adapters={path: lora}", "'adapters.path' is set, expected a name for each adapter", "{lora: {path: lora}}"),
         ("+adapters={lora: 3}", "'adapters.lora' is '3', expected a mapping", "+adapters.lora={path: FOLDER}"),
         ("+adapters={lora: {scale: 2}}", "'adapters.lora.path' is required", "+adapters.lora.path=FOLDER"),
-        (
-            "+adapters={lora: {path: lora, scale: nan}}",
-            "'adapters.lora.scale' is nan, expected a finite number",
-            "=1.0",
-        ),
+        ("+adapters={lora: {path: lora, scale: nan}}", "'adapters.lora.scale' is nan, expected a number that", "=1.0"),
+        ("+adapters={lora: {path: lora, scale: 1e39}}", "'adapters.lora.scale' is 1e+39, expected a number", "=1.0"),
         ("+adapters={lora: {path: lora, rules: auto}}", "'adapters.lora.rules' is 'auto'", "strip: model."),
         (
             "+adapters={lora: {pth: lora}}",
@@ -425,3 +422,10 @@ def test_no_line_is_offered_below_a_name_that_cannot_be_typed(tmp_path: Path) ->
     assert refusal.fixes == ()
     missing = refused(file, loader.CheckpointError, **{"my.lora": {"path": str(tmp_path / "none")}})
     assert not any(fix.line for fix in missing.fixes)
+
+
+def test_an_alpha_and_a_scale_that_are_too_large_together(tmp_path: Path) -> None:
+    file, _ = base(tmp_path)
+    folder = peft(tmp_path / "lora", pair("block.to_q"), lora_alpha=3e38)
+    refusal = refused(file, loader.CheckpointError, lora={"path": str(folder), "scale": 1e30})
+    assert "an adapter multiplies its product by 1.5e+68" in refusal.message
