@@ -63,7 +63,7 @@ class Merge(TensorRule):
                 keys = [members[at][0] for at in sorted(members)]
                 tensors = [_movable(key, entries[key]) for key in keys]
                 roles = [order[at] if order else str(at) for at in sorted(members)]
-                with naming(f"{phrases(shown(key, entries[key]) for key in keys)}:"):
+                with naming(lambda: f"{phrases(shown(key, entries[key]) for key in keys)}:"):
                     if join is not None:
                         entry = join.joined(dict(zip(roles, tensors, strict=True)), context)
                     else:
@@ -160,22 +160,26 @@ class Merge(TensorRule):
 
     def _check_complete(self, members: Members, entries: Mapping[str, TensorEntry], join: Join | None) -> None:
         """Raises Unfit if a pattern or number has no key, or more than one."""
-        present = phrases(shown(key, entries[key]) for at in sorted(members) for key in members[at])
+
+        def listed(keys: Iterable[str]) -> str:
+            return phrases(shown(key, entries[key]) for key in keys)
+
+        present = (key for at in sorted(members) for key in members[at])
         for at, keys in members.items():
             if len(keys) > 1:
                 meaning = f"the number {at}" if isinstance(self.merge, str) else f"the pattern {self.merge[at]}"
-                both = phrases(shown(key, entries[key]) for key in keys)
-                raise Unfit([f"{both} are {len(keys)} keys for {meaning}"], boxed.NARROW)
+                raise Unfit([f"{listed(keys)} are {len(keys)} keys for {meaning}"], boxed.NARROW)
         if isinstance(self.merge, str):
             gap = next((at for at, number in enumerate(sorted(members)) if at != number), None)
             if gap is not None:
-                raise Unfit([f"the number {gap} is missing of 0 to {max(members)}: the file has {present}"], _COMPLETE)
+                fault = f"the number {gap} is missing of 0 to {max(members)}: the file has {listed(present)}"
+                raise Unfit([fault], _COMPLETE)
             return
         allowed = {at for at, role in enumerate(join.roles) if role in join.optional} if join is not None else set()
         absent = [at for at in range(len(self.merge)) if at not in members and at not in allowed]
         if absent:
             lacking = " and ".join(safe_text(self.merge[at]) for at in absent)
-            raise Unfit([f"no key for {lacking}: the file has {present}"], _COMPLETE)
+            raise Unfit([f"no key for {lacking}: the file has {listed(present)}"], _COMPLETE)
 
     def _joined(self, tensors: Sequence[TensorEntry], *, numbered: bool) -> TensorEntry:
         """Returns the tensors stacked, or joined along a dim."""

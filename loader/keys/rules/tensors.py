@@ -152,12 +152,13 @@ def shown(name: str, entry: TensorEntry) -> str:
 
 
 @contextmanager
-def naming(what: str) -> Iterator[None]:
-    """Puts what the faults of the block are about in front of each."""
+def naming(what: str | Callable[[], str]) -> Iterator[None]:
+    """Puts what the faults of the block are about in front of each; a function is called only if there are any."""
     try:
         yield
     except Unfit as fault:
-        raise Unfit([f"{what} {one}" for one in fault.faults], *fault.fixes) from None
+        text = what if isinstance(what, str) else what()
+        raise Unfit([f"{text} {one}" for one in fault.faults], *fault.fixes) from None
 
 
 _Task = TypeVar("_Task")
