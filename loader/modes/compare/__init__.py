@@ -22,7 +22,7 @@ from ...schema import JobConfig
 from ...text.lines import NO_FIX, Fix, line
 from ...text.wording import counted, listing, phrases, safe_text, shape
 from .pairs import Row, compared
-from .sides import RIGHT, Side, hint, opened, sides
+from .sides import RIGHT, Side, hint, of_right, opened, scales_aside, sides
 from .table import by_module, summary
 from .table import lines as table_lines
 
@@ -49,7 +49,7 @@ def run(job: JobConfig, report: Report) -> None:
             left, right = sides(of_left, of_right)
         _describe(report, left.parts, right.parts)
         _offered(report, left, right)
-        report.parts[RIGHT].note = "; ".join(filter(None, (report.parts[RIGHT].note, hint(left, right))))
+        _note(report, left, right)
         with clock("compare"), collector_paused():
             report.comparison = _comparison(left, right)
         for side in (left, right):
@@ -70,6 +70,13 @@ def _offered(report: Report, left: Side, right: Side) -> None:
     for side, names in ((left, None), (right, RIGHT)):
         for part in side.parts:
             fill.offered(report.parts[names or part.name], part, side.offers)
+
+
+def _note(report: Report, left: Side, right: Side) -> None:
+    """Notes what makes the comparison say less than it could."""
+    notes = {**scales_aside(left, right), RIGHT: of_right(scales_aside(right, left).get("", ""))}
+    for name, text in (*notes.items(), (RIGHT, hint(left, right))):
+        report.parts[name].note = "; ".join(filter(None, (report.parts[name].note, text)))
 
 
 def _comparison(left: Side, right: Side) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ...formats.boxes import leaves
 from ...formats.formulas.records import Initial
 from ...formats.pickle.objects import refuse_withheld
 from ...formats.tree import TensorEntry
+from ...keys.guard import Guarded, refuse_quantized
 from ...keys.plan import Wanted
 from ...parts import Part
 from ...parts.adapted import with_adapters
@@ -115,11 +116,12 @@ def renamed() -> Iterator[None]:
     try:
         yield
     except LoaderError as error:
-        fixes = (Fix(_of_right(fix.line), _of_right(fix.note)) for fix in error.fixes)
-        raise type(error)(_of_right(error.message), *fixes) from error
+        fixes = (Fix(of_right(fix.line), of_right(fix.note)) for fix in error.fixes)
+        raise type(error)(of_right(error.message), *fixes) from error
 
 
-def _of_right(text: str) -> str:
+def of_right(text: str) -> str:
+    """Names the settings of the other file in a text: ``compare.key`` for ``checkpoint.key``."""
     return _RULES.sub("compare.rules", _SETTING.sub("compare.", text))
 
 
@@ -137,7 +139,7 @@ def sides(left: Sequence[Part], right: Sequence[Part]) -> tuple[Side, Side]:
     def right_side(names: Names) -> Side:
         with renamed():
             side = _side(right, names)
-        parts = (replace(part, applied=tuple(map(_of_right, part.applied))) for part in side.parts)
+        parts = (replace(part, applied=tuple(map(of_right, part.applied))) for part in side.parts)
         return replace(side, parts=tuple(parts))
 
     return _either_first(lambda names: _side(left, names), right_side, left, right)
@@ -171,11 +173,32 @@ def hint(left: Side, right: Side) -> str:
         return ""
     found = [replace(part, config=replace(part.config, rules=None)) for part in right.parts]
     try:
-        lines = [_of_right(text) for part in found for text in settled(part, left.names).applied]
+        lines = [of_right(text) for part in found for text in settled(part, left.names).applied]
     except FitError:
         lines = []
     said = f"{counted(paired, 'tensor')} of {len(left.tensors):,} and {len(right.tensors):,} have the same name"
     return f"{said}; {' '.join(lines)} finds more" if lines else f"{said}; rules and compare.rules rename them"
+
+
+def scales_aside(side: Side, other: Side) -> dict[str, str]:
+    """Describes the parts of a side whose quantized weights are compared without their scales, with what to type.
+
+    Args:
+        side: The side.
+        other: The other one; if it has the same keys in the same dtypes, nothing is aside.
+    """
+    found = {}
+    for part in side.parts:
+        offered = {key: offer for key, offer in side.offers.entries.items() if offer.part == part.name}
+        children, rules = side.offers.selected[part.name].children, part.config.rules or {}
+        file = Guarded(part.label, part.checkpoint.root, children, offered, part.rules_path, rules)
+        try:
+            refuse_quantized(file, other.names)
+        except FitError as error:
+            lines = [fix.line for fix in error.fixes if fix.line][:1]
+            plain = f"; {lines[0]} makes them plain" if lines else ""
+            found[part.name] = f"its quantized weights are compared without their scales{plain}"
+    return found
 
 
 def _asks(parts: Sequence[Part]) -> bool:

@@ -448,3 +448,14 @@ def test_files_with_few_common_names_come_with_the_rules_that_find_more(tmp_path
     assert compared(one, two, compare={"rules": ["ddp"]}).parts["compare"].note == ""
     alien = save({"x": torch.ones(1), "y": torch.ones(1)}, tmp_path / "c.pt")
     assert compared(one, alien).parts["compare"].note.endswith("; rules and compare.rules rename them")
+
+
+def test_quantized_weights_come_with_the_rule_that_makes_them_plain(tmp_path: Path) -> None:
+    write_examples(tmp_path)
+    quantized, plain = tmp_path / "tiny_fp8.safetensors", tmp_path / "plain.safetensors"
+    save_file({"linear.weight": torch.ones(130, 160), "linear.bias": torch.ones(130)}, plain)
+    said = "its quantized weights are compared without their scales; '{}' makes them plain"
+    assert compared(quantized, plain).parts[""].note == said.format("rules=[fp8]")
+    assert compared(plain, quantized).parts["compare"].note == said.format("compare.rules=[fp8]")
+    assert compared(quantized, plain, rules=["fp8"]).parts[""].note == ""
+    assert compared(quantized, quantized).parts[""].note == ""
