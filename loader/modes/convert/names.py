@@ -182,11 +182,11 @@ def _no_inverse(prepared: Prepared, source: str) -> ConfigError:
         if source in _sources(prepared, offered)
         for name in prepared.offers.entries[offered].rules
     }
-    what = phrases(said(name, rules[name]) for name in names if name in rules)
+    blamed = [said(name, rules[name]) for name in names if name in rules]
+    what = f"{phrases(blamed) or 'the plan'} {'have' if len(blamed) > 1 else 'has'} no inverse"
     file = _file(prepared).get(source)
     of = f"{safe_text(source)} {shape(file.shape)}" if file is not None else safe_text(source)
     return ConfigError(
-        f"{_CANNOT}: {what or 'the plan'} cannot be undone for {of}, of which the model does not hold every element "
-        "exactly once",
+        f"{_CANNOT}: {what} for {of}, of which the model does not hold every element exactly once",
         AS_THE_MODEL,
     )
