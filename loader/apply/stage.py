@@ -101,7 +101,13 @@ def _shown(needed: list[str]) -> Iterator[str]:
 def _placed(prepared: Prepared, key: str, value: torch.Tensor, *, copy: bool) -> torch.Tensor:
     """A value laid out as its model key is and on its device, in memory of its own where it must be copied."""
     laid = _with_strides(value, prepared.places[key].tensor, prepared.wanted[key])
-    return laid.clone() if copy and laid is value and prepared.device.type == "cpu" else laid.to(prepared.device)
+    copies = laid is value and (copy or _is_part(value)) and prepared.device.type == "cpu"
+    return laid.clone() if copies else laid.to(prepared.device)
+
+
+def _is_part(value: torch.Tensor) -> bool:
+    """Whether a tensor keeps more in memory than its own elements."""
+    return _has_memory(value) and value.untyped_storage().nbytes() > value.nbytes
 
 
 def _is_passing(prepared: Prepared, source: str, key: str) -> bool:

@@ -400,3 +400,18 @@ def test_a_computed_value_beyond_the_dtype_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FitError, match=r"a cast would change values: w \(float32 → float16: 12 elements become inf"):
         load_into(net, path, rules=rules)
     assert snapshot(net) == before
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_a_piece_keeps_nothing_else_in_memory(mmap: bool, tmp_path: Path) -> None:
+    path = save({"w": numbers(300, 100)}, tmp_path / "a.pt")
+    rules = {"s": {"split": "w", "into": ["q", None, None], "sizes": [1, 1, 1]}}
+    model = carry_out(shapes({"q": [100, 100]}), path, rules=rules, checkpoint={"mmap": mmap}).model
+    assert model.get_parameter("q").untyped_storage().nbytes() == 40_000
+    pieces = carry_out(
+        shapes({key: [100, 100] for key in "abc"}),
+        path,
+        checkpoint={"mmap": mmap},
+        rules={"s": {"split": "w", "into": ["a", "b", "c"]}},
+    ).model
+    assert {value.untyped_storage().nbytes() for value in pieces.state_dict().values()} == {40_000}
