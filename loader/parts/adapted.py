@@ -18,8 +18,6 @@ from ..schema import JobConfig, config_path
 from ..text.lines import line
 from ..text.wording import listing
 from . import Part
-from .adapters import open_adapters
-from .adapters.alone import refuse_alone
 from .open import open_checkpoint, reads_tensors, warn_of_dangers, with_root
 
 
@@ -39,9 +37,13 @@ def with_adapters(parts: Sequence[Part], job: JobConfig, stack: ExitStack) -> tu
 
 
 def _with_adapters(part: Part, job: JobConfig, stack: ExitStack) -> Part:
-    refuse_alone(part.checkpoint, config_path(part.name, "path", listed=part.listed))
+    if part.checkpoint.path.is_dir():
+        from .adapters.alone import refuse_alone  # noqa: PLC0415  # a folder may be an adapter's
+
+        refuse_alone(part.checkpoint, config_path(part.name, "path", listed=part.listed))
     if not part.config.adapters:
         return part
+    from .adapters import open_adapters  # noqa: PLC0415  # few jobs have adapters
 
     def opener(path: str | Path, format_: str) -> Checkpoint:
         opened = open_checkpoint(path, format=format_, check=part.config.checkpoint.check, data=reads_tensors(job))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, FitError
 from ..formats.folder_config import config_beside
@@ -21,7 +22,9 @@ from ..text.lines import Fix
 from ..text.wording import safe_text
 from ..trust import HOSTILE
 from . import Part, below, mounted
-from .adapters import Applied, merged
+
+if TYPE_CHECKING:
+    from .adapters import Applied
 
 Metadata = Mapping[str, Mapping[str, object]]
 """Full module prefix → version and the like."""
@@ -150,6 +153,8 @@ def _adapted(
     """Adds a part's adapters to what its rules made."""
     if not part.adapters:
         return made, ()
+    from .adapters import merged  # noqa: PLC0415  # few jobs have adapters
+
     own = {key: want for key, want in below(part.name, wanted) if not part.full(key).startswith(others)}
     shapes = {key: want.shape for key, want in own.items()}
     tied = {key: want.first for key, want in own.items()}

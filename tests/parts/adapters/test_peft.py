@@ -163,3 +163,44 @@ def test_a_head_that_the_base_lacks_comes_from_the_adapter(peft: ModuleType, tmp
     net = Net()
     loader.load_into(net, tmp_path / "base.pt", adapters={"lora": {"path": str(tmp_path / "lora"), "scale": 0.0}})
     torch.testing.assert_close(net.head.weight, expected.get_submodule("head").weight)
+
+
+def test_an_adapter_of_gpt2_whose_layers_are_turned_and_whose_head_is_tied(peft: ModuleType, tmp_path: Path) -> None:
+    transformers: Any = library("transformers")
+    config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=40, n_positions=8)
+    make: Callable[[], nn.Module] = lambda: transformers.GPT2LMHeadModel(config)  # noqa: E731
+    expected = adapted(
+        peft, make(), tmp_path, r=2, fan_in_fan_out=True, target_modules=["c_attn", "c_proj", "wte"], use_rslora=True
+    )
+    net = make()
+    loader.load_into(net, tmp_path / "base.pt", adapters={"lora": {"path": str(tmp_path / "lora")}})
+    assert_same(net, expected)
+
+
+def test_embeddings_that_the_adapter_holds_whole(peft: ModuleType, tmp_path: Path) -> None:
+    transformers: Any = library("transformers")
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, vocab_size=40
+    )
+    model = transformers.BertModel(config)
+    torch.save(model.state_dict(), tmp_path / "base.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(r=2, target_modules=["word_embeddings"]))
+        for parameter in made.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)) * SCALE_OF_VALUES
+        made.save_pretrained(tmp_path / "lora", save_embedding_layers=True)
+        expected = made.merge_and_unload().get_submodule("embeddings.word_embeddings").weight
+    net = transformers.BertModel(config)
+    report = loader.load_into(net, tmp_path / "base.pt", adapters={"lora": {"path": str(tmp_path / "lora")}})
+    found = net.get_submodule("embeddings.word_embeddings").weight
+    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert [len(one["sources"]) for one in report.keys.derived] == [4]
+
+
+def test_a_base_in_bfloat16_is_rounded_once(peft: ModuleType, tmp_path: Path) -> None:
+    exact = adapted(peft, Net().bfloat16().float(), tmp_path, r=2, target_modules=["q", "words"]).state_dict()
+    net = Net().bfloat16()
+    loader.load_into(net, tmp_path / "base.pt", adapters={"lora": {"path": str(tmp_path / "lora")}})
+    for key, value in net.state_dict().items():
+        assert (value.float() - exact[key]).abs().max() <= 2**-8 * exact[key].abs().max(), key
