@@ -14,10 +14,10 @@ from ...errors import FitError
 from ...formats.boxes import is_movable, reshaped
 from ...formats.formulas.additions import Added, Directed, Merged, Product
 from ...formats.tree import TensorEntry
-from ...keys.rules import Hits, Rewritten, rewrite
+from ...keys.rules import Hits, Place, Rewritten, rewrite
 from ...keys.rules.tensors import Shape
 from ...schema import Rule
-from ...text.lines import NO_FIX, Fix, line
+from ...text.lines import Fix, line
 from ...text.wording import counted, listing, phrases, safe_text, shape
 from .deltas import Delta, computed, is_floating
 from .places import Places, placed, without_place
@@ -113,10 +113,7 @@ def _renamed(
     sizes = {key: one.entry.shape for key, one in entries.items() if isinstance(one.entry, TensorEntry)}
     known = {**shapes, **{key.removesuffix(".weight"): size for key, size in sizes.items()}, **sizes}
     given = {name: delta.entry for name, delta in adapter.deltas.items()}
-    try:
-        rewriting = rewrite(given, adapter.rules, adapter.where, known)
-    except FitError as error:
-        raise FitError(error.message, *(_below(fix, adapter.path) for fix in error.fixes)) from error
+    rewriting = rewrite(given, adapter.rules, Place(adapter.where, adapter.path), known)
     changes: dict[str, Delta] = {}
     mixed: list[str] = []
     for name, one in rewriting.made.items():
@@ -137,13 +134,6 @@ def _renamed(
             Fix(note="change the base's layout by a rule instead, so that it is as the adapter's"),
         )
     return changes, rewriting.hits
-
-
-def _below(fix: Fix, path: str) -> Fix:
-    """A line about ``rules.…`` as one about the adapter's own rules."""
-    if not fix.line.startswith(("rules.", "'rules.", "+rules", "'+rules")):
-        return NO_FIX if fix.line.startswith("rules=") else fix
-    return Fix(fix.line.replace("rules", path, 1), fix.note) if path else NO_FIX
 
 
 def _form(there: Rewritten | None) -> str:
