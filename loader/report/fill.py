@@ -198,9 +198,10 @@ def _note_doubts(report: Report, opened: Sequence[Part], prepared: Prepared) -> 
 
 def _note_idle(report: Report, opened: Sequence[Part], prepared: Prepared) -> None:
     """Notes globs of the setting ``dtype`` that match nothing, which may be mistyped."""
+    if not isinstance(prepared.policy, Mapping):
+        return
     names = [*prepared.wanted, *(name for name, _ in prepared.model.named_buffers())]
-    globs = prepared.policy if isinstance(prepared.policy, Mapping) else ()
-    idle = [glob for glob in globs if not any(fnmatchcase(name, glob) for name in names)]
+    idle = [glob for glob in prepared.policy if not any(fnmatchcase(name, glob) for name in names)]
     if idle:
         _note(report.parts[opened[0].name], f"dtype: no key of the model matches {listing(idle)}")
 
