@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ..errors import CheckpointError
 from ..formats.boxes import is_movable
 from ..formats.formulas.records import Summed
 from ..formats.tree import Container, Node, TensorEntry, contiguous
+from ..text.lines import Fix
 from ..text.wording import listing, safe_text, shape
 
 _EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")
@@ -51,8 +53,13 @@ class Trees:
         """By the identity of a merged container."""
 
     def merged(self, roots: Sequence[Container]) -> Container:
-        """Returns the tree of the last file with the tensors of all; its shape alone decides, however it is nested."""
+        """Returns the tree of the last file with the tensors of all, however it is nested.
+
+        Raises:
+            CheckpointError: Containers that the files hold in several places are nested in ways that do not match.
+        """
         made: dict[tuple[int, ...], Container] = {}
+        most = sum(1 for root in roots for _ in root.walk())
         queue: list[tuple[_Row, Container]] = []
 
         def of(row: _Row) -> Container:
@@ -61,6 +68,11 @@ class Trees:
                 raise TypeError(last)
             place = tuple(map(id, row))
             if place not in made:
+                if len(made) >= most:  # cycles of different lengths would meet in as many ways as their product
+                    raise CheckpointError(
+                        f"the files nest their entries in ways that do not match: {listing(self._names)}",
+                        Fix(note="combine files that one program wrote"),
+                    )
                 made[place] = Container(last.kind, last.type, {}, last.metadata, last.record)
                 queue.append((row, made[place]))
             return made[place]

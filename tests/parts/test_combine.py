@@ -426,6 +426,20 @@ def test_buffers_that_are_not_floats_are_taken_whole(tmp_path: Path) -> None:
         torch.testing.assert_close(found.state_dict()[key], value)
 
 
+def test_containers_that_hold_each_other_are_matched_in_bounded_time(tmp_path: Path) -> None:
+    def ring(length: int) -> dict[str, Any]:
+        nodes: list[dict[str, Any]] = [{"x": torch.ones(1)} for _ in range(length)]
+        for at, node in enumerate(nodes):
+            node["next"] = nodes[(at + 1) % length]
+        return nodes[0]
+
+    with pytest.raises(CheckpointError, match=r"nest their entries in ways that do not match: s0\.pt, s1\.pt"):
+        combined(Two(), saved(tmp_path, ring(97), ring(89)), MEAN)
+    same = saved(tmp_path, ring(50), ring(50))
+    with open_checkpoint(same[0]) as one, open_checkpoint(same[1]) as two:
+        assert len([*Combined([one, two], MEAN).root.walk()]) == 50
+
+
 def test_names_are_short_where_folders_are_shared() -> None:
     assert short_names(["/a/b/c.pt", "/a/b/d.pt"]) == ["c.pt", "d.pt"]
     assert short_names(["/a/1/last.pt", "/a/2/last.pt"]) == ["1/last.pt", "2/last.pt"]
