@@ -81,7 +81,11 @@ def by_what_is_left(
         return []
     possible = small(root, entries, (key for key, name in names.items() if name in wanted))
     scaled = ((key, entry, scale_of(key, entry, possible)) for key, entry in weights)
-    return [Quantized(scheme_of(entry), key, (place,)) for key, entry, place in scaled if place is not None]
+    return [
+        Quantized(scheme_of(entry), key, (place,), isinstance(entries.get(place), TensorEntry))
+        for key, entry, place in scaled
+        if place is not None
+    ]
 
 
 def still_quantized(container: Container, rules: Mapping[str, Rule], context: Context) -> Container:

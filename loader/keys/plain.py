@@ -67,6 +67,8 @@ def is_tried(one: Quantized, rules: Mapping[str, Rule]) -> bool:
 
 def _dequantizing(found: Sequence[Quantized], given: Mapping[str, Rule]) -> dict[str, Rule]:
     """Returns the ready-made rules for all that was found; empty if they leave any of it, or are given already."""
+    if not all(one.in_tensors for one in found):
+        return {}
     rules: dict[str, Rule] = {}
     for scheme in dict.fromkeys(one.scheme for one in found):
         option = _READY.get(_DETAIL.sub("", scheme))

@@ -97,6 +97,8 @@ class Quantized:
     key: str
     beside: tuple[str, ...]
     """The keys that it cannot be read without."""
+    in_tensors: bool = True
+    """Whether these are tensors under the same nested key; a scale may be a plain number, or lie elsewhere."""
 
     @property
     def layer(self) -> str:
@@ -161,7 +163,7 @@ def _scaled(key: str, entry: TensorEntry, entries: Mapping[str, Node], scales: S
         return None
     for name in _scales(key, entry, scales):
         if _is_scale(entries.get(name)):
-            return Quantized(scheme_of(entry), key, (name,))
+            return Quantized(scheme_of(entry), key, (name,), isinstance(entries[name], TensorEntry))
     return None
 
 

@@ -380,6 +380,18 @@ def test_a_scale_may_be_a_plain_number(name: str, tmp_path: Path) -> None:
     )
 
 
+def test_a_scale_that_no_rule_takes_is_answered_without_one(tmp_path: Path) -> None:
+    weight = {f"{n}.weight": codes(torch.float8_e4m3fn, 16, 16) for n in range(3)}
+    number = {**weight, **{f"{n}.weight_scale": 0.1 for n in range(3)}, **BIASES}
+    elsewhere = {"sd": {**weight, **BIASES}, "q": {f"{n}.weight_scale": floats(1) for n in range(3)}}
+
+    for state, key in ((number, None), (elsewhere, "sd")):
+        error = refused(save(state, tmp_path / "file.pt"), checkpoint={"key": key})
+
+        assert "fp8 (float8_e4m3fn) in 3 layers" in error.message
+        assert error.hint.startswith("checkpoint.path=…   # a file with plain weights")
+
+
 WEIGHT, BIAS = codes(torch.int8, 16, 16), torch.zeros(16)
 
 
