@@ -73,6 +73,10 @@ class Problems:
         self._messages: list[str] = []
         self._fixes: list[Fix] = []
 
+    def __len__(self) -> int:
+        """Returns the number of problems."""
+        return len(self._messages)
+
     def add(self, message: str, *fixes: Fix) -> None:
         """Adds one problem and what to type for it."""
         self._messages.append(message)

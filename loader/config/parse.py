@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, Problems, blamed
-from ..keys.rules import kinds
+from ..keys.rules import check_settings, kinds
 from ..keys.rules.ready import ready_made
 from ..schema import (
     AUTO,
@@ -142,8 +142,16 @@ def _rules(raw: Any, where: str, problems: Problems) -> dict[str, Rule] | None:
             line(where, {"mine": nameless}, plus),
         )
     named = {name: rule for name, rule in raw.items() if name not in nameless}
-    rules = {str(name): _rule(rule, f"{where}.{name}", problems) for name, rule in named.items()}
-    return {name: rule for name, rule in rules.items() if rule is not None}
+    rules: dict[str, Rule] = {}
+    for name, own in named.items():
+        before = len(problems)
+        rule = _rule(own, f"{where}.{name}", problems)
+        if rule is not None:
+            rules[str(name)] = rule
+        if rule is not None and len(problems) == before:
+            with problems.noting():
+                check_settings(str(name), rule, where)
+    return rules
 
 
 def _ready_made(names: Sequence[Any], where: str, problems: Problems) -> dict[str, Rule]:

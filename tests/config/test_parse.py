@@ -12,6 +12,7 @@ from loader.config.compose import compose
 from loader.config.parse import parse_job
 from loader.errors import ConfigError
 from loader.keys.rules import kinds
+from loader.keys.rules.joins import JOINS
 from loader.keys.rules.key import Add, Drop, Keep, Regex, Rename, Strip
 from loader.keys.rules.ready import ready_made
 from loader.schema import (
@@ -445,6 +446,26 @@ def test_all_invalid_rules_are_reported_at_once() -> None:
         f"rule 'rules.one' has no kind, expected {KINDS}; "
         "rule 'rules.two' has 'to', which only rename, regex and merge take"
     )
+
+
+def test_rules_for_tensors_that_cannot_work_are_refused_before_any_file_is_opened() -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_job(
+            {
+                "rules": {
+                    "a": {"split": "(", "into": ["b"]},
+                    "b": {"rearrange": "*", "pattern": "i o -> i"},
+                    "off": {"rearrange": "*", "pattern": "i o -> i", "enabled": False},
+                },
+                "parts": {"head": {"path": "x", "rules": {"c": {"merge": ["a"], "to": "b", "by": "summ"}}}},
+            }
+        )
+    assert refused.value.message == (
+        "rule 'a': the regular expression '(' does not work: missing ), unterminated subpattern at position 0; "
+        "rule 'b': o disappears on the right, expected 'reduce': sum or mean; "
+        f"rule 'c': 'by' is 'summ' (did you mean 'sum'?), expected {' or '.join(JOINS)}"
+    )
+    assert refused.value.hint.splitlines()[1:] == ["rules.b.reduce=sum", "parts.head.rules.c.by=sum"]
 
 
 # Parts

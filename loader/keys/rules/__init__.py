@@ -19,11 +19,11 @@ from . import packed, quantized
 from .refusals import refuse_broken_names, refuse_collisions, refuse_idle
 from .table import kinds, register, rule_of
 from .tensors import Context, Place, Shape, TensorRule, Unsettled, no_context
-from .tracing import Trace, blamed_rule, settle, step_of, traced
+from .tracing import Trace, blamed_rule, judged, settle, step_of, traced
 
 __all__ = [
-    "Context", "Hits", "Place", "Rewriting", "Rewritten", "kinds", "no_context", "register", "rewrite",
-    "rewrite_metadata", "rule_of",
+    "Context", "Hits", "Place", "Rewriting", "Rewritten", "check_settings", "kinds", "no_context", "register",
+    "rewrite", "rewrite_metadata", "rule_of",
 ]  # fmt: skip
 _REGISTERED = (packed, quantized)
 """Modules that register their ways to join."""
@@ -119,6 +119,19 @@ def _rewritten(trace: Trace) -> Rewritten:
     if isinstance(trace.entry, Unsettled):
         raise TypeError("an entry is unsettled")  # `settle` has run
     return Rewritten(trace.entry, trace.sources, trace.made_by)
+
+
+def check_settings(name: str, rule: Rule, path: str) -> None:
+    """Raises ConfigError if the settings of a rule that changes tensors cannot work, whatever a file holds.
+
+    Args:
+        name: The rule's name.
+        rule: The rule.
+        path: The config path of the rules.
+    """
+    if isinstance(rule, TensorRule) and rule.enabled:
+        with judged(name, rule, Place("no file", path)):
+            list(rule.grouped({}, no_context()))
 
 
 def rewrite_metadata(
