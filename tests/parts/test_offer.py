@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -49,6 +50,24 @@ def test_metadata_moves_with_its_keys() -> None:
     found, _ = offered(torch.nn.ModuleDict({"net": Normed()}), state, parts={"net": {"rules": rules}})
     assert found.metadata["net.norm"] == {"version": 2}
     assert state._metadata["0.module.norm"] == {"version": 2}
+
+
+@pytest.mark.parametrize(
+    ("keys", "rule", "prefixes"),
+    [
+        (["norms.weight"], {"split": r"^norms\.", "into": ["a.", "b."], "sizes": [1, 1]}, {"a", "b"}),
+        (["a.weight", "b.weight"], {"merge": [r"^a\.", r"^b\."], "to": "norms."}, {"norms"}),
+        (["norms.weight"], {"copy": r"^norms\.", "into": "norms.{}.", "times": 2}, {"norms.0", "norms.1"}),
+        (["norms.weight"], {"rearrange": "*", "pattern": "(a b) -> b a", "axes": {"a": 2}}, {"norms"}),
+    ],
+)
+def test_metadata_follows_rules_that_change_tensors(keys: list[str], rule: dict[str, Any], prefixes: set[str]) -> None:
+    state = OrderedDict({key: torch.ones(4) for key in keys})
+    versions = {key.partition(".")[0]: {"version": 2} for key in keys}
+    state._metadata = {"": {"version": 1}, **versions}  # type: ignore[attr-defined]
+    found, _ = offered(Two(), state, rules={"r": rule})
+    assert {prefix for prefix, values in found.metadata.items() if values == {"version": 2}} == prefixes
+    assert {key.rpartition(".")[0] for key in found.entries} == prefixes
 
 
 def test_what_is_no_tensor_is_named_unless_the_model_has_that_key() -> None:
