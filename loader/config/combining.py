@@ -67,8 +67,8 @@ def add_uncombined(settings: CheckpointConfig, where: str, problems: Problems) -
     path, how = settings.path, settings.combine
     place = f"{where}.combine"
     if isinstance(path, str):
-        if how is not None:
-            listed = line(f"{where}.path", [path or "FILE", "FILE"])
+        if how is not None and path:  # one that is missing or invalid is refused as such
+            listed = line(f"{where}.path", [path, "FILE"])
             alone = line(place, None, note="takes the one file")
             problems.add(f"'{place}' needs a list of files, and '{where}.path' is one", listed, alone)
         if isinstance(settings.sha256, list):
