@@ -136,7 +136,7 @@ def test_tensors_become_those_that_the_file_stands_for(experiment: Run, name: st
 @pytest.mark.parametrize(
     ("name", "override", "code", "said"),
     [
-        ("gpt2_conv1d", "rules=[]", 4, "h.0.attn.c_attn.weight"),
+        ("gpt2_conv1d", "rules=[]", 4, 'pattern: "i o -> o i"'),
         ("gpt2_conv1d", "rules.conv1d_attn_proj.enabled=false", 5, "golden record"),
         ("llama_meta", "rules.rope.enabled=false", 5, "golden record"),
         ("llama_meta", "rules.rope.axes.d=4", 5, "golden record"),
