@@ -35,8 +35,8 @@ class Pair:
     others: tuple[State, ...] = ()
     """What lines for another purpose may load: an allowance, another size of the model."""
     tolerance: float = 0.0
-    said: str = ""
-    """What a refusal without a line must say."""
+    defined: bool = False
+    """Whether a scheme defines the values, so that the line is right without a golden record."""
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {}
@@ -52,7 +52,7 @@ def made(name: str) -> nn.Module:
 
 def pairs() -> list[Pair]:
     """All pairs."""
-    makers = (fused, stacked, transposed, sized, normed, strangers)
+    makers = (fused, stacked, transposed, sized, normed, quantized, strangers)
     found = [pair for maker in makers for pair in maker()]
     MODELS.update({pair.name: pair.model for pair in found})
     return found
@@ -341,6 +341,29 @@ def normed() -> Iterator[Pair]:
     for title, file in (("old", old), ("new", state)):
         yield Pair(f"weight norm of the {title} kind", "weight norm", model, file, right, auto=True, tolerance=1e-6)
     yield Pair("weight norm in the model alone", "weight norm", holding(shapes_of(state)), right, None)
+
+
+def quantized() -> Iterator[Pair]:
+    right = values(linear("fc1", 8, 16) | linear("fc2", 8))
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 16, (16, 8), generator=generator)
+    scales = torch.rand(1, 8, generator=generator).half()
+    packed = torch.stack([codes[at::8].long() << 4 * at for at in range(8)]).sum(0)
+    zeros = torch.full((1, 1), sum(7 << 4 * at for at in range(8)))
+    gptq = {"qweight": packed.int(), "qzeros": zeros.int(), "scales": scales, "g_idx": torch.zeros(16).int()}
+    narrow = right["fc1.weight"].to(torch.float8_e4m3fn)
+    whole = torch.randint(-127, 128, (8, 16), generator=generator).to(torch.int8)
+    absmax = torch.rand(8, generator=generator)
+    for scheme, parts, weight in (
+        ("fp8", {"weight": narrow, "weight_scale": torch.tensor(0.5)}, narrow.float() * 0.5),
+        ("int8 of bitsandbytes", {"weight": whole, "SCB": absmax}, whole * absmax[:, None] / 127),
+        ("gptq", gptq, (codes - 8).float().mul(scales.float()).t()),
+    ):
+        file = without(right, "fc1.weight") | prefixed(parts, "fc1.")
+        answer = right | {"fc1.weight": weight}
+        yield Pair(
+            f"a file of {scheme}", "quantized", holding(shapes_of(right)), file, answer, defined=True, tolerance=1e-6
+        )
 
 
 def strangers() -> Iterator[Pair]:

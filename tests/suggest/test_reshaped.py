@@ -86,7 +86,7 @@ def by_line(pair: Pair, path: Path) -> str:
     if not any(right):
         return "not solved"
     doubted = any(line.endswith(DOUBT) for (line, _), is_right in zip(states, right, strict=True) if is_right)
-    return "solved" if doubted != pair.auto else "said wrongly"
+    return "solved" if doubted != (pair.auto or pair.defined) else "said wrongly"
 
 
 def by_auto(pair: Pair, path: Path) -> str:

@@ -16,12 +16,14 @@ from ...keys.segments import Path, is_number, segments
 from . import roles
 from .held import Below, Held, below
 from .patterns import Pattern, Place, patterns
-from .proposed import Proposed, shown
+from .proposed import Proposed, ready, shown
 
 _MOST_PIECES = 8
 _MOST_KINDS = 24
 _IN_PROJ = ("in_proj_weight", "in_proj_bias")
 """The fused parameters of `torch.nn.MultiheadAttention`."""
+_READY = "mha_in_proj"
+"""The option with the rule for them."""
 _LEAVES = frozenset({"weight", "bias"})
 _OF_BIAS = "bias"
 
@@ -51,12 +53,25 @@ class _Fusion:
 
 def split(held: Held) -> Iterator[Proposed]:
     """Splits tensors of the file that the model keeps apart."""
-    for alike in _kinds(_fusions(held.extra, held.missing, listed=True)):
+    kinds = _kinds(_fusions(held.extra, held.missing, listed=True))
+    torchs = [alike for alike in kinds if _is_torchs(alike[0])]
+    known = ready(_READY, [one.fused for alike in torchs for one in alike], held.file) if torchs else ()
+    if known:
+        kinds = [alike for alike in kinds if alike not in torchs]
+        yield Proposed(known, f"{shown(torchs[0][0].fused)} is fused of {_pieces(torchs[0][0])}, as torch defines it")
+    for alike in kinds:
         first = alike[0]
         places = {one.fused: Place(one.before, one.middle(one.fused), one.after) for one in alike}
         rules = [_split(pattern, first) for pattern, _ in patterns(places, held.file)]
         if rules:
             yield Proposed(tuple(rules), f"{_names(alike, first.fused)} is fused of {_pieces(first)}", first.certain)
+
+
+def _is_torchs(fusion: _Fusion) -> bool:
+    """Whether it is a parameter of torch's attention, in pieces of the names that the ready-made rule gives them."""
+    leaf = fusion.fused.rpartition("_")[2]
+    own = [".".join(fusion.middle(piece)) for piece in fusion.pieces]
+    return fusion.middle(fusion.fused)[-1] in _IN_PROJ and own == [f"{role}_proj.{leaf}" for role in "qkv"]
 
 
 def merge(held: Held) -> Iterator[Proposed]:

@@ -40,9 +40,7 @@ class Pattern:
     def to(self, new: Sequence[str]) -> str:
         """Returns the template of the new name with these segments, if any, in the place of the old ones."""
         if not new:
-            return (
-                self._start + self._end.removeprefix(".") if self._start.endswith(".") or not self._start else self._end
-            )
+            return self._start + self._end.removeprefix(".") if self._end else self._start.removesuffix(".")
         return f"{self._start}{'.'.join(_again(segment) for segment in new)}{self._end}"
 
 
@@ -149,6 +147,8 @@ def globs(wanted: Collection[str], names: Collection[str]) -> list[str]:
     if not wanted or any(_GLOB_SIGNS.intersection(name) for name in wanted):
         return []
     inside = set(wanted)
+    if len(inside) == 1:
+        return [*inside]
     module = _module(inside, names)
     if module:
         return [module]

@@ -16,7 +16,7 @@ from ..names import group
 from ..nature import doubted
 from .held import Held
 from .patterns import globs
-from .proposed import Proposed
+from .proposed import Proposed, ready
 
 _WAYS: Mapping[int, Sequence[tuple[str, tuple[int, ...]]]] = {
     2: [("i o -> o i", (1, 0))],
@@ -25,6 +25,9 @@ _WAYS: Mapping[int, Sequence[tuple[str, tuple[int, ...]]]] = {
     5: [("i o d h w -> o i d h w", (1, 0, 2, 3, 4)), ("d h w i o -> o i d h w", (4, 3, 0, 1, 2))],
 }
 """Number of dims → the ways in which libraries keep a weight, as patterns from the file's to the model's."""
+
+_READY = "conv1d_gpt2"
+"""The option with the rules for GPT-2's own names."""
 
 
 def turned(held: Held) -> Iterator[Proposed]:
@@ -65,9 +68,12 @@ def _readings(mine: Shape, theirs: Shape) -> int:
     return sum(_moved(theirs, axes) == mine for axes in permutations(range(len(theirs))))
 
 
-def _rules(ways: Mapping[str, Sequence[str]], held: Held) -> tuple[dict[str, object], ...]:
+def _rules(ways: Mapping[str, Sequence[str]], held: Held) -> tuple[Mapping[str, object], ...]:
     """Writes the rules; none if they cannot name exactly these keys."""
-    rules: list[dict[str, object]] = []
+    known = ready(_READY, next(iter(ways.values())), held.file) if len(ways) == 1 else ()
+    if known:
+        return known
+    rules: list[Mapping[str, object]] = []
     for pattern, keys in ways.items():
         found = globs(keys, held.file)
         if not found:

@@ -1,0 +1,168 @@
+"""What is proposed for names and shapes; the corpus in `tests.suggest.reshaped` shows that it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from loader.suggest.attempts import ModelKeys
+from loader.suggest.tensors import fused, normed, sizes, stacked, transposed
+from loader.suggest.tensors.held import Held
+from loader.suggest.tensors.proposed import Proposed
+
+Shapes = dict[str, tuple[int, ...]]
+PROPOSERS: tuple[Callable[[Held], Iterator[Proposed]], ...] = (
+    normed.unnormed, stacked.stack, stacked.unstack, fused.split, fused.merge, transposed.turned, sizes.resized,
+)  # fmt: skip
+QKV: Shapes = {f"blocks.{n}.attn.qkv.weight": (24, 8) for n in range(12)}
+APART: Shapes = {f"blocks.{n}.attn.{role}.weight": (8, 8) for n in range(12) for role in "qkv"}
+EXPERTS: Shapes = {f"mlp.experts.{n}.up.weight": (6, 8) for n in range(12)}
+
+
+def held(file: Shapes, model: Shapes) -> Held:
+    return Held(file, ModelKeys.of(model))
+
+
+def proposed(file: Shapes, model: Shapes) -> list[Proposed]:
+    return [one for propose in PROPOSERS for one in propose(held(file, model))]
+
+
+def test_one_rule_serves_all_layers() -> None:
+    (split,), (merge,) = proposed(QKV, APART), proposed(APART, QKV)
+
+    assert split.rules == ({"split": r"\.qkv\.", "into": [".q.", ".k.", ".v."]},)
+    assert merge.rules == ({"merge": [r"\.q\.", r"\.k\.", r"\.v\."], "to": ".qkv."},)
+    assert not split.certain
+    assert not merge.certain
+    assert split.reason == "'blocks.0.attn.qkv.weight' (and 11 like it) is fused of 'q', 'k' and 'v'"
+
+
+def test_the_fused_name_decides_the_order() -> None:
+    file: Shapes = {key.replace("qkv", "kqv"): shape for key, shape in QKV.items()}
+
+    assert proposed(file, APART)[0].rules == ({"split": r"\.kqv\.", "into": [".k.", ".q.", ".v."]},)
+
+
+@pytest.mark.parametrize(("q", "k", "v", "certain"), [(8, 8, 8, False), (8, 4, 4, False), (8, 4, 6, True)])
+def test_only_pieces_of_all_different_sizes_are_certain(q: int, k: int, v: int, certain: bool) -> None:
+    model: Shapes = {"a.q.weight": (q, 8), "a.k.weight": (k, 8), "a.v.weight": (v, 8)}
+
+    assert [one.certain for one in proposed({"a.qkv.weight": (q + k + v, 8)}, model)] == [certain]
+
+
+def test_a_sorted_file_shows_no_order() -> None:
+    file: Shapes = {"m.a.weight": (2, 8), "m.b.weight": (6, 8)}
+    model: Shapes = {"m.fused.weight": (8, 8)}
+
+    assert [one.certain for one in proposed(file, model)] == [False]
+    assert [one.certain for one in proposed(model, file)] == [True]
+    assert [one.certain for one in proposed(file, {"m.a_b.weight": (8, 8)})] == [True]
+
+
+def test_torch_defines_the_order_of_in_proj() -> None:
+    apart: Shapes = {f"self_attn.{role}_proj.weight": (8, 8) for role in "qkv"}
+    whole: Shapes = {"self_attn.in_proj_weight": (24, 8)}
+
+    assert [one.certain for one in (*proposed(apart, whole), *proposed(whole, apart))] == [True, True]
+
+
+def test_numbered_tensors_are_stacked_and_back() -> None:
+    model: Shapes = {"mlp.experts.up": (12, 6, 8)}
+
+    (stack,), (unstack,) = proposed(EXPERTS, model), proposed(model, EXPERTS)
+
+    assert stack.rules == ({"merge": r"\.experts\.(\d+)\.up\.weight$", "to": ".experts.up"},)
+    assert unstack.rules == ({"split": r"\.experts\.up$", "into": ".experts.{}.up.weight"},)
+    assert stack.certain
+    assert unstack.certain
+
+
+@pytest.mark.parametrize("gone", [0, 5, 11])
+def test_a_gap_is_never_closed(gone: int) -> None:
+    lacking = {key: shape for key, shape in EXPERTS.items() if f".{gone}." not in key}
+
+    assert proposed(lacking, {"mlp.experts.up": (12, 6, 8)}) == []
+    assert proposed({"mlp.experts.up": (12, 6, 8)}, lacking) == []
+
+
+def test_a_square_weight_next_to_transposed_ones_gives_two_readings() -> None:
+    model: Shapes = {"h.0.up.weight": (16, 8), "h.0.out.weight": (8, 8)}
+    file: Shapes = {"h.0.up.weight": (8, 16), "h.0.out.weight": (8, 8)}
+
+    without, with_square = proposed(file, model)
+
+    assert without.rules == ({"rearrange": "h.0.up.weight", "pattern": "i o -> o i"},)
+    assert with_square.rules == ({"rearrange": "*.weight", "pattern": "i o -> o i"},)
+    assert not without.certain
+    assert not with_square.certain
+    assert "h.0.out.weight" in without.reason
+    assert "h.0.out.weight" in with_square.reason
+
+
+@pytest.mark.parametrize(
+    ("key", "file", "model", "ways"),
+    [
+        ("wte.weight", (30, 8), (33, 8), [{"by": "rows"}]),
+        ("conv.weight", (6, 3, 5, 5), (6, 1, 5, 5), [{"by": "channels"}]),
+        ("pos_embed", (1, 197, 8), (1, 257, 8), [{"by": "bicubic", "prefix": 1}]),
+        ("pos_embed", (1, 196, 8), (1, 256, 8), [{"by": "bicubic"}]),
+        ("pos_embed", (1, 198, 8), (1, 258, 8), [{"by": "bicubic", "prefix": 2}]),
+        ("pos_embed", (1, 20, 8), (1, 30, 8), [{"by": "linear"}]),
+        ("wpe.weight", (20, 8), (30, 8), [{"by": "linear"}, {"by": "rows"}]),
+        ("attn.relative_position_bias_table", (49, 2), (121, 2), [{"by": "bicubic"}]),
+        ("attn.relative_position_bias_table", (52, 2), (124, 2), [{"by": "bicubic", "suffix": 3}]),
+        ("fc.weight", (8, 4), (8, 5), []),
+        ("fc.weight", (8, 4), (9, 5), []),
+        ("fc.weight", (0, 4), (9, 4), []),
+    ],
+)
+def test_another_size_is_resized_by_what_the_tensor_is(
+    key: str, file: tuple[int, ...], model: tuple[int, ...], ways: list[dict[str, object]]
+) -> None:
+    found = proposed({key: file, "x": (1,)}, {key: model, "x": (1,)})
+
+    assert [one.rules for one in found] == [({"resize": key, **way},) for way in ways]
+    assert not any(one.certain for one in found)
+    assert all(one.resizes for one in found)
+
+
+def test_sizes_of_integers_are_left_alone() -> None:
+    sides = Held({"codes": (4, 2)}, ModelKeys.of({"codes": (6, 2)}), whole={"codes"})
+
+    assert list(sizes.resized(sides)) == []
+
+
+def test_rows_of_modules_that_differ_by_other_numbers_are_not_one_vocabulary() -> None:
+    assert proposed({"a.weight": (4, 2), "b.weight": (5, 2)}, {"a.weight": (6, 2), "b.weight": (6, 2)}) == []
+
+
+MANY = 5_000
+HOSTILE: dict[str, tuple[Shapes, Shapes]] = {
+    "every name of its own": (
+        {f"a.{n}.qkv{n}.weight": (24, 8) for n in range(MANY)},
+        {f"a.{n}.{role}{n}.weight": (8, 8) for n in range(MANY) for role in "qkv"},
+    ),
+    "norms of own names": (
+        {f"w{n}_{end}": (8, 1) if end == "g" else (8, 8) for n in range(MANY) for end in "gv"},
+        {f"w{n}": (8, 8) for n in range(MANY)},
+    ),
+    "one wide module": ({f"m.x{n}": (8, 8) for n in range(MANY)}, {f"m.y{n}": (16, 8) for n in range(MANY)}),
+    "numbers in numbers": (
+        {".".join(["0"] * 20) + f".{n}": (8, 8) for n in range(MANY)},
+        {".".join(["0"] * 20) + f".x{n}": (8, 8, 8) for n in range(MANY)},
+    ),
+    "expressions": (
+        {rf"(a+)+$.{n}.\1[\d*.qkv.weight": (24, 8) for n in range(MANY)},
+        {rf"(a+)+$.{n}.\1[\d*.{role}.weight": (8, 8) for n in range(MANY) for role in "qkv"},
+    ),
+}
+
+
+@pytest.mark.parametrize("sides", HOSTILE.values(), ids=HOSTILE)
+def test_few_rules_are_proposed_whatever_the_names(sides: tuple[Shapes, Shapes]) -> None:
+    found = proposed(*sides)
+
+    assert len(found) <= 1
+    assert sum(len(one.rules) for one in found) <= 8
+    assert found == proposed(*sides)
