@@ -216,15 +216,15 @@ def _of_sparse(left: torch.Tensor, right: torch.Tensor, advance: Advance) -> Num
         return apart("the sparse dimensions are others")
     dtype = torch.promote_types(_wide(one.values()[:0]).dtype, _wide(other.values()[:0]).dtype)
     ours, theirs = (tensor.values().to(dtype) for tensor in (one, other))
-    values = torch.cat(
-        [
-            torch.stack([ours, torch.zeros_like(ours)], dim=-1),
-            torch.stack([torch.zeros_like(theirs), theirs], dim=-1),
-        ]
-    )
     indices = torch.cat([one.indices(), other.indices()], dim=1)
-    both = torch.sparse_coo_tensor(indices, values, (*left.shape, 2), check_invariants=True).coalesce().values()
-    found = _of_pairs([(flat(both[..., 0]), flat(both[..., 1]))], max(left.numel(), 1), lambda _: None)
+
+    def at_all(values: torch.Tensor) -> torch.Tensor:
+        made = torch.sparse_coo_tensor(indices, values, left.shape, check_invariants=True)
+        return made.coalesce().values()
+
+    both = [ours, torch.zeros_like(theirs)], [torch.zeros_like(ours), theirs]
+    mine, other_values = (flat(at_all(torch.cat(values))) for values in both)
+    found = _of_pairs([(mine, other_values)], max(left.numel(), 1), lambda _: None)
     advance(left.numel())
     return found
 

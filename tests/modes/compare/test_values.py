@@ -137,6 +137,8 @@ def test_a_huge_sparse_tensor_takes_the_memory_of_what_it_stores() -> None:
     one = torch.sparse_coo_tensor(torch.tensor([[0, 2**39]]), torch.ones(2, 3), (2**40, 3), check_invariants=True)
     found = numbers(one, one * 2)
     assert (found.differing, found.max_abs, found.cosine) == (6, 1, 1)
+    most = torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.int64), torch.ones(1), (2**62,), check_invariants=True)
+    assert numbers(most, most * 2).max_abs == 1
 
 
 def test_quantized_tensors_are_compared_by_the_values_that_they_stand_for() -> None:
