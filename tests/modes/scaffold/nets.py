@@ -161,3 +161,18 @@ class Switched(nn.Module):
             self.deep_block = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
         else:
             self.block = nn.Linear(width, width)
+
+
+class Apart(nn.Module):
+    """Keeps queries, keys and values apart."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, width)
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        inside = self.embed(tokens)
+        found: Tensor = self.head(self.q(inside) * self.k(inside) + self.v(inside))
+        return found

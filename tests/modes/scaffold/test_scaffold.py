@@ -401,3 +401,17 @@ def test_defaults_that_cannot_be_compared_are_no_bug(tmp_path: Path) -> None:
 
     assert written["model"] == {"_target_": f"{BUILDERS}Defaults", "width": 6, "sizes": [2, 2], "rate": float("inf")}
     assert "sizes: [2, 2]  # the default" in text
+
+
+def test_rules_for_tensors_are_written_with_what_shapes_do_not_show(tmp_path: Path) -> None:
+    state = filled(nets.Apart(12)).state_dict()
+    file = {key: value for key, value in state.items() if key[0] not in "qkv"}
+    file |= {f"qkv.{leaf}": torch.cat([state[f"{role}.{leaf}"] for role in "qkv"]) for leaf in ("weight", "bias")}
+
+    config, text = scaffold("Apart", save(file, tmp_path / "fused.pt"))
+
+    assert config["model"]["width"] == 12
+    assert config["rules"] == {"fit": {"split": r"^qkv\.", "into": ["q.", "k.", "v."]}}
+    assert "shapes do not show the order: compare with a golden record" in text
+    loaded = run("fused").state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
