@@ -45,7 +45,7 @@ class _Stack:
     stacked: Path
     """The segments of that name below the module."""
     certain: bool = True
-    """Whether it is named like its tensors, or the only one of its shape."""
+    """Whether it is named like its tensors."""
 
     @property
     def name(self) -> str:
@@ -205,7 +205,8 @@ def _matched(families: Sequence[_Family], rests: Sequence[Path]) -> Iterator[_St
     """Matches families and stacks of one shape and module by their roles, or as the only ones."""
     if len(families) == len(rests) == 1:
         if not _contradict(families[0].rest, rests[0]):
-            yield _Stack(families[0], rests[0])
+            common = set(roles.words(families[0].rest)) & set(roles.words(rests[0])) - {_LEAF}
+            yield _Stack(families[0], rests[0], certain=bool(common))
         return
     for family in families:
         own = roles.role(family.rest)

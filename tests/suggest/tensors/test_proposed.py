@@ -78,6 +78,14 @@ def test_numbered_tensors_are_stacked_and_back() -> None:
     assert unstack.certain
 
 
+def test_a_stack_of_another_name_is_not_certain() -> None:
+    file: Shapes = {f"experts.{n}.weight": (6, 8) for n in range(4)}
+
+    assert [one.certain for one in proposed(file, {"experts.table": (4, 6, 8)})] == [False]
+    assert [one.certain for one in proposed({"experts.table": (4, 6, 8)}, file)] == [False]
+    assert [one.certain for one in proposed(file, {"experts.weight": (4, 6, 8)})] == [True]
+
+
 @pytest.mark.parametrize("gone", [0, 5, 11])
 def test_a_gap_is_never_closed(gone: int) -> None:
     lacking = {key: shape for key, shape in EXPERTS.items() if f".{gone}." not in key}
