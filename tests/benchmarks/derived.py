@@ -136,7 +136,9 @@ def base(at: Setting) -> Work:
 
 def lora(at: Setting) -> Work:
     """A LoRA adapter added to its base."""
-    return _ours(at.node(TRANSFORMER), {"path": at.file("step0.safetensors")}, adapters={"lora": at.file("lora")})
+    return _ours(
+        at.node(TRANSFORMER), {"path": at.file("step0.safetensors")}, adapters={"lora": {"path": at.file("lora")}}
+    )
 
 
 def arithmetic(at: Setting) -> Work:
@@ -173,13 +175,8 @@ def _transformer(at: Setting) -> Any:
 def _ours(node: Mapping[str, Any], checkpoint: Mapping[str, Any], **more: Any) -> Work:
     import loader
 
-    load, load_model = loader.load, loader.load_model  # the package imports its own modules when they are asked for
-    if "adapters" not in more:
-        return lambda: _kept(load_model(node, checkpoint, device="cpu", **more))
-    adapters = {name: {"path": path} for name, path in more["adapters"].items()}
-    config = {"model": node, "checkpoint": checkpoint, "adapters": adapters, "device": "cpu"}
-    config["verify"] = {"forward": False}
-    return lambda: _kept(load(config))
+    load_model = loader.load_model  # the package imports its own modules when they are asked for
+    return lambda: _kept(load_model(node, checkpoint, device="cpu", **more))
 
 
 def _kept(result: object) -> None:
