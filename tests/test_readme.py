@@ -19,6 +19,7 @@ from loader.keys.rules import kinds as rule_kinds
 from loader.schema import CheckpointConfig, JobConfig, VerifyConfig
 from tests import reader
 from tests.command import REPOSITORY, run
+from tests.test_experiments import TENSORS
 
 README = (REPOSITORY / "README.md").read_text()
 SETUP = "python3 -m venv .venv && "
@@ -90,7 +91,8 @@ def test_every_example_and_its_config_has_its_row() -> None:
     rows = re.findall(r"^\| .* \| `(\S+)` \| `python run\.py experiment=(\w+)` \|$", README, re.MULTILINE)
     assert [name for name, _ in rows] == list(EXAMPLE_FILES)
     experiments = (REPOSITORY / "conf" / "experiment").glob("*.yaml")
-    assert {config for _, config in rows} == {path.stem for path in experiments if "sweeper:" not in path.read_text()}
+    single = {path.stem for path in experiments if "sweeper:" not in path.read_text()}
+    assert {*(config for _, config in rows), *TENSORS} == single  # those of TENSORS have theirs in docs/examples.md
     for name, config in rows:
         assert f"/{name}\n" in (REPOSITORY / "conf" / "experiment" / f"{config}.yaml").read_text()
 
