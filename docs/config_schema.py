@@ -20,6 +20,7 @@ from loader.evaluate.bounds import KEYS
 from loader.files.path import conf_dir
 from loader.formats.sniff import FORMATS
 from loader.keys.rules import kinds
+from loader.keys.rules.ready import ready_made
 from loader.schema import AUTO, EMBEDDED, MODES, CheckpointConfig, EvaluateConfig, InputKind, JobConfig, Rule
 
 Schema = dict[str, Any]
@@ -82,7 +83,11 @@ def _definitions() -> dict[str, Schema]:
         "anyOf": [
             {"enum": named},
             {"type": "array", "items": {"enum": named}},
-            {"type": ["object", "null"], "additionalProperties": {"$ref": "#/$defs/rule"}},
+            {
+                "type": ["object", "null"],
+                "properties": {name: _ready_made(rule) for one in ready_made().values() for name, rule in one.items()},
+                "additionalProperties": {"$ref": "#/$defs/rule"},
+            },
             {"$ref": "#/$defs/open"},
         ],
     }
@@ -183,6 +188,17 @@ def _rule() -> Schema:
         for kind in kinds().values()
     ]
     return {"description": "One rule, of one kind.", "anyOf": [*every, {"$ref": "#/$defs/open"}]}
+
+
+def _ready_made(rule: Rule) -> Schema:
+    """Returns the schema of a ready-made rule's name: another rule, or settings laid over it."""
+    settings = {
+        "description": f"Settings laid over those of a ready-made rule. {doc(type(rule))}",
+        "type": "object",
+        "properties": _settings(type(rule))["properties"],
+        "additionalProperties": False,
+    }
+    return {"anyOf": [{"$ref": "#/$defs/rule"}, settings]}
 
 
 def _input() -> Schema:

@@ -91,7 +91,6 @@ def test_every_example_and_its_config_has_its_row() -> None:
     row = re.compile(r"^\| .* \| `(\S+)` \| `python run\.py experiment=(\w+)` \|$", re.MULTILINE)
     rows = row.findall(README)
     assert [name for name, _ in rows] == list(EXAMPLE_FILES)
-    further = re.findall(r"experiment=(\w+)` \|$", (REPOSITORY / "docs" / "examples.md").read_text(), re.MULTILINE)
     experiments = (REPOSITORY / "conf" / "experiment").glob("*.yaml")
     single = {path.stem for path in experiments if "sweeper:" not in path.read_text()}
     assert {*(config for _, config in rows), *TENSORS} == single  # those of TENSORS have theirs in docs/examples.md

@@ -70,7 +70,7 @@ ACCEPTED = {
     "rules: {mine: {regex: '^a', to: b, enabled: false}}": None,
     r"rules: {a: {split: '\.qkv\.', into: [.q., null, .v.], sizes: [4, 1, 1], groups: 8}}": None,
     "rules: {a: {split: w1, into: 'experts.{}.w1', dim: -1}}": None,
-    "rules: {a: {merge: [q, k], to: qk, by: {gptq: {bits: 4}}}, b: {merge: 'q(.)', to: q, by: sum}}": None,
+    "rules: {a: {merge: [q, z, s], to: w, by: {gptq: {bits: 4}}}, b: {merge: 'q(.)', to: q, by: sum}}": None,
     "rules: {a: {rearrange: '*', pattern: 'i d -> d', axes: {d: 2}, reduce: mean}}": None,
     "rules: {a: {take: '*', index: [1, 2]}, b: {take: '*', index: '1:'}}": None,
     "rules: {a: {copy: m, into: 'e.{}.', times: 8}, b: {copy: m, into: [a, b]}}": None,

@@ -85,7 +85,7 @@ def jobs_of(overrides: Sequence[str]) -> list[dict[str, Any]]:
         ("checkpoint.path=runs/epoch=3-step=10.ckpt", 'checkpoint.path="runs/epoch=3-step=10.ckpt"'),
         ("checkpoint.path=run (1).pt", 'checkpoint.path="run (1).pt"'),
         ("checkpoint.path=[1].pt", 'checkpoint.path="[1].pt"'),
-        ("checkpoint.path=[1]", 'checkpoint.path="[1]"'),
+        ("checkpoint.path=[1]", 'checkpoint.path=["1"]'),
         ("checkpoint.path=1e5", 'checkpoint.path="1e5"'),
         ("checkpoint.path=10", 'checkpoint.path="10"'),
         ("checkpoint.path=true", 'checkpoint.path="true"'),

@@ -48,7 +48,7 @@ def alone(checkpoint: Checkpoint, place: str) -> tuple[str, Fix] | None:
         return None
     with closing(open_config(folder)) as file:
         peft = read_config(file)
-    said = f"{peft.said}, for {safe_text(peft.base) or 'an unnamed base'}"
+    said = f"{peft.said}, for {safe_text(peft.base, 300) or 'an unnamed base'}"
     return said, MERGED if peft.type != "LORA" or peft.unsupported else _with_base(peft, called(folder), place)
 
 
