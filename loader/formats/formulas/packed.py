@@ -25,11 +25,15 @@ _AWQ_NIBBLES = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 def gptq(formula: Gptq, inputs: Inputs) -> torch.Tensor:
-    """(q - (z + zero)) · s by groups of rows, as AutoGPTQ and GPTQModel define it; ``[out, in]``."""
+    """(q - (z + zero)) · s by groups of rows, as AutoGPTQ and its exllama kernels define it; ``[out, in]``.
+
+    Version 1 stores a zero point less 1 in its own bits: 0 is stored as the highest number, to which 1 is added in as
+    many bits.
+    """
     words, zeros, scales = inputs[0](), inputs[1](), wide(inputs[2]())
     stored = _unpacked(zeros.t(), formula.bits).t()
     _compare(formula, stored)
-    zeros = (stored + formula.zero).to(scales.dtype)
+    zeros = ((stored + formula.zero) & ((1 << formula.bits) - 1)).to(scales.dtype)
     lanes = math.lcm(_WORD, formula.bits) // formula.bits
     per = lanes * formula.bits // _WORD
     rows = words.shape[0] // per * lanes

@@ -56,7 +56,7 @@ class Bnb8(Dequantized):
 
 @dataclass(frozen=True, slots=True)
 class Gptq(Dequantized):
-    """(q - (z + zero)) · s, transposed; inputs: qweight, qzeros, scales, and the group of each row."""
+    """(q - (z + zero) mod 2^bits) · s, transposed; inputs: qweight, qzeros, scales, and the group of each row."""
 
     bits: int
     zero: int

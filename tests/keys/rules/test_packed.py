@@ -40,7 +40,7 @@ def gptq(bits: int, rows: int, out: int, groups: int, zero: int = 1, act_order: 
     """The tensors of a layer by role, and its weight as ``[out, in]``."""
     codes, zeros, scales = (
         numbers(1 << bits, rows, out),
-        numbers((1 << bits), groups, out, low=zero),
+        numbers((1 << bits), groups, out),
         halves(groups, out),
     )
     group = torch.arange(rows) // -(-rows // groups)
@@ -48,7 +48,7 @@ def gptq(bits: int, rows: int, out: int, groups: int, zero: int = 1, act_order: 
         group = group[torch.randperm(rows, generator=torch.Generator().manual_seed(0))]
     members = {
         "qweight": down_the_columns(codes, bits),
-        "qzeros": down_the_columns((zeros - zero).t(), bits).t().contiguous(),
+        "qzeros": down_the_columns((zeros - zero & (1 << bits) - 1).t(), bits).t().contiguous(),
         "scales": scales,
         "g_idx": group.int(),
     }
@@ -76,6 +76,15 @@ def test_gptq_of_both_versions(bits: int, rows: int, out: int, groups: int, zero
     if not act_order and (32 * rows) % groups == 0:
         del members["g_idx"]
         assert torch.equal(values_of(join("gptq", bits=bits, zero=zero), members), weight)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_zero_point_of_0_is_stored_by_version_1_as_the_highest_number(bits: int) -> None:
+    members, _ = gptq(bits, 32, 32, 1)
+    members["qweight"] = down_the_columns(torch.ones(32, 32, dtype=torch.int64), bits)
+    members["qzeros"] = down_the_columns(torch.full((32, 1), (1 << bits) - 1), bits).t().contiguous()
+
+    assert torch.equal(values_of(join("gptq", bits=bits), members), members["scales"].float().t().expand(32, 32))
 
 
 @pytest.mark.parametrize("bits", [5, 6, 7])
