@@ -16,7 +16,7 @@ from ..schema import Rule
 from ..text.wording import safe_text
 from .plain import is_tried, to_plain
 from .plan import Offered, Wanted
-from .quantized import FLOATS, INSIDE, Quantized, may_be_quantized, quantized, scheme_of, summary
+from .quantized import FLOATS, INSIDE, Quantized, is_known_scale, may_be_quantized, quantized, scheme_of, summary
 from .rules import Context, rewrite
 from .scales import narrow, scale_of, small
 
@@ -82,7 +82,7 @@ def by_what_is_left(
     possible = small(root, entries, (key for key, name in names.items() if name in wanted))
     scaled = ((key, entry, scale_of(key, entry, possible)) for key, entry in weights)
     return [
-        Quantized(scheme_of(entry), key, (place,), isinstance(entries.get(place), TensorEntry))
+        Quantized(scheme_of(entry), key, (place,), is_known_scale(entries.get(place)))
         for key, entry, place in scaled
         if place is not None
     ]

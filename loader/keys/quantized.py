@@ -18,7 +18,9 @@ _NARROW = re.compile(r"float[48]_|u?int[1-8]\b")
 """Dtypes that only quantized weights have, apart from masks and the like."""
 _WHOLE = re.compile(r"u?int(8|16|32)")
 _WIDE = re.compile(r"b?float(16|32|64)|uint8|float8_e8m0fnu")
-"""Dtypes of scales; the last two are exponents."""
+"""Dtypes of the scales that formulas know; the last two are exponents."""
+_NUMBER = re.compile(r"b?float|u?int")
+"""Dtypes of what may be a scale by its name: some libraries write integers, or powers of two as their exponents."""
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 _WEIGHT = re.compile(r"weight|kernel|^w\d?$", re.IGNORECASE)
 INSIDE = re.compile(r"([.:](_data|qdata|int_data))+$")
@@ -98,7 +100,10 @@ class Quantized:
     beside: tuple[str, ...]
     """The keys that it cannot be read without."""
     in_tensors: bool = True
-    """Whether these are tensors under the same nested key; a scale may be a plain number, or lie elsewhere."""
+    """Whether these are tensors that formulas know, under the same nested key.
+
+    A scale may be a plain number, or of integers, or lie elsewhere.
+    """
 
     @property
     def layer(self) -> str:
@@ -162,8 +167,8 @@ def _scaled(key: str, entry: TensorEntry, entries: Mapping[str, Node], scales: S
     if not _NARROW.match(entry.dtype) or _SCALE.search(key.rpartition(".")[2]):
         return None
     for name in _scales(key, entry, scales):
-        if _is_scale(entries.get(name)):
-            return Quantized(scheme_of(entry), key, (name,), isinstance(entries[name], TensorEntry))
+        if _is_scale(entries.get(name), None if name.startswith(key) else entry.dtype):
+            return Quantized(scheme_of(entry), key, (name,), is_known_scale(entries[name]))
     return None
 
 
@@ -172,10 +177,20 @@ def scheme_of(entry: TensorEntry) -> str:
     return f"fp8 ({entry.dtype})" if entry.dtype.startswith("float8") else f"{entry.dtype} with scales"
 
 
-def _is_scale(entry: Node | None) -> bool:
+def is_known_scale(entry: Node | None) -> bool:
+    """Whether an entry is a tensor in a dtype in which formulas take scales."""
+    return isinstance(entry, TensorEntry) and _WIDE.match(entry.dtype) is not None
+
+
+def _is_scale(entry: Node | None, weight: str | None) -> bool:
+    """Whether an entry with a scale's name is numbers.
+
+    One that has the module's name alone, and the float8 dtype of the weight, was cast with it: it is a parameter.
+    """
     if isinstance(entry, TensorEntry):
-        return _WIDE.match(entry.dtype) is not None
-    return isinstance(entry, Leaf) and entry.type == "float"
+        cast = entry.dtype == weight and weight.startswith("float8")
+        return _NUMBER.match(entry.dtype) is not None and not cast
+    return isinstance(entry, Leaf) and entry.type in ("float", "int")
 
 
 def _packs_rows(weight: TensorEntry, scales: Node) -> bool:

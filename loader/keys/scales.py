@@ -1,7 +1,8 @@
 """Scales under unknown names: recognized by the narrow weights that they belong to, wherever they are in a file.
 
 Guarantees: pure functions of names, shapes and dtypes. A tensor that the model takes is not a scale, nor is anything as
-large as the weight, of a shape that matches none of its dimensions, or not of floats.
+large as the weight, of a shape that matches none of its dimensions, or not of numbers; and integers are scales only
+where they are called so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .plan import Wanted
 
 _NARROW = re.compile(r"float[48]_|u?int[1-8]$")
 _WIDE = re.compile(r"b?float(16|32|64)|float8_e8m0fnu")
+_WHOLE = re.compile(r"u?int(8|16|32|64)")
 _SCALE = re.compile(r"scales?(?![a-z])|absmax|zero_?point", re.IGNORECASE)
 _OF_OTHERS = re.compile(
     r"loss|grad|logit|softmax|attn|input|output|act|in_|out_|bias|running_|lora_|ia3", re.IGNORECASE
@@ -29,7 +31,7 @@ _MOST_SEGMENTS = 8
 
 @dataclass(slots=True)
 class Small:
-    """Possible scales: the floats that the model does not take, by every name that they may refer to."""
+    """Possible scales: the numbers that the model does not take, by every name that they may refer to."""
 
     named: dict[str, list[tuple[str, Node]]] = field(default_factory=dict)
     """Key of a weight or of its module → place in the file, entry."""
@@ -58,7 +60,7 @@ def small(root: Container, entries: Mapping[str, Node], taken: Iterable[str]) ->
         taken: The names there that the model takes.
     """
     found, used = Small(), set(taken)
-    for count, (place, name, entry) in enumerate(_floats(root, entries)):
+    for count, (place, name, entry) in enumerate(_numbers(root, entries)):
         if count >= MOST_SCALES:
             break
         beside = place is None
@@ -85,12 +87,17 @@ def scale_of(key: str, weight: TensorEntry, found: Small) -> str | None:
     return next((place for place, entry in possible if _may_scale(entry, weight)), None)
 
 
-def _floats(root: Container, entries: Mapping[str, Node]) -> Iterator[tuple[str | None, str, Node]]:
-    """Yields every float of a file: its container outside the selected key (None under it), its name, and the entry."""
-    yield from ((None, name, entry) for name, entry in entries.items() if _is_float(entry))
+def _numbers(root: Container, entries: Mapping[str, Node]) -> Iterator[tuple[str | None, str, Node]]:
+    """Yields every possible scale of a file: its container outside the selected key (None under it), name, and entry.
+
+    Integers count and number all kinds of things, and scale where they, or what holds them, is called so.
+    """
+    yield from ((None, name, entry) for name, entry in entries.items() if _is_number(entry, name))
     for place, container in root.walk():
         if container.children is not entries:
-            yield from ((place, name, entry) for name, entry in container.children.items() if _is_float(entry))
+            held = place.rpartition(".")[2]
+            each = container.children.items()
+            yield from ((place, name, entry) for name, entry in each if _is_number(entry, name, held))
 
 
 def _meant(name: str, *, beside: bool) -> Iterator[str]:
@@ -111,10 +118,14 @@ def _is_called_so(name: str) -> bool:
     return _SCALE.search(name) is not None and _OF_OTHERS.search(name) is None
 
 
-def _is_float(entry: Node) -> bool:
+def _is_number(entry: Node, *names: str) -> bool:
     if isinstance(entry, TensorEntry):
-        return _WIDE.match(entry.dtype) is not None
-    return isinstance(entry, Leaf) and entry.type == "float"
+        wide, whole = _WIDE.match(entry.dtype) is not None, _WHOLE.match(entry.dtype) is not None
+    elif isinstance(entry, Leaf):
+        wide, whole = entry.type == "float", entry.type == "int"
+    else:
+        return False
+    return wide or (whole and any(map(_is_called_so, names)))
 
 
 def _may_scale(entry: Node, weight: TensorEntry) -> bool:

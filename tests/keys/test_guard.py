@@ -367,17 +367,39 @@ def test_exponents_are_not_taken_for_scales() -> None:
         loader.load_into(model, state)
 
 
+@pytest.mark.parametrize("number", [0.1, 2])
 @pytest.mark.parametrize("name", ["scale", "weight_scale"])
-def test_a_scale_may_be_a_plain_number(name: str, tmp_path: Path) -> None:
+def test_a_scale_may_be_a_plain_number(name: str, number: float, tmp_path: Path) -> None:
     state = {
-        f"{n}.{key}": value for n in range(3) for key, value in {"weight": WEIGHT, name: 0.1, "bias": BIAS}.items()
+        f"{n}.{key}": value for n in range(3) for key, value in {"weight": WEIGHT, name: number, "bias": BIAS}.items()
     }
 
-    error = refused(save(state, tmp_path / "file.pt"))
+    for settings in ({}, {"allow": EVERYTHING}):
+        error = refused(save(state, tmp_path / "file.pt"), **settings)
 
-    assert error.message.startswith(
-        "FILE is quantized: int8 with scales in 3 layers (0, 1, 2). Without their scales (as 0."
-    )
+        assert error.message.startswith(
+            "FILE is quantized: int8 with scales in 3 layers (0, 1, 2). Without their scales (as 0."
+        )
+
+
+INTEGERS = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint64]
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("name", ["scale", "weight_scale", "weight.scales"])
+def test_a_scale_may_have_the_dtype_of_integers(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    for weight in (torch.int8, torch.uint8, torch.float8_e4m3fn):
+        if name == "scale" and weight == dtype:
+            continue  # all of a layer was cast to float8
+        layer = {"weight": codes(weight, 16, 16), name: codes(dtype, 16), "bias": BIAS}
+        state = {f"{n}.{key}": value for n in range(3) for key, value in layer.items()}
+
+        error = refused(save(state, tmp_path / "file.pt"), allow=EVERYTHING)
+
+        assert "is quantized: " in error.message
+        assert " in 3 layers (0, 1, 2)" in error.message
+        known = weight is torch.float8_e4m3fn and dtype is torch.uint8 and name != "weight.scales"
+        assert ("rules=[fp8]" in error.hint) is known  # no line is offered that would be refused
 
 
 def test_a_scale_that_no_rule_takes_is_answered_without_one(tmp_path: Path) -> None:
@@ -532,6 +554,13 @@ SCALED_ELSEWHERE: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "a dict of numbers": ({"sd": WEIGHTS, "scales": {str(n): 0.1 for n in range(3)}}, "sd", "scales.0"),
     "a dict deeper down": ({"net": {"sd": WEIGHTS}, "x": {"qscale": {"a": floats(16)}}}, "net.sd", "x.qscale.a"),
     "a prefix": (WEIGHTS | {f"scales.{key}": floats(16) for key in NUMBERED}, None, "scales.0.weight"),
+    "a dict of whole numbers": ({"sd": WEIGHTS, "scales": {str(n): 2 for n in range(3)}}, "sd", "scales.0"),
+    "a dict of integers": (
+        {"sd": WEIGHTS, "s": {f"{key}_scale": codes(torch.int64, 16) for key in NUMBERED}},
+        "sd",
+        "s.0.weight_scale",
+    ),
+    "integers of a longer name": (unnamed(codes(torch.int64, 16), "weight_scale_a") | BIASES, None, "0.weight_scale_a"),
     "one number for all": ({"sd": WEIGHTS, "scale": 0.1}, "sd", "scale"),
     "a list": ({"sd": WEIGHTS, "scales": [floats(16), floats(16), floats(16)]}, "sd", "scales.0"),
 }
@@ -566,6 +595,7 @@ OF_OTHERS: dict[str, tuple[dict[str, Any], str | None]] = {
     "another network": (WEIGHTS | {"teacher.0.weight": floats(16), "teacher.0.bias": floats(16)}, None),
     "a bias that the model lacks": (WEIGHTS | {"0.bias_k": floats(16), "0.logit_scale": floats(1)}, None),
     "a counter": (WEIGHTS | {"0.steps": torch.tensor(3)}, None),
+    "whole hyperparameters": ({"sd": WEIGHTS, "hparams": {"upscale": 2, "0": 3, "scale_factor": 4}}, "sd"),
 }
 
 
