@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from ...formats.tree import Leaf, Node
 from ...schema import Rule
 from . import packed, quantized
-from .refusals import refuse_broken_names, refuse_collisions, refuse_idle
+from .collisions import Naming
+from .refusals import refuse_broken_names, refuse_idle
 from .table import kinds, register, rule_of
 from .tensors import Context, Place, Shape, TensorRule, Unsettled, no_context
 from .tracing import Trace, blamed_rule, judged, settle, step_of, traced
@@ -106,7 +107,7 @@ def rewrite(
         trace.dropped |= left_out
     refuse_idle(active, found.hits, list(known), left, place)
     refuse_broken_names(live, place)
-    refuse_collisions(live, place)
+    Naming(known, found, active, shapes or {}, place).refuse_collisions(live)
     settle(found.traces, active, shapes or {}, place)
     dropped = {source: trace.name for trace in found.traces for source in trace.sources}
     for source in {source for trace in live for source in trace.sources}:

@@ -1,4 +1,4 @@
-"""The refusals of rules that match nothing, break a name or make one of two.
+"""The refusals of rules that match nothing, or break a name.
 
 Guarantees: all problems of one kind are reported at once.
 """
@@ -74,20 +74,3 @@ def _breaks(key: str, name: str) -> bool:
     if not name:
         return bool(key)
     return (name[0] == "." and key[:1] != ".") or (name[-1] == "." and key[-1:] != ".")
-
-
-def refuse_collisions(traces: Sequence[Trace], where: Place) -> None:
-    """Raises FitError if two entries have one name."""
-    first: dict[str, Trace] = {}
-    clashes: list[str] = []
-    for trace in sorted(traces, key=lambda trace: trace.sources):
-        other = first.setdefault(trace.name, trace)
-        if other is not trace:
-            both = " and ".join(safe_text(one.sources[0]) for one in (other, trace))
-            clashes.append(f"{both} both become {safe_text(trace.name)}")
-    if clashes:
-        raise FitError(
-            f"the rules map two keys to the same name in {where}: {phrases(clashes)}.",
-            line(where.path, {"only": {"keep": "module.*"}}, "+", note="drops one of the two first"),
-            Fix(note="make the rule narrower"),
-        )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -71,6 +71,12 @@ class Split(TensorRule):
             shapes = (entries[name].shape for name in hit)
             boxed.check_most(sum(one[self.dim] for one in shapes if -len(one) <= self.dim < len(one)))
         return each(hit, made)
+
+    def without(self, positions: Collection[int]) -> Mending | None:
+        """Drops these pieces, where each has a name in a list."""
+        if isinstance(self.into, str):
+            return None
+        return Mending("into", [None if at in positions else to for at, to in enumerate(self.into)])
 
     def follow(self, prefix: str) -> Sequence[str]:
         """Returns the prefix of each piece; it stays where the pieces are numbered."""
@@ -210,6 +216,12 @@ class Copy(TensorRule):
         boxed.check_most(len(hit) * (self.times or len(self.into)))
         for name in hit:
             yield Group((name,), tuple(Result(new, entries[name]) for new in self.follow(name)))
+
+    def without(self, positions: Collection[int]) -> Mending | None:
+        """Leaves these copies out, where each has a name in a list."""
+        if isinstance(self.into, str):
+            return None
+        return Mending("into", [to for at, to in enumerate(self.into) if at not in positions])
 
     def follow(self, prefix: str) -> Sequence[str]:
         """Returns the prefix of each copy."""

@@ -7,7 +7,7 @@ values of tensors are not read. Sizes that only the model knows are left open un
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -140,6 +140,10 @@ class TensorRule(Rule):
             Unfit: Some entries that the rule hits cannot be mapped; it names all of them, with their shapes.
             ValueError: The rule itself cannot work, such as for an invalid expression.
         """
+
+    def without(self, positions: Collection[int]) -> Mending | None:  # noqa: ARG002
+        """Returns the setting with which these results of every group are not made; None if there is none."""
+        return None
 
     def follow(self, prefix: str) -> Sequence[str]:
         """Returns the names of a module's prefix after the rule, for ``_metadata``; a prefix ends in a dot."""

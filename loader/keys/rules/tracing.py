@@ -34,6 +34,10 @@ class Trace:
     """Those of them that changed tensors."""
     dropped: bool = False
     kept: bool = False
+    named: dict[str, str] = field(default_factory=dict)
+    """The names that rules gave it, by rule, in order; its first one is that of its first source."""
+    position: int = 0
+    """Its position among the results of the last rule that made it."""
 
 
 @dataclass(slots=True)
@@ -73,12 +77,12 @@ def _rename(traces: Sequence[Trace], name: str, rule: Rule, where: Place) -> Non
             following = None if trace.dropped else step(trace.name)
             if following is not None:
                 trace.used.append(name)
-                _follow(trace, following)
+                _follow(trace, following, name)
 
 
-def _follow(trace: Trace, following: object) -> None:
+def _follow(trace: Trace, following: object, rule: str) -> None:
     if isinstance(following, str):
-        trace.name = following
+        trace.named[rule] = trace.name = following
     elif not isinstance(following, Fate):
         raise TypeError(f"its step gave {type(following).__name__}, expected a name, a Fate or None")
     trace.dropped = following is Fate.DROPPED
@@ -123,9 +127,10 @@ def _following(
         elif group.members[0] == trace.name:
             whole = trace if len(group.members) == 1 else _united([named[member] for member in group.members])
             used, made_by = [*whole.used, rule], (*whole.made_by, rule)
-            for result in group.results:
+            for at, result in enumerate(group.results):
                 name = trace.name if result.name is None else result.name
-                yield Trace(whole.sources, name, result.entry, [*used], made_by, result.name is None, whole.kept)
+                names, dropped = {**whole.named, rule: name}, result.name is None
+                yield Trace(whole.sources, name, result.entry, [*used], made_by, dropped, whole.kept, names, at)
 
 
 def _united(members: Sequence[Trace]) -> Trace:
@@ -137,6 +142,7 @@ def _united(members: Sequence[Trace]) -> Trace:
         list(dict.fromkeys(one for member in members for one in member.used)),
         tuple(dict.fromkeys(one for member in members for one in member.made_by)),
         kept=any(member.kept for member in members),
+        named=members[0].named,
     )
 
 
@@ -176,7 +182,7 @@ def judged(name: str, rule: Rule, where: Place) -> Iterator[None]:
         try:
             yield
         except Unfit as fault:
-            fixes = [_mended(name, fix, where) if isinstance(fix, Mending) else fix for fix in fault.fixes]
+            fixes = [line_of(name, fix, where) if isinstance(fix, Mending) else fix for fix in fault.fixes]
             raise FitError(f"{said(name, rule)} does not fit {where}: {fault}", *fixes) from fault
         except ValueError as fault:
             if isinstance(fault, LoaderError):
@@ -184,7 +190,9 @@ def judged(name: str, rule: Rule, where: Place) -> Iterator[None]:
             raise invalid(name, rule, fault, where) from fault
 
 
-def _mended(name: str, mending: Mending, where: Place) -> Fix:
+def line_of(name: str, mending: Mending, where: Place) -> Fix:
+    """Returns the line with a setting of a rule."""
+    """Returns the line with a setting of a rule."""
     return line(under(where.path, name, *mending.setting.split(".")), mending.value, note=mending.note)
 
 
@@ -211,7 +219,7 @@ def step_of(name: str, rule: Rule, where: Place) -> Step:
 def invalid(name: str, rule: Rule, fault: ValueError, where: Place) -> ConfigError:
     """Returns the refusal of a rule that cannot work."""
     if isinstance(fault, Unusable):
-        fixes = [_mended(name, mending, where) for mending in fault.mendings] or [LEAVE_OUT]
+        fixes = [line_of(name, mending, where) for mending in fault.mendings] or [LEAVE_OUT]
         return ConfigError(f"rule '{safe_text(name)}': {fault}", *fixes)
     # The example of another kind would give the rule two kinds.
     mended = [override(under(where.path, name, setting), value) for setting, value in rule.example.items()]

@@ -175,7 +175,10 @@ def test_a_size_of_the_model_is_known_before_no_further_rule() -> None:
 
 
 def test_two_results_of_one_name_are_refused() -> None:
-    with pytest.raises(FitError, match=r"both\.weight and both\.weight both become 0\.weight"):
+    side = r"\[4\] of both\.bias \[8\]"
+    with pytest.raises(
+        FitError, match=rf"^rule 's' \(.*: {side} and {side} both become 0\.bias, .* both become 0\.weight"
+    ):
         loader.load_into(two(), FUSED, rules={"s": {"split": r"^both\.", "into": ["0.", "0."]}})
 
 

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from loader.errors import ConfigError, FitError
 from loader.keys.rules import Hits, Rewriting, rewrite, rewrite_metadata, rule_of
 from loader.keys.rules.key import Drop, Keep
 from loader.schema import Rule
+from tests.keys.rules.moving import counted, rewriting
 from tests.rules import parse_rules
 
 SEGMENT = st.sampled_from(["module", "my_module", "_orig_mod", "encoder", "head", "weight", "bias", "0", "11"])
@@ -319,18 +321,88 @@ def test_a_rule_that_only_hits_keys_which_are_not_kept_idles() -> None:
         rewrite(["module.x", "y"], rules(ddp={"strip": "module."}, only={"keep": "y"}))
 
 
-def test_a_collision_names_both_keys_in_full() -> None:
+NARROWER = "make the rule narrower, or drop one of the two before it"
+
+
+def test_a_collision_names_the_rule_and_both_keys_in_full() -> None:
     name = "encoder.layers.11.self_attention.output_projection.weight"
 
     with pytest.raises(FitError) as refused:
-        names([f"module.{name}", name], ddp={"strip": "module."})
+        names([f"module.{name}", name], ddp={"strip": "module."}, x={"add": "x."})
 
     assert refused.value.message == (
-        f"the rules map two keys to the same name in the checkpoint: {name} and module.{name} both become {name}."
+        "rule 'ddp' (strip: module.) gives two keys one name in the checkpoint: "
+        f"{name} and module.{name} both become x.{name}"
     )
     assert refused.value.hint == (
-        "'+rules={only: {keep: module.*}}'   # drops one of the two first\nmake the rule narrower"
+        f"'rules={{first: {{drop: {name}}}, ddp: {{strip: module.}}, x: {{add: x.}}}}'   # leaves {name} out\n"
+        f"{NARROWER}"
+    )  # without the other key, the rule would have no hit
+
+
+@pytest.mark.parametrize(
+    ("keys", "offered"),
+    [
+        (["module.a", "module.b", "a"], ["{drop: a}", "{drop: module.a}"]),
+        (["module.a", "module.b", "a", "b"], ["{keep: module.*}"]),
+        (["module.m.a", "module.m.b", "module.c", "m.a", "m.b"], ["{drop: m.*}", "{drop: module.m.*}"]),
+        (["module.a[*]", "a[*]", "module.b"], ['{drop: "a[[][*]]"}', '{drop: "module.a[[][*]]"}']),
+        (["module.x.a", "module.y.b", "x.a", "y.b", "z.a", "module.z.c"], []),
+    ],
+)
+def test_lines_for_a_collision_leave_out_one_of_two(keys: list[str], offered: list[str]) -> None:
+    rule = {"ddp": {"strip": "module."}}
+
+    with pytest.raises(FitError) as refused:
+        names(keys, **rule)
+
+    lines = [fix.line for fix in refused.value.fixes if fix.line]
+    assert lines == [f"'rules={{first: {first}, ddp: {{strip: module.}}}}'" for first in offered]
+    for line in lines:
+        value: Any = OmegaConf.to_container(OmegaConf.create(line.strip("'").partition("=")[2]))
+        left = names(keys, **value)
+        assert len({*left.values()}) == len({key.removeprefix("module.") for key in keys})
+
+
+def test_a_collision_has_the_shapes_of_both() -> None:
+    state = {"qkv.w": counted(6, 2), "q.w": counted(2, 5)}
+    shapes = {"q.w": (2, 2), "k.w": (2, 2), "v.w": (2, 2)}
+    fused = {"split": "^qkv", "into": ["q", "k", "v"]}
+
+    with pytest.raises(FitError) as refused:
+        rewriting(state, {"fused": fused}, shapes)
+    assert refused.value.message == (
+        "rule 'fused' (split: ^qkv, into: [q, k, v]) gives two keys one name in the file: q.w [2, 5] and [2, 2] of "
+        "qkv.w [6, 2] both become q.w"
     )
+    assert refused.value.hint.startswith("'rules={first: {drop: q.w}, fused: {split: \"^qkv\", into: [q, k, v]}}'")
+
+    with pytest.raises(FitError) as refused:
+        rewriting(state, {"fused": {**fused, "into": ["x.q", "x.k", "x.k"]}, "x": {"regex": "x.k", "to": "k"}}, shapes)
+    assert refused.value.message.startswith("rule 'fused' (split: ^qkv, into: [x.q, x.k, x.k]) gives")
+    assert "[2, 2] of qkv.w [6, 2] and [2, 2] of qkv.w [6, 2] both become k.w" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        ({"split": "^qkv", "into": ["q", "q", "v"]}, "rules.r.into=[q,null,v]"),
+        ({"split": "^qkv", "into": ["q", "q", "q"]}, "rules.r.into=[q,null,null]"),
+        ({"split": "^qkv", "into": ["q", "q", "v"], "sizes": [1, 1, 1]}, "rules.r.into=[q,null,v]"),
+        ({"copy": "^qkv", "into": ["q", "q", "v"]}, "rules.r.into=[q,v]"),
+    ],
+)
+def test_a_rule_that_makes_one_name_twice_is_offered_with_one_of_them(rule: dict[str, Any], line: str) -> None:
+    state = {"qkv.w": counted(6, 2)}
+
+    with pytest.raises(FitError) as refused:
+        rewriting(state, {"r": rule}, {"v.w": (2, 2)})
+
+    assert "rule 'r' (" in refused.value.message
+    assert "of qkv.w [6, 2] both become q.w" in refused.value.message
+    assert [fix.line.strip("'") for fix in refused.value.fixes] == [line, ""]
+    into = OmegaConf.to_container(OmegaConf.create(line.partition("=")[2]))
+    assert {*rewriting(state, {"r": {**rule, "into": into}}).made} <= {"q.w", "v.w"}
 
 
 def test_collisions_are_told_alike_whatever_the_order_of_the_keys() -> None:
