@@ -1,6 +1,7 @@
 """From quantized weights to plain ones: the rules that compute them, or the way to save them.
 
-Guarantees: a line with rules is offered only if these take every tensor that was found.
+Guarantees: a line with rules is offered only if these take every tensor that was found. A factor of fp8 weights is
+known by its name alone: of a tensor of another name nothing shows that it multiplies, so no line says so.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from ..schema import Rule
 from ..text.lines import Fix, typed
+from ..text.wording import safe_text
 from .quantized import Quantized
 from .rules.merge import Merge
 from .rules.ready import ready_made
@@ -38,6 +40,9 @@ _TO_PLAIN = {
 }
 _BY_ITS_LIBRARY = Fix(note="the library that quantized it may write it dequantized, or take what was quantized")
 _DETAIL = re.compile(r" \(.*\)$")
+_FACTOR = re.compile(r"\.?(weight[._])?scale(_inv)?|_scale(_inv)?|\.?scale_weight")
+"""What comes after the name of an fp8 weight, or of its module, in the name of the factor."""
+_NO_FACTOR = "nothing shows that {} multiplies the weights: factors are called weight_scale_inv, weight_scale or scale"
 
 
 def to_plain(
@@ -54,6 +59,11 @@ def to_plain(
     fix = typed(rules_override(path, {**rules, **(given or {})}), note="computes the plain weights") if rules else None
     if fix:
         return (fix,)
+    unknown = (name for one in found if _is_fp8(one) for name in one.beside if not _is_factor(one, name))
+    first = next(unknown, None)
+    if first is not None:
+        note = Fix(note=_NO_FACTOR.format(safe_text(first)))
+        return Fix("checkpoint.path=…", "a file with plain weights"), note, _BY_ITS_LIBRARY
     way = _TO_PLAIN.get(re.split(r"[ (]", found[0].scheme)[0], _BY_ITS_LIBRARY)
     return Fix("checkpoint.path=…", "a file with plain weights"), way
 
@@ -85,8 +95,17 @@ def _by_suffix(found: Sequence[Quantized]) -> dict[str, Rule]:
     suffixes = {name.removeprefix(one.key) for one in found for name in one.beside}
     if len(suffixes) != 1 or not all(_is_fp8(one) and one.beside == (one.key + min(suffixes),) for one in found):
         return {}
+    if not _FACTOR.fullmatch(min(suffixes)):
+        return {}
     end = re.escape(min(suffixes))
     return {"fp8": Merge([rf"(?<!{end})$", rf"{end}$"], "", by="fp8")}
+
+
+def _is_factor(one: Quantized, name: str) -> bool:
+    """Whether a tensor's name shows that it multiplies an fp8 weight."""
+    module = one.key.rpartition(".")[0]
+    start = one.key if name.startswith(one.key) else f"{module}." if module else ""
+    return name.startswith(start) and _FACTOR.fullmatch(name.removeprefix(start)) is not None
 
 
 def _is_fp8(one: Quantized) -> bool:

@@ -275,6 +275,19 @@ def test_scales_of_stacked_experts_have_a_rule_of_their_own(tmp_path: Path) -> N
     assert torch.equal(found, expert["gate_up_proj"].float() * expert["gate_up_proj_scale_inv"])
 
 
+@pytest.mark.parametrize("name", ["weight_amax", "weight_multiplier", "weight_inv_scale", "weight_scales"])
+def test_only_a_name_of_a_factor_shows_that_it_multiplies(name: str, tmp_path: Path) -> None:
+    weights = {f"{n}.weight": codes(torch.float8_e4m3fn, 16, 16) for n in range(3)}
+    state = weights | {f"{n}.{name}": torch.ones(1) for n in range(3)} | BIASES
+
+    error = refused(save(state, tmp_path / "file.pt"), allow=EVERYTHING)
+
+    assert f"Without their scales (as 0.{name})" in error.message
+    assert "no allowance, nested key or rule makes them right" in error.message
+    assert "rules=" not in error.hint
+    assert f"nothing shows that 0.{name} multiplies the weights" in error.hint
+
+
 def test_the_line_of_a_part_names_its_rules(tmp_path: Path) -> None:
     make = SCHEMES["fp8 of DeepSeek"][1]
     part = written({**make(), "bias": floats(16)}, tmp_path)
