@@ -8,6 +8,7 @@ tensor that it is added to.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from .peft import CONFIG, WEIGHTS, Peft, folder_of, open_config, read_config, we
 __all__ = ["Adapter", "Applied", "Changes", "merged", "open_adapters"]
 
 _MOST_KEYS = 4
+_SETTING = re.compile(r"checkpoint\.(path|minus)")
 
 Opener = Callable[[str | Path, str], Checkpoint]
 """Opens a path in a format; the job closes it."""
@@ -193,7 +195,7 @@ def _open(name: str, config: AdapterConfig, adapters: str, stack: ExitStack, ope
         checkpoint = opener(weights or config.path, config.format)
         file = open_config(folder) if folder is not None else _config_next_to(checkpoint)
         if file is None:
-            return Adapter(name, config, where, checkpoint, opener(config.minus, "auto") if config.minus else None)
+            return Adapter(name, config, where, checkpoint, _origin(config.minus, opener) if config.minus else None)
         stack.callback(file.close)
         if config.minus:
             raise ConfigError(
@@ -206,8 +208,18 @@ def _open(name: str, config: AdapterConfig, adapters: str, stack: ExitStack, ope
         return Adapter(name, config, where, checkpoint, None, peft, (file,))
     except (CheckpointError, ConfigError) as error:
         fixes = [_moved(fix, where) for fix in error.fixes]
-        message = error.message.replace("checkpoint.path", f"{shown}.path")
+        message = _SETTING.sub(lambda found: f"{shown}.{found[1]}", error.message)
         raise type(error)(f"adapter '{safe_text(name)}': {message}", *fixes) from error
+
+
+def _origin(path: str, opener: Opener) -> Checkpoint:
+    """Opens the file that is subtracted; what is refused of it is called ``checkpoint.minus``."""
+    try:
+        return opener(path, AUTO)
+    except CheckpointError as error:
+        named = [Fix(fix.line.replace("checkpoint.path", "checkpoint.minus"), fix.note) for fix in error.fixes]
+        fixes = [fix for fix in named if not fix.line or "checkpoint.minus" in fix.line]
+        raise CheckpointError(error.message.replace("checkpoint.path", "checkpoint.minus"), *fixes) from error
 
 
 def _config_next_to(checkpoint: Checkpoint) -> CheckpointFile | None:

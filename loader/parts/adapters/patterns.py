@@ -1,13 +1,15 @@
 r"""The patterns of PEFT's ``rank_pattern`` and ``alpha_pattern``: which modules have another rank or alpha.
 
 Guarantees: a pattern matches the modules that PEFT's ``(.*\.)?(pattern)$`` matches, and the first one that does
-counts. A pattern out of a file cannot keep the process busy: one without metacharacters is text, any other is short,
-and the number of ways in which it can be tried on all names is bounded before it is compiled.
+counts. A pattern out of a file cannot keep the process busy: one whose only metacharacters are dots, each of which
+stands for one sign, is looked up; any other is short, and the number of ways in which it can be tried on all names is
+bounded before it is compiled.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -16,7 +18,7 @@ from ...formats.limits import LONGEST_PATTERN, MOST_WAYS
 from ...text.wording import safe_text
 
 _META = frozenset("^$*+?{}[]\\|()")
-"""What makes a pattern more than text; a dot, which separates names, stands for itself."""
+"""What makes a pattern more than text with dots, which stand for any sign."""
 _REPEATED = re.compile(r"[*+?]|\{\d*(?:,\d*)?\}")
 _ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 _BACK = re.compile(r"\\[0-9]")
@@ -35,12 +37,12 @@ class Patterns(Generic[_V]):
     """
 
     def __init__(self, values: Mapping[str, _V], names: Collection[str]) -> None:
-        self._text: dict[str, tuple[int, _V]] = {}
+        self._text = _Texts[_V]()
         self._compiled: list[tuple[int, re.Pattern[str], _V]] = []
         longest, ways = max(map(len, names), default=1), 0
         for order, (pattern, value) in enumerate(values.items()):
             if not _META.intersection(pattern):
-                self._text[pattern] = (order, value)
+                self._text.add(pattern, order, value)
                 continue
             ways += _ways(pattern, longest) * max(len(names), 1)
             if ways > MOST_WAYS:
@@ -50,7 +52,7 @@ class Patterns(Generic[_V]):
     def get(self, name: str, default: _V) -> _V:
         """Returns the value of a module."""
         starts = [0, *(at + 1 for at, sign in enumerate(name) if sign == ".")]
-        exact = [self._text[name[start:]] for start in starts if name[start:] in self._text]
+        exact = [found for start in starts for found in self._text.of(name[start:])]
         before, value = min(exact, key=lambda one: one[0], default=(None, default))
         for order, compiled, other in self._compiled:
             if before is not None and order > before:
@@ -60,9 +62,32 @@ class Patterns(Generic[_V]):
         return value
 
 
+class _Texts(Generic[_V]):
+    """Patterns of text and dots; looking one up takes as many steps as there are different places of dots."""
+
+    def __init__(self) -> None:
+        self._by_dots: dict[int, dict[tuple[int, ...], dict[str, tuple[int, _V]]]] = {}
+        """Length of a pattern → places of its dots → the pattern → its order and value."""
+
+    def add(self, pattern: str, order: int, value: _V) -> None:
+        dots = tuple(at for at, sign in enumerate(pattern) if sign == ".")
+        self._by_dots.setdefault(len(pattern), {}).setdefault(dots, {})[pattern] = order, value
+
+    def of(self, text: str) -> Iterator[tuple[int, _V]]:
+        """Yields the order and value of every pattern that matches a text as a whole."""
+        for dots, patterns in self._by_dots.get(len(text), {}).items():
+            signs = list(text)
+            for at in dots:
+                signs[at] = "." if signs[at] != "\n" else ""
+            if found := patterns.get("".join(signs)):
+                yield found
+
+
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
-        return re.compile(rf"(?:{pattern})\Z")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what may mean something else in a later Python
+            return re.compile(rf"(?:{pattern})\Z")
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"holds {_named(pattern)}, an invalid expression ({safe_text(error)})") from error
 

@@ -174,9 +174,9 @@ def _config(path: Path, raw: Mapping[str, Any]) -> Peft:
         alpha=_alpha(path, "lora_alpha", raw.get("lora_alpha", known.alpha)),
         ranks={key: _rank(path, f"rank_pattern.{key}", rank) for key, rank in _table(path, raw, "rank_pattern")},
         alphas={key: _alpha(path, f"alpha_pattern.{key}", one) for key, one in _table(path, raw, "alpha_pattern")},
-        rslora=raw.get("use_rslora") is True,
-        dora=raw.get("use_dora") is True,
-        transposed=raw.get("fan_in_fan_out") is True,
+        rslora=_flag(path, "use_rslora", raw.get("use_rslora", False)),
+        dora=_flag(path, "use_dora", raw.get("use_dora", False)),
+        transposed=_flag(path, "fan_in_fan_out", raw.get("fan_in_fan_out", False)),
         unsupported=tuple(_unsupported(raw)),
     )
 
@@ -207,6 +207,12 @@ def _alpha(path: Path, setting: str, value: object) -> float:
     if type(value) not in (int, float) or not abs(value) <= LARGEST:  # type: ignore[arg-type]
         raise _invalid(path, f"{safe_text(setting)} is {safe_text(value, 60)}, expected a number that float32 can hold")
     return float(value)  # type: ignore[arg-type]
+
+
+def _flag(path: Path, setting: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _invalid(path, f"{setting} is {safe_text(repr(value), 60)}, expected true or false")
+    return value
 
 
 def _invalid(path: Path, why: str) -> CheckpointError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ PATTERNS = [
     "q_proj", "self_attn.q_proj", "layers.1.self_attn.q_proj", "proj", ".*q_proj", r"layers\.\d+\.mlp\.up", "b", "a.b",
     r"model\.layers\.[0-9]+\.self_attn\.(q|k)_proj", "^model.*", "^layers.*", "(lm_head|b)", r"(?:.*\.)?up", "x{2}|b",
     r"layers.(0|1|2).self_attn.q_proj", "[^.]*", "b$", r"mod.l.lay?ers.*",
+    "q.proj", ".", "..head", "layers.1..self_attn.q_proj", "layers...self_attn.q_proj", "mlp.u.",
 ]  # fmt: skip
 
 
@@ -78,6 +80,18 @@ def test_any_pattern_is_refused_or_ends(pattern: str) -> None:
         found.get(name, 0)
 
 
+@given(st.lists(st.text("ab.", min_size=1, max_size=4), unique=True, max_size=6), st.text("ab.", max_size=8))
+def test_dots_stand_for_any_sign_as_in_peft(patterns: list[str], name: str) -> None:
+    values = {pattern: at + 1 for at, pattern in enumerate(patterns)}
+    assert Patterns(values, [name]).get(name, 0) == of_peft(values, name)
+
+
 def test_text_of_any_length_is_a_pattern() -> None:
-    name = "x" * 1000
+    name = "x.y" * 1000
     assert Patterns({name: 3}, [name]).get(f"model.{name}", 0) == 3
+
+
+def test_what_a_later_python_may_read_otherwise_warns_nobody() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Patterns({"[[]0": 3}, ["a"]).get("m.[0", 0) == 3

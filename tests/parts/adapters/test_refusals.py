@@ -132,6 +132,10 @@ def test_another_type_of_file_is_refused_by_name(tmp_path: Path, end: str, kind:
         ({"lora_alpha": "4"}, "lora_alpha is 4, expected a number that float32 can hold"),
         ({"rank_pattern": {"q": -1}}, "rank_pattern.q is -1, expected a whole number from 1"),
         ({"alpha_pattern": [1]}, "alpha_pattern is [1], expected numbers by pattern"),
+        ({"use_rslora": 1}, "use_rslora is 1, expected true or false"),
+        ({"use_rslora": "true"}, "use_rslora is 'true', expected true or false"),
+        ({"use_dora": []}, "use_dora is [], expected true or false"),
+        ({"fan_in_fan_out": 1}, "fan_in_fan_out is 1, expected true or false"),
         ({"peft_type": None}, "peft_type is missing, expected LORA"),
         ({"rank_pattern": {"(a+)+$": 2}}, "the pattern '(a+)+$', which repeats what repeats or branches itself"),
         ({"rank_pattern": {"a|" * 150: 2}}, "holds a pattern of 300 characters, at most 200 are supported"),
@@ -372,6 +376,19 @@ def test_a_missing_adapter_is_named_with_its_config_path(tmp_path: Path) -> None
     assert done.code == 3
     assert f"adapter 'style': no such file: {tmp_path}/lara (adapters.style.path is lara)" in done.err
     assert "try  adapters.style.path=" in done.err
+
+
+def test_a_missing_file_to_subtract_is_named_with_its_config_path(tmp_path: Path) -> None:
+    file, state = base(tmp_path)
+    torch.save(state, tmp_path / "tuned.pt")
+    words = [f"checkpoint.path={file}", "+adapters={task: {path: tuned.pt, minus: bse.pt}}"]
+    done = run(tmp_path, *words)
+    assert done.code == 3
+    assert f"adapter 'task': no such file: {tmp_path}/bse.pt (adapters.task.minus is bse.pt)" in done.err
+    fix = done.report["error"]["hint"].partition("   #")[0]
+    assert fix == f"adapters.task.minus={file}"
+    assert run(tmp_path, *words, fix).code == 0
+    assert "adapters.task.path" not in done.err
 
 
 def test_adapters_that_nothing_uses_are_refused(tmp_path: Path) -> None:
