@@ -79,20 +79,34 @@ def _refuse_known(prepared: Prepared) -> None:
         torch_dtype(example)
     _refuse_forms(prepared)
     _refuse_extra(prepared, [source for source, entry in needed if entry is None])
-    refuse_untied(pair for pair in plan.duplicates if _are_unlike(prepared, *pair))
+    refuse_untied(prepared, (pair for pair in plan.duplicates if _are_unlike(prepared, *pair)))
     clashing = (mismatch.key for mismatch in plan.mismatched)
     refuse_without_data([key for key in (*plan.missing, *clashing) if _stays_lazy(prepared.places[key])])
 
 
-def refuse_untied(pairs: Iterator[tuple[Match, Match]]) -> None:
+def refuse_untied(prepared: Prepared, pairs: Iterator[tuple[Match, Match]]) -> None:
     """Raises FitError if tied names are known to hold different values."""
     differing = list(pairs)
     if differing:
         names = [f"{safe_text(first.key)} and {safe_text(second.key)}" for first, second in differing]
+        source = next((found for match in reversed(differing[0]) if (found := _replacement(prepared, match))), None)
+        where, path, name = source or ("the file", "rules", differing[0][1].key)
         raise FitError(
-            f"the model ties names that hold different values in the file: {phrases(names)}",
-            line("rules", {"untie": {"drop": differing[0][1].key}}, "+", note="drops the unwanted name"),
+            f"the model ties names that hold different values in {where}: {phrases(names)}",
+            line(path, {"untie": {"drop": name}}, "+", note="drops the unwanted name"),
         )
+
+
+def _replacement(prepared: Prepared, match: Match) -> tuple[str, str, str] | None:
+    """The last adapter that gives a key its value, the config path of its rules, and its name for the key."""
+    key = match.taken.key
+    part = prepared.part_of(key)
+    own = key.removeprefix(f"{part.name}.") if part.name else key
+    applied = prepared.offers.adapters[part.name]
+    for adapter, one in zip(reversed(part.adapters), reversed(applied), strict=True):
+        if own in one.replaced:
+            return adapter.label, adapter.rules_path, one.replaced[own]
+    return None
 
 
 def refuse_without_data(names: Collection[str]) -> None:

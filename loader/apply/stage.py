@@ -123,7 +123,7 @@ def _compare_tied(prepared: Prepared, reader: Reader) -> None:
     differing = [pair for pair in duplicates if not _same(prepared, reader, *pair)]
     if differing:
         reader.refuse_damage([match.taken.key for pair in duplicates for match in pair if match.taken.key])
-        refuse_untied(iter(differing))
+        refuse_untied(prepared, iter(differing))
 
 
 def _same(prepared: Prepared, reader: Reader, first: Match, second: Match) -> bool:

@@ -29,6 +29,8 @@ class Wanted:
     kind: SlotKind
     first: str
     """The first name of the same tensor; its own key if it is not tied."""
+    turned: bool | None = None
+    """Whether its layer is known to keep it as [in, out], or as [out, in]; None where its class does not say."""
 
 
 @dataclass(frozen=True, slots=True)

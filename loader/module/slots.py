@@ -28,6 +28,8 @@ EXTRA_STATE = "_extra_state"
 """The key of a module's extra state in a state dict."""
 
 
+_TURNED = ("transformers.pytorch_utils", "Conv1D")
+"""The class of a linear layer whose weight is [in, out]."""
 _NO_TENSORS = frozenset((dict, OrderedDict, set, bool, int, float, str, NoneType))
 """Types of nearly all attributes of a module; looking at the type alone halves the time of the walk."""
 
@@ -89,8 +91,15 @@ def wanted(places: dict[str, Slot]) -> dict[str, Wanted]:
         tensor = slot.tensor
         owner = first.setdefault(identity(tensor), key)
         fixed = None if is_lazy(tensor) else tuple(tensor.shape)
-        described[key] = Wanted(fixed, dtype_name(tensor.dtype), slot.kind, owner)
+        described[key] = Wanted(fixed, dtype_name(tensor.dtype), slot.kind, owner, _turned(slot))
     return described
+
+
+def _turned(slot: Slot) -> bool | None:
+    """Whether a layer keeps its weight as [in, out], as PEFT decides it; None for another one."""
+    if slot.name != "weight" or isinstance(slot.module, nn.Linear):
+        return False if slot.name == "weight" else None
+    return True if any((one.__module__, one.__qualname__) == _TURNED for one in type(slot.module).__mro__) else None
 
 
 def storage_id(tensor: torch.Tensor) -> int:

@@ -156,9 +156,7 @@ def _adapted(
     from .adapters import merged  # noqa: PLC0415  # few jobs have adapters
 
     own = {key: want for key, want in below(part.name, wanted) if not part.full(key).startswith(others)}
-    shapes = {key: want.shape for key, want in own.items()}
-    tied = {key: want.first for key, want in own.items()}
-    return merged(made, [adapter.changes() for adapter in part.adapters], shapes, tied, part.label)
+    return merged(made, [adapter.changes() for adapter in part.adapters], own, part.label)
 
 
 def context_of(part: Part) -> Context:

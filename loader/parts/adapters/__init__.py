@@ -20,7 +20,7 @@ from ...files.file import CheckpointFile
 from ...files.path import called, is_url, resolve_path, shown_path
 from ...formats.formulas.additions import Difference
 from ...formats.opened import Checkpoint
-from ...formats.tree import TensorEntry
+from ...formats.tree import Container, TensorEntry
 from ...keys.candidates import candidates
 from ...keys.select import find, select
 from ...schema import AUTO, AdapterConfig
@@ -57,6 +57,11 @@ class Adapter:
     def label(self) -> str:
         """The adapter and its file, for messages."""
         return f"the adapter '{safe_text(self.name)}' ({shown_path(self.checkpoint.path)})"
+
+    @property
+    def rules_path(self) -> str:
+        """The config path of its rules; empty if it cannot be typed."""
+        return _below(self.where, "rules")
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -96,6 +101,9 @@ class Adapter:
 
     def tensors(self) -> dict[str, TensorEntry]:
         """Its tensors, by key; raises FitError if its nested key is not there."""
+        return self._selected().tensors()
+
+    def _selected(self) -> Container:
         return _selected(self.checkpoint, self.key, _below(self.where, "key"))
 
     def changes(self) -> Changes:
@@ -107,15 +115,25 @@ class Adapter:
         """
         flat = self.peft is None and self._is_low_rank
         deltas = of_products(self.tensors(), self.peft, self.label) if self.peft or flat else self._differences()
-        rules = self.config.rules
-        return Changes(self.name, self.config.scale, deltas, rules, self.label, _below(self.where, "rules"), flat)
+        return Changes(
+            self.name,
+            self.config.scale,
+            deltas,
+            self.config.rules,
+            self.label,
+            self.rules_path,
+            self.checkpoint.root,
+            self._selected(),
+            flat,
+            self.peft is not None and self.peft.ties,
+        )
 
     def _differences(self) -> dict[str, Delta]:
         tensors = self.tensors()
         if self.minus is None:
             return {key: Delta("sum", entry, (key,)) for key, entry in tensors.items()}
         key = self.key if find(self.minus.root, self.key) is not None else None
-        origin = _selected(self.minus, key, "")
+        origin = _selected(self.minus, key, "").tensors()
         _refuse_unlike(tensors, origin, shown_path(self.checkpoint.path), shown_path(self.minus.path))
         return {
             key: Delta(
@@ -252,9 +270,9 @@ def _below(where: str, setting: str) -> str:
     return f"{where}.{setting}" if where else ""
 
 
-def _selected(checkpoint: Checkpoint, key: str | None, override_: str) -> dict[str, TensorEntry]:
+def _selected(checkpoint: Checkpoint, key: str | None, override_: str) -> Container:
     try:
-        return select(checkpoint.root, key, (), shown_path(checkpoint.path)).tensors()
+        return select(checkpoint.root, key, (), shown_path(checkpoint.path))
     except FitError as error:
         named = [one.key for one in candidates(checkpoint.root) if one.key != key] if override_ else []
         raise FitError(error.message, *(line(override_, one or None) for one in named[:_MOST_KEYS])) from error

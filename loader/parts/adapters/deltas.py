@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...errors import CheckpointError, FitError
@@ -70,6 +70,8 @@ class Delta:
     """Its keys in the adapter's file."""
     magnitude: TensorEntry | None = None
     """DoRA's."""
+    of_layer: bool = False
+    """Whether it is a product of two matrices of a layer, whose class knows if its weight is [in, out]."""
 
 
 Found = dict[str, tuple[str, TensorEntry]]
@@ -218,6 +220,7 @@ def _changes(name: str, roles: Found, factor: float, *, turned: bool) -> Iterato
             computed(down, size, made, *inputs),
             tuple(sources),
             None if magnitude is None else magnitude[1],
+            of_layer="up" in roles and len(down.shape) == 2,
         ),
     )
     if "bias" in roles:
@@ -228,6 +231,15 @@ def _changes(name: str, roles: Found, factor: float, *, turned: bool) -> Iterato
 def computed(like: TensorEntry, size: tuple[int, ...], formula: Formula, *inputs: TensorEntry) -> TensorEntry:
     """Returns the entry of what a formula makes, with the dtype of another one."""
     return TensorEntry(like.dtype, size, contiguous(size), location=like.location, formula=formula, inputs=inputs)
+
+
+def oriented(delta: Delta, turned: bool | None) -> Delta:
+    """Returns a change as the layer keeps its weight: [in, out] if `turned`; None for a layer that does not say so."""
+    entry, made = delta.entry, delta.entry.formula
+    if not delta.of_layer or turned is None or not isinstance(made, Product) or made.turned is turned:
+        return delta
+    made = replace(made, turned=turned)
+    return replace(delta, entry=computed(entry, entry.shape[::-1], made, *entry.inputs))
 
 
 def is_floating(entry: TensorEntry) -> bool:

@@ -7,20 +7,24 @@ of arithmetic, and rounded once at the end. One of scale 0 changes nothing that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ...errors import FitError
 from ...formats.boxes import is_movable, reshaped
 from ...formats.formulas.additions import Added, Directed, Merged, Product
-from ...formats.tree import TensorEntry
+from ...formats.tree import Container, TensorEntry
+from ...keys.plan import Wanted
 from ...keys.rules import Hits, Place, Rewritten, rewrite
 from ...keys.rules.tensors import Shape
 from ...schema import Rule
-from ...text.lines import Fix, line
+from ...text.lines import Fix
 from ...text.wording import counted, listing, phrases, safe_text, shape
-from .deltas import Delta, computed, is_floating
+from .codes import refuse_codes
+from .deltas import Delta, computed, is_floating, oriented
 from .places import Places, placed, without_place
+from .ties import Ties
+from .turning import turning
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,14 @@ class Changes:
     """The adapter and its file, for messages."""
     path: str
     """The config path of its rules."""
+    root: Container
+    """All of its file."""
+    entries: Container
+    """The tensors that it uses."""
     flat: bool = False
     """Whether its names may have ``_`` for ``.``."""
+    ties: bool = False
+    """Whether it was trained with tied names as one tensor, whichever of them it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,8 @@ class Applied:
     """The number of its changes, each of which found its place."""
     rules: Sequence[Hits]
     note: str = ""
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    """The keys that it replaces by a tensor of their own, with the name of the change."""
 
 
 Made = dict[str, Rewritten]
@@ -58,8 +70,7 @@ Made = dict[str, Rewritten]
 def merged(
     made: Mapping[str, Rewritten],
     adapters: Sequence[Changes],
-    shapes: Mapping[str, Shape | None],
-    tied: Mapping[str, str],
+    wanted: Mapping[str, Wanted],
     base: str,
 ) -> tuple[Made, list[Applied]]:
     """Adds adapters, in order.
@@ -67,50 +78,77 @@ def merged(
     Args:
         made: The entries of the part.
         adapters: What they change.
-        shapes: The model's keys.
-        tied: Key of the model → the first name of the same tensor.
+        wanted: The model's keys.
         base: What they are added to, for messages.
 
     Raises:
-        FitError: A change has no place, or another shape; a rule of an adapter matches nothing.
+        FitError: A change has no place, or another shape; tied names are changed apart; weights are quantized; a rule
+            of an adapter matches nothing.
     """
     entries = dict(made)
-    return entries, [_add(entries, adapter, shapes, tied, base) for adapter in adapters]
+    return entries, [_add(entries, adapter, wanted, base) for adapter in adapters]
 
 
-def _add(
-    entries: Made, adapter: Changes, shapes: Mapping[str, Shape | None], tied: Mapping[str, str], base: str
-) -> Applied:
-    changes, hits = _renamed(adapter, entries, shapes)
+def _add(entries: Made, adapter: Changes, wanted: Mapping[str, Wanted], base: str) -> Applied:
+    changes, hits = _renamed(adapter, entries, wanted)
+    tied = {key: want.first for key, want in wanted.items()}
     places = Places(entries, tied, adapter.flat)
     where, odd = placed(changes, places)
+    ties = Ties(where, changes, tied, adapter.where, adapter.path)
+    _refuse_codes(adapter, changes, {name: place.keys for name, place in where.items()}, wanted)
     if odd:
         raise without_place(f"{base}, which {adapter.where} changes,", odd, changes, places, adapter.path)
-    faults, integers = list[str](), list[str]()
+    _refuse_idle(adapter, changes)
+    keys = ties.keys()
+    kept = {name: oriented(delta, _turned(wanted.get(where[name].key))) for name, delta in changes.items()}
+    faults, integers, wrong = list[str](), list[str](), dict[str, Rewritten | None]()
     results: Made = {}
-    for name, keys in where.items():
-        for key in keys:
-            delta, there = changes[name], results.get(key) or entries.get(key)
+    for name in sorted(kept, key=lambda name: kept[name].kind != "replaced"):  # what is added is added to these
+        for key in keys[name]:
+            delta, there = kept[name], results.get(key) or entries.get(key)
             if fault := _fault(delta, there):
+                wrong[name] = there
                 faults.append(f"{safe_text(delta.sources[0])} {fault} for {safe_text(key)} {_form(there)}")
             elif delta.kind == "sum" and not is_floating(delta.entry):
                 integers.append(key)
             elif there is None or adapter.scale:
                 results[key] = _result(delta, there, adapter)
     if faults:
-        raise FitError(f"{adapter.where} does not fit {base}: {phrases(faults)}", *_turning(adapter, changes, entries))
+        raise FitError(f"{adapter.where} does not fit {base}: {phrases(faults)}", *turning(adapter.path, kept, wrong))
     entries |= results
-    note = f"{counted(len(integers), 'tensor')} of integers stays the base's: {listing(integers)}" if integers else ""
-    return Applied(adapter.name, len(where), hits, note)
+    kept_integers = f"{counted(len(integers), 'tensor')} of integers stays the base's: {listing(integers)}"
+    notes = (kept_integers if integers else "", "" if adapter.ties or not adapter.scale else ties.note())
+    return Applied(adapter.name, len(where), hits, "; ".join(filter(None, notes)), ties.replaced())
+
+
+def _turned(want: Wanted | None) -> bool | None:
+    return None if want is None else want.turned
+
+
+def _refuse_codes(
+    adapter: Changes, changes: Mapping[str, Delta], keys: Mapping[str, list[str]], wanted: Mapping[str, Wanted]
+) -> None:
+    rules = adapter.path, adapter.rules
+    refuse_codes(adapter.where, adapter.root, adapter.entries, changes, adapter.deltas, keys, wanted, rules)
+
+
+def _refuse_idle(adapter: Changes, changes: Mapping[str, Delta]) -> None:
+    """Refuses an adapter that changes nothing."""
+    if not changes:
+        why = f": its rules leave none of its {counted(len(adapter.deltas), 'change')}" if adapter.deltas else ""
+        raise FitError(
+            f"{adapter.where} changes nothing{why}", Fix(note="leave the adapter out, or make a rule narrower")
+        )
 
 
 def _renamed(
-    adapter: Changes, entries: Mapping[str, Rewritten], shapes: Mapping[str, Shape | None]
+    adapter: Changes, entries: Mapping[str, Rewritten], wanted: Mapping[str, Wanted]
 ) -> tuple[dict[str, Delta], Sequence[Hits]]:
     """The changes after the adapter's own rules, under the names that these give them."""
     if not adapter.rules:
         return dict(adapter.deltas), ()
     sizes = {key: one.entry.shape for key, one in entries.items() if isinstance(one.entry, TensorEntry)}
+    shapes = {key: want.shape for key, want in wanted.items()}
     known = {**shapes, **{key.removesuffix(".weight"): size for key, size in sizes.items()}, **sizes}
     given = {name: delta.entry for name, delta in adapter.deltas.items()}
     rewriting = rewrite(given, adapter.rules, Place(adapter.where, adapter.path), known)
@@ -180,20 +218,3 @@ def _sum(delta: Delta, base: TensorEntry, scale: float) -> TensorEntry:
     if delta.magnitude is None:
         return computed(base, base.shape, Merged(scale, made), base, *delta.entry.inputs)
     return computed(base, base.shape, Directed(scale, made), base, delta.magnitude, *delta.entry.inputs)
-
-
-def _turning(adapter: Changes, changes: Mapping[str, Delta], entries: Mapping[str, Rewritten]) -> Iterator[Fix]:
-    """Yields the rule that transposes differences, where that is all that is wrong."""
-    where, _ = placed(changes, Places(entries, {}, adapter.flat))
-    wrong = {
-        name: (changes[name].entry.shape, entries[keys[0]].entry)
-        for name, keys in where.items()
-        if keys[0] in entries and _fault(changes[name], entries[keys[0]])
-    }
-    turned = all(isinstance(one, TensorEntry) and size == one.shape[::-1] for size, one in wrong.values())
-    if wrong and turned and all(len(size) == 2 for size, _ in wrong.values()):
-        glob = "*" if len(wrong) == len(changes) else next(iter(wrong)) if len(wrong) == 1 else ""
-        rule = {"turned": {"rearrange": glob or "GLOB", "pattern": "i o -> o i"}}
-        yield line(
-            adapter.path, rule, "+", note="shapes do not show the order of square ones: compare with a golden record"
-        )

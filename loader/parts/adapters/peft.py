@@ -57,6 +57,8 @@ class Peft:
     dora: bool = False
     transposed: bool = False
     """Whether the base keeps its weights as [in, out] (``fan_in_fan_out``)."""
+    ties: bool = False
+    """Whether tied names were trained as one tensor, whichever of them the file holds (``ensure_weight_tying``)."""
     unsupported: tuple[str, ...] = ()
     """Settings with which it is not a sum of low-rank products over the base's own weights."""
 
@@ -177,6 +179,7 @@ def _config(path: Path, raw: Mapping[str, Any]) -> Peft:
         rslora=_flag(path, "use_rslora", raw.get("use_rslora", False)),
         dora=_flag(path, "use_dora", raw.get("use_dora", False)),
         transposed=_flag(path, "fan_in_fan_out", raw.get("fan_in_fan_out", False)),
+        ties=_flag(path, "ensure_weight_tying", raw.get("ensure_weight_tying", False)),
         unsupported=tuple(_unsupported(raw)),
     )
 

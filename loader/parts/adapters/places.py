@@ -37,11 +37,21 @@ class Places:
     flat: bool
 
 
-def placed(changes: Mapping[str, Delta], places: Places) -> tuple[dict[str, list[str]], list[str]]:
-    """Finds the keys of every change.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a change belongs."""
+
+    key: str
+    """The model's key that it names."""
+    keys: list[str]
+    """The keys of the base that are the same tensor; the one that is named where there are none."""
+
+
+def placed(changes: Mapping[str, Delta], places: Places) -> tuple[dict[str, Place], list[str]]:
+    """Finds the place of every change.
 
     Returns:
-        The keys by change, more than one for tied names, and the changes without any.
+        The places by change, and the changes without any.
 
     Raises:
         FitError: A name is ambiguous.
@@ -54,7 +64,8 @@ def placed(changes: Mapping[str, Delta], places: Places) -> tuple[dict[str, list
             f"{phrases(names.ambiguous)}",
             Fix(note="rename them by a rule of the adapter"),
         )
-    return {name: keys for name, keys in found.items() if keys}, [name for name, keys in found.items() if not keys]
+    where = {name: place for name, place in found.items() if place is not None}
+    return where, [name for name in changes if name not in where]
 
 
 class _Names:
@@ -71,17 +82,19 @@ class _Names:
                 self._flat.setdefault(module.replace(".", "_"), []).append(module)
         self.ambiguous: list[str] = []
 
-    def of(self, name: str, delta: Delta) -> list[str]:
-        """The keys that a change belongs to; those of the model alone can only be replaced."""
-        for key in (f"{name}{_WEIGHT}", name) if delta.kind == "product" else (name,):
+    def of(self, name: str, delta: Delta) -> Place | None:
+        """The place that a change belongs to; keys of the model alone can only be replaced."""
+        product = delta.kind == "product"
+        for key in (f"{name}{_WEIGHT}", name) if product else (name,):
+            same = self._same.get(self._places.tied.get(key, ""))
             if key in self._places.keys:
-                first = self._places.tied.get(key, "")
-                return self._same.get(first, [key])
-            if same := self._same.get(self._places.tied.get(key, "")):
-                return same
-            if delta.kind == "replaced" and key in self._places.tied:
-                return [key]
-        return [f"{module}{_WEIGHT}" for module in self._modules(name)] if delta.kind == "product" else []
+                return Place(key, same or [key])
+            if same or (delta.kind == "replaced" and key in self._places.tied):
+                return Place(key, same or [key])
+        for module in self._modules(name) if product else ():
+            key = f"{module}{_WEIGHT}"
+            return Place(key, self._same.get(self._places.tied.get(key, "")) or [key])
+        return None
 
     def _modules(self, name: str) -> list[str]:
         """The one module that a name with ``_`` for ``.`` means."""
