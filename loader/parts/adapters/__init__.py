@@ -26,7 +26,8 @@ from ...keys.select import find, select
 from ...schema import AUTO, AdapterConfig
 from ...text.lines import NO_FIX, Fix, line, under
 from ...text.wording import counted, listing, phrases, safe_text, shape
-from .deltas import Delta, computed, is_floating, is_low_rank, of_products
+from .deltas import Delta, computed, is_floating, is_low_rank, modules_of, of_products
+from .header import remark, settings_of
 from .merge import Applied, Changes, merged
 from .peft import CONFIG, WEIGHTS, Peft, folder_of, open_config, read_config, weights_in
 
@@ -114,7 +115,10 @@ class Adapter:
             FitError: Its nested key is not there, or some of its tensors belong to no change.
         """
         flat = self.peft is None and self._is_low_rank
-        deltas = of_products(self.tensors(), self.peft, self.label) if self.peft or flat else self._differences()
+        tensors = self.tensors()
+        networks = settings_of(self.checkpoint, modules_of(tensors)) if flat else {}
+        low_rank = self.peft is not None or flat
+        deltas = of_products(tensors, self.peft, self.label, networks) if low_rank else self._differences()
         return Changes(
             self.name,
             self.config.scale,
@@ -126,6 +130,7 @@ class Adapter:
             self._selected(),
             flat,
             self.peft is not None and self.peft.ties,
+            remark(self.checkpoint) if flat and not networks else "",
         )
 
     def _differences(self) -> dict[str, Delta]:

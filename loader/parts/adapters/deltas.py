@@ -19,6 +19,7 @@ from ...formats.limits import LARGEST_RANK
 from ...formats.tree import TensorEntry, contiguous
 from ...text.lines import Fix
 from ...text.wording import counted, listing, phrases, safe_text, shape
+from .header import belongs
 from .peft import MERGED, Peft
 
 Kind = Literal["product", "sum", "replaced"]
@@ -83,13 +84,22 @@ def is_low_rank(names: Iterable[str]) -> bool:
     return any(_role(name) is not None or _other(name) for name in names if not name.endswith(".alpha"))
 
 
-def of_products(tensors: Mapping[str, TensorEntry], config: Peft | None, where: str) -> dict[str, Delta]:
+def modules_of(names: Iterable[str]) -> list[str]:
+    """Returns the modules that a file without PEFT's config has products of."""
+    found = (role for name in names if (role := _role(name)) is not None)
+    return list(dict.fromkeys(_named(module, None) for module, _ in found))
+
+
+def of_products(
+    tensors: Mapping[str, TensorEntry], config: Peft | None, where: str, networks: Mapping[str, Peft] | None = None
+) -> dict[str, Delta]:
     """Returns the changes of a LoRA by module, or by key for a bias and for a tensor that is replaced.
 
     Args:
         tensors: The file's tensors by key.
         config: PEFT's; None for a file of kohya or diffusers.
         where: The file, for messages.
+        networks: The configs in the file's header, by the prefix of their modules.
 
     Raises:
         CheckpointError: The file is another kind of adapter, or its tensors contradict each other or the config.
@@ -118,12 +128,24 @@ def of_products(tensors: Mapping[str, TensorEntry], config: Peft | None, where: 
             f"place that another one has: {listing(odd)}",
             Fix(note="save the adapter again; nothing of it is left out silently"),
         )
-    _refuse_contradictions(modules, config, where)
+    configs = {"": config} if config is not None else networks or {}
+    owners = {name: owner for name in modules if (owner := _owner(name, configs)) is not None}
+    _refuse_contradictions(modules, {name: configs[owner] for name, owner in owners.items()}, where)
     ranks = {name: _matrices(roles)[1][1].shape[0] for name, roles in modules.items()}
-    factors = dict.fromkeys(ranks, 1.0) if config is None else config.factors(ranks)
+    factors = dict.fromkeys(ranks, 1.0)
+    for network, known in configs.items():
+        start = f"{network}." if network else ""
+        own = {name.removeprefix(start): rank for name, rank in ranks.items() if owners.get(name) == network}
+        factors |= {f"{start}{name}": factor for name, factor in known.factors(own).items()}
     for name, roles in modules.items():
-        changes |= _changes(name, roles, factors[name], turned=config is not None and config.transposed)
+        turned = name in owners and configs[owners[name]].transposed
+        changes |= _changes(name, roles, factors[name], turned=turned)
     return changes
+
+
+def _owner(module: str, networks: Iterable[str]) -> str | None:
+    """The network that a module is part of; None if it is part of none."""
+    return max((network for network in networks if belongs(module, network)), key=len, default=None)
 
 
 def _role(key: str) -> tuple[str, str] | None:
@@ -172,8 +194,10 @@ def _matrices(roles: Found) -> tuple[tuple[str, TensorEntry], tuple[str, TensorE
     return (roles["table_up"], roles["table_down"]) if "table_up" in roles else (roles["up"], roles["down"])
 
 
-def _refuse_contradictions(modules: Mapping[str, Found], config: Peft | None, where: str) -> None:
-    faults = [f"{safe_text(name)}: {fault}" for name, roles in modules.items() for fault in _faults(roles, config)]
+def _refuse_contradictions(modules: Mapping[str, Found], configs: Mapping[str, Peft], where: str) -> None:
+    faults = [
+        f"{safe_text(name)}: {fault}" for name, roles in modules.items() for fault in _faults(roles, configs.get(name))
+    ]
     if faults:
         raise CheckpointError(
             f"{where} contradicts itself: {phrases(faults)}", Fix(note="do not use it; ask whoever made it")
@@ -197,6 +221,8 @@ def _faults(roles: Found, config: Peft | None) -> Iterator[str]:
     for role, count in (("alpha", 1), ("bias", up.shape[0]), ("magnitude", up.shape[0])):
         if role in roles and roles[role][1].numel != count:
             yield f"its {role} has the shape {shape(roles[role][1].shape)}, expected {counted(count, 'number')}"
+    if config is not None and "alpha" in roles:
+        yield "it has an alpha, and the header of the file has another one (lora_adapter_metadata)"
     if config is not None and config.dora != ("magnitude" in roles):
         yield f"it has {'no' if config.dora else 'a'} lora_magnitude_vector, the config says use_dora={config.dora}"
 

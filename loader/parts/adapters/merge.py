@@ -48,6 +48,8 @@ class Changes:
     """Whether its names may have ``_`` for ``.``."""
     ties: bool = False
     """Whether it was trained with tied names as one tensor, whichever of them it holds."""
+    note: str = ""
+    """What the report says of its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def _add(entries: Made, adapter: Changes, wanted: Mapping[str, Wanted], base: st
     tied = {key: want.first for key, want in wanted.items()}
     places = Places(entries, tied, adapter.flat)
     where, odd = placed(changes, places)
-    ties = Ties(where, changes, tied, adapter.where, adapter.path)
+    ties = Ties(where, changes, tied, adapter.where, adapter.path, adapter.ties)
     _refuse_codes(adapter, changes, {name: place.keys for name, place in where.items()}, wanted)
     if odd:
         raise without_place(f"{base}, which {adapter.where} changes,", odd, changes, places, adapter.path)
@@ -117,7 +119,7 @@ def _add(entries: Made, adapter: Changes, wanted: Mapping[str, Wanted], base: st
         raise FitError(f"{adapter.where} does not fit {base}: {phrases(faults)}", *turning(adapter.path, kept, wrong))
     entries |= results
     kept_integers = f"{counted(len(integers), 'tensor')} of integers stays the base's: {listing(integers)}"
-    notes = (kept_integers if integers else "", "" if adapter.ties or not adapter.scale else ties.note())
+    notes = (adapter.note, kept_integers if integers else "", ties.note() if adapter.scale else "")
     return Applied(adapter.name, len(where), hits, "; ".join(filter(None, notes)), ties.replaced())
 
 

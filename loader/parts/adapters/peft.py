@@ -151,7 +151,7 @@ def read_config(file: CheckpointFile) -> Peft:
     if file.size > LARGEST_CONFIG:
         raise file.damaged(f"{file.size:,} bytes (expected at most {LARGEST_CONFIG:,})")
     raw = read_mapping(file, file.pread(0, file.size), "its text")
-    return _config(file.path, {key: value for key, value in raw.items() if value is not None})
+    return of_settings(file.path, {key: value for key, value in raw.items() if value is not None})
 
 
 def _refuse_outside(path: Path, folder: Path) -> None:
@@ -163,7 +163,16 @@ def _refuse_outside(path: Path, folder: Path) -> None:
         )
 
 
-def _config(path: Path, raw: Mapping[str, Any]) -> Peft:
+def of_settings(path: Path, raw: Mapping[str, Any]) -> Peft:
+    """Checks the settings of a config, without those that are null.
+
+    Args:
+        path: The file that they are in, for messages.
+        raw: By name.
+
+    Raises:
+        CheckpointError: One of them is invalid.
+    """
     kind, base = raw.get("peft_type"), raw.get("base_model_name_or_path", "")
     if not isinstance(kind, str):
         raise _invalid(path, f"peft_type is {'missing' if kind is None else safe_text(kind, 60)}, expected LORA")

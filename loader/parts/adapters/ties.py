@@ -30,6 +30,7 @@ class Ties:
         tied: Key of the model → the first name of the same tensor.
         label: The adapter, for messages.
         path: The config path of its rules.
+        as_one: Whether it was trained with tied names as one tensor, and may hold that under each of them.
     """
 
     where: Mapping[str, Place]
@@ -37,6 +38,7 @@ class Ties:
     tied: Mapping[str, str]
     label: str
     path: str
+    as_one: bool = False
 
     def keys(self) -> dict[str, list[str]]:
         """Returns the keys that each change changes.
@@ -48,7 +50,11 @@ class Ties:
         groups = self._replaced()
         self._refuse_torn(groups)
         found: dict[str, list[str]] = {}
+        again = self._again()
         for name, place in self.where.items():
+            if name in again:
+                found[name] = []
+                continue
             own = groups.get(self._first(place.key), [])
             if len(own) < 2:
                 found[name] = place.keys
@@ -64,7 +70,11 @@ class Ties:
         return {place.key: name for name, place in self.where.items() if self.changes[name].kind == "replaced"}
 
     def note(self) -> str:
-        """Describes the replacements of one of several tied names, which PEFT leaves apart."""
+        """Describes what is decided of tied names: replacements of one of them, which PEFT leaves apart, and copies."""
+        if self.as_one:
+            again = [safe_text(self.where[name].key) for name in self._again()]
+            said = "was trained with tied names as one tensor (ensure_weight_tying), so this is added once"
+            return f"{said}: {listing(again)}" if again else ""
         alone = [
             f"{safe_text(own[0])} ({listing(others)})"
             for first, own in self._replaced().items()
@@ -77,6 +87,17 @@ class Ties:
             f"replaces a tensor that the model ties to others, which take it too: {phrases(alone)}; in PEFT these keep "
             "the values of the base"
         )
+
+    def _again(self) -> list[str]:
+        """The sums for further names of a tensor, if the file holds one sum under each name."""
+        seen: set[str] = set()
+        again: list[str] = []
+        for name, place in self.where.items() if self.as_one else ():
+            first = self._first(place.key)
+            if self.changes[name].kind == "product":
+                again += [name] if first in seen else []
+                seen.add(first)
+        return again
 
     def _first(self, key: str) -> str:
         return self.tied.get(key, key)
