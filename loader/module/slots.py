@@ -97,9 +97,11 @@ def wanted(places: dict[str, Slot]) -> dict[str, Wanted]:
 
 def _turned(slot: Slot) -> bool | None:
     """Whether a layer keeps its weight as [in, out], as PEFT decides it; None for another one."""
-    if slot.name != "weight" or isinstance(slot.module, nn.Linear):
-        return False if slot.name == "weight" else None
-    return True if any((one.__module__, one.__qualname__) == _TURNED for one in type(slot.module).__mro__) else None
+    if slot.name != "weight":
+        return None
+    if isinstance(slot.module, nn.Linear):
+        return False
+    return True if any((one.__module__, one.__name__) == _TURNED for one in type(slot.module).__mro__) else None
 
 
 def storage_id(tensor: torch.Tensor) -> int:

@@ -166,9 +166,19 @@ def test_ties_on_the_meta_device_are_seen() -> None:
 def test_lazy_modules_have_no_shape_yet() -> None:
     described = wanted(slots(nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())))
 
-    assert described["0.weight"] == Wanted(None, "float32", "parameter", "0.weight")
+    assert described["0.weight"] == Wanted(None, "float32", "parameter", "0.weight", turned=False)
     assert described["1.running_mean"] == Wanted(None, "float32", "buffer", "1.running_mean")
     assert described["1.num_batches_tracked"].shape == ()
+
+
+def test_a_layer_says_which_way_its_weight_lies() -> None:
+    known = type("Conv1D", (nn.Conv1d,), {"__module__": "transformers.pytorch_utils"})
+    below = type("Own", (known,), {})
+    model = nn.Sequential(nn.Linear(2, 2), known(2, 2, 1), below(2, 2, 1), nn.Conv1d(2, 2, 1))
+    described = wanted(slots(model))
+
+    assert [described[f"{at}.weight"].turned for at in range(4)] == [False, True, True, None]
+    assert {described[f"{at}.bias"].turned for at in range(4)} == {None}
 
 
 def test_a_shared_modules_extra_state_is_wanted_once_for_each_name_as_torch_does() -> None:
