@@ -20,6 +20,9 @@ from ..text.wording import listing
 from . import Part
 from .open import open_checkpoint, reads_tensors, warn_of_dangers, with_root
 
+_WEIGHTS = "adapter_model"
+"""What PEFT calls an adapter's weights."""
+
 
 def with_adapters(parts: Sequence[Part], job: JobConfig, stack: ExitStack) -> tuple[Part, ...]:
     """Opens the adapters of parts; those that have theirs stay as they are.
@@ -37,8 +40,8 @@ def with_adapters(parts: Sequence[Part], job: JobConfig, stack: ExitStack) -> tu
 
 
 def _with_adapters(part: Part, job: JobConfig, stack: ExitStack) -> Part:
-    if part.checkpoint.path.is_dir():
-        from .adapters.alone import refuse_alone  # noqa: PLC0415  # a folder may be an adapter's
+    if part.checkpoint.path.is_dir() or part.checkpoint.path.stem == _WEIGHTS:
+        from .adapters.alone import refuse_alone  # noqa: PLC0415  # few checkpoints may be an adapter
 
         refuse_alone(part.checkpoint, config_path(part.name, "path", listed=part.listed))
     if not part.config.adapters:

@@ -22,6 +22,7 @@ from ..keys.plan import Plan, Wanted
 from ..keys.quantized import Quantized, has_plain_weight, quantized, summary
 from ..keys.segments import segments
 from ..keys.select import MOMENTS, is_moment, without_optimizers
+from ..parts.adapters.alone import by_names
 from ..text.lines import NO_FIX, Fix, override, typed
 from ..text.wording import counted, listing, safe_text
 from ..trust import may_be_suggested
@@ -42,6 +43,8 @@ _ADAPTERS = (
     ("prompt-tuning", re.compile(r"(^|\.)prompt_embeddings$")),
 )
 """Each kind of adapter, by a name that only it has; a file with several is of the first kind."""
+_ADDED = frozenset({"DoRA", "LoRA"})
+"""The kinds that can be added to their base."""
 _PACKED = "_packed_params._packed_params"
 _FIRST_OF_TWO = re.compile(r"lora_(embedding_)?A\b|lora[._]down\b")
 _MERGED = Fix("model.merge_and_unload().save_pretrained('FOLDER')", "in peft, writes one")
@@ -122,7 +125,11 @@ def _adapter(tensors: Mapping[str, TensorEntry]) -> Nature | None:
     modules = f"{counted(len(changed), 'module')} ({listing(changed, 3)}{rank})"
     return Nature(
         f"a {kind} adapter for {modules}, {base} the weights that it changes",
-        (Fix("checkpoint.path=…", "a file with merged weights"), _MERGED),
+        (
+            *(by_names(tensors) if kind in _ADDED else ()),
+            Fix("checkpoint.path=…", "a file with merged weights"),
+            _MERGED,
+        ),
     )
 
 

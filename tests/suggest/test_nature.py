@@ -34,6 +34,16 @@ ADAPTERS: dict[str, tuple[str, dict[str, torch.Tensor], str]] = {
     "diffusers": ("LoRA", factors(".lora.down.weight", ".lora.up.weight"), ""),
     "kohya": ("LoRA", factors(".lora_down.weight", ".lora_up.weight", prefix="lora_unet_"), "lora_unet_"),
 }
+_FILE = (
+    "checkpoint.path=BASE '+adapters={lora: {path: FILE}}'   # FILE is this one, BASE the checkpoint that it changes"
+)
+ADDED = {
+    "peft": "checkpoint.path=BASE '+adapters={lora: {path: FOLDER}}'   # FOLDER is the folder with adapter_config.json "
+    "and the weights, BASE the checkpoint that it changes",
+    "diffusers": _FILE,
+    "kohya": _FILE,
+}
+"""The lines for those that show their factor, or may have a config that does."""
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -47,10 +57,12 @@ def test_an_adapter_alone_is_named(name: str, settings: dict[str, Any], tmp_path
     assert error.message.splitlines()[-1] == (
         f"the file is a {kind} adapter for 3 modules ({modules}, rank 2), without the weights that it changes"
     )
-    assert error.hint == (
-        "checkpoint.path=…   # a file with merged weights\n"
-        "model.merge_and_unload().save_pretrained('FOLDER')   # in peft, writes one"
-    )
+    lines = error.hint.splitlines()
+    assert lines[:-2] == ([ADDED[name]] if name in ADDED else [])
+    assert lines[-2:] == [
+        "checkpoint.path=…   # a file with merged weights",
+        "model.merge_and_unload().save_pretrained('FOLDER')   # in peft, writes one",
+    ]
 
 
 def test_a_nested_adapter_is_named_with_its_place(tmp_path: Path) -> None:

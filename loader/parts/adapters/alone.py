@@ -1,4 +1,4 @@
-"""The folder of an adapter where a checkpoint is expected.
+"""The folder of an adapter, or the weights in it, where a checkpoint is expected.
 
 Guarantees: what the folder's config says is text; of the base that it names nothing is opened.
 """
@@ -6,6 +6,7 @@ Guarantees: what the folder's config says is text; of the base that it names not
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ...files.path import called, shown_path
 from ...formats.opened import Checkpoint
 from ...text.lines import Fix, override, typed
 from ...text.wording import safe_text
+from .deltas import is_low_rank
 from .peft import MERGED, Peft, folder_of, open_config, read_config, weights_in
 
 _ON_HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -21,14 +23,14 @@ _ON_HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def refuse_alone(checkpoint: Checkpoint, place: str) -> None:
-    """Refuses an adapter's folder where a checkpoint is expected.
+    """Refuses a PEFT adapter where a checkpoint is expected.
 
     Args:
         checkpoint: The opened one.
         place: The config path that names it.
 
     Raises:
-        CheckpointError: It is the folder of a PEFT adapter, with a line that adds it to its base.
+        CheckpointError: It is a PEFT adapter, with a line that adds it to its base.
     """
     if found := alone(checkpoint, place):
         said, fix = found
@@ -38,25 +40,38 @@ def refuse_alone(checkpoint: Checkpoint, place: str) -> None:
 
 
 def alone(checkpoint: Checkpoint, place: str) -> tuple[str, Fix] | None:
-    """Describes a checkpoint that is the folder of a PEFT adapter, with the line that adds it; None for any other.
+    """Describes a checkpoint that is a PEFT adapter, with the line that adds it; None for any other.
+
+    It is one by the folder that names it, or that its weights lie in.
 
     Raises:
         CheckpointError: Its config is invalid.
     """
-    folder = checkpoint.path
-    if not folder.is_dir() or folder_of(folder) is None or weights_in(folder) != checkpoint.place:
+    folder = folder_of(checkpoint.path)
+    if folder is None or (checkpoint.path == folder and weights_in(folder) != checkpoint.place):
         return None
     with closing(open_config(folder)) as file:
         peft = read_config(file)
     said = f"{peft.said}, for {safe_text(peft.base, 300) or 'an unnamed base'}"
-    return said, MERGED if peft.type != "LORA" or peft.unsupported else _with_base(peft, called(folder), place)
+    return said, MERGED if peft.type != "LORA" or peft.unsupported else _with_base(peft, called(checkpoint.path), place)
 
 
-def _with_base(peft: Peft, folder: str, place: str) -> Fix:
+def by_names(names: Collection[str]) -> Iterator[Fix]:
+    """Yields the line that adds an adapter to its base, if its tensors show its factor, or a config may."""
+    wrapped = all(name.startswith("base_model.model.") for name in names)
+    if not is_low_rank(names) or (not wrapped and any(".default" in name for name in names)):
+        return
+    path = "FOLDER" if wrapped else "FILE"
+    note = "the folder with adapter_config.json and the weights" if wrapped else "this one"
+    settings = override("checkpoint.path", "BASE"), override("adapters", {"lora": {"path": path}}, "+")
+    yield typed(*settings, note=f"{path} is {note}, BASE the checkpoint that it changes")
+
+
+def _with_base(peft: Peft, path: str, place: str) -> Fix:
     """The line that adds an adapter to its base."""
     note = "" if peft.base else "BASE is the checkpoint that it was trained on"
     adapters = place.removesuffix("path").removeprefix("checkpoint.") + "adapters"
-    return typed(override(place, _place_of(peft.base)), override(adapters, {"lora": {"path": folder}}, "+"), note=note)
+    return typed(override(place, _place_of(peft.base)), override(adapters, {"lora": {"path": path}}, "+"), note=note)
 
 
 def _place_of(base: str) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 import loader
 from loader.formats.limits import LARGEST_CONFIG, LARGEST_RANK
 from tests.command import REPOSITORY, Finished, run_loader
-from tests.parts.adapters.made import Net, base, normal, pair, peft
+from tests.parts.adapters.made import Net, base, change, normal, pair, peft
 
 
 def refused(file: Any, error: type[loader.LoaderError], **adapters: Any) -> loader.LoaderError:
@@ -56,6 +56,25 @@ def test_the_base_of_an_adapter_alone_is_named(tmp_path: Path, name: str, place:
     refusal = refused(folder, loader.CheckpointError)
     assert f"(LORA, r=2, alpha=4, for {name or 'an unnamed base'})" in refusal.message
     assert refusal.fixes[0].line == f"checkpoint.path={place} '+adapters={{lora: {{path: {folder}}}}}'"
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_the_weights_of_an_adapter_alone_are_refused_like_its_folder(tmp_path: Path, name: str) -> None:
+    file, state = base(tmp_path)
+    tensors = pair("block.to_q")
+    weights = peft(tmp_path / "lora", tensors, base_model_name_or_path=str(file)) / name
+    torch.save(tensors, tmp_path / "lora" / "adapter_model.bin")
+    if name.endswith(".bin"):
+        (tmp_path / "lora" / "adapter_model.safetensors").unlink()
+    refusal = refused(weights, loader.CheckpointError)
+    assert refusal.message == (
+        f"{weights} is a PEFT adapter (LORA, r=2, alpha=4, for {file}) without the weights that it changes"
+    )
+    [fix] = refusal.fixes
+    assert fix.line == f"checkpoint.path={file} '+adapters={{lora: {{path: {weights}}}}}'"
+    net = Net()
+    loader.load_into(net, file, adapters={"lora": {"path": str(weights)}})
+    torch.testing.assert_close(net.block["to_q"].weight, state["block.to_q.weight"] + 2 * change(tensors, "block.to_q"))
 
 
 def test_inspect_shows_an_adapter_alone(tmp_path: Path) -> None:
