@@ -6,6 +6,7 @@ the user allows it; the installed torch itself decides what can be cast, without
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import re
@@ -37,18 +38,23 @@ class Loss:
     changed: int = 0
     """Elements that became another number: rounded to or from an integer or a boolean, wrapped around, clipped to a
     float8's range, or without their imaginary part."""
+    overflowed: int = 0
+    """Elements that arithmetic made infinite or NaN of finite numbers, before the cast."""
 
     def __bool__(self) -> bool:
-        return bool(self.nonfinite or self.changed)
+        return bool(self.nonfinite or self.changed or self.overflowed)
 
     def __add__(self, other: Loss) -> Loss:
-        return Loss(self.nonfinite + other.nonfinite, self.changed + other.changed)
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Loss(*(one + another for one, another in pairs))
 
     def __str__(self) -> str:
         becomes = "becomes" if self.nonfinite == 1 else "become"
         changes = "changes its" if self.changed == 1 else "change their"
         losses = [f"{counted(self.nonfinite, 'element')} {becomes} inf or nan"] if self.nonfinite else []
         losses += [f"{counted(self.changed, 'element')} {changes} value"] if self.changed else []
+        made = "inf or nan by arithmetic on finite values"
+        losses += [f"{counted(self.overflowed, 'element')} of {made}"] if self.overflowed else []
         return " and ".join(losses)
 
 
@@ -78,10 +84,11 @@ def refuse_losses(casts: Iterable[Cast], allow: AllowConfig, instead: Fix) -> No
     if refused:
         losses = [f"{safe_text(c.key)} ({c.checkpoint} → {c.model}: {c.loss})" for c in refused]
         globs = [_SPECIAL.sub("?", c.key) for c in refused] if len(refused) <= _MOST_GLOBS else ["*"]
+        made = all(c.loss == Loss(overflowed=c.loss.overflowed) for c in refused)
         raise FitError(
-            f"a cast would change values: {phrases(losses)}",
-            instead,
-            line("allow.mismatched", globs, note="accepts the loss of precision"),
+            f"{'arithmetic' if made else 'a cast'} would change values: {phrases(losses)}",
+            Fix(note="smaller factors or weights keep them finite") if made else instead,
+            line("allow.mismatched", globs, note="accepts the values" if made else "accepts the loss of precision"),
         )
 
 

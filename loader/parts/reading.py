@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..errors import CheckpointError, located
+from ..formats.boxes import leaves
 from ..formats.checksums import ReadOnce
 from ..formats.pickle.globals import needed_tensors
 from ..formats.pickle.revive import revive
@@ -20,7 +21,7 @@ from ..formats.shared import MadeOnce
 from ..formats.tensor import box, torch_dtype
 from ..formats.tree import TensorEntry
 from ..keys.plan import Offered
-from ..module.dtype import Cast, Loss, cast, refuse_losses
+from ..module.dtype import Cast, Loss, all_finite, cast, refuse_losses
 from ..schema import AllowConfig
 from ..text.lines import NO_FIX, Fix
 from . import Part
@@ -193,12 +194,24 @@ class Reader:
         if isinstance(entry, TensorEntry) and len(entry.pieces) > 1:
             value, loss = torch.empty(entry.shape, dtype=dtype), Loss()
             for piece in entry.pieces:
-                one, lost = cast(self._read(key, piece.entry), dtype)
+                one, lost = self._cast(key, piece.entry, dtype)
                 box(value, piece).copy_(one)
                 loss += lost
                 self._parts[self._entries[key].part].checkpoint.release(piece.entry)
             return value, loss
-        return cast(self.read(key), dtype)
+        return self._cast(key, entry, dtype) if isinstance(entry, TensorEntry) else cast(self.read(key), dtype)
+
+    def _cast(self, key: str, entry: TensorEntry, dtype: torch.dtype) -> tuple[torch.Tensor, Loss]:
+        read = self._read(key, entry)
+        value, loss = cast(read, dtype)
+        if entry.is_computed and read.is_floating_point() and not all_finite(read) and self._is_of_finite(key, entry):
+            loss += Loss(overflowed=int((~read.isfinite()).sum()))
+        return value, loss
+
+    def _is_of_finite(self, key: str, entry: TensorEntry) -> bool:
+        """Whether a tensor is made of floats that all are finite; codes of a format are not known to be."""
+        checkpoint = self._parts[self._entries[key].part].checkpoint  # what it reads was compared with its checksums
+        return all(leaf.formula is not None or _is_finite(checkpoint.read(leaf, mmap=False)) for leaf in leaves(entry))
 
     def value(self, key: str) -> object:
         """One offered value for the model's own code; a NumPy array where it was saved as one.
@@ -244,3 +257,9 @@ class Reader:
     def _of(self, part: str, keys: Iterable[str]) -> list[TensorEntry]:
         offers = [offer for key in keys if (offer := self._entries[key]).part == part]
         return [offer.entry for offer in offers if isinstance(offer.entry, TensorEntry)]
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    if not value.is_floating_point() or value.layout != torch.strided:
+        return False
+    return all_finite(value.to(torch.float32) if value.element_size() == 1 else value)

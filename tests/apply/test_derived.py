@@ -402,6 +402,58 @@ def test_a_computed_value_beyond_the_dtype_is_refused(tmp_path: Path) -> None:
     assert snapshot(net) == before
 
 
+OVERFLOWS: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], list[int], str]] = {
+    "a factor": ({"w": torch.tensor([3e38, 1.0])}, {"scale": "w", "by": 2.0}, [2], "float32: 1 element of inf"),
+    "a factor, then float16": (
+        {"w": torch.tensor([3e4, 1.0], dtype=torch.float16)},
+        {"scale": "w", "by": 1e35},
+        [2],
+        "1 element of inf",
+    ),
+    "a mean of nothing": (
+        {"w": torch.zeros(0, 3)},
+        {"rearrange": "w", "pattern": "a b -> b", "reduce": "mean"},
+        [3],
+        "3 elements of inf or nan",
+    ),
+    "a stack": (
+        {"a.0": torch.full((2,), 3e38), "a.1": torch.ones(2)},
+        {"merge": ["^a.0", "^a.1"], "to": "w", "by": "sum"},
+        [2],
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize("name", OVERFLOWS)
+def test_arithmetic_that_makes_inf_or_nan_is_refused(name: str, mmap: bool, tmp_path: Path) -> None:
+    state, rule, shape, said = OVERFLOWS[name]
+    net, path = Shapes({"w": shape}), {"path": str(save(state, tmp_path / "a.pt")), "mmap": mmap}
+    before = snapshot(net)
+    if not said:
+        load_into(net, path, rules={"r": rule})  # large, and finite
+        return
+    with pytest.raises(FitError, match=r"^arithmetic would change values: w \(float") as refused:
+        load_into(net, path, rules={"r": rule})
+    assert said in refused.value.message
+    assert refused.value.hint == (
+        "smaller factors or weights keep them finite\n'allow.mismatched=[w]'   # accepts the values"
+    )
+    assert snapshot(net) == before
+    report = load_into(net, path, rules={"r": rule}, allow={"mismatched": ["w"]})
+    (cast,) = report.keys.cast
+    assert cast["loss"].endswith("of inf or nan by arithmetic on finite values")
+    assert not net.get_parameter("w").isfinite().all()
+
+
+def test_inf_of_a_file_stays_with_what_arithmetic_makes(tmp_path: Path) -> None:
+    path = save({"w": torch.tensor([float("inf"), 1.0])}, tmp_path / "a.pt")
+    net = Shapes({"w": [2]})
+    load_into(net, path, rules={"s": {"scale": "w", "by": 2.0}})
+    assert net.get_parameter("w").tolist() == [float("inf"), 2.0]
+
+
 @pytest.mark.parametrize("mmap", [True, False])
 def test_a_piece_keeps_nothing_else_in_memory(mmap: bool, tmp_path: Path) -> None:
     path = save({"w": numbers(300, 100)}, tmp_path / "a.pt")
