@@ -17,6 +17,7 @@ from ..text.wording import counted, listing, phrases, safe_text
 _NARROW = re.compile(r"float[48]_|u?int[1-8]\b")
 """Dtypes that only quantized weights have, apart from masks and the like."""
 _WHOLE = re.compile(r"u?int(8|16|32)")
+_CODED = re.compile(r"u?int(8|16|32|64)")
 _WIDE = re.compile(r"b?float(16|32|64)|uint8|float8_e8m0fnu")
 """Dtypes of the scales that formulas know; the last two are exponents."""
 _NUMBER = re.compile(r"b?float|u?int")
@@ -62,6 +63,7 @@ _MARKS = (
     _Mark("bitsandbytes int8", "weight", ("SCB",), re.compile("int8")),
     _Mark("GPTQ", "qweight", ("scales", "g_idx"), _INT32),
     _Mark("AWQ", "qweight", ("scales", "qzeros"), _INT32),
+    _Mark("packed int32", "qweight", ("scales",), _INT32),
     _Mark("GPTQ", "B", ("s",), _INT32),
     _Mark("MXFP4", "_blocks", ("_scales",), _UINT8),
     _Mark("NVFP4", "weight_packed", ("weight_scale", "weight_global_scale"), _UINT8),
@@ -134,9 +136,10 @@ def _last(name: str) -> str:
 
 
 def may_be_quantized(entries: Mapping[str, Node]) -> bool:
-    """Whether any entry has a dtype of quantized weights; cheap."""
-    dtypes = {entry.dtype for entry in entries.values() if isinstance(entry, TensorEntry)}
-    return any(_NARROW.match(dtype) or _WHOLE.fullmatch(dtype) for dtype in dtypes)
+    """Whether any entry has a dtype of quantized weights, of 64 bits in matrices alone; cheap."""
+    tensors = (entry for entry in entries.values() if isinstance(entry, TensorEntry))
+    dtypes = {entry.dtype for entry in tensors if entry.dtype != "int64" or len(entry.shape) > 1}
+    return any(_NARROW.match(dtype) or _CODED.fullmatch(dtype) for dtype in dtypes)
 
 
 def summary(found: list[Quantized]) -> str:

@@ -95,6 +95,10 @@ SCHEMES: dict[str, tuple[str, Callable[[], State]]] = {
             "scales": floats(1, 16),
         },
     ),
+    "GPTQ without zero points": (
+        "packed int32",
+        lambda: {"qweight": codes(torch.int32, 2, 16), "scales": floats(1, 16)},
+    ),
     "MXFP4": (
         "MXFP4",
         lambda: {"weight_blocks": codes(torch.uint8, 1, 16, 1, 8), "weight_scales": codes(torch.uint8, 1, 16, 1)},
@@ -119,6 +123,7 @@ SCHEMES: dict[str, tuple[str, Callable[[], State]]] = {
         lambda: {"codes": codes(torch.int8, 16, 2, 1), "codebooks": floats(1, 256, 1, 8), "scales": floats(16, 1)},
     ),
     "QuIP#": ("QuIP#", lambda: {"Qidxs": codes(torch.int16, 16, 2), "SU": floats(16), "SV": floats(16)}),
+    "QuIP# of int64": ("QuIP#", lambda: {"Qidxs": codes(torch.int64, 16, 2), "SU": floats(16), "SV": floats(16)}),
     "SpQR": ("SpQR", lambda: {"dense_weights": codes(torch.int64, 16), "row_offsets": codes(torch.int32, 17)}),
     "VPTQ": ("VPTQ", lambda: {"indices": codes(torch.int32, 1, 16, 2), "centroids.weight": floats(1, 64)}),
     "HIGGS": (
