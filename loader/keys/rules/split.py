@@ -205,6 +205,11 @@ class Copy(TensorRule):
     """The number of numbered copies."""
     example: ClassVar[Mapping[str, object]] = {"copy": r"\.mlp\.", "into": ".experts.{}.", "times": 8}
 
+    @property
+    def reversible(self) -> bool:
+        """False: once a model was trained, its copies differ."""
+        return False
+
     def hits(self, name: str) -> bool:
         """Whether the expression is found in the name."""
         return expression(self.copy).search(name) is not None

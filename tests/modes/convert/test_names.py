@@ -108,7 +108,6 @@ CASES: Mapping[str, tuple[Mapping[str, list[int]], State, Mapping[str, Any]]] = 
         {"q": numbers(8, 3)},
         {"rope": {"rearrange": "q", "pattern": "(h d r) i -> (h r d) i", "axes": {"d": 2, "r": 2}}},
     ),
-    "copies": ({"a": [3], "b": [3]}, {"w": numbers(3)}, {"c": {"copy": "w", "into": ["a", "b"]}}),
     "nothing": ({"a": [3]}, {"a": numbers(3)}, {}),
 }
 
@@ -305,6 +304,7 @@ LOSSY: Mapping[str, tuple[Mapping[str, list[int]], Mapping[str, Any], str]] = {
     "resize": ({"w": [3, 4]}, {"resize": "w", "by": "rows"}, "rule 'r' (resize: w, by: rows)"),
     "reduce": ({"w": [4]}, {"rearrange": "w", "pattern": "a b -> b", "reduce": "sum"}, "rule 'r' (rearrange: w"),
     "sum": ({"s": [2, 4]}, {"merge": ["^w$", "^v$"], "to": "s", "by": "sum"}, "rule 'r' (merge: "),
+    "copies": ({"a": [2, 4], "b": [2, 4]}, {"copy": "w", "into": ["a", "b"]}, "rule 'r' (copy: w, into: [a, b])"),
     "zero": ({"w": [2, 4]}, {"scale": "w", "by": 0.0}, "rule 'r' (scale: w, by: 0.0)"),
 }
 
