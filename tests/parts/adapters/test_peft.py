@@ -83,6 +83,9 @@ FEATURES: dict[str, dict[str, Any]] = {
         "rank_pattern": {"q": 3, "block.v": 1, ".*image": 4},
         "alpha_pattern": {"^block.k": 7, "(line|solid)": 5},
     },
+    "patterns with dots": {
+        "r": 2, "target_modules": ["q", "k", "v"], "rank_pattern": {"block..": 3}, "alpha_pattern": {".": 7}
+    },
     "patterns of rslora": {
         "r": 2, "use_rslora": True, "target_modules": ALL, "rank_pattern": {"block.q": 3}, "alpha_pattern": {"q": 9}
     },
@@ -113,6 +116,27 @@ def test_weights_that_are_in_by_out(peft: ModuleType, tmp_path: Path) -> None:
             peft, Turned(out, 6), folder, r=2, fan_in_fan_out=True, target_modules=["turned"], use_dora=use_dora
         )
         net = Turned(out, 6)
+        loader.load_into(net, folder / "base.pt", adapters={"lora": {"path": str(folder / "lora")}})
+        assert_same(net, expected)
+
+
+class MixedLayers(nn.Module):
+    """Layers of both orders, of which PEFT saves one flag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv: Any = library("transformers").pytorch_utils.Conv1D
+        self.square, self.wide = conv(6, 6), conv(9, 6)
+        self.head = nn.Linear(6, 6)
+
+
+def test_layers_of_both_orders_in_one_model(peft: ModuleType, tmp_path: Path) -> None:
+    for use_dora in (False, True):
+        folder = tmp_path / str(use_dora)
+        folder.mkdir()
+        names = ["square", "wide", "head"]
+        expected = adapted(peft, MixedLayers(), folder, r=2, target_modules=names, use_dora=use_dora)
+        net = MixedLayers()
         loader.load_into(net, folder / "base.pt", adapters={"lora": {"path": str(folder / "lora")}})
         assert_same(net, expected)
 
