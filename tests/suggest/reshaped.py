@@ -52,7 +52,7 @@ def made(name: str) -> nn.Module:
 
 def pairs() -> list[Pair]:
     """All pairs."""
-    makers = (fused, stacked, transposed, sized, normed, quantized, strangers)
+    makers = (fused, fused_in_modules, stacked, transposed, sized, normed, quantized, strangers)
     found = [pair for maker in makers for pair in maker()]
     MODELS.update({pair.name: pair.model for pair in found})
     return found
@@ -169,6 +169,18 @@ def fused() -> Iterator[Pair]:
     yield from both_ways("along the other dim", "qkv", state, turned)
     state = values(linear("q", H) | linear("k", H) | linear("v", H))
     yield from both_ways("nothing else in it", "qkv", state, fused_in(state, "q k v", "qkv"))
+
+
+def fused_in_modules() -> Iterator[Pair]:
+    own = linear("q", H) | linear("k", H) | linear("v", H)
+    state = values({f"{around}{key}": shape for around in ("", "a.", "a.b.") for key, shape in own.items()})
+    yield from both_ways("a module in a module", "qkv", state, fused_in(state, "q k v", "qkv"))
+    own = linear("x", 7) | linear("y", 4) | linear("z", 2)
+    state = values({f"{around}{key}": shape for around in ("", "a.") for key, shape in own.items()})
+    whole = fused_in(state, "x y z", "all")
+    yield Pair(
+        "three sizes in a module in a module", "unequal pieces", holding(shapes_of(state)), whole, state, auto=True
+    )
 
 
 def experts(count: int, names: str, shapes: tuple[tuple[int, ...], ...], layer: str) -> Shapes:

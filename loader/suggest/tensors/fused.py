@@ -8,6 +8,7 @@ the same size and the fused name or the model lists them in order.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -136,14 +137,23 @@ def _fusions(whole: Mapping[str, Shape], apart: Mapping[str, Shape], *, listed: 
     around: Below = below(apart)
     used: set[str] = set()
     alone = _alone(whole)
-    for name, shape in whole.items():
-        path = segments(name)
-        for cut in range(1, min(len(path), 3) + 1):
-            found = _fusion(_Whole(name, shape, path[:-cut], alone), around.get(path[:-cut], ()), apart, listed=listed)
-            if found is not None and used.isdisjoint(found.pieces):
-                used.update(found.pieces)
-                yield found
-                break
+    found: dict[str, _Fusion] = {}
+    paths = {name: segments(name) for name in whole}
+    for cut, name in itertools.product(range(1, 4), _innermost_first(paths)):
+        path = paths[name]
+        if name in found or cut > len(path):
+            continue
+        near = [(own, piece) for own, piece in around.get(path[:-cut], ()) if piece not in used]
+        fusion = _fusion(_Whole(name, whole[name], path[:-cut], alone), near, apart, listed=listed)
+        if fusion is not None:
+            used.update(fusion.pieces)
+            found[name] = fusion
+    yield from (found[name] for name in whole if name in found)
+
+
+def _innermost_first(paths: Mapping[str, Path]) -> list[str]:
+    """Sorts names so that the pieces in a module are taken by its own tensors before those of the modules around it."""
+    return sorted(paths, key=lambda name: -len(paths[name]))
 
 
 def _alone(whole: Mapping[str, Shape]) -> Mapping[tuple[Path, Path], int]:

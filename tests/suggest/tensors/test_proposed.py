@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from loader.keys.rules.ready import ready_made
 from loader.suggest.attempts import ModelKeys
 from loader.suggest.tensors import fused, normed, sizes, stacked, transposed
 from loader.suggest.tensors.held import Held
@@ -65,6 +66,28 @@ def test_torch_defines_the_order_of_in_proj() -> None:
     whole: Shapes = {"self_attn.in_proj_weight": (24, 8)}
 
     assert [one.certain for one in (*proposed(apart, whole), *proposed(whole, apart))] == [True, True]
+
+
+def test_pieces_belong_to_the_innermost_module_around_them() -> None:
+    outside_in = ("", "a.", "a.b.")
+    fused_in: Shapes = {f"{around}qkv.weight": (24, 8) for around in outside_in}
+    apart: Shapes = {f"{around}{role}.weight": (8, 8) for around in outside_in for role in "qkv"}
+
+    for names in (fused_in, dict(reversed(fused_in.items()))):
+        rules = [rule for one in proposed(names, apart) for rule in one.rules]
+        assert sorted(str(rule["split"]) for rule in rules) == [r"\.qkv\.", r"^qkv\."]
+    joined = [rule["to"] for one in proposed(apart, fused_in) for rule in one.rules]
+    assert sorted(map(str, joined)) == [".qkv.", "qkv."]
+
+
+def test_torchs_attention_in_a_module_in_a_module_has_the_ready_made_rule() -> None:
+    whole: Shapes = {"in_proj_weight": (24, 8), "a.in_proj_weight": (24, 8)}
+    apart: Shapes = {f"{around}{role}_proj.weight": (8, 8) for around in ("", "a.") for role in "qkv"}
+
+    (split,) = proposed(whole, apart)
+
+    assert split.rules == tuple(rule.settings() for rule in ready_made()["mha_in_proj"].values())
+    assert split.certain
 
 
 def test_numbered_tensors_are_stacked_and_back() -> None:
