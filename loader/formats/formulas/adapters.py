@@ -12,7 +12,7 @@ import torch
 
 from ...errors import CheckpointError
 from ...text.lines import Fix
-from .additions import Added, Difference, Directed, Merged, Product
+from .additions import Added, Agreeing, Difference, Directed, Merged, Product
 from .arithmetic import wide
 
 Inputs = Sequence[Callable[[], torch.Tensor]]
@@ -32,6 +32,21 @@ def added(formula: Added, inputs: Inputs) -> torch.Tensor:
     dtype = torch.promote_types(base.dtype, delta.dtype)
     # One operation after the other: whether both are rounded at once would depend on the machine.
     return (delta.to(dtype).reshape(base.shape) * formula.scale).add_(base)
+
+
+def agreeing(_formula: Agreeing, inputs: Inputs) -> torch.Tensor:
+    """The first, if the second holds the same values.
+
+    Raises:
+        CheckpointError: It does not.
+    """
+    one, other = inputs[0](), inputs[1]()
+    if not torch.equal(wide(one), wide(other)):
+        raise CheckpointError(
+            "an adapter that was trained with tied names as one tensor changes them differently",
+            Fix(note="leave one of them out by a rule of the adapter"),
+        )
+    return one
 
 
 def product(formula: Product, inputs: Inputs) -> torch.Tensor:

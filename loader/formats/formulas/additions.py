@@ -24,6 +24,11 @@ class Added(Formula):
 
 
 @dataclass(frozen=True, slots=True)
+class Agreeing(Formula):
+    """The first of two tensors that must hold the same values."""
+
+
+@dataclass(frozen=True, slots=True)
 class Product(Formula):
     """factor · up · down, of two matrices; further dims are one with the last.
 

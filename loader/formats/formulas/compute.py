@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from . import adapters, arithmetic, dequantize, packed, resizing
-from .additions import Added, Difference, Directed, Merged, Product
+from .additions import Added, Agreeing, Difference, Directed, Merged, Product
 from .records import Formula, Reduced, Resized, Scaled, Summed, WeightNormed
 from .schemes import Awq, BlockScaled, Bnb4, Bnb8, Gptq, Mxfp4
 
@@ -23,6 +23,7 @@ Inputs = Sequence[Callable[[], torch.Tensor]]
 _HOW: Mapping[type[Formula], Callable[[Any, Inputs], torch.Tensor]] = {
     Added: adapters.added,
     Difference: adapters.difference,
+    Agreeing: adapters.agreeing,
     Directed: adapters.directed,
     Merged: adapters.merged,
     Product: adapters.product,

@@ -21,6 +21,7 @@ from ...schema import Rule
 from ...text.lines import Fix
 from ...text.wording import counted, listing, phrases, safe_text, shape
 from .codes import refuse_codes
+from .copies import agreeing
 from .deltas import Delta, computed, is_floating, oriented
 from .places import Places, placed, without_place
 from .ties import Ties
@@ -103,6 +104,7 @@ def _add(entries: Made, adapter: Changes, wanted: Mapping[str, Wanted], base: st
     _refuse_idle(adapter, changes)
     keys = ties.keys()
     kept = {name: oriented(delta, _turned(wanted.get(where[name].key))) for name, delta in changes.items()}
+    kept = agreeing(kept, ties)
     faults, integers, wrong = list[str](), list[str](), dict[str, Rewritten | None]()
     results: Made = {}
     for name in sorted(kept, key=lambda name: kept[name].kind != "replaced"):  # what is added is added to these

@@ -50,7 +50,7 @@ class Ties:
         groups = self._replaced()
         self._refuse_torn(groups)
         found: dict[str, list[str]] = {}
-        again = self._again()
+        again = self.again()
         for name, place in self.where.items():
             if name in again:
                 found[name] = []
@@ -72,7 +72,7 @@ class Ties:
     def note(self) -> str:
         """Describes what is decided of tied names: replacements of one of them, which PEFT leaves apart, and copies."""
         if self.as_one:
-            again = [safe_text(self.where[name].key) for name in self._again()]
+            again = [safe_text(self.where[name].key) for name in self.again()]
             said = "was trained with tied names as one tensor (ensure_weight_tying), so this is added once"
             return f"{said}: {listing(again)}" if again else ""
         alone = [
@@ -88,16 +88,12 @@ class Ties:
             "the values of the base"
         )
 
-    def _again(self) -> list[str]:
-        """The sums for further names of a tensor, if the file holds one sum under each name."""
-        seen: set[str] = set()
-        again: list[str] = []
-        for name, place in self.where.items() if self.as_one else ():
-            first = self._first(place.key)
-            if self.changes[name].kind == "product":
-                again += [name] if first in seen else []
-                seen.add(first)
-        return again
+    def again(self) -> dict[str, str]:
+        """The sums for further names of a tensor, with the first one, if the file holds one under each name."""
+        seen: dict[str, str] = {}
+        sums = [name for name in self.where if self.as_one and self.changes[name].kind == "product"]
+        firsts = {name: seen.setdefault(self._first(self.where[name].key), name) for name in sums}
+        return {name: first for name, first in firsts.items() if first != name}
 
     def _first(self, key: str) -> str:
         return self.tied.get(key, key)

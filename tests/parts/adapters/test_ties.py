@@ -136,6 +136,19 @@ def test_one_product_under_both_names_is_added_once(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("config", [{}, {"alpha_pattern": {"head": 9}}])
+def test_two_products_of_what_was_trained_as_one_tensor_are_refused(tmp_path: Path, config: dict[str, Any]) -> None:
+    head = pair("head", 7, 4)
+    down, up = head[f"{NAME}head.lora_A.weight"], head[f"{NAME}head.lora_B.weight"]
+    up = up.T.contiguous() if config else up.T.contiguous() + 1
+    table = {f"{NAME}words.lora_embedding_A": up, f"{NAME}words.lora_embedding_B": down.T.contiguous()}
+    with pytest.raises(loader.LoaderError) as caught:
+        loaded(tmp_path, table | head, {"ensure_weight_tying": True, **config})
+    assert caught.value.exit_code == (4 if config else 3)
+    assert "trained with tied names as one tensor" in caught.value.message
+    assert "differently" in caught.value.message
+
+
 def test_one_module_under_two_names_is_refused(tmp_path: Path) -> None:
     torch.save(BASE, tmp_path / "base.pt")
     down, up = normal(2, 4), normal(4, 2)
