@@ -1,8 +1,9 @@
 """Several files as one checkpoint: the mean of their tensors, or a weighted sum.
 
 Guarantees: works on the files' own names, before any rule; reads no tensor data. The entries are those of the last
-file: floating-point tensors become the sum over all files, everything else is the last file's. A file with the weight
-0 is compared, but not read. Files that disagree under the selected key are refused, and every difference is named.
+file: floating-point tensors become the sum over all files, everything else is the last file's, whatever its weight.
+Of a file with the weight 0, floating-point tensors are compared, but not read. Files that disagree under the selected
+key are refused, and every difference is named.
 """
 
 from __future__ import annotations
