@@ -7,7 +7,6 @@ Guarantees: opening a file runs nothing that it names and imports nothing for it
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,7 +16,6 @@ from ..errors import CheckpointError, ConfigError, located
 from ..files.path import called, is_url, resolve_path, shown_path
 from ..formats.find import find, find_in
 from ..formats.opened import Checkpoint
-from ..formats.several import each
 from ..formats.sniff import known_formats
 from ..runtime import collector_paused
 from ..schema import CHECKS, MEAN, CheckpointConfig, JobConfig, PartConfig, config_path
@@ -231,19 +229,11 @@ class _Opening:
         identity = _identity(settings)
         if identity not in self._combined:
             from .combine import Combined  # noqa: PLC0415  # few jobs name several files
+            from .listed import open_listed  # noqa: PLC0415
 
-            wanted = {str(at): pair for at, pair in enumerate(zip(settings.paths, digests, strict=True))}
-            members = each(wanted, lambda pair: self._member(settings, *pair), "file")
-            self._combined[identity] = Combined([*members.values()], settings.combine or MEAN)
+            members = open_listed(settings, digests, lambda path, sha256: self._file(settings, path, sha256))
+            self._combined[identity] = Combined(members, settings.combine or MEAN)
         return self._combined[identity]
-
-    def _member(self, settings: CheckpointConfig, path: str, sha256: str | None) -> Checkpoint:
-        """Opens one file of a list; what a refusal offers for it is offered as its item of the list."""
-        try:
-            return self._file(settings, path, sha256)
-        except CheckpointError as error:
-            error.fixes = tuple(_in_list(fix, settings, path) for fix in error.fixes)
-            raise
 
     def _file(self, settings: CheckpointConfig, path: str, sha256: str | None) -> Checkpoint:
         identity = (path, settings.format, sha256, settings.check)
@@ -253,24 +243,6 @@ class _Opening:
             self._files[identity] = opened
             warn_of_dangers(opened)
         return self._files[identity]
-
-
-def _in_list(fix: Fix, settings: CheckpointConfig, path: str) -> Fix:
-    """A fix that names another path or digest for one file, for the whole list."""
-    words = shlex.split(fix.line)
-    key, equals, value = words[-1].partition("=") if words else ("", "", "")
-    if words[:1] == ["-m"] and len(settings.paths) == 1:
-        return typed(f"{key}=[{value}]", note="all of them")
-    if len(words) != 1:
-        return fix
-    at = settings.paths.index(path)
-    if key == "checkpoint.path" and equals:
-        others = settings.paths
-    elif key == "checkpoint.sha256" and isinstance(settings.sha256, list):
-        others = settings.sha256
-    else:
-        return fix
-    return line(key, [value if place == at else other for place, other in enumerate(others)], note=fix.note)
 
 
 def warn_of_dangers(checkpoint: Checkpoint) -> None:

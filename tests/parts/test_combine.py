@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -306,8 +307,27 @@ def test_every_file_that_cannot_be_opened_is_named_and_the_line_keeps_the_others
         combined(Two(), [paths[0], absent, paths[1]], MEAN)
     assert caught.value.message.startswith(f"no such file: {absent}")
     assert caught.value.fixes[0].line == f"'checkpoint.path=[{paths[0]},{paths[1]},{paths[1]}]'"
-    with pytest.raises(CheckpointError, match=r"^2 of 3 files are refused: no such file: .*s8\.pt.*s7\.pt"):
+    with pytest.raises(CheckpointError, match=r"^2 of 3 files are refused: no such file: .*s8\.pt.*s7\.pt") as caught:
         combined(Two(), [str(tmp_path / "s8.pt"), paths[0], absent], MEAN)
+    assert [fix.line for fix in caught.value.fixes] == [f"'checkpoint.path=[{paths[1]},{paths[0]},{paths[1]}]'"]
+    with pytest.raises(CheckpointError, match=r"^2 of 3 files are refused") as caught:
+        combined(Two(), [paths[0], absent, "nowhere/a.pt"], MEAN)
+    assert [fix.line for fix in caught.value.fixes] == [f"'checkpoint.path=[{paths[0]},{paths[1]},FILE]'"]
+    with pytest.raises(CheckpointError, match=r"^no such file") as caught:
+        combined(Two(), [absent, paths[0], absent], MEAN)
+    assert [fix.line for fix in caught.value.fixes] == [f"'checkpoint.path=[{paths[1]},{paths[0]},{paths[1]}]'"]
+
+
+def test_a_line_for_several_files_mends_all_or_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    path, *_ = saved(tmp_path / "a b", filled(Two()).state_dict())
+    (tmp_path / "notes.txt").write_text("no checkpoint")
+    with pytest.raises(CheckpointError) as caught:
+        combined(Two(), [path.replace("s0", "s9"), path], MEAN)
+    assert shlex.split(caught.value.fixes[0].line) == [f'checkpoint.path=["{path}","{path}"]']
+    with pytest.raises(CheckpointError, match=r"^2 of 3 files are refused") as caught:
+        combined(Two(), [path.replace("s0", "s9"), str(tmp_path / "notes.txt"), path], MEAN)
+    assert not any("checkpoint.path=[" in fix.line for fix in caught.value.fixes)
 
 
 def test_each_file_has_its_own_digest(tmp_path: Path) -> None:
@@ -324,7 +344,10 @@ def test_each_file_has_its_own_digest(tmp_path: Path) -> None:
         assert report.parts[""].sha256 != Combined([two, one], MEAN).sha256()
     with pytest.raises(CheckpointError, match=r"s0\.pt is not the expected file") as caught:
         combined(Two(), paths, MEAN, sha256=digests[::-1])
-    assert any(fix.line == f"'checkpoint.sha256=[{digests[0]},{digests[0]}]'" for fix in caught.value.fixes)
+    assert caught.value.fixes[-1].line == f"'checkpoint.sha256=[{digests[0]},{digests[1]}]'"  # mends both
+    with pytest.raises(CheckpointError, match=r"^s?.*s0\.pt is not the expected file") as caught:
+        combined(Two(), paths, MEAN, sha256=[digests[1], digests[1]])
+    assert caught.value.fixes[-1].line == f"'checkpoint.sha256=[{digests[0]},{digests[1]}]'"
 
 
 def test_damage_of_any_file_is_found(tmp_path: Path) -> None:
