@@ -39,6 +39,11 @@ def tensor_maker() -> Callable[..., torch.Tensor]:
 class Combination(Protocol):
     """How the files of a list became one checkpoint."""
 
+    @property
+    def listed(self) -> Sequence[Checkpoint]:
+        """The files, in the order of the list."""
+        ...
+
     def check(self, container: Container) -> None:
         """Raises FitError if the files differ in what a container of the checkpoint holds."""
         ...

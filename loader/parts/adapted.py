@@ -14,8 +14,8 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..formats.joint import Joint
 from ..formats.opened import Checkpoint
-from ..schema import JobConfig, config_path
-from ..text.lines import line
+from ..schema import CheckpointConfig, JobConfig, config_path
+from ..text.lines import line, override
 from ..text.wording import listing
 from . import Part
 from .open import open_checkpoint, reads_tensors, warn_of_dangers, with_root
@@ -40,10 +40,13 @@ def with_adapters(parts: Sequence[Part], job: JobConfig, stack: ExitStack) -> tu
 
 
 def _with_adapters(part: Part, job: JobConfig, stack: ExitStack) -> Part:
-    if part.checkpoint.path.is_dir() or part.checkpoint.path.stem == _WEIGHTS:
-        from .adapters.alone import refuse_alone  # noqa: PLC0415  # few checkpoints may be an adapter
+    combined = part.checkpoint.combination
+    for at, one in enumerate([part.checkpoint] if combined is None else combined.listed):
+        if one.path.is_dir() or one.path.stem == _WEIGHTS:
+            from .adapters.alone import refuse_alone  # noqa: PLC0415  # few checkpoints may be an adapter
 
-        refuse_alone(part.checkpoint, config_path(part.name, "path", listed=part.listed))
+            place = config_path(part.name, "path", listed=part.listed)
+            refuse_alone(one, place, [] if combined is None else _without(part.config.checkpoint, at, place))
     if not part.config.adapters:
         return part
     from .adapters import open_adapters  # noqa: PLC0415  # few jobs have adapters
@@ -59,6 +62,17 @@ def _with_adapters(part: Part, job: JobConfig, stack: ExitStack) -> Part:
     adapters = open_adapters(part.config.adapters, where, stack, opener)
     others = [checkpoint for adapter in adapters for checkpoint in adapter.checkpoints]
     return replace(part, checkpoint=Joint(part.checkpoint, others), adapters=adapters)
+
+
+def _without(settings: CheckpointConfig, at: int, place: str) -> list[str]:
+    """The settings of a list of files without one of them; empty if it is the only one."""
+    rest = [path for index, path in enumerate(settings.paths) if index != at]
+    how = settings.combine
+    weights = how if how is None or isinstance(how, str) else [one for index, one in enumerate(how) if index != at]
+    combine = place.removesuffix("path") + "combine"
+    if len(rest) < 2:
+        return [override(place, rest[0]), override(combine, None)] if rest else []
+    return [override(place, rest), override(combine, weights)]
 
 
 def with_rest(parts: tuple[Part, ...], job: JobConfig, keys: Iterable[str], stack: ExitStack) -> tuple[Part, ...]:

@@ -6,7 +6,7 @@ Guarantees: what the folder's config says is text; of the base that it names not
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -22,24 +22,25 @@ _ON_HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 """The name of a model on the Hub."""
 
 
-def refuse_alone(checkpoint: Checkpoint, place: str) -> None:
+def refuse_alone(checkpoint: Checkpoint, place: str, others: Sequence[str] = ()) -> None:
     """Refuses a PEFT adapter where a checkpoint is expected.
 
     Args:
         checkpoint: The opened one.
         place: The config path that names it.
+        others: The overrides that name the other files of its list; they are its base.
 
     Raises:
         CheckpointError: It is a PEFT adapter, with a line that adds it to its base.
     """
-    if found := alone(checkpoint, place):
+    if found := alone(checkpoint, place, others):
         said, fix = found
         raise CheckpointError(
             f"{shown_path(checkpoint.path)} is a PEFT adapter ({said}) without the weights that it changes", fix
         )
 
 
-def alone(checkpoint: Checkpoint, place: str) -> tuple[str, Fix] | None:
+def alone(checkpoint: Checkpoint, place: str, others: Sequence[str] = ()) -> tuple[str, Fix] | None:
     """Describes a checkpoint that is a PEFT adapter, with the line that adds it; None for any other.
 
     It is one by the folder that names it, or that its weights lie in.
@@ -53,7 +54,9 @@ def alone(checkpoint: Checkpoint, place: str) -> tuple[str, Fix] | None:
     with closing(open_config(folder)) as file:
         peft = read_config(file)
     said = f"{peft.said}, for {safe_text(peft.base, 300) or 'an unnamed base'}"
-    return said, MERGED if peft.type != "LORA" or peft.unsupported else _with_base(peft, called(checkpoint.path), place)
+    if peft.type != "LORA" or peft.unsupported:
+        return said, MERGED
+    return said, _with_base(peft, called(checkpoint.path), place, others)
 
 
 def by_names(names: Collection[str]) -> Iterator[Fix]:
@@ -67,11 +70,12 @@ def by_names(names: Collection[str]) -> Iterator[Fix]:
     yield typed(*settings, note=f"{path} is {note}, BASE the checkpoint that it changes")
 
 
-def _with_base(peft: Peft, path: str, place: str) -> Fix:
+def _with_base(peft: Peft, path: str, place: str, others: Sequence[str]) -> Fix:
     """The line that adds an adapter to its base."""
-    note = "" if peft.base else "BASE is the checkpoint that it was trained on"
+    note = "" if peft.base or others else "BASE is the checkpoint that it was trained on"
     adapters = place.removesuffix("path").removeprefix("checkpoint.") + "adapters"
-    return typed(override(place, _place_of(peft.base)), override(adapters, {"lora": {"path": path}}, "+"), note=note)
+    base = others or [override(place, _place_of(peft.base))]
+    return typed(*base, override(adapters, {"lora": {"path": path}}, "+"), note=note)
 
 
 def _place_of(base: str) -> str:

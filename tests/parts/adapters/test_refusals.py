@@ -465,3 +465,31 @@ def test_an_alpha_and_a_scale_that_are_too_large_together(tmp_path: Path) -> Non
     folder = peft(tmp_path / "lora", pair("block.to_q"), lora_alpha=3e38)
     refusal = refused(file, loader.CheckpointError, lora={"path": str(folder), "scale": 1e30})
     assert "an adapter multiplies its product by 1.5e+68" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("others", "combine", "kept"),
+    [
+        (1, "mean", "checkpoint.path={0} checkpoint.combine=null"),
+        (2, "mean", "'checkpoint.path=[{0},{1}]' checkpoint.combine=mean"),
+        (2, [0.5, 0.25, 0.25], "'checkpoint.path=[{0},{1}]' 'checkpoint.combine=[0.5,0.25]'"),
+    ],
+)
+def test_an_adapter_among_the_files_of_a_list_is_added_to_the_others(
+    others: int, combine: Any, kept: str, tmp_path: Path
+) -> None:
+    file, _ = base(tmp_path)
+    lora = {"base_model.model.out.lora_A.weight": normal(2, 3), "base_model.model.out.lora_B.weight": normal(2, 2)}
+    folder = peft(tmp_path / "lora", lora, r=2, lora_alpha=4)
+    (tmp_path / "other.pt").write_bytes(file.read_bytes())
+    files = [str(file), str(tmp_path / "other.pt")][:others]
+
+    for at in {others, 0} if combine == "mean" else {others}:
+        paths = [*files[:at], str(folder), *files[at:]]
+        with pytest.raises(
+            loader.CheckpointError, match=r"lora is a PEFT adapter \(LORA, r=2, alpha=4, for "
+        ) as refused:
+            loader.load_into(Net(), {"path": paths, "combine": combine})
+
+        expected = f"{kept.format(*files)} '+adapters={{lora: {{path: {folder}}}}}'"
+        assert [fix.line for fix in refused.value.fixes] == [expected]
