@@ -9,14 +9,17 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import CheckpointError
 from ...files.path import called, shown_path
-from ...formats.opened import Checkpoint
 from ...text.lines import Fix, override, typed
 from ...text.wording import safe_text
 from .deltas import is_low_rank
 from .peft import MERGED, Peft, folder_of, open_config, read_config, weights_in
+
+if TYPE_CHECKING:
+    from ...formats.opened import Checkpoint
 
 _ON_HUB = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 """The name of a model on the Hub."""

@@ -19,8 +19,7 @@ from ...formats.limits import LARGEST_RANK
 from ...formats.tree import TensorEntry, contiguous
 from ...text.lines import Fix
 from ...text.wording import counted, listing, phrases, safe_text, shape
-from .header import belongs
-from .peft import MERGED, Peft
+from .peft import MERGED, Peft, belongs
 
 Kind = Literal["product", "sum", "replaced"]
 """A product of two matrices and a sum are added; a replacement takes the place of what is there."""

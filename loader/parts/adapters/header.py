@@ -15,7 +15,7 @@ from ...formats.index import parse_mapping
 from ...formats.opened import Checkpoint
 from ...text.lines import Fix
 from ...text.wording import listing, safe_text
-from .peft import Peft, of_settings
+from .peft import Peft, belongs, of_settings
 
 SETTINGS = "lora_adapter_metadata"
 """The note of diffusers, since 0.34: JSON of PEFT's config for each network, ``transformer.r``."""
@@ -55,11 +55,6 @@ def settings_of(checkpoint: Checkpoint, modules: Iterable[str]) -> dict[str, Pef
     if unused:
         raise _refused(checkpoint, f"has settings for {listing(unused)}, and the file has no products of it")
     return found
-
-
-def belongs(module: str, network: str) -> bool:
-    """Whether a module is part of a network; all are of the one without a name."""
-    return not network or module.startswith(f"{network}.")
 
 
 def remark(checkpoint: Checkpoint) -> str:

@@ -163,6 +163,11 @@ def _refuse_outside(path: Path, folder: Path) -> None:
         )
 
 
+def belongs(module: str, network: str) -> bool:
+    """Whether a module is part of a network; all are of the one without a name."""
+    return not network or module.startswith(f"{network}.")
+
+
 def of_settings(path: Path, raw: Mapping[str, Any]) -> Peft:
     """Checks the settings of a config, without those that are null.
 
