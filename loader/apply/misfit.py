@@ -26,19 +26,23 @@ from ..text.lines import Fix, line
 from ..text.wording import counted, listing, phrases, safe_text
 from .prepare import Advise, Prepared
 
+_MOST_RULES = 8
+"""Names for which a rule each is offered."""
+
 
 def refuse_misfit(prepared: Prepared, advise: Advise) -> None:
     """Refuses files that do not fit the model, or fit but do not hold the values.
 
     Raises:
-        FitError: Keys do not fit, weights are quantized, or tied names hold different tensors or are to end in
-            different dtypes; it carries the plan where the keys are at fault.
+        FitError: Keys do not fit, an adapter changes what the model does not take, weights are quantized, or tied names
+            hold different tensors or are to end in different dtypes; it carries the plan where the keys are at fault.
         CheckpointError: Tensors are shares of larger ones, were saved without data, or have an unsupported dtype.
         VerificationError: A lazy tensor of the model would stay without a shape.
     """
     _refuse_quantized(prepared)
     if prepared.plan.passes():
         refuse_torn(prepared.policy, prepared.plan.tied)
+        _refuse_lost(prepared)
         _refuse_withheld(prepared)
         _refuse_known(prepared)
         return
@@ -46,6 +50,41 @@ def refuse_misfit(prepared: Prepared, advise: Advise) -> None:
     shapes = {key: entry.shape for key in prepared.offers.entries if (entry := prepared.tensor(key)) is not None}
     files = ", ".join(dict.fromkeys(part.label for part in parts))
     raise advise(prepared.model, parts, prepared.wanted).misfit(prepared.plan, shapes, files)
+
+
+def _refuse_lost(prepared: Prepared) -> None:
+    """Refuses adapters that change what the model does not take, whatever is allowed for the base's own tensors."""
+    plan = prepared.plan
+    lost = {
+        **dict.fromkeys(plan.unexpected, "unexpected"),
+        **{one.source: "of another size" for one in plan.mismatched},
+    }
+    for name, part in prepared.parts.items():
+        for adapter, applied in zip(part.adapters, prepared.offers.adapters[name], strict=True):
+            places = {key: part.full(key) for key in applied.changed}
+            why = {key: lost.get(full, "") or _elsewhere(prepared, name, full) for key, full in places.items()}
+            odd = [key for key in places if why[key]]
+            if odd:
+                said = phrases([f"{safe_text(places[key])} ({why[key]})" for key in odd])
+                names = list(dict.fromkeys(applied.changed[key] for key in odd))
+                raise FitError(
+                    f"{adapter.label} changes {counted(len(odd), 'tensor')} that the model does not take: {said}",
+                    *_left_out(adapter.rules_path, names),
+                )
+
+
+def _elsewhere(prepared: Prepared, part: str, key: str) -> str:
+    offer = prepared.offers.entries.get(key)
+    return "" if offer is not None and offer.part == part else "of another part"
+
+
+def _left_out(path: str, names: list[str]) -> Iterator[Fix]:
+    """Yields the line that leaves changes of an adapter out."""
+    if path and len(names) <= _MOST_RULES:
+        rules = {f"rest{at or ''}": {"drop": name} for at, name in enumerate(names)}
+        yield line(path, rules, "+", note=f"leaves {'it' if len(names) == 1 else 'them'} out")
+    else:
+        yield Fix(note="leave them out by a rule of the adapter")
 
 
 def _refuse_withheld(prepared: Prepared) -> None:

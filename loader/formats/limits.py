@@ -114,6 +114,8 @@ MOST_WAYS = 200_000_000
 """Ways in which all patterns of an adapter's config can be tried on the names of its modules."""
 LARGEST_RANK = 1024
 """Rank of an adapter, where none of its layer's dimensions is larger: beyond both it adds nothing."""
+MOST_OUTSIZED = 4
+"""How many times as large as all that it changes a tensor may be from which an adapter's rules take a change."""
 
 # Computed tensors
 

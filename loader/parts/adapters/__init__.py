@@ -25,16 +25,17 @@ from ...keys.candidates import candidates
 from ...keys.select import find, select
 from ...schema import AUTO, AdapterConfig
 from ...text.lines import NO_FIX, Fix, line, under
-from ...text.wording import counted, listing, phrases, safe_text, shape
+from ...text.wording import counted, safe_text
 from .deltas import Delta, computed, is_floating, is_low_rank, modules_of, of_products
 from .header import remark, settings_of
 from .merge import Applied, Changes, merged
+from .operands import refuse_unlike
 from .peft import CONFIG, WEIGHTS, Peft, folder_of, open_config, read_config, weights_in
 
 __all__ = ["Adapter", "Applied", "Changes", "merged", "open_adapters"]
 
 _MOST_KEYS = 4
-_SETTING = re.compile(r"checkpoint\.(path|minus)")
+_SETTING = re.compile(r"checkpoint\.(path|minus|format)(?![\w.])")
 
 Opener = Callable[[str | Path, str], Checkpoint]
 """Opens a path in a format; the job closes it."""
@@ -139,7 +140,7 @@ class Adapter:
             return {key: Delta("sum", entry, (key,)) for key, entry in tensors.items()}
         key = self.key if find(self.minus.root, self.key) is not None else None
         origin = _selected(self.minus, key, "").tensors()
-        _refuse_unlike(tensors, origin, shown_path(self.checkpoint.path), shown_path(self.minus.path))
+        refuse_unlike(tensors, origin, shown_path(self.checkpoint.path), shown_path(self.minus.path))
         return {
             key: Delta(
                 "sum",
@@ -281,19 +282,3 @@ def _selected(checkpoint: Checkpoint, key: str | None, override_: str) -> Contai
     except FitError as error:
         named = [one.key for one in candidates(checkpoint.root) if one.key != key] if override_ else []
         raise FitError(error.message, *(line(override_, one or None) for one in named[:_MOST_KEYS])) from error
-
-
-def _refuse_unlike(left: Mapping[str, TensorEntry], right: Mapping[str, TensorEntry], one: str, other: str) -> None:
-    """Raises FitError if two files do not hold the same tensors."""
-    faults = [f"only in {one}: {listing(found)}"] if (found := [key for key in left if key not in right]) else []
-    faults += [f"only in {other}: {listing(found)}"] if (found := [key for key in right if key not in left]) else []
-    faults += [
-        f"{safe_text(key)} is {shape(entry.shape)} {entry.dtype} and {shape(right[key].shape)} {right[key].dtype}"
-        for key, entry in left.items()
-        if key in right and (entry.shape, is_floating(entry)) != (right[key].shape, is_floating(right[key]))
-    ]
-    if faults:
-        raise FitError(
-            f"{one} minus {other} needs the same tensors in both: {phrases(faults)}",
-            Fix(note="give the model that the first one was trained from"),
-        )

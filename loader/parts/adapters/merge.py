@@ -23,6 +23,7 @@ from ...text.wording import counted, listing, phrases, safe_text, shape
 from .codes import refuse_codes
 from .copies import agreeing
 from .deltas import Delta, computed, is_floating, oriented
+from .operands import refuse_outsized, unfit
 from .places import Places, placed, without_place
 from .ties import Ties
 from .turning import turning
@@ -64,6 +65,8 @@ class Applied:
     note: str = ""
     replaced: Mapping[str, str] = field(default_factory=dict)
     """The keys that it replaces by a tensor of their own, with the name of the change."""
+    changed: Mapping[str, str] = field(default_factory=dict)
+    """All keys that it changes, with the name of the change."""
 
 
 Made = dict[str, Rewritten]
@@ -119,10 +122,13 @@ def _add(entries: Made, adapter: Changes, wanted: Mapping[str, Wanted], base: st
                 results[key] = _result(delta, there, adapter)
     if faults:
         raise FitError(f"{adapter.where} does not fit {base}: {phrases(faults)}", *turning(adapter.path, kept, wrong))
+    if adapter.rules:
+        refuse_outsized(kept, keys, entries, wanted, adapter.where)
     entries |= results
     kept_integers = f"{counted(len(integers), 'tensor')} of integers stays the base's: {listing(integers)}"
     notes = (adapter.note, kept_integers if integers else "", ties.note() if adapter.scale else "")
-    return Applied(adapter.name, len(where), hits, "; ".join(filter(None, notes)), ties.replaced())
+    changed = {key: name for name, each in keys.items() for key in each if key not in integers}
+    return Applied(adapter.name, len(where), hits, "; ".join(filter(None, notes)), ties.replaced(), changed)
 
 
 def _turned(want: Wanted | None) -> bool | None:
@@ -180,7 +186,10 @@ def _renamed(
 
 def _form(there: Rewritten | None) -> str:
     entry = None if there is None else there.entry
-    return f"{shape(entry.shape)} {entry.dtype}" if isinstance(entry, TensorEntry) else "(no tensor)"
+    if not isinstance(entry, TensorEntry):
+        return "(no tensor)"
+    kind = entry.dtype if entry.layout == "strided" else f"{entry.layout} {entry.dtype}"
+    return f"{shape(entry.shape)} {safe_text(kind)}"
 
 
 def _fault(delta: Delta, there: Rewritten | None) -> str:
@@ -190,6 +199,8 @@ def _fault(delta: Delta, there: Rewritten | None) -> str:
     entry = None if there is None else there.entry
     if not isinstance(entry, TensorEntry) or not is_movable(entry):
         return "adds values"
+    if odd := unfit(delta.entry):
+        return f"adds {odd}"
     if is_floating(delta.entry) != is_floating(entry) or (delta.kind == "product" and not is_floating(entry)):
         return f"adds {delta.entry.dtype}"
     if _bare(delta.entry.shape) != _bare(entry.shape) or (delta.magnitude is not None and len(entry.shape) < 2):
