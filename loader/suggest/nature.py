@@ -1,9 +1,8 @@
 """Recognizes what a file holds other than plain weights, by names, shapes and dtypes.
 
 That is: quantized weights, adapters without their base, optimizers' states, nameless averages, transposed weights, and
-whole models. Guarantees: pure functions; the search decides nothing by them. A square weight is in doubt only if the
-nearest module around it that has weights of two sizes has transposed ones. A whole model is offered as a line to type
-and never built; a name that only an attack needs is not offered.
+whole models. Guarantees: pure functions; the search decides nothing by them. A whole model is offered as a line to
+type and never built; a name that only an attack needs is not offered.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from ..keys.guard import by_what_is_left
 from ..keys.plain import to_plain
 from ..keys.plan import Plan, Wanted
 from ..keys.quantized import Quantized, has_plain_weight, quantized, summary
-from ..keys.segments import segments
 from ..keys.select import MOMENTS, is_moment, without_optimizers
 from ..parts.adapters.alone import by_names
 from ..text.lines import NO_FIX, Fix, override, typed
 from ..text.wording import counted, listing, safe_text
 from ..trust import may_be_suggested
+from .layouts import doubted, ways
 from .names import group
 
 RECORD = "hydra_loader"
@@ -142,18 +141,9 @@ def _changed(name: str) -> str:
 _MOST_NAMED = 4
 
 
-def turned(model: Shape, file: Shape) -> bool:
-    """Whether one shape is the other transposed, as a matrix or as the kernel of a convolution."""
-    return model != file and len(model) > 1 and file in _transposes(model)
-
-
-def _transposes(shape: Shape) -> tuple[Shape, ...]:
-    return shape[::-1], (shape[1], shape[0], *shape[2:])
-
-
 def transposed(plan: Plan, wanted: Mapping[str, Wanted]) -> list[str]:
     """Returns the remarks on weights that are transposed in the file."""
-    keys = [mismatch.key for mismatch in plan.mismatched if turned(mismatch.model, mismatch.checkpoint)]
+    keys = [mismatch.key for mismatch in plan.mismatched if ways(mismatch.model, mismatch.checkpoint)]
     if not keys:
         return []
     doubt = in_doubt(plan, wanted)
@@ -171,7 +161,7 @@ def in_doubt(plan: Plan, wanted: Mapping[str, Wanted], dropped: Mapping[str, Sha
     left_out = {key: shape for key, shape in (dropped or {}).items() if key in wanted}
     pairs = [(m.key, m.model, m.checkpoint) for m in plan.mismatched]
     pairs += [(key, wanted[key].shape or (), shape) for key, shape in left_out.items()]
-    crossed = {key: mine for key, mine, theirs in pairs if turned(mine, theirs)}
+    crossed = {key: (mine, theirs) for key, mine, theirs in pairs if ways(mine, theirs)}
     if not crossed:
         return ""
     taken = {match.key: match.taken.shape for match in plan.matches if wanted[match.key].kind == "parameter"}
@@ -184,39 +174,6 @@ def in_doubt(plan: Plan, wanted: Mapping[str, Wanted], dropped: Mapping[str, Sha
 def _patterns(keys: Iterable[str]) -> str:
     found = [safe_text(one.pattern, 100) for one in group(dict.fromkeys(keys), star=False)]
     return ", ".join(found[:_MOST_NAMED]) + (", …" if len(found) > _MOST_NAMED else "")
-
-
-def doubted(loaded: Mapping[str, Shape], crossed: Mapping[str, Shape]) -> list[str]:
-    """Returns the square weights that may be transposed like those next to them.
-
-    Args:
-        loaded: The shapes of the parameters that are loaded as they are.
-        crossed: Those of the transposed ones.
-    """
-    ranks = set(map(len, crossed.values()))
-    possible = {key: shape for key, shape in loaded.items() if len(shape) in ranks}
-    straight = [key for key, shape in possible.items() if not _is_square(shape)]
-    squares = [key for key, shape in possible.items() if _is_square(shape)]
-    return list(dict.fromkeys(_next_to(squares, crossed, straight)))
-
-
-def _is_square(shape: Shape) -> bool:
-    return shape in _transposes(shape) and max(shape[:2]) > 1
-
-
-def _next_to(squares: Iterable[str], crossed: Iterable[str], straight: Iterable[str]) -> Iterator[str]:
-    """Yields those whose nearest module with weights of two sizes has transposed ones."""
-    around_crossed, around_straight = _modules(crossed), _modules(straight)
-    for key in squares:
-        path = segments(key)
-        around = (path[:at] for at in range(len(path) - 1, -1, -1))
-        nearest = next((m for m in around if m in around_crossed or m in around_straight), None)
-        if nearest in around_crossed:
-            yield key
-
-
-def _modules(keys: Iterable[str]) -> set[tuple[str, ...]]:
-    return {path[:at] for path in map(segments, keys) for at in range(len(path))}
 
 
 _ENOUGH = 0.9

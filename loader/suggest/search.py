@@ -39,8 +39,8 @@ def sources(root: Container, model: ModelKeys, typed: str | None = None) -> list
         typed: The nested key that was typed.
     """
     every = candidates(root, model.shapes.values(), typed)
-    # Rules may make tensors of the model's shapes of others.
-    ranked = [one for one in every if one.fitting] or [one for one in every if one.holds_model]
+    rest = [one for one in every if one.role != "optimizer"]  # rules may make the model's tensors of any others
+    ranked = [one for one in every if one.fitting] or [one for one in every if one.holds_model] or rest
     enough = [found for found in ranked if 5 * found.fitting >= ranked[0].fitting]
     return [Source.of(found.key or None, found.container, model) for found in enough[:_MOST_SOURCES]]
 

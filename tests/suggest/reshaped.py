@@ -52,7 +52,7 @@ def made(name: str) -> nn.Module:
 
 def pairs() -> list[Pair]:
     """All pairs."""
-    makers = (fused, fused_in_modules, stacked, transposed, sized, normed, quantized, strangers)
+    makers = (fused, fused_in_modules, stacked, transposed, crosswise, sized, normed, quantized, strangers)
     found = [pair for maker in makers for pair in maker()]
     MODELS.update({pair.name: pair.model for pair in found})
     return found
@@ -239,6 +239,10 @@ def stacked() -> Iterator[Pair]:
     apart = values({"experts.0.w": (2, 3), "experts.1.w": (2, 3)})
     whole = stacks(apart, "experts", 2, leaf=True)
     yield Pair("two experts and nothing else", "experts", holding(shapes_of(whole)), apart, whole, auto=True)
+    down: Shapes = {f"layers.{n}.experts.{e}.down_proj.weight": (6, H) for n in range(2) for e in range(4)}
+    apart = values(down)
+    whole = stacks(apart, "experts", 4, leaf=False)
+    yield Pair("stacks and nothing else", "experts", holding(down), whole, apart, auto=True)
 
 
 def transposed() -> Iterator[Pair]:
@@ -260,6 +264,43 @@ def transposed() -> Iterator[Pair]:
     yield Pair(
         "one matrix alone", "transposed", holding(shapes_of(alone)), {"weight": alone["weight"].t()}, alone, auto=True
     )
+
+
+def crosswise() -> Iterator[Pair]:
+    """Square weights that are fused or stacked, next to transposed ones."""
+    own = linear("attn.q", H) | linear("attn.k", H) | linear("attn.v", H) | linear("mlp.c_fc", 4 * H)
+    state = values(layers(own, place="h"))
+    turned = {k: v.t().contiguous() if k.startswith("h.") and v.dim() == 2 else v for k, v in state.items()}
+    pieces = [f"attn.{role}.weight" for role in "qkv"]
+    biases = [f"attn.{role}.bias" for role in "qkv"]
+    whole = joined(joined(turned, pieces, "attn.c_attn.weight", 1), biases, "attn.c_attn.bias")
+    straight = fused_in(state, "attn.q attn.k attn.v", "attn.c_attn")
+    name = "fused, square and transposed"
+    yield Pair(f"{name} in the file", "crosswise", holding(shapes_of(state)), whole, state)
+    yield Pair(f"{name} in the model", "crosswise", holding(shapes_of(whole)), state, whole)
+    yield Pair(f"{name}, apart in the file", "crosswise", holding(shapes_of(straight)), turned, straight)
+    yield Pair(f"{name}, apart in the model", "crosswise", holding(shapes_of(turned)), straight, turned)
+    state = values({f"a.{role}.weight": (H, H) for role in "qkv"})
+    alone = {"a.c_attn.weight": torch.cat([value.t() for value in state.values()], 1)}
+    yield Pair(f"{name}, and nothing else", "crosswise", holding(shapes_of(state)), alone, state)
+    state = values({f"a.{role}_proj_weight": (H, H) for role in "qkv"})
+    alone = {"a.in_proj_weight": torch.cat([value.t() for value in state.values()], 1)}
+    yield Pair("torch's attention transposed", "crosswise", holding(shapes_of(state)), alone, state)
+    for way in ("as in the file", "as well"):
+        turn = [key for key in ("e.w1", "e.w2") if key == "e.w1" or way == "as well"]
+        state = values({"e.w1": (2, H, 4), "e.w2": (2, H, H)})
+        file = {key: value.transpose(1, 2) if key in turn else value for key, value in state.items()}
+        yield Pair(f"stacks, the square one {way}", "crosswise", holding(shapes_of(state)), file, state)
+        apart = {f"{key[0]}.{n}.{key[2:]}.weight": value[n] for key, value in file.items() for n in range(2)}
+        yield Pair(f"experts, the square one {way}", "crosswise", holding(shapes_of(state)), apart, state)
+    state = values({"conv.weight": (8, 4, 3), "fc.weight": (H, H)})
+    flax = {"conv.weight": state["conv.weight"].permute(2, 1, 0), "fc.weight": state["fc.weight"].t()}
+    yield Pair("a square one next to a kernel", "crosswise", holding(shapes_of(state)), flax, state)
+    state = values({f"a.{own}": (H, H) for own in ("kk", "qq", "vv")})
+    thirds = {"a.in_proj_weight": torch.cat(list(state.values()))}
+    yield Pair("torch's attention by names without a role", "crosswise", holding(shapes_of(state)), thirds, state)
+    roles: Shapes = {"a.value_": (H, H), "a.query_": (H, H), "a.rel": (H, H)}
+    yield Pair("torch's attention by roles that contradict it", "crosswise", holding(roles), thirds, None)
 
 
 def sized() -> Iterator[Pair]:
@@ -311,6 +352,11 @@ def larger(picture: Tensor, side: int) -> Tensor:
 
 
 def grids() -> Iterator[Pair]:
+    state = values({"pos_embed": (1, 17, 4)})
+    picture = larger(state["pos_embed"][:, 1:].reshape(1, 4, 4, 4).permute(0, 3, 1, 2), 5)
+    grid = picture.permute(0, 2, 3, 1).reshape(1, 25, 4)
+    right = {"pos_embed": torch.cat([state["pos_embed"][:, :1], grid], 1)}
+    yield Pair("a grid and nothing else", "positions", holding(shapes_of(right)), state, right, tolerance=1e-5)
     for prefix in (0, 1, 2):
         state = values(BODY | {"pos_embed": (1, prefix + 49, H)})
         own, grid = state["pos_embed"][:, :prefix], state["pos_embed"][:, prefix:]

@@ -14,7 +14,8 @@ import loader
 from loader.errors import FitError
 from loader.keys.plan import Match, Mismatch, Plan, Taken, Wanted
 from loader.report.terminal import lines
-from loader.suggest.nature import in_doubt, transposed, turned
+from loader.suggest.layouts import ways
+from loader.suggest.nature import in_doubt, transposed
 from tests.jobs import carry_out, save
 from tests.suggest.architectures import build
 
@@ -66,7 +67,7 @@ def test_kernels_of_transposed_convolutions_are_distinguished_from_their_channel
      ((2,), (3,), False), ((2, 3), (2, 4), False), ((), (1,), False)],
 )  # fmt: skip
 def test_shapes_are_transposed(model: tuple[int, ...], file: tuple[int, ...], crossed: bool) -> None:
-    assert turned(model, file) is crossed
+    assert bool(ways(model, file)) is crossed
 
 
 def test_hostile_names_are_shown_as_text_and_many_are_cut() -> None:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ...errors import LoaderError
 from ...formats.tree import TensorEntry
-from ...keys.rules import rule_of
+from ...keys.rules import Rewritten, rule_of
+from ...keys.rules.merge import Merge
+from ...keys.rules.split import Split
 from ..attempts import Attempt, Step
 from ..problem import Problem, patient, rewritten
 from . import fused, normed, sizes, stacked, transposed
-from .held import Held
+from .held import Held, Joint
 from .proposed import Proposed
 
 _Proposer = Callable[[Held], Iterator[Proposed]]
@@ -62,8 +64,23 @@ def _held(problem: Problem, attempt: Attempt) -> Held | None:
     ties = {key.removeprefix(prefix): want.first.removeprefix(prefix) for key, want in problem.wanted.items()}
     floats = ("float", "bfloat", "complex")
     whole = {name for name, entry in tensors.items() if not entry.dtype.startswith(floats)}
-    held = Held({name: entry.shape for name, entry in tensors.items()}, attempt.model, ties, whole)
-    return held if (held.missing and held.extra) or held.crossed else None
+    joints = {name: joint for name in tensors if (joint := _joint(attempt, made[name])) is not None}
+    held = Held({name: entry.shape for name, entry in tensors.items()}, attempt.model, ties, whole, joints)
+    return held if (held.missing and held.extra) or held.crossed or joints else None
+
+
+def _joint(attempt: Attempt, made: Rewritten) -> Joint | None:
+    """Returns how the last rule that changed a tensor has joined or cut it; None if it did neither."""
+    rule, entry = attempt.rules[made.rules[-1]] if made.rules else None, made.entry
+    match rule:
+        case Merge(merge=list() as patterns, by=None, groups=1, dim=dim) if isinstance(entry, TensorEntry):
+            piece = (*entry.shape[:dim], entry.shape[dim] // len(patterns), *entry.shape[dim + 1 :])
+            ends = {attempt.source.shapes[source][-2:] for source in made.sources}
+            return Joint(dim, piece if ends == {piece[-2:]} else (), len(patterns), merged=True)
+        case Split(into=list() as names, sizes=sizes, groups=1, dim=dim) if isinstance(entry, TensorEntry):
+            alike = sizes is not None and len(set(sizes)) == 1
+            return Joint(dim, entry.shape if alike else (), len(names), merged=False)
+    return None
 
 
 def _step(found: Sequence[Proposed]) -> Step:

@@ -9,19 +9,23 @@ the same size and the fused name or the model lists them in order.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ...keys.candidates import Shape
 from ...keys.segments import Path, is_number, segments
+from ..layouts import WAYS, ways
 from . import roles
 from .held import Below, Held, below
 from .patterns import Pattern, Place, patterns
 from .proposed import Proposed, ready, shown
+from .sums import dim_of, joinable
 
 _MOST_PIECES = 8
 _MOST_KINDS = 24
-_IN_PROJ = ("in_proj_weight", "in_proj_bias")
+_IN_PROJ = (("in_proj_weight",), ("in_proj_bias",))
 """The fused parameters of `torch.nn.MultiheadAttention`."""
 _READY = "mha_in_proj"
 """The option with the rule for them."""
@@ -39,6 +43,16 @@ class _Fusion:
     after: Path
     dim: int
     certain: bool
+    lengths: tuple[int, ...]
+    """Those of the pieces along the dim."""
+    square: bool
+    """Whether the shapes of the pieces do not show whether they are transposed."""
+    rank: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The proportions of the pieces."""
+        return tuple(length // math.gcd(*self.lengths) for length in self.lengths)
 
     def middle(self, name: str) -> Path:
         """Returns the segments of a name in which it differs from the others."""
@@ -54,7 +68,9 @@ class _Fusion:
 
 def split(held: Held) -> Iterator[Proposed]:
     """Splits tensors of the file that the model keeps apart."""
-    kinds = _kinds(_fusions(held.extra, held.missing, listed=True))
+    found = list(_fusions(held.extra, held.missing, listed=True))
+    sized = any(map(_is_open, found)) or any(ways(*pair) for pair in held.crossed.values())
+    kinds = _kinds(found, sized=sized)
     torchs = [alike for alike in kinds if _is_torchs(alike[0])]
     known = ready(_READY, [one.fused for alike in torchs for one in alike], held.file) if torchs else ()
     if known:
@@ -63,21 +79,27 @@ def split(held: Held) -> Iterator[Proposed]:
     for alike in kinds:
         first = alike[0]
         places = {one.fused: Place(one.before, one.middle(one.fused), one.after) for one in alike}
-        rules = [_split(pattern, first) for pattern, _ in patterns(places, held.file)]
+        rules = [_split(pattern, first, sized=sized and first.square) for pattern, _ in patterns(places, held.file)]
         if rules:
             yield Proposed(tuple(rules), f"{_names(alike, first.fused)} is fused of {_pieces(first)}", first.certain)
+
+
+def _is_open(fusion: _Fusion) -> bool:
+    """Whether the pieces are square and side by side in the last dim, so that they may be transposed as well."""
+    return fusion.square and 0 < fusion.dim == fusion.rank - 1
 
 
 def _is_torchs(fusion: _Fusion) -> bool:
     """Whether it is a parameter of torch's attention, in pieces of the names that the ready-made rule gives them."""
     leaf = fusion.fused.rpartition("_")[2]
     own = [".".join(fusion.middle(piece)) for piece in fusion.pieces]
-    return fusion.middle(fusion.fused)[-1] in _IN_PROJ and own == [f"{role}_proj.{leaf}" for role in "qkv"]
+    theirs = [f"{role}_proj.{leaf}" for role in "qkv"]
+    return fusion.middle(fusion.fused)[-1:] in _IN_PROJ and not fusion.dim and own == theirs
 
 
 def merge(held: Held) -> Iterator[Proposed]:
     """Joins tensors of the file that the model has as one."""
-    for alike in _kinds(_fusions(held.missing, held.extra, listed=False)):
+    for alike in _kinds(_fusions(held.missing, held.extra, listed=False), sized=False):
         first = alike[0]
         written = [
             patterns(
@@ -92,9 +114,11 @@ def merge(held: Held) -> Iterator[Proposed]:
                 yield Proposed(tuple(filter(None, rules)), what, first.certain)
 
 
-def _split(pattern: Pattern, fusion: _Fusion) -> dict[str, object]:
+def _split(pattern: Pattern, fusion: _Fusion, *, sized: bool) -> dict[str, object]:
+    """Writes a rule; only with sizes may another rule transpose the pieces."""
     into = [pattern.to(fusion.middle(piece)) for piece in fusion.pieces]
-    return {"split": pattern.expression, "into": into, **_dim(fusion)}
+    sizes = {"sizes": list(fusion.sizes)} if sized else {}
+    return {"split": pattern.expression, "into": into, **_dim(fusion), **sizes}
 
 
 def _merge(found: Sequence[Pattern], fusion: _Fusion) -> dict[str, object] | None:
@@ -118,11 +142,12 @@ def _pieces(fusion: _Fusion) -> str:
     return f"{', '.join(map(shown, names[:-1]))} and {shown(names[-1])}"
 
 
-def _kinds(found: Iterator[_Fusion]) -> list[list[_Fusion]]:
-    """Gathers the fusions that one rule can carry out; none if there are too many kinds."""
+def _kinds(found: Iterable[_Fusion], *, sized: bool) -> list[list[_Fusion]]:
+    """Gathers the fusions that one rule, with sizes or without, can carry out; none if there are too many kinds."""
     kinds: dict[tuple[object, ...], list[_Fusion]] = {}
     for fusion in found:
-        kinds.setdefault(fusion.kind, []).append(fusion)
+        own = (fusion.square, fusion.sizes) if sized else ()
+        kinds.setdefault((*fusion.kind, *own), []).append(fusion)
     return list(kinds.values()) if len(kinds) <= _MOST_KINDS else []
 
 
@@ -134,17 +159,21 @@ def _fusions(whole: Mapping[str, Shape], apart: Mapping[str, Shape], *, listed: 
         apart: The pieces, and others.
         listed: Whether the order of the pieces means anything: a model's does, a file may be sorted.
     """
+    possible = joinable(whole.values(), apart.values())
+    if not possible:
+        return
     around: Below = below(apart)
     used: set[str] = set()
     alone = _alone(whole)
     found: dict[str, _Fusion] = {}
-    paths = {name: segments(name) for name in whole}
+    paths = {name: segments(name) for name, shape in whole.items() if shape in possible}
     for cut, name in itertools.product(range(1, 4), _innermost_first(paths)):
         path = paths[name]
         if name in found or cut > len(path):
             continue
         near = [(own, piece) for own, piece in around.get(path[:-cut], ()) if piece not in used]
-        fusion = _fusion(_Whole(name, whole[name], path[:-cut], alone), near, apart, listed=listed)
+        place = _Whole(name, whole[name], path[:-cut], alone)
+        fusion = _fusion(place, near, apart, listed=listed) if near else None
         if fusion is not None:
             used.update(fusion.pieces)
             found[name] = fusion
@@ -167,7 +196,7 @@ def _alone(whole: Mapping[str, Shape]) -> Mapping[tuple[Path, Path], int]:
     return counts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Whole:
     """A tensor that may be fused of some below a module that it lies in."""
 
@@ -176,25 +205,28 @@ class _Whole:
     before: Path
     alone: Mapping[tuple[Path, Path], int]
 
-    @property
+    @cached_property
     def rest(self) -> Path:
         """Its segments below the module."""
         return segments(self.name)[len(self.before) :]
 
-    @property
+    @cached_property
     def after(self) -> Path:
         """The last segment, if pieces have it as well."""
         return self.rest[-1:] if len(self.rest) > 1 and self.rest[-1] in _LEAVES else ()
 
-    @property
+    @cached_property
     def middle(self) -> Path:
         """Its own segments."""
         return self.rest[: len(self.rest) - len(self.after)]
 
-    @property
-    def is_lone(self) -> bool:
-        """Whether nothing else is left next to it."""
-        return len(self.middle) == 1 and self.alone.get((self.before, self.after), 0) == 1
+    def may_be_of(self, own: Sequence[Path]) -> bool:
+        """Whether nothing else is left next to it, and the names of all pieces do not contradict torch's order."""
+        lone = len(self.middle) == 1 and self.alone.get((self.before, self.after), 0) == 1
+        kept = self.rest not in _IN_PROJ or all(
+            roles.role(one) in ("", role) for one, role in zip(own, "qkv", strict=False)
+        )
+        return lone and kept and all(len(one) == 1 for one in own)
 
     def like(self, around: Sequence[tuple[Path, str]], apart: Mapping[str, Shape]) -> list[tuple[Path, str]]:
         """Returns the possible pieces, with their own segments."""
@@ -217,12 +249,16 @@ def _fusion(
     if any(map(is_number, whole.middle)):
         return None
     for pieces, told in _sets(whole, whole.like(around, apart)):
-        dim = _dim_of([apart[piece] for piece in pieces], whole.shape)
+        dim = dim_of([apart[piece] for piece in pieces], whole.shape)
         if dim is not None:
             sizes = {apart[piece][dim] for piece in pieces}
-            by_torch = len(whole.rest) == 1 and whole.rest[0] in _IN_PROJ and len(pieces) == len("qkv")
+            own = [segments(piece)[len(whole.before) :] for piece in pieces]
+            by_torch = not dim and whole.rest in _IN_PROJ and list(map(roles.role, own)) == [*"qkv"] and len(sizes) == 1
             certain = by_torch or (len(sizes) == len(pieces) and (told or listed))
-            return _Fusion(whole.name, tuple(pieces), whole.before, whole.after, dim, certain)
+            lengths = tuple(apart[piece][dim] for piece in pieces)
+            rank = len(whole.shape)
+            square = len(sizes) == 1 and any(way.keeps(apart[pieces[0]]) for way in WAYS.get(rank, ()))
+            return _Fusion(whole.name, tuple(pieces), whole.before, whole.after, dim, certain, lengths, square, rank)
     return None
 
 
@@ -240,14 +276,5 @@ def _sets(whole: _Whole, like: Sequence[tuple[Path, str]]) -> Iterator[tuple[lis
         places = roles.composed(whole.middle, [segment for segment, _ in like])
         if places:
             yield [pieces[at] for at in places], True
-        elif not spelled and whole.is_lone and all(len(segment) == 1 for segment, _ in like):
+        elif not spelled and whole.may_be_of([segment for segment, _ in like]):
             yield pieces, False
-
-
-def _dim_of(pieces: Sequence[Shape], fused: Shape) -> int | None:
-    """Returns the dim in which pieces add up to a fused tensor; None if they do not."""
-    for dim in range(len(fused)):
-        rests = {(*shape[:dim], *shape[dim + 1 :]) for shape in (*pieces, fused)}
-        if len(rests) == 1 and sum(shape[dim] for shape in pieces) == fused[dim] and all(s[dim] for s in pieces):
-            return dim
-    return None

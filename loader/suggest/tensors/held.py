@@ -23,6 +23,23 @@ Below = Mapping[Path, list[tuple[Path, str]]]
 """Module → the rest of each name below it, and the name."""
 
 
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """How a rule has made a tensor of others, or others of it, along a dim."""
+
+    dim: int
+    piece: Shape
+    """The shape of each piece; no dims if they differ."""
+    count: int
+    merged: bool
+    """Whether the tensor is of several pieces; else it is one of them."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the pieces are side by side in the last dim, as where outputs are last."""
+        return self.dim == len(self.piece) - 1
+
+
 @dataclass(frozen=True)
 class Held:
     """Both sides of an attempt."""
@@ -34,6 +51,8 @@ class Held:
     """Model key → the first name of its tensor."""
     whole: Collection[str] = frozenset()
     """The names of tensors of integers or bools."""
+    joints: Mapping[str, Joint] = field(default_factory=dict)
+    """The tensors that rules have made of matrices of one size, or such a matrix: name → how."""
 
     @cached_property
     def extra(self) -> dict[str, Shape]:

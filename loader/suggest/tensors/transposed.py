@@ -7,80 +7,102 @@ a kernel, whose sides may be swapped or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import permutations
 
 from ...keys.candidates import Shape
 from ...text.wording import phrases
+from ..layouts import WAYS, Way, doubted, ways
 from ..names import group
-from ..nature import doubted
-from .held import Held
+from .held import Held, Joint
 from .patterns import globs
 from .proposed import Proposed, ready
 
-_WAYS: Mapping[int, Sequence[tuple[str, tuple[int, ...]]]] = {
-    2: [("i o -> o i", (1, 0))],
-    3: [("e i o -> e o i", (0, 2, 1)), ("i o k -> o i k", (1, 0, 2)), ("k i o -> o i k", (2, 1, 0))],
-    4: [("i o h w -> o i h w", (1, 0, 2, 3)), ("h w i o -> o i h w", (3, 2, 0, 1))],
-    5: [("i o d h w -> o i d h w", (1, 0, 2, 3, 4)), ("d h w i o -> o i d h w", (4, 3, 0, 1, 2))],
-}
-"""Number of dims → the ways in which libraries keep a weight, as patterns from the file's to the model's."""
-
 _READY = "conv1d_gpt2"
 """The option with the rules for GPT-2's own names."""
+_PIECES = "p"
+"""The axis of the pieces of a tensor; no pattern of a way has it."""
 
 
 def turned(held: Held) -> Iterator[Proposed]:
     """Transposes weights back: once as the shapes show, once with the square weights next to them."""
-    ways: dict[str, list[str]] = {}
-    open_ = False
-    for key, (mine, theirs) in held.crossed.items():
-        fitting = [pattern for pattern, axes in _WAYS.get(len(theirs), ()) if _moved(theirs, axes) == mine]
-        if not fitting:
-            continue
-        ways.setdefault(fitting[0], []).append(key)
-        open_ = open_ or _readings(mine, theirs) > 1
-    crossed = {key: held.crossed[key][0] for keys in ways.values() for key in keys}
-    rules = _rules(ways, held)
-    if not rules:
+    crossed = {key: found for key, pair in held.crossed.items() if (found := ways(*pair))}
+    squares = _squares(held, {key: held.crossed[key] for key in crossed})
+    moves = {key: _Move(found[0].pattern) for key, found in crossed.items()}
+    rules = _rules(moves, held)
+    what = [f"transposed: {_named(moves)}"] if moves else []
+    if moves and not rules:
         return
-    squares = doubted(held.loaded, crossed)
-    what = f"transposed: {_named(crossed)}"
     if not squares:
-        yield Proposed(rules, what, certain=not open_)
+        if rules:
+            yield Proposed(rules, what[0], certain=all(_readings(*held.crossed[key]) == 1 for key in crossed))
         return
-    yield Proposed(rules, f"{what}; the square {_named(squares)} as in the file", certain=False)
-    for square in squares:
-        pattern = next((own for own, keys in ways.items() if len(crossed[keys[0]]) == len(held.loaded[square])), None)
-        if pattern is not None:
-            ways[pattern].append(square)
-    both = _rules(ways, held)
+    yield Proposed(rules, "; ".join([*what, f"the square {_named(squares)} as in the file"]), certain=False)
+    both = _rules(moves | squares, held)
     if both:
-        yield Proposed(both, f"{what}, and the square {_named(squares)} as well", certain=False)
+        also = f"and the square {_named(squares)} as well" if what else f"transposed: the square {_named(squares)}"
+        yield Proposed(both, ", ".join([*what, also]), certain=False)
 
 
-def _moved(shape: Shape, axes: Sequence[int]) -> Shape:
-    return tuple(shape[axis] for axis in axes)
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """What `rearrange` does to a tensor."""
+
+    pattern: str
+    pieces: int | None = None
+    """The size of the axis ``p``, of the pieces that a tensor is made of; None if the pattern has no such axis."""
+
+    def rule(self, glob: str) -> Mapping[str, object]:
+        axes = {"axes": {_PIECES: self.pieces}} if self.pieces is not None else {}
+        return {"rearrange": glob, "pattern": self.pattern, **axes}
+
+
+_PLAIN = _Move(WAYS[2][0].pattern)
+
+
+def _squares(held: Held, crossed: Mapping[str, tuple[Shape, Shape]]) -> dict[str, _Move]:
+    """Returns the weights that may be transposed although their shapes do not show it.
+
+    A tensor of several pieces is judged by the shape of a piece. Pieces side by side in the last dim, where outputs
+    are last, are in doubt without any transposed weight.
+    """
+    joints = {name: joint for name, joint in held.joints.items() if name in held.loaded}
+    loaded = held.loaded | {name: joint.piece for name, joint in joints.items()}
+    found = doubted(loaded, crossed)
+    for name, joint in joints.items():
+        known = next((way for way in WAYS.get(len(joint.piece), ()) if way.last and way.keeps(joint.piece)), None)
+        if joint.is_last and known is not None and name not in held.whole:
+            found.setdefault(name, known)
+    return {name: _move(way, joints.get(name)) for name, way in found.items()}
+
+
+def _move(way: Way, joint: Joint | None) -> _Move:
+    """Writes a way as a pattern that moves each piece of a tensor by itself."""
+    if joint is None or not joint.merged:
+        return _Move(way.pattern)
+    left, right = (side.split() for side in way.pattern.split("->"))
+    for side in (left, right):
+        side[joint.dim] = f"({_PIECES} {side[joint.dim]})"
+    return _Move(f"{' '.join(left)} -> {' '.join(right)}", joint.count)
 
 
 def _readings(mine: Shape, theirs: Shape) -> int:
     """Counts the orders of dims that turn one shape into the other."""
-    return sum(_moved(theirs, axes) == mine for axes in permutations(range(len(theirs))))
+    return sum(tuple(theirs[axis] for axis in axes) == mine for axes in permutations(range(len(theirs))))
 
 
-def _rules(ways: Mapping[str, Sequence[str]], held: Held) -> tuple[Mapping[str, object], ...]:
+def _rules(moves: Mapping[str, _Move], held: Held) -> tuple[Mapping[str, object], ...]:
     """Writes the rules; none if they cannot name exactly these keys."""
-    known = ready(_READY, next(iter(ways.values())), held.file) if len(ways) == 1 else ()
+    known = ready(_READY, list(moves), held.file) if set(moves.values()) == {_PLAIN} else ()
     if known:
         return known
-    rules: list[Mapping[str, object]] = []
-    for pattern, keys in ways.items():
-        found = globs(keys, held.file)
-        if not found:
-            return ()
-        rules += [{"rearrange": glob, "pattern": pattern} for glob in found]
-    return tuple(rules)
+    alike: dict[_Move, list[str]] = {}
+    for key, move in moves.items():
+        alike.setdefault(move, []).append(key)
+    found = {move: globs(keys, held.file) for move, keys in alike.items()}
+    return tuple(move.rule(glob) for move, each in found.items() for glob in each) if all(found.values()) else ()
 
 
-def _named(keys: Mapping[str, Shape] | Sequence[str]) -> str:
+def _named(keys: Iterable[str]) -> str:
     return phrases([found.pattern for found in group(dict.fromkeys(keys), star=False)])

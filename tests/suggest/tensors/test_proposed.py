@@ -9,7 +9,7 @@ import pytest
 from loader.keys.rules.ready import ready_made
 from loader.suggest.attempts import ModelKeys
 from loader.suggest.tensors import fused, normed, sizes, stacked, transposed
-from loader.suggest.tensors.held import Held
+from loader.suggest.tensors.held import Held, Joint
 from loader.suggest.tensors.proposed import Proposed
 
 Shapes = dict[str, tuple[int, ...]]
@@ -197,3 +197,52 @@ def test_few_rules_are_proposed_whatever_the_names(sides: tuple[Shapes, Shapes])
     assert len(found) <= 1
     assert sum(len(one.rules) for one in found) <= 8
     assert found == proposed(*sides)
+
+
+def test_torch_orders_its_attention_only_for_pieces_with_these_roles() -> None:
+    whole: Shapes = {"a.in_proj_weight": (24, 8)}
+    known: Shapes = {f"a.{role}_proj_weight": (8, 8) for role in "qkv"}
+
+    assert [one.certain for one in proposed(whole, known)] == [True]
+    assert [one.certain for one in proposed(known, whole)] == [True]
+    assert [one.certain for one in proposed(whole, {"a.kk": (8, 8), "a.qq": (8, 8), "a.vv": (8, 8)})] == [False]
+    assert proposed(whole, {"a.value_": (8, 8), "a.query_": (8, 8), "a.rel": (8, 8)}) == []
+
+
+def test_a_split_along_the_last_dim_has_sizes_so_that_its_square_pieces_can_be_transposed() -> None:
+    known: Shapes = {f"a.{role}_proj_weight": (8, 8) for role in "qkv"}
+    (split,) = proposed({"a.in_proj_weight": (8, 24)}, known)
+
+    assert not split.certain
+    assert split.rules[0]["dim"] == 1
+    assert split.rules[0]["sizes"] == [1, 1, 1]
+
+
+def test_a_tensor_merged_of_squares_is_turned_piece_by_piece() -> None:
+    joints = {"a.qkv.weight": Joint(1, (8, 8), 3, merged=True)}
+    file: Shapes = {"a.qkv.weight": (8, 24)}
+    straight, crosswise = transposed.turned(Held(file, ModelKeys.of(file), joints=joints))
+
+    assert straight.rules == ()
+    assert crosswise.rules == ({"rearrange": "a.qkv.weight", "pattern": "i (p o) -> o (p i)", "axes": {"p": 3}},)
+    assert not straight.certain
+    assert not crosswise.certain
+
+
+def test_pieces_of_several_sizes_show_their_order_themselves() -> None:
+    joints = {f"a.{name}": Joint(0, (), 2, merged=False) for name in "xy"}
+    file: Shapes = {"a.x": (8, 8), "a.y": (4, 8), "a.z": (8, 3)}
+    model: Shapes = {**file, "a.z": (3, 8)}
+
+    assert [one.reason for one in transposed.turned(Held(file, ModelKeys.of(model), joints=joints))] == [
+        "transposed: a.z"
+    ]
+
+
+@pytest.mark.parametrize("square", [(2, 8, 8), (8, 8)])
+def test_a_square_stack_or_matrix_next_to_transposed_stacks_is_in_doubt(square: tuple[int, ...]) -> None:
+    file: Shapes = {"e.w1": (2, 4, 8), "e.w2": square}
+    readings = proposed(file, {"e.w1": (2, 8, 4), "e.w2": square})
+
+    assert len(readings) == 2
+    assert not any(one.certain for one in readings)
