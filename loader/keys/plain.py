@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from ..schema import Rule
 from ..text.lines import Fix, typed
 from ..text.wording import safe_text
 from .quantized import Quantized
+from .rules.key import Drop
 from .rules.merge import Merge
 from .rules.ready import ready_made
 from .rules.tensors import TensorRule
@@ -56,9 +59,10 @@ def to_plain(
         given: The rules that are there already.
     """
     rules = _dequantizing(found, given or {})
-    fix = typed(rules_override(path, {**rules, **(given or {})}), note="computes the plain weights") if rules else None
-    if fix:
-        return (fix,)
+    if rules:
+        kept = {name: _after(rule, found) for name, rule in (given or {}).items()}
+        if fix := typed(rules_override(path, {**rules, **kept}), note="computes the plain weights"):
+            return (fix,)
     unknown = (name for one in found if _is_fp8(one) for name in one.beside if not _is_factor(one, name))
     first = next(unknown, None)
     if first is not None:
@@ -66,6 +70,12 @@ def to_plain(
         return Fix("checkpoint.path=…", "a file with plain weights"), note, _BY_ITS_LIBRARY
     way = _TO_PLAIN.get(re.split(r"[ (]", found[0].scheme)[0], _BY_ITS_LIBRARY)
     return Fix("checkpoint.path=…", "a file with plain weights"), way
+
+
+def _after(rule: Rule, found: Sequence[Quantized]) -> Rule:
+    """Returns a rule as it is after those that take what was found: one that dropped scales may then match nothing."""
+    idles = isinstance(rule, Drop) and any(fnmatchcase(key, rule.drop) for one in found for key in one.beside)
+    return replace(rule, optional=True) if idles else rule
 
 
 def is_tried(one: Quantized, rules: Mapping[str, Rule]) -> bool:

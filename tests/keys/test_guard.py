@@ -237,6 +237,17 @@ def test_rules_that_were_typed_stay(tmp_path: Path) -> None:
     assert carry_out(THREE, path, rules=["fp8", "ddp"]).report.keys.loaded == 6
 
 
+def test_a_rule_that_dropped_the_scales_may_stay_when_they_are_taken(tmp_path: Path) -> None:
+    path = written(layers(SCHEMES["fp8 of compressed-tensors"][1]), tmp_path)
+
+    offered = refused(path, rules={"d": {"drop": "*_scale"}}).hint
+
+    assert offered.endswith(' d: {drop: "*_scale", optional: true}}\'   # computes the plain weights')
+    ready = {name: rule.settings() for name, rule in ready_made()["fp8"].items()}
+    value = {**ready, "d": {"drop": "*_scale", "optional": True}}
+    assert carry_out(THREE, path, rules=value).report.keys.loaded == 6
+
+
 @pytest.mark.parametrize(
     ("name", "rules", "option"),
     [
