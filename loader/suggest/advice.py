@@ -31,6 +31,7 @@ from .alternatives import in_parts, of_another_size
 from .leftovers import Proposal, apart, proposals
 from .nature import Nature, moments_alone, nameless, nature, scaled_elsewhere
 from .problem import Explanation, Problem, judge, plan_as_typed, rewritten
+from .published import as_published
 from .refusal import NO_WAY, Advised, diagnosis, misfit, undecided, with_proposals
 from .search import Candidate, Findings, Searched, explain
 
@@ -130,7 +131,10 @@ class Advice:
         return ways, candidates, []
 
     def _explain(self, problem: Problem, *, keys_free: bool = True, rules_free: bool = True) -> Findings:
-        """Searches, reusing the results of earlier searches."""
+        """Searches, reusing the results of earlier searches; names of a published layout need no search."""
+        known = as_published(problem, keys_free=keys_free) if rules_free else None
+        if known is not None:
+            return Findings((known,))
         searched = self._searched.setdefault(problem.part, Searched())
         return explain(problem, keys_free=keys_free, rules_free=rules_free, searched=searched)
 
@@ -157,7 +161,14 @@ class Advice:
             allow=self.allow,
             listed=part.listed,
             context=context_of(part),
+            head=_head(self.model),
         )
+
+
+def _head(model: nn.Module) -> int | None:
+    """Returns the size of an attention head, if the modules that say it agree on an even one."""
+    sizes = {size for module in model.modules() if isinstance(size := vars(module).get("head_dim"), int)}
+    return sizes.pop() if len(sizes) == 1 and min(sizes) > 0 and not min(sizes) % 2 else None
 
 
 def _holds_tensors(part: Part) -> bool:

@@ -52,6 +52,8 @@ class Problem:
     """Whether `parts` names it."""
     context: Context = field(default_factory=no_context)
     """What rules may know of the file."""
+    head: int | None = None
+    """The size of an attention head, if the model's modules say it."""
 
     def full(self, name: str) -> str:
         """Returns a name of the part as a key of the whole model."""
