@@ -109,7 +109,7 @@ MOST_DTYPES = 100
 # Adapters
 
 LONGEST_PATTERN = 200
-"""Characters of a pattern of an adapter's config that is not plain text."""
+"""Characters of a pattern of an adapter's config that is more than text and dots."""
 MOST_WAYS = 200_000_000
 """Ways in which all patterns of an adapter's config can be tried on the names of its modules."""
 LARGEST_RANK = 1024
