@@ -133,14 +133,17 @@ def _stacks(families: Sequence[_Family], stacked: Mapping[str, Shape]) -> list[_
     """Finds the stack of each family: first those named like it, then those that only shapes and roles show."""
     found: dict[str, _Stack] = {}
     left: dict[tuple[Path, Shape], list[_Family]] = {}
+    shapes = set(stacked.values())
     for family in families:
+        if family.stack not in shapes:
+            continue
         named = (_Stack(family, rest) for rest in _rests(family.rest))
         best = next((one for one in named if stacked.get(one.name) == family.stack and one.name not in found), None)
         if best is None:
             left.setdefault((family.module, family.stack), []).append(family)
         else:
             found[best.name] = best
-    around = below(stacked)
+    around = below(stacked) if left else {}
     for (module, shape), alike in left.items():
         near = [(rest, name) for rest, name in around.get(module, ()) if stacked[name] == shape and name not in found]
         for one in _matched(alike, [rest for rest, _ in near if not any(map(is_number, rest))]):
@@ -175,7 +178,9 @@ def _apart(
     families: Sequence[_Family], stacked: Mapping[str, Shape], found: Sequence[_Stack]
 ) -> Iterator[tuple[_Family, Path]]:
     """Yields the families and stacks that are left in one module and agree in number and rank, but not in shape."""
-    around = below(stacked)
+    looks = {(shape[:1], len(shape)) for shape in stacked.values()}
+    families = [family for family in families if (family.stack[:1], len(family.stack)) in looks]
+    around = below(stacked) if families else {}
     matched = {one.family.names[0] for one in found}
     taken = {one.name for one in found}
     for family in families:
