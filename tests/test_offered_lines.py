@@ -39,6 +39,10 @@ REVIEWED = {
     ("remote/urls.py", "scheme"): "one of the known schemes",
     ("builder/pickled.py", "_OPEN.sub"): "a line of the builder for another one",
     ("cli/schema.py", "(closest(name, NAMES, most=1) or NAMES)[0]"): "one of the names of the schemas",
+    ("modes/compare/sides.py", "of_right(fix.line)"): "a line of the builder for the other file",
+    ("parts/adapters/__init__.py", "fix.line.replace('checkpoint.', f'{where}.', 1)"): "a line of the builder, moved",
+    ("parts/adapters/__init__.py", "fix.line.replace('checkpoint.path', 'checkpoint.minus')"): "the same",
+    ("parts/adapters/codes.py", "fix.line.replace('checkpoint.', place, 1)"): "a line of the builder, moved",
     ("sweep/refusals.py", "str(fix.get('line') or '')"): "a line of the builder, out of the job's own report",
 }
 """What else is a part of a line, and why it may be."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import Problems
 from ..schema import MEAN, CheckpointConfig
-from ..text.lines import Fix, line, override, quoted, typed
+from ..text.lines import line, override, quoted, typed
 from ..text.wording import counted, listing, safe_text
 from .globs import expand_glob, is_glob
 
@@ -72,7 +72,7 @@ def add_uncombined(settings: CheckpointConfig, where: str, problems: Problems) -
             alone = line(place, None, note="takes the one file")
             problems.add(f"'{place}' needs a list of files, and '{where}.path' is one", listed, alone)
         if isinstance(settings.sha256, list):
-            problems.add(f"'{where}.sha256' is a list, and '{where}.path' is one file", Fix(f"{where}.sha256=null"))
+            problems.add(f"'{where}.sha256' is a list, and '{where}.path' is one file", line(f"{where}.sha256", None))
         return
     files = counted(len(path), "file")
     if not path:
@@ -111,5 +111,5 @@ def _add_digests(settings: CheckpointConfig, path: list[str], where: str, proble
     given = "one digest" if isinstance(digests, str) else counted(len(digests), "digest")
     problems.add(
         f"'{where}.sha256' has {given} for the {counted(len(path), 'file')} of '{where}.path'",
-        Fix(f"{where}.sha256=null", "or a list of one digest for each file, in their order"),
+        line(f"{where}.sha256", None, note="or a list of one digest for each file, in their order"),
     )

@@ -20,7 +20,7 @@ from ...parts import Part, below
 from ...schema import config_path
 from ...suggest.problem import Problem
 from ...suggest.search import explain
-from ...text.lines import Fix, typed
+from ...text.lines import Fix, line, typed
 from ...text.wording import counted
 
 _MOST_KEYS = 3
@@ -72,7 +72,7 @@ def _undecided(part: Part, lines: Sequence[Fix], *, keys_free: bool) -> FitError
     return FitError(
         f"{what}: {shown_path(part.checkpoint.path)} gets the names of the other file {ways}",
         *lines,
-        Fix(f"{_place(part, 'rules')}={{}}", "compares the names as they are") if not lines else Fix(),
+        line(_place(part, "rules"), {}, note="compares the names as they are") if not lines else Fix(),
     )
 
 

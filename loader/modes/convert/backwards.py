@@ -27,7 +27,7 @@ from ...module.dtype import cast
 from ...text.lines import Fix
 from ...text.wording import safe_text
 
-AS_THE_MODEL = Fix("convert.names=model", "writes the model's own names and layout")
+AS_THE_MODEL = Fix("convert.names=model", "writes the names and layout of the model")
 Place = tuple[object, ...]
 """What takes values: a tensor of the file, a storage of it, or what views of a storage are made of."""
 
