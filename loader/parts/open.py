@@ -228,8 +228,7 @@ class _Opening:
             return self._file(settings, settings.path, digests[0])
         identity = _identity(settings)
         if identity not in self._combined:
-            from .combine import Combined  # noqa: PLC0415  # few jobs name several files
-            from .listed import open_listed  # noqa: PLC0415
+            from .combine import Combined, open_listed  # noqa: PLC0415  # few jobs name several files
 
             members = open_listed(settings, digests, lambda path, sha256: self._file(settings, path, sha256))
             self._combined[identity] = Combined(members, settings.combine or MEAN)

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from ...formats.tree import Leaf, Node
 from ...schema import Rule
 from . import packed, quantized
-from .collisions import Naming
-from .refusals import refuse_broken_names, refuse_idle
+from .refusals import Naming, refuse_broken_names, refuse_idle
 from .table import kinds, register, rule_of
 from .tensors import Context, Place, Shape, TensorRule, Unsettled, no_context
 from .tracing import Trace, blamed_rule, judged, settle, step_of, traced
