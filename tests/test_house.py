@@ -21,7 +21,7 @@ PAGES = sorted(
     )
 )
 
-MOST_FILES, MOST_LOOSE, MOST_LINES, LONGEST_FUNCTION = 350, 8, 300, 60
+MOST_FILES, MOST_LOOSE, MOST_LINES, LONGEST_FUNCTION = 355, 8, 300, 60
 
 REFUSED = {
     r"(?<!there )\b(?:is|are) no\b(?! (?:longer|more|other|better|later|earlier)\b)": "'is not a' or 'there is no'",

@@ -201,6 +201,17 @@ PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
         )
     ),
     "accelerate": ("accelerate.hooks", "accelerate.utils.operations.ConvertOutputsToFp32"),
+    "bitsandbytes": tuple(f"bitsandbytes.{n}" for n in ("nn", "optim", "functional.QuantState")),
+    "einops": tuple(f"einops.{n}" for n in ("layers", "rearrange", "reduce", "repeat", "einsum", "pack", "unpack")),
+    "peft": tuple(
+        f"peft.{n}"
+        for n in (
+            *("LoraConfig", "TaskType", "PeftType", "PeftModel", "get_peft_model", "peft_model", "mapping_func"),
+            *("config.PeftConfig", "config.PromptLearningConfig", "utils.peft_types", "tuners.tuners_utils"),
+            *(f"tuners.lora.{m}" for m in ("LoraConfig", "LoraModel", "config", "layer", "model", "dora", "variants")),
+            *(f"utils.other.{m}" for m in ("ModulesToSaveWrapper", "AuxiliaryTrainingWrapper")),
+        )
+    ),
     "tokenizers": ("tokenizers",),
     "PIL": ("PIL.Image.Resampling", "PIL.Image.Image"),
     "packaging": ("packaging.version.Version",),

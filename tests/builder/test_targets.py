@@ -91,7 +91,8 @@ def test_a_mistyped_example_model_is_refused_with_the_one_that_is_meant(home: st
         "(did you mean 'SimpleNet'?)"
     )
     assert error.hint == f"model._target_={home}.SimpleNet"
-    every = [f"model._target_={home}.{name}" for name in ("CustomLayer", "CustomModel", "LinearModel", "SimpleNet")]
+    shipped = ("CustomLayer", "CustomModel", "LinearModel", "SimpleNet", "TinyBert", "TinyGPT2", "TinyLlama", "TinyViT")
+    every = [f"model._target_={home}.{name}" for name in shipped]
     assert refusal({"_target_": f"{home}.Qqq"}).hint.splitlines() == every
     assert "is refused" in refusal({"_target_": f"{home}.files.write"}).message
 
