@@ -91,7 +91,7 @@ def test_a_refused_conversion_is_one_block(path: Path) -> None:
         "error  convert.names=checkpoint cannot write the file's names and layout: rule 'some' (take: out.*, index: "
         "[0, 1, 2]) has no inverse\n"
     )
-    assert done.err.endswith("  try  convert.names=model\n")
+    assert done.err.endswith("  try  convert.names=model   # writes the names and layout of the model\n")
     assert not (path.parent / "b.safetensors").exists()
 
 
