@@ -106,7 +106,8 @@ def pasted(case: Case, path: Path, line: list[str]) -> Mapping[str, torch.Tensor
 
 
 def typed(hint: str) -> bool:
-    return bool(hint) and not hint.startswith("checkpoint.path=…")
+    """Whether a hint is a line to paste: none that leaves the file, or the base of an adapter, to be filled in."""
+    return bool(hint) and not hint.startswith(("checkpoint.path=…", "checkpoint.path=BASE "))
 
 
 def holds(state: Mapping[str, torch.Tensor], answer: State) -> bool:
