@@ -33,6 +33,11 @@ ITEMSIZE: Mapping[str, int] = {
 }  # fmt: skip
 """Bytes per element of every supported dtype, by torch's name."""
 
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""The dtypes of real numbers that models compute in, by torch's name."""
+FLOATS_OF_8_BITS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")
+"""Those that weights and scales are only kept in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Storage:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import FitError, LoaderError
 from ..formats.formulas.schemes import Dequantized
-from ..formats.tree import Container, Node, TensorEntry
+from ..formats.tree import FLOATS, Container, Node, TensorEntry
 from ..schema import Rule
 from ..text.wording import safe_text
 from .plain import is_tried, to_plain
 from .plan import Offered, Wanted
-from .quantized import FLOATS, INSIDE, Quantized, is_known_scale, may_be_quantized, quantized, scheme_of, summary
+from .quantized import INSIDE, Quantized, is_known_scale, may_be_quantized, quantized, scheme_of, summary
 from .rules import Context, rewrite
 from .scales import narrow, scale_of, small
 
@@ -124,7 +124,7 @@ def _dequantized(offered: Mapping[str, Offered]) -> set[str]:
 
 
 _COMPUTED = "computed"
-_PLAIN = FLOATS | {_COMPUTED}
+_PLAIN = frozenset((*FLOATS, _COMPUTED))
 
 
 def _kinds(entry: TensorEntry) -> Iterator[str]:
@@ -152,7 +152,7 @@ def _is_the_models(
 
 
 def _same(model: str, file: str) -> bool:
-    return model == file or {model, file} <= FLOATS
+    return model == file or {model, file}.issubset(FLOATS)
 
 
 def _plainly_filled(offered: Mapping[str, Offered]) -> set[str]:

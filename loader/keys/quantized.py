@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..formats.limits import MOST_SCALE_NAMES
-from ..formats.tree import Leaf, Node, TensorEntry
+from ..formats.tree import FLOATS, Leaf, Node, TensorEntry
 from ..text.wording import counted, listing, phrases, safe_text
 
 _NARROW = re.compile(r"float[48]_|u?int[1-8]\b")
@@ -22,7 +22,6 @@ _WIDE = re.compile(r"b?float(16|32|64)|uint8|float8_e8m0fnu")
 """Dtypes of the scales that formulas know; the last two are exponents."""
 _NUMBER = re.compile(r"b?float|u?int")
 """Dtypes of what may be a scale by its name: some libraries write integers, or powers of two as their exponents."""
-FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 _WEIGHT = re.compile(r"weight|kernel|^w\d?$", re.IGNORECASE)
 INSIDE = re.compile(r"([.:](_data|qdata|int_data))+$")
 """The suffix of a weight that is an object of several tensors."""

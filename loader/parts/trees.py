@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from ..errors import CheckpointError
 from ..formats.boxes import is_movable
 from ..formats.formulas.records import Summed
-from ..formats.tree import Container, Node, TensorEntry, contiguous
+from ..formats.tree import FLOATS, FLOATS_OF_8_BITS, Container, Node, TensorEntry, contiguous
 from ..text.lines import Fix
 from ..text.wording import listing, safe_text, shape
 
-_EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")
-FLOATS = frozenset({"float64", "float32", "float16", "bfloat16", *_EIGHT_BITS})
+SUMMED = frozenset((*FLOATS, *FLOATS_OF_8_BITS))
 """The dtypes that are summed."""
 WHOLE = frozenset({"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))})
 """The dtypes of which the last file's tensor is taken."""
@@ -160,7 +159,7 @@ def _places(values: Sequence[str], wanted: str) -> list[int]:
 
 def _unsummable(entry: TensorEntry) -> str:
     """Why a tensor cannot be summed; empty if it can, or is of whole numbers."""
-    if entry.dtype not in FLOATS and entry.dtype not in WHOLE:
+    if entry.dtype not in SUMMED and entry.dtype not in WHOLE:
         return f"is {entry.dtype}, which cannot be combined"
     if entry.layout != "strided":
         return f"is {entry.layout}, which cannot be combined"

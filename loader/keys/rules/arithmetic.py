@@ -14,15 +14,12 @@ from typing import ClassVar
 from ...formats.boxes import computed, is_movable
 from ...formats.formulas.records import Scaled, Summed, WeightNormed
 from ...formats.limits import MOST_SHRINKING
-from ...formats.tree import TensorEntry
+from ...formats.tree import FLOATS, FLOATS_OF_8_BITS, TensorEntry
 from ...text.wording import shape
 from .joins import Join, register_join
 from .tensors import Context, Mending, SelectingRule, Unfit, Unusable
 
-_FLOATING = frozenset({
-    "float16", "bfloat16", "float32", "float64",
-    "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu",
-})  # fmt: skip
+_FLOATING = frozenset((*FLOATS, *FLOATS_OF_8_BITS))
 
 
 def unfit_values(entry: TensorEntry) -> str:

@@ -1,4 +1,4 @@
-"""The members of a group that a dequantizer joins: checked, and put together.
+"""The members of a group that a dequantizer joins: checked.
 
 Guarantees: pure; `merge` puts every key with its shape in front of a refusal.
 """
@@ -8,19 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...formats.boxes import is_movable
-from ...formats.formulas.schemes import Dequantized
-from ...formats.tree import TensorEntry, contiguous
+from ...formats.tree import TensorEntry
 from ...text.lines import Fix
 from .tensors import Mending, Unfit
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
 _NARROWER = Fix(note="make the patterns of 'merge' narrower, so that the rule takes the quantized layers alone")
-
-
-def made(dtype: str, shape: tuple[int, ...], formula: Dequantized, inputs: Sequence[TensorEntry]) -> TensorEntry:
-    """Returns the entry that a formula makes of its inputs."""
-    where = inputs[0].location
-    return TensorEntry(dtype, shape, contiguous(shape), location=where, formula=formula, inputs=tuple(inputs))
 
 
 def check(members: Mapping[str, TensorEntry], dtypes: Mapping[str, Sequence[str]]) -> None:

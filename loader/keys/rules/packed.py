@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...formats.boxes import computed
 from ...formats.formulas import schemes
-from ...formats.tree import TensorEntry
+from ...formats.tree import FLOATS, TensorEntry
 from ...text.wording import safe_text
 from .joins import Join, register_join
-from .members import FLOATS, check, differ, made
+from .members import check, differ
 from .tensors import Context, Mending, Unfit, Unusable
 
 _BITS = range(2, 9)
@@ -66,7 +67,7 @@ class Gptq(Join):
         if index is None and group is None:
             raise differ(f"{rows} rows in equal groups, or a g_idx that says which")
         formula = schemes.Gptq(bits, zero, group or 1)
-        return made(scales.dtype, (out, rows), formula, list(members.values()))
+        return computed(formula, list(members.values()), (out, rows), scales.dtype)
 
     def _bits(self, config: Mapping[str, object]) -> int:
         found = config.get("bits", 4) if self.bits is None else self.bits
@@ -112,7 +113,7 @@ class Awq(Join):
         rows = words.shape[0] if words.shape else 0
         if words.shape != (rows, out // 8) or out % 8 or zeros.shape != (groups, out // 8) or _odd(rows, groups):
             raise differ("qweight [in, out / 8], qzeros [groups, out / 8] and scales [groups, out]")
-        return made(scales.dtype, (out, rows), schemes.Awq(), [words, zeros, scales])
+        return computed(schemes.Awq(), [words, zeros, scales], (out, rows), scales.dtype)
 
 
 def _odd(rows: int, groups: int) -> bool:

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...formats.boxes import reshaped
+from ...formats.boxes import computed, reshaped
 from ...formats.formulas import schemes
-from ...formats.tree import TensorEntry
+from ...formats.tree import FLOATS, TensorEntry
 from ...text.lines import Fix
 from ...text.wording import phrases, safe_text
 from .joins import Join, register_join
-from .members import FLOATS, check, differ, made
+from .members import check, differ
 from .quant_state import quant_state
 from .tensors import Context, Mending, Unfit, Unusable
 
@@ -60,7 +60,7 @@ class Fp8(Join):
         weight, scale = members["weight"], members["scale"]
         blocks, aligned = self._blocks(weight, scale, context)
         dtype = scale.dtype if scale.dtype in FLOATS[:3] else "bfloat16"
-        return made(dtype, weight.shape, schemes.BlockScaled(blocks), [weight, aligned])
+        return computed(schemes.BlockScaled(blocks), [weight, aligned], weight.shape, dtype)
 
     def _blocks(self, weight: TensorEntry, scale: TensorEntry, context: Context) -> tuple[tuple[int, ...], TensorEntry]:
         """Returns the sizes of a block along each dim, and the scale with a dim for each; no sizes for one number."""
@@ -118,7 +118,7 @@ class Mxfp4(Join):
         if len(blocks.shape) < 3 or blocks.shape[-1] != 16 or scales.shape != blocks.shape[:-1]:
             raise differ("blocks [experts, rows, groups, 16] and scales [experts, rows, groups]")
         *experts, rows, groups, size = blocks.shape
-        return made("bfloat16", (*experts, groups * size * 2, rows), schemes.Mxfp4(), [blocks, scales])
+        return computed(schemes.Mxfp4(), [blocks, scales], (*experts, groups * size * 2, rows), "bfloat16")
 
 
 @register_join
@@ -158,7 +158,7 @@ class Bnb4(Join):
             raise Unfit([f"{phrases(faults)}, for a tensor {list(state.shape)} in blocks of {state.blocksize:,}"])
         used = ("weight", "absmax", "quant_map", "nested_absmax", "nested_quant_map")
         formula = schemes.Bnb4(numel, min(state.blocksize, max(1, numel)), state.nested)
-        return made(state.dtype, state.shape, formula, [members[role] for role in used if role in members])
+        return computed(formula, [members[role] for role in used if role in members], state.shape, state.dtype)
 
 
 @register_join
@@ -177,4 +177,4 @@ class Bnb8(Join):
         weight, scale, layout = members["weight"], members["SCB"], members.get("weight_format")
         if len(weight.shape) != 2 or scale.numel != weight.shape[0] or (layout is not None and layout.numel != 1):
             raise differ("weight [rows, columns] and SCB [rows]")
-        return made(scale.dtype, weight.shape, schemes.Bnb8(), list(members.values()))
+        return computed(schemes.Bnb8(), list(members.values()), weight.shape, scale.dtype)

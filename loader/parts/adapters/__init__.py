@@ -18,6 +18,7 @@ from typing import Any
 from ...errors import CheckpointError, ConfigError, FitError
 from ...files.file import CheckpointFile
 from ...files.path import called, is_url, resolve_path, shown_path
+from ...formats.boxes import computed
 from ...formats.formulas.additions import Difference
 from ...formats.opened import Checkpoint
 from ...formats.tree import Container, TensorEntry
@@ -26,7 +27,7 @@ from ...keys.select import find, select
 from ...schema import AUTO, AdapterConfig
 from ...text.lines import NO_FIX, Fix, line, under
 from ...text.wording import counted, safe_text
-from .deltas import Delta, computed, is_floating, is_low_rank, modules_of, of_products
+from .deltas import Delta, is_floating, is_low_rank, modules_of, of_products
 from .header import remark, settings_of
 from .merge import Applied, Changes, merged
 from .operands import refuse_unlike
@@ -144,7 +145,7 @@ class Adapter:
         return {
             key: Delta(
                 "sum",
-                computed(entry, entry.shape, Difference(), entry, origin[key]) if is_floating(entry) else entry,
+                computed(Difference(), [entry, origin[key]], entry.shape) if is_floating(entry) else entry,
                 (key,),
             )
             for key, entry in tensors.items()

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ...errors import FitError
-from ...formats.boxes import permuted
+from ...formats.boxes import computed, permuted
 from ...formats.formulas.additions import Agreeing, Product
 from ...formats.tree import TensorEntry
 from ...text.lines import Fix
 from ...text.wording import safe_text
-from .deltas import Delta, computed
+from .deltas import Delta
 from .ties import Ties
 
 
@@ -52,9 +52,9 @@ def _agreeing(one: Delta, other: Delta) -> Delta | None:
     if unlike or (up.shape, down.shape) != (left.shape, right.shape):
         return None
     inputs = (_checked(up, left), _checked(down, right))
-    entry = computed(one.entry, one.entry.shape, made, *inputs)
+    entry = computed(made, inputs, one.entry.shape, one.entry.dtype)
     return replace(one, entry=entry, sources=(*one.sources, *other.sources))
 
 
 def _checked(one: TensorEntry, other: TensorEntry) -> TensorEntry:
-    return computed(one, one.shape, Agreeing(), one, other)
+    return computed(Agreeing(), [one, other], one.shape)

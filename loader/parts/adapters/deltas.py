@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...errors import CheckpointError, FitError
-from ...formats.boxes import is_movable
+from ...formats.boxes import computed, is_movable
 from ...formats.formulas.additions import Product
-from ...formats.formulas.records import Formula, Scaled
+from ...formats.formulas.records import Scaled
 from ...formats.limits import LARGEST_RANK
-from ...formats.tree import TensorEntry, contiguous
+from ...formats.tree import FLOATS, TensorEntry
 from ...text.lines import Fix
 from ...text.wording import counted, listing, phrases, safe_text, shape
 from .peft import MERGED, Peft, belongs
@@ -53,7 +53,6 @@ _OTHERS = (
 _ANY_OTHER = re.compile("|".join(sign.pattern for _, sign in _OTHERS))
 _WHOLE = re.compile(r"\.(?:modules_to_save(?:\.default)?|base_layer)(?=\.)")
 _PREFIX = "base_model.model."
-_FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
 _LONGEST_END = 60
 _PROCESSOR = ".processor."
 """What diffusers until 0.20 puts in front of an attention's layers."""
@@ -242,7 +241,7 @@ def _changes(name: str, roles: Found, factor: float, *, turned: bool) -> Iterato
         name,
         Delta(
             "product",
-            computed(down, size, made, *inputs),
+            computed(made, inputs, size, down.dtype),
             tuple(sources),
             None if magnitude is None else magnitude[1],
             of_layer="up" in roles and len(down.shape) == 2,
@@ -250,12 +249,7 @@ def _changes(name: str, roles: Found, factor: float, *, turned: bool) -> Iterato
     )
     if "bias" in roles:
         key, bias = roles["bias"]
-        yield f"{name}.bias", Delta("sum", computed(bias, bias.shape, Scaled(factor), bias), (key,))
-
-
-def computed(like: TensorEntry, size: tuple[int, ...], formula: Formula, *inputs: TensorEntry) -> TensorEntry:
-    """Returns the entry of what a formula makes, with the dtype of another one."""
-    return TensorEntry(like.dtype, size, contiguous(size), location=like.location, formula=formula, inputs=inputs)
+        yield f"{name}.bias", Delta("sum", computed(Scaled(factor), [bias], bias.shape), (key,))
 
 
 def oriented(delta: Delta, turned: bool | None) -> Delta:
@@ -264,9 +258,9 @@ def oriented(delta: Delta, turned: bool | None) -> Delta:
     if not delta.of_layer or turned is None or not isinstance(made, Product) or made.turned is turned:
         return delta
     made = replace(made, turned=turned)
-    return replace(delta, entry=computed(entry, entry.shape[::-1], made, *entry.inputs))
+    return replace(delta, entry=computed(made, entry.inputs, entry.shape[::-1], entry.dtype))
 
 
 def is_floating(entry: TensorEntry) -> bool:
     """Whether an entry holds real floating-point numbers."""
-    return entry.dtype in _FLOATING
+    return entry.dtype in FLOATS

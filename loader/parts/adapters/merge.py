@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import FitError
-from ...formats.boxes import is_movable, reshaped
+from ...formats.boxes import computed, is_movable, reshaped
 from ...formats.formulas.additions import Added, Directed, Merged, Product
 from ...formats.tree import Container, TensorEntry
 from ...keys.plan import Wanted
@@ -22,7 +22,7 @@ from ...text.lines import Fix
 from ...text.wording import counted, listing, phrases, safe_text, shape
 from .codes import refuse_codes
 from .copies import agreeing
-from .deltas import Delta, computed, is_floating, oriented
+from .deltas import Delta, is_floating, oriented
 from .operands import refuse_outsized, unfit
 from .places import Places, placed, without_place
 from .ties import Ties
@@ -229,7 +229,7 @@ def _result(delta: Delta, there: Rewritten | None, adapter: Changes) -> Rewritte
 def _sum(delta: Delta, base: TensorEntry, scale: float) -> TensorEntry:
     made = delta.entry.formula
     if not isinstance(made, Product):
-        return computed(base, base.shape, Added(scale), base, reshaped(delta.entry, base.shape))
+        return computed(Added(scale), [base, reshaped(delta.entry, base.shape)], base.shape)
     if delta.magnitude is None:
-        return computed(base, base.shape, Merged(scale, made), base, *delta.entry.inputs)
-    return computed(base, base.shape, Directed(scale, made), base, delta.magnitude, *delta.entry.inputs)
+        return computed(Merged(scale, made), [base, *delta.entry.inputs], base.shape)
+    return computed(Directed(scale, made), [base, delta.magnitude, *delta.entry.inputs], base.shape)
